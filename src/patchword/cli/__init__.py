@@ -1,0 +1,51 @@
+"""The command line: one file per command, no torch until a command needs it."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from patchword import __version__
+from patchword.cli.check import check
+from patchword.errors import PatchwordError
+
+app = typer.Typer(
+    name="patchword",
+    help="Says what is in a picture, patch by patch and word by word.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(check)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"patchword {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error as well."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the `patchword` script: an error of ours is one line on standard error and its exit status."""
+    try:
+        app()
+    except PatchwordError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"patchword: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("patchword: interrupted; what was already written is kept", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)

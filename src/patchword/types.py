@@ -1,0 +1,96 @@
+"""The types that travel between towers, models and decoding.
+
+Shape legend, used in every name of the package that ends in capitals:
+    B images (or rows) in a batch     N patches (grid cells)      C channels of a tower      E width of a shared image-text space
+    T words, L text tokens            V vocabulary                K beams                    H heads, D width of one head
+    M memory slots or prototypes
+Masks are boolean and True where something real stands.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class VisualFeatures(NamedTuple):
+    """What a vision tower, or a feature store in its place, returns for B pictures."""
+
+    grid_BNC: Tensor
+    """Patch tokens, row by row: what a decoder attends to."""
+    class_BC: Tensor | None = None
+    """Class token of the tower, same width as the grid; None where the tower has none."""
+    pooled_BE: Tensor | None = None
+    """The whole picture in the text space of a two-tower model."""
+    aligned_BNE: Tensor | None = None
+    """Patch tokens in the text space of a two-tower model (for CLIP: MaskCLIP's value path, not the width-768 patch tokens)."""
+    mask_BN: Tensor | None = None
+    """True for real patches; None means that all are real."""
+    hw: tuple[int, int] | None = None
+    """Rows and columns of the grid, where the patches form one."""
+
+
+class TextFeatures(NamedTuple):
+    """What a text tower returns for B texts."""
+
+    tokens_BLC: Tensor
+    pooled_BE: Tensor | None = None
+    mask_BL: Tensor | None = None
+
+
+class SpecialIds(NamedTuple):
+    """Ids of the four tokens that every caption vocabulary has."""
+
+    pad: int
+    start: int
+    end: int
+    unknown: int
+
+
+class Observed(NamedTuple):
+    """Keys and values of one decoder layer, as a prototype bank stores them: after projection, before segment embeddings."""
+
+    keys_BTD: Tensor
+    values_BTD: Tensor
+
+
+class Trace(NamedTuple):
+    """What made each word. Every field is None (or empty) where the model has no such part."""
+
+    attention_BTN: Tensor | None = None
+    """Weights over the patches for each word; heads are averaged, the last layer is taken. Rows sum to one (less the sentinel)."""
+    sentinel_BT: Tensor | None = None
+    """Share of the visual sentinel (Lu 2017): 1 means that the word came from language alone."""
+    concepts_BN: Tensor | None = None
+    """Index of the codebook word assigned to each patch."""
+    prototype_weights_BTLM: Tensor | None = None
+    """Attention that each word gave to each memory prototype, per decoder layer, averaged over heads."""
+    observed: tuple[Observed, ...] = ()
+    """Per decoder layer, what the prototype bank observes."""
+
+
+class Decoded(NamedTuple):
+    """Result of teacher forcing: logits_BTV[b, t] scores the token after tokens_BT[b, t]; zeros at t >= lengths_B[b]."""
+
+    logits_BTV: Tensor
+    trace: Trace | None = None
+
+
+class Captioner(Protocol):
+    """What every captioner of `models/` offers; `decode.py` and the objectives need nothing else.
+
+    `encode` projects keys and values for the decoder once, into a NamedTuple of tensors with B rows that is never copied per beam.
+    `state` is a NamedTuple of tensors whose first axis has B*K rows (image by image, K beams each): all that a search must reorder,
+    and nothing else. `step` consumes one token per row and gives the logits of the next one.
+    """
+
+    vocabulary_size: int
+
+    def encode(self, features: VisualFeatures) -> NamedTuple: ...
+
+    def decode(self, tokens_BT: Tensor, lengths_B: Tensor, memory: NamedTuple, trace: bool = False) -> Decoded: ...
+
+    def start(self, memory: NamedTuple, beams: int) -> NamedTuple: ...
+
+    def step(self, tokens_R: Tensor, memory: NamedTuple, state: NamedTuple, trace: bool = False) -> tuple[Tensor, NamedTuple, Trace | None]: ...
