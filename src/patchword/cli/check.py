@@ -1,0 +1,21 @@
+"""`patchword check`: look for trouble in a data set before a training does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def check(
+    data: Annotated[Path, typer.Argument(help="Annotations: Karpathy or COCO JSON, Flickr token file, CSV, JSONL, or a folder.")],
+    images: Annotated[Path | None, typer.Option("--images", help="Folder of the pictures (default: the folder of DATA).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
+) -> None:
+    """List everything in a data set that would stop or spoil a training; exit 1 if anything would stop it. Nothing is changed."""
+    from patchword.data.doctor import examine
+
+    report = examine(data, images)
+    print(report.to_json() if as_json else report.to_text())
+    raise typer.Exit(1 if report.stops else 0)
