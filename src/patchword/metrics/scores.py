@@ -1,0 +1,12 @@
+"""The one result type of all metrics."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Score(NamedTuple):
+    """A metric's value over the whole set and, where it has one, its value per item (image id, pair, group) in full precision."""
+
+    value: float
+    per_item: dict | None = None
