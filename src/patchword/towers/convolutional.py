@@ -1,0 +1,96 @@
+"""A small residual network that trains on two CPU cores: pictures into a grid of patch features.
+
+Residual learning after He et al. 2016 (arXiv 1512.03385): every stage halves the resolution and adds `blocks` residual blocks; the last
+activation is the grid. Channels-last memory keeps the convolutions on the fast path of a CPU. Any picture size works: the grid has
+ceil(size / 2 ** (stages + 1)) rows, so a tower may be trained on small pictures and read at a larger size.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from patchword.types import VisualFeatures
+
+
+class ConvolutionalConfig(BaseModel, extra="forbid", frozen=True):
+    kind: Literal["convolutional"] = "convolutional"
+    stem: int = Field(32, gt=0, description="channels after the first convolution, at half the picture's resolution")
+    widths: tuple[int, ...] = Field((64, 128, 256), min_length=1, description="channels of each stage; every stage halves the resolution")
+    blocks: tuple[int, ...] = Field((1, 1, 1), min_length=1, description="residual blocks of each stage, the halving one not counted")
+    size: int = Field(96, ge=16, description="side of the square picture that it is given, in pixels")
+    shared_width: int | None = Field(None, description="width of a linear map into a text space (pooled and aligned features); none if absent")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="probability that a picture skips a residual block while training")
+
+
+class _Convolution(nn.Sequential):
+    """3x3 convolution, batch normalisation and, unless it ends a residual branch, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, activate: bool = True, kernel: int = 3) -> None:
+        parts: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs)]
+        super().__init__(*parts, *([nn.ReLU(inplace=True)] if activate else []))
+
+
+class ResidualBlock(nn.Module):
+    """x + F(x) with F two 3x3 convolutions; a strided block maps x by a 1x1 convolution of the average of each 2x2 cell."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, drop_path: float) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(_Convolution(inputs, outputs, stride), _Convolution(outputs, outputs, activate=False))
+        nn.init.zeros_(self.branch[1][1].weight)  # every block starts as the identity: stable without warm-up
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.AvgPool2d(stride, ceil_mode=True), _Convolution(inputs, outputs, activate=False, kernel=1))
+        self.drop_path = drop_path
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        branch_BCHW = self.branch(x_BCHW)
+        if self.training and self.drop_path > 0:
+            keep_B111 = torch.rand(x_BCHW.shape[0], 1, 1, 1, device=x_BCHW.device) >= self.drop_path
+            branch_BCHW = branch_BCHW * keep_B111 / (1 - self.drop_path)
+        return torch.relu(self.shortcut(x_BCHW) + branch_BCHW)
+
+
+class ConvolutionalTower(nn.Module):
+    """Layered like every tower: `embed`, then `layers`, then `finish`; the tokens between them are feature maps (B, C, h, w)."""
+
+    def __init__(self, config: ConvolutionalConfig) -> None:
+        """Raises ValueError when widths and blocks do not name the same number of stages."""
+        super().__init__()
+        if len(config.widths) != len(config.blocks):
+            raise ValueError(f"widths has {len(config.widths)} stages and blocks {len(config.blocks)}: give one number of blocks per stage")
+        self.config = config
+        self.width = config.widths[-1]
+        self.stem = _Convolution(3, config.stem, stride=2)
+        inputs = (config.stem, *config.widths[:-1])
+        self.layers = nn.ModuleList()
+        for before, width, blocks in zip(inputs, config.widths, config.blocks, strict=True):
+            stage = [ResidualBlock(before, width, 2, config.drop_path)]
+            stage += [ResidualBlock(width, width, 1, config.drop_path) for _ in range(blocks)]
+            self.layers.append(nn.Sequential(*stage))
+        self.to_shared = None if config.shared_width is None else nn.Linear(self.width, config.shared_width, bias=False)
+
+    def embed(self, pixels_B3HW: Tensor) -> tuple[Tensor, None]:
+        return self.stem(pixels_B3HW.contiguous(memory_format=torch.channels_last)), None
+
+    def run_layer(self, index: int, tokens_BCHW: Tensor, mask: None) -> Tensor:
+        return self.layers[index](tokens_BCHW)
+
+    def finish(self, tokens_BCHW: Tensor) -> VisualFeatures:
+        hw = (tokens_BCHW.shape[2], tokens_BCHW.shape[3])
+        grid_BNC = tokens_BCHW.flatten(2).transpose(1, 2)
+        if self.to_shared is None:
+            return VisualFeatures(grid_BNC=grid_BNC, hw=hw)
+        # The pool is an average and the map is linear, so a patch's own value in the text space is simply the map of that patch.
+        aligned_BNE = self.to_shared(grid_BNC)
+        return VisualFeatures(grid_BNC=grid_BNC, pooled_BE=aligned_BNE.mean(1), aligned_BNE=aligned_BNE, hw=hw)
+
+    def forward(self, pixels_B3HW: Tensor) -> VisualFeatures:
+        """pixels_B3HW: normalised pictures. The grid has the pictures' size divided by 2 ** (stages + 1), rounded up."""
+        tokens_BCHW, mask = self.embed(pixels_B3HW)
+        for index in range(len(self.layers)):
+            tokens_BCHW = self.run_layer(index, tokens_BCHW, mask)
+        return self.finish(tokens_BCHW)
