@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from patchword.ids import SpecialIds as SpecialIds
+
 
 class VisualFeatures(NamedTuple):
     """What a vision tower, or a feature store in its place, returns for B pictures."""
@@ -37,15 +39,6 @@ class TextFeatures(NamedTuple):
     tokens_BLC: Tensor
     pooled_BE: Tensor | None = None
     mask_BL: Tensor | None = None
-
-
-class SpecialIds(NamedTuple):
-    """Ids of the four tokens that every caption vocabulary has."""
-
-    pad: int
-    start: int
-    end: int
-    unknown: int
 
 
 class Observed(NamedTuple):
@@ -94,3 +87,25 @@ class Captioner(Protocol):
     def start(self, memory: NamedTuple, beams: int) -> NamedTuple: ...
 
     def step(self, tokens_R: Tensor, memory: NamedTuple, state: NamedTuple, trace: bool = False) -> tuple[Tensor, NamedTuple, Trace | None]: ...
+
+
+class Projected(NamedTuple):
+    """Tokens after the three maps of one attention, split into heads."""
+
+    queries_BHND: Tensor
+    keys_BHND: Tensor
+    values_BHND: Tensor
+
+
+class TowerLayer(Protocol):
+    """One layer of a tower. `mask` is True at real tokens; None means that all are real.
+
+    A layer whose tokens may be joined by others (ViT, BERT, CLIP's vision layers) also comes apart, so that a caller can attend from some
+    rows only, or share keys between two calls: `layer(tokens, mask)` is `attend(tokens, queries, keys, values, mask)` of `project(tokens)`.
+    """
+
+    def __call__(self, tokens_BNC: Tensor, mask_BN: Tensor | None = None) -> Tensor: ...
+
+    def project(self, tokens_BNC: Tensor) -> Projected: ...
+
+    def attend(self, tokens_BQC: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask_BN: Tensor | None = None) -> Tensor: ...

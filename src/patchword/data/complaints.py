@@ -1,0 +1,121 @@
+"""How a reader says that something is wrong: strict reading raises at the first fault, the doctor collects them all.
+
+A reader gets `complain(kind, where, message)`, calls it for each fault and then leaves the faulty part out. So the same code serves a
+training, which must not start on broken data, and `patchword check`, which lists everything at once.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+from patchword.errors import DataError
+
+Complain = Callable[[str, str, str], None]
+"""complain(kind, where, message): `kind` is a short name for the sort of fault, `where` a file with line or entry."""
+
+SPLITS = {
+    "train": "train",
+    "restval": "train",  # Karpathy: the rest of COCO's validation pictures, which everybody trains on
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""How splits are spelt in the wild, and how they are called here."""
+
+
+def raise_at_once(kind: str, where: str, message: str) -> None:
+    """The strict `Complain`. Raises `DataError` with place and message."""
+    raise DataError(f"{where}: {message}")
+
+
+def read_text(path: Path, complain: Complain) -> str:
+    """The file as text: UTF-8 with or without byte-order mark, every line ending turned into a newline.
+
+    Raises `DataError` for a file that cannot be opened; bytes that are not UTF-8 are a complaint ("encoding") per line.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as reason:
+        raise DataError(f"{path}: cannot be read: {reason.strerror or reason}. Give the path of an annotation file.") from reason
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        complain("encoding", str(path), "the file is UTF-16 (often 'Unicode text' of a spreadsheet), expected UTF-8: save it as UTF-8")
+        return raw.decode("utf-16", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        for number, line in enumerate(raw.splitlines(), start=1):
+            try:
+                line.decode("utf-8-sig")
+            except UnicodeDecodeError as reason:
+                found = f"byte 0x{line[reason.start]:02x} at column {reason.start + 1}"
+                complain("encoding", f"{path}, line {number}", f"{found} is not UTF-8: save the file as UTF-8")
+        text = raw.decode("utf-8-sig", errors="replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parse_json(text: str, where: str, complain: Complain) -> object | None:
+    """The JSON value of `text`; None after a complaint ("syntax") when it is none."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as reason:
+        complain("syntax", f"{where}, line {reason.lineno}, column {reason.colno}", f"this is not JSON: {reason.msg}")
+    except (ValueError, RecursionError) as reason:  # numbers of thousands of digits, brackets nested without end
+        complain("syntax", where, f"this JSON cannot be read: {reason}")
+    return None
+
+
+def clean_caption(value: object, where: str, complain: Complain) -> str | None:
+    """The caption with white space collapsed, or None after a complaint: not a text, empty, or not encodable as UTF-8."""
+    if not isinstance(value, str):
+        complain("caption", where, f"a caption must be a text, found {_shown(value)}")
+        return None
+    caption = " ".join(value.split())
+    if not caption or all(unicodedata.category(letter) in ("Cc", "Cf") for letter in caption):
+        complain("empty-caption", where, "the caption is empty: write one or remove the entry")
+        return None
+    if any("\ud800" <= letter <= "\udfff" for letter in caption) or "\x00" in caption:
+        complain("encoding", where, f"the caption holds characters that no text file can hold: {caption[:60]!a}")
+        return None
+    return caption
+
+
+def clean_file(value: object, where: str, complain: Complain) -> str | None:
+    """The name of a picture's file, or None after a complaint."""
+    if not isinstance(value, str) or not value.strip():
+        complain("file", where, f"the name of the picture must be a text, found {_shown(value)}")
+        return None
+    if any(letter < " " or "\ud800" <= letter <= "\udfff" for letter in value):
+        complain("file", where, f"the name of the picture holds characters that no file name can hold: {value[:60]!a}")
+        return None
+    return value.strip()
+
+
+def clean_split(value: object, where: str, complain: Complain) -> str | None:
+    """train, val or test; None for an empty cell, or after a complaint ("split") for a name that is not known."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    split = SPLITS.get(value.strip().lower()) if isinstance(value, str) else None
+    if split is None:
+        complain("split", where, f"the split is {_shown(value)}, expected train (or restval), val (or dev, valid, validation) or test")
+    return split
+
+
+def clean_id(value: object, where: str, complain: Complain) -> int | str | None:
+    """An image id, which is a whole number or a text, or None after a complaint."""
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+        complain("image-id", where, f"the image id must be a whole number or a text, found {_shown(value)}")
+        return None
+    return value
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict | list):
+        return "a list" if isinstance(value, list) else "an object"
+    return "nothing" if value is None else repr(value)[:60]

@@ -1,0 +1,43 @@
+"""What a data set says about its pictures, whatever file it was written in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CaptionRecord:
+    """One picture and its captions."""
+
+    image_id: int | str
+    """The id under which predictions and references meet: the number of COCO, or the name of the file where there is no number."""
+    file: str
+    """Path of the picture, relative to the folder of the pictures."""
+    captions: tuple[str, ...]
+    """Captions as written, but with white space collapsed; none only where the split is test."""
+    split: str | None = None
+    """train, val, test, or None where the data set does not say."""
+    tokens: tuple[tuple[str, ...], ...] | None = None
+    """Per caption, the words that came with the data set (Karpathy JSON); None where there are none."""
+
+
+@dataclass(frozen=True)
+class QuestionRecord:
+    """One question about one picture, with the answers that people gave."""
+
+    image_id: int | str
+    file: str
+    question: str
+    answers: tuple[str, ...]
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class LabelRecord:
+    """One picture, the text that goes with it (possibly empty) and its class."""
+
+    image_id: int | str
+    file: str
+    text: str
+    label: str
+    split: str | None = None

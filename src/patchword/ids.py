@@ -1,0 +1,14 @@
+"""The four ids that every caption vocabulary has; apart from `types.py` so that text handling needs no torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class SpecialIds(NamedTuple):
+    """Ids of the four tokens that every caption vocabulary has."""
+
+    pad: int
+    start: int
+    end: int
+    unknown: int

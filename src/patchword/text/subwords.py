@@ -1,0 +1,99 @@
+"""CLIP's byte-pair subwords behind the interface of `Vocabulary`.
+
+The tokenizer's own files are read by transformers; its state is kept whole in `vocab.json`, so that a model folder needs no other file
+and no hub. Its ids are renumbered to the layout of `words.py`: padding 0, the pieces in the tokenizer's order (id + 1 for CLIP, whose two
+special pieces come last), then unknown, start and end. CLIP itself pads with its end piece, which no loss could tell from a real end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patchword.errors import ModelError
+from patchword.ids import SpecialIds
+from patchword.text.words import UNKNOWN, Vocabulary, real_ids
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class Subwords:
+    """Pieces of a byte-pair tokenizer with their ids. `from_folder` takes CLIP's files, `from_json` what `to_json` gave."""
+
+    splitter = "subwords"
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        # Truncation and padding of the file would cut captions in silence: lengths are the batch's business.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        apart = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+        by_id = sorted((number, piece) for piece, number in tokenizer.get_vocab().items() if piece not in apart)
+        self.words = tuple(piece for _, piece in by_id)
+        self._theirs = [number for number, _ in by_id]
+        self._ours = {number: place for place, number in enumerate(self._theirs, start=1)}
+
+    @classmethod
+    def from_folder(cls, source: str | Path) -> Subwords:
+        """Read CLIP's tokenizer from a folder (tokenizer.json, or vocab.json with merges.txt) or by its hub id.
+
+        Raises `ModelError` when there is none.
+        """
+        from transformers import CLIPTokenizer
+
+        try:
+            return cls(CLIPTokenizer.from_pretrained(source).backend_tokenizer)
+        except (OSError, ValueError, TypeError) as reason:
+            said = " ".join(str(reason).split())[:200]
+            expected = "Expected tokenizer.json, or vocab.json and merges.txt"
+            raise ModelError(f"{source}: holds no tokenizer that can be read ({said}). {expected}.") from reason
+
+    @property
+    def size(self) -> int:
+        """V: pieces and the four special ids."""
+        return len(self.words) + 4
+
+    @property
+    def special(self) -> SpecialIds:
+        """Ids of padding, start, end and unknown."""
+        return SpecialIds(pad=0, start=self.size - 2, end=self.size - 1, unknown=self.size - 3)
+
+    def encode(self, caption: str) -> list[int]:
+        """Ids of the pieces, without start and end."""
+        unknown = self.special.unknown
+        return [self._ours.get(number, unknown) for number in self._tokenizer.encode(caption, add_special_tokens=False).ids]
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """One piece per id up to the first end, as the tokenizer spells it (</w> closes a word). Raises `DataError` for a foreign id."""
+        return [UNKNOWN if number == self.special.unknown else self.words[number - 1] for number in real_ids(ids, self.special, self.size)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The caption that the ids spell; unknown pieces are left out. Raises `DataError` for a foreign id."""
+        unknown = self.special.unknown
+        theirs = [self._theirs[number - 1] for number in real_ids(ids, self.special, self.size) if number != unknown]
+        return self._tokenizer.decode(theirs, skip_special_tokens=True).strip()
+
+    def to_json(self) -> dict:
+        """What `vocab.json` of a model folder holds: the tokenizer whole."""
+        return {"splitter": self.splitter, "tokenizer": json.loads(self._tokenizer.to_str())}
+
+    @classmethod
+    def from_json(cls, content: dict) -> Subwords:
+        """The inverse of `to_json`. Raises `ModelError` when the tokenizer is missing or broken."""
+        from tokenizers import Tokenizer
+
+        if not isinstance(content.get("tokenizer"), dict):
+            raise ModelError(f"a subword vocabulary needs its tokenizer, found {', '.join(content) or 'nothing'}")
+        try:
+            tokenizer = Tokenizer.from_str(json.dumps(content["tokenizer"]))
+        except Exception as reason:  # the library raises bare Exception for whatever it does not like
+            raise ModelError(f"the tokenizer of the subword vocabulary cannot be read: {reason}") from reason
+        return cls(tokenizer)
+
+
+def vocabulary_from_json(content: dict) -> Vocabulary | Subwords:
+    """The vocabulary of a model folder, words or subwords as its `splitter` says. Raises `ModelError`."""
+    return Subwords.from_json(content) if content.get("splitter") == Subwords.splitter else Vocabulary.from_json(content)

@@ -1,0 +1,159 @@
+"""Captions into ids and back: how a caption is split is named in the vocabulary, which travels with the model.
+
+Layout of the ids: padding is 0, then the words, then unknown, start and end; so unknown is V-3, start V-2, end V-1.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from patchword.errors import DataError, ModelError
+from patchword.ids import SpecialIds
+
+UNKNOWN = "<unknown>"
+
+Splitter = Literal["english", "characters"]
+
+# Letters and digits with apostrophes and hyphens inside (t-shirt, don't); a possessive is a word of its own, as in the references once
+# the metrics have tokenised them, and as in Flickr8k's own text ("the dog 's ball").
+_ENGLISH_WORD = re.compile(r"(?<!\w)'s(?!\w)|[^\W_]+(?:['-][^\W_]+)*")
+_LATIN_RUN = re.compile(r"[0-9a-z]+")
+
+
+def split_english(caption: str) -> list[str]:
+    """Lower-case words; punctuation is dropped, a possessive 's stands alone."""
+    words = []
+    for word in _ENGLISH_WORD.findall(unicodedata.normalize("NFC", caption).lower().replace("\u2019", "'")):
+        if word.endswith("'s") and len(word) > 2:
+            words += [word[:-2], "'s"]
+        else:
+            words.append(word)
+    return words
+
+
+def join_english(words: Sequence[str]) -> str:
+    """The words with spaces between them; a possessive is attached to its owner."""
+    return " ".join(words).replace(" 's", "'s")
+
+
+def split_characters(caption: str) -> list[str]:
+    """Single characters, for scripts without spaces (Chinese, Japanese, Thai): marks stay with their letter, Latin words and numbers whole.
+
+    Punctuation, symbols and spaces are dropped; full-width letters become ordinary ones.
+    """
+    units: list[str] = []
+    run_goes_on = False
+    for letter in unicodedata.normalize("NFKC", caption).lower():
+        category, is_latin = unicodedata.category(letter)[0], _LATIN_RUN.fullmatch(letter) is not None
+        if category == "M" and units:
+            units[-1] += letter
+        elif is_latin and run_goes_on:
+            units[-1] += letter
+        elif category in "LN":
+            units.append(letter)
+        run_goes_on = is_latin
+    return units
+
+
+def join_characters(units: Sequence[str]) -> str:
+    """The units without spaces, but for one between two Latin words or numbers."""
+    text = ""
+    for unit in units:
+        text += f" {unit}" if text and _LATIN_RUN.fullmatch(text[-1]) and _LATIN_RUN.match(unit) else unit
+    return text
+
+
+_SPLITTERS: dict[str, tuple[Callable[[str], list[str]], Callable[[Sequence[str]], str]]] = {
+    "english": (split_english, join_english),
+    "characters": (split_characters, join_characters),
+}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words that a captioner knows, with their ids. `build` makes one; `from_json` reads one back."""
+
+    words: tuple[str, ...]
+    splitter: Splitter
+    minimum_count: int
+    _ids: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.splitter not in _SPLITTERS:
+            raise ModelError(f"the vocabulary splits by {self.splitter!r}, expected one of {', '.join(_SPLITTERS)}")
+        ids = {word: number for number, word in enumerate(self.words, start=1)}
+        if len(ids) != len(self.words):
+            twice = next(word for word, count in Counter(self.words).items() if count > 1)
+            raise ModelError(f"the vocabulary holds {twice!r} twice: every word needs one id")
+        object.__setattr__(self, "_ids", ids)
+
+    @classmethod
+    def build(cls, captions: Iterable[str], minimum_count: int = 5, splitter: Splitter = "english") -> Vocabulary:
+        """Keep the words that occur at least `minimum_count` times, most frequent first (ties by alphabet).
+
+        Give the captions of the training split only: words of val and test must stay unknown, or scores on them are too good. Raises
+        `DataError` when no word is frequent enough.
+        """
+        split = _SPLITTERS[splitter][0] if splitter in _SPLITTERS else None
+        if split is None:
+            raise DataError(f"captions cannot be split by {splitter!r}, expected one of {', '.join(_SPLITTERS)}")
+        counts = Counter(word for caption in captions for word in split(caption))
+        words = sorted((word for word, count in counts.items() if count >= minimum_count), key=lambda word: (-counts[word], word))
+        if not words:
+            most = max(counts.values(), default=0)
+            found = f"no word occurs {minimum_count} times (the most frequent one {most} times)"
+            raise DataError(f"{found}: lower minimum_count or add captions")
+        return cls(tuple(words), splitter, minimum_count)
+
+    @property
+    def size(self) -> int:
+        """V: words and the four special ids."""
+        return len(self.words) + 4
+
+    @property
+    def special(self) -> SpecialIds:
+        """Ids of padding, start, end and unknown."""
+        return SpecialIds(pad=0, start=self.size - 2, end=self.size - 1, unknown=self.size - 3)
+
+    def encode(self, caption: str) -> list[int]:
+        """Ids of the words, without start and end; a word that is not known becomes unknown."""
+        unknown = self.special.unknown
+        return [self._ids.get(word, unknown) for word in _SPLITTERS[self.splitter][0](caption)]
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """One word per id up to the first end; padding and start are left out. Raises `DataError` for an id outside the vocabulary."""
+        return [UNKNOWN if number == self.special.unknown else self.words[number - 1] for number in real_ids(ids, self.special, self.size)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The caption that the ids spell. Raises `DataError` for an id outside the vocabulary."""
+        return _SPLITTERS[self.splitter][1](self.tokens(ids))
+
+    def to_json(self) -> dict:
+        """What `vocab.json` of a model folder holds."""
+        return {"splitter": self.splitter, "minimum_count": self.minimum_count, "words": list(self.words)}
+
+    @classmethod
+    def from_json(cls, content: dict) -> Vocabulary:
+        """The inverse of `to_json`. Raises `ModelError` when something is missing or of another kind."""
+        words, splitter, minimum_count = (content.get(name) for name in ("words", "splitter", "minimum_count"))
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or not isinstance(minimum_count, int):
+            raise ModelError(f"a vocabulary needs splitter, minimum_count and a list of words, found {', '.join(content) or 'nothing'}")
+        return cls(tuple(words), splitter, minimum_count)
+
+
+def real_ids(ids: Iterable[int], special: SpecialIds, size: int) -> list[int]:
+    """The ids of words: up to the first end, without padding and start. Raises `DataError` for an id outside 0 to size - 1."""
+    kept = []
+    for number in map(int, ids):
+        if not 0 <= number < size:
+            raise DataError(f"token id {number} is outside the vocabulary of {size}: the ids were made with another vocabulary")
+        if number == special.end:
+            break
+        if number not in (special.pad, special.start):
+            kept.append(number)
+    return kept
