@@ -1,0 +1,166 @@
+"""The parts of a transformer that captioners share (Vaswani 2017): projections with heads, attention sub-layers, feed-forward.
+
+Residuals are normalised after the sum (post-LN), as in the captioning papers. Nothing here knows of words or pictures.
+
+Letters: B images, R = B*K rows of a search or of several captions per image (image by image), T tokens, N things looked at, C width,
+H heads, D width of one head, L decoder layers, S what an axis of two or more stands for (keys and values).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from patchword.errors import ConfigError, ModelError
+from patchword.layers.attention import attend
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Raises ConfigError where the heads do not divide the width, or the width takes no grid positions."""
+    if width % heads:
+        raise ConfigError(f"width {width} cannot be cut into {heads} heads of one size; choose a width that is a multiple of heads")
+    if width % 4:
+        raise ConfigError(f"width {width} takes no two-dimensional sine positions; choose a multiple of 4")
+
+
+def split_heads(x_BTC: Tensor, heads: int) -> Tensor:
+    """(B, T, H*D) seen as (B, H, T, D); no copy."""
+    return x_BTC.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x_BHTD: Tensor) -> Tensor:
+    """(B, H, T, D) back to (B, T, H*D)."""
+    return x_BHTD.transpose(1, 2).flatten(2)
+
+
+def causal_bias(length: int, like: Tensor) -> Tensor:
+    """Additive bias (T, T) that hides from each position what comes after it."""
+    return torch.full((length, length), float("-inf"), dtype=like.dtype, device=like.device).triu(1)
+
+
+def padding_bias(mask_BN: Tensor | None, like: Tensor) -> Tensor | None:
+    """Additive bias (B, 1, 1, N) that hides what is not real; None where all is."""
+    if mask_BN is None:
+        return None
+    return torch.zeros(mask_BN.shape, dtype=like.dtype, device=like.device).masked_fill_(~mask_BN, float("-inf"))[:, None, None]
+
+
+def initialise(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases for every Linear below `module`; each projection of a fused one by its own shape."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            blocks = max(1, round(part.out_features / part.in_features)) if isinstance(part, FusedLinear) else 1
+            for block_OC in part.weight.chunk(blocks):
+                nn.init.xavier_uniform_(block_OC)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+class FusedLinear(nn.Linear):
+    """Several square projections of one input in a single matrix product."""
+
+
+class SelfAttention(nn.Module):
+    """Queries, keys and values of one sequence in a single product, and the output projection."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = FusedLinear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+
+    def project(self, x_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (B, H, T, D) each."""
+        queries_BHTD, keys_BHTD, values_BHTD = self.qkv(x_BTC).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return queries_BHTD, keys_BHTD, values_BHTD
+
+    def merge(self, context_BHTD: Tensor) -> Tensor:
+        """The heads' contexts through the output projection, (B, T, C)."""
+        return self.output(merge_heads(context_BHTD))
+
+    def forward(self, x_BTC: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Attention of a sequence to itself; `bias` is additive and broadcasts to (B, H, T, T)."""
+        context_BHTD, _ = attend(*self.project(x_BTC), bias)
+        return self.merge(context_BHTD)
+
+
+class CrossAttention(nn.Module):
+    """Attention to something outside the sequence, whose keys and values are projected once and then only read."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.keys_values = FusedLinear(width, 2 * width)
+        self.output = nn.Linear(width, width)
+
+    def project(self, seen_BNC: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values, (B, H, N, D) each; leading axes may be more than one."""
+        keys_BNC, values_BNC = self.keys_values(seen_BNC).chunk(2, dim=-1)
+        heads = (self.heads, -1)
+        return keys_BNC.unflatten(-1, heads).transpose(-3, -2), values_BNC.unflatten(-1, heads).transpose(-3, -2)
+
+    def queries(self, x_RTC: Tensor, images: int) -> Tensor:
+        """Queries of all rows of an image side by side, (B, H, K*T, D), so that keys need no copy per row."""
+        return self.query(x_RTC).view(images, -1, self.heads, x_RTC.shape[-1] // self.heads).transpose(1, 2)
+
+    def forward(
+        self, x_RTC: Tensor, keys_BHND: Tensor, values_BHND: Tensor, bias: Tensor | None = None, want_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Context (R, T, C), and the weights (R, H, T, N) where wanted. `bias` broadcasts to (B, H, K*T, N)."""
+        context_BHTD, weights_BHTN = attend(self.queries(x_RTC, len(keys_BHND)), keys_BHND, values_BHND, bias, want_weights)
+        context_RTC = self.output(merge_heads(context_BHTD).view(x_RTC.shape))
+        return context_RTC, None if weights_BHTN is None else weights_of_rows(weights_BHTN, len(x_RTC))
+
+
+def weights_of_rows(weights_BHTN: Tensor, rows: int) -> Tensor:
+    """Weights over (B, H, K*T, N) seen as (R, H, T, N)."""
+    images = len(weights_BHTN)
+    return weights_BHTN.unflatten(2, (rows // images, -1)).transpose(1, 2).flatten(0, 1)
+
+
+class FeedForward(nn.Module):
+    """LN(x + dropout(W2 dropout(ReLU(W1 x)))), position by position."""
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.expand = nn.Linear(width, hidden)
+        self.contract = nn.Linear(hidden, width)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = dropout
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        hidden_BTC = F.dropout(self.expand(x_BTC).relu_(), self.dropout, self.training)
+        return self.norm(x_BTC + F.dropout(self.contract(hidden_BTC), self.dropout, self.training))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward over a picture's patches."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = SelfAttention(width, heads)
+        self.attention_norm = nn.LayerNorm(width)
+        self.feed_forward = FeedForward(width, hidden, dropout)
+        self.dropout = dropout
+
+    def forward(self, x_BNC: Tensor, bias: Tensor | None = None) -> Tensor:
+        mixed_BNC = F.dropout(self.attention(x_BNC, bias), self.dropout, self.training)
+        return self.feed_forward(self.attention_norm(x_BNC + mixed_BNC))
+
+
+def grown(cache_RLSHTD: Tensor) -> Tensor:
+    """A copy of the cached keys and values with room for one more token; the caller writes the last place of every layer."""
+    shape = (*cache_RLSHTD.shape[:4], cache_RLSHTD.shape[4] + 1, cache_RLSHTD.shape[5])
+    longer_RLSHTD = cache_RLSHTD.new_empty(shape)
+    longer_RLSHTD[..., :-1, :] = cache_RLSHTD
+    return longer_RLSHTD
+
+
+def check_length(length: int, longest: int) -> None:
+    """Raises ModelError where a caption has more tokens than there are positions."""
+    if length > longest:
+        raise ModelError(
+            f"a caption of {length} tokens does not fit: the model has positions for {longest}; shorten the caption or raise max_positions"
+        )

@@ -1,0 +1,219 @@
+"""Meshed-Memory Transformer (Cornia, Stefanini, Baraldi, Cucchiara, CVPR 2020).
+
+    x0       LN(dropout(ReLU(W regions)))
+    encoder  attention whose keys and values end in learned slots: K = [W_k x ; sqrt(d_k) M_k], V = [W_v x ; sqrt(m) M_v]  (eq. 3)
+             x_i = FF(LN(x_{i-1} + attention)); the outputs of all levels are kept
+    decoder  y  = LN(y + self-attention(y))
+             c_i = LN(y + cross-attention(y, x_i)), the same weights for every level i
+             a_i = sigmoid(W_i [y ; c_i] + b_i)                                                                         (eq. 7)
+             y  = FF(sum_i a_i * c_i / sqrt(levels))                                                                    (eq. 5)
+    words    softmax(W_o y), no bias
+
+The published code finds padded regions by sums after LayerNorm, which misses all of them; here the mask comes with the features.
+
+Letters: B images, R = B*K rows, T tokens, N regions, M slots, C width, H heads, D width of one head, S encoder levels, L decoder layers,
+P the pair of keys and values, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from patchword.layers.attention import attend
+from patchword.layers.positions import sine_positions
+from patchword.layers.transformer import (
+    CrossAttention,
+    FeedForward,
+    SelfAttention,
+    causal_bias,
+    check_heads,
+    check_length,
+    grown,
+    initialise,
+    merge_heads,
+    padding_bias,
+    weights_of_rows,
+)
+from patchword.types import Decoded, Trace, VisualFeatures
+
+
+class MeshedMemoryConfig(BaseModel):
+    """Sizes of the paper: 38.4 million parameters at 10,201 words and regions of width 2048."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["meshed_memory"] = "meshed_memory"
+    width: int = Field(512, gt=0, description="width of the tokens in encoder and decoder")
+    heads: int = Field(8, gt=0, description="attention heads; they divide the width")
+    hidden: int = Field(2048, gt=0, description="hidden width of the feed-forward parts")
+    encoder_layers: int = Field(3, gt=0, description="encoder levels; the decoder looks at all of them")
+    decoder_layers: int = Field(3, gt=0, description="decoder layers")
+    slots: int = Field(40, ge=0, description="learned memory slots in each encoder layer")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout after each attention and in the feed-forward parts")
+    max_positions: int = Field(54, gt=0, description="longest caption in tokens, start token included")
+
+
+class MeshedMemory(NamedTuple):
+    """What the decoder reads: keys and values of every decoder layer for all encoder levels, the levels' heads side by side."""
+
+    keys_BLXND: Tensor
+    """X = S*H: levels times heads."""
+    values_BLXND: Tensor
+    bias_B11N: Tensor | None
+    """-inf on padded regions; None where there are none."""
+
+
+class MeshedState(NamedTuple):
+    """Keys and values of the tokens so far, of all decoder layers."""
+
+    cache_RLPHTD: Tensor
+
+
+class MemoryAugmentedLayer(nn.Module):
+    """Encoder layer whose attention may also pick what it learned a priori (section 3.1, eq. 2-4)."""
+
+    def __init__(self, config: MeshedMemoryConfig) -> None:
+        super().__init__()
+        self.attention = SelfAttention(config.width, config.heads)
+        self.slot_keys_MC = nn.Parameter(torch.empty(config.slots, config.width))
+        self.slot_values_MC = nn.Parameter(torch.empty(config.slots, config.width))
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.feed_forward = FeedForward(config.width, config.hidden, config.dropout)
+        self.dropout = config.dropout
+
+    def forward(self, x_BNC: Tensor, mask_BN: Tensor | None) -> Tensor:
+        """`mask_BN` hides padded regions; slots are always seen."""
+        queries_BHND, keys_BHND, values_BHND = self.attention.project(x_BNC)
+        keys_BHND = torch.cat((keys_BHND, self._slots(self.slot_keys_MC, keys_BHND, keys_BHND.shape[-1])), dim=2)
+        values_BHND = torch.cat((values_BHND, self._slots(self.slot_values_MC, values_BHND, len(self.slot_values_MC))), dim=2)
+        if mask_BN is not None:
+            mask_BN = F.pad(mask_BN, (0, len(self.slot_keys_MC)), value=True)
+        context_BHND, _ = attend(queries_BHND, keys_BHND, values_BHND, padding_bias(mask_BN, x_BNC))
+        mixed_BNC = F.dropout(self.attention.merge(context_BHND), self.dropout, self.training)
+        return self.feed_forward(self.attention_norm(x_BNC + mixed_BNC))
+
+    def _slots(self, slots_MC: Tensor, like_BHND: Tensor, scale: int) -> Tensor:
+        slots_HMD = (slots_MC * scale**0.5).unflatten(-1, like_BHND.shape[1::2]).transpose(0, 1)
+        return slots_HMD.expand(len(like_BHND), -1, -1, -1)
+
+
+class MeshedDecoderLayer(nn.Module):
+    """Self-attention, then a gated look at every encoder level through one cross-attention (section 3.2, eq. 5-7)."""
+
+    def __init__(self, config: MeshedMemoryConfig) -> None:
+        super().__init__()
+        self.attention = SelfAttention(config.width, config.heads)
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.cross = CrossAttention(config.width, config.heads)
+        self.cross_norm = nn.LayerNorm(config.width)
+        self.gates = nn.ModuleList(nn.Linear(2 * config.width, config.width) for _ in range(config.encoder_layers))
+        self.feed_forward = FeedForward(config.width, config.hidden, config.dropout)
+        self.dropout = config.dropout
+
+    def forward(
+        self, y_RTC: Tensor, context_RHTD: Tensor, seen: MeshedMemory, layer: int, want_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The layer after its own attention, whose heads' contexts are given: teacher forcing and stepping differ only before."""
+        y_RTC = self.attention_norm(y_RTC + F.dropout(self.attention.merge(context_RHTD), self.dropout, self.training))
+        levels = len(self.gates)
+        queries_BHTD = self.cross.queries(y_RTC, len(seen.keys_BLXND)).repeat(1, levels, 1, 1)
+        looked_BXTD, weights = attend(queries_BHTD, seen.keys_BLXND[:, layer], seen.values_BLXND[:, layer], seen.bias_B11N, want_weights)
+        meshed_RTC = 0.0
+        for gate, context_BHTD in zip(self.gates, looked_BXTD.chunk(levels, dim=1), strict=True):
+            looked_RTC = self.cross.output(merge_heads(context_BHTD).view(y_RTC.shape))
+            looked_RTC = self.cross_norm(y_RTC + F.dropout(looked_RTC, self.dropout, self.training))
+            meshed_RTC = meshed_RTC + gate(torch.cat((y_RTC, looked_RTC), dim=-1)).sigmoid() * looked_RTC
+        return self.feed_forward(meshed_RTC * levels**-0.5), weights
+
+
+class MeshedMemoryTransformer(nn.Module):
+    """A captioner after Cornia 2020.
+
+    `feature_width` is the width of `VisualFeatures.grid_BNC`; of the features only the grid and its mask are used.
+    """
+
+    def __init__(self, config: MeshedMemoryConfig, feature_width: int, vocabulary_size: int) -> None:
+        super().__init__()
+        check_heads(config.width, config.heads)
+        self.config = config
+        self.vocabulary_size = vocabulary_size
+        self.embed = nn.Linear(feature_width, config.width)
+        self.embed_norm = nn.LayerNorm(config.width)
+        self.encoder = nn.ModuleList(MemoryAugmentedLayer(config) for _ in range(config.encoder_layers))
+        self.words = nn.Embedding(vocabulary_size, config.width)
+        self.decoder = nn.ModuleList(MeshedDecoderLayer(config) for _ in range(config.decoder_layers))
+        self.output = nn.Linear(config.width, vocabulary_size, bias=False)
+        positions_TC = sine_positions(torch.arange(1, config.max_positions + 1), config.width)
+        self.register_buffer("positions_TC", positions_TC)  # saved: published weights hold another table
+        initialise(self)
+        for layer in self.encoder:
+            nn.init.xavier_uniform_(layer.slot_keys_MC)
+            nn.init.xavier_uniform_(layer.slot_values_MC)
+        nn.init.xavier_uniform_(self.words.weight)
+
+    def encode_levels(self, features: VisualFeatures) -> Tensor:
+        """The outputs of all encoder levels, bottom first, (B, S, N, C)."""
+        x_BNC = self.embed(features.grid_BNC).relu()
+        x_BNC = self.embed_norm(F.dropout(x_BNC, self.config.dropout, self.training))
+        levels = []
+        for layer in self.encoder:
+            x_BNC = layer(x_BNC, features.mask_BN)
+            levels.append(x_BNC)
+        return torch.stack(levels, dim=1)
+
+    def encode(self, features: VisualFeatures) -> MeshedMemory:
+        """Keys and values of every decoder layer, projected once."""
+        levels_BSNC = self.encode_levels(features)
+        projected = [layer.cross.project(levels_BSNC) for layer in self.decoder]
+        keys_BLXND = torch.stack([keys_BSHND.flatten(1, 2) for keys_BSHND, _ in projected], dim=1)
+        values_BLXND = torch.stack([values_BSHND.flatten(1, 2) for _, values_BSHND in projected], dim=1)
+        return MeshedMemory(keys_BLXND, values_BLXND, padding_bias(features.mask_BN, levels_BSNC))
+
+    def decode(self, tokens_BT: Tensor, lengths_B: Tensor, memory: MeshedMemory, trace: bool = False) -> Decoded:
+        """Logits (R, T, V) for the token after each given one; zeros from the length on. R may be K captions per image, image by image.
+
+        The trace holds the last layer's attention over regions, averaged over heads and levels.
+        Raises ModelError where a caption is longer than the positions.
+        """
+        length = tokens_BT.shape[1]
+        check_length(length, self.config.max_positions)
+        y_RTC = self.words(tokens_BT) + self.positions_TC[:length]
+        hidden_TT = causal_bias(length, y_RTC)
+        weights_BXTN = None
+        for number, layer in enumerate(self.decoder):
+            context_RHTD, _ = attend(*layer.attention.project(y_RTC), hidden_TT)
+            y_RTC, weights_BXTN = layer(y_RTC, context_RHTD, memory, number, trace and number == len(self.decoder) - 1)
+        real_RT1 = (torch.arange(length, device=y_RTC.device) < lengths_B[:, None])[..., None]
+        logits_RTV = self.output(y_RTC * real_RT1)  # no bias: a zero state scores zero
+        return Decoded(logits_RTV, _trace(weights_BXTN, len(tokens_BT)))
+
+    def start(self, memory: MeshedMemory, beams: int) -> MeshedState:
+        """An empty cache for `beams` rows of each image."""
+        images, layers, _, _, head_width = memory.keys_BLXND.shape
+        return MeshedState(memory.keys_BLXND.new_empty(images * beams, layers, 2, self.config.heads, 0, head_width))
+
+    def step(
+        self, tokens_R: Tensor, memory: MeshedMemory, state: MeshedState, trace: bool = False
+    ) -> tuple[Tensor, MeshedState, Trace | None]:
+        """Consumes one token per row; returns the logits (R, V) of the next. Raises ModelError where the positions are used up."""
+        cache_RLPHTD = grown(state.cache_RLPHTD)
+        length = cache_RLPHTD.shape[4]
+        check_length(length, self.config.max_positions)
+        y_R1C = (self.words(tokens_R) + self.positions_TC[length - 1])[:, None]
+        weights_BXTN = None
+        for number, layer in enumerate(self.decoder):
+            queries_RH1D, keys_RH1D, values_RH1D = layer.attention.project(y_R1C)
+            cache_RLPHTD[:, number, 0, :, -1:] = keys_RH1D
+            cache_RLPHTD[:, number, 1, :, -1:] = values_RH1D
+            context_RH1D, _ = attend(queries_RH1D, cache_RLPHTD[:, number, 0], cache_RLPHTD[:, number, 1])
+            y_R1C, weights_BXTN = layer(y_R1C, context_RH1D, memory, number, trace and number == len(self.decoder) - 1)
+        return self.output(y_R1C[:, 0]), MeshedState(cache_RLPHTD), _trace(weights_BXTN, len(tokens_R))
+
+
+def _trace(weights_BXTN: Tensor | None, rows: int) -> Trace | None:
+    return None if weights_BXTN is None else Trace(attention_BTN=weights_of_rows(weights_BXTN, rows).mean(dim=1))
