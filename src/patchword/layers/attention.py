@@ -1,27 +1,39 @@
-"""Attention over projected queries, keys and values: one function for every model.
+"""Scaled dot-product attention: the one function that every transformer of the package attends with.
 
-Letters: B rows, H heads, T queries, N keys, D width of one head.
+    attend(Q, K, V) = softmax(Q K^T / sqrt(D) + bias) V                                         (Vaswani et al. 2017, equation 1)
+
+Keys and values may come from anywhere: the sequence itself, a picture, both concatenated, memory slots, prototypes. Projection, splitting
+into heads and the choice of keys belong to the caller; so does the additive bias, which serves as causal mask, padding mask or log-bias.
+
+Shape legend: see `patchword.types`; here N counts whatever is attended to.
 """
 
 from __future__ import annotations
 
+import math
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def attend(
     queries_BHTD: Tensor, keys_BHND: Tensor, values_BHND: Tensor, bias: Tensor | None = None, want_weights: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Scaled dot-product attention (Vaswani 2017, eq. 1): softmax(Q K^T / sqrt(D) + bias) V.
+    """Attention of T queries over N keys: the mixed values (B, H, T, D of the values), and the weights (B, H, T, N) if they are wanted.
 
-    `bias` is additive and broadcasts to (B, H, T, N): 0 where a query may look, -inf where it may not.
-    Returns the context (B, H, T, D) and the weights (B, H, T, N), or None for the weights, when they are not wanted: then torch's
-    fused kernel computes the same without ever storing them.
+    `bias` is added to the scaled scores and must broadcast to (B, H, T, N); minus infinity hides a key. A query from which every key is
+    hidden gives NaN: callers leave it at least one. Without weights the fused kernel of torch runs, which never stores the scores.
     """
     if not want_weights:
         return F.scaled_dot_product_attention(queries_BHTD, keys_BHND, values_BHND, attn_mask=bias), None
-    scores_BHTN = queries_BHTD @ keys_BHND.transpose(-2, -1) * queries_BHTD.shape[-1] ** -0.5
+    scores_BHTN = queries_BHTD @ keys_BHND.transpose(-2, -1) / math.sqrt(queries_BHTD.shape[-1])
     if bias is not None:
         scores_BHTN = scores_BHTN + bias
     weights_BHTN = scores_BHTN.softmax(dim=-1)
     return weights_BHTN @ values_BHND, weights_BHTN
+
+
+def hide(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The bias of a boolean mask of any shape: 0 where it is True (something real stands), minus infinity elsewhere."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -math.inf)

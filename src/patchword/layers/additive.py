@@ -1,0 +1,131 @@
+"""Additive attention (Bahdanau et al. 2015), as the recurrent captioners look at a picture.
+
+    e_i = w^T f(W_a a_i + W_h h) + b        weights = softmax over i        f = tanh (Xu et al. 2015) or relu (the PyTorch course)
+
+The keys W_a a_i are projected once per picture (`project`), the queries W_h h once per word. What would cost most is f(keys + query), as
+large as the keys again at every word: autograd would keep one copy per word, and writing them out would fill the memory bus. The scores
+are therefore a function of their own that works on a few pictures at a time, so that the sum stays in the processor's cache, keeps
+nothing but keys and queries, and computes the sum a second time on the way back.
+
+Shape legend: B pictures, N patches, C their channels, A width of the attention, S width of the decoder's state, K queries per picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_CACHED_ELEMENTS = 2**17
+"""Sums worked on at a time on a processor: half a megabyte, so that several passes stay in its second-level cache."""
+_DEVICE_ELEMENTS = 2**26
+"""The same on an accelerator, where few large kernels are better: a bound on memory only."""
+
+
+class AdditiveAttention(nn.Module):
+    """Weights of N patches for each query; `scoring` names f."""
+
+    def __init__(self, annotation_width: int, query_width: int, width: int, scoring: Literal["tanh", "relu"]) -> None:
+        super().__init__()
+        self.key = nn.Linear(annotation_width, width)
+        self.query = nn.Linear(query_width, width)
+        self.score = nn.Linear(width, 1)
+        self._scores = {"tanh": tanh_scores, "relu": relu_scores}[scoring]
+
+    def project(self, grid_BNC: Tensor) -> Tensor:
+        """The keys W_a a_i of every patch, (B, N, A): computed once per picture, whatever the number of words and beams."""
+        return self.key(grid_BNC)
+
+    def forward(self, keys_BNA: Tensor, states_BKS: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+        """Weights (B, K, N) that sum to one over the patches where `mask_BN` is True; there may be fewer rows of states than of keys."""
+        scores_BKN = self._scores(keys_BNA, self.query(states_BKS), self.score.weight[0]) + self.score.bias
+        if mask_BN is not None:
+            scores_BKN = scores_BKN.masked_fill(~mask_BN[: len(states_BKS), None], -torch.inf)
+        return scores_BKN.softmax(dim=-1)
+
+
+def relu_scores(keys_BNA: Tensor, queries_BKA: Tensor, weight_A: Tensor) -> Tensor:
+    """w^T relu(keys + query), (B, K, N), for the first pictures of `keys_BNA`, as many as there are rows of queries."""
+    return _ReluScores.apply(keys_BNA, queries_BKA, weight_A)
+
+
+def tanh_scores(keys_BNA: Tensor, queries_BKA: Tensor, weight_A: Tensor) -> Tensor:
+    """w^T tanh(keys + query), (B, K, N), for the first pictures of `keys_BNA`, as many as there are rows of queries."""
+    return _TanhScores.apply(keys_BNA, queries_BKA, weight_A)
+
+
+class _ReluScores(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, keys_BNA: Tensor, queries_BKA: Tensor, weight_A: Tensor) -> Tensor:
+        ctx.save_for_backward(keys_BNA, queries_BKA, weight_A)
+        return _score(keys_BNA, queries_BKA, weight_A, torch.relu_)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_BKN: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        return _score_backward(ctx, grad_BKN, torch.relu_, Tensor.sign_)
+
+
+class _TanhScores(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, keys_BNA: Tensor, queries_BKA: Tensor, weight_A: Tensor) -> Tensor:
+        ctx.save_for_backward(keys_BNA, queries_BKA, weight_A)
+        return _score(keys_BNA, queries_BKA, weight_A, torch.tanh_)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_BKN: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        return _score_backward(ctx, grad_BKN, torch.tanh_, _slope_of_tanh)
+
+
+def _slope_of_tanh(activated: Tensor) -> Tensor:
+    return activated.square_().neg_().add_(1)
+
+
+def _pieces(keys_BNA: Tensor, queries_BKA: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of pictures, each with the sums keys + query (b, K, N, A) in a buffer that the next slice overwrites."""
+    (B, K, A), N = queries_BKA.shape, keys_BNA.shape[1]
+    limit = _CACHED_ELEMENTS if keys_BNA.device.type == "cpu" else _DEVICE_ELEMENTS
+    pictures = min(B, max(1, limit // (K * N * A)))
+    buffer = keys_BNA.new_empty(pictures, K, N, A)
+    for first in range(0, B, pictures):
+        piece = slice(first, min(first + pictures, B))
+        sums_bKNA = buffer[: piece.stop - first]
+        torch.add(keys_BNA[piece, None], queries_BKA[piece, :, None], out=sums_bKNA)
+        yield piece, sums_bKNA
+
+
+def _score(keys_BNA: Tensor, queries_BKA: Tensor, weight_A: Tensor, activate_: Callable[[Tensor], Tensor]) -> Tensor:
+    weight_A = weight_A.to(keys_BNA.dtype)
+    queries_BKA = queries_BKA.to(keys_BNA.dtype)
+    scores_BKN = keys_BNA.new_empty(*queries_BKA.shape[:2], keys_BNA.shape[1])
+    for piece, sums_bKNA in _pieces(keys_BNA, queries_BKA):
+        torch.mv(activate_(sums_bKNA).flatten(0, 2), weight_A, out=scores_BKN[piece].view(-1))
+    return scores_BKN
+
+
+def _score_backward(
+    ctx, grad_BKN: Tensor, activate_: Callable[[Tensor], Tensor], slope_: Callable[[Tensor], Tensor]
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Gradients of keys, queries and weight; `slope_` turns f(x) into f'(x) in place."""
+    keys_BNA, queries_BKA, weight_A = ctx.saved_tensors
+    dtype = keys_BNA.dtype
+    grad_BKN = grad_BKN.to(dtype)
+    grad_keys_BNA = torch.zeros_like(keys_BNA) if ctx.needs_input_grad[0] else None
+    slopes_BKA = torch.empty_like(queries_BKA, dtype=dtype)
+    grad_weight_A = torch.zeros_like(weight_A, dtype=dtype)
+    for piece, sums_bKNA in _pieces(keys_BNA, queries_BKA.to(dtype)):
+        grad_bKN = grad_BKN[piece].contiguous()
+        activated_bKNA = activate_(sums_bKNA)
+        grad_weight_A.addmv_(activated_bKNA.flatten(0, 2).T, grad_bKN.view(-1))
+        slope_bKNA = slope_(activated_bKNA)
+        torch.matmul(grad_bKN[:, :, None], slope_bKNA, out=slopes_BKA[piece].unsqueeze(2))
+        if grad_keys_BNA is not None:
+            torch.sum(slope_bKNA.mul_(grad_bKN[..., None]), dim=1, out=grad_keys_BNA[piece])
+    if grad_keys_BNA is not None:
+        grad_keys_BNA *= weight_A.to(dtype)
+    grad_queries_BKA = slopes_BKA * weight_A.to(dtype)
+    return grad_keys_BNA, grad_queries_BKA.to(queries_BKA.dtype), grad_weight_A.to(weight_A.dtype)

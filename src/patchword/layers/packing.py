@@ -1,0 +1,62 @@
+"""Captions of different lengths in one batch, without working on their padding.
+
+A recurrent decoder runs its rows in the order of falling length, so that at word t only the first `counts[t]` of them are alive; what it
+gathers is packed, word by word, and put back to (B, T) at the end. The vocabulary, by far the widest layer, only sees packed rows.
+
+Shape legend: B captions, T words, P packed (caption, word) pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Packing(NamedTuple):
+    """How the rows of a batch are run."""
+
+    order_B: Tensor | None
+    """Row of the batch that runs at each place; None where the rows already stand in falling length."""
+    counts: tuple[int, ...]
+    """Rows alive at each word; ends with the longest caption."""
+    places_P: Tensor
+    """For each packed pair its place b * T + t."""
+    shape: tuple[int, int]
+    """B and T."""
+
+
+def pack(lengths_B: Tensor, steps: int) -> Packing:
+    """Plan for captions of `lengths_B` words, each at most `steps`. On an accelerator this waits for the lengths once."""
+    device, lengths = lengths_B.device, lengths_B.tolist()
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    counts = tuple(sum(length > step for length in lengths) for step in range(max(lengths, default=0)))
+    places = [row * steps + step for step, count in enumerate(counts) for row in order[:count]]
+    in_order = order == list(range(len(lengths)))
+    return Packing(
+        order_B=None if in_order else torch.tensor(order, device=device),
+        counts=counts,
+        places_P=torch.tensor(places, device=device, dtype=torch.long),
+        shape=(len(lengths), steps),
+    )
+
+
+def unpack(values_PX: Tensor, packing: Packing) -> Tensor:
+    """Packed rows put back to (B, T, X), zeros where there is no word."""
+    (B, T), X = packing.shape, values_PX.shape[-1]
+    return values_PX.new_zeros(B * T, X).index_copy(0, packing.places_P, values_PX).view(B, T, X)
+
+
+def valid(lengths_B: Tensor, steps: int) -> Tensor:
+    """Mask (B, T), True at the words of each caption."""
+    return torch.arange(steps, device=lengths_B.device) < lengths_B[:, None]
+
+
+def at_words(layer: Callable[[Tensor], Tensor], inputs_BTX: Tensor, valid_BT: Tensor) -> Tensor:
+    """`layer` applied to the words only, (B, T, its width), zeros elsewhere: the widest layer of a captioner costs nothing for padding."""
+    places_P = valid_BT.flatten().nonzero().squeeze(1)
+    outputs_PY = layer(inputs_BTX.flatten(0, 1).index_select(0, places_P))
+    outputs = outputs_PY.new_zeros(valid_BT.numel(), outputs_PY.shape[-1]).index_copy(0, places_P, outputs_PY)
+    return outputs.view(*valid_BT.shape, -1)

@@ -1,0 +1,87 @@
+"""Recurrent cells with one face: LSTM, GRU and plain RNN, and the LSTM whose memory cells stay visible.
+
+    LSTM    i, f, o = sigmoid(.)   g = tanh(.)   c_t = f c_{t-1} + i g   h_t = o tanh(c_t)            (gates in the order i, f, g, o)
+
+Shape legend: B (or R) rows, T words, E width of the inputs, S width of the state.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LstmState(NamedTuple):
+    hidden_RS: Tensor
+    cell_RS: Tensor
+
+
+class HiddenState(NamedTuple):
+    hidden_RS: Tensor
+
+
+class Lstm(nn.Module):
+    """torch's LSTM layer over a batch of sequences, its state as a value."""
+
+    def __init__(self, input_width: int, width: int) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(input_width, width, batch_first=True)
+
+    def begin(self, vector_RS: Tensor) -> LstmState:
+        """The state whose hidden part and cell are both `vector_RS`."""
+        return LstmState(vector_RS, vector_RS)
+
+    def forward(self, inputs_RTE: Tensor, state: LstmState) -> tuple[Tensor, LstmState]:
+        outputs_RTS, (hidden_1RS, cell_1RS) = self.layer(inputs_RTE, (state.hidden_RS[None], state.cell_RS[None]))
+        return outputs_RTS, LstmState(hidden_1RS[0], cell_1RS[0])
+
+
+class _WithoutCell(nn.Module):
+    """GRU and RNN: the hidden part is the whole state."""
+
+    layer: nn.GRU | nn.RNN
+
+    def begin(self, vector_RS: Tensor) -> HiddenState:
+        return HiddenState(vector_RS)
+
+    def forward(self, inputs_RTE: Tensor, state: HiddenState) -> tuple[Tensor, HiddenState]:
+        outputs_RTS, hidden_1RS = self.layer(inputs_RTE, state.hidden_RS[None])
+        return outputs_RTS, HiddenState(hidden_1RS[0])
+
+
+class Gru(_WithoutCell):
+    def __init__(self, input_width: int, width: int) -> None:
+        super().__init__()
+        self.layer = nn.GRU(input_width, width, batch_first=True)
+
+
+class Rnn(_WithoutCell):
+    """The plain recurrent network, h_t = tanh(W x_t + U h_{t-1} + b)."""
+
+    def __init__(self, input_width: int, width: int) -> None:
+        super().__init__()
+        self.layer = nn.RNN(input_width, width, batch_first=True)
+
+
+def lstm_update(gates_RG: Tensor, cell_RS: Tensor) -> LstmState:
+    """The LSTM's state after one word, from the sum of everything that feeds its gates, (R, 4 S)."""
+    entry_RS, keep_RS, new_RS, out_RS = gates_RG.chunk(4, dim=-1)
+    cell_RS = keep_RS.sigmoid() * cell_RS + entry_RS.sigmoid() * new_RS.tanh()
+    return LstmState(out_RS.sigmoid() * cell_RS.tanh(), cell_RS)
+
+
+def lstm_sequence(inputs_RTE: Tensor, state: LstmState, cell: nn.LSTMCell) -> tuple[Tensor, Tensor, LstmState]:
+    """Hidden parts and memory cells of every word, both (R, T, S), and the last state.
+
+    What torch's LSTM layer hides, and a visual sentinel needs. The inputs are projected for all words in one product.
+    """
+    gates_RTG = F.linear(inputs_RTE, cell.weight_ih, cell.bias_ih + cell.bias_hh)
+    hiddens, cells = [], []
+    for gates_RG in gates_RTG.unbind(dim=1):
+        state = lstm_update(torch.addmm(gates_RG, state.hidden_RS, cell.weight_hh.T), state.cell_RS)
+        hiddens.append(state.hidden_RS)
+        cells.append(state.cell_RS)
+    return torch.stack(hiddens, dim=1), torch.stack(cells, dim=1), state

@@ -1,0 +1,174 @@
+"""Show, Attend and Tell: a recurrent captioner that looks at one mixture of patches per word.
+
+Xu, Ba, Kiros, Cho, Courville, Salakhutdinov, Zemel, Bengio: Show, Attend and Tell. ICML 2015 (soft attention, section 4.2).
+
+    h_0, c_0 = f_init(mean of the annotations a_i)
+    e_i      = w^T f(W_a a_i + W_h h_{t-1})             alpha = softmax(e)                                (equations 4, 5)
+    z_t      = beta_t * sum_i alpha_i a_i               beta_t = sigmoid(f_beta(h_{t-1}))                 (section 4.2.1)
+    h_t, c_t = LSTM([E y_{t-1}; z_t], h_{t-1}, c_{t-1})                                                   (equations 1 to 3)
+    p(y_t)   = softmax(L_o(E y_{t-1} + L_h h_t + L_z z_t))                                                (equation 7)
+
+That is the paper. The widely taught PyTorch version differs: beta_t is a vector, one gate per channel, f is the rectifier, the initial
+states are single linear maps, and the words are a single linear map of h_t. Both are here; each choice is a field of the config.
+
+Shape legend: that of `patchword.types`, and A width of the attention, S width of the LSTM, E width of a word, R rows (B, or B*K beams),
+n rows still alive at a word, P packed (caption, word) pairs, G the LSTM's four gates (4 S).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from patchword.layers.additive import AdditiveAttention
+from patchword.layers.features import grid_of, mean_of_grid
+from patchword.layers.packing import pack, unpack
+from patchword.layers.recurrent import LstmState, lstm_update
+from patchword.types import Decoded, Trace, VisualFeatures
+
+
+class ShowAttendTellConfig(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["show_attend_tell"] = Field("show_attend_tell", description="Name of this captioner.")
+    word_width: int = Field(512, gt=0, description="Width of a word embedding.")
+    width: int = Field(512, gt=0, description="Width of the LSTM.")
+    attention_width: int = Field(512, gt=0, description="Width of the space in which patches and words are compared.")
+    scoring: Literal["tanh", "relu"] = Field("tanh", description="f of the attention score: tanh (paper) or relu (tutorial).")
+    gate: Literal["scalar", "vector"] = Field("scalar", description="Gate of the context: one number (paper) or one per channel (tutorial).")
+    output: Literal["deep", "linear"] = Field("deep", description="Words from word, state and context (paper) or from the state (tutorial).")
+    initial: Literal["mlp", "linear"] = Field("mlp", description="Initial states from the mean patch: two-layer MLPs (paper) or linear.")
+    dropout: float = Field(0.5, ge=0, lt=1, description="Dropout before the output layer.")
+    word_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout of the word embeddings.")
+
+
+class ShowAttendTellMemory(NamedTuple):
+    grid_BNC: Tensor
+    keys_BNA: Tensor
+    mask_BN: Tensor | None
+    hidden_BS: Tensor
+    cell_BS: Tensor
+
+
+class LinearOutput(nn.Module):
+    """Words from the state alone: the tutorial's output."""
+
+    def __init__(self, config: ShowAttendTellConfig, feature_width: int, vocabulary_size: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(config.dropout)
+        self.words = _uniform_linear(config.width, vocabulary_size)
+
+    def forward(self, words_PE: Tensor, hidden_PS: Tensor, context_PC: Tensor) -> Tensor:
+        return self.words(self.dropout(hidden_PS))
+
+
+class DeepOutput(nn.Module):
+    """Equation 7: words from the previous word, the state and the context, added in the space of word embeddings."""
+
+    def __init__(self, config: ShowAttendTellConfig, feature_width: int, vocabulary_size: int) -> None:
+        super().__init__()
+        self.state = nn.Linear(config.width, config.word_width)
+        self.context = nn.Linear(feature_width, config.word_width, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.words = _uniform_linear(config.word_width, vocabulary_size)
+
+    def forward(self, words_PE: Tensor, hidden_PS: Tensor, context_PC: Tensor) -> Tensor:
+        return self.words(self.dropout(words_PE + self.state(hidden_PS) + self.context(context_PC)))
+
+
+class ShowAttendTell(nn.Module):
+    """A captioner (see `patchword.types.Captioner`) over grids of `feature_width` channels."""
+
+    def __init__(self, config: ShowAttendTellConfig, feature_width: int, vocabulary_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.feature_width = feature_width
+        self.vocabulary_size = vocabulary_size
+        self.embedding = nn.Embedding(vocabulary_size, config.word_width)
+        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
+        self.word_dropout = nn.Dropout(config.word_dropout)
+        self.attention = AdditiveAttention(feature_width, config.width, config.attention_width, config.scoring)
+        self.gate = nn.Linear(config.width, {"scalar": 1, "vector": feature_width}[config.gate])
+        self.recurrence = nn.LSTMCell(config.word_width + feature_width, config.width)
+        initial = {"mlp": _two_layers, "linear": nn.Linear}[config.initial]
+        self.initial_hidden = initial(feature_width, config.width)
+        self.initial_cell = initial(feature_width, config.width)
+        self.output = {"deep": DeepOutput, "linear": LinearOutput}[config.output](config, feature_width, vocabulary_size)
+
+    def encode(self, features: VisualFeatures) -> ShowAttendTellMemory:
+        """Keys of the attention and initial states. Raises ModelError where the features are not `feature_width` wide."""
+        grid_BNC = grid_of(features, self.feature_width)
+        mean_BC = mean_of_grid(grid_BNC, features.mask_BN)
+        return ShowAttendTellMemory(
+            grid_BNC, self.attention.project(grid_BNC), features.mask_BN, self.initial_hidden(mean_BC), self.initial_cell(mean_BC)
+        )
+
+    def decode(self, tokens_BT: Tensor, lengths_B: Tensor, memory: ShowAttendTellMemory, trace: bool = False) -> Decoded:
+        """Teacher forcing. Rows run in the order of falling length, so that a caption that has ended costs nothing more."""
+        packing = pack(lengths_B, tokens_BT.shape[1])
+        if packing.order_B is not None:
+            memory = ShowAttendTellMemory(*(None if part is None else part.index_select(0, packing.order_B) for part in memory))
+        words_PE = self._embed(tokens_BT.flatten()[packing.places_P])
+        into_words, into_context = self._input_weights()
+        gates_PG = F.linear(words_PE, into_words, self.recurrence.bias_ih + self.recurrence.bias_hh)
+        state = LstmState(memory.hidden_BS, memory.cell_BS)
+        hiddens, contexts, attentions = [], [], []
+        for gates_nG in gates_PG.split(packing.counts):
+            state = LstmState(*(part[: len(gates_nG)] for part in state))
+            context_nC, attention_n1N = self._look(memory, state.hidden_RS.unsqueeze(1))
+            state = self._advance(gates_nG, context_nC, into_context, state)
+            hiddens.append(state.hidden_RS)
+            contexts.append(context_nC)
+            attentions.append(attention_n1N.squeeze(1))
+        logits_PV = self.output(words_PE, torch.cat(hiddens), torch.cat(contexts))
+        attention_BTN = unpack(torch.cat(attentions), packing) if trace else None
+        return Decoded(unpack(logits_PV, packing), Trace(attention_BTN=attention_BTN) if trace else None)
+
+    def start(self, memory: ShowAttendTellMemory, beams: int) -> LstmState:
+        return LstmState(memory.hidden_BS.repeat_interleave(beams, 0), memory.cell_BS.repeat_interleave(beams, 0))
+
+    def step(
+        self, tokens_R: Tensor, memory: ShowAttendTellMemory, state: LstmState, trace: bool = False
+    ) -> tuple[Tensor, LstmState, Trace | None]:
+        """One word for every row; the beams of a picture share its keys and its grid."""
+        words_RE = self._embed(tokens_R)
+        into_words, into_context = self._input_weights()
+        gates_RG = F.linear(words_RE, into_words, self.recurrence.bias_ih + self.recurrence.bias_hh)
+        context_RC, attention_BKN = self._look(memory, state.hidden_RS.view(len(memory.grid_BNC), -1, self.config.width))
+        state = self._advance(gates_RG, context_RC, into_context, state)
+        logits_RV = self.output(words_RE, state.hidden_RS, context_RC)
+        return logits_RV, state, Trace(attention_BTN=attention_BKN.flatten(0, 1).unsqueeze(1)) if trace else None
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return self.word_dropout(self.embedding(tokens))
+
+    def _input_weights(self) -> tuple[Tensor, Tensor]:
+        """The LSTM's input weights, apart for word and context: the words of all steps are projected at once, the contexts cannot be."""
+        weights = self.recurrence.weight_ih.split([self.config.word_width, self.feature_width], dim=1)
+        return weights[0], weights[1]
+
+    def _look(self, memory: ShowAttendTellMemory, hidden_nKS: Tensor) -> tuple[Tensor, Tensor]:
+        """Gated contexts (n*K, C) and attention (n, K, N) of the first n pictures, for K states of each."""
+        attention_nKN = self.attention(memory.keys_BNA, hidden_nKS, memory.mask_BN)
+        context_nKC = attention_nKN @ memory.grid_BNC[: len(hidden_nKS)]
+        return (self.gate(hidden_nKS).sigmoid() * context_nKC).flatten(0, 1), attention_nKN
+
+    def _advance(self, gates_RG: Tensor, context_RC: Tensor, into_context: Tensor, state: LstmState) -> LstmState:
+        gates_RG = torch.addmm(gates_RG, context_RC, into_context.T)
+        return lstm_update(torch.addmm(gates_RG, state.hidden_RS, self.recurrence.weight_hh.T), state.cell_RS)
+
+
+def _two_layers(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.Tanh(), nn.Linear(outputs, outputs))
+
+
+def _uniform_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A layer over the vocabulary, begun within +-0.1 and without preference for any word."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.uniform_(layer.weight, -0.1, 0.1)
+    nn.init.zeros_(layer.bias)
+    return layer
