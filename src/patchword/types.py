@@ -86,7 +86,9 @@ class Captioner(Protocol):
 
     def start(self, memory: NamedTuple, beams: int) -> NamedTuple: ...
 
-    def step(self, tokens_R: Tensor, memory: NamedTuple, state: NamedTuple, trace: bool = False) -> tuple[Tensor, NamedTuple, Trace | None]: ...
+    def step(
+        self, tokens_R: Tensor, memory: NamedTuple, state: NamedTuple, trace: bool = False
+    ) -> tuple[Tensor, NamedTuple, Trace | None]: ...
 
 
 class Projected(NamedTuple):

@@ -1,0 +1,246 @@
+"""CLIP's two towers, layered over transformers' modules, with patch tokens in the text space.
+
+Radford et al. 2021 (arXiv 2103.00020). CLIP trains only its class token to lie in the text space: `ln_post` and the projection applied to
+ordinary patch outputs is not an aligned token. What CLIP's last attention sums, F(v_i), is (Zhou, Loy, Dai 2022, MaskCLIP, arXiv
+2112.01071, section 3.2), and the three readings of it are different functions with names of their own, all from the input x of the last
+layer, with x' = LN1(x) and v = x' W_v + b_v:
+
+    value_only            LN_post(v W_o + b_o) P                                            (the paper's formula)
+    value_with_residual   y = x + v W_o + b_o;  y = y + MLP(LN2(y));  LN_post(y) P          (the authors' code)
+    correlative           as value_with_residual, with (softmax(q q^T / sqrt D) + softmax(k k^T / sqrt D)) v in place of v
+                          (Wang, Mei, Yuille 2024, SCLIP, arXiv 2312.01597)
+
+Pooled and aligned features are not normalised: only their direction means something.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from patchword.errors import ModelError
+from patchword.towers import layered
+from patchword.towers.layered import PartlyFrozen, Parts, Preprocessing, TowerConfig
+from patchword.types import Projected, TextFeatures, VisualFeatures
+
+Aligned = Literal["value_only", "value_with_residual", "correlative"]
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+class ClipTowerConfig(TowerConfig, extra="forbid", frozen=True):
+    kind: Literal["clip"] = "clip"
+    grid: Literal["last", "penultimate"] = Field("last", description="layer whose patch tokens are the grid; the last one's are not normed")
+    aligned: Aligned | None = Field(None, description="how patch tokens are brought into the text space; absent: they are not")
+
+
+class ClipTextTowerConfig(TowerConfig, extra="forbid", frozen=True):
+    kind: Literal["clip-text"] = "clip-text"
+
+
+class ClipLayer:
+    """A view of one pre-norm block."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self.block = block
+
+    def __call__(self, tokens_BNC: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+        return self.attend(tokens_BNC, *self.project(tokens_BNC), mask_BN)
+
+    def project(self, tokens_BNC: Tensor) -> Projected:
+        attention = self.block.self_attn
+        normed_BNC = self.block.layer_norm1(tokens_BNC)
+        maps = (attention.q_proj, attention.k_proj, attention.v_proj)
+        return Projected(*(layered.split_heads(to_heads(normed_BNC), attention.num_heads) for to_heads in maps))
+
+    def attend(self, tokens_BQC: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+        dropout = self.block.self_attn.dropout if self.block.training else 0.0
+        return self.add(tokens_BQC, self.block.self_attn.out_proj(layered.attend_heads(queries, keys, values, mask_BN, dropout)))
+
+    def add(self, tokens_BQC: Tensor, attended_BQC: Tensor) -> Tensor:
+        """The rest of the block: the residual sum, then the MLP with its own."""
+        tokens_BQC = tokens_BQC + attended_BQC
+        return tokens_BQC + self.block.mlp(self.block.layer_norm2(tokens_BQC))
+
+
+class CausalClipLayer:
+    """A view of one block of the text tower: a token sees itself and what stands before it."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self.block = block
+        self.open = ClipLayer(block)
+
+    def __call__(self, tokens_BLC: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+        length = tokens_BLC.shape[1]
+        sees_1LL = torch.ones(1, length, length, dtype=torch.bool, device=tokens_BLC.device).tril()
+        sees_BLL = sees_1LL if mask_BL is None else sees_1LL & mask_BL[:, None, :]
+        return self.open.attend(tokens_BLC, *self.open.project(tokens_BLC), sees_BLL)
+
+
+class ClipTower(PartlyFrozen):
+    """CLIP's vision tower. Class token first, then the patches row by row.
+
+    Attributes:
+        width: C of the grid. shared_width: E of the text space. depth: number of layers. hw: rows and columns of the grid.
+        picture_hw: height and width of the pictures in pixels.
+        has_class_token: True. appendable: True; a layer takes any number of tokens, and every token sees all others.
+    """
+
+    has_class_token = True
+    appendable = True
+
+    def __init__(self, config: ClipTowerConfig) -> None:
+        """Raises ModelError for published weights that do not fit, ConfigError for a `trainable_from` beyond the last layer."""
+        super().__init__()
+        self.config = config
+        if config.source is not None:
+            self.model = layered.load_published(CLIPVisionModelWithProjection, config.source, config.revision, {})
+        else:
+            self.model = CLIPVisionModelWithProjection(CLIPVisionConfig(**(config.architecture or {})))
+        vision = self.model.vision_model
+        self.layers = tuple(ClipLayer(block) for block in vision.encoder.layers)
+        architecture = self.model.config
+        self.width, self.shared_width, self.depth = architecture.hidden_size, self.model.visual_projection.out_features, len(self.layers)
+        side, cells = architecture.image_size, architecture.image_size // architecture.patch_size
+        self.picture_hw, self.hw = (side, side), (cells, cells)
+        self.preprocessing = Preprocessing(side, CLIP_MEAN, CLIP_STD, fit="crop", resample="bicubic", resize=side)
+        blocks = tuple((layer.block,) for layer in self.layers)
+        ending = (vision.post_layernorm, self.model.visual_projection)
+        self.freeze_below(Parts((vision.embeddings, vision.pre_layrnorm), blocks, ending), config.trainable_from)
+
+    @classmethod
+    def from_architecture(
+        cls, architecture: CLIPVisionConfig, aligned: Aligned | None = None, trainable_from: int | None = None
+    ) -> ClipTower:
+        """Random weights of transformers' configuration."""
+        return cls(ClipTowerConfig(architecture=architecture.to_diff_dict(), aligned=aligned, trainable_from=trainable_from))
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str, revision: str | None = None, aligned: Aligned | None = None, trainable_from: int | None = None
+    ) -> ClipTower:
+        """Published weights from a folder or a hub id: any checkpoint of transformers' CLIPModel."""
+        return cls(ClipTowerConfig(source=str(source), revision=revision, aligned=aligned, trainable_from=trainable_from))
+
+    def embed(self, pixels_B3HW: Tensor) -> tuple[Tensor, None]:
+        """Tokens (B, 1 + N, C) before layer 0; there is no mask. Raises ModelError for pictures of another size."""
+        layered.check_picture_size(pixels_B3HW, *self.picture_hw, "CLIP")
+        vision = self.model.vision_model
+        return vision.pre_layrnorm(vision.embeddings(pixels_B3HW)), None
+
+    def finish(self, tokens_BNC: Tensor, before_last_BNC: Tensor | None = None) -> VisualFeatures:
+        """Features from the output of the last layer and, for aligned patches or a penultimate grid, from its input too.
+
+        Without `before_last_BNC` there are no aligned patches.
+
+        Raises:
+            ModelError: the grid is the penultimate one, and the input of the last layer is not given.
+        """
+        pooled_BE = self.model.visual_projection(self.model.vision_model.post_layernorm(tokens_BNC[:, 0]))
+        source_BNC = tokens_BNC
+        if self.config.grid == "penultimate":
+            if before_last_BNC is None:
+                raise ModelError("the grid of this CLIP tower is the input of its last layer: pass it to finish as before_last_BNC")
+            source_BNC = before_last_BNC
+        aligned_BNE = None
+        if self.config.aligned is not None and before_last_BNC is not None:
+            aligned_BNE = self.align(before_last_BNC, self.config.aligned)
+        return VisualFeatures(source_BNC[:, 1:], source_BNC[:, 0], pooled_BE, aligned_BNE, hw=self.hw)
+
+    def align(self, before_last_BNC: Tensor, how: Aligned) -> Tensor:
+        """Patch tokens in the text space (B, N, E), class token left out, from the input of the last layer; see the top of the file."""
+        last = self.layers[-1]
+        queries_BHND, keys_BHND, values_BHND = last.project(before_last_BNC)
+        if how == "correlative":
+            values_BNC = layered.attend_heads(queries_BHND, queries_BHND, values_BHND, None)
+            values_BNC = values_BNC + layered.attend_heads(keys_BHND, keys_BHND, values_BHND, None)
+        else:
+            values_BNC = values_BHND.transpose(1, 2).flatten(2)
+        dense_BNC = last.block.self_attn.out_proj(values_BNC)
+        if how != "value_only":
+            dense_BNC = last.add(before_last_BNC, dense_BNC)
+        return self.model.visual_projection(self.model.vision_model.post_layernorm(dense_BNC[:, 1:]))
+
+    def forward(self, pixels_B3HW: Tensor) -> VisualFeatures:
+        tokens_BNC, mask = self.embed(pixels_B3HW)
+        return self.resume(tokens_BNC, mask, 0)
+
+    def resume(self, tokens_BNC: Tensor, mask: None, start: int) -> VisualFeatures:
+        """Features from the tokens before layer `start` (stored ones, say); from the last layer's input at the latest."""
+        before_last_BNC = layered.run_layers(self.layers[:-1], tokens_BNC, mask, start)
+        return self.finish(self.layers[-1](before_last_BNC, mask), before_last_BNC)
+
+
+class ClipTextTower(PartlyFrozen):
+    """CLIP's text tower: causal, pooled at the end-of-text token.
+
+    Attributes:
+        width: C. shared_width: E. depth: number of layers. max_length: longest text in tokens. vocabulary_size: rows of the embedding.
+        has_class_token: False. appendable: False; a token does not see what is appended behind it.
+    """
+
+    has_class_token = False
+    appendable = False
+
+    def __init__(self, config: ClipTextTowerConfig) -> None:
+        """Raises ModelError for published weights that do not fit, ConfigError for a `trainable_from` beyond the last layer."""
+        super().__init__()
+        self.config = config
+        if config.source is not None:
+            self.model = layered.load_published(CLIPTextModelWithProjection, config.source, config.revision, {})
+        else:
+            self.model = CLIPTextModelWithProjection(CLIPTextConfig(**(config.architecture or {})))
+        text, architecture = self.model.text_model, self.model.config
+        self.layers = tuple(CausalClipLayer(block) for block in text.encoder.layers)
+        self.width, self.shared_width, self.depth = architecture.hidden_size, self.model.text_projection.out_features, len(self.layers)
+        self.max_length, self.vocabulary_size = architecture.max_position_embeddings, architecture.vocab_size
+        blocks = tuple((layer.block,) for layer in self.layers)
+        ending = (text.final_layer_norm, self.model.text_projection)
+        self.freeze_below(Parts((text.embeddings,), blocks, ending), config.trainable_from)
+
+    @classmethod
+    def from_architecture(cls, architecture: CLIPTextConfig, trainable_from: int | None = None) -> ClipTextTower:
+        """Random weights of transformers' configuration."""
+        return cls(ClipTextTowerConfig(architecture=architecture.to_diff_dict(), trainable_from=trainable_from))
+
+    @classmethod
+    def from_pretrained(cls, source: str, revision: str | None = None, trainable_from: int | None = None) -> ClipTextTower:
+        """Published weights from a folder or a hub id: any checkpoint of transformers' CLIPModel."""
+        return cls(ClipTextTowerConfig(source=str(source), revision=revision, trainable_from=trainable_from))
+
+    def embed(self, ids_BL: Tensor, mask_BL: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens (B, L, C) before layer 0, and the mask (B, L): True up to the first end-of-text token, which is where the text is pooled.
+
+        Args:
+            mask_BL: further restriction to real tokens; with transformers' CLIP tokenizer none is needed.
+
+        Raises:
+            ModelError: a text is longer than the tower's table of positions, or has no end-of-text token.
+        """
+        if ids_BL.shape[1] > self.max_length:
+            raise ModelError(f"a text has {ids_BL.shape[1]} tokens and CLIP's text tower takes at most {self.max_length}: cut it")
+        end = self.model.config.eos_token_id
+        # Old checkpoints say 2; their true end-of-text token is the one with the highest id (transformers keeps the same exception).
+        is_end_BL = ids_BL == (ids_BL.max(1, keepdim=True).values if end == 2 else end)
+        if not bool(is_end_BL.any(1).all()):
+            row = int((~is_end_BL.any(1)).nonzero()[0])
+            raise ModelError(f"text {row} of the batch has no end-of-text token (id {end}): CLIP is pooled there; do not cut it off")
+        real_BL = (is_end_BL.cumsum(1) - is_end_BL.int()) == 0
+        if mask_BL is not None:
+            real_BL = real_BL & mask_BL.bool()
+        return self.model.text_model.embeddings(input_ids=ids_BL), real_BL
+
+    def finish(self, tokens_BLC: Tensor, mask_BL: Tensor) -> TextFeatures:
+        """The last LayerNorm; pooled is the projection of the last real token."""
+        normed_BLC = self.model.text_model.final_layer_norm(tokens_BLC)
+        last_B = mask_BL.shape[1] - 1 - mask_BL.int().flip(1).argmax(1)
+        rows_B = torch.arange(len(last_B), device=last_B.device)
+        return TextFeatures(normed_BLC, self.model.text_projection(normed_BLC[rows_B, last_B]), mask_BL)
+
+    def forward(self, ids_BL: Tensor, mask_BL: Tensor | None = None) -> TextFeatures:
+        tokens_BLC, mask_BL = self.embed(ids_BL, mask_BL)
+        return self.finish(layered.run_layers(self.layers, tokens_BLC, mask_BL), mask_BL)

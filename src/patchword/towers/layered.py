@@ -1,0 +1,157 @@
+"""What every tower over transformers' modules shares: masks, heads, freezing, strict loading, preprocessing values.
+
+A tower is `embed(inputs) -> (tokens, mask)`, `layers[i](tokens, mask) -> tokens`, `finish(...) -> features`, and the whole is their
+composition. The layers are thin views of transformers' own modules, which the tower owns under `model`; a view holds no weights, so a
+state dict has transformers' names. `trainable_from` says how much is trained: None is a frozen tower, k trains the layers k, k+1, ...
+and what follows them, 0 trains everything. Frozen parts stay in evaluation mode, whatever `train()` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, Field, model_validator
+from torch import Tensor, nn
+
+from patchword.errors import ConfigError, ModelError
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the pixels that a tower was trained on. Plain values; the decoding itself is not a tower's business."""
+
+    size: int
+    """Side of the square that the tower is given, in pixels."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fit: Literal["crop", "squash"]
+    """crop: the shorter side to `resize` pixels, then the central square; squash: to the square, ignoring the aspect."""
+    resample: Literal["bicubic", "bilinear"]
+    resize: int
+    """Length of the shorter side before a crop; equal to `size` for squash."""
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class TowerConfig(BaseModel, extra="forbid", frozen=True):
+    """The fields that all towers over transformers' modules have. Exactly one of `source` and `architecture` is given."""
+
+    source: str | None = Field(None, description="folder or hub id of published weights")
+    revision: str | None = Field(None, description="commit of the hub id; a branch name would not be repeatable")
+    architecture: dict[str, Any] | None = Field(None, description="fields of transformers' own configuration; weights start random")
+    trainable_from: int | None = Field(None, ge=0, description="first trained layer; absent: frozen; 0: everything is trained")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> TowerConfig:
+        if (self.source is None) == (self.architecture is None):
+            found = "both" if self.source is not None else "neither"
+            raise ValueError(f"a tower needs either source (published weights) or architecture (random weights), and got {found}")
+        return self
+
+
+def attend_heads(queries_BHQD: Tensor, keys_BHND: Tensor, values_BHND: Tensor, mask_BN: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """Scaled dot-product attention from Q rows to N tokens, heads joined again.
+
+    Args:
+        mask_BN: True at tokens that may be attended to, or (B, Q, N) where the rows differ; None for all.
+
+    Returns:
+        (B, Q, H * D).
+    """
+    mask = None
+    if mask_BN is not None:
+        mask = mask_BN[:, None, None, :] if mask_BN.dim() == 2 else mask_BN[:, None]
+    joined_BHQD = nn.functional.scaled_dot_product_attention(queries_BHQD, keys_BHND, values_BHND, attn_mask=mask, dropout_p=dropout)
+    return joined_BHQD.transpose(1, 2).flatten(2)
+
+
+def split_heads(rows_BNC: Tensor, heads: int) -> Tensor:
+    """(B, N, H * D) to (B, H, N, D)."""
+    return rows_BNC.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def run_layers(layers: Sequence[Any], tokens: Tensor, mask: Tensor | None, start: int = 0, stop: int | None = None) -> Tensor:
+    """Tokens after layers start, start + 1, ..., stop - 1. Tokens stored before layer k go on with start=k."""
+    for layer in layers[start:stop]:
+        tokens = layer(tokens, mask)
+    return tokens
+
+
+def check_picture_size(pixels_B3HW: Tensor, height: int, width: int, tower: str) -> None:
+    """Raises ModelError unless the pictures are (B, 3, height, width)."""
+    if pixels_B3HW.dim() != 4 or tuple(pixels_B3HW.shape[1:]) != (3, height, width):
+        raise ModelError(
+            f"the {tower} tower was given pixels of shape {tuple(pixels_B3HW.shape)} and expects (B, 3, {height}, {width}): "
+            "prepare the pictures with the tower's own preprocessing values"
+        )
+
+
+class Parts(NamedTuple):
+    """The modules of a tower in the order in which tokens pass them; one entry of `blocks` per layer."""
+
+    embedding: tuple[nn.Module, ...]
+    blocks: tuple[tuple[nn.Module, ...], ...]
+    ending: tuple[nn.Module, ...]
+
+
+class PartlyFrozen(nn.Module):
+    """A module that is trained from one layer on, see the top of this file; what is frozen stays in evaluation mode."""
+
+    def freeze_below(self, parts: Parts, first: int | None) -> None:
+        """Train layers first, first + 1, ... and the ending; everything for 0, nothing for None.
+
+        Raises:
+            ConfigError: `first` is not below the number of layers.
+        """
+        if first is not None and first >= len(parts.blocks):
+            raise ConfigError(
+                f"trainable_from is {first}, and the tower has {len(parts.blocks)} layers: "
+                f"choose 0 to {len(parts.blocks) - 1}, or leave it out to freeze the tower"
+            )
+        lower = len(parts.blocks) if first is None else first
+        frozen = [*([] if first == 0 else parts.embedding), *(module for block in parts.blocks[:lower] for module in block)]
+        frozen += parts.ending if first is None else ()
+        self.requires_grad_(True)
+        for module in frozen:
+            module.requires_grad_(False)
+        self._frozen = tuple(frozen)  # a tuple: the modules are registered once already, under the tower's model
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> PartlyFrozen:
+        """As `nn.Module.train`, but frozen parts rest in evaluation mode: no dropout, and batch statistics that do not move."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+
+def load_published(model_class: Any, source: str, revision: str | None, arguments: dict[str, Any]) -> Any:
+    """Weights from a folder or the hub, in torch's default dtype, refusing what transformers would fill with random numbers.
+
+    Args:
+        arguments: further arguments of the model class, such as that it has no pooler.
+
+    Raises:
+        ModelError: the source cannot be read, or has no weights for some parameter of the tower.
+    """
+    dtype = torch.get_default_dtype()
+    try:
+        model, report = model_class.from_pretrained(source, revision=revision, output_loading_info=True, dtype=dtype, **arguments)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"no {model_class.__name__} weights could be read from {source!r}: {error}") from error
+    missing = sorted(str(key) for key in (*report["missing_keys"], *report.get("mismatched_keys", ())))
+    if missing:
+        raise ModelError(
+            f"{source!r} has no weights for {len(missing)} parameters of {model_class.__name__}, the first is {missing[0]}: "
+            "they would start random; use weights made for this kind of tower"
+        )
+    return model
+
+
+def by_value(tower: Any) -> Any:
+    """The tower's configuration with its architecture in place of its source: what a model folder that holds the weights records."""
+    return tower.config.model_copy(update={"source": None, "revision": None, "architecture": tower.model.config.to_diff_dict()})
