@@ -1,0 +1,389 @@
+"""LAPS: a caption chooses the patches it speaks of, and its words are aligned with what is left of the picture.
+
+Fu, Zhang, Xia, Mao: "Linguistic-Aware Patch Slimming Framework for Fine-grained Cross-Modal Alignment", CVPR 2024. In data's order:
+
+    1 selection     s_n = saliency in the picture + relevance for the caption;     the best share `keep` of the patches stays
+    2 calibration   a_c = sum over kept n of softmax_n(MLP(v_n))_c v_n             `aggregated` tokens of the kept patches
+                    e   = sum over dropped n of softmax_n(s_n) v_n                 one fused token of the dropped ones
+    3 alignment     of the words with [class token; a_1 ... a_C; e]                layers/patch_word.py
+
+The paper and its public code are not the same function; both stand here under their names.
+    `code`    s is the plain sum of two cosines, the selection a hard top-k without a gradient: what the public code computes.
+    `paper`   s mixes in the probability of a score network, a straight-through Gumbel decision selects, and a ratio loss steers the share.
+
+What is computed and what is not: the MLP sees a patch and never the caption, so it runs once per picture; selecting is multiplying its
+exponentials by 0 or 1, since the softmax's denominator cancels where tokens are set to length one; and no token is ever made
+(`layers/patch_word.py`, `sum_cosines`). The result equals the equations to rounding; docs/models/patch-slimming.md has the mapping.
+
+Shape legend (with the one of `types.py`):
+    I images   J captions   L words   N patches   P = [class] + C aggregated + [fused] tokens   d width of the head
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from patchword.errors import DataError, ModelError
+from patchword.layers.patch_word import Tile, max_mean, sum_cosines, tile_for, unit
+
+WIDEST_EXPONENT = 30.0
+"""Largest spread of aggregation logits (nats) that is multiplied in float32; beyond it, where a square could underflow, in float64."""
+
+
+class PatchSlimmingConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: int = Field(gt=0, description="width of image and caption tokens")
+    variant: Literal["code", "paper"] = "code"
+    keep: float = Field(0.5, gt=0, le=1, description="share of the patches that stay (rho): 0.5 for ViT, 0.8 for Swin in the paper")
+    aggregated: int = Field(39, ge=0, description="tokens made of the kept patches; 0: no calibration, the kept patches themselves")
+    text_score: bool = Field(True, description="whether the caption takes part in the selection")
+    fused_token: bool = Field(True, description="whether the dropped patches leave one token behind")
+    attention_share: float = Field(0.8, ge=0, le=1, description="paper variant: share of the two attentions in the score (beta)")
+    temperature: float = Field(1.0, gt=0, description="paper variant: of the Gumbel decision")
+
+
+def aggregated_tokens(patches: int, keep: float, share: float) -> int:
+    """The published rule for `aggregated`: a share (0.4 for ViT, 0.6 for Swin) of the kept patches, rounded down."""
+    return int(patches * share * keep)
+
+
+class ImageSide(NamedTuple):
+    """All of a batch of pictures that does not depend on a caption."""
+
+    patches_INd: Tensor
+    unit_INd: Tensor
+    saliency_IN: Tensor
+    counts_I: Tensor
+    gram_INN: Tensor
+    mixes_ICN: Tensor | None
+    """exp of the aggregation logits less their largest; None without calibration."""
+    class_I1d: Tensor | None
+    own_IN: Tensor | None
+    """Probability of the score network (paper variant)."""
+    mask_IN: Tensor | None
+
+    def split(self, size: int) -> list[ImageSide]:
+        """In pieces of `size` pictures. (Slices would each write a gradient of the whole batch; a split writes one.)"""
+        columns = [[None] * -(-len(self.patches_INd) // size) if field is None else field.split(size) for field in self]
+        return [ImageSide(*piece) for piece in zip(*columns, strict=True)]
+
+
+class CaptionSide(NamedTuple):
+    words_JLd: Tensor
+    """Words at length one, zeros behind the last."""
+    mask_JL: Tensor
+    means_Jd: Tensor
+
+    def split(self, size: int) -> list[CaptionSide]:
+        """In pieces of `size` captions, each cut to its longest."""
+        pieces = []
+        for words_JLd, mask_JL, means_Jd in zip(*(field.split(size) for field in self), strict=True):
+            longest = int(mask_JL.sum(dim=1).max())
+            pieces.append(CaptionSide(words_JLd[:, :longest], mask_JL[:, :longest], means_Jd))
+        return pieces
+
+
+class Selected(NamedTuple):
+    keep_IJN: Tensor
+    """1.0 for patches that stay for a caption; in the paper variant with the gradient of the decision."""
+    scores_IJN: Tensor
+
+
+class Aligned(NamedTuple):
+    similarities_IJ: Tensor
+    keep_IJN: Tensor
+
+
+class PairTrace(NamedTuple):
+    """Why one caption and one picture have their similarity. Token rows are [class token], aggregated (or kept patches), [fused token]."""
+
+    similarity: float
+    scores_N: Tensor
+    kept_N: Tensor
+    tokens_PN: Tensor
+    """Weight of each patch in each token, rows sum to one; zeros for the class token, which is no patch."""
+    cosines_LP: Tensor
+    word_token_L: Tensor
+    """Best token of each word."""
+    word_patch_L: Tensor
+    """The patch that gives a word's best token the most of its cosine; for the class token the kept patch nearest to the word."""
+
+
+class Aggregation(nn.Module):
+    """Logits of C mixes for every patch: LayerNorm, two linear layers and one learned scale for all (the softmax is the caller's)."""
+
+    def __init__(self, width: int, tokens: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.inner = nn.Linear(width, max(1, int(0.2 * width)))
+        self.outer = nn.Linear(self.inner.out_features, tokens)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, patches_INd: Tensor) -> Tensor:
+        return self.outer(nn.functional.gelu(self.inner(self.norm(patches_INd)))).transpose(1, 2) * self.scale
+
+
+class ScoreNetwork(nn.Module):
+    """Probability that a patch matters at all, from the patch alone (paper, significance score; two linear layers)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.inner = nn.Linear(width, max(1, width // 4))
+        self.outer = nn.Linear(self.inner.out_features, 1)
+
+    def forward(self, patches_INd: Tensor) -> Tensor:
+        return self.outer(nn.functional.gelu(self.inner(self.norm(patches_INd))))[..., 0].sigmoid()
+
+
+class PatchSlimming(nn.Module):
+    """The alignment head over the tokens of any two towers (projected to one width): similarities of all images with all captions."""
+
+    def __init__(self, config: PatchSlimmingConfig):
+        super().__init__()
+        self.config = config
+        self.aggregation = Aggregation(config.width, config.aggregated) if config.aggregated else None
+        self.score_network = ScoreNetwork(config.width) if config.variant == "paper" else None
+
+    def forward(self, image_tokens_BNC: Tensor, caption_tokens_BLC: Tensor, lengths_B: Tensor, class_token: bool) -> Tensor:
+        """Similarities (images, captions), within about [-0.2, 2], in float32.
+
+        `image_tokens_BNC` are (I, 1+N, d) with the class token first, or (I, N, d): `class_token` says which. `caption_tokens_BLC` are
+        (J, L, d), of which the first `lengths_B` are words ([CLS] and [SEP] of a BERT count as words). Raises ModelError for another
+        width, DataError for lengths that do not fit.
+        """
+        return self.align(self.images(image_tokens_BNC, class_token), self.captions(caption_tokens_BLC, lengths_B)).similarities_IJ
+
+    def images(self, tokens_INd: Tensor, class_token: bool, mask_IN: Tensor | None = None) -> ImageSide:
+        """What a batch of pictures brings to every caption. `mask_IN` is True for real patches (the class token has no entry in it)."""
+        self._check_width(tokens_INd, "image")
+        tokens_INd = tokens_INd.float()
+        class_I1d = unit(tokens_INd[:, :1]) if class_token else None
+        patches_INd = tokens_INd[:, 1:] if class_token else tokens_INd
+        if patches_INd.shape[1] == 0:
+            raise DataError("image tokens without a patch: found a class token alone, expected (images, 1 + patches, width)")
+        count = patches_INd.new_full((len(patches_INd),), patches_INd.shape[1])
+        if mask_IN is not None:
+            patches_INd = patches_INd.masked_fill(~mask_IN[..., None], 0.0)
+            count = mask_IN.sum(dim=1)
+        with torch.no_grad():
+            unit_INd = unit(patches_INd)
+            saliency_IN = torch.einsum("ind,id->in", unit_INd, unit(patches_INd.sum(dim=1) / count[:, None]))
+            # Rounded as Python rounds the product of two doubles: a share of 0.7 keeps 7 of 10 patches, where float32 would keep 8.
+            counts_I = torch.tensor([math.ceil(n * self.config.keep) for n in count.int().tolist()], device=patches_INd.device)
+        mixes_ICN = None
+        if self.aggregation is not None:
+            mixes_ICN = _exponentials(self.aggregation(patches_INd), mask_IN)
+            patches_INd = patches_INd.to(mixes_ICN.dtype)
+        own_IN = None if self.score_network is None else self.score_network(patches_INd.float())
+        gram_INN = patches_INd @ patches_INd.transpose(1, 2)
+        return ImageSide(patches_INd, unit_INd, saliency_IN, counts_I, gram_INN, mixes_ICN, class_I1d, own_IN, mask_IN)
+
+    def captions(self, tokens_JLd: Tensor, lengths_J: Tensor) -> CaptionSide:
+        """What a batch of captions brings to every picture."""
+        self._check_width(tokens_JLd, "caption")
+        if len(lengths_J) != len(tokens_JLd) or int(lengths_J.min()) < 1 or int(lengths_J.max()) > tokens_JLd.shape[1]:
+            raise DataError(
+                f"caption lengths {lengths_J.tolist()[:8]} for caption tokens of shape {tuple(tokens_JLd.shape)}: expected one length "
+                f"per caption, from 1 to {tokens_JLd.shape[1]}"
+            )
+        mask_JL = torch.arange(tokens_JLd.shape[1], device=tokens_JLd.device) < lengths_J.to(tokens_JLd.device)[:, None]
+        tokens_JLd = tokens_JLd.float().masked_fill(~mask_JL[..., None], 0.0)
+        with torch.no_grad():
+            means_Jd = unit(tokens_JLd.sum(dim=1) / mask_JL.sum(dim=1, keepdim=True))
+        return CaptionSide(unit(tokens_JLd), mask_JL, means_Jd)
+
+    def align(self, images: ImageSide, captions: CaptionSide, tile: Tile | None = None) -> Aligned:
+        """Every picture with every caption, tile by tile; captions of like length share a tile. The tile never changes the result."""
+        tile = tile or tile_for(images.patches_INd.device)
+        order_J = captions.mask_JL.sum(dim=1).argsort(descending=True, stable=True)
+        pieces = CaptionSide(*(field[order_J] for field in captions)).split(tile.captions)
+        rows = []
+        for some_images in images.split(tile.images):
+            columns = [self.compare(some_images, some_captions) for some_captions in pieces]
+            rows.append([torch.cat(parts, dim=1) for parts in zip(*columns, strict=True)])
+        similarities_IJ, keep_IJN = (torch.cat(parts) for parts in zip(*rows, strict=True))
+        back_J = order_J.argsort()
+        return Aligned(similarities_IJ[:, back_J], keep_IJN[:, back_J])
+
+    def compare(self, images: ImageSide, captions: CaptionSide, product_dtype: torch.dtype = torch.float32) -> Aligned:
+        """One tile. `product_dtype` is that of the products of words and patches, the greatest part of the work; the rest is float32."""
+        selected = self.select(images, captions)
+        cosines_IJLP, tokens_IJP = self._cosines(images, captions, selected, product_dtype)
+        return Aligned(max_mean(cosines_IJLP, captions.mask_JL, tokens_IJP), selected.keep_IJN)
+
+    def select(self, images: ImageSide, captions: CaptionSide) -> Selected:
+        """Which patches stay for which caption (paper, language-context patch selection)."""
+        relevance_IJN = (captions.means_Jd @ images.unit_INd.transpose(1, 2)) if self.config.text_score else None
+        saliency_IJN = images.saliency_IN[:, None].expand(-1, len(captions.means_Jd), -1)
+        if images.own_IN is None:
+            with torch.no_grad():
+                scores_IJN = saliency_IJN if relevance_IJN is None else saliency_IJN + relevance_IJN
+                return Selected(_best(scores_IJN, images.counts_I, images.mask_IN), scores_IJN)
+        attentions = [_stretched(a_IJN, images.mask_IN) for a_IJN in (saliency_IJN, relevance_IJN) if a_IJN is not None]
+        beta = self.config.attention_share
+        scores_IJN = (1 - beta) * images.own_IN[:, None] + beta * sum(attentions) / len(attentions)
+        return Selected(_decide(scores_IJN, self.config.temperature, self.training, images.mask_IN), scores_IJN)
+
+    def explain(self, tokens_Nd: Tensor, words_Ld: Tensor, class_token: bool) -> PairTrace:
+        """One picture and one caption (all of `words_Ld` are words): what was kept, merged and dropped, and where each word points."""
+        with torch.no_grad():
+            images = self.images(tokens_Nd[None], class_token)
+            captions = self.captions(words_Ld[None], torch.tensor([len(words_Ld)]))
+            selected = self.select(images, captions)
+            cosines_IJLP, tokens_IJP = self._cosines(images, captions, selected, torch.float32)
+            similarity = float(max_mean(cosines_IJLP, captions.mask_JL, tokens_IJP))
+            kept_N, cosines_LP = selected.keep_IJN[0, 0] > 0.5, cosines_IJLP[0, 0]
+            weights_PN = self._patch_weights(images, selected)[0, 0].float()
+            if class_token:
+                weights_PN = torch.cat([weights_PN.new_zeros(1, len(kept_N)), weights_PN])
+            reachable_LP = cosines_LP if tokens_IJP is None else cosines_LP.masked_fill(tokens_IJP[0, 0] < 0.5, -torch.inf)
+            word_token_L = reachable_LP.argmax(dim=1)
+            # A patch gives weight times inner product to a token's cosine; the class token has no patches, so all kept ones compete.
+            words_Ld = captions.words_JLd[0]
+            given_LN = words_Ld @ images.patches_INd[0].float().T * weights_PN[word_token_L]
+            given_LN = given_LN.masked_fill(weights_PN[word_token_L] == 0, -torch.inf)
+            nearest_LN = (words_Ld @ images.unit_INd[0].T).masked_fill(~kept_N, -torch.inf)
+            no_patch_L1 = (weights_PN[word_token_L] == 0).all(dim=1, keepdim=True)
+            word_patch_L = torch.where(no_patch_L1, nearest_LN, given_LN).argmax(dim=1)
+            shares_PN = weights_PN / weights_PN.sum(dim=1, keepdim=True).clamp_min(1e-30)
+        return PairTrace(similarity, selected.scores_IJN[0, 0], kept_N, shares_PN, cosines_LP, word_token_L, word_patch_L)
+
+    def _sums(self, images: ImageSide, selected: Selected) -> Tensor | None:
+        """Weights (I, J, P, N), up to a factor per row, of the tokens that are sums of patches: aggregated ones, then the fused one."""
+        rows = []
+        if images.mixes_ICN is not None:
+            rows.append(selected.keep_IJN[:, :, None] * images.mixes_ICN[:, None])
+        if self.config.fused_token:
+            dropped_IJN = 1 - selected.keep_IJN if images.mask_IN is None else images.mask_IN[:, None] - selected.keep_IJN
+            rows.append((dropped_IJN * selected.scores_IJN.exp()).to(images.patches_INd.dtype)[:, :, None])
+        if len(rows) == 2:
+            return torch.cat(rows, dim=2)
+        return rows[0] if rows else None
+
+    def _patch_weights(self, images: ImageSide, selected: Selected) -> Tensor:
+        """`_sums`, and before them a row for each patch where the patches themselves are tokens: what an explanation shows."""
+        rows = [] if images.mixes_ICN is not None else [torch.diag_embed(selected.keep_IJN)]
+        sums_IJPN = self._sums(images, selected)
+        return torch.cat(rows if sums_IJPN is None else [*rows, sums_IJPN], dim=2)
+
+    def _cosines(self, images: ImageSide, captions: CaptionSide, selected: Selected, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Cosines (I, J, L, P) of words and tokens, and the tokens' weights (I, J, P) where they differ from one."""
+        keep_IJN = selected.keep_IJN
+        I, J, N = keep_IJN.shape
+        words_1Rd = captions.words_JLd.flatten(0, 1)[None]
+        working = images.patches_INd.dtype
+        within = working if dtype == torch.float32 else dtype
+        products_IRN = words_1Rd.to(within) @ images.patches_INd.to(within).transpose(1, 2)
+        products_IJLN = products_IRN.to(working).view(I, J, -1, N)
+        columns = []
+        if images.class_I1d is not None:
+            columns.append((words_1Rd @ images.class_I1d.transpose(1, 2)).view(I, J, -1, 1))
+        if images.mixes_ICN is None:
+            squared_IN = images.gram_INN.diagonal(dim1=1, dim2=2)
+            columns.append(products_IJLN * squared_IN.clamp_min(1e-24).rsqrt()[:, None, None])
+        sums_IJPN = self._sums(images, selected)
+        if sums_IJPN is not None:
+            columns.append(sum_cosines(products_IJLN, sums_IJPN, images.gram_INN).float())
+        cosines_IJLP = torch.cat(columns, dim=3) if len(columns) > 1 else columns[0]
+        if images.mixes_ICN is not None:
+            return cosines_IJLP, None
+        one_IJ1 = keep_IJN.new_ones(I, J, 1)
+        before, behind = [one_IJ1] * (images.class_I1d is not None), [one_IJ1] * self.config.fused_token
+        return cosines_IJLP, torch.cat([*before, keep_IJN, *behind], dim=2)
+
+    def _check_width(self, tokens: Tensor, what: str) -> None:
+        if tokens.dim() != 3 or tokens.shape[2] != self.config.width:
+            raise ModelError(
+                f"{what} tokens of shape {tuple(tokens.shape)}: this head expects (batch, tokens, {self.config.width}); project the "
+                f"tower's output to {self.config.width} or build the head with its width"
+            )
+
+
+def _exponentials(logits_ICN: Tensor, mask_IN: Tensor | None) -> Tensor:
+    """exp of the logits less their row's largest, 0 at padding; float64 where float32 could lose the selected among larger dropped ones."""
+    lowest_ICN = highest_ICN = logits_ICN.detach()
+    if mask_IN is not None:
+        lowest_ICN = lowest_ICN.masked_fill(~mask_IN[:, None], torch.inf)
+        highest_ICN = highest_ICN.masked_fill(~mask_IN[:, None], -torch.inf)
+    top_IC1 = highest_ICN.amax(dim=2, keepdim=True)
+    if (top_IC1 - lowest_ICN.amin(dim=2, keepdim=True)).max() > WIDEST_EXPONENT:
+        logits_ICN, top_IC1 = logits_ICN.double(), top_IC1.double()
+    mixes_ICN = (logits_ICN - top_IC1).clamp(-300.0, 0.0).exp()
+    return mixes_ICN if mask_IN is None else mixes_ICN.masked_fill(~mask_IN[:, None], 0.0)
+
+
+def _best(scores_IJN: Tensor, counts_I: Tensor, mask_IN: Tensor | None) -> Tensor:
+    """1.0 for the `counts_I` patches of highest score; of equal scores the first patch wins."""
+    if mask_IN is not None:
+        scores_IJN = scores_IJN.masked_fill(~mask_IN[:, None], -torch.inf)
+    most = int(counts_I.max())
+    if int(counts_I.min()) == most:
+        least_IJ1 = scores_IJN.topk(most, dim=2, sorted=False).values.amin(dim=2, keepdim=True)
+    else:
+        ranked_IJN = scores_IJN.sort(dim=2, descending=True).values
+        least_IJ1 = ranked_IJN.gather(2, (counts_I - 1)[:, None, None].expand(-1, scores_IJN.shape[1], 1))
+    keep_IJN = scores_IJN >= least_IJ1
+    if (keep_IJN.sum(dim=2) != counts_I[:, None]).any():
+        ranks_IJN = scores_IJN.argsort(dim=2, descending=True, stable=True).argsort(dim=2)
+        keep_IJN = ranks_IJN < counts_I[:, None, None]
+    return keep_IJN.float()
+
+
+def _stretched(attention_IJN: Tensor, mask_IN: Tensor | None) -> Tensor:
+    """The cosines of each row stretched over [0, 1] (least and greatest real patch), so that three scores of one scale are mixed."""
+    low_IJN = high_IJN = attention_IJN
+    if mask_IN is not None:
+        low_IJN = attention_IJN.masked_fill(~mask_IN[:, None], torch.inf)
+        high_IJN = attention_IJN.masked_fill(~mask_IN[:, None], -torch.inf)
+    low_IJ1, high_IJ1 = low_IJN.amin(dim=2, keepdim=True), high_IJN.amax(dim=2, keepdim=True)
+    return ((attention_IJN - low_IJ1) / (high_IJ1 - low_IJ1).clamp_min(1e-12)).clamp(0, 1)
+
+
+def _decide(scores_IJN: Tensor, temperature: float, training: bool, mask_IN: Tensor | None) -> Tensor:
+    """Keep where the score beats its complement: straight-through Gumbel-softmax over the two classes in training, plain arg-max else.
+
+    The difference of two Gumbel variables is logistic, so the first class of the two has probability sigmoid((logit s + noise) / tau).
+    The best patch always stays: a caption is never left with nothing.
+    """
+    odds_IJN = scores_IJN.clamp(1e-6, 1 - 1e-6).logit()
+    if training:
+        uniform_IJN = torch.rand_like(odds_IJN).clamp(1e-6, 1 - 1e-6)
+        odds_IJN = odds_IJN + uniform_IJN.logit()
+    if mask_IN is not None:
+        odds_IJN = odds_IJN.masked_fill(~mask_IN[:, None], -torch.inf)
+    soft_IJN = (odds_IJN / temperature).sigmoid()
+    hard_IJN = ((odds_IJN > 0) | (odds_IJN == odds_IJN.amax(dim=2, keepdim=True))).float()
+    return hard_IJN + soft_IJN - soft_IJN.detach() if training else hard_IJN
+
+
+def hinge_loss(similarities_BB: Tensor, images_B: Tensor, margin: float, hardest: bool) -> Tensor:
+    """Bidirectional hinge, summed over the batch (VSE++, Faghri 2018; the alignment loss of LAPS).
+
+    Row b is picture b, column b its caption; [margin + s_ij - s_ii]+ along rows and [margin + s_ij - s_jj]+ along columns. Pairs of one
+    picture (equal `images_B`) are no negatives. `hardest` takes the largest term of each row and column (LAPS from its second epoch on),
+    otherwise all terms are summed.
+    """
+    own_B = similarities_BB.diagonal()
+    same_BB = images_B[:, None] == images_B[None]
+    by_row_BB = (margin + similarities_BB - own_B[:, None]).clamp_min(0).masked_fill(same_BB, 0.0)
+    by_column_BB = (margin + similarities_BB - own_B[None]).clamp_min(0).masked_fill(same_BB, 0.0)
+    if hardest:
+        return by_row_BB.amax(dim=1).sum() + by_column_BB.amax(dim=0).sum()
+    return by_row_BB.sum() + by_column_BB.sum()
+
+
+def warm_up(step: int, steps: int) -> float:
+    """Factor of the alignment loss: from 0 to 1 in a line over the first `steps` steps (LAPS: the first epoch), then 1."""
+    return min(1.0, step / steps) if steps else 1.0
+
+
+def ratio_loss(keep_IJN: Tensor, keep: float) -> Tensor:
+    """(share kept - rho)^2, mean over pairs (paper; its weight there is 2). Only the paper variant's decision gives it a gradient."""
+    return (keep_IJN.mean(dim=2) - keep).square().mean()
