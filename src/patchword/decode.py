@@ -1,0 +1,320 @@
+"""From a captioner to words: greedy search, beam search and sampling, for any model of `models/`.
+
+A search needs what `patchword.types.Captioner` offers: `start` and `step`. The memory of the pictures is read and never copied; the state,
+B pictures times K beams, is reordered once per word. Everything runs without gradients; put the captioner in evaluation mode before.
+
+    score of a hypothesis = sum of its log-probabilities / length ** length_penalty       (0: the plain sum; 1: the mean per token)
+
+Shape legend: that of `patchword.types`; R = B*K rows, image by image; W = K*V candidates of a picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from patchword.errors import ConfigError
+from patchword.types import Captioner, SpecialIds, Trace
+
+Tree = TypeVar("Tree")
+
+
+class Decodings(NamedTuple):
+    """K hypotheses for each of B pictures, best first (samples: as drawn)."""
+
+    tokens_BKT: Tensor
+    """Without the start token, with the end token where it was produced, then padding. T is the longest length."""
+    lengths_BK: Tensor
+    """Tokens of each hypothesis, the end token included; 0 where the search found fewer hypotheses than were asked for."""
+    log_probabilities_BK: Tensor
+    """Natural logarithm of each hypothesis's probability under the model; minus infinity where there is none."""
+    token_log_probabilities_BKT: Tensor
+    """The same per token, 0 on padding."""
+    finished_BK: Tensor
+    """True where the hypothesis ended by itself, False where it ran into the length limit."""
+
+
+@torch.no_grad()
+def greedy(
+    captioner: Captioner,
+    memory: NamedTuple,
+    special: SpecialIds,
+    max_length: int,
+    no_repeat_ngram: int = 0,
+    forbid_unknown: bool = True,
+) -> Decodings:
+    """The likeliest token at every step, until the end token or `max_length` tokens (end included); K is 1.
+
+    With `no_repeat_ngram` = n no n tokens in a row occur twice in a caption. `forbid_unknown` keeps out what is no word: the unknown word,
+    padding and a second start. Log-probabilities stay those of the model, which knows nothing of either.
+    """
+
+    def likeliest(log_probabilities_RV: Tensor, allowed_RV: Tensor) -> Tensor:
+        return log_probabilities_RV.masked_fill(~allowed_RV, -math.inf).argmax(dim=-1)
+
+    return _roll_out(captioner, memory, special, 1, max_length, no_repeat_ngram, forbid_unknown, likeliest)
+
+
+@torch.no_grad()
+def sample(
+    captioner: Captioner,
+    memory: NamedTuple,
+    special: SpecialIds,
+    samples: int,
+    max_length: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+    forbid_unknown: bool = True,
+) -> Decodings:
+    """`samples` captions per picture, each token drawn from softmax(logits / temperature), K = samples.
+
+    Only the `top_k` likeliest tokens take part (0: all), and of these the fewest that hold `top_p` of the probability (nucleus sampling,
+    Holtzman et al. 2020). `generator` lives on the device of the memory. The log-probabilities returned are those of the model at
+    temperature 1 over all tokens. Raises ConfigError for a temperature, top_k or top_p out of range.
+    """
+    if temperature <= 0 or top_k < 0 or not 0 < top_p <= 1:
+        raise ConfigError(f"sampling needs temperature > 0, top_k >= 0 and 0 < top_p <= 1; found {temperature}, {top_k} and {top_p}")
+
+    def draw(log_probabilities_RV: Tensor, allowed_RV: Tensor) -> Tensor:
+        scores_RV = log_probabilities_RV.masked_fill(~allowed_RV, -math.inf) / temperature
+        if top_k:
+            least_R1 = scores_RV.topk(min(top_k, scores_RV.shape[-1])).values[:, -1:]
+            scores_RV = scores_RV.masked_fill(scores_RV < least_R1, -math.inf)
+        if top_p < 1:
+            scores_RV = _nucleus(scores_RV, top_p)
+        return torch.multinomial(scores_RV.softmax(dim=-1), 1, generator=generator).squeeze(1)
+
+    return _roll_out(captioner, memory, special, samples, max_length, 0, forbid_unknown, draw)
+
+
+@torch.no_grad()
+def beam_search(
+    captioner: Captioner,
+    memory: NamedTuple,
+    special: SpecialIds,
+    beams: int,
+    max_length: int,
+    length_penalty: float = 0.0,
+    n_best: int = 1,
+    no_repeat_ngram: int = 0,
+    finished: Literal["keep", "retire"] = "keep",
+    forbid_unknown: bool = True,
+) -> Decodings:
+    """The `n_best` hypotheses of a search that follows `beams` of them, batched over the pictures; K is n_best.
+
+    Finished hypotheses `keep` their place among the beams, where better ones can push them out, and the best scores win, ended or not; or
+    they `retire`: they are safe, the search for the others narrows by one beam each, and what has ended wins over what has not.
+    `no_repeat_ngram` and `forbid_unknown` as in `greedy`. A picture is done when nothing alive can still enter its `n_best`.
+    Raises ConfigError where n_best exceeds beams, or the length penalty is negative.
+    """
+    if not 1 <= n_best <= beams:
+        raise ConfigError(f"a beam search of {beams} beams cannot return {n_best} hypotheses: ask for 1 to {beams}")
+    if length_penalty < 0:
+        raise ConfigError(f"the length penalty is {length_penalty}; it must be 0 (sum of log-probabilities) or more (1: their mean)")
+    retire = finished == "retire"
+    state, R = captioner.start(memory, beams), _images(memory) * beams
+    running = _Running.begin(R, special, _device(memory))
+    running.totals_R.view(-1, beams)[:, 1:] = -math.inf  # all beams of a picture begin alike: only the first may branch
+    tokens_R = running.tokens_RT.new_full((R,), special.start)
+    for _ in range(max_length):
+        logits_RV, state, _ = captioner.step(tokens_R, memory, state)
+        log_probabilities_RV, allowed_RV = _scored(logits_RV, running, special, no_repeat_ngram, forbid_unknown)
+        log_probabilities_RV.masked_fill_(~allowed_RV, -math.inf)
+        rows_R, tokens_R = _select(running, log_probabilities_RV, beams, special, length_penalty, retire)
+        state = select_rows(state, rows_R)
+        running = select_rows(running, rows_R).extend(tokens_R, log_probabilities_RV[rows_R, tokens_R], special)
+        if _settled(running, beams, n_best, length_penalty, max_length):
+            break
+    return _best(running, beams, n_best, special, length_penalty, retire)
+
+
+@torch.no_grad()
+def explain_tokens(captioner: Captioner, memory: NamedTuple, special: SpecialIds, tokens_BT: Tensor, lengths_B: Tensor) -> Trace:
+    """What made each token of one given caption per picture, by one pass of teacher forcing: entry t belongs to `tokens_BT[:, t]`.
+
+    `tokens_BT` as in `Decodings`: without the start token. For several captions of a picture repeat the memory first (`repeat_images`).
+    """
+    inputs_BT = torch.cat([tokens_BT.new_full((len(tokens_BT), 1), special.start), tokens_BT[:, :-1]], dim=1)
+    trace = captioner.decode(inputs_BT, lengths_B, memory, trace=True).trace
+    return Trace() if trace is None else trace
+
+
+def select_rows(tree: Tree, rows: Tensor) -> Tree:
+    """A memory, a state or any nest of tuples of tensors, each tensor's first axis indexed by `rows`."""
+    if isinstance(tree, Tensor):
+        return tree.index_select(0, rows)
+    if isinstance(tree, tuple):
+        parts = [select_rows(part, rows) for part in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+    return tree
+
+
+def repeat_images(memory: Tree, times: int) -> Tree:
+    """The memory with every picture `times` in a row, for teacher forcing with several captions each. A search needs no such copy."""
+    rows = torch.arange(_images(memory), device=_device(memory)).repeat_interleave(times)
+    return select_rows(memory, rows)
+
+
+class _Running(NamedTuple):
+    """The hypotheses of R rows so far."""
+
+    tokens_RT: Tensor
+    token_log_probabilities_RT: Tensor
+    lengths_R: Tensor
+    totals_R: Tensor
+    ended_R: Tensor
+
+    @classmethod
+    def begin(cls, rows: int, special: SpecialIds, device: torch.device) -> _Running:
+        return cls(
+            torch.full((rows, 0), special.pad, device=device),
+            torch.zeros(rows, 0, device=device),
+            torch.zeros(rows, dtype=torch.long, device=device),
+            torch.zeros(rows, device=device),
+            torch.zeros(rows, dtype=torch.bool, device=device),
+        )
+
+    def extend(self, tokens_R: Tensor, log_probabilities_R: Tensor, special: SpecialIds) -> _Running:
+        """One token more for the rows that have not ended; the others get padding."""
+        tokens_R = tokens_R.masked_fill(self.ended_R, special.pad)
+        log_probabilities_R = log_probabilities_R.masked_fill(self.ended_R, 0)
+        return _Running(
+            torch.cat([self.tokens_RT, tokens_R[:, None]], dim=1),
+            torch.cat([self.token_log_probabilities_RT, log_probabilities_R[:, None]], dim=1),
+            self.lengths_R + ~self.ended_R,
+            self.totals_R + log_probabilities_R,
+            self.ended_R | (tokens_R == special.end) & (log_probabilities_R > -math.inf) & (self.totals_R > -math.inf),
+        )
+
+    def scores_R(self, length_penalty: float) -> Tensor:
+        return self.totals_R / self.lengths_R.clamp(min=1) ** length_penalty
+
+
+def _roll_out(
+    captioner: Captioner,
+    memory: NamedTuple,
+    special: SpecialIds,
+    copies: int,
+    max_length: int,
+    no_repeat_ngram: int,
+    forbid_unknown: bool,
+    choose: Callable[[Tensor, Tensor], Tensor],
+) -> Decodings:
+    """One token after the other for B * copies independent rows; `choose` picks it from (log-probabilities, allowed), both (R, V)."""
+    state, R = captioner.start(memory, copies), _images(memory) * copies
+    running = _Running.begin(R, special, _device(memory))
+    tokens_R = running.tokens_RT.new_full((R,), special.start)
+    for _ in range(max_length):
+        logits_RV, state, _ = captioner.step(tokens_R, memory, state)
+        log_probabilities_RV, allowed_RV = _scored(logits_RV, running, special, no_repeat_ngram, forbid_unknown)
+        tokens_R = choose(log_probabilities_RV, allowed_RV)
+        running = running.extend(tokens_R, log_probabilities_RV.gather(1, tokens_R[:, None]).squeeze(1), special)
+        if running.ended_R.all():
+            break
+    return _decodings(running, copies)
+
+
+def _scored(logits_RV: Tensor, running: _Running, special: SpecialIds, ngram: int, forbid_unknown: bool) -> tuple[Tensor, Tensor]:
+    """Log-probabilities in single precision, and where a token may follow."""
+    log_probabilities_RV = logits_RV.float().log_softmax(dim=-1)
+    allowed_RV = torch.ones_like(log_probabilities_RV, dtype=torch.bool)
+    if forbid_unknown:
+        allowed_RV[:, [special.pad, special.start, special.unknown]] = False
+    steps = running.tokens_RT.shape[1]
+    if 0 < ngram <= steps:
+        windows_RWN = running.tokens_RT.unfold(1, ngram, 1)
+        suffix_R1N = running.tokens_RT[:, None, steps - ngram + 1 :]
+        seen_RW = (windows_RWN[..., :-1] == suffix_R1N).all(dim=-1)
+        repeats_RV = torch.zeros_like(log_probabilities_RV).scatter_add_(1, windows_RWN[..., -1], seen_RW.to(log_probabilities_RV.dtype))
+        allowed_RV &= repeats_RV == 0
+    return log_probabilities_RV, allowed_RV
+
+
+def _nucleus(scores_RV: Tensor, top_p: float) -> Tensor:
+    """Scores with minus infinity outside the fewest likeliest tokens that together hold `top_p`."""
+    sorted_RV, order_RV = scores_RV.sort(dim=-1, descending=True)
+    shares_RV = sorted_RV.softmax(dim=-1)
+    outside_RV = shares_RV.cumsum(dim=-1) - shares_RV >= top_p  # what stands before a token already holds enough
+    return scores_RV.masked_fill(torch.zeros_like(outside_RV).scatter(1, order_RV, outside_RV), -math.inf)
+
+
+def _select(
+    running: _Running, log_probabilities_RV: Tensor, beams: int, special: SpecialIds, length_penalty: float, retire: bool
+) -> tuple[Tensor, Tensor]:
+    """The rows to go on from and the token to add to each: the best `beams` candidates of every picture.
+
+    A hypothesis that has ended has one candidate, itself. Retired, it ranks before all that is alive, so that it keeps its seat and the
+    living share the others.
+    """
+    R, V = log_probabilities_RV.shape
+    living_RV = (running.totals_R[:, None] + log_probabilities_RV) / (running.lengths_R[:, None] + 1) ** length_penalty
+    resting_R = torch.full_like(running.totals_R, math.inf) if retire else running.scores_R(length_penalty)
+    candidates_RV = living_RV.masked_fill(running.ended_R[:, None], -math.inf)
+    candidates_RV[:, special.pad] = torch.where(running.ended_R, resting_R, candidates_RV[:, special.pad])
+    best_BK = candidates_RV.view(R // beams, beams * V).topk(beams).indices
+    first_row_B1 = torch.arange(0, R, beams, device=best_BK.device)[:, None]
+    return (first_row_B1 + best_BK // V).flatten(), (best_BK % V).flatten()
+
+
+def _settled(running: _Running, beams: int, n_best: int, length_penalty: float, max_length: int) -> bool:
+    """True when in every picture `n_best` ended hypotheses score at least what the best living one could still reach.
+
+    Log-probabilities only fall, and a positive penalty forgives most at the greatest length.
+    """
+    reach_R = running.totals_R / max_length**length_penalty
+    reach_BK = reach_R.masked_fill(running.ended_R, -math.inf).view(-1, beams)
+    ended_BK = running.scores_R(length_penalty).masked_fill(~running.ended_R, -math.inf).view(-1, beams)
+    worst_kept_B = ended_BK.topk(n_best).values[:, -1]
+    return bool((worst_kept_B >= reach_BK.amax(dim=1)).all())
+
+
+def _best(running: _Running, beams: int, n_best: int, special: SpecialIds, length_penalty: float, retire: bool) -> Decodings:
+    """The hypotheses in the order of their scores; where the finished retire, those before the unfinished."""
+    order_BK = running.scores_R(length_penalty).view(-1, beams).argsort(dim=1, descending=True, stable=True)
+    if retire:
+        ended_BK = running.ended_R.view(-1, beams).gather(1, order_BK)
+        order_BK = order_BK.gather(1, (~ended_BK).to(torch.uint8).argsort(dim=1, stable=True))
+    first_row_B1 = torch.arange(0, len(running.ended_R), beams, device=order_BK.device)[:, None]
+    running = select_rows(running, (first_row_B1 + order_BK[:, :n_best]).flatten())
+    nothing_R = running.totals_R == -math.inf
+    running = running._replace(
+        tokens_RT=running.tokens_RT.masked_fill(nothing_R[:, None], special.pad),
+        token_log_probabilities_RT=running.token_log_probabilities_RT.masked_fill(nothing_R[:, None], 0),
+        lengths_R=running.lengths_R.masked_fill(nothing_R, 0),
+        ended_R=running.ended_R & ~nothing_R,
+    )
+    return _decodings(running, n_best)
+
+
+def _decodings(running: _Running, per_image: int) -> Decodings:
+    longest = int(running.lengths_R.max()) if running.lengths_R.numel() else 0
+    return Decodings(
+        running.tokens_RT[:, :longest].unflatten(0, (-1, per_image)),
+        running.lengths_R.view(-1, per_image),
+        running.totals_R.view(-1, per_image),
+        running.token_log_probabilities_RT[:, :longest].unflatten(0, (-1, per_image)),
+        running.ended_R.view(-1, per_image),
+    )
+
+
+def _first_tensor(memory: NamedTuple) -> Tensor:
+    for part in memory:
+        if isinstance(part, Tensor):
+            return part
+        if isinstance(part, tuple) and part:
+            return _first_tensor(part)
+    raise ConfigError(f"a captioner's memory must hold tensors with one row per picture; {type(memory).__name__} holds none")
+
+
+def _images(memory: NamedTuple) -> int:
+    return len(_first_tensor(memory))
+
+
+def _device(memory: NamedTuple) -> torch.device:
+    return _first_tensor(memory).device
