@@ -1,0 +1,180 @@
+"""What can be said about a scene, and whether it is true.
+
+The grammar, which `describe` writes and `parse` reads:
+
+    caption  = [opener] clause ("and" clause)* ["on a" ground "background"]
+    clause   = phrase [relation phrase]
+    phrase   = (a | an | no | one … six) [size] [colour] noun          noun = a shape, or thing
+    opener   = there is | there are | a picture of | i can see
+
+"a red ring" is true of one or more, "two red rings" of exactly two, "no ring" of none.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from patchword.data.scenes.world import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, SIZES, Scene, Thing, related
+
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
+OPENERS = ("there is", "there are", "a picture of", "i can see")
+
+# Words that mean the same; the first spelling is the name used everywhere else.
+SHAPE_WORDS = {"circle": ("circle", "disc"), "half": ("half", "dome"), "cross": ("cross", "plus")}
+COLOUR_WORDS = {"red": ("red", "crimson"), "purple": ("purple", "violet"), "cyan": ("cyan", "turquoise")}
+SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big"), "medium": ("medium",)}
+RELATION_WORDS = {
+    "left of": ("left of", "to the left of"),
+    "right of": ("right of", "to the right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+    "overlapping": ("overlapping", "touching"),
+    "the same colour as": ("the same colour as", "the same color as"),
+}
+_PLURALS = {"cross": "crosses", "half": "halves", "plus": "pluses"}
+
+
+class Phrase(NamedTuple):
+    """Things of a kind; None means any. `number` None is at least one, 0 is none, otherwise exactly so many."""
+
+    number: int | None = None
+    size: str | None = None
+    colour: str | None = None
+    shape: str | None = None
+
+
+class Exists(NamedTuple):
+    """There are such things."""
+
+    phrase: Phrase
+
+
+class Related(NamedTuple):
+    """Some such thing stands in the relation to some other such thing."""
+
+    subject: Phrase
+    relation: str
+    other: Phrase
+
+
+class Ground(NamedTuple):
+    """The background has this name."""
+
+    background: str
+
+
+Fact = Exists | Related | Ground
+
+
+def matching(scene: Scene, phrase: Phrase) -> list[int]:
+    """Places of the things that a phrase fits, whatever its number."""
+    return [place for place, thing in enumerate(scene.things) if fits(thing, phrase)]
+
+
+def fits(thing: Thing, phrase: Phrase) -> bool:
+    """Is the thing of the phrase's size, colour and shape?"""
+    return phrase.size in (None, thing.size) and phrase.colour in (None, thing.colour) and phrase.shape in (None, thing.shape)
+
+
+def is_true(scene: Scene, fact: Fact) -> bool:
+    """Does the fact hold in the scene?"""
+    if isinstance(fact, Ground):
+        return scene.background == fact.background
+    if isinstance(fact, Exists):
+        found = len(matching(scene, fact.phrase))
+        return found >= 1 if fact.phrase.number is None else found == fact.phrase.number
+    subjects, others = matching(scene, fact.subject), matching(scene, fact.other)
+    return any(related(fact.relation, scene.things[i], scene.things[j]) for i in subjects for j in others if i != j)
+
+
+def entails(scene: Scene, caption: str) -> bool:
+    """The oracle: is everything that the caption says true of the scene? False for what the grammar above does not read.
+
+    With it, a search is right when the picture found satisfies the words, not only when it is the one they were written for.
+    """
+    facts = parse(caption)
+    return facts is not None and all(is_true(scene, fact) for fact in facts)
+
+
+def parse(caption: str) -> tuple[Fact, ...] | None:
+    """The facts that a caption states; None when it is not of the grammar."""
+    words = caption.lower().replace(",", " ").strip(" .").split()
+    for opener in OPENERS:
+        if words[: len(opener.split())] == opener.split():
+            words = words[len(opener.split()) :]
+            break
+    facts: list[Fact] = []
+    if len(words) >= 4 and words[-4:-2] == ["on", "a"] and words[-1] == "background":
+        if words[-2] not in BACKGROUNDS:
+            return None
+        ground, words = Ground(words[-2]), words[:-4]
+        if not words:
+            return (ground,)
+        facts.append(ground)
+    clauses = _split(words, "and")
+    for clause in clauses:
+        fact = _parse_clause(clause)
+        if fact is None:
+            return None
+        facts.append(fact)
+    return tuple(facts)
+
+
+def _split(words: list[str], separator: str) -> list[list[str]]:
+    parts: list[list[str]] = [[]]
+    for word in words:
+        if word == separator:
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    return parts
+
+
+def _parse_clause(words: list[str]) -> Fact | None:
+    for name in RELATIONS:
+        # The longer spelling first: "left of" stands inside "to the left of".
+        for spelling in sorted(RELATION_WORDS.get(name, (name,)), key=len, reverse=True):
+            pattern = spelling.split()
+            for at in range(1, len(words) - len(pattern)):
+                if words[at : at + len(pattern)] == pattern:
+                    subject, other = parse_phrase(words[:at]), parse_phrase(words[at + len(pattern) :])
+                    usable = subject and other and subject.number in (None, 1) and other.number in (None, 1)
+                    return Related(subject._replace(number=None), name, other._replace(number=None)) if usable else None
+    phrase = parse_phrase(words)
+    return Exists(phrase) if phrase else None
+
+
+def parse_phrase(words: list[str]) -> Phrase | None:
+    """A phrase such as "two small red rings"; None when it is none."""
+    if len(words) < 2 or (words[0] not in ("a", "an") and words[0] not in NUMBERS):
+        return None
+    number = NUMBERS.index(words[0]) if words[0] in NUMBERS else None
+    rest = words[1:]
+    size, rest = _taken(rest, _SIZE_NAMES)
+    colour, rest = _taken(rest, _COLOUR_NAMES)
+    if len(rest) != 1 or rest[0] not in _SHAPE_NAMES:
+        return None
+    shape, is_plural = _SHAPE_NAMES[rest[0]]
+    if is_plural != (number is not None and number > 1):
+        return None
+    return Phrase(number, size, colour, shape)
+
+
+def _taken(words: list[str], names: dict[str, str]) -> tuple[str | None, list[str]]:
+    return (names[words[0]], words[1:]) if words and words[0] in names else (None, words)
+
+
+def plural(noun: str) -> str:
+    """The plural of a noun of this grammar."""
+    return _PLURALS.get(noun, f"{noun}s")
+
+
+def _names(every: tuple[str, ...], words: dict[str, tuple[str, ...]]) -> dict[str, str]:
+    return {spelling: name for name in every for spelling in words.get(name, (name,))}
+
+
+_SIZE_NAMES = _names(SIZES, SIZE_WORDS)
+_COLOUR_NAMES = _names(tuple(COLOURS), COLOUR_WORDS)
+_SHAPE_NAMES: dict[str, tuple[str | None, bool]] = {"thing": (None, False), "things": (None, True)}
+_SHAPE_NAMES |= {spelling: (name, False) for spelling, name in _names(SHAPES, SHAPE_WORDS).items()}
+_SHAPE_NAMES |= {plural(spelling): (name, True) for spelling, name in _names(SHAPES, SHAPE_WORDS).items()}
