@@ -39,11 +39,14 @@ class AdditiveAttention(nn.Module):
         """The keys W_a a_i of every patch, (B, N, A): computed once per picture, whatever the number of words and beams."""
         return self.key(grid_BNC)
 
-    def forward(self, keys_BNA: Tensor, states_BKS: Tensor, mask_BN: Tensor | None = None) -> Tensor:
-        """Weights (B, K, N) that sum to one over the patches where `mask_BN` is True; there may be fewer rows of states than of keys."""
-        scores_BKN = self._scores(keys_BNA, self.query(states_BKS), self.score.weight[0]) + self.score.bias
+    def forward(self, keys_BNA: Tensor, queries_BKA: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+        """Weights (B, K, N) for projected queries: they sum to one over the patches where `mask_BN` is True.
+
+        Fewer rows of queries than of keys are queries of the first pictures.
+        """
+        scores_BKN = self._scores(keys_BNA, queries_BKA, self.score.weight[0]) + self.score.bias
         if mask_BN is not None:
-            scores_BKN = scores_BKN.masked_fill(~mask_BN[: len(states_BKS), None], -torch.inf)
+            scores_BKN = scores_BKN.masked_fill(~mask_BN[: len(queries_BKA), None], -torch.inf)
         return scores_BKN.softmax(dim=-1)
 
 
@@ -111,21 +114,21 @@ def _score_backward(
     ctx, grad_BKN: Tensor, activate_: Callable[[Tensor], Tensor], slope_: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Gradients of keys, queries and weight; `slope_` turns f(x) into f'(x) in place."""
-    keys_BNA, queries_BKA, weight_A = ctx.saved_tensors
-    dtype = keys_BNA.dtype
-    grad_BKN = grad_BKN.to(dtype)
-    grad_keys_BNA = torch.zeros_like(keys_BNA) if ctx.needs_input_grad[0] else None
-    slopes_BKA = torch.empty_like(queries_BKA, dtype=dtype)
-    grad_weight_A = torch.zeros_like(weight_A, dtype=dtype)
-    for piece, sums_bKNA in _pieces(keys_BNA, queries_BKA.to(dtype)):
+    keys_BNA, queries_BKA, weight_A = (saved.to(ctx.saved_tensors[0].dtype) for saved in ctx.saved_tensors)
+    grad_BKN = grad_BKN.to(keys_BNA.dtype)
+    B, K, A = queries_BKA.shape
+    grad_keys_BNA = torch.empty_like(keys_BNA) if ctx.needs_input_grad[0] else None
+    if grad_keys_BNA is not None:
+        grad_keys_BNA[B:] = 0
+    slopes_BKA = torch.empty_like(queries_BKA)
+    grad_weight_A = torch.zeros_like(weight_A)
+    for piece, sums_bKNA in _pieces(keys_BNA, queries_BKA):
         grad_bKN = grad_BKN[piece].contiguous()
         activated_bKNA = activate_(sums_bKNA)
         grad_weight_A.addmv_(activated_bKNA.flatten(0, 2).T, grad_bKN.view(-1))
         slope_bKNA = slope_(activated_bKNA)
         torch.matmul(grad_bKN[:, :, None], slope_bKNA, out=slopes_BKA[piece].unsqueeze(2))
         if grad_keys_BNA is not None:
-            torch.sum(slope_bKNA.mul_(grad_bKN[..., None]), dim=1, out=grad_keys_BNA[piece])
-    if grad_keys_BNA is not None:
-        grad_keys_BNA *= weight_A.to(dtype)
-    grad_queries_BKA = slopes_BKA * weight_A.to(dtype)
-    return grad_keys_BNA, grad_queries_BKA.to(queries_BKA.dtype), grad_weight_A.to(weight_A.dtype)
+            per_query_bKNA = slope_bKNA.mul_((grad_bKN[..., None]))
+            torch.mul(per_query_bKNA.sum(dim=1) if K > 1 else per_query_bKNA[:, 0], weight_A, out=grad_keys_BNA[piece])
+    return grad_keys_BNA, (slopes_BKA * weight_A).to(ctx.saved_tensors[1].dtype), grad_weight_A.to(ctx.saved_tensors[2].dtype)

@@ -12,7 +12,7 @@ That is the paper. The widely taught PyTorch version differs: beta_t is a vector
 states are single linear maps, and the words are a single linear map of h_t. Both are here; each choice is a field of the config.
 
 Shape legend: that of `patchword.types`, and A width of the attention, S width of the LSTM, E width of a word, R rows (B, or B*K beams),
-n rows still alive at a word, P packed (caption, word) pairs, G the LSTM's four gates (4 S).
+n rows still alive at a word, P packed (caption, word) pairs, G the LSTM's four gates (4 S), Y query, gate and G side by side.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from patchword.layers.additive import AdditiveAttention
 from patchword.layers.features import grid_of, mean_of_grid
+from patchword.layers.over_time import OverTime
 from patchword.layers.packing import pack, unpack
 from patchword.layers.recurrent import LstmState, lstm_update
 from patchword.types import Decoded, Trace, VisualFeatures
@@ -97,6 +98,7 @@ class ShowAttendTell(nn.Module):
         initial = {"mlp": _two_layers, "linear": nn.Linear}[config.initial]
         self.initial_hidden = initial(feature_width, config.width)
         self.initial_cell = initial(feature_width, config.width)
+        self._widths = [config.attention_width, self.gate.out_features, 4 * config.width]
         self.output = {"deep": DeepOutput, "linear": LinearOutput}[config.output](config, feature_width, vocabulary_size)
 
     def encode(self, features: VisualFeatures) -> ShowAttendTellMemory:
@@ -114,15 +116,17 @@ class ShowAttendTell(nn.Module):
             memory = ShowAttendTellMemory(*(None if part is None else part.index_select(0, packing.order_B) for part in memory))
         words_PE = self._embed(tokens_BT.flatten()[packing.places_P])
         into_words, into_context = self._input_weights()
-        gates_PG = F.linear(words_PE, into_words, self.recurrence.bias_ih + self.recurrence.bias_hh)
+        contexts_in = OverTime(into_context, F.linear(words_PE, into_words, self.recurrence.bias_ih + self.recurrence.bias_hh))
+        hidden_in = OverTime(*self._hidden_weights(contexts_in.offsets_PY))
         state = LstmState(memory.hidden_BS, memory.cell_BS)
         hiddens, contexts, attentions = [], [], []
-        for gates_nG in gates_PG.split(packing.counts):
-            state = LstmState(*(part[: len(gates_nG)] for part in state))
-            context_nC, attention_n1N = self._look(memory, state.hidden_RS.unsqueeze(1))
-            state = self._advance(gates_nG, context_nC, into_context, state)
+        for offsets_nY in hidden_in.offsets_PY.split(packing.counts):
+            hidden_nS, cell_nS = (part[: len(offsets_nY)] for part in state)
+            query_nA, gate_nC, gates_nG = hidden_in(offsets_nY, hidden_nS).split(self._widths, dim=1)
+            context_n1C, attention_n1N = self._look(memory, query_nA.unsqueeze(1), gate_nC.unsqueeze(1))
+            contexts.append(context_n1C.squeeze(1))
+            state = lstm_update(contexts_in(gates_nG, contexts[-1]), cell_nS)
             hiddens.append(state.hidden_RS)
-            contexts.append(context_nC)
             attentions.append(attention_n1N.squeeze(1))
         logits_PV = self.output(words_PE, torch.cat(hiddens), torch.cat(contexts))
         attention_BTN = unpack(torch.cat(attentions), packing) if trace else None
@@ -137,9 +141,12 @@ class ShowAttendTell(nn.Module):
         """One word for every row; the beams of a picture share its keys and its grid."""
         words_RE = self._embed(tokens_R)
         into_words, into_context = self._input_weights()
+        hidden_BKS = state.hidden_RS.view(len(memory.grid_BNC), -1, self.config.width)
+        context_BKC, attention_BKN = self._look(memory, self.attention.query(hidden_BKS), self.gate(hidden_BKS))
+        context_RC = context_BKC.flatten(0, 1)
         gates_RG = F.linear(words_RE, into_words, self.recurrence.bias_ih + self.recurrence.bias_hh)
-        context_RC, attention_BKN = self._look(memory, state.hidden_RS.view(len(memory.grid_BNC), -1, self.config.width))
-        state = self._advance(gates_RG, context_RC, into_context, state)
+        gates_RG = gates_RG + F.linear(context_RC, into_context) + F.linear(state.hidden_RS, self.recurrence.weight_hh)
+        state = lstm_update(gates_RG, state.cell_RS)
         logits_RV = self.output(words_RE, state.hidden_RS, context_RC)
         return logits_RV, state, Trace(attention_BTN=attention_BKN.flatten(0, 1).unsqueeze(1)) if trace else None
 
@@ -151,15 +158,16 @@ class ShowAttendTell(nn.Module):
         weights = self.recurrence.weight_ih.split([self.config.word_width, self.feature_width], dim=1)
         return weights[0], weights[1]
 
-    def _look(self, memory: ShowAttendTellMemory, hidden_nKS: Tensor) -> tuple[Tensor, Tensor]:
-        """Gated contexts (n*K, C) and attention (n, K, N) of the first n pictures, for K states of each."""
-        attention_nKN = self.attention(memory.keys_BNA, hidden_nKS, memory.mask_BN)
-        context_nKC = attention_nKN @ memory.grid_BNC[: len(hidden_nKS)]
-        return (self.gate(hidden_nKS).sigmoid() * context_nKC).flatten(0, 1), attention_nKN
+    def _hidden_weights(self, gates_PG: Tensor) -> tuple[Tensor, Tensor]:
+        """What the previous state is multiplied with, all in one: query, gate and LSTM; and what is added to each, for all steps."""
+        weight_YS = torch.cat([self.attention.query.weight, self.gate.weight, self.recurrence.weight_hh])
+        biases_Y = torch.cat([self.attention.query.bias, self.gate.bias])
+        return weight_YS, torch.cat([biases_Y.expand(len(gates_PG), -1), gates_PG], dim=1)
 
-    def _advance(self, gates_RG: Tensor, context_RC: Tensor, into_context: Tensor, state: LstmState) -> LstmState:
-        gates_RG = torch.addmm(gates_RG, context_RC, into_context.T)
-        return lstm_update(torch.addmm(gates_RG, state.hidden_RS, self.recurrence.weight_hh.T), state.cell_RS)
+    def _look(self, memory: ShowAttendTellMemory, query_nKA: Tensor, gate_nKC: Tensor) -> tuple[Tensor, Tensor]:
+        """Gated contexts (n, K, C) and attention (n, K, N) of the first n pictures, for K queries of each."""
+        attention_nKN = self.attention(memory.keys_BNA, query_nKA, memory.mask_BN)
+        return gate_nKC.sigmoid() * (attention_nKN @ memory.grid_BNC[: len(query_nKA)]), attention_nKN
 
 
 def _two_layers(inputs: int, outputs: int) -> nn.Sequential:

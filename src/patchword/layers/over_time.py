@@ -1,0 +1,41 @@
+"""A linear map inside a recurrence whose weight gets its gradient once, not once per step.
+
+Step t computes y_t = offset_t + W x_t, and x_t depends on y_{t-1}, so the products of a recurrence cannot be joined. The gradient of W can:
+it is the sum over t of dy_t x_t^T, one large product once every dy_t is known. Autograd would instead form a small product per step and add
+up 20 matrices of the size of W. What makes the large one possible: dy_t is also the gradient of offset_t, and the offsets of all steps are
+one tensor made before the recurrence, whose gradient is complete only when all steps have been differentiated.
+
+Shape legend: P steps of all rows together, n rows of one step, X width of the inputs, Y width of the outputs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class OverTime:
+    """One map of one run: pass `offsets_PY` on to the steps, in order, and call the map once for every step of them."""
+
+    def __init__(self, weight_YX: Tensor, offsets_PY: Tensor) -> None:
+        self._inputs: list[Tensor] = []
+        self._weight_XY = weight_YX.detach().T
+        self.offsets_PY: Tensor = _WeightOnce.apply(offsets_PY, weight_YX, self._inputs)
+
+    def __call__(self, offsets_nY: Tensor, inputs_nX: Tensor) -> Tensor:
+        self._inputs.append(inputs_nX.detach())
+        return torch.addmm(offsets_nY, inputs_nX, self._weight_XY)
+
+
+class _WeightOnce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, offsets_PY: Tensor, weight_YX: Tensor, inputs: list[Tensor]) -> Tensor:
+        ctx.inputs, ctx.weight_dtype = inputs, weight_YX.dtype
+        return offsets_PY.view_as(offsets_PY)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_PY: Tensor) -> tuple[Tensor, Tensor, None]:
+        inputs_PX = torch.cat(ctx.inputs).to(grad_PY.dtype)
+        return grad_PY, (grad_PY.T @ inputs_PX).to(ctx.weight_dtype), None
