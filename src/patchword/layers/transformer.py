@@ -95,9 +95,14 @@ class CrossAttention(nn.Module):
         self.keys_values = FusedLinear(width, 2 * width)
         self.output = nn.Linear(width, width)
 
-    def project(self, seen_BNC: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values, (B, H, N, D) each; leading axes may be more than one."""
-        keys_BNC, values_BNC = self.keys_values(seen_BNC).chunk(2, dim=-1)
+    def project(self, seen_BNC: Tensor, keyed_BNC: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values, (B, H, N, D) each; leading axes may be more than one. `keyed_BNC` is what keys are made of, where that differs
+        from what values are."""
+        if keyed_BNC is None:
+            keys_BNC, values_BNC = self.keys_values(seen_BNC).chunk(2, dim=-1)
+        else:
+            (keys_CC, values_CC), (keys_C, values_C) = self.keys_values.weight.chunk(2), self.keys_values.bias.chunk(2)
+            keys_BNC, values_BNC = F.linear(keyed_BNC, keys_CC, keys_C), F.linear(seen_BNC, values_CC, values_C)
         heads = (self.heads, -1)
         return keys_BNC.unflatten(-1, heads).transpose(-3, -2), values_BNC.unflatten(-1, heads).transpose(-3, -2)
 

@@ -1,0 +1,87 @@
+"""K-Means in torch with a generator of its own, and values for the centres.
+
+Everything is cut into chunks, so that the largest table beside the points is a few thousand rows by the number of centres. The same points
+and the same generator state give the same centres, bit for bit, on a CPU.
+
+Letters: N points, M centres, D width, K neighbours.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_CHUNK = 4096
+_SEEDS_PER_CENTRE = 16
+
+
+def kmeans(points_ND: Tensor, count: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """`count` centres (M, D) by Lloyd's iterations from k-means++ seeds (Arthur 2007), and how many points each has (M).
+
+    A centre that loses all its points moves to the point that lies farthest from its own centre. `generator` lives on the CPU; fewer
+    points than `count` cannot be clustered (ValueError).
+    """
+    if len(points_ND) < count:
+        raise ValueError(f"{len(points_ND)} points cannot have {count} centres")
+    centres_MD = _seeds(points_ND, count, generator)
+    for _ in range(iterations):
+        nearest_N, distances_N = _nearest(points_ND, centres_MD)
+        moved_MD = _means(points_ND, nearest_N, distances_N, centres_MD)
+        if torch.equal(moved_MD, centres_MD):
+            break
+        centres_MD = moved_MD
+    nearest_N, _ = _nearest(points_ND, centres_MD)
+    return centres_MD, nearest_N.bincount(minlength=count)
+
+
+def neighbour_values(centres_MD: Tensor, keys_ND: Tensor, values_ND: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
+    """A value for each centre, (M, D): the mean of the values of its nearest keys, weighted by exp(-distance); and who they were, (M, K).
+
+    The weights are a softmax over negative distances, because exp(-distance) itself underflows at widths of some hundred. One neighbour
+    gives exactly that neighbour's value.
+    """
+    neighbours = min(neighbours, len(keys_ND))
+    values, indices = [], []
+    for chunk_MD in centres_MD.split(max(1, _CHUNK * _CHUNK // len(keys_ND))):
+        distances_MK, nearest_MK = torch.cdist(chunk_MD, keys_ND).topk(neighbours, dim=1, largest=False)
+        weights_MK = (-distances_MK).softmax(dim=1)
+        values.append((weights_MK[..., None] * values_ND[nearest_MK]).sum(dim=1))
+        indices.append(nearest_MK)
+    return torch.cat(values), torch.cat(indices)
+
+
+def _seeds(points_ND: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Each next seed is drawn with the squared distance to the seeds so far as its weight, from a random part of the points."""
+    drawn = torch.randperm(len(points_ND), generator=generator)[: count * _SEEDS_PER_CENTRE]
+    points_ND = points_ND[drawn.to(points_ND.device)]
+    uniform = torch.rand(count, generator=generator).tolist()
+    chosen_MD = points_ND.new_empty(count, points_ND.shape[1])
+    chosen_MD[0] = points_ND[0]
+    apart_N = (points_ND - points_ND[0]).square().sum(dim=1)
+    for seed in range(1, count):
+        reached_N = apart_N.double().cumsum(dim=0)
+        place = torch.searchsorted(reached_N, reached_N[-1:] * uniform[seed], right=True).clamp(max=len(points_ND) - 1)
+        chosen_MD[seed] = points_ND[place[0]]
+        apart_N = torch.minimum(apart_N, (points_ND - chosen_MD[seed]).square().sum(dim=1))
+    return chosen_MD
+
+
+def _nearest(points_ND: Tensor, centres_MD: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of each point's nearest centre and the squared distance to it."""
+    norms_M = centres_MD.square().sum(dim=1)
+    nearest, distances = [], []
+    for chunk_ND in points_ND.split(_CHUNK):
+        closest = torch.addmm(norms_M, chunk_ND, centres_MD.T, alpha=-2).min(dim=1)
+        nearest.append(closest.indices)
+        distances.append(closest.values + chunk_ND.square().sum(dim=1))
+    return torch.cat(nearest), torch.cat(distances)
+
+
+def _means(points_ND: Tensor, nearest_N: Tensor, distances_N: Tensor, centres_MD: Tensor) -> Tensor:
+    sizes_M = nearest_N.bincount(minlength=len(centres_MD))
+    sums_MD = torch.zeros_like(centres_MD).index_add_(0, nearest_N, points_ND)
+    means_MD = sums_MD / sizes_M.clamp(min=1)[:, None]
+    empty = (sizes_M == 0).nonzero()[:, 0]
+    if len(empty):
+        means_MD[empty] = points_ND[distances_N.topk(len(empty)).indices]
+    return means_MD

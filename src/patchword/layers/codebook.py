@@ -1,0 +1,196 @@
+"""A codebook of words in the text space of a two-tower model, and which word each patch is (semantic quantification, Gao 2025, FSGR).
+
+A codebook is a folder: `codebook.json` (words, prompt templates and their hash, the tower whose text space it is) and
+`codebook.safetensors` (one embedding per word). It works with the patches of that tower only.
+
+Letters: B images, N patches, E width of the text space, W words of the codebook, K words left after the prefilter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from patchword.errors import DataError, ModelError
+
+FORMAT = 1
+TEMPLATES = (
+    "a photo of a {}.",
+    "a photo of the {}.",
+    "a close-up photo of a {}.",
+    "a bright photo of a {}.",
+    "a photo of a small {}.",
+    "a photo of a large {}.",
+    "there is a {} in the scene.",
+    "a photo of a {} in the scene.",
+)
+OBJECTS = Path(__file__).with_name("objects.txt")
+"""A list of 80 everyday objects, one per line."""
+
+
+class Assigned(NamedTuple):
+    """The word of each patch."""
+
+    concepts_BN: Tensor
+    """Row of the codebook."""
+    tokens_BNE: Tensor
+    """Its embedding; with straight-through Gumbel a gradient passes to the patches."""
+
+
+class Codebook(nn.Module):
+    """Words and their unit-length embeddings in the text space of `tower`; frozen.
+
+    Raises DataError where words repeat or do not match the embeddings.
+    """
+
+    def __init__(self, words: Sequence[str], embeddings_WE: Tensor, tower: str, templates: Sequence[str] = TEMPLATES) -> None:
+        super().__init__()
+        if len(words) != len(embeddings_WE):
+            raise DataError(f"a codebook of {len(words)} words came with {len(embeddings_WE)} embeddings; build it anew from its word list")
+        repeated = [word for word, times in Counter(words).items() if times > 1]
+        if repeated:
+            raise DataError(f"the codebook lists {repeated[0]!r} more than once ({len(repeated)} words repeat); list every word once")
+        self.words = tuple(words)
+        self.tower = tower
+        self.templates = tuple(templates)
+        self.register_buffer("embeddings_WE", F.normalize(embeddings_WE.float(), dim=-1))
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def check_tower(self, tower: str) -> None:
+        """Raises ModelError where the patches come from another tower than the words."""
+        if tower != self.tower:
+            raise ModelError(
+                f"the codebook was made in the text space of {self.tower!r} and the patches come from {tower!r}: "
+                f"their cosines mean nothing; build one with 'patchword codebook WORDS.txt --tower {tower} --out DIR'"
+            )
+
+    def describe(self) -> dict:
+        """What `codebook.json` holds."""
+        return {
+            "format": FORMAT,
+            "tower": self.tower,
+            "template_hash": template_hash(self.templates),
+            "templates": list(self.templates),
+            "width": self.embeddings_WE.shape[1],
+            "words": list(self.words),
+        }
+
+    @classmethod
+    def described(cls, description: dict) -> Codebook:
+        """A codebook whose embeddings are zeros, to be filled by a state dict. Raises ModelError where the description is not one."""
+        missing = {"format", "tower", "template_hash", "templates", "width", "words"} - set(description)
+        if missing or description["format"] != FORMAT:
+            wrong_format = f"is of format {description.get('format')}, and this code reads {FORMAT}"
+            found = f"lacks {', '.join(sorted(missing))}" if missing else wrong_format
+            raise ModelError(f"the description of a codebook {found}; build the codebook anew with 'patchword codebook'")
+        if description["template_hash"] != template_hash(description["templates"]):
+            raise ModelError("the prompt templates of the codebook do not match their hash: the file was edited; build the codebook anew")
+        zeros_WE = torch.zeros(len(description["words"]), description["width"])
+        return cls(description["words"], zeros_WE, description["tower"], description["templates"])
+
+    def save(self, folder: Path) -> None:
+        """Writes `codebook.json` and `codebook.safetensors` into `folder`, which is made where missing."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"embeddings_WE": self.embeddings_WE.contiguous().cpu()}, folder / "codebook.safetensors")
+        (folder / "codebook.json").write_text(json.dumps(self.describe(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, tower: str) -> Codebook:
+        """The codebook in `folder`, for the patches of `tower`. Raises ModelError where it is incomplete or of another tower."""
+        folder = Path(folder)
+        for name in ("codebook.json", "codebook.safetensors"):
+            if not (folder / name).is_file():
+                raise ModelError(f"{folder} holds no {name}, so it is no codebook; make one with 'patchword codebook WORDS.txt'")
+        codebook = cls.described(json.loads((folder / "codebook.json").read_text(encoding="utf-8")))
+        codebook.check_tower(tower)
+        codebook.load_state_dict(load_file(folder / "codebook.safetensors"))
+        return codebook
+
+
+def template_hash(templates: Sequence[str]) -> str:
+    """Twelve hexadecimal digits that stand for the prompt templates."""
+    return hashlib.sha256("\n".join(templates).encode()).hexdigest()[:12]
+
+
+def read_words(path: Path) -> list[str]:
+    """The words of a list, one per line; empty lines and lines that begin with # are left out. Raises DataError where none is left."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"no word list at {path}: give a text file with one word or phrase per line") from None
+    words = list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
+    if not words:
+        raise DataError(f"{path} lists no words: one word or phrase per line is expected")
+    return words
+
+
+@torch.no_grad()
+def build_codebook(
+    words: Sequence[str], embed: Callable[[list[str]], Tensor], tower: str, templates: Sequence[str] = TEMPLATES
+) -> Codebook:
+    """A codebook by prompt templates: each sentence is embedded and brought to unit length, and a word's sentences are averaged.
+
+    `embed` turns texts into pooled embeddings (texts, E) of the tower named `tower`. Raises DataError where a template has no place for the
+    word.
+    """
+    for template in templates:
+        if template.count("{}") != 1:
+            raise DataError(f"the prompt template {template!r} needs exactly one '{{}}', where the word goes")
+    rows = []
+    for word in words:
+        sentences_SE = F.normalize(embed([template.format(word) for template in templates]).float(), dim=-1)
+        rows.append(sentences_SE.mean(dim=0))
+    return Codebook(words, torch.stack(rows), tower, templates)
+
+
+def assign(
+    aligned_BNE: Tensor,
+    codebook_WE: Tensor,
+    how: Literal["argmax", "gumbel"] = "argmax",
+    pooled_BE: Tensor | None = None,
+    top_k: int | None = None,
+    count_normalised: bool = False,
+    scale: float = 100.0,
+    mask_BN: Tensor | None = None,
+) -> Assigned:
+    """The word of each patch, by the cosine of patch and word (Gao 2025).
+
+    `argmax` takes the nearest word. `gumbel` draws it from softmax(scale * cosine) by a hard Gumbel-softmax at temperature 1, whose
+    gradient passes straight through; draw so in training only. `top_k` leaves each image the words nearest to its own embedding
+    `pooled_BE`. `count_normalised` divides a token by one more than the patches of its word (`mask_BN` says which patches are real).
+    """
+    patches_BNE, words_BKE, rows_BK = F.normalize(aligned_BNE, dim=-1), codebook_WE.to(aligned_BNE.dtype), None
+    if top_k is not None:
+        rows_BK = (F.normalize(pooled_BE, dim=-1) @ words_BKE.T).topk(top_k, dim=1).indices
+        words_BKE = words_BKE[rows_BK]
+    cosines_BNK = patches_BNE @ words_BKE.transpose(-2, -1)
+    if how == "gumbel":
+        chosen_BNK = F.gumbel_softmax(scale * cosines_BNK, tau=1.0, hard=True)
+        picked_BN = chosen_BNK.argmax(dim=-1)
+        tokens_BNE = chosen_BNK @ words_BKE
+        concepts_BN = picked_BN if rows_BK is None else rows_BK.gather(1, picked_BN)
+    else:
+        picked_BN = cosines_BNK.argmax(dim=-1)
+        concepts_BN = picked_BN if rows_BK is None else rows_BK.gather(1, picked_BN)
+        tokens_BNE = codebook_WE.to(aligned_BNE.dtype)[concepts_BN]
+    if count_normalised:
+        tokens_BNE = tokens_BNE / (_patches_of_same_word(concepts_BN, len(codebook_WE), mask_BN) + 1.0)[..., None].to(tokens_BNE.dtype)
+    return Assigned(concepts_BN, tokens_BNE)
+
+
+def _patches_of_same_word(concepts_BN: Tensor, words: int, mask_BN: Tensor | None) -> Tensor:
+    real_BN = torch.ones_like(concepts_BN) if mask_BN is None else mask_BN.to(concepts_BN.dtype)
+    counts_BW = concepts_BN.new_zeros(len(concepts_BN), words).scatter_add_(1, concepts_BN, real_BN)
+    return counts_BW.gather(1, concepts_BN)

@@ -1,0 +1,285 @@
+"""Prototype memory (Barraco 2023, PMA-Net): a decoder attends to a summary of the keys and values it made for other samples.
+
+    bank        keys and values of past training steps, first in, first out, capped
+    prototypes  M_K = K-Means(bank keys); M_V = mean of the values of the nearest bank keys, weighted by exp(-distance)
+    attention   softmax(Q [K + s_in ; M_K + s_mem]^T / sqrt(d_k) + mask) [V ; M_V]: one softmax over both (placement `self_concat`)
+
+Two further placements follow the fusion design: attention over prototypes alone, with a gate that starts at zero, beside the
+cross-attention (`cross_add`) or after it (`sequential`). Prototypes are constants: no gradient reaches bank, clustering or averages. They
+are shared by all rows and never enter a decoder's cache.
+
+Nothing here knows a captioner: `PrototypeMemory`, `attend_with_prototypes` and `PrototypeRecall` serve any decoder.
+
+Letters: B images, R rows, T tokens, N keys, M prototypes, C width, H heads, D width of one head, L decoder layers, K contexts kept for each
+prototype, W width of a context.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from patchword.layers.attention import attend
+from patchword.layers.bank import Bank, Clustered, cluster
+from patchword.layers.transformer import initialise, merge_heads
+from patchword.types import Observed
+
+CONTEXT_WIDTH = 8
+_CONTEXTS_KEPT = 4
+_USE_MEMORY = 0.99  # the attention that prototypes get is averaged over about a hundred observed steps
+
+
+class PrototypeConfig(BaseModel):
+    """How prototypes are made and where they are used. Steps count calls of `observe`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    placement: Literal["self_concat", "cross_add", "sequential"] = Field(
+        "self_concat",
+        description="self_concat: keys and values of self-attention, one softmax with them (the paper); cross_add: beside cross-attention; "
+        "sequential: after it (the two readings of the fusion design)",
+    )
+    count: int = Field(1024, gt=0, description="prototypes in each decoder layer; fewer are alive while the bank has under 39 for each")
+    neighbours: int = Field(32, gt=0, description="bank keys whose values make a value prototype")
+    bank: int = Field(65536, gt=0, description="vectors that the bank of a layer holds; the oldest leave first")
+    bank_every: int = Field(1, gt=0, description="steps between two additions to the bank")
+    bank_at_most: int = Field(4096, gt=0, description="vectors added in one step; of more, a random part is taken")
+    start_step: int = Field(0, ge=0, description="step at which the bank starts to fill: the keys of the very first steps mean nothing yet")
+    cluster_every: int = Field(500, gt=0, description="steps between two clusterings")
+    effect_after: int = Field(10, ge=0, description="steps from a clustering to the step at which its prototypes take effect")
+    iterations: int = Field(10, gt=0, description="Lloyd iterations of a clustering")
+    seed: int = Field(0, ge=0, description="seed of the clustering's own random numbers")
+
+    @model_validator(mode="after")
+    def _takes_effect_in_time(self) -> PrototypeConfig:
+        if self.effect_after >= self.cluster_every:
+            raise ValueError(
+                f"effect_after = {self.effect_after} is not below cluster_every = {self.cluster_every}: "
+                "prototypes would be replaced before they take effect; make it smaller"
+            )
+        return self
+
+
+class Columns(NamedTuple):
+    """Prototypes of one layer, ready for attention."""
+
+    keys_HMD: Tensor
+    values_HMD: Tensor
+    bias_M: Tensor
+    """Log-bias of each column; -inf where there is no prototype."""
+    own_HD: Tensor | None
+    """Segment embedding of the sequence's own keys; None where prototypes have a softmax of their own."""
+    share: Tensor
+    """Factor on a gated addition: exp of the log-bias."""
+
+
+class PrototypeMemory(nn.Module):
+    """Prototypes of `layers` decoder layers of one width, and the bank they are made from.
+
+    Prototypes, which of them are alive, their use and their nearest contexts are buffers, saved with the model. The bank is made at the
+    first `observe`, so that a model that only captions never pays for it; it is saved by `resume_state`.
+    """
+
+    def __init__(self, config: PrototypeConfig, layers: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.config = config
+        self.heads = heads
+        shape = (layers, config.count)
+        self.register_buffer("keys_LMC", torch.zeros(*shape, width))
+        self.register_buffer("values_LMC", torch.zeros(*shape, width))
+        self.register_buffer("live_LM", torch.zeros(shape, dtype=torch.bool))
+        self.register_buffer("sizes_LM", torch.zeros(shape, dtype=torch.int64))
+        self.register_buffer("attention_LM", torch.zeros(shape))
+        self.register_buffer("contexts_LMKW", torch.full((*shape, _CONTEXTS_KEPT, CONTEXT_WIDTH), -1, dtype=torch.int32))
+        self.register_buffer("log_bias", torch.zeros(()))
+        concatenated = config.placement == "self_concat"
+        self.segment_own_LC = nn.Parameter(torch.zeros(layers, width)) if concatenated else None
+        self.segment_memory_LC = nn.Parameter(torch.zeros(layers, width)) if concatenated else None
+        self._bank: Bank | None = None
+        self._pending: Clustered | None = None
+        self._steps = 0
+        self._effective_at = 0
+        self._generator = torch.Generator().manual_seed(config.seed)
+
+    def set_log_bias(self, log_bias: float) -> None:
+        """0 means fully on, -inf off, between them the start is gradual: added to every prototype's score in `self_concat`, and its
+        exponential a factor on what the gated placements add."""
+        self.log_bias.fill_(log_bias)
+
+    def columns(self) -> tuple[Columns | None, ...]:
+        """Prototypes of every layer; None for every layer while the memory is off or was never clustered."""
+        layers = len(self.keys_LMC)
+        if not bool(self.live_LM.any()) or math.isinf(float(self.log_bias)):
+            return (None,) * layers
+        bias_LM = torch.zeros_like(self.attention_LM).masked_fill_(~self.live_LM, float("-inf"))
+        if self.segment_own_LC is None:
+            return tuple(self._columns(layer, self.keys_LMC[layer], bias_LM[layer], None) for layer in range(layers))
+        keys_LMC = self.keys_LMC + self.segment_memory_LC[:, None]
+        return tuple(
+            self._columns(layer, keys_LMC[layer], bias_LM[layer] + self.log_bias, self.segment_own_LC[layer].view(self.heads, -1))
+            for layer in range(layers)
+        )
+
+    def _columns(self, layer: int, keys_MC: Tensor, bias_M: Tensor, own_HD: Tensor | None) -> Columns:
+        heads = (self.heads, -1)
+        keys_HMD = keys_MC.unflatten(-1, heads).transpose(0, 1)
+        return Columns(keys_HMD, self.values_LMC[layer].unflatten(-1, heads).transpose(0, 1), bias_M, own_HD, self.log_bias.exp())
+
+    @torch.no_grad()
+    def observe(
+        self,
+        observed: Sequence[Observed],
+        mask_BT: Tensor,
+        contexts_BTW: Tensor | None = None,
+        weights_RTLM: Tensor | None = None,
+    ) -> None:
+        """One training step: banks what each layer made, clusters when it is time, lets finished prototypes take effect.
+
+        Call it after the optimiser's step and from every process; never while evaluating or sampling. `mask_BT` is True where a key
+        belongs to a real token (or patch); `contexts_BTW` holds up to eight numbers that tell a person where a key came from (-1: none);
+        `weights_RTLM` is the attention that prototypes got, from the trace, already restricted to real tokens by zeros.
+        """
+        config = self.config
+        self._steps += 1
+        if weights_RTLM is not None:
+            words = (weights_RTLM.amax(dim=(2, 3)) > 0).sum().clamp(min=1)
+            self.attention_LM.lerp_((weights_RTLM.sum(dim=(0, 1)) / words).to(self.attention_LM.dtype), 1 - _USE_MEMORY)
+        since = self._steps - config.start_step
+        if since >= 0 and since % config.bank_every == 0 and _is_first():
+            self._fill(observed, mask_BT, contexts_BTW)
+        if since > 0 and since % config.cluster_every == 0:
+            self._effective_at = self._steps + config.effect_after
+            self._pending = self._cluster() if _is_first() else None
+        if self._steps == self._effective_at:
+            self._install()
+
+    def _fill(self, observed: Sequence[Observed], mask_BT: Tensor, contexts_BTW: Tensor | None) -> None:
+        rows = mask_BT.flatten().nonzero()[:, 0]
+        if len(rows) > self.config.bank_at_most:
+            kept = torch.randperm(len(rows), generator=self._generator)[: self.config.bank_at_most].sort().values
+            rows = rows[kept.to(rows.device)]
+        if self._bank is None:
+            self._bank = Bank.empty(self.config.bank, len(self.keys_LMC), self.keys_LMC.shape[-1], CONTEXT_WIDTH, self.keys_LMC.device)
+        if contexts_BTW is None:
+            contexts_BTW = mask_BT.new_full((*mask_BT.shape, CONTEXT_WIDTH), -1, dtype=torch.int32)
+        self._bank.add(
+            torch.stack([layer.keys_BTD.flatten(0, 1)[rows] for layer in observed]),
+            torch.stack([layer.values_BTD.flatten(0, 1)[rows] for layer in observed]),
+            contexts_BTW.flatten(0, 1)[rows],
+        )
+
+    def _cluster(self) -> Clustered | None:
+        if self._bank is None or self._bank.filled == 0:
+            return None
+        config = self.config
+        return cluster(self._bank, config.count, config.neighbours, config.iterations, _CONTEXTS_KEPT, self._generator)
+
+    def _install(self) -> None:
+        if self._pending is not None:
+            self.keys_LMC.copy_(self._pending.keys_LMC)
+            self.values_LMC.copy_(self._pending.values_LMC)
+            self.sizes_LM.copy_(self._pending.sizes_LM)
+            self.contexts_LMKW.copy_(self._pending.contexts_LMKW)
+            self.live_LM.copy_(self.sizes_LM > 0)
+            self._pending = None
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for name in ("keys_LMC", "values_LMC", "sizes_LM", "contexts_LMKW", "live_LM"):
+                torch.distributed.broadcast(getattr(self, name), src=0)
+
+    def statistics(self) -> dict[str, float]:
+        """Numbers for a training log: how full the bank is, prototypes alive, and each layer's attention on them."""
+        filled = 0 if self._bank is None else self._bank.filled
+        numbers = {"bank_fill": filled / self.config.bank, "prototypes_live": float(self.live_LM.sum(dim=1).float().mean())}
+        return numbers | {f"memory_attention_{layer}": float(mass) for layer, mass in enumerate(self.attention_LM.sum(dim=1))}
+
+    def resume_state(self) -> dict[str, Tensor]:
+        """All that a bit-exact continuation needs beside the model's own state: bank, pointers, a clustering not yet in effect, random
+        state. Tensors only."""
+        counters = torch.tensor([self._steps, self._effective_at])
+        state = {"counters": counters, "generator": self._generator.get_state()}
+        if self._bank is not None:
+            state |= self._bank.state()
+        if self._pending is not None:
+            state |= {f"pending.{name}": value for name, value in self._pending._asdict().items()}
+        return state
+
+    def load_resume_state(self, state: dict[str, Tensor]) -> None:
+        """Takes up what `resume_state` gave."""
+        self._steps, self._effective_at = state["counters"].tolist()
+        self._generator.set_state(state["generator"].cpu())
+        device = self.keys_LMC.device
+        self._bank = Bank.restored(state, self.config.bank, device) if "bank.keys_LNC" in state else None
+        pending = {name: state[f"pending.{name}"].to(device) for name in Clustered._fields if f"pending.{name}" in state}
+        self._pending = Clustered(**pending) if pending else None
+
+    def describe(self, words_of: Callable[[list[int]], str]) -> dict:
+        """What `prototypes.json` holds: for each layer and prototype whether it is alive, its share of the bank, the attention it gets,
+        and its nearest training contexts, which `words_of` turns into text."""
+        layers, count = self.live_LM.shape
+        described = [[self._describe(layer, number, words_of) for number in range(count)] for layer in range(layers)]
+        return {"placement": self.config.placement, "layers": described}
+
+    def _describe(self, layer: int, number: int, words_of: Callable[[list[int]], str]) -> dict:
+        contexts = [[token for token in context if token >= 0] for context in self.contexts_LMKW[layer, number].tolist()]
+        size, total = int(self.sizes_LM[layer, number]), max(1, int(self.sizes_LM[layer].sum()))
+        return {
+            "alive": bool(self.live_LM[layer, number]),
+            "bank_share": size / total,
+            "attention": float(self.attention_LM[layer, number]),
+            "contexts": [words_of(context) for context in contexts if context],
+        }
+
+
+def attend_with_prototypes(
+    queries_BHTD: Tensor, keys_BHND: Tensor, values_BHND: Tensor, columns: Columns, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention with one softmax over a sequence's own keys and the prototypes behind them; all queries see all prototypes.
+
+    `bias` is additive over the own keys (B, H, T, N). Returns the context (B, H, T, D) and the weights on prototypes (B, H, T, M). The
+    prototypes are multiplied once for all rows instead of being copied to each.
+    """
+    rows, heads, length, width = queries_BHTD.shape
+    queries_BHTD = queries_BHTD * width**-0.5
+    shared_HXD = queries_BHTD.transpose(0, 1).reshape(heads, rows * length, width)
+    own_BHTN = queries_BHTD @ keys_BHND.transpose(-2, -1)
+    if columns.own_HD is not None:
+        own_BHTN = own_BHTN + (queries_BHTD * columns.own_HD[:, None]).sum(dim=-1, keepdim=True)
+    if bias is not None:
+        own_BHTN = own_BHTN + bias
+    scores_HXM = shared_HXD @ columns.keys_HMD.transpose(-2, -1) + columns.bias_M
+    scores_BHTM = scores_HXM.view(heads, rows, length, -1).transpose(0, 1)
+    weights_BHTX = torch.cat((own_BHTN, scores_BHTM), dim=-1).softmax(dim=-1)
+    own_BHTN, weights_BHTM = weights_BHTX.split((own_BHTN.shape[-1], scores_BHTM.shape[-1]), dim=-1)
+    recalled_HXD = weights_BHTM.transpose(0, 1).reshape(heads, rows * length, -1) @ columns.values_HMD
+    return own_BHTN @ values_BHND + recalled_HXD.view(heads, rows, length, width).transpose(0, 1), weights_BHTM
+
+
+class PrototypeRecall(nn.Module):
+    """A gated look at prototypes alone, to be added to a decoder's state: gate * W_o attention(W_q y, M_K, M_V), the gate zero at first."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        self.gate_C = nn.Parameter(torch.zeros(width))
+        initialise(self)
+
+    def forward(self, y_RTC: Tensor, columns: Columns, want_weights: bool = False) -> tuple[Tensor, Tensor | None]:
+        """The addition (R, T, C), and the weights (R, H, T, M) where wanted."""
+        queries_1HXD = self.query(y_RTC).unflatten(-1, (self.heads, -1)).flatten(0, 1).transpose(0, 1)[None]
+        context_1HXD, weights_1HXM = attend(queries_1HXD, columns.keys_HMD[None], columns.values_HMD[None], columns.bias_M, want_weights)
+        added_RTC = self.gate_C * columns.share * self.output(merge_heads(context_1HXD).view(y_RTC.shape))
+        if weights_1HXM is None:
+            return added_RTC, None
+        return added_RTC, weights_1HXM[0].unflatten(1, y_RTC.shape[:2]).transpose(0, 1)
+
+
+def _is_first() -> bool:
+    """One process banks and clusters; all hold what it found."""
+    return not (torch.distributed.is_available() and torch.distributed.is_initialized()) or torch.distributed.get_rank() == 0
