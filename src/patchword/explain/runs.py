@@ -1,0 +1,122 @@
+"""What a run folder says about its training, read leniently: a run that was killed leaves a torn line, and it must still be shown.
+
+A run folder holds `config.json` (the resolved configuration), `metrics.jsonl` (one event per line: "step", "validation", "skipped"),
+`samples.json` and `predictions/*.json` (COCO results). What is missing or unreadable becomes a line of `troubles`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """`at` of an event is its step counted through all stages, for stages that each begin again at 0."""
+
+    name: str
+    config: dict
+    steps: list[dict]
+    validations: list[dict]
+    skipped: list[dict]
+    stages: list[tuple[float, str]]
+    """(first `at`, name) of each stage, in order."""
+    samples: list[dict]
+    predictions: dict[str, list[dict]]
+    """COCO results by file name."""
+    troubles: list[str] = field(default_factory=list)
+
+
+def read_run(folder: Path | str) -> Run:
+    folder = Path(folder)
+    troubles: list[str] = []
+    if not folder.is_dir():
+        troubles.append(f"There is no folder {folder}.")
+    config = _json(folder / "config.json", dict, troubles)
+    events, stages = _in_one_count(_events(folder / "metrics.jsonl", troubles))
+    samples = [sample for sample in _json(folder / "samples.json", list, troubles) if isinstance(sample, dict)]
+    predictions = {path.name: _json(path, list, troubles) for path in sorted(folder.glob("predictions/*.json"))}
+    predictions = {name: [row for row in rows if isinstance(row, dict)] for name, rows in predictions.items()}
+    kinds = {kind: [event for event in events if event["event"] == kind] for kind in ("step", "validation", "skipped")}
+    return Run(
+        folder.resolve().name, config, kinds["step"], kinds["validation"], kinds["skipped"], stages, samples, predictions, troubles
+    )
+
+
+def counted(n: int, thing: str) -> str:
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+
+
+def real(value: object) -> float:
+    """A number of an event; what is missing or no number is NaN (JSON knows no NaN, so that "nan" may stand there as text)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return math.nan
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan
+
+
+def part(event: dict, key: str) -> dict:
+    """A nested object of an event, empty where it is missing."""
+    value = event.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _json(path: Path, kind: type, troubles: list[str]):
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        troubles.append(f"{path.name} is not there.")
+        return kind()
+    except (OSError, ValueError, RecursionError) as error:
+        troubles.append(f"{path.name} cannot be read: {error}")
+        return kind()
+    if not isinstance(found, kind):
+        troubles.append(f"{path.name} holds a {type(found).__name__}; expected a {kind.__name__}.")
+        return kind()
+    return found
+
+
+def _events(path: Path, troubles: list[str]) -> list[dict]:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        troubles.append(f"{path.name} is not there.")
+        return []
+    except OSError as error:
+        troubles.append(f"{path.name} cannot be read: {error}")
+        return []
+    events, bad = [], []
+    for at, line in enumerate(lines, 1):
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            bad.append(at)
+            continue
+        if isinstance(event, dict) and isinstance(event.get("event"), str) and math.isfinite(real(event.get("step"))):
+            events.append(event)
+    if bad:
+        shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
+        torn = counted(len(bad), "line")
+        troubles.append(f"{torn} of {path.name} left out, not JSON (line {shown}): a run was interrupted while writing.")
+    return events
+
+
+def _in_one_count(events: list[dict]) -> tuple[list[dict], list[tuple[float, str]]]:
+    """Give each event its `at`. A step that stands twice (written, killed, resumed from before it) keeps its last event."""
+    offsets: dict[str, float] = {}
+    stages: list[tuple[float, str]] = []
+    furthest = 0.0
+    kept: dict[tuple, dict] = {}
+    for event in events:
+        step, stage = real(event["step"]), str(event.get("stage", stages[-1][1] if stages else ""))
+        if stage not in offsets:
+            offsets[stage] = furthest if step < furthest else 0.0
+            stages.append((offsets[stage] + step, stage))
+        at = offsets[stage] + step
+        furthest = max(furthest, at)
+        kept[event["event"], stage, step] = {**event, "at": at, "stage": stage}
+    return sorted(kept.values(), key=lambda event: event["at"]), stages
