@@ -10,12 +10,20 @@ import typer
 
 def check(
     data: Annotated[Path, typer.Argument(help="Annotations: Karpathy or COCO JSON, Flickr token file, CSV, JSONL, or a folder.")],
-    images: Annotated[Path | None, typer.Option("--images", help="Folder of the pictures (default: the folder of DATA).")] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of the pictures (default: DATA itself, 'images' beside it, or its folder).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
 ) -> None:
     """List everything in a data set that would stop or spoil a training; exit 1 if anything would stop it. Nothing is changed."""
+    from rich.console import Console
+    from rich.progress import track
+
     from patchword.data.doctor import examine
 
-    report = examine(data, images)
+    progress = Console(stderr=True)
+    report = examine(
+        data, images, watch=lambda records: track(records, "pictures", console=progress, transient=True, disable=not progress.is_terminal)
+    )
     print(report.to_json() if as_json else report.to_text())
     raise typer.Exit(1 if report.stops else 0)

@@ -41,7 +41,20 @@ def read_karpathy(content: dict, path: Path, complain: Complain) -> list[Caption
             complain("no-caption", where, "the picture has no usable caption: add one or remove the entry")
         elif name is not None and image_id is not None:
             records.append(CaptionRecord(image_id, str(PurePosixPath(folder) / name), captions, split, tokens))
+    if _are_sentence_ids(content["images"]):
+        complain("annotation-ids", str(path), "every cocoid is the sentid of an own sentence: write the picture's id there")
     return records
+
+
+def _are_sentence_ids(images: list) -> bool:
+    """Do all cocoids (two at least) come from their own sentences, with no file name that bears them out?"""
+    entries = [one for one in images if isinstance(one, dict) and "cocoid" in one and isinstance(one.get("sentences"), list)]
+
+    def is_own(entry: dict) -> bool:
+        own = [sentence.get("sentid") for sentence in entry["sentences"] if isinstance(sentence, dict)]
+        return entry["cocoid"] in own and not re.search(rf"(?<!\d)0*{re.escape(str(entry['cocoid']))}\.\w+$", str(entry.get("filename")))
+
+    return len(entries) > 1 and all(map(is_own, entries))
 
 
 def _sentences(value: object, where: str, complain: Complain) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...] | None]:

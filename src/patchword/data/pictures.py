@@ -39,28 +39,29 @@ _UPRIGHT = {
 _ORIENTATION_TAG = 0x0112
 
 
-def open_picture(source: str | Path | bytes | Image.Image | np.ndarray, pixel_limit: int = PIXEL_LIMIT) -> Image.Image:
+def open_picture(
+    source: str | Path | bytes | Image.Image | np.ndarray, pixel_limit: int = PIXEL_LIMIT, name: str | None = None
+) -> Image.Image:
     """Decode a picture: first frame, upright, transparency over white, 8 bits, RGB.
 
     `source` is a path, the bytes of a file, a Pillow image, or an array (H W, H W 1, H W 3 or H W 4; uint8, uint16, bool, or floats
-    from 0 to 1). Raises `PictureError` with the name of the file and the reason; pictures of more than `pixel_limit` pixels are refused
-    before they are decoded (Pillow itself refuses above 178,956,970 whatever the limit).
+    from 0 to 1). Raises `PictureError` with the name of the file (or `name`) and the reason; pictures of more than `pixel_limit` pixels
+    are refused before they are decoded (Pillow itself refuses above 178,956,970 whatever the limit).
     """
     if isinstance(source, np.ndarray):
         return _composited(_from_array(source, pixel_limit))
     if isinstance(source, Image.Image):
-        return _decoded(source, getattr(source, "filename", "") or "<image>", pixel_limit)
-    name = "<bytes>" if isinstance(source, bytes) else os.fspath(source)
-    with open_lazily(source) as image:
+        return _decoded(source, name or getattr(source, "filename", "") or "<image>", pixel_limit)
+    name = name or ("<bytes>" if isinstance(source, bytes) else os.fspath(source))
+    with open_lazily(source, name) as image:
         return _decoded(image, name, pixel_limit)
 
 
-def open_lazily(source: str | Path | bytes) -> Image.Image:
+def open_lazily(source: str | Path | bytes, name: str) -> Image.Image:
     """Read only the header of a picture, by a safe decoder. Raises `PictureError`. The caller closes the image."""
-    name = "<bytes>" if isinstance(source, bytes) else os.fspath(source)
     stream = io.BytesIO(_content(source, name))
     Image.init()
-    formats = [name for name in _SAFE_FORMATS if name in Image.OPEN]
+    formats = [kind for kind in _SAFE_FORMATS if kind in Image.OPEN]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # complaints about metadata, and the size, which is judged by our own limit
         try:
