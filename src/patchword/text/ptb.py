@@ -1,14 +1,134 @@
-"""The tokenisation of the caption metrics: Stanford's PTBTokenizer with the punctuation filter of coco-caption."""
+"""The tokenisation of the caption metrics: Stanford's PTBTokenizer with the punctuation filter of coco-caption, without Java.
+
+Captions are split at white space; the tokens of each piece are remembered, so that a second caption with the same words costs a
+look-up per word. The original reads a whole file and looks ahead, even over the end of a line: a caption in which that can matter is
+read together with the beginning of the next one.
+
+Deviation: a carriage return, a vertical tab, a form feed, U+2028 or U+2029 in a caption makes the original emit one line more, and
+every later caption of the file gets the tokens of its predecessor, silently. Here these characters are white space.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
-_WORD = re.compile(r"n't|'\w+|\w+(?:-\w+)*|[^\w\s]")
-_DROPPED = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
+from patchword.errors import DataError
+from patchword.text.ptb_rules import DIGIT_RULES, FRACTIONS, LETTER_RULES, MONEY, OTHER_RULES, shape
+
+DROPPED = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
+"""Tokens that the official wrapper removes; brackets stay, because they are in lower case by then."""
+
+_LINE_BREAKS = re.compile("[\r\v\f\u2028\u2029]")
+_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+_ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": "'", "&apos;": "'", "&nbsp;": "-"}
+_QUOTES = frozenset("\"'`\u2018\u2019\u0091\u0092\u201b\u2039\u203a\u201c\u201d\u0093\u0094\u00ab\u00bb")
+_DASHES = frozenset("\u0096\u0097\u2013\u2014\u2015\u2026\u0085\x00\u2010\u2011\u058a\u066b\u066c")
+_PLAIN = {**_BRACKETS, **_ENTITIES, **FRACTIONS, **MONEY, **dict.fromkeys(_QUOTES | _DASHES, "'")}
+_SUFFIX = re.compile("(?:['\u2019\u0092]|&apos;)(s|m|d|re|ve|ll|t)", re.I)
+_NEGATION = re.compile("n(['\u2019\u0092]|&apos;|[`\u2018\u0091\u201b])t", re.I)
+
+# A piece of text that may be read differently beside its neighbours: a dot that a sentence or a digit may follow, a number that may go on
+# from the one before it, a tag with attributes.
+_DEPENDENT = re.compile(r"\W*[A-Za-z]\.$|.*\W[A-Za-z]\.$|.*\b(?:art|ca|figs?|nos?|op|pp|prop)\.$|[0-9]{1,4}/[0-9]|[0-9]{2}|.*</?[A-Za-z!?][^>]*$", re.I)
 
 
-def tokenize(captions: Iterable[str]) -> list[list[str]]:
-    """Tokens of each caption, in lower case, without punctuation."""
-    return [[token for token in _WORD.findall(caption.lower()) if token not in _DROPPED] for caption in captions]
+class _Memo(dict):
+    """Piece of text -> its tokens; `dependent` are those whose neighbours may matter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dependent: set[str] = set()
+
+    def __missing__(self, piece: str) -> tuple[str, ...]:
+        if _DEPENDENT.match(piece):
+            self.dependent.add(piece)
+        self[piece] = tokens = tuple(lex(piece))
+        return tokens
+
+
+_MEMO = _Memo()
+
+
+def tokenize(captions: Iterable[str], strict: bool = False) -> list[list[str]]:
+    """Tokens of each caption, in lower case, without punctuation: what coco-caption's PTBTokenizer gives for these captions in this order.
+
+    With `strict`, raises DataError if a caption holds a line-breaking character, which would have shifted the captions after it.
+    """
+    captions = list(captions)
+    if strict and (shifting := shifting_captions(captions)):
+        raise DataError(
+            f"{len(shifting)} captions hold a line-breaking character (the first is number {shifting[0]}: {captions[shifting[0]]!r}); "
+            "the Java tokenizer would give every later caption the wrong tokens; remove these characters, or tokenize without strict"
+        )
+    memo = _MEMO
+    result = []
+    for place, caption in enumerate(captions):
+        pieces = caption.split()
+        tokens = list(chain.from_iterable(map(memo.__getitem__, pieces)))
+        if not memo.dependent.isdisjoint(pieces):
+            tokens = lex(caption, _next_words(captions, place))
+        result.append(tokens)
+    return result
+
+
+def shifting_captions(captions: Sequence[str]) -> list[int]:
+    """Places of the captions that hold a character at which the Java tokenizer breaks a line and shifts all later captions by one."""
+    return [place for place, caption in enumerate(captions) if _LINE_BREAKS.search(caption)]
+
+
+def _next_words(captions: Sequence[str], place: int) -> str:
+    """The beginning of what follows a caption in the file: the first words of the next caption that has any."""
+    for caption in captions[place + 1 :]:
+        if words := caption.split(None, 1):
+            return "\n" + words[0] + "\n"
+    return ""
+
+
+def lex(text: str, following: str = "") -> list[str]:
+    """Tokens of `text`, filtered and in lower case; `following` is what comes after it and is only looked at."""
+    text = text.replace("\u00ad", "")
+    outline = shape(text + following)
+    end, place, tokens = len(text), 0, []
+    while place < end:
+        char = outline[place]
+        if char.isspace() or char == "\x00":
+            place += 1
+            continue
+        stop = min(_longest(outline, place, char), end)
+        token = _written(text[place:stop])
+        if token not in DROPPED:
+            tokens.append(token)
+        place = stop
+    return tokens
+
+
+def _longest(outline: str, place: int, char: str) -> int:
+    """Where the token that begins at `place` ends."""
+    rules = LETTER_RULES if char.isalpha() or char == "\u0300" else DIGIT_RULES if char.isdigit() and char != "\u00b2" else OTHER_RULES
+    longest, stop = 0, place + 1
+    for rule in rules:
+        match = rule.match(outline, place)
+        if match and match.end() > longest:
+            longest = match.end()
+            stop = match.end(match.lastindex or 0)
+    return stop
+
+
+def _written(token: str) -> str:
+    """The token as the original writes it."""
+    if token.isalpha():
+        return token.lower()
+    if plain := _PLAIN.get(token.lower()):
+        return plain
+    if suffix := _SUFFIX.fullmatch(token):
+        return "'" + suffix[1].lower()
+    if negation := _NEGATION.fullmatch(token):
+        return "n`t" if negation[1] in "`\u2018\u0091\u201b" else "n't"
+    if token.strip("-") == "" and len(token) < 5:
+        return "--"
+    if token.startswith("..") and token.strip(".") == "":
+        return "..."
+    token = "\u00a0".join(token.replace("(", "-lrb-").replace(")", "-rrb-").split())
+    return token.replace("&amp;", "&").lower()

@@ -1,0 +1,156 @@
+"""The lexical rules of the Stanford tokenizer that captions meet, found by experiment.
+
+The longest rule that fits wins, the earlier one of a tie. A rule whose pattern has a group takes only the group as its token; what it
+looks ahead at still counts for its length, as in the lexer generator that the original was made with.
+
+Rules read a *shape*: the caption with every character that the original does not tell apart replaced by one representative (`shape`), so
+that the patterns need no table of Unicode. Non-ASCII letters become U+00FF, marks U+0300, symbols U+00A1, superscripts U+00B2, digits of
+other scripts 1, and characters that the original deletes U+0000. In the patterns W is a word of letters and digits, Q an apostrophe.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from bisect import bisect_right
+from importlib.resources import files
+
+_TABLES = json.loads(files("patchword.text").joinpath("ptb_words.json").read_text(encoding="utf-8"))
+
+_REPRESENTATIVES = {"dropped": "\x00", "symbols": "\u00a1", "symbol_runs": "\u00b2", "marks": "\u0300"}
+_KEPT = "\u0080\u0091\u0092\u0093\u0094\u0096\u0097\u00a0\u00a2\u00a3\u00a4\u00ab\u00bb\u00bc\u00bd\u00be\u058a\u066b\u066c\u2010\u2011"
+_KEPT += "\u2013\u2014\u2015\u2018\u2019\u201b\u201c\u201d\u2026\u2039\u203a\u2044\u20a0\u20ac\u2153\u2154"
+
+FRACTIONS = {"\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3"}
+MONEY = {"\u00a2": "cents", "\u00a3": "#", "\u0080": "$", "\u00a4": "$", "\u20a0": "$", "\u20ac": "$"}
+
+
+class _Shape(dict):
+    """Translation of code points to representatives, found when first asked for."""
+
+    def __init__(self) -> None:
+        super().__init__({code: chr(code) for code in range(128)} | {ord(char): char for char in _KEPT})
+        spans = []
+        for name, representative in _REPRESENTATIVES.items():
+            for span in _TABLES["characters"][name].split():
+                first, _, last = span.partition("-")
+                spans.append((int(first, 16), int(last or first, 16), representative))
+        self._spans = sorted(spans)
+        self._starts = [first for first, _, _ in self._spans]
+
+    def __missing__(self, code: int) -> str:
+        self[code] = found = self._find(code)
+        return found
+
+    def _find(self, code: int) -> str:
+        if code > 0xFFFF:
+            return "\x00"
+        place = bisect_right(self._starts, code) - 1
+        if place >= 0 and code <= self._spans[place][1]:
+            return self._spans[place][2]
+        return "1" if unicodedata.category(chr(code)) == "Nd" else "\u00ff"
+
+
+_SHAPES = _Shape()
+
+
+def shape(text: str) -> str:
+    """`text` with one representative for all characters that the rules treat alike; same length."""
+    return text if text.isascii() else text.translate(_SHAPES)
+
+
+def _any(*lists: str) -> str:
+    """A choice of words, longer ones first."""
+    return "|".join(sorted(" ".join(lists).split(), key=len, reverse=True))
+
+
+def _abbreviations() -> str:
+    special = _TABLES["not_in_upper"]
+    capitalised = _TABLES["only_capitalised_or_upper"]
+    usual = " ".join(word for word in _TABLES["abbreviations"].split() if word not in special.split())
+    return f"(?i:{_any(usual)})|{_any(special, special.title())}|{_any(capitalised.title(), capitalised.upper())}"
+
+
+Q = "(?:['\u2019\u0092]|&apos;)"
+_LETTER, _ANY = "A-Za-z\u00ff", "A-Za-z0-9\u00ff\u0300"
+W = f"(?:[{_LETTER}\u0300][{_ANY}]*|[0-9]+(?:[{_LETTER}][{_ANY}]*)?)"
+_END = f"(?![{_ANY}])"
+_ACRONYM = r"(?:[A-Za-z]\.){2,}"
+_SUFFIX = "(?:[sSmMdD]|re|ve|ll|RE|VE|LL|Re|Ve|Ll)"
+_O_WORD = f"(?:[A-HJ-XZn]|[odl]){Q}(?!{_SUFFIX}{_END})[{_LETTER}\u0300]{{2,}}"
+_HYPHEN = "[-\u2010\u2011\u058a]"
+_IRISH = f"[odlODL]{Q}(?!{_SUFFIX}{_END})[{_LETTER}\u0300]{{2,}}"
+_HYPHENATED = rf"(?:{_IRISH}|{_ACRONYM}|{W}\.?)(?:(?:_|{_HYPHEN})(?:{_IRISH}|{_ACRONYM}|{W}))+"
+_ASCII_PART = "[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*"
+_NUMBER = r"[-+]?(?:[0-9]+|[.,:\u066b\u066c][0-9]+)(?:[.,:\u066b\u066c][0-9]+)*"
+_FRACTION = r"(?:[0-9]{1,4}[- \u00a0])?[0-9]{1,4}[/\u2044][0-9]{1,4}"
+_PHONE = r"(?:\([0-9]{2,3}\)[ \u00a0]?|(?:[0-9]{2,4}[- \u00a0])?[0-9]{2,4}[- \u00a0])[0-9]{3,4}[- \u00a0]?[0-9]{3,5}"
+_HOST = r"(?:[^\s\"<>|().]+\.)+"
+_URL_END = r"[^\s\"<>|().!?,;:'\-]"
+_STARTER = rf"(?!\s+(?:{_any(_TABLES['sentence_starters'])})(?:\s|$))"
+
+# Rules by the kind of the first character. Order matters only between rules of equal length.
+_LETTER_RULES = (
+    rf"([{_ANY}]+?)[nN](?:{Q}|[`\u2018\u0091\u201b])[tT]",
+    rf"[nN](?:{Q}|[`\u2018\u0091\u201b])[tT]{_END}",
+    rf"([cC][aA][nN])[nN][oO][tT]{_END}",
+    rf"([gG][oO][nN])[nN][aA]{_END}|([gG][oO][tT])[tT][aA]{_END}|([wW][aA][nN])[nN][aA]{_END}",
+    rf"([gG][iI][mM])[mM][eE]{_END}|([lL][eE][mM])[mM][eE]{_END}",
+    W,
+    _HYPHENATED,
+    rf"{_ASCII_PART}(?:/{_ASCII_PART}){{1,2}}",
+    rf"[{_LETTER}\u0300][{_ANY}]*(?:[.!?][{_LETTER}\u0300][{_ANY}]*)+(?:{_HYPHEN}{W})*",
+    rf"(?:{_abbreviations()})\.",
+    rf"(?i:{_any(_TABLES['only_before_a_digit'])})\.(?=\s?[0-9])",
+    _ACRONYM,
+    r"[Pp][Hh]\.[Dd]\.",
+    rf"[A-Za-z]\.{_STARTER}",
+    rf"({W}(?:{_HYPHEN}{W})*\.)[,;:]",
+    _O_WORD,
+    rf"[A-Za-z]+[aeiouyAEIOUY]{Q}[aeiouAEIOU][A-Za-z]*",
+    rf"(?i:c{Q}mon|c{Q}est|e{Q}er|o{Q}er|s{Q}mores|cap{Q}n|nor{Q}easter|qu{Q}ils?)",
+    rf"(?i:ol|l|d|j|dunkin|somethin){Q}",
+    rf"[yY]{Q}(?=[{_LETTER}\u0300])(?!{Q}{_SUFFIX}{_END})",
+    r"[A-Z]+\$",
+    r"[A-Z]+(?:&|&amp;)[A-Z]+",
+    r"[CcFf]#|[Cc]\+\+",
+    r"[A-Za-z0-9][^\s\"<>|()]*@(?:[^\s\"<>|().]+\.)*[^\s\"<>|().]+",
+    rf"https?://[^\s\"<>|()]+{_URL_END}",
+    rf"www\.{_HOST}[A-Za-z]{{2,4}}(?:/[^\s\"<>|()]+{_URL_END})?",
+)
+_DIGIT_RULES = (
+    _NUMBER,
+    _FRACTION,
+    _PHONE,
+    W,
+    _HYPHENATED,
+    rf"{_ASCII_PART}(?:/{_ASCII_PART}){{1,2}}",
+    rf"([{_ANY}]+?)[nN]{Q}[tT]",
+    rf"({W}(?:{_HYPHEN}{W})*\.)[,;:]",
+    r"[A-Za-z0-9][^\s\"<>|()]*@(?:[^\s\"<>|().]+\.)*[^\s\"<>|().]+",
+)
+_OTHER_RULES = (
+    rf"{Q}{_SUFFIX}{_END}",
+    rf"{Q}(?i:em|till?|cause|n{Q})",
+    "('[tT])(?i:is|was)",
+    rf"{Q}(?:[2-9]0[sS]|[0-9][0-9](?=\s|$))",
+    "``|''|[`'\"\u2018\u2019\u0091\u0092\u201b\u2039\u203a\u201c\u201d\u0093\u0094\u00ab\u00bb]",
+    r"</?[A-Za-z!?][^<>]*>|<<|>>",
+    r"&(?i:amp|lt|gt|quot|apos|nbsp|#[0-9]+|[aeiou](?:acute|grave|uml));",
+    _NUMBER,
+    _PHONE,
+    "(?i:-[lr][rsc]b-)",
+    rf"#[{_LETTER}\u0300]+|##+",
+    r"@[A-Za-z][A-Za-z0-9_]*|@@+",
+    r"-{2,4}|-{5,}|_+|\*\*|\.{3,}|[!?]{2,}",
+    r"[:;=]['`-]?[()DPp@3|\[\]](?![A-Za-z0-9])",
+    r"\^_\^|-_-|\\\*|\u00b2+",
+)
+
+
+def _compiled(rules: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
+    return tuple(map(re.compile, rules))
+
+
+LETTER_RULES, DIGIT_RULES, OTHER_RULES = _compiled(_LETTER_RULES), _compiled(_DIGIT_RULES), _compiled(_OTHER_RULES)
