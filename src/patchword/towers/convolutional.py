@@ -10,10 +10,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
+from patchword.towers.layered import PartlyFrozen, Parts, Preprocessing
 from patchword.types import VisualFeatures
+
+# Statistics of Flickr8k's training pictures; any tower trained from nothing may take them.
+MEAN, STD = (0.46, 0.44, 0.40), (0.27, 0.26, 0.27)
 
 
 class ConvolutionalConfig(BaseModel, extra="forbid", frozen=True):
@@ -24,6 +28,13 @@ class ConvolutionalConfig(BaseModel, extra="forbid", frozen=True):
     size: int = Field(96, ge=16, description="side of the square picture that it is given, in pixels")
     shared_width: int | None = Field(None, description="width of a linear map into a text space (pooled and aligned features); none if absent")
     drop_path: float = Field(0.0, ge=0, lt=1, description="probability that a picture skips a residual block while training")
+    trainable_from: int | None = Field(0, ge=0, description="first trained stage; 0: everything is trained")
+
+    @model_validator(mode="after")
+    def _same_stages(self) -> ConvolutionalConfig:
+        if len(self.widths) != len(self.blocks):
+            raise ValueError(f"widths has {len(self.widths)} stages and blocks {len(self.blocks)}: give one number of blocks per stage")
+        return self
 
 
 class _Convolution(nn.Sequential):
@@ -54,30 +65,36 @@ class ResidualBlock(nn.Module):
         return torch.relu(self.shortcut(x_BCHW) + branch_BCHW)
 
 
-class ConvolutionalTower(nn.Module):
+class Stage(nn.Sequential):
+    """Residual blocks of one resolution, called like the layer of any tower."""
+
+    def forward(self, map_BCHW: Tensor, mask: None = None) -> Tensor:
+        return super().forward(map_BCHW)
+
+
+class ConvolutionalTower(PartlyFrozen):
     """Layered like every tower: `embed`, then `layers`, then `finish`; the tokens between them are feature maps (B, C, h, w)."""
 
+    has_class_token = False
+
     def __init__(self, config: ConvolutionalConfig) -> None:
-        """Raises ValueError when widths and blocks do not name the same number of stages."""
         super().__init__()
-        if len(config.widths) != len(config.blocks):
-            raise ValueError(f"widths has {len(config.widths)} stages and blocks {len(config.blocks)}: give one number of blocks per stage")
         self.config = config
-        self.width = config.widths[-1]
+        self.width, self.shared_width, self.depth = config.widths[-1], config.shared_width, len(config.widths)
+        self.preprocessing = Preprocessing(config.size, MEAN, STD, fit="squash", resample="bicubic", resize=config.size)
         self.stem = _Convolution(3, config.stem, stride=2)
         inputs = (config.stem, *config.widths[:-1])
         self.layers = nn.ModuleList()
         for before, width, blocks in zip(inputs, config.widths, config.blocks, strict=True):
             stage = [ResidualBlock(before, width, 2, config.drop_path)]
             stage += [ResidualBlock(width, width, 1, config.drop_path) for _ in range(blocks)]
-            self.layers.append(nn.Sequential(*stage))
+            self.layers.append(Stage(*stage))
         self.to_shared = None if config.shared_width is None else nn.Linear(self.width, config.shared_width, bias=False)
+        ending = () if self.to_shared is None else (self.to_shared,)
+        self.freeze_below(Parts((self.stem,), tuple((stage,) for stage in self.layers), ending), config.trainable_from)
 
     def embed(self, pixels_B3HW: Tensor) -> tuple[Tensor, None]:
         return self.stem(pixels_B3HW.contiguous(memory_format=torch.channels_last)), None
-
-    def run_layer(self, index: int, tokens_BCHW: Tensor, mask: None) -> Tensor:
-        return self.layers[index](tokens_BCHW)
 
     def finish(self, tokens_BCHW: Tensor) -> VisualFeatures:
         hw = (tokens_BCHW.shape[2], tokens_BCHW.shape[3])
@@ -91,6 +108,6 @@ class ConvolutionalTower(nn.Module):
     def forward(self, pixels_B3HW: Tensor) -> VisualFeatures:
         """pixels_B3HW: normalised pictures. The grid has the pictures' size divided by 2 ** (stages + 1), rounded up."""
         tokens_BCHW, mask = self.embed(pixels_B3HW)
-        for index in range(len(self.layers)):
-            tokens_BCHW = self.run_layer(index, tokens_BCHW, mask)
+        for layer in self.layers:
+            tokens_BCHW = layer(tokens_BCHW, mask)
         return self.finish(tokens_BCHW)

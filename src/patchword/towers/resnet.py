@@ -40,6 +40,7 @@ class ResNetTower(PartlyFrozen):
         width: C. depth: number of stages. has_class_token: False. appendable: False.
     """
 
+    shared_width = None
     has_class_token = False
     appendable = False
 
