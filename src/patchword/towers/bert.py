@@ -52,10 +52,10 @@ class BertLayer:
 class BertTower(PartlyFrozen):
     """Attributes:
     width: C. depth: number of layers. max_length: longest text in tokens. vocabulary_size: number of rows of the embedding.
-    shared_width = None
     has_class_token: True, it is token 0. appendable: True; a layer takes any number of tokens, and every token sees all others.
     """
 
+    shared_width = None
     has_class_token = True
     appendable = True
 

@@ -52,10 +52,10 @@ class VitTower(PartlyFrozen):
 
     Attributes:
         width: C. depth: number of layers. hw: rows and columns of the grid. picture_hw: height and width of the pictures in pixels.
-        shared_width = None
-    has_class_token: True. appendable: True; a layer takes any number of tokens, and every token sees all others.
+        has_class_token: True. appendable: True; a layer takes any number of tokens, and every token sees all others.
     """
 
+    shared_width = None
     has_class_token = True
     appendable = True
 
@@ -119,10 +119,10 @@ class SwinTower(PartlyFrozen):
     Attributes:
         width: C of the grid that comes out. depth: number of blocks. hw: rows and columns of that grid.
         picture_hw: height and width of the pictures in pixels.
-        shared_width = None
-    has_class_token: False. appendable: False; windows have no place for further tokens.
+        has_class_token: False. appendable: False; windows have no place for further tokens.
     """
 
+    shared_width = None
     has_class_token = False
     appendable = False
 
