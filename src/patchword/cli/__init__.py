@@ -8,6 +8,7 @@ import typer
 
 from patchword import __version__
 from patchword.cli.check import check
+from patchword.cli.train import train
 from patchword.errors import PatchwordError
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(check)
+app.command()(train)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,0 +1,202 @@
+"""The batches that travel: named fields, made only here, checked on the CPU before anything reaches a device.
+
+A plan lists the batches of an epoch as (picture, captions) pairs; it depends on the seed and the epoch alone, so that an interrupted run
+can go on in the middle of an epoch, and the processes of a distributed run each take every n-th entry of the same plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchword.data.augment import Augmentation, random_views
+from patchword.data.pictures import Preprocessing
+from patchword.data.records import CaptionRecord
+from patchword.data.store import Store
+from patchword.errors import DataError
+from patchword.ids import SpecialIds
+from patchword.types import VisualFeatures
+
+
+class TokenSource(Protocol):
+    """What a batch needs of a vocabulary."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def special(self) -> SpecialIds: ...
+
+    def encode(self, caption: str) -> list[int]: ...
+
+
+class Inputs(NamedTuple):
+    """Pictures for a model: pixels, or features of its frozen part in their place."""
+
+    pixels_B3HW: Tensor | None
+    features: VisualFeatures | None
+
+    def to(self, device: torch.device) -> Inputs:
+        pixels = None if self.pixels_B3HW is None else self.pixels_B3HW.to(device, non_blocking=True)
+        if self.features is None:
+            return Inputs(pixels, None)
+        moved = [part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in self.features]
+        return Inputs(pixels, VisualFeatures(*moved))
+
+
+class CaptionBatch(NamedTuple):
+    """B pictures and R captions of them. `tokens_RT` holds start, words, end, padding; `lengths_R` counts all but the padding."""
+
+    image_ids: tuple[int | str, ...]
+    inputs: Inputs
+    tokens_RT: Tensor
+    lengths_R: Tensor
+    picture_of_row_R: Tensor
+    references: tuple[tuple[str, ...], ...] | None = None
+    """All captions of each picture, for rewards; None where no reward is computed."""
+
+    @property
+    def target_count(self) -> int:
+        """Tokens that are predicted: all but the start."""
+        return int((self.lengths_R - 1).sum())
+
+    @property
+    def picture_count(self) -> int:
+        return len(self.image_ids)
+
+    def to(self, device: torch.device) -> CaptionBatch:
+        return self._replace(
+            inputs=self.inputs.to(device),
+            tokens_RT=self.tokens_RT.to(device, non_blocking=True),
+            lengths_R=self.lengths_R.to(device, non_blocking=True),
+            picture_of_row_R=self.picture_of_row_R.to(device, non_blocking=True),
+        )
+
+
+class PictureInputs(Protocol):
+    """Where the inputs of a batch come from. The generator draws random views; None asks for the plain picture."""
+
+    def load(self, files: Sequence[str], generator: torch.Generator | None) -> Inputs: ...
+
+
+@dataclass(frozen=True)
+class PixelInputs:
+    """Pixels from a store that is at least as large as the model wants; shrunk to the model's size, or seen in random views."""
+
+    store: Store
+    preprocessing: Preprocessing
+    augmentation: Augmentation | None
+
+    def load(self, files: Sequence[str], generator: torch.Generator | None) -> Inputs:
+        rows = self.store.rows(files)
+        pixels_BHWC = torch.from_numpy(np.stack([self.store.fields["pixels"][row] for row in rows]))
+        height, width = self.preprocessing.hw
+        if generator is not None and self.augmentation is not None:
+            views_B3HW = random_views(pixels_BHWC, height, self.augmentation, generator)
+        else:
+            views_B3HW = pixels_BHWC.permute(0, 3, 1, 2).float() / 255
+            if views_B3HW.shape[2:] != (height, width):
+                views_B3HW = torch.nn.functional.interpolate(views_B3HW, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
+        mean = torch.tensor(self.preprocessing.mean).view(1, 3, 1, 1)
+        std = torch.tensor(self.preprocessing.std).view(1, 3, 1, 1)
+        return Inputs((views_B3HW - mean) / std, None)
+
+
+@dataclass(frozen=True)
+class FeatureInputs:
+    """Features of a frozen tower, read from a store and cast from fp16."""
+
+    store: Store
+
+    def load(self, files: Sequence[str], generator: torch.Generator | None) -> Inputs:
+        rows = self.store.rows(files)
+        parts = {name: torch.from_numpy(np.stack([array[row] for row in rows])).float() for name, array in self.store.fields.items()}
+        hw = self.store.manifest.get("hw")
+        return Inputs(None, VisualFeatures(**parts, hw=None if hw is None else (hw[0], hw[1])))
+
+
+class PlanEntry(NamedTuple):
+    """One picture of a batch, by its index among the records, and the captions of it that take part."""
+
+    record: int
+    captions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CaptionData:
+    """Records of one split with their encoded captions."""
+
+    records: tuple[CaptionRecord, ...]
+    tokens: tuple[tuple[tuple[int, ...], ...], ...]
+    special: SpecialIds
+    inputs: PictureInputs
+
+    @classmethod
+    def build(cls, records: Sequence[CaptionRecord], vocabulary: TokenSource, inputs: PictureInputs, max_length: int) -> CaptionData:
+        """Captions into ids; words beyond `max_length` are cut off.
+
+        Raises:
+            DataError: a caption without a word, or an id that the vocabulary does not have, with the image id.
+        """
+        encoded = []
+        for record in records:
+            rows = [tuple(vocabulary.encode(caption)[:max_length]) for caption in record.captions]
+            for row, caption in zip(rows, record.captions, strict=True):
+                if not row:
+                    raise DataError(f"image {record.image_id}: caption {caption!r} has no word; `patchword check` lists all such captions")
+                if not 0 <= min(row) <= max(row) < vocabulary.size:
+                    raise DataError(f"image {record.image_id}: token id {max(row)} is outside the vocabulary of {vocabulary.size} words")
+            encoded.append(tuple(rows))
+        return cls(tuple(records), tuple(encoded), vocabulary.special, inputs)
+
+    def plan(self, batch: int, captions_per_picture: int, bucketed: bool, generator: np.random.Generator | None) -> list[list[PlanEntry]]:
+        """The batches of one epoch.
+
+        Every picture comes once with `captions_per_picture` of its captions; 0 means that every caption comes once, as a row of its own.
+        `bucketed` puts captions of similar length together. Without a generator the order is that of the records, nothing is drawn.
+        """
+        if captions_per_picture == 0:
+            entries = [PlanEntry(i, (j,)) for i, captions in enumerate(self.tokens) for j in range(len(captions))]
+        else:
+            entries = [PlanEntry(i, self._drawn(i, captions_per_picture, generator)) for i in range(len(self.records))]
+        if generator is None:
+            return [entries[first : first + batch] for first in range(0, len(entries), batch)]
+        entries = [entries[i] for i in generator.permutation(len(entries))]
+        if bucketed:
+            # Sorted within pools of 32 batches: near-equal lengths inside a batch, and still another composition every epoch.
+            pool = 32 * batch
+            entries = [e for first in range(0, len(entries), pool) for e in sorted(entries[first : first + pool], key=self._longest)]
+        batches = [entries[first : first + batch] for first in range(0, len(entries), batch)]
+        return [batches[i] for i in generator.permutation(len(batches))] if bucketed else batches
+
+    def _drawn(self, record: int, count: int, generator: np.random.Generator | None) -> tuple[int, ...]:
+        available = len(self.tokens[record])
+        if generator is None or available <= count:
+            return tuple(range(min(count, available)))
+        return tuple(int(j) for j in generator.choice(available, count, replace=False))
+
+    def _longest(self, entry: PlanEntry) -> int:
+        return max(len(self.tokens[entry.record][j]) for j in entry.captions)
+
+    def batch(self, entries: Sequence[PlanEntry], generator: torch.Generator | None, with_references: bool = False) -> CaptionBatch:
+        """The batch of plan entries; `generator` draws random views, None takes the plain pictures."""
+        records = [self.records[entry.record] for entry in entries]
+        rows = [self.tokens[entry.record][j] for entry in entries for j in entry.captions]
+        owners = [b for b, entry in enumerate(entries) for _ in entry.captions]
+        longest = max((len(row) for row in rows), default=0) + 2
+        tokens_RT = torch.full((len(rows), longest), self.special.pad)
+        for r, row in enumerate(rows):
+            tokens_RT[r, : len(row) + 2] = torch.tensor([self.special.start, *row, self.special.end])
+        return CaptionBatch(
+            image_ids=tuple(record.image_id for record in records),
+            inputs=self.inputs.load([record.file for record in records], generator),
+            tokens_RT=tokens_RT,
+            lengths_R=torch.tensor([len(row) + 2 for row in rows], dtype=torch.long),
+            picture_of_row_R=torch.tensor(owners, dtype=torch.long),
+            references=tuple(record.captions for record in records) if with_references else None,
+        )

@@ -1,0 +1,100 @@
+"""Two towers in one space: pictures and texts that belong together come close.
+
+Radford et al. 2021 (CLIP, arXiv 2103.00020); the sigmoid loss is Zhai et al. 2023 (SigLIP, arXiv 2303.15343).
+
+    i = normalise(f(picture)), t = normalise(g(text))                   both of width E
+    softmax loss:  mean of CE(s I T^T, own text) and CE(s T I^T, own picture), s = exp(log temperature scale)
+    sigmoid loss:  - sum_ij log sigmoid(z_ij (s i_i . t_j + b)) / pictures, z = 1 for pairs and -1 for the rest
+A picture may come with several texts: every one of them is a positive, and none is a negative of its siblings.
+
+Shape legend: that of `patchword.types`; J texts in a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from patchword.errors import ConfigError
+from patchword.types import TextFeatures, VisualFeatures
+
+
+class TwoTowersConfig(BaseModel, extra="forbid", frozen=True):
+    kind: Literal["two_towers"] = "two_towers"
+    width: int = Field(256, gt=0, description="width E of the shared space")
+    loss: Literal["softmax", "sigmoid"] = Field("softmax", description="softmax: InfoNCE both ways (CLIP); sigmoid: every pair on its own (SigLIP)")
+    initial_scale: float = Field(1 / 0.07, gt=0, description="what cosines are multiplied by at the start; learned")
+    largest_scale: float = Field(100.0, gt=0, description="the learned scale is never larger")
+
+
+class TwoTowers(nn.Module):
+    """Projections of two towers' features into one space, and the scale of their cosines."""
+
+    def __init__(self, config: TwoTowersConfig, vision: nn.Module, text: nn.Module) -> None:
+        """A tower that brings its own projection (CLIP's, or a small one with `shared_width`) is used as it is.
+
+        Raises:
+            ConfigError: a tower's own projection has another width than the shared space.
+        """
+        super().__init__()
+        self.config, self.vision, self.text = config, vision, text
+        for name, tower in (("vision", vision), ("text", text)):
+            if tower.shared_width not in (None, config.width):
+                found = f"the {name} tower projects to {tower.shared_width} and the shared space is {config.width} wide"
+                raise ConfigError(f"{found}: make them equal")
+        self.vision_projection = None if vision.shared_width else nn.Linear(vision.width, config.width, bias=False)
+        self.text_projection = None if text.shared_width else nn.Linear(text.width, config.width, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(config.initial_scale)))
+        self.bias = nn.Parameter(torch.tensor(-10.0)) if config.loss == "sigmoid" else None
+
+    def embed_pictures(self, pixels_B3HW: Tensor) -> Tensor:
+        """Unit vectors (B, E)."""
+        return F.normalize(self._pooled_vision(self.vision(pixels_B3HW)), dim=-1)
+
+    def embed_texts(self, ids_JL: Tensor, mask_JL: Tensor) -> Tensor:
+        """Unit vectors (J, E)."""
+        return F.normalize(self._pooled_text(self.text(ids_JL, mask_JL)), dim=-1)
+
+    def scale(self) -> Tensor:
+        return self.log_scale.exp().clamp(max=self.config.largest_scale)
+
+    def _pooled_vision(self, features: VisualFeatures) -> Tensor:
+        if self.vision_projection is None:
+            return features.pooled_BE
+        return self.vision_projection(features.grid_BNC.mean(1))
+
+    def _pooled_text(self, features: TextFeatures) -> Tensor:
+        if self.text_projection is None:
+            return features.pooled_BE
+        mask_JL1 = features.mask_BL[..., None].to(features.tokens_BLC.dtype)
+        return self.text_projection((features.tokens_BLC * mask_JL1).sum(1) / mask_JL1.sum(1).clamp(min=1))
+
+
+def softmax_loss(similarity_BJ: Tensor, owner_J: Tensor, first: int, count: int) -> Tensor:
+    """InfoNCE both ways with several texts per picture, summed over the rows first ... first + count - 1 of the pictures.
+
+    similarity_BJ holds scaled cosines of all pictures with all texts, owner_J the picture of each text. A picture's loss is the mean over
+    its texts of -log softmax against the other pictures' texts (siblings left out), plus the mean over its texts of -log softmax over
+    pictures, halved.
+    """
+    own_BJ = torch.arange(similarity_BJ.shape[0], device=owner_J.device)[:, None] == owner_J
+    rows = slice(first, first + count)
+    scores_bJ, own_bJ = similarity_BJ[rows].float(), own_BJ[rows]
+    others_b1 = scores_bJ.masked_fill(own_bJ, -math.inf).logsumexp(1, keepdim=True)
+    to_text_bJ = torch.logaddexp(scores_bJ, others_b1) - scores_bJ
+    to_picture_BJ = similarity_BJ.float().logsumexp(0, keepdim=True) - similarity_BJ.float()
+    per_picture_b = ((to_text_bJ + to_picture_BJ[rows]) * own_bJ).sum(1) / own_bJ.sum(1).clamp(min=1)
+    return per_picture_b.sum() / 2
+
+
+def sigmoid_loss(similarity_BJ: Tensor, owner_J: Tensor, first: int, count: int) -> Tensor:
+    """Pairwise sigmoid loss of the pictures first ... first + count - 1 with all texts; similarity_BJ holds scaled, shifted cosines."""
+    rows = slice(first, first + count)
+    own_bJ = (torch.arange(similarity_BJ.shape[0], device=owner_J.device)[:, None] == owner_J)[rows]
+    signs_bJ = own_bJ.float() * 2 - 1
+    return -F.logsigmoid(signs_bJ * similarity_BJ[rows].float()).sum()

@@ -1,0 +1,219 @@
+"""Captions for pictures, from a photograph to words: the page to read first.
+
+    photo -> data/pictures -> tower -> captioner.encode -> decode -> vocabulary -> Caption
+
+`load` gives a `CaptioningModel`; `model.caption(...)` goes through these steps in order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import BaseModel, Field
+
+from patchword import checkpoint
+from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings
+from patchword.config import validate
+from patchword.data.pictures import Preprocessing, open_picture
+from patchword.decode import Decodings, beam_search, explain_tokens
+from patchword.device import choose_device
+from patchword.errors import ModelError
+from patchword.results import Caption
+from patchword.text.subwords import Subwords, vocabulary_from_json
+from patchword.text.words import Vocabulary
+from patchword.types import Trace, VisualFeatures
+
+Picture = Union[str, Path, Image.Image, np.ndarray]  # noqa: UP007 - read at run time by help()
+
+SHIPPED = Path(__file__).resolve().parent.parent / "pretrained"
+
+
+class DecodingSettings(BaseModel, extra="forbid", frozen=True):
+    beams: int = Field(3, gt=0, description="hypotheses that the search follows; 1 is greedy")
+    max_length: int = Field(20, gt=1, description="longest caption in tokens, the end token included")
+    length_penalty: float = Field(0.0, ge=0, description="0: sum of log-probabilities decides; 1: their mean")
+    no_repeat_ngram: int = Field(0, ge=0, description="no n words in a row occur twice; 0: allowed")
+
+
+class ModelSettings(BaseModel, extra="forbid", frozen=True):
+    """What config.json of a captioning model says beside the facts about its training."""
+
+    tower: TowerSettings
+    captioner: CaptionerSettings
+    preprocessing: Preprocessing
+    decoding: DecodingSettings
+    vocabulary_size: int
+
+
+class CaptioningModel:
+    """A tower, a captioner, a vocabulary and the preprocessing that belongs to them."""
+
+    def __init__(
+        self, model: CaptionModel, settings: ModelSettings, vocabulary: Vocabulary | Subwords, card: dict[str, Any], device: torch.device
+    ) -> None:
+        self.model = model.to(device).eval()
+        self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
+
+    def caption(
+        self,
+        pictures: Picture | Sequence[Picture],
+        beams: int | None = None,
+        n_best: int = 1,
+        trace: bool = True,
+        batch: int = 16,
+    ) -> Caption | list[Caption]:
+        """Caption one picture, or a list of them.
+
+        Args:
+            pictures: path, PIL image or array (H, W, 3), or a list of these.
+            beams: hypotheses of the search; the model's own setting where left out.
+            n_best: how many hypotheses come back; all but the best as `alternatives`.
+            trace: whether the attention maps are computed.
+
+        Returns:
+            A Caption for one picture, a list for a list, in its order.
+
+        Raises:
+            PictureError: a picture that cannot be decoded, with its name and the reason.
+        """
+        if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
+            return self.caption([pictures], beams, n_best, trace, batch)[0]
+        captions: list[Caption] = []
+        for first in range(0, len(pictures), batch):
+            pixels_BHWC = np.stack([self.settings.preprocessing.apply(open_picture(picture)) for picture in pictures[first : first + batch]])
+            captions += self.caption_features(self.features(pixels_BHWC), beams, n_best, trace)
+        return captions
+
+    @torch.inference_mode()
+    def features(self, pixels_BHWC: np.ndarray) -> VisualFeatures:
+        """The tower's features of pictures that went through the preprocessing's geometry (uint8)."""
+        pixels_B3HW = torch.from_numpy(self.settings.preprocessing.normalise(pixels_BHWC)).to(self.device)
+        return self.model.features(pixels_B3HW, None)
+
+    @torch.inference_mode()
+    def caption_features(self, features: VisualFeatures, beams: int | None = None, n_best: int = 1, trace: bool = True) -> list[Caption]:
+        """Search and words for features of B pictures."""
+        decoding, captioner, special = self.settings.decoding, self.model.captioner, self.vocabulary.special
+        memory = captioner.encode(features)
+        width = max(decoding.beams if beams is None else beams, n_best)
+        found = beam_search(
+            captioner, memory, special, width, decoding.max_length, decoding.length_penalty, n_best, decoding.no_repeat_ngram
+        )
+        traces: list[Trace | None] = [None] * n_best
+        if trace:
+            for k in range(n_best):
+                traces[k] = explain_tokens(captioner, memory, special, found.tokens_BKT[:, k], found.lengths_BK[:, k].clamp(min=1))
+        return [self._captions_of(found, traces, b, features.hw) for b in range(len(found.tokens_BKT))]
+
+    def _captions_of(self, found: Decodings, traces: list[Trace | None], b: int, hw: tuple[int, int] | None) -> Caption:
+        hypotheses = [
+            self._caption(found, traces[k], b, k, hw) for k in range(found.tokens_BKT.shape[1]) if math.isfinite(found.log_probabilities_BK[b, k])
+        ]
+        best = hypotheses[0]
+        return Caption(**{**vars(best), "alternatives": tuple(hypotheses[1:])})
+
+    def _caption(self, found: Decodings, trace: Trace | None, b: int, k: int, hw: tuple[int, int] | None) -> Caption:
+        ids = found.tokens_BKT[b, k, : int(found.lengths_BK[b, k])].tolist()
+        words = tuple(self.vocabulary.tokens(ids))
+        attention_Thw, sentinel, prototypes = None, None, None
+        if trace is not None and trace.attention_BTN is not None and hw is not None:
+            attention_Thw = trace.attention_BTN[b, : len(words)].float().cpu().numpy().reshape(len(words), *hw)
+        if trace is not None and trace.sentinel_BT is not None:
+            sentinel = tuple(trace.sentinel_BT[b, : len(words)].tolist())
+        if trace is not None and trace.prototype_weights_BTLM is not None:
+            weights_TM = trace.prototype_weights_BTLM[b, : len(words)].mean(1)
+            best_T = weights_TM.topk(min(3, weights_TM.shape[1]))
+            prototypes = tuple(
+                tuple(zip(indices, values, strict=True)) for indices, values in zip(best_T.indices.tolist(), best_T.values.tolist(), strict=True)
+            )
+        return Caption(
+            text=self.vocabulary.decode(ids),
+            log_probability=float(found.log_probabilities_BK[b, k]),
+            tokens=words,
+            complete=bool(found.finished_BK[b, k]),
+            attention_Thw=attention_Thw,
+            sentinel=sentinel,
+            prototypes=prototypes,
+        )
+
+    def save(self, folder: str | Path, half: bool = False) -> None:
+        """Write the model folder; it appears under its name when it is complete. `half` stores fp16."""
+        checkpoint.write_model_atomically(Path(folder), lambda partial: self.write(partial, half))
+
+    def write(self, folder: Path, half: bool = False) -> None:
+        """The files of the model folder, without the care for interruptions that `save` takes."""
+        config = {"task": "caption", **self.card, **self.settings.model_dump(mode="json")}
+        checkpoint.write_model(folder, config, self.model.state_dict(), self.vocabulary.to_json(), model_card(self.card), half)
+
+    def push_to_hub(self, repository: str, private: bool = True) -> str:
+        """Upload the model folder to a hub repository; returns its address."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(repository, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            self.save(folder)
+            return str(api.upload_folder(repo_id=repository, folder_path=folder))
+
+
+def load(name: str | Path, device: str | None = None) -> Any:
+    """A captioning model by the name of a shipped one, a folder, a hub id of a Patchword folder, or `hub:ID` of a transformers captioner.
+
+    Raises ModelError when there is no such model, or its folder is incomplete or of another format.
+    """
+    chosen = choose_device(device)
+    if str(name).startswith("hub:"):
+        from patchword.tasks.hub_caption import HubCaptioner
+
+        return HubCaptioner.load(str(name).removeprefix("hub:"), chosen)
+    folder = find_model(name)
+    config = checkpoint.read_config(folder)
+    if config.get("task") != "caption":
+        raise ModelError(f"{folder} is a model for {config.get('task')!r}, and a captioning model is needed")
+    named = {key: value for key, value in config.items() if key in ModelSettings.model_fields}
+    card = {key: value for key, value in config.items() if key not in ModelSettings.model_fields and key not in ("format", "patchword", "task")}
+    settings = validate(named, ModelSettings, str(folder / "config.json"))
+    vocabulary = vocabulary_from_json(checkpoint.read_vocabulary(folder))
+    if vocabulary.size != settings.vocabulary_size:
+        raise ModelError(f"{folder}: vocab.json has {vocabulary.size} tokens, config.json says {settings.vocabulary_size}: the folder is mixed up")
+    model = CaptionModel.build(settings.tower, settings.captioner, settings.vocabulary_size)
+    checkpoint.load_weights(model, folder)
+    return CaptioningModel(model, settings, vocabulary, {"name": folder.name, **card}, chosen)
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(folder.parent.name for folder in SHIPPED.glob("*/config.json"))
+
+
+def find_model(name: str | Path) -> Path:
+    """The folder of a model. Raises ModelError listing the shipped names when nothing is found."""
+    for folder in (Path(name), SHIPPED / str(name)):
+        if (folder / "config.json").exists():
+            return folder
+    if Path(name).exists() or str(name).count("/") != 1 or str(name).startswith((".", "/")):
+        raise ModelError(f"no model at {name}: give a folder with config.json, a hub id, or one of: {', '.join(shipped_models()) or 'none shipped'}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name)))
+    except Exception as error:  # huggingface_hub raises many kinds; all mean that the folder cannot be had
+        raise ModelError(f"no folder {name}, and the hub did not give it either: {error}") from error
+
+
+def model_card(card: dict[str, Any]) -> str:
+    """README.md of a model folder from the facts that config.json records."""
+    lines = [f"# {card.get('name', 'A captioning model')}", "", str(card.get("description", "Made with Patchword.")), ""]
+    lines += [f"* **{key}**: {value}" for key, value in card.items() if key not in ("name", "description")]
+    return "\n".join(lines) + "\n"
+
+

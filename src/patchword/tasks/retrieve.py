@@ -1,0 +1,123 @@
+"""Pictures and texts as vectors of one space: what search, labels and contrastive training share.
+
+    photo -> data/pictures -> vision tower -> unit vector;   text -> vocabulary -> text tower -> unit vector
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, Field
+from torch import nn
+
+from patchword import checkpoint
+from patchword.composed import TowerSettings, build_tower
+from patchword.config import validate
+from patchword.data.pictures import Preprocessing, open_picture
+from patchword.device import choose_device
+from patchword.errors import DataError, ModelError
+from patchword.models.two_towers import TwoTowers, TwoTowersConfig
+from patchword.tasks.caption import Picture, find_model, model_card
+from patchword.text.subwords import Subwords, vocabulary_from_json
+from patchword.text.words import Vocabulary
+from patchword.towers.bert import BertTower, BertTowerConfig
+from patchword.towers.clip import ClipTextTower, ClipTextTowerConfig
+
+TextTowerSettings = Annotated[BertTowerConfig | ClipTextTowerConfig, Field(discriminator="kind")]
+TEMPLATES = ("a photo of {}.", "a picture of {}.", "{}.")
+"""Prompts over which a label's vector is averaged, a small version of CLIP's ensemble."""
+
+
+class TwoTowerSettings(BaseModel, extra="forbid", frozen=True):
+    """What config.json of a two-tower model says beside the facts about its training."""
+
+    vision: TowerSettings
+    text: TextTowerSettings
+    two_towers: TwoTowersConfig
+    preprocessing: Preprocessing
+    vocabulary_size: int
+
+
+def build_two_towers(settings: TwoTowerSettings) -> TwoTowers:
+    return TwoTowers(settings.two_towers, build_tower(settings.vision), build_text_tower(settings.text))
+
+
+def build_text_tower(settings: TextTowerSettings) -> nn.Module:
+    return BertTower(settings) if isinstance(settings, BertTowerConfig) else ClipTextTower(settings)
+
+
+class TwoTowerModel:
+    """Two towers with the vocabulary and the preprocessing that belong to them."""
+
+    def __init__(
+        self, model: TwoTowers, settings: TwoTowerSettings, vocabulary: Vocabulary | Subwords, card: dict[str, Any], device: torch.device
+    ) -> None:
+        self.model = model.to(device).eval()
+        self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
+        self.identity = checkpoint.weights_digest(model)
+        """SHA-256 of the weights: an index remembers it, and refuses vectors of another model."""
+
+    @torch.inference_mode()
+    def embed_images(self, pictures: Sequence[Picture], batch: int = 32) -> np.ndarray:
+        """Unit vectors (n, E), float32. Raises PictureError for a picture that cannot be decoded."""
+        vectors = [np.zeros((0, self.settings.two_towers.width), dtype=np.float32)]
+        for first in range(0, len(pictures), batch):
+            pixels_BHWC = np.stack([self.settings.preprocessing.apply(open_picture(picture)) for picture in pictures[first : first + batch]])
+            pixels_B3HW = torch.from_numpy(self.settings.preprocessing.normalise(pixels_BHWC)).to(self.device)
+            vectors.append(self.model.embed_pictures(pixels_B3HW).float().cpu().numpy())
+        return np.concatenate(vectors)
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str], batch: int = 256) -> np.ndarray:
+        """Unit vectors (n, E), float32. Raises DataError for a text without a word that the model knows."""
+        special = self.vocabulary.special
+        longest = self.model.text.max_length - 2
+        rows = []
+        for text in texts:
+            ids = self.vocabulary.encode(text)[:longest]
+            if all(number == special.unknown for number in ids):
+                raise DataError(f"{text!r} has no word that the model knows: try plain words such as 'two dogs in snow'")
+            rows.append([special.start, *ids, special.end])
+        vectors = [np.zeros((0, self.settings.two_towers.width), dtype=np.float32)]
+        for first in range(0, len(rows), batch):
+            part = rows[first : first + batch]
+            ids_BL = torch.full((len(part), max(map(len, part))), special.pad)
+            for b, row in enumerate(part):
+                ids_BL[b, : len(row)] = torch.tensor(row)
+            ids_BL = ids_BL.to(self.device)
+            vectors.append(self.model.embed_texts(ids_BL, ids_BL != special.pad).float().cpu().numpy())
+        return np.concatenate(vectors)
+
+    def label(self, pictures: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = TEMPLATES) -> np.ndarray:
+        """Probability of each label for each picture (n, labels): softmax over scaled cosines with the mean vector of the prompts."""
+        vectors = []
+        for label in labels:
+            mean_E = self.embed_texts([template.format(label) for template in templates]).mean(0)
+            vectors.append(mean_E / np.linalg.norm(mean_E))
+        scores = self.embed_images(pictures) @ np.stack(vectors).T * self.model.scale().item()
+        shifted = np.exp(scores - scores.max(1, keepdims=True))
+        return shifted / shifted.sum(1, keepdims=True)
+
+    def write(self, folder: Path, half: bool = False) -> None:
+        """The files of the model folder."""
+        config = {"task": "retrieve", **self.card, **self.settings.model_dump(mode="json")}
+        checkpoint.write_model(folder, config, self.model.state_dict(), self.vocabulary.to_json(), model_card(self.card), half)
+
+
+def load_two_towers(name: str | Path, device: str | None = None) -> TwoTowerModel:
+    """A two-tower model by the name of a shipped one, a folder or a hub id. Raises ModelError when it is no such model."""
+    folder = find_model(name)
+    config = checkpoint.read_config(folder)
+    if config.get("task") != "retrieve":
+        raise ModelError(f"{folder} is a model for {config.get('task')!r}, and a two-tower model is needed")
+    names = TwoTowerSettings.model_fields
+    settings = validate({key: value for key, value in config.items() if key in names}, TwoTowerSettings, str(folder / "config.json"))
+    card = {key: value for key, value in config.items() if key not in names and key not in ("format", "patchword", "task")}
+    model = build_two_towers(settings)
+    checkpoint.load_weights(model, folder)
+    vocabulary = vocabulary_from_json(checkpoint.read_vocabulary(folder))
+    return TwoTowerModel(model, settings, vocabulary, card, choose_device(device))

@@ -1,0 +1,207 @@
+"""Training a captioner: the recipe that the loop runs, in the order in which things happen.
+
+    records -> vocabulary -> pixels or stored features -> model -> stages -> validation by decoding -> model folder
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from patchword import checkpoint
+from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings
+from patchword.data.batches import CaptionBatch, CaptionData, FeatureInputs, PictureInputs, PlanEntry
+from patchword.data.store import Store
+from patchword.errors import ConfigError
+from patchword.log import progress
+from patchword.losses import caption_cross_entropy
+from patchword.metrics import score_captions
+from patchword.tasks.caption import CaptioningModel, DecodingSettings, ModelSettings
+from patchword.tasks.training_data import DataSettings, pixel_inputs, read_splits, reader_preprocessing
+from patchword.text.words import Vocabulary
+from patchword.train.caption_objectives import CrossEntropy, CrossEntropySettings, SelfCritical, SelfCriticalSettings
+from patchword.train.loop import Validation
+from patchword.train.settings import StageSettings
+
+
+class CaptionStage(StageSettings, frozen=True):
+    objective: CrossEntropySettings | SelfCriticalSettings = Field(
+        default_factory=CrossEntropySettings, discriminator="kind", description="what the stage minimises"
+    )
+    captions_per_picture: int = Field(0, ge=0, description="captions of a picture in a batch; 0: every caption is a row of its own")
+    bucketed: bool = Field(True, description="captions of similar length together; costs nothing and saves padding")
+
+
+class CaptionRun(BaseModel, extra="forbid", frozen=True):
+    task: Literal["caption"] = "caption"
+    out: str = Field(description="folder of the run")
+    seed: int = Field(1, description="every random number of the run follows from it")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 only where the device has it")
+    checkpoint_steps: int = Field(500, ge=0, description="steps between two checkpoints; 0: only at the end of an epoch")
+    log_steps: int = Field(10, gt=0, description="steps between two lines of metrics.jsonl")
+    description: str = Field("", description="what the model is; goes into its card")
+    licence: str = Field("", description="licence note of the data; goes into the card")
+    data: DataSettings
+    tower: TowerSettings = Field(discriminator="kind")
+    tower_from: str | None = Field(None, description="folder of a trained model whose tower the training begins with")
+    captioner: CaptionerSettings
+    captioner_from: str | None = Field(None, description="folder of a trained model of the same kind whose weights the training begins with")
+    decoding: DecodingSettings = DecodingSettings()
+    stage: tuple[CaptionStage, ...] = Field(min_length=1, description="what happens, in order")
+
+
+class CaptionRecipe:
+    """What `train/loop.py` needs to train a captioner; see its Recipe."""
+
+    def __init__(self, run: CaptionRun, folder: Path, command: str) -> None:
+        self.run, self.folder, self.stages = run, folder, run.stage
+        train, selection = read_splits(run.data)
+        self.vocabulary = Vocabulary.build(
+            [caption for record in train for caption in record.captions], run.data.minimum_count, run.data.splitter
+        )
+        torch.manual_seed(run.seed)
+        self.model = CaptionModel.build(run.tower, run.captioner, self.vocabulary.size)
+        if run.tower_from:
+            checkpoint.load_weights(self.model.tower, Path(run.tower_from), "tower.")
+        if run.captioner_from:
+            checkpoint.load_weights(self.model, Path(run.captioner_from))
+        self.preprocessing = reader_preprocessing(self.model.tower.preprocessing)
+        inputs = self._inputs([record.file for record in (*train, *selection)])
+        self.train = CaptionData.build(train, self.vocabulary, inputs, run.data.max_words)
+        self.selection = CaptionData.build(selection, self.vocabulary, inputs, run.data.max_words)
+        self.settings = ModelSettings(
+            tower=run.tower,
+            captioner=run.captioner,
+            preprocessing=self.preprocessing,
+            decoding=run.decoding,
+            vocabulary_size=self.vocabulary.size,
+        )
+        self.card = {
+            "name": folder.name,
+            "description": run.description or f"{run.captioner.kind} over a {run.tower.kind} tower, trained with Patchword.",
+            "dataset": f"{Path(run.data.annotations).name}: {len(train)} training pictures, selected on {len(selection)} others",
+            "licence": run.licence or "not stated",
+            "command": command,
+        }
+        self._reward: Any = None
+
+    def _inputs(self, files: list[str]) -> PictureInputs:
+        data = self.run.data
+        if data.features:
+            if not self.model.tower_is_frozen and any(_rate(stage, "tower") > 0 for stage in self.stages):
+                raise ConfigError("data.features replaces a frozen tower, and a stage trains the tower: set its learning rate to 0, or leave features out")
+            store = Store.open(Path(data.features), {"tower": checkpoint.weights_digest(self.model.tower)})
+            return FeatureInputs(store)
+        return pixel_inputs(data, self.preprocessing, files)
+
+    def objective(self, stage: int) -> nn.Module:
+        settings = self.stages[stage].objective
+        if isinstance(settings, SelfCriticalSettings):
+            return SelfCritical(self.model, settings, self.vocabulary.special, self.reward())
+        return CrossEntropy(self.model, settings, self.vocabulary.special, wants_trace=False)
+
+    def reward(self) -> Any:
+        """CIDEr-D with the document frequencies of the training captions, over token ids as words, the end token counted on both sides."""
+        if self._reward is None:
+            from patchword.train.rewards import CiderOfIds
+
+            self._reward = CiderOfIds(self.train)
+        return self._reward
+
+    def plan(self, stage: int, epoch: int) -> list[list[PlanEntry]]:
+        settings = self.stages[stage]
+        generator = np.random.default_rng([self.run.seed, stage, epoch])
+        per_picture = 1 if isinstance(settings.objective, SelfCriticalSettings) else settings.captions_per_picture
+        return self.train.plan(settings.batch, per_picture, settings.bucketed, generator)
+
+    def batch(self, stage: int, entries: list[PlanEntry], generator: torch.Generator) -> CaptionBatch:
+        return self.train.batch(entries, generator)
+
+    def image_ids(self, batch: CaptionBatch) -> list[Any]:
+        return list(batch.image_ids)
+
+    def after_step(self, step: int, objective: nn.Module) -> dict[str, float]:
+        return {}
+
+    def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation | None:
+        """Decode the pictures of the selection; CIDEr selects. Teacher-forced figures stand apart from decoded ones."""
+        self.model.eval()
+        forced = self._teacher_forced(accelerator.device)
+        predictions = self._decoded(accelerator.device)
+        references = {str(record.image_id): list(record.captions) for record in self.selection.records}
+        scores = score_captions(references, predictions)
+        if accelerator.is_main_process:
+            self._write_predictions(f"{self.stages[stage].name}-{epoch + 1:03d}", predictions, references)
+        values = {name: score.value for name, score in scores.items()}
+        return Validation(values["CIDEr"], {"scores": values, "teacher_forced": forced})
+
+    def _decoded(self, device: torch.device) -> dict[str, str]:
+        model = CaptioningModel(self.model, self.settings, self.vocabulary, self.card, device)
+        predictions: dict[str, str] = {}
+        with progress() as bar:
+            task = bar.add_task("validation", total=len(self.selection.records), status="")
+            for entries in self.selection.plan(64, 1, False, None):
+                batch = self.selection.batch(entries, None)
+                inputs = batch.inputs.to(device)
+                with torch.inference_mode():
+                    features = self.model.features(inputs.pixels_B3HW, inputs.features)
+                for image, caption in zip(batch.image_ids, model.caption_features(features, trace=False), strict=True):
+                    predictions[str(image)] = caption.text
+                bar.update(task, advance=len(entries))
+        return predictions
+
+    @torch.inference_mode()
+    def _teacher_forced(self, device: torch.device) -> dict[str, float]:
+        """Loss per word, top-5 accuracy and BLEU-4 of the words predicted from the true ones before them (the tutorial's figures)."""
+        total, words, hits = 0.0, 0, 0
+        predictions: dict[str, str] = {}
+        for entries in self.selection.plan(64, 1, False, None):
+            batch = self.selection.batch(entries, None).to(device)
+            features = self.model.features(batch.inputs.pixels_B3HW, batch.inputs.features)
+            memory = self.model.captioner.encode(features)
+            targets_RT = batch.tokens_RT[:, 1:]
+            logits_RTV = self.model.captioner.decode(batch.tokens_RT[:, :-1], batch.lengths_R - 1, memory).logits_BTV
+            loss, count = caption_cross_entropy(logits_RTV, targets_RT, self.vocabulary.special.pad)
+            real_RT = targets_RT != self.vocabulary.special.pad
+            found_RT = (logits_RTV.topk(5, dim=-1).indices == targets_RT[..., None]).any(-1)
+            total, words, hits = total + loss.item(), words + int(count), hits + int((found_RT & real_RT).sum())
+            for image, row, length in zip(batch.image_ids, logits_RTV.argmax(-1).tolist(), (batch.lengths_R - 2).tolist(), strict=True):
+                predictions[str(image)] = self.vocabulary.decode(row[:length])
+        references = {str(record.image_id): list(record.captions) for record in self.selection.records}
+        bleu = score_captions(references, predictions, metrics=("bleu",))["Bleu_4"].value
+        return {"loss": total / max(1, words), "top5": hits / max(1, words), "bleu4": bleu}
+
+    def _write_predictions(self, name: str, predictions: dict[str, str], references: dict[str, list[str]]) -> None:
+        folder = self.folder / "predictions"
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [{"image_id": record.image_id, "caption": predictions[str(record.image_id)]} for record in self.selection.records]
+        (folder / f"{name}.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+        samples = [
+            {"image_id": record.image_id, "file": record.file, "caption": predictions[str(record.image_id)], "references": list(record.captions)}
+            for record in self.selection.records[:24]
+        ]
+        (self.folder / "samples.json").write_text(json.dumps(samples, ensure_ascii=False, indent=1), encoding="utf-8")
+
+    def save_model(self, folder: Path) -> None:
+        CaptioningModel(self.model, self.settings, self.vocabulary, self.card, next(self.model.parameters()).device).write(folder)
+
+    def load_weights(self, folder: Path) -> None:
+        checkpoint.load_weights(self.model, folder)
+
+    def extra_state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_extra_state(self, tensors: dict[str, Tensor]) -> None:
+        pass
+
+
+def _rate(stage: CaptionStage, group: str) -> float:
+    return max((rate for prefix, rate in stage.learning_rates.items() if prefix.split(".")[0] == group), default=stage.learning_rates.get("", 0.0))
+

@@ -1,0 +1,136 @@
+"""Training two towers: the recipe that the loop runs. Recall on pictures that were not trained on selects the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from patchword import checkpoint
+from patchword.composed import TowerSettings
+from patchword.data.batches import CaptionBatch, CaptionData, PlanEntry
+from patchword.metrics.retrieval import retrieval
+from patchword.models.two_towers import TwoTowersConfig
+from patchword.tasks.retrieve import TextTowerSettings, TwoTowerModel, TwoTowerSettings, build_two_towers
+from patchword.tasks.training_data import DataSettings, pixel_inputs, read_splits, reader_preprocessing
+from patchword.text.words import Vocabulary
+from patchword.towers.bert import BertTowerConfig
+from patchword.train.loop import Validation
+from patchword.train.pair_objectives import Contrastive
+from patchword.train.settings import StageSettings
+
+
+class RetrieveStage(StageSettings, frozen=True):
+    captions_per_picture: int = Field(2, gt=0, description="captions of a picture in a batch, all of them positives")
+
+
+class RetrieveRun(BaseModel, extra="forbid", frozen=True):
+    task: Literal["retrieve"] = "retrieve"
+    out: str = Field(description="folder of the run")
+    seed: int = Field(1, description="every random number of the run follows from it")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 only where the device has it")
+    checkpoint_steps: int = Field(500, ge=0, description="steps between two checkpoints; 0: only at the end of an epoch")
+    log_steps: int = Field(10, gt=0, description="steps between two lines of metrics.jsonl")
+    description: str = Field("", description="what the model is; goes into its card")
+    licence: str = Field("", description="licence note of the data; goes into the card")
+    data: DataSettings
+    vision: TowerSettings = Field(discriminator="kind")
+    vision_from: str | None = Field(None, description="folder of a trained two-tower model whose weights the training begins with")
+    text: TextTowerSettings = Field(discriminator="kind")
+    two_towers: TwoTowersConfig = TwoTowersConfig()
+    stage: tuple[RetrieveStage, ...] = Field(min_length=1, description="what happens, in order")
+
+
+class RetrieveRecipe:
+    """What `train/loop.py` needs to train two towers; see its Recipe."""
+
+    def __init__(self, run: RetrieveRun, folder: Path, command: str) -> None:
+        self.run, self.stages = run, run.stage
+        train, selection = read_splits(run.data)
+        captions = [caption for record in train for caption in record.captions]
+        self.vocabulary = Vocabulary.build(captions, run.data.minimum_count, run.data.splitter)
+        torch.manual_seed(run.seed)
+        text = _with_vocabulary(run.text, self.vocabulary, run.data.max_words)
+        draft = TwoTowerSettings.model_construct(vision=run.vision, text=text, two_towers=run.two_towers)
+        self.model = build_two_towers(draft)
+        if run.vision_from:
+            checkpoint.load_weights(self.model, Path(run.vision_from))
+        preprocessing = reader_preprocessing(self.model.vision.preprocessing)
+        self.settings = TwoTowerSettings(
+            vision=run.vision,
+            text=text,
+            two_towers=run.two_towers,
+            preprocessing=preprocessing,
+            vocabulary_size=self.vocabulary.size,
+        )
+        inputs = pixel_inputs(run.data, preprocessing, [record.file for record in (*train, *selection)])
+        self.train = CaptionData.build(train, self.vocabulary, inputs, run.data.max_words)
+        self.selection = CaptionData.build(selection, self.vocabulary, inputs, run.data.max_words)
+        self.card = {
+            "name": folder.name,
+            "description": run.description or f"{run.vision.kind} and {run.text.kind} towers, trained contrastively with Patchword.",
+            "dataset": f"{Path(run.data.annotations).name}: {len(train)} training pictures, selected on {len(selection)} others",
+            "licence": run.licence or "not stated",
+            "command": command,
+        }
+
+    def objective(self, stage: int) -> nn.Module:
+        distributed = torch.distributed.is_initialized()
+        processes = torch.distributed.get_world_size() if distributed else 1
+        index = torch.distributed.get_rank() if distributed else 0
+        return Contrastive(self.model, self.vocabulary.special.pad, processes, index)
+
+    def plan(self, stage: int, epoch: int) -> list[list[PlanEntry]]:
+        settings = self.stages[stage]
+        batches = self.train.plan(settings.batch, settings.captions_per_picture, False, np.random.default_rng([self.run.seed, stage, epoch]))
+        # A short last batch has few negatives, and its loss is of another size.
+        return batches if len(batches) == 1 or len(batches[-1]) == settings.batch else batches[:-1]
+
+    def batch(self, stage: int, entries: list[PlanEntry], generator: torch.Generator) -> CaptionBatch:
+        return self.train.batch(entries, generator)
+
+    def image_ids(self, batch: CaptionBatch) -> list[Any]:
+        return list(batch.image_ids)
+
+    def after_step(self, step: int, objective: nn.Module) -> dict[str, float]:
+        return {"scale": self.model.scale().item()}
+
+    @torch.inference_mode()
+    def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation | None:
+        """Recalls both ways over all captions of the selection; rSum selects."""
+        self.model.eval()
+        pictures, texts, owners = [], [], []
+        for entries in self.selection.plan(64, max(len(tokens) for tokens in self.selection.tokens), False, None):
+            batch = self.selection.batch(entries, None).to(accelerator.device)
+            owners.append(batch.picture_of_row_R + sum(len(part) for part in pictures))
+            pictures.append(self.model.embed_pictures(batch.inputs.pixels_B3HW))
+            texts.append(self.model.embed_texts(batch.tokens_RT, batch.tokens_RT != self.vocabulary.special.pad))
+        similarity_NC = (torch.cat(pictures) @ torch.cat(texts).T).float().cpu().numpy()
+        scores = {name: score.value for name, score in retrieval(similarity_NC, torch.cat(owners).cpu().numpy()).items()}
+        return Validation(scores["rSum"], {"scores": scores})
+
+    def save_model(self, folder: Path) -> None:
+        device = next(self.model.parameters()).device
+        TwoTowerModel(self.model, self.settings, self.vocabulary, self.card, device).write(folder)
+
+    def load_weights(self, folder: Path) -> None:
+        checkpoint.load_weights(self.model, folder)
+
+    def extra_state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_extra_state(self, tensors: dict[str, Tensor]) -> None:
+        pass
+
+
+def _with_vocabulary(text: TextTowerSettings, vocabulary: Vocabulary, max_words: int) -> TextTowerSettings:
+    """A text tower with random weights gets the size of the vocabulary, and room for the longest text with its start and end."""
+    if text.architecture is None or not isinstance(text, BertTowerConfig):
+        return text
+    sizes = {"vocab_size": vocabulary.size, "pad_token_id": vocabulary.special.pad, "max_position_embeddings": max_words + 2}
+    return text.model_copy(update={"architecture": {**text.architecture, **sizes}})

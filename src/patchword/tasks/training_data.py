@@ -1,0 +1,74 @@
+"""The pictures and captions that a training runs on: read, split, decoded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from patchword.data.augment import Augmentation
+from patchword.data.batches import PixelInputs
+from patchword.data.pictures import Preprocessing
+from patchword.data.readers import read_captions, split_records
+from patchword.data.records import CaptionRecord
+from patchword.data.store import cache_folder, pixel_store
+from patchword.errors import ConfigError
+from patchword.log import progress
+from patchword.towers.layered import Preprocessing as TowerPreprocessing
+
+HELD_OUT_SEED = 20240229
+"""The held-out pictures are the same whatever the seed of a run, so that runs can be compared."""
+
+
+class DataSettings(BaseModel, extra="forbid", frozen=True):
+    annotations: str = Field(description="file (Karpathy JSON, COCO JSON, CSV, JSONL, Flickr tokens) or folder of photo.jpg beside photo.txt")
+    images: str = Field(description="folder of the pictures")
+    features: str | None = Field(None, description="feature store of the frozen tower (`patchword features`), in place of the pictures")
+    pixel_size: int | None = Field(None, ge=16, description="side at which pictures are cached; absent: the tower's own size")
+    cache: str | None = Field(None, description="folder of the pixel cache; absent: patchword in the user's cache folder")
+    augmentation: Augmentation | None = Field(None, description="random views while training; absent: the plain pictures")
+    splitter: Literal["english", "characters"] = Field("english", description="how captions are split into words")
+    minimum_count: int = Field(5, gt=0, description="words that occur less often in the training captions become unknown")
+    max_words: int = Field(20, gt=0, description="words beyond this are cut off while training")
+    held_out: int = Field(0, ge=0, description="training pictures set aside to select the model; 0: it is selected on split val")
+    limit: int = Field(0, ge=0, description="use only the first n training pictures (tests, dry runs); 0: all")
+
+
+def read_splits(data: DataSettings) -> tuple[list[CaptionRecord], list[CaptionRecord]]:
+    """Training pictures, and the pictures on which the model is selected. Raises ConfigError when nothing is left to train on."""
+    records = read_captions(Path(data.annotations))
+    train = split_records(records, "train")
+    if data.held_out:
+        if data.held_out >= len(train):
+            raise ConfigError(f"data.held_out is {data.held_out} and there are {len(train)} training pictures: hold out fewer")
+        order = np.random.default_rng(HELD_OUT_SEED).permutation(len(train))
+        selection = [train[i] for i in sorted(order[: data.held_out])]
+        train = [train[i] for i in sorted(order[data.held_out :])]
+    else:
+        selection = split_records(records, "val")
+    return train[: data.limit] if data.limit else train, selection
+
+
+def pixel_inputs(data: DataSettings, preprocessing: Preprocessing, files: list[str]) -> PixelInputs:
+    """Pictures decoded once into the pixel cache, at the size that the configuration asks for."""
+    size = data.pixel_size or preprocessing.hw[0]
+    cached = preprocessing.model_copy(update={"size": size})
+    cache = Path(data.cache) if data.cache else cache_folder()
+    with progress() as bar:
+        task = bar.add_task("decoding pictures", total=len(files), status="")
+        store = pixel_store(Path(data.images), files, cached, cache, lambda count: bar.update(task, advance=count))
+        bar.update(task, completed=len(files))
+    return PixelInputs(store, preprocessing, data.augmentation)
+
+
+def reader_preprocessing(tower: TowerPreprocessing) -> Preprocessing:
+    """A tower's plain values as the preprocessing that decodes pictures."""
+    return Preprocessing(
+        size=tower.size,
+        fit="squash" if tower.fit == "squash" else "short_side_center_crop",
+        interpolation=tower.resample,
+        mean=tower.mean,
+        std=tower.std,
+    )

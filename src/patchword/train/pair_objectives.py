@@ -1,0 +1,59 @@
+"""What two towers minimise: the contrastive loss over the batches of all processes, with gradient."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from patchword.data.batches import CaptionBatch
+from patchword.models.two_towers import TwoTowers, sigmoid_loss, softmax_loss
+from patchword.train.loop import Shares
+
+
+class Contrastive(nn.Module):
+    """Every process embeds its own pictures and texts; similarities are taken with those of all processes.
+
+    Each process computes the loss of its own pictures against the texts of all. Embeddings are gathered with gradient, so the gradient
+    of the processes' mean is that of one process with the whole batch.
+    """
+
+    def __init__(self, model: TwoTowers, pad: int, processes: int, index: int) -> None:
+        super().__init__()
+        self.model, self.pad, self.processes, self.index = model, pad, processes, index
+
+    def forward(self, batch: CaptionBatch, shares: Shares) -> dict[str, Tensor]:
+        """Named losses, the total under "loss"; "rank_1" is the share of pictures whose best text is one of their own."""
+        pictures_BE = self.model.embed_pictures(batch.inputs.pixels_B3HW)
+        texts_JE = self.model.embed_texts(batch.tokens_RT, batch.tokens_RT != self.pad)
+        owner_J, first, count = batch.picture_of_row_R, 0, batch.picture_count
+        if self.processes > 1:
+            pictures_BE, texts_JE, owner_J, first = self._gathered(pictures_BE, texts_JE, owner_J)
+        similarity_BJ = self.model.scale() * pictures_BE @ texts_JE.T
+        if self.model.bias is None:
+            total = softmax_loss(similarity_BJ, owner_J, first, count)
+        else:
+            total = sigmoid_loss(similarity_BJ + self.model.bias, owner_J, first, count)
+        best_B = similarity_BJ[first : first + count].argmax(1)
+        hits = (owner_J[best_B] == torch.arange(first, first + count, device=owner_J.device)).sum()
+        return {"loss": total / shares.pictures, "rank_1": hits / shares.pictures}
+
+    def _gathered(self, pictures_BE: Tensor, texts_JE: Tensor, owner_J: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Rows of all processes, padded to equal counts for the exchange and cut again; owners count through all pictures."""
+        counts = torch.zeros(self.processes, 2, dtype=torch.long, device=owner_J.device)
+        counts[self.index] = torch.tensor([len(pictures_BE), len(texts_JE)])
+        torch.distributed.all_reduce(counts)
+        before = [int(counts[:rank, 0].sum()) for rank in range(self.processes)]
+        pictures = self._exchange(pictures_BE, counts[:, 0])
+        texts = self._exchange(texts_JE, counts[:, 1])
+        owners = self._exchange(owner_J[:, None] + before[self.index], counts[:, 1])
+        return torch.cat(pictures), torch.cat(texts), torch.cat(owners)[:, 0], before[self.index]
+
+    def _exchange(self, rows: Tensor, counts: Tensor) -> list[Tensor]:
+        padded = F.pad(rows, (0, 0, 0, int(counts.max()) - len(rows)))
+        if rows.is_floating_point():
+            parts = torch.distributed.nn.functional.all_gather(padded)
+        else:
+            parts = [torch.empty_like(padded) for _ in range(self.processes)]
+            torch.distributed.all_gather(parts, padded)
+        return [part[: int(count)] for part, count in zip(parts, counts, strict=True)]

@@ -1,0 +1,92 @@
+"""From a configuration file to a run folder: what `patchword train` does around the loop."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from pydantic import BaseModel
+from rich.console import Console
+
+from patchword.config import override, read_toml, validate
+from patchword.errors import ConfigError
+from patchword.explain.report import training_report
+from patchword.train.dry_run import dry_run as measure
+from patchword.train.loop import Run
+
+
+def SCHEMAS() -> dict[str, type[BaseModel]]:  # noqa: N802 - a table, made on demand because its entries import torch
+    """Schema of the configuration of each task."""
+    from patchword.tasks.train_caption import CaptionRun
+    from patchword.tasks.train_retrieve import RetrieveRun
+
+    return {"caption": CaptionRun, "retrieve": RetrieveRun}
+
+
+def _recipe(settings: BaseModel, folder: Path, command: str) -> Any:
+    from patchword.tasks.train_caption import CaptionRecipe, CaptionRun
+    from patchword.tasks.train_retrieve import RetrieveRecipe, RetrieveRun
+
+    made = {CaptionRun: CaptionRecipe, RetrieveRun: RetrieveRecipe}
+    return made[type(settings)](settings, folder, command)
+
+
+def start(config: Path, overrides: Sequence[str], resume: bool, dry_run: bool, device: str | None, command: str) -> Path:
+    """Train, and write the run folder: resolved config, metrics.jsonl, checkpoints, best model, predictions, report.html.
+
+    Raises:
+        ConfigError: a wrong setting, or a run folder that is in use by another configuration or not empty without `resume`.
+        TrainingError: the loss was not finite three times in a row.
+    """
+    values = override(read_toml(config), overrides)
+    schemas = SCHEMAS()
+    task = values.get("task", "caption")
+    if task not in schemas:
+        raise ConfigError(f"{config}: task is {task!r}, expected one of {', '.join(schemas)}")
+    settings = validate(values, schemas[task], str(config))
+    accelerator = Accelerator(mixed_precision="bf16" if settings.precision == "bf16" else "no", cpu=device == "cpu")
+    folder = Path(settings.out)
+    if not dry_run:
+        _claim(folder, settings, resume, accelerator)
+    torch.manual_seed(settings.seed)
+    recipe = _recipe(settings, folder, command)
+    recipe.model.to(accelerator.device)
+    if dry_run:
+        measure(recipe, accelerator, settings.seed)
+        return folder
+    run = Run(recipe, folder, accelerator, settings.seed, settings.checkpoint_steps, settings.log_steps)
+    resumed = run.resume() if resume else False
+    say = Console(stderr=True).print if accelerator.is_main_process else (lambda *text: None)
+    counted = sum(parameter.numel() for parameter in recipe.model.parameters())
+    say(f"{folder}: {counted / 1e6:.2f} M parameters on {accelerator.device}" + (f", resumed at step {run.position.step}" if resumed else ""))
+    began = time.monotonic()
+    try:
+        run.train()
+    finally:
+        if accelerator.is_main_process:
+            (folder / "report.html").write_text(training_report(folder), encoding="utf-8")
+    say(f"done in {(time.monotonic() - began) / 60:.1f} min; best score {run.past.best:.4f}; model {folder / 'best'}; report {folder / 'report.html'}")
+    return folder
+
+
+def _claim(folder: Path, settings: BaseModel, resume: bool, accelerator: Accelerator) -> None:
+    """Make the run folder, or make sure that it belongs to this configuration."""
+    path = folder / "config.json"
+    content = settings.model_dump(mode="json")
+    if accelerator.is_main_process:
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if not resume:
+                raise ConfigError(f"{folder} holds a run already: add --resume to go on with it, or choose another folder with out=FOLDER")
+            changed = sorted(key for key in content if content[key] != before.get(key))
+            if changed:
+                raise ConfigError(f"{folder} was begun with other settings ({', '.join(changed)}): resume with the same ones, or choose another out")
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    accelerator.wait_for_everyone()
