@@ -273,7 +273,8 @@ class PrototypeRecall(nn.Module):
     def forward(self, y_RTC: Tensor, columns: Columns, want_weights: bool = False) -> tuple[Tensor, Tensor | None]:
         """The addition (R, T, C), and the weights (R, H, T, M) where wanted."""
         queries_1HXD = self.query(y_RTC).unflatten(-1, (self.heads, -1)).flatten(0, 1).transpose(0, 1)[None]
-        context_1HXD, weights_1HXM = attend(queries_1HXD, columns.keys_HMD[None], columns.values_HMD[None], columns.bias_M, want_weights)
+        keys_1HMD, values_1HMD = columns.keys_HMD[None], columns.values_HMD[None]
+        context_1HXD, weights_1HXM = attend(queries_1HXD, keys_1HMD, values_1HMD, columns.bias_M[None], want_weights)
         added_RTC = self.gate_C * columns.share * self.output(merge_heads(context_1HXD).view(y_RTC.shape))
         if weights_1HXM is None:
             return added_RTC, None
