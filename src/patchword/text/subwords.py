@@ -44,12 +44,15 @@ class Subwords:
         """
         from transformers import CLIPTokenizer
 
+        expected = "Expected tokenizer.json, or vocab.json and merges.txt"
         try:
-            return cls(CLIPTokenizer.from_pretrained(source).backend_tokenizer)
+            found = cls(CLIPTokenizer.from_pretrained(source).backend_tokenizer)
         except (OSError, ValueError, TypeError) as reason:
             said = " ".join(str(reason).split())[:200]
-            expected = "Expected tokenizer.json, or vocab.json and merges.txt"
             raise ModelError(f"{source}: holds no tokenizer that can be read ({said}). {expected}.") from reason
+        if not found.words:  # for a folder without files transformers makes an empty tokenizer, in silence
+            raise ModelError(f"{source}: holds no tokenizer that can be read (it has no pieces). {expected}.")
+        return found
 
     @property
     def size(self) -> int:
