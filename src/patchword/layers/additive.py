@@ -129,6 +129,6 @@ def _score_backward(
         slope_bKNA = slope_(activated_bKNA)
         torch.matmul(grad_bKN[:, :, None], slope_bKNA, out=slopes_BKA[piece].unsqueeze(2))
         if grad_keys_BNA is not None:
-            per_query_bKNA = slope_bKNA.mul_((grad_bKN[..., None]))
+            per_query_bKNA = slope_bKNA.mul_(grad_bKN[..., None])
             torch.mul(per_query_bKNA.sum(dim=1) if K > 1 else per_query_bKNA[:, 0], weight_A, out=grad_keys_BNA[piece])
     return grad_keys_BNA, (slopes_BKA * weight_A).to(ctx.saved_tensors[1].dtype), grad_weight_A.to(ctx.saved_tensors[2].dtype)
