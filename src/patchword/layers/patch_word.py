@@ -50,23 +50,16 @@ def max_mean(cosines_IJLP: Tensor, words_JL: Tensor, tokens_IJP: Tensor | None =
 
 
 class _SquaredLengths(torch.autograd.Function):
-    """x K x' per row of x, for a symmetric K: the squared length of a sum of patches, from the weights and the patches' Gram matrix."""
+    """x K x' per row of x, for a symmetric K: the squared length of a sum of patches, from the weights and the patches' Gram matrix.
+
+    Written out because K's symmetry makes x K, which the forward has, half of the gradient too.
+    """
 
     @staticmethod
     def forward(ctx, weights_IRN: Tensor, gram_INN: Tensor) -> Tensor:
-        if any(ctx.needs_input_grad):
-            mapped_IRN = weights_IRN @ gram_INN
-            ctx.save_for_backward(weights_IRN, mapped_IRN)
-            return torch.linalg.vecdot(weights_IRN, mapped_IRN)
-        # K is symmetric: four bands of its upper triangle, off-diagonal blocks doubled, are five eighths of the products.
-        count = weights_IRN.shape[-1]
-        band = -(-count // 4)
-        lengths_IR = weights_IRN.new_zeros(weights_IRN.shape[:-1])
-        for start in range(0, count, band):
-            block_INN = gram_INN[:, start : start + band, start:].clone()
-            block_INN[:, :, band:] *= 2.0
-            lengths_IR += torch.linalg.vecdot(weights_IRN[:, :, start : start + band] @ block_INN, weights_IRN[:, :, start:])
-        return lengths_IR
+        mapped_IRN = weights_IRN @ gram_INN
+        ctx.save_for_backward(weights_IRN, mapped_IRN)
+        return torch.linalg.vecdot(weights_IRN, mapped_IRN)
 
     @staticmethod
     def backward(ctx, gradient_IR: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -79,18 +72,31 @@ class _SquaredLengths(torch.autograd.Function):
         return by_weights, by_gram
 
 
-def sum_cosines(products_IJLN: Tensor, weights_IJPN: Tensor, gram_INN: Tensor) -> Tensor:
-    """Cosines (I, J, L, P) between words and weighted sums of patches, without ever making the sums, whose tensor would be (I, J, P, d).
+def inverse_lengths(weights_IRN: Tensor, gram_INN: Tensor) -> Tensor:
+    """1 / |sum of w_n v_n| for each row of weights, from the inner products of the patches; 0 for a sum of length zero."""
+    squared_IR = _SquaredLengths.apply(weights_IRN, gram_INN)
+    tiny = torch.finfo(squared_IR.dtype).tiny
+    return torch.where(squared_IR > tiny, squared_IR.clamp_min(tiny).rsqrt(), 0.0)
 
-    `products_IJLN` are the inner products of the unit words with the patches, `weights_IJPN` the weights of token p over the patches,
-    `gram_INN` the inner products of the patches with each other. With a = sum of w_n v_n: <t, a> = sum of w_n <t, v_n> and
-    |a|^2 = w K w'. A sum of length zero has cosine zero with every word.
+
+def mixed_cosines(products_IJLN: Tensor, keep_IJN: Tensor, mixes_ICN: Tensor, gram_INN: Tensor) -> Tensor:
+    """Cosines (I, J, L, C) between words and the C weighted sums of those patches that a caption keeps.
+
+    `products_IJLN` are the inner products of the unit words with the patches, `gram_INN` those of the patches with each other. With
+    a = sum of w_n v_n: <t, a> = sum of w_n <t, v_n> and |a|^2 = w K w', so that the sums themselves, a tensor (I, J, C, d), are never made.
     """
     I, J, L, N = products_IJLN.shape
-    P = weights_IJPN.shape[2]
-    inner_IJLP = torch.bmm(products_IJLN.reshape(I * J, L, N), weights_IJPN.reshape(I * J, P, N).transpose(1, 2)).view(I, J, L, P)
-    squared_IJP = _SquaredLengths.apply(weights_IJPN.reshape(I, J * P, N), gram_INN).view(I, J, P)
-    return inner_IJLP * squared_IJP.clamp_min(1e-24).rsqrt()[:, :, None]
+    C = mixes_ICN.shape[1]
+    kept_IRN = (products_IJLN * keep_IJN[:, :, None]).view(I, J * L, N)
+    inner_IJLC = (kept_IRN @ mixes_ICN.transpose(1, 2)).view(I, J, L, C)
+    weights_IRN = (keep_IJN[:, :, None] * mixes_ICN[:, None]).view(I, J * C, N)
+    return inner_IJLC * inverse_lengths(weights_IRN, gram_INN).view(I, J, 1, C)
+
+
+def sum_cosines(products_IJLN: Tensor, weights_IJN: Tensor, gram_INN: Tensor) -> Tensor:
+    """Cosines (I, J, L, 1) between words and the one sum of patches with these weights; as `mixed_cosines`."""
+    inner_IJL = torch.linalg.vecdot(products_IJLN, weights_IJN[:, :, None])
+    return (inner_IJL * inverse_lengths(weights_IJN, gram_INN)[:, :, None])[..., None]
 
 
 class Tile(NamedTuple):
@@ -100,9 +106,9 @@ class Tile(NamedTuple):
     captions: int
 
 
-def tile_for(device: torch.device) -> Tile:
-    """One picture at a time keeps a CPU in its cache; an accelerator wants wide products."""
-    return Tile(1, 32) if device.type == "cpu" else Tile(16, 64)
+def tile_for(device: torch.device, captions: int = 128) -> Tile:
+    """One picture at a time keeps a CPU in its cache; an accelerator wants wide products. Few captions: less padding, more calls."""
+    return Tile(1, captions) if device.type == "cpu" else Tile(16, captions)
 
 
 def spans(count: int, width: int) -> Iterator[slice]:

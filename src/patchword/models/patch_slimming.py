@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from patchword.errors import DataError, ModelError
-from patchword.layers.patch_word import Tile, max_mean, sum_cosines, tile_for, unit
+from patchword.layers.patch_word import Tile, max_mean, mixed_cosines, sum_cosines, tile_for, unit
 
 WIDEST_EXPONENT = 30.0
 """Largest spread of aggregation logits (nats) that is multiplied in float32; beyond it, where a square could underflow, in float64."""
@@ -126,7 +126,8 @@ class Aggregation(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, patches_INd: Tensor) -> Tensor:
-        return self.outer(nn.functional.gelu(self.inner(self.norm(patches_INd)))).transpose(1, 2) * self.scale
+        logits_INC = self.outer(nn.functional.gelu(self.inner(self.norm(patches_INd)))) * self.scale
+        return logits_INC.transpose(1, 2).contiguous()
 
 
 class ScoreNetwork(nn.Module):
@@ -201,7 +202,7 @@ class PatchSlimming(nn.Module):
 
     def align(self, images: ImageSide, captions: CaptionSide, tile: Tile | None = None) -> Aligned:
         """Every picture with every caption, tile by tile; captions of like length share a tile. The tile never changes the result."""
-        tile = tile or tile_for(images.patches_INd.device)
+        tile = tile or tile_for(images.patches_INd.device, captions=32)
         order_J = captions.mask_JL.sum(dim=1).argsort(descending=True, stable=True)
         pieces = CaptionSide(*(field[order_J] for field in captions)).split(tile.captions)
         rows = []
@@ -255,23 +256,20 @@ class PatchSlimming(nn.Module):
             shares_PN = weights_PN / weights_PN.sum(dim=1, keepdim=True).clamp_min(1e-30)
         return PairTrace(similarity, selected.scores_IJN[0, 0], kept_N, shares_PN, cosines_LP, word_token_L, word_patch_L)
 
-    def _sums(self, images: ImageSide, selected: Selected) -> Tensor | None:
-        """Weights (I, J, P, N), up to a factor per row, of the tokens that are sums of patches: aggregated ones, then the fused one."""
-        rows = []
-        if images.mixes_ICN is not None:
-            rows.append(selected.keep_IJN[:, :, None] * images.mixes_ICN[:, None])
-        if self.config.fused_token:
-            dropped_IJN = 1 - selected.keep_IJN if images.mask_IN is None else images.mask_IN[:, None] - selected.keep_IJN
-            rows.append((dropped_IJN * selected.scores_IJN.exp()).to(images.patches_INd.dtype)[:, :, None])
-        if len(rows) == 2:
-            return torch.cat(rows, dim=2)
-        return rows[0] if rows else None
-
     def _patch_weights(self, images: ImageSide, selected: Selected) -> Tensor:
-        """`_sums`, and before them a row for each patch where the patches themselves are tokens: what an explanation shows."""
-        rows = [] if images.mixes_ICN is not None else [torch.diag_embed(selected.keep_IJN)]
-        sums_IJPN = self._sums(images, selected)
-        return torch.cat(rows if sums_IJPN is None else [*rows, sums_IJPN], dim=2)
+        """Weights (I, J, P, N), up to a factor per row, of the tokens that are made of patches: what an explanation shows."""
+        if images.mixes_ICN is None:
+            weights_IJPN = torch.diag_embed(selected.keep_IJN)
+        else:
+            weights_IJPN = selected.keep_IJN[:, :, None] * images.mixes_ICN[:, None]
+        if not self.config.fused_token:
+            return weights_IJPN
+        return torch.cat([weights_IJPN, self._dropped(images, selected)[:, :, None]], dim=2)
+
+    def _dropped(self, images: ImageSide, selected: Selected) -> Tensor:
+        """Weights (I, J, N), up to a factor, of the patches in the fused token: exp of the score where dropped, 0 where kept or padding."""
+        real = 1.0 if images.mask_IN is None else images.mask_IN[:, None].float()
+        return ((real - selected.keep_IJN) * selected.scores_IJN.exp()).to(images.patches_INd.dtype)
 
     def _cosines(self, images: ImageSide, captions: CaptionSide, selected: Selected, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Cosines (I, J, L, P) of words and tokens, and the tokens' weights (I, J, P) where they differ from one."""
@@ -288,10 +286,11 @@ class PatchSlimming(nn.Module):
         if images.mixes_ICN is None:
             squared_IN = images.gram_INN.diagonal(dim1=1, dim2=2)
             columns.append(products_IJLN * squared_IN.clamp_min(1e-24).rsqrt()[:, None, None])
-        sums_IJPN = self._sums(images, selected)
-        if sums_IJPN is not None:
-            columns.append(sum_cosines(products_IJLN, sums_IJPN, images.gram_INN).float())
-        cosines_IJLP = torch.cat(columns, dim=3) if len(columns) > 1 else columns[0]
+        else:
+            columns.append(mixed_cosines(products_IJLN, keep_IJN, images.mixes_ICN, images.gram_INN).float())
+        if self.config.fused_token:
+            columns.append(sum_cosines(products_IJLN, self._dropped(images, selected), images.gram_INN).float())
+        cosines_IJLP = torch.cat(columns, dim=3)
         if images.mixes_ICN is not None:
             return cosines_IJLP, None
         one_IJ1 = keep_IJN.new_ones(I, J, 1)

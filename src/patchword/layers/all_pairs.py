@@ -1,0 +1,163 @@
+"""Every picture with every caption in bounded memory, and a shortlist re-ranked: the two ways to rank with an alignment head.
+
+Each picture and each caption is encoded once, by the caller, into a ragged half-precision cache; a tile of the matrix is made from a few
+rows of each. Peak memory is caches + result (4 bytes a pair) + one block of pictures, whatever the number of captions.
+
+Shape legend (with the one of `types.py`): I images, J captions, R all tokens of a cache one behind the other, C width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from patchword.errors import DataError
+from patchword.layers.patch_word import Tile, spans, tile_for
+
+CAPTIONS_AT_ONCE = 2048
+"""Captions that stand ready in float32 while all pictures pass: 64 MB at 16 words of width 512."""
+
+
+class RaggedTokens(NamedTuple):
+    """Tokens of n pictures or captions without padding, float16: 13 words take 13 rows, not those of the longest caption."""
+
+    flat_RC: Tensor
+    starts: Tensor
+    """n + 1 row numbers: item i has rows starts[i] to starts[i + 1]."""
+
+    def __len__(self) -> int:  # of the items, as a user of a cache means it
+        return self.starts.shape[0] - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        return self.starts.diff()
+
+    def padded(self, items: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Tokens (len(items), longest, C) in float32 with zeros behind each item's last, and the lengths, on `device`."""
+        pieces = [self.flat_RC[self.starts[i] : self.starts[i + 1]] for i in items.tolist()]
+        tokens = torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True)
+        return tokens.to(device).float(), self.lengths[items].to(device)
+
+
+def ragged(batches: Iterable[tuple[Tensor, Tensor]]) -> RaggedTokens:
+    """A cache from batches of (tokens_BLC, lengths_B), in order. Raises DataError where float16 cannot hold a value."""
+    rows, lengths = [], []
+    for tokens_BLC, lengths_B in batches:
+        mask_BL = torch.arange(tokens_BLC.shape[1], device=tokens_BLC.device) < lengths_B.to(tokens_BLC.device)[:, None]
+        rows_RC = tokens_BLC.detach()[mask_BL].half().cpu()
+        if not rows_RC.isfinite().all():
+            raise DataError("token cache: a value is not finite or beyond float16 (65504); the towers' output should be near unit scale")
+        rows.append(rows_RC)
+        lengths.append(lengths_B.cpu())
+    if not rows:
+        raise DataError("token cache: no tokens were given, expected at least one batch")
+    starts = torch.cat([torch.zeros(1, dtype=torch.long), torch.cat(lengths).long().cumsum(0)])
+    return RaggedTokens(torch.cat(rows), starts)
+
+
+class Head(Protocol):
+    """What is asked of an alignment head; `models/patch_slimming.py` has one."""
+
+    def images(self, tokens_INd: Tensor, class_token: bool, mask_IN: Tensor | None = None) -> NamedTuple: ...
+
+    def captions(self, tokens_JLd: Tensor, lengths_J: Tensor) -> NamedTuple: ...
+
+    def compare(self, images: NamedTuple, captions: NamedTuple, product_dtype: torch.dtype = torch.float32) -> NamedTuple: ...
+
+
+@torch.no_grad()
+def all_pairs(
+    head: Head,
+    images: RaggedTokens,
+    captions: RaggedTokens,
+    class_token: bool,
+    device: torch.device,
+    tile: Tile | None = None,
+    product_dtype: torch.dtype = torch.float32,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Similarities (images, captions), float32 on the CPU; the head should be in evaluation mode.
+
+    `tile` changes speed and memory only. `product_dtype=torch.bfloat16` makes the products of words and patches in bfloat16: faster where
+    the machine has units for it, and near ties may change places. `progress` is called with the number of pairs done since its last call.
+    """
+    tile = tile or tile_for(device)
+    order_J = captions.lengths.argsort(descending=True, stable=True)
+    similarities_IJ = torch.empty(len(images), len(captions))
+    for block_J in order_J.split(CAPTIONS_AT_ONCE):
+        sides = [head.captions(*captions.padded(items, device)) for items in block_J.split(tile.captions)]
+        for span in spans(len(images), tile.images):
+            side = _images(head, images, torch.arange(span.start, span.stop), class_token, device)
+            columns = [head.compare(side, some, product_dtype).similarities_IJ for some in sides]
+            similarities_IJ[span, block_J] = torch.cat(columns, dim=1).cpu()
+            if progress is not None:
+                progress((span.stop - span.start) * len(block_J))
+    return similarities_IJ
+
+
+class TwoStage(NamedTuple):
+    """Similarities to rank by, one matrix per direction: shortlisted pairs by the head, the others below them in the coarse order."""
+
+    image_to_text_IJ: Tensor
+    text_to_image_IJ: Tensor
+    compared: int
+    """Pairs that the head saw."""
+    lost_image_to_text: float
+    """Share of the pictures none of whose captions is on their shortlist: what no re-ranking can find again."""
+    lost_text_to_image: float
+    """Share of the captions whose picture is not on their shortlist."""
+
+
+@torch.no_grad()
+def two_stage(
+    head: Head,
+    coarse_IJ: Tensor,
+    images: RaggedTokens,
+    captions: RaggedTokens,
+    image_of_caption_J: Tensor,
+    shortlist: int,
+    class_token: bool,
+    device: torch.device,
+) -> TwoStage:
+    """Re-rank by the head the `shortlist` best captions of each picture and pictures of each caption in `coarse_IJ` (dual encoder).
+
+    A shortlist as long as the other side gives the ranking of `all_pairs`.
+    """
+    if shortlist < 1:
+        raise DataError(f"shortlist of {shortlist}: expected at least one candidate")
+    coarse_IJ = coarse_IJ.float().cpu()
+    I, J = coarse_IJ.shape
+    of_image_IJ = torch.zeros(I, J, dtype=torch.bool).scatter_(1, coarse_IJ.topk(min(shortlist, J), dim=1).indices, True)
+    of_caption_IJ = torch.zeros(I, J, dtype=torch.bool).scatter_(0, coarse_IJ.topk(min(shortlist, I), dim=0).indices, True)
+    wanted_IJ = of_image_IJ | of_caption_IJ
+    fine_IJ = torch.zeros(I, J)
+    for i in range(I):
+        side = _images(head, images, torch.tensor([i]), class_token, device)
+        chosen_J = wanted_IJ[i].nonzero()[:, 0]
+        chosen_J = chosen_J[captions.lengths[chosen_J].argsort(descending=True, stable=True)]
+        for items in chosen_J.split(tile_for(device).captions):
+            fine_IJ[i, items] = head.compare(side, head.captions(*captions.padded(items, device))).similarities_IJ[0].cpu()
+    # Below every re-ranked pair, and among themselves as the first stage had them.
+    below_IJ = coarse_IJ - coarse_IJ.max() + fine_IJ[wanted_IJ].min() - 1.0
+    own_J = torch.arange(J)
+    found_I = torch.zeros(I, dtype=torch.bool)
+    found_I[image_of_caption_J[of_image_IJ[image_of_caption_J, own_J]]] = True
+    found_J = of_caption_IJ[image_of_caption_J, own_J]
+    return TwoStage(
+        torch.where(of_image_IJ, fine_IJ, below_IJ),
+        torch.where(of_caption_IJ, fine_IJ, below_IJ),
+        int(wanted_IJ.sum()),
+        1.0 - float(found_I.float().mean()),
+        1.0 - float(found_J.float().mean()),
+    )
+
+
+def _images(head: Head, images: RaggedTokens, items: Tensor, class_token: bool, device: torch.device) -> NamedTuple:
+    tokens, lengths = images.padded(items, device)
+    if int(lengths.min()) == int(lengths.max()):
+        return head.images(tokens, class_token)
+    patches = torch.arange(tokens.shape[1] - class_token, device=device) < (lengths - int(class_token))[:, None]
+    return head.images(tokens, class_token, patches)
