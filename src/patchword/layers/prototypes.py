@@ -142,7 +142,7 @@ class PrototypeMemory(nn.Module):
 
         Call it after the optimiser's step and from every process; never while evaluating or sampling. `mask_BT` is True where a key
         belongs to a real token (or patch); `contexts_BTW` holds up to eight numbers that tell a person where a key came from (-1: none);
-        `weights_RTLM` is the attention that prototypes got, from the trace, already restricted to real tokens by zeros.
+        `weights_RTLM` is the attention that prototypes got, from the trace, zero where there is no word.
         """
         config = self.config
         self._steps += 1

@@ -232,7 +232,7 @@ class CaptionTransformer(nn.Module):
                 seen.append((cross_RHTN, concatenated_RHTM if recalled_RHTM is None else recalled_RHTM))
         real_RT1 = (torch.arange(length, device=y_RTC.device) < lengths_B[:, None])[..., None]
         logits_RTV = self.output(y_RTC * real_RT1)  # no bias: a zero state scores zero
-        return Decoded(logits_RTV, _trace(seen, memory, tuple(observed)) if trace else None)
+        return Decoded(logits_RTV, _trace(seen, memory, real_RT1, tuple(observed)) if trace else None)
 
     def start(self, memory: CaptionMemory, beams: int) -> CaptionState:
         """An empty cache for `beams` rows of each image."""
@@ -257,7 +257,8 @@ class CaptionTransformer(nn.Module):
             y_R1C, cross_RH1N, recalled_RH1M = layer(y_R1C, context_RH1D, memory, number, columns[number], trace)
             if trace:
                 seen.append((cross_RH1N, concatenated_RH1M if recalled_RH1M is None else recalled_RH1M))
-        return self.output(y_R1C[:, 0]), CaptionState(cache_RLPHTD), _trace(seen, memory, ()) if trace else None
+        real_R11 = torch.ones(len(tokens_R), 1, 1, dtype=torch.bool, device=tokens_R.device)
+        return self.output(y_R1C[:, 0]), CaptionState(cache_RLPHTD), _trace(seen, memory, real_R11, ()) if trace else None
 
     def observe(
         self, trace: Trace, tokens_BT: Tensor, lengths_B: Tensor, memory: CaptionMemory, pictures_B: Tensor | None = None
@@ -270,12 +271,11 @@ class CaptionTransformer(nn.Module):
         if self.memory is None:
             return
         real_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device) < lengths_B[:, None]
-        weights_BTLM = None if trace.prototype_weights_BTLM is None else trace.prototype_weights_BTLM.detach() * real_BT[..., None, None]
         if self.config.memory.placement == "self_concat":
-            self.memory.observe(trace.observed, real_BT, _prefixes(tokens_BT), weights_BTLM)
+            self.memory.observe(trace.observed, real_BT, _prefixes(tokens_BT), trace.prototype_weights_BTLM)
         else:
             real_BN, contexts_BNW = self._patches_observed(trace, memory, pictures_B)
-            self.memory.observe(trace.observed, real_BN, contexts_BNW, weights_BTLM)
+            self.memory.observe(trace.observed, real_BN, contexts_BNW, trace.prototype_weights_BTLM)
 
     def contrast_loss(
         self, memory: CaptionMemory, labels_BN: Tensor | None = None, generator: torch.Generator | None = None
@@ -337,11 +337,12 @@ class CaptionTransformer(nn.Module):
         return F.pad(real_BN, (0, length - patches), value=True), contexts_BNW
 
 
-def _trace(seen: list[tuple[Tensor, Tensor | None]], memory: CaptionMemory, observed: tuple[Observed, ...]) -> Trace:
-    """Attention over patches is the last layer's, without the global token's share; prototype weights are every layer's."""
+def _trace(seen: list[tuple[Tensor, Tensor | None]], memory: CaptionMemory, real_RT1: Tensor, observed: tuple[Observed, ...]) -> Trace:
+    """Attention over patches is the last layer's, without the global token's share; prototype weights are every layer's. Both are zero
+    where there is no word."""
     attention_RTN = seen[-1][0].mean(dim=1)[..., : memory.encoded_BNC.shape[1]]
-    attention_RTN = attention_RTN / attention_RTN.sum(dim=-1, keepdim=True)
-    prototypes = [weights_RHTM.mean(dim=1) for _, weights_RHTM in seen if weights_RHTM is not None]
+    attention_RTN = attention_RTN / attention_RTN.sum(dim=-1, keepdim=True) * real_RT1
+    prototypes = [weights_RHTM.detach().mean(dim=1) * real_RT1 for _, weights_RHTM in seen if weights_RHTM is not None]
     weights_RTLM = torch.stack(prototypes, dim=2) if prototypes else None
     return Trace(attention_RTN, concepts_BN=memory.concepts_BN, prototype_weights_BTLM=weights_RTLM, observed=observed)
 

@@ -190,7 +190,7 @@ class MeshedMemoryTransformer(nn.Module):
             y_RTC, weights_BXTN = layer(y_RTC, context_RHTD, memory, number, trace and number == len(self.decoder) - 1)
         real_RT1 = (torch.arange(length, device=y_RTC.device) < lengths_B[:, None])[..., None]
         logits_RTV = self.output(y_RTC * real_RT1)  # no bias: a zero state scores zero
-        return Decoded(logits_RTV, _trace(weights_BXTN, len(tokens_BT)))
+        return Decoded(logits_RTV, _trace(weights_BXTN, real_RT1))
 
     def start(self, memory: MeshedMemory, beams: int) -> MeshedState:
         """An empty cache for `beams` rows of each image."""
@@ -212,8 +212,10 @@ class MeshedMemoryTransformer(nn.Module):
             cache_RLPHTD[:, number, 1, :, -1:] = values_RH1D
             context_RH1D, _ = attend(queries_RH1D, cache_RLPHTD[:, number, 0], cache_RLPHTD[:, number, 1])
             y_R1C, weights_BXTN = layer(y_R1C, context_RH1D, memory, number, trace and number == len(self.decoder) - 1)
-        return self.output(y_R1C[:, 0]), MeshedState(cache_RLPHTD), _trace(weights_BXTN, len(tokens_R))
+        real_R11 = torch.ones(len(tokens_R), 1, 1, dtype=torch.bool, device=tokens_R.device)
+        return self.output(y_R1C[:, 0]), MeshedState(cache_RLPHTD), _trace(weights_BXTN, real_R11)
 
 
-def _trace(weights_BXTN: Tensor | None, rows: int) -> Trace | None:
-    return None if weights_BXTN is None else Trace(attention_BTN=weights_of_rows(weights_BXTN, rows).mean(dim=1))
+def _trace(weights_BXTN: Tensor | None, real_RT1: Tensor) -> Trace | None:
+    """The attention over regions, zero where there is no word."""
+    return None if weights_BXTN is None else Trace(attention_BTN=weights_of_rows(weights_BXTN, len(real_RT1)).mean(dim=1) * real_RT1)
