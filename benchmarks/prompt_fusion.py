@@ -1,21 +1,22 @@
 """Prompt fusion: what a training step keeps in memory and costs, beside a probe, full training and the equations with whole layers.
 
-    python benchmarks/prompt_fusion.py            # the table (each row in its own process; several minutes on two cores)
+    python benchmarks/prompt_fusion.py            # the table (about two minutes of processor time, 3 GB)
     python benchmarks/prompt_fusion.py --tiny     # the same with small towers, in seconds: a check that the script works
 
 ViT-B/16 at 224 px and BERT-B with random weights, 8 pictures with 40 tokens each, 101 classes, float32, one thread. `saved` is the size of
 all tensors that autograd keeps for the backward pass, each storage counted once, weights left out. `step` is the processor time of forward,
-loss and backward from pixels; `cached` the same from stored tokens. The literal row computes the same function by appending the prompts,
+loss and backward from pixels; `cached` the same from stored tokens. With frozen towers a step is the lower layers and then a cached step,
+and the lower layers are timed once for each number of fused ones. The literal row computes the same function by appending the prompts,
 running whole layers and cutting rows off; it is written from the equations and is not anybody's code.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,26 +27,19 @@ from patchword.towers.bert import BertTower
 from patchword.towers.vit import VitTower
 
 BATCH, TOKENS, CLASSES = 8, 40, 101
-ROWS = {
-    "heads only": dict(fused_layers=0),
-    "PMF, F 2, M 4, literal": dict(fused_layers=2, prompts=4, literal=True),
-    "PMF, F 2, M 4": dict(fused_layers=2, prompts=4),
-    "PMF, F 2, M 16": dict(fused_layers=2, prompts=16),
-    "PMF, F 2, M 32": dict(fused_layers=2, prompts=32),
-    "PMF, F 4, M 4": dict(fused_layers=4, prompts=4),
-    "PMF, F 4, M 16": dict(fused_layers=4, prompts=16),
-    "PMF, F 4, M 32": dict(fused_layers=4, prompts=32),
-    "everything trained, F 2, M 4": dict(fused_layers=2, prompts=4, trainable_from=0),
-}
+PAIRS = tuple((layers, prompts) for layers in (2, 4) for prompts in (4, 16, 32))
+HEADER = "| what is trained | parameters | share | saved MiB | step CPU s | cached CPU s | cached : step |\n|---|--:|--:|--:|--:|--:|--:|"
 
 
-def build(tiny: bool, fused_layers: int, prompts: int = 0, trainable_from: int | None = None) -> PromptFusion:
+def towers(tiny: bool, trainable_from: int | None) -> tuple[VitTower, BertTower]:
     torch.manual_seed(0)
     sizes = dict(hidden_size=32, intermediate_size=64, num_attention_heads=2) if tiny else {}
-    image_tower = VitTower.from_architecture(ViTConfig(**sizes), trainable_from)
-    text_tower = BertTower.from_architecture(BertConfig(**sizes), trainable_from)
+    return VitTower.from_architecture(ViTConfig(**sizes), trainable_from), BertTower.from_architecture(BertConfig(**sizes), trainable_from)
+
+
+def fusion(pair: tuple[VitTower, BertTower], layers: int, prompts: int) -> PromptFusion:
     lengths = dict(query=prompts, query_context=prompts, fusion_context=prompts)
-    return PromptFusion(PromptFusionConfig(classes=CLASSES, fused_layers=fused_layers, **lengths), image_tower, text_tower)
+    return PromptFusion(PromptFusionConfig(classes=CLASSES, fused_layers=layers, **lengths), *pair).train()
 
 
 def literal_fuse(model: PromptFusion, tokens: FusionTokens) -> Tensor:
@@ -89,51 +83,58 @@ class SavedBytes:
         return sum(self.storages.values()) / 2**20
 
 
-def measure(name: str, tiny: bool) -> dict[str, float]:
-    torch.set_num_threads(1)
-    settings = dict(ROWS[name])
-    fuse = literal_fuse if settings.pop("literal", False) else PromptFusion.fuse
-    model = build(tiny, **settings).train()
-    image, ids_BL = torch.randn(BATCH, 3, 224, 224), torch.randint(1000, 30000, (BATCH, TOKENS))
-    labels_B = torch.randint(0, CLASSES, (BATCH,))
+class Measured(NamedTuple):
+    saved: float
+    seconds: float
+    logits_BY: Tensor
+
+
+def measure(model: PromptFusion, compute: Callable[[], Tensor], labels_B: Tensor) -> Measured:
+    """Forward, loss and backward of `compute`, once."""
     saved = SavedBytes(model)
+    start = time.process_time()
     with saved.hooks:
-        label_loss(fuse(model, model.lower(image, ids_BL)), labels_B, multi_label=False).backward()
-    start = time.process_time()
-    tokens = model.lower(image, ids_BL)
-    logits_BY = fuse(model, tokens)
-    label_loss(logits_BY, labels_B, multi_label=False).backward()
-    step = time.process_time() - start
-    stored = FusionTokens(tokens.image_BNC.detach(), tokens.text_BLC.detach(), tokens.text_mask_BL)
-    start = time.process_time()
-    label_loss(fuse(model, stored), labels_B, multi_label=False).backward()
-    cached = time.process_time() - start
-    with torch.no_grad():
-        difference = float((literal_fuse(model, stored) - logits_BY).abs().max() / logits_BY.abs().max())
+        logits_BY = compute()
+        label_loss(logits_BY, labels_B, multi_label=False).backward()
+    return Measured(saved.mebibytes(), time.process_time() - start, logits_BY.detach())
+
+
+def report(name: str, model: PromptFusion, measured: Measured, lower: float | None) -> None:
+    """A row; `lower` is the time of the lower layers, None where they are trained and nothing constant could be stored."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    everything = sum(parameter.numel() for parameter in model.parameters())
-    return dict(trained=trained, share=trained / everything, saved=saved.mebibytes(), step=step, cached=cached, difference=difference)
+    share = trained / sum(parameter.numel() for parameter in model.parameters())
+    step = measured.seconds + (lower or 0.0)
+    cached = "- | -" if lower is None else f"{measured.seconds:.2f} | {measured.seconds / step:.2f}"
+    print(f"| {name} | {trained:,} | {share:.2%} | {measured.saved:.0f} | {step:.2f} | {cached} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="small towers")
-    parser.add_argument("--row", choices=ROWS, help="measure one row in this process and print it as JSON")
-    options = parser.parse_args()
-    if options.row:
-        print(json.dumps(measure(options.row, options.tiny)))
-        return
-    print("| what is trained | parameters | share | saved MiB | step CPU s | cached CPU s | cached : step |")
-    print("|---|--:|--:|--:|--:|--:|--:|")
-    largest = 0.0
-    for name in ROWS:
-        command = [sys.executable, __file__, "--row", name, *(["--tiny"] if options.tiny else [])]
-        row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        # With trained lower layers there is nothing constant to store.
-        stored = "- | -" if name.startswith("everything") else f"{row['cached']:.2f} | {row['cached'] / row['step']:.2f}"
-        print(f"| {name} | {row['trained']:,} | {row['share']:.2%} | {row['saved']:.0f} | {row['step']:.1f} | {stored} |", flush=True)
-        largest = max(largest, row["difference"])
-    print(f"\nlargest difference of the logits to the literal equations, relative: {largest:.1e}")
+    tiny = parser.parse_args().tiny
+    torch.set_num_threads(1)
+    inputs = torch.randn(BATCH, 3, 224, 224), torch.randint(1000, 30000, (BATCH, TOKENS))
+    labels_B = torch.randint(0, CLASSES, (BATCH,))
+    print(HEADER, flush=True)
+    frozen = towers(tiny, None)
+    stored: dict[int, tuple[FusionTokens, float]] = {}
+    for layers in (0, 2, 4):
+        model = fusion(frozen, layers, 0)
+        start = time.process_time()
+        stored[layers] = model.lower(*inputs), time.process_time() - start
+    model, (tokens, lower) = fusion(frozen, 0, 0), stored[0]
+    report("heads only", model, measure(model, partial(model.fuse, tokens), labels_B), lower)
+    for layers, prompts in PAIRS:
+        model, (tokens, lower) = fusion(frozen, layers, prompts), stored[layers]
+        ours = measure(model, partial(model.fuse, tokens), labels_B)
+        report(f"PMF, F {layers}, M {prompts}", model, ours, lower)
+        if (layers, prompts) == (2, 4):
+            literal = measure(model, partial(literal_fuse, model, tokens), labels_B)
+            report("PMF, F 2, M 4, literal", model, literal, lower)
+            difference = float((ours.logits_BY - literal.logits_BY).abs().max() / literal.logits_BY.abs().max())
+    model = fusion(towers(tiny, 0), 2, 4)
+    report("everything, F 2, M 4", model, measure(model, lambda: model(*inputs), labels_B), None)
+    print(f"\nlargest difference of the logits to the literal equations, relative: {difference:.1e}")
 
 
 if __name__ == "__main__":

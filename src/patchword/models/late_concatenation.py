@@ -1,0 +1,92 @@
+"""The plain ways to label a picture with its text, which prompt fusion has to beat: one tower alone, or both side by side.
+
+    image only    W v + b               text only    W t + b               both    W [v; t] + b
+
+v is the picture's class token (the mean patch of a tower without one), t the first token of a BERT or the pooled token of CLIP's text
+tower. Over frozen towers this is a linear probe, over trained ones full fine-tuning; LateConcat of Li et al. 2023 (PMF) is `both`.
+
+Shape legend (with the one of `types.py`): Y classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from patchword.errors import ConfigError
+from patchword.layers.features import mean_of_grid
+from patchword.types import TextFeatures, VisualFeatures
+
+
+class LateConcatenationConfig(BaseModel, extra="forbid", frozen=True):
+    kind: Literal["late_concatenation"] = "late_concatenation"
+    classes: int = Field(gt=0, description="number of labels")
+    inputs: Literal["image", "text", "both"] = Field("both", description="what the label is read from")
+
+
+class PairSummary(NamedTuple):
+    """One vector per picture and per text: all that the head reads, so that frozen towers need to run once."""
+
+    image_BC: Tensor | None
+    text_BC: Tensor | None
+
+
+def image_summary(features: VisualFeatures) -> Tensor:
+    """Class token (B, C), or the mean of the real patches where the tower has none."""
+    return mean_of_grid(features.grid_BNC, features.mask_BN) if features.class_BC is None else features.class_BC
+
+
+def text_summary(features: TextFeatures) -> Tensor:
+    """Pooled token (B, E) of a two-tower model's text tower, else the first token (B, C)."""
+    return features.tokens_BLC[:, 0] if features.pooled_BE is None else features.pooled_BE
+
+
+class LateConcatenation(nn.Module):
+    """A linear head over what one or two towers say. A tower that is not read may be None."""
+
+    def __init__(self, config: LateConcatenationConfig, image_tower: Any | None, text_tower: Any | None) -> None:
+        """Raises ConfigError where a tower that the config reads from is missing."""
+        super().__init__()
+        reads = {"image": config.inputs != "text", "text": config.inputs != "image"}
+        for name, tower in (("image", image_tower), ("text", text_tower)):
+            if reads[name] and tower is None:
+                found = f"inputs = {config.inputs!r} reads from the {name} tower, and there is none"
+                raise ConfigError(f"{found}: add a [{name}_tower] section")
+        self.config = config
+        self.image_tower = image_tower if reads["image"] else None
+        self.text_tower = text_tower if reads["text"] else None
+        width = 0 if self.image_tower is None else self.image_tower.width
+        if self.text_tower is not None:
+            # CLIP's pooled token has the width of the shared space.
+            width += getattr(self.text_tower, "shared_width", None) or self.text_tower.width
+        self.head = nn.Linear(width, config.classes)
+
+    def lower(
+        self, image: Tensor | None, input_ids: Tensor | None, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None
+    ) -> PairSummary:
+        """The towers' summaries; with frozen towers they carry no gradient and may be stored. Arguments as in `forward`."""
+        image_BC = None if self.image_tower is None else image_summary(self.image_tower(image))
+        text_BC = None
+        if self.text_tower is not None:
+            types = () if token_type_ids is None else (token_type_ids,)
+            text_BC = text_summary(self.text_tower(input_ids, attention_mask, *types))
+        return PairSummary(image_BC, text_BC)
+
+    def fuse(self, summary: PairSummary) -> Tensor:
+        """Logits (B, Y)."""
+        return self.head(torch.cat([part for part in summary if part is not None], 1))
+
+    def forward(
+        self, image: Tensor | None, input_ids: Tensor | None, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """Logits (B, Y).
+
+        Args:
+            image: pixels (B, 3, H, W); not looked at by `text`.
+            input_ids: (B, L) token ids; token_type_ids: (B, L), None for one segment; not looked at by `image`.
+            attention_mask: (B, L), true or 1 at real tokens; None when all are real.
+        """
+        return self.fuse(self.lower(image, input_ids, token_type_ids, attention_mask))
