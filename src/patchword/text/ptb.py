@@ -23,15 +23,18 @@ DROPPED = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", "
 _LINE_BREAKS = re.compile("[\r\v\f\u2028\u2029]")
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 _ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": "'", "&apos;": "'", "&nbsp;": "-"}
-_QUOTES = frozenset("\"'`\u2018\u2019\u0091\u0092\u201b\u2039\u203a\u201c\u201d\u0093\u0094\u00ab\u00bb")
+_QUOTES = dict.fromkeys("\u2018\u0091\u201b\u2039", "`") | dict.fromkeys("\u2019\u0092\u203a", "'")
+_QUOTES |= dict.fromkeys("\u201c\u0093\u00ab", "``") | dict.fromkeys("\u201d\u0094\u00bb", "''")
 _DASHES = frozenset("\u0096\u0097\u2013\u2014\u2015\u2026\u0085\x00\u2010\u2011\u058a\u066b\u066c")
-_PLAIN = {**_BRACKETS, **_ENTITIES, **FRACTIONS, **MONEY, **dict.fromkeys(_QUOTES | _DASHES, "'")}
+_PLAIN = {**_BRACKETS, **_ENTITIES, **FRACTIONS, **MONEY, **dict.fromkeys(_DASHES | {'"'}, "'")}
 _SUFFIX = re.compile("(?:['\u2019\u0092]|&apos;)(s|m|d|re|ve|ll|t)", re.I)
 _NEGATION = re.compile("n(['\u2019\u0092]|&apos;|[`\u2018\u0091\u201b])t", re.I)
 
 # A piece of text that may be read differently beside its neighbours: a dot that a sentence or a digit may follow, a number that may go on
 # from the one before it, a tag with attributes.
-_DEPENDENT = re.compile(r"\W*[A-Za-z]\.$|.*\W[A-Za-z]\.$|.*\b(?:art|ca|figs?|nos?|op|pp|prop)\.$|[0-9]{1,4}/[0-9]|[0-9]{2}|.*</?[A-Za-z!?][^>]*$", re.I)
+_DEPENDENT = re.compile(
+    r"(?:.*\W)?[A-Za-z]\.$|.*\b(?:art|ca|figs?|nos?|op|pp|prop)\.$|[0-9]{1,4}/[0-9]|[0-9]{2}|.*</?[A-Za-z!?][^>]*$", re.IGNORECASE
+)
 
 
 class _Memo(dict):
@@ -126,6 +129,8 @@ def _written(token: str) -> str:
         return "'" + suffix[1].lower()
     if negation := _NEGATION.fullmatch(token):
         return "n`t" if negation[1] in "`\u2018\u0091\u201b" else "n't"
+    if token[0] in _QUOTES and all(char in _QUOTES for char in token):
+        return "".join(map(_QUOTES.__getitem__, token))
     if token.strip("-") == "" and len(token) < 5:
         return "--"
     if token.startswith("..") and token.strip(".") == "":

@@ -65,57 +65,67 @@ def _any(*lists: str) -> str:
     return "|".join(sorted(" ".join(lists).split(), key=len, reverse=True))
 
 
-def _abbreviations() -> str:
-    special = _TABLES["not_in_upper"]
-    capitalised = _TABLES["only_capitalised_or_upper"]
-    usual = " ".join(word for word in _TABLES["abbreviations"].split() if word not in special.split())
-    return f"(?i:{_any(usual)})|{_any(special, special.title())}|{_any(capitalised.title(), capitalised.upper())}"
+def _abbreviations(left_out: str = "") -> str:
+    """Abbreviations that keep their dot, in the cases in which they do."""
+    special, capitalised = _TABLES["not_in_upper"], _TABLES["only_capitalised_or_upper"]
+    usual = set(_TABLES["abbreviations"].split()) - set(special.split()) - set(left_out.split())
+    special = " ".join(set(special.split()) - set(left_out.split()))
+    return f"(?i:{_any(*usual)})|{_any(special, special.title())}|{_any(capitalised.title(), capitalised.upper())}"
 
 
 Q = "(?:['\u2019\u0092]|&apos;)"
 _LETTER, _ANY = "A-Za-z\u00ff", "A-Za-z0-9\u00ff\u0300"
 W = f"(?:[{_LETTER}\u0300][{_ANY}]*|[0-9]+(?:[{_LETTER}][{_ANY}]*)?)"
 _END = f"(?![{_ANY}])"
+_NO_LETTER = f"(?![{_LETTER}\u0300])"
 _ACRONYM = r"(?:[A-Za-z]\.){2,}"
 _SUFFIX = "(?:[sSmMdD]|re|ve|ll|RE|VE|LL|Re|Ve|Ll)"
-_O_WORD = f"(?:[A-HJ-XZn]|[odl]){Q}(?!{_SUFFIX}{_END})[{_LETTER}\u0300]{{2,}}"
+_INSIDE = f"(?:{Q}|[`\u2018\u0091\u201b])"
+_O_WORD = f"(?:[A-HJ-XZn]|[odl]){_INSIDE}(?!{_SUFFIX}{_NO_LETTER})[{_LETTER}\u0300]{{2,}}"
+_IRISH = f"[odlODL]{_INSIDE}(?!{_SUFFIX}{_NO_LETTER})[{_LETTER}\u0300]{{2,}}"
 _HYPHEN = "[-\u2010\u2011\u058a]"
-_IRISH = f"[odlODL]{Q}(?!{_SUFFIX}{_END})[{_LETTER}\u0300]{{2,}}"
-_HYPHENATED = rf"(?:{_IRISH}|{_ACRONYM}|{W}\.?)(?:(?:_|{_HYPHEN})(?:{_IRISH}|{_ACRONYM}|{W}))+"
+_PART = f"(?:{_IRISH}|{_ACRONYM}|{W})"
+_HYPHENATED = f"{_PART}(?:(?:_|{_HYPHEN}){_PART})+"
+_DOTTED = f"[A-Za-z0-9][A-Za-z0-9.,]*(?:{_HYPHEN}{_PART})+"
+_GLUED = rf"[{_LETTER}\u0300][{_ANY}]*(?:[.!?][{_LETTER}\u0300][{_ANY}]*)+"
+_JOINED = "[A-Z]+(?:(?:[&+]|&amp;)[A-Z]+)+"
 _ASCII_PART = "[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*"
 _NUMBER = r"[-+]?(?:[0-9]+|[.,:\u066b\u066c][0-9]+)(?:[.,:\u066b\u066c][0-9]+)*"
 _FRACTION = r"(?:[0-9]{1,4}[- \u00a0])?[0-9]{1,4}[/\u2044][0-9]{1,4}"
 _PHONE = r"(?:\([0-9]{2,3}\)[ \u00a0]?|(?:[0-9]{2,4}[- \u00a0])?[0-9]{2,4}[- \u00a0])[0-9]{3,4}[- \u00a0]?[0-9]{3,5}"
+_MAIL = r"[A-Za-z0-9][^\s\"<>|(){}]*@(?:[^\s\"<>|(){}.]+\.)*[^\s\"<>|(){}.]+"
 _HOST = r"(?:[^\s\"<>|().]+\.)+"
 _URL_END = r"[^\s\"<>|().!?,;:'\-]"
 _STARTER = rf"(?!\s+(?:{_any(_TABLES['sentence_starters'])})(?:\s|$))"
 
 # Rules by the kind of the first character. Order matters only between rules of equal length.
 _LETTER_RULES = (
-    rf"([{_ANY}]+?)[nN](?:{Q}|[`\u2018\u0091\u201b])[tT]",
-    rf"[nN](?:{Q}|[`\u2018\u0091\u201b])[tT]{_END}",
+    rf"([{_LETTER}\u0300]*[A-MO-Za-mo-z\u00ff\u0300])[nN]{_INSIDE}[tT]",
+    rf"[nN]{_INSIDE}[tT]{_NO_LETTER}",
     rf"([cC][aA][nN])[nN][oO][tT]{_END}",
     rf"([gG][oO][nN])[nN][aA]{_END}|([gG][oO][tT])[tT][aA]{_END}|([wW][aA][nN])[nN][aA]{_END}",
     rf"([gG][iI][mM])[mM][eE]{_END}|([lL][eE][mM])[mM][eE]{_END}",
     W,
     _HYPHENATED,
     rf"{_ASCII_PART}(?:/{_ASCII_PART}){{1,2}}",
-    rf"[{_LETTER}\u0300][{_ANY}]*(?:[.!?][{_LETTER}\u0300][{_ANY}]*)+(?:{_HYPHEN}{W})*",
+    _DOTTED,
+    rf"((?:{_abbreviations(_TABLES['before_names'])})\.)[{_ANY}]",
+    _GLUED,
     rf"(?:{_abbreviations()})\.",
     rf"(?i:{_any(_TABLES['only_before_a_digit'])})\.(?=\s?[0-9])",
     _ACRONYM,
     r"[Pp][Hh]\.[Dd]\.",
     rf"[A-Za-z]\.{_STARTER}",
-    rf"({W}(?:{_HYPHEN}{W})*\.)[,;:]",
+    rf"((?:{_HYPHENATED}|{_DOTTED}|{_GLUED}|{_O_WORD}|{_JOINED}|{W})\.)[,;:]",
     _O_WORD,
-    rf"[A-Za-z]+[aeiouyAEIOUY]{Q}[aeiouAEIOU][A-Za-z]*",
+    rf"[A-Za-z]+[aeiouyAEIOUY](?!{Q}{_SUFFIX}{_NO_LETTER}){_INSIDE}[aeiouA-Z][A-Za-z]*",
     rf"(?i:c{Q}mon|c{Q}est|e{Q}er|o{Q}er|s{Q}mores|cap{Q}n|nor{Q}easter|qu{Q}ils?)",
-    rf"(?i:ol|l|d|j|dunkin|somethin){Q}",
-    rf"[yY]{Q}(?=[{_LETTER}\u0300])(?!{Q}{_SUFFIX}{_END})",
+    rf"(?i:(?:ol|l|d|j){Q}(?![sdmrvl])|(?:dunkin|somethin){Q}(?!{_SUFFIX}{_NO_LETTER}))",
+    rf"[yY]{Q}(?=[{_LETTER}\u0300])(?![sSdDmM]|{_SUFFIX}{_NO_LETTER})",
     r"[A-Z]+\$",
-    r"[A-Z]+(?:&|&amp;)[A-Z]+",
+    _JOINED,
     r"[CcFf]#|[Cc]\+\+",
-    r"[A-Za-z0-9][^\s\"<>|()]*@(?:[^\s\"<>|().]+\.)*[^\s\"<>|().]+",
+    _MAIL,
     rf"https?://[^\s\"<>|()]+{_URL_END}",
     rf"www\.{_HOST}[A-Za-z]{{2,4}}(?:/[^\s\"<>|()]+{_URL_END})?",
 )
@@ -125,17 +135,17 @@ _DIGIT_RULES = (
     _PHONE,
     W,
     _HYPHENATED,
+    _DOTTED,
     rf"{_ASCII_PART}(?:/{_ASCII_PART}){{1,2}}",
-    rf"([{_ANY}]+?)[nN]{Q}[tT]",
-    rf"({W}(?:{_HYPHEN}{W})*\.)[,;:]",
-    r"[A-Za-z0-9][^\s\"<>|()]*@(?:[^\s\"<>|().]+\.)*[^\s\"<>|().]+",
+    rf"((?:{_HYPHENATED}|{_DOTTED}|{W})\.)[,;:]",
+    _MAIL,
 )
 _OTHER_RULES = (
-    rf"{Q}{_SUFFIX}{_END}",
-    rf"{Q}(?i:em|till?|cause|n{Q})",
+    rf"{Q}{_SUFFIX}{_NO_LETTER}|[\u2019\u0092]{_SUFFIX}",
+    rf"{Q}(?i:em|till?|cause|n{Q})|{Q}[nN](?=\s|$)|[\u2019\u0092][nN]",
     "('[tT])(?i:is|was)",
     rf"{Q}(?:[2-9]0[sS]|[0-9][0-9](?=\s|$))",
-    "``|''|[`'\"\u2018\u2019\u0091\u0092\u201b\u2039\u203a\u201c\u201d\u0093\u0094\u00ab\u00bb]",
+    "``|''|[`'\"]|[\u2018\u2019\u0091\u0092\u201b\u2039\u203a\u201c\u201d\u0093\u0094\u00ab\u00bb]{1,2}",
     r"</?[A-Za-z!?][^<>]*>|<<|>>",
     r"&(?i:amp|lt|gt|quot|apos|nbsp|#[0-9]+|[aeiou](?:acute|grave|uml));",
     _NUMBER,
@@ -144,7 +154,7 @@ _OTHER_RULES = (
     rf"#[{_LETTER}\u0300]+|##+",
     r"@[A-Za-z][A-Za-z0-9_]*|@@+",
     r"-{2,4}|-{5,}|_+|\*\*|\.{3,}|[!?]{2,}",
-    r"[:;=]['`-]?[()DPp@3|\[\]](?![A-Za-z0-9])",
+    r"[:;=][-o*']?[(){DdPpO|\\@\[\]](?![A-Za-z0-9])|:3(?![A-Za-z0-9])",
     r"\^_\^|-_-|\\\*|\u00b2+",
 )
 
