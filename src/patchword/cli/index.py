@@ -1,0 +1,53 @@
+"""`patchword index`: make the pictures of a folder searchable, and keep the index up to the folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def index(
+    folder: Annotated[Path, typer.Argument(help="Folder of pictures; its sub-folders are searched too.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the index; made, continued or brought up to date.")],
+    model: Annotated[str, typer.Option("--model", help="Two-tower model: a shipped name, a folder, or a hub id.")] = "two-towers",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Embed new and changed pictures, forget deleted ones, list those that cannot be read. Interrupt it freely: it goes on where it was."""
+    from patchword.tasks.retrieve import load_two_towers
+
+    make_index(folder, out, load_two_towers(model), model, as_json)
+
+
+def make_index(folder: Path, out: Path, towers, model: str, as_json: bool) -> None:
+    """The command with its model loaded: `towers` has `embed_images` (pictures to vectors) and `identity`."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from patchword.cli.search import printable
+    from patchword.data.index import update_index
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("pictures", total=None)
+        report = update_index(
+            folder,
+            out,
+            towers.embed_images,
+            towers.identity,
+            name=model,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if as_json:
+        counts = {"added": report.added, "changed": report.changed, "removed": report.removed, "kept": report.kept}
+        bad = [{"path": path, "reason": reason} for path, reason in report.bad]
+        print(json.dumps({**counts, "pictures": report.pictures, "bad": bad}))
+        return
+    for path, reason in report.bad:
+        print(f"skipped {printable(path)}: {' '.join(printable(reason).split())}")
+    print(
+        f"{report.pictures} pictures in {out}: {report.added} added, {report.changed} changed, {report.removed} removed, "
+        f"{report.kept} as before, {len(report.bad)} skipped"
+    )

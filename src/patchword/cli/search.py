@@ -1,0 +1,87 @@
+"""`patchword search`: find pictures of an index by a sentence or by a picture."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def search(
+    index: Annotated[Path, typer.Argument(help="Folder made by `patchword index`.")],
+    query: Annotated[str, typer.Argument(help="What to find, in words.")] = "",
+    like: Annotated[Path | None, typer.Option("--like", help="A picture: find those like it, instead of words.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many pictures.")] = 10,
+    concept: Annotated[list[str] | None, typer.Option("--concept", help="Only pictures with this concept; may be repeated.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Two-tower model (default: the one the index was made with).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_html: Annotated[Path | None, typer.Option("--html", help="Write a page with the pictures to this file.")] = None,
+) -> None:
+    """Print the pictures nearest to a sentence or a picture, best first, with their cosine."""
+    from patchword.data.index import open_index
+    from patchword.tasks.retrieve import load_two_towers
+
+    check_query(query, like)
+    with open_index(index) as opened:
+        name = model or opened.name
+    find(index, load_two_towers(name), query, like, k, concept or [], as_json, as_html)
+
+
+def check_query(query: str, like: Path | None) -> None:
+    """Raises DataError for no query, an empty one, or two."""
+    from patchword.errors import DataError
+
+    if bool(query.strip()) == (like is not None):
+        found = "words and a picture" if like is not None else "an empty query"
+        raise DataError(f'search: found {found}; expected either words (patchword search INDEX "two dogs in snow") or --like PICTURE')
+
+
+def find(index: Path, towers, query: str, like: Path | None, k: int, concepts: list[str], as_json: bool, as_html: Path | None) -> None:
+    """The command with its model loaded: `towers` has `embed_texts`, `embed_images` and `identity`."""
+    from patchword.data.index import open_index
+    from patchword.data.pictures import open_picture
+
+    check_query(query, like)
+    with open_index(index, towers.identity) as opened:
+        vectors = towers.embed_images([open_picture(like)]) if like is not None else towers.embed_texts([query])
+        found = opened.search(vectors[0], k, concepts)
+    asked = query if like is None else str(like)
+    if as_html is not None:
+        as_html.write_text(page(asked, found), encoding="utf-8")
+    if as_json:
+        print(json.dumps({"query": asked, "results": [{"path": one.path, "score": one.score} for one in found]}))
+    else:
+        for one in found:
+            print(f"{one.score:.3f}  {printable(one.path)}")
+
+
+def printable(text: str) -> str:
+    """The text itself on one line where a terminal can show it, else quoted with escapes (line breaks, bytes that are no text)."""
+    return text if text.isprintable() else json.dumps(text)
+
+
+def page(query: str, found: list) -> str:
+    """One HTML file with small copies of the pictures inside, so that it can be sent; pictures that are gone are named."""
+    from patchword.data.pictures import open_picture
+    from patchword.errors import PictureError
+
+    cells = []
+    for one in found:
+        caption = f"{one.score:.3f} {html.escape(printable(one.path))}"
+        try:
+            picture = open_picture(one.path)
+            picture.thumbnail((320, 320))
+            content = io.BytesIO()
+            picture.save(content, "JPEG", quality=80)
+            shown = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}">'
+        except PictureError as error:
+            shown = f"<p>{html.escape(printable(str(error)))}</p>"
+        cells.append(f"<figure>{shown}<figcaption>{caption}</figcaption></figure>")
+    style = "body{font:14px sans-serif;margin:2em}figure{display:inline-block;width:320px;margin:8px;overflow-wrap:anywhere}"
+    title = html.escape(printable(query))
+    return f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{style}</style><h1>{title}</h1>{"".join(cells)}\n'
