@@ -9,8 +9,9 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
+from patchword.data.batches import Inputs
 from patchword.errors import ConfigError
 from patchword.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 from patchword.towers.clip import ClipTower, ClipTowerConfig
@@ -66,16 +67,18 @@ class CaptionModel(nn.Module):
             self.tower.eval()
         return self
 
-    def features(self, pixels_B3HW: Tensor | None, stored: VisualFeatures | None) -> VisualFeatures:
-        """Stored features of the frozen tower where there are any, else the tower's. Raises ConfigError when given neither, or a wrong width."""
-        if stored is not None:
-            if stored.grid_BNC.shape[-1] != self.tower.width:
-                found = f"stored features are {stored.grid_BNC.shape[-1]} wide and the tower {self.tower.width}"
-                raise ConfigError(f"{found}: the feature store was made by another tower")
-            return stored
-        if pixels_B3HW is None:
-            raise ConfigError("a captioner was given neither pixels nor stored features")
-        if self.tower_is_frozen:
-            with torch.no_grad():
-                return self.tower(pixels_B3HW)
-        return self.tower(pixels_B3HW)
+    def features(self, inputs: Inputs) -> VisualFeatures:
+        """Stored features where there are any; else what the tower makes of the pixels, or of tokens stored inside it.
+
+        Raises:
+            ConfigError: stored features of another width, that is, of another tower.
+        """
+        if inputs.features is not None:
+            found = inputs.features.grid_BNC.shape[-1]
+            if found != self.tower.width:
+                raise ConfigError(f"stored features are {found} wide and the tower {self.tower.width}: the store was made by another tower")
+            return inputs.features
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.tower_is_frozen):
+            if inputs.tokens is not None:
+                return self.tower.resume(inputs.tokens, None, inputs.first_layer)
+            return self.tower(inputs.pixels_B3HW)

@@ -36,17 +36,19 @@ class TokenSource(Protocol):
 
 
 class Inputs(NamedTuple):
-    """Pictures for a model: pixels, or features of its frozen part in their place."""
+    """Pictures for a model: pixels, or in their place the tower's features, or the tokens that go into its layer `first_layer`."""
 
-    pixels_B3HW: Tensor | None
-    features: VisualFeatures | None
+    pixels_B3HW: Tensor | None = None
+    features: VisualFeatures | None = None
+    tokens: Tensor | None = None
+    first_layer: int = 0
 
     def to(self, device: torch.device) -> Inputs:
-        pixels = None if self.pixels_B3HW is None else self.pixels_B3HW.to(device, non_blocking=True)
-        if self.features is None:
-            return Inputs(pixels, None)
-        moved = [part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in self.features]
-        return Inputs(pixels, VisualFeatures(*moved))
+        moved = [part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in (self.pixels_B3HW, self.tokens)]
+        features = self.features
+        if features is not None:
+            features = VisualFeatures(*(part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in features))
+        return Inputs(moved[0], features, moved[1], self.first_layer)
 
 
 class CaptionBatch(NamedTuple):
@@ -104,7 +106,7 @@ class PixelInputs:
                 views_B3HW = torch.nn.functional.interpolate(views_B3HW, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
         mean = torch.tensor(self.preprocessing.mean).view(1, 3, 1, 1)
         std = torch.tensor(self.preprocessing.std).view(1, 3, 1, 1)
-        return Inputs((views_B3HW - mean) / std, None)
+        return Inputs(pixels_B3HW=(views_B3HW - mean) / std)
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,10 @@ class FeatureInputs:
     def load(self, files: Sequence[str], generator: torch.Generator | None) -> Inputs:
         rows = self.store.rows(files)
         parts = {name: torch.from_numpy(np.stack([array[row] for row in rows])).float() for name, array in self.store.fields.items()}
-        hw = self.store.manifest.get("hw")
-        return Inputs(None, VisualFeatures(**parts, hw=None if hw is None else (hw[0], hw[1])))
+        if self.store.manifest["until_layer"] is not None:
+            return Inputs(tokens=parts["tokens"], first_layer=self.store.manifest["until_layer"])
+        hw = self.store.manifest["hw"]
+        return Inputs(features=VisualFeatures(**parts, hw=(hw[0], hw[1]) if hw else None))
 
 
 class PlanEntry(NamedTuple):

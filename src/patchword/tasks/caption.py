@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field
 from patchword import checkpoint
 from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings
 from patchword.config import validate
+from patchword.data.batches import Inputs
 from patchword.data.pictures import Preprocessing, open_picture
 from patchword.decode import Decodings, beam_search, explain_tokens
 from patchword.device import choose_device
@@ -94,7 +95,7 @@ class CaptioningModel:
     def features(self, pixels_BHWC: np.ndarray) -> VisualFeatures:
         """The tower's features of pictures that went through the preprocessing's geometry (uint8)."""
         pixels_B3HW = torch.from_numpy(self.settings.preprocessing.normalise(pixels_BHWC)).to(self.device)
-        return self.model.features(pixels_B3HW, None)
+        return self.model.features(Inputs(pixels_B3HW=pixels_B3HW))
 
     @torch.inference_mode()
     def caption_features(self, features: VisualFeatures, beams: int | None = None, n_best: int = 1, trace: bool = True) -> list[Caption]:

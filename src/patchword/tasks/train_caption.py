@@ -95,11 +95,22 @@ class CaptionRecipe:
     def _inputs(self, files: list[str]) -> PictureInputs:
         data = self.run.data
         if data.features:
-            if not self.model.tower_is_frozen and any(_rate(stage, "tower") > 0 for stage in self.stages):
-                raise ConfigError("data.features replaces a frozen tower, and a stage trains the tower: set its learning rate to 0, or leave features out")
             store = Store.open(Path(data.features), {"tower": checkpoint.weights_digest(self.model.tower)})
+            self._check_replaced(store)
             return FeatureInputs(store)
         return pixel_inputs(data, self.preprocessing, files)
+
+    def _check_replaced(self, store: Store) -> None:
+        """A store replaces what is frozen, and nothing else. Raises ConfigError when a stage would train what the store replaces."""
+        if not any(_rate(stage, "tower") > 0 for stage in self.stages) or self.model.tower_is_frozen:
+            return
+        until, first = store.manifest["until_layer"], self.run.tower.trainable_from
+        if until is None or first is None or first < until:
+            found = "the whole tower" if until is None else f"the tower's layers below {until}"
+            raise ConfigError(
+                f"data.features replaces {found}, and a stage trains it from layer {first} on: set the tower's learning rate to 0, "
+                "or store with --until-layer and set tower.trainable_from to that layer"
+            )
 
     def objective(self, stage: int) -> nn.Module:
         settings = self.stages[stage].objective
@@ -151,7 +162,7 @@ class CaptionRecipe:
                 batch = self.selection.batch(entries, None)
                 inputs = batch.inputs.to(device)
                 with torch.inference_mode():
-                    features = self.model.features(inputs.pixels_B3HW, inputs.features)
+                    features = self.model.features(inputs)
                 for image, caption in zip(batch.image_ids, model.caption_features(features, trace=False), strict=True):
                     predictions[str(image)] = caption.text
                 bar.update(task, advance=len(entries))
@@ -164,7 +175,7 @@ class CaptionRecipe:
         predictions: dict[str, str] = {}
         for entries in self.selection.plan(64, 1, False, None):
             batch = self.selection.batch(entries, None).to(device)
-            features = self.model.features(batch.inputs.pixels_B3HW, batch.inputs.features)
+            features = self.model.features(batch.inputs)
             memory = self.model.captioner.encode(features)
             targets_RT = batch.tokens_RT[:, 1:]
             logits_RTV = self.model.captioner.decode(batch.tokens_RT[:, :-1], batch.lengths_R - 1, memory).logits_BTV

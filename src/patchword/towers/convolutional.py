@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
-from patchword.towers.layered import PartlyFrozen, Parts, Preprocessing
+from patchword.towers.layered import PartlyFrozen, Parts, Preprocessing, run_layers
 from patchword.types import VisualFeatures
 
 # Statistics of Flickr8k's training pictures; any tower trained from nothing may take them.
@@ -107,7 +107,8 @@ class ConvolutionalTower(PartlyFrozen):
 
     def forward(self, pixels_B3HW: Tensor) -> VisualFeatures:
         """pixels_B3HW: normalised pictures. The grid has the pictures' size divided by 2 ** (stages + 1), rounded up."""
-        tokens_BCHW, mask = self.embed(pixels_B3HW)
-        for layer in self.layers:
-            tokens_BCHW = layer(tokens_BCHW, mask)
-        return self.finish(tokens_BCHW)
+        return self.resume(*self.embed(pixels_B3HW), start=0)
+
+    def resume(self, map_BCHW: Tensor, mask: None, start: int) -> VisualFeatures:
+        """Features from the map that goes into stage `start`."""
+        return self.finish(run_layers(self.layers, map_BCHW, mask, start))

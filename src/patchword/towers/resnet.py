@@ -85,5 +85,8 @@ class ResNetTower(PartlyFrozen):
         return VisualFeatures(grid_BNC=map_BCHW.flatten(2).transpose(1, 2), hw=(map_BCHW.shape[2], map_BCHW.shape[3]))
 
     def forward(self, pixels_B3HW: Tensor) -> VisualFeatures:
-        map_BCHW, mask = self.embed(pixels_B3HW)
-        return self.finish(layered.run_layers(self.layers, map_BCHW, mask))
+        return self.resume(*self.embed(pixels_B3HW), start=0)
+
+    def resume(self, map_BCHW: Tensor, mask: None, start: int) -> VisualFeatures:
+        """Features from what goes into layer `start`."""
+        return self.finish(layered.run_layers(self.layers, map_BCHW, mask, start))

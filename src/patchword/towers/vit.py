@@ -98,8 +98,11 @@ class VitTower(PartlyFrozen):
         return VisualFeatures(grid_BNC=normed_BNC[:, 1:], class_BC=normed_BNC[:, 0], hw=self.hw)
 
     def forward(self, pixels_B3HW: Tensor) -> VisualFeatures:
-        tokens_BNC, mask = self.embed(pixels_B3HW)
-        return self.finish(layered.run_layers(self.layers, tokens_BNC, mask))
+        return self.resume(*self.embed(pixels_B3HW), start=0)
+
+    def resume(self, tokens_BNC: Tensor, mask: None, start: int) -> VisualFeatures:
+        """Features from what goes into layer `start`."""
+        return self.finish(layered.run_layers(self.layers, tokens_BNC, mask, start))
 
 
 class SwinLayer:
@@ -169,5 +172,8 @@ class SwinTower(PartlyFrozen):
         return VisualFeatures(grid_BNC=self.model.layernorm(tokens_BNC), hw=self.hw)
 
     def forward(self, pixels_B3HW: Tensor) -> VisualFeatures:
-        tokens_BNC, mask = self.embed(pixels_B3HW)
-        return self.finish(layered.run_layers(self.layers, tokens_BNC, mask))
+        return self.resume(*self.embed(pixels_B3HW), start=0)
+
+    def resume(self, tokens_BNC: Tensor, mask: None, start: int) -> VisualFeatures:
+        """Features from what goes into layer `start`."""
+        return self.finish(layered.run_layers(self.layers, tokens_BNC, mask, start))

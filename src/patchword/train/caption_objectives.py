@@ -57,7 +57,7 @@ class CrossEntropy(nn.Module):
     def forward(self, batch: CaptionBatch, shares: Shares) -> dict[str, Tensor]:
         """Named losses of this process's share of the step, the total under "loss"."""
         settings = self.settings
-        features = self.model.features(batch.inputs.pixels_B3HW, batch.inputs.features)
+        features = self.model.features(batch.inputs)
         memory = select_rows(self.model.captioner.encode(features), batch.picture_of_row_R)
         inputs_RT, targets_RT = batch.tokens_RT[:, :-1], batch.tokens_RT[:, 1:]
         lengths_R = batch.lengths_R - 1
@@ -87,7 +87,7 @@ class SelfCritical(nn.Module):
     def forward(self, batch: CaptionBatch, shares: Shares) -> dict[str, Tensor]:
         """Named losses; "reward" is the mean reward of the captions, for the log."""
         settings, special = self.settings, self.special
-        features = self.model.features(batch.inputs.pixels_B3HW, batch.inputs.features)
+        features = self.model.features(batch.inputs)
         memory = self.model.captioner.encode(features)
         tokens_RT, lengths_R = self._candidates(features)
         pictures = [image for image in batch.image_ids for _ in range(settings.samples)]

@@ -1,0 +1,52 @@
+"""`patchword predict`: captions of a data set's split, in the results format of COCO."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patchword.errors import PictureError
+
+
+def predict(
+    model: Annotated[str, typer.Argument(help="A shipped name, a folder, a hub id, or hub:ID of a transformers captioner.")],
+    data: Annotated[Path, typer.Option("--data", help="Annotations that name the pictures.")],
+    images: Annotated[Path, typer.Option("--images", help="Folder of the pictures.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write: a list of {image_id, caption}.")],
+    split: Annotated[str, typer.Option(help="Split whose pictures are captioned.")] = "test",
+    beam: Annotated[int | None, typer.Option(help="Hypotheses that the search follows; the model's own number where left out.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
+    batch: Annotated[int, typer.Option(help="Pictures that are captioned together.")] = 32,
+) -> None:
+    """Caption every picture of a split; one that cannot be read is named on standard error and left out, and the exit status is 1."""
+    from patchword.data.pictures import open_picture
+    from patchword.data.readers import read_captions, split_records
+    from patchword.log import progress
+    from patchword.tasks.caption import load
+
+    records = split_records(read_captions(data), split)
+    captioner = load(model, device)
+    rows, bad = [], 0
+    with progress() as bar:
+        task = bar.add_task(f"captions of {split}", total=len(records), status="")
+        for first in range(0, len(records), batch):
+            ids, pictures = [], []
+            for record in records[first : first + batch]:
+                try:
+                    pictures.append(open_picture(images / record.file))
+                    ids.append(record.image_id)
+                except PictureError as error:
+                    print(f"patchword: {' '.join(str(error).split())}", file=sys.stderr)
+                    bad += 1
+            results = captioner.caption(pictures, beams=beam, trace=False) if pictures else []
+            rows += [{"image_id": image, "caption": result.text} for image, result in zip(ids, results, strict=True)]
+            bar.update(task, advance=batch)
+    partial = out.with_name(out.name + ".partial")
+    partial.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    partial.replace(out)
+    print(f"{out}: {len(rows)} captions" + (f", {bad} pictures could not be read" if bad else ""))
+    raise typer.Exit(1 if bad else 0)

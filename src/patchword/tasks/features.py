@@ -1,0 +1,76 @@
+"""Features of a frozen tower, computed once and stored: an epoch of a decoder then costs the decoder alone.
+
+Fields are cast to fp16; a training from the store equals one from the pictures after the same cast, as long as pictures are not
+augmented. With `until_layer` the store holds the tokens that go into that layer, for towers whose last layers are trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from patchword import checkpoint
+from patchword.data.pictures import Preprocessing, open_picture
+from patchword.data.store import Store, fingerprint, picture_files, write_store
+from patchword.errors import ConfigError
+
+FIELDS = ("grid_BNC", "class_BC", "pooled_BE", "aligned_BNE")
+
+
+@torch.inference_mode()
+def store_features(
+    tower: nn.Module,
+    preprocessing: Preprocessing,
+    images: Path,
+    files: list[str],
+    folder: Path,
+    device: torch.device,
+    advance: Callable[[int], None],
+    until_layer: int | None = None,
+    batch: int = 64,
+) -> Store:
+    """Write the store of `files`; it appears under `folder` when it is complete.
+
+    Raises:
+        ConfigError: `until_layer` is beyond the tower's last layer.
+        PictureError: a picture that cannot be decoded.
+    """
+    if until_layer is not None and not 0 <= until_layer < len(tower.layers):
+        raise ConfigError(f"--until-layer {until_layer}: the tower has layers 0 to {len(tower.layers) - 1}")
+    tower = tower.to(device).eval()
+    hw: list[int] = []
+
+    def pixels(names: list[str]) -> Tensor:
+        pixels_BHWC = np.stack([preprocessing.apply(open_picture(images / name)) for name in names])
+        return torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(device)
+
+    def chunks() -> Iterator[dict[str, np.ndarray]]:
+        for first in range(0, len(files), batch):
+            names = files[first : first + batch]
+            if until_layer is None:
+                features = tower(pixels(names))
+                hw[:] = features.hw or ()
+                yield {name: _half(getattr(features, name)) for name in FIELDS if getattr(features, name) is not None}
+            else:
+                tokens, mask = tower.embed(pixels(names))
+                for layer in tower.layers[:until_layer]:
+                    tokens = layer(tokens, mask)
+                yield {"tokens": _half(tokens)}
+
+    # The shape of the grid is known after the first chunk; the manifest is written after the last one.
+    entries = {
+        "tower": checkpoint.weights_digest(tower),
+        "until_layer": until_layer,
+        "preprocessing": preprocessing.model_dump(mode="json"),
+        "pictures": fingerprint(picture_files(images, files)),
+        "hw": hw,
+    }
+    return write_store(folder, files, entries, chunks(), advance)
+
+
+def _half(tensor: Tensor) -> np.ndarray:
+    return tensor.half().cpu().numpy()
