@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -184,14 +184,18 @@ def _looked(caption: Caption, t: int) -> str:
     return ", ".join(f"{concept} {percent(share)}" for concept, share in shares.most_common(3) if share > 0)
 
 
+def shares(hypotheses: Sequence[Caption]) -> list[float]:
+    """The probability of each among these alone: the sum over all sentences is out of reach. One without a probability has no share."""
+    known = [one.log_probability for one in hypotheses if math.isfinite(one.log_probability)]
+    weights = [math.exp(one.log_probability - max(known)) if math.isfinite(one.log_probability) else 0.0 for one in hypotheses]
+    return [weight / max(sum(weights), 1e-12) for weight in weights]
+
+
 def _hypotheses(caption: Caption) -> Html:
-    """Probabilities are compared among the hypotheses shown only: the sum over all sentences is out of reach."""
     everyone = [caption, *caption.alternatives]
-    best = max(one.log_probability for one in everyone)
-    weights = [math.exp(one.log_probability - best) for one in everyone]
     rows = [
-        (str(i + 1), one.text, f"{one.log_probability:.3f}", percent(weight / sum(weights)), "yes" if one.complete else "no")
-        for i, (one, weight) in enumerate(zip(everyone, weights, strict=True))
+        (str(i + 1), one.text, f"{one.log_probability:.3f}", percent(share), "yes" if one.complete else "no")
+        for i, (one, share) in enumerate(zip(everyone, shares(everyone), strict=True))
     ]
     head = ["", "caption", "log-probability", "share among these", "ended by itself"]
     return Html(f"<h3>The hypotheses of the search</h3>\n{table(head, rows)}")

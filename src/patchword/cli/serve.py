@@ -1,0 +1,42 @@
+"""`patchword serve`: the web page and the service behind it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def serve(
+    model: Annotated[list[str] | None, typer.Option("--model", help="Shipped name, folder or hub id; may be repeated.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; other than loopback it needs --token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8321,
+    token: Annotated[str | None, typer.Option(envvar="PATCHWORD_TOKEN", help="What every request must carry.", show_envvar=True)] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; chosen where left out.")] = None,
+    batch: Annotated[int, typer.Option(min=1, max=256, help="Largest number of requests that run together.")] = 16,
+    queue: Annotated[int, typer.Option(min=1, max=10_000, help="Requests that may wait; the next one is refused.")] = 64,
+    deadline: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds from a request to its answer.")] = 30.0,
+) -> None:
+    """Serve a page on which a photograph is dropped and captioned, and a JSON API behind it."""
+    from patchword.errors import MissingExtra
+
+    try:
+        import fastapi  # noqa: F401 - so that what is missing is said before a model is loaded
+        import python_multipart  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra(f"'patchword serve' needs {error.name}: pip install 'patchword[serve]'") from error
+    from patchword.serve.limits import Limits
+    from patchword.serve.run import check_address
+    from patchword.serve.run import serve as run
+
+    check_address(host, token)
+    from patchword.serve.app import create_app
+    from patchword.tasks.caption import load, shipped_models
+
+    names = model or shipped_models()[:1] or ["flickr8k"]
+    models = {name.rstrip("/").rpartition("/")[2] or name: load(name, device) for name in names}
+    limits = Limits(batch=batch, queue=queue, deadline_seconds=deadline)
+    app = create_app(models, token=token, limits=limits)
+    print(f"Patchword is ready at http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl+C ends it)", flush=True)
+    run(app, host, port, limits)

@@ -1,0 +1,144 @@
+"""What the service needs of the objects that do the work, and how their answers look in JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel
+
+from patchword.explain.captions import shares
+from patchword.results import Caption
+
+
+class CaptionsPictures(Protocol):
+    """What `patchword.load` returns."""
+
+    card: dict[str, Any]
+    """At least "name"; "description" where there is one; "prototype_captions": {"index": [captions]} where the model has a memory."""
+
+    def caption(self, pictures: list[Image.Image], beams: int = 3, n_best: int = 1, trace: bool = False) -> list[Caption]: ...
+
+
+class Hit(NamedTuple):
+    """A picture that an index found. `picture` is a small copy to show, where the index can give one."""
+
+    name: str
+    score: float
+    picture: Image.Image | None = None
+
+
+class FindsPictures(Protocol):
+    def search(self, text: str, k: int) -> Sequence[Hit]: ...
+
+
+class AnswersQuestions(Protocol):
+    def ask(self, picture: Image.Image, question: str) -> Sequence[tuple[str, float]]:
+        """Answers with their probabilities, best first."""
+
+
+class LabelsPictures(Protocol):
+    def label(self, picture: Image.Image, labels: Sequence[str]) -> Sequence[tuple[str, float]]:
+        """The labels with their probabilities, best first."""
+
+
+class Attention(BaseModel):
+    rows: int
+    columns: int
+    weights: list[list[float]]
+    """Per word the share of each patch, row by row."""
+    box: tuple[float, float, float, float]
+    """Left, top, right and bottom of the part of the picture that the grid covers, as shares of its width and height."""
+
+
+class Prototype(BaseModel):
+    index: int
+    weight: float
+    captions: list[str] = []
+    """Its nearest training captions, where the model's card has them."""
+
+
+class Hypothesis(BaseModel):
+    caption: str
+    log_probability: float | None
+    share: float
+    """Probability among the hypotheses returned."""
+    complete: bool
+
+
+class CaptionAnswer(BaseModel):
+    model: str
+    caption: str
+    log_probability: float | None
+    complete: bool
+    tokens: list[str]
+    width: int
+    height: int
+    attention: Attention | None = None
+    sentinel: list[float] | None = None
+    concepts: list[str] | None = None
+    prototypes: list[list[Prototype]] | None = None
+    hypotheses: list[Hypothesis]
+    """All of them, the caption first."""
+
+
+def caption_answer(name: str, model: CaptionsPictures, caption: Caption, picture: Image.Image, trace: bool) -> CaptionAnswer:
+    """A caption as the service sends it; what made each word only where `trace` was asked for."""
+    everyone = [caption, *caption.alternatives]
+    hypotheses = [
+        Hypothesis(caption=one.text, log_probability=_finite(one.log_probability), share=share, complete=one.complete)
+        for one, share in zip(everyone, shares(everyone), strict=True)
+    ]
+    answer = CaptionAnswer(
+        model=name,
+        caption=caption.text,
+        log_probability=_finite(caption.log_probability),
+        complete=caption.complete,
+        tokens=list(caption.tokens),
+        width=picture.width,
+        height=picture.height,
+        hypotheses=hypotheses,
+    )
+    if not trace:
+        return answer
+    known = model.card.get("prototype_captions") or {}
+    return answer.model_copy(
+        update={
+            "attention": _attention(model, caption, picture),
+            "sentinel": None if caption.sentinel is None else [round(float(share), 4) for share in caption.sentinel],
+            "concepts": None if caption.concepts is None else list(caption.concepts),
+            "prototypes": None
+            if caption.prototypes is None
+            else [
+                [Prototype(index=index, weight=round(float(weight), 4), captions=known.get(str(index), [])) for index, weight in pairs]
+                for pairs in caption.prototypes
+            ],
+        }
+    )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _attention(model: CaptionsPictures, caption: Caption, picture: Image.Image) -> Attention | None:
+    if caption.attention_Thw is None:
+        return None
+    words, rows, columns = caption.attention_Thw.shape
+    weights = np.nan_to_num(caption.attention_Thw.reshape(words, rows * columns), nan=0.0, posinf=0.0, neginf=0.0)
+    shares = [[round(float(weight), 4) for weight in word] for word in weights]
+    return Attention(rows=rows, columns=columns, weights=shares, box=_box(model, picture))
+
+
+def _box(model: CaptionsPictures, picture: Image.Image) -> tuple[float, float, float, float]:
+    """A model that cuts the middle out of the picture has its grid there; one without recorded preprocessing is taken to see it all."""
+    preprocessing = getattr(getattr(model, "settings", None), "preprocessing", None)
+    if preprocessing is None or preprocessing.fit == "squash":
+        return 0.0, 0.0, 1.0, 1.0
+    height, width = preprocessing.hw
+    scale = max(width / picture.width, height / picture.height)
+    across, down = width / (scale * picture.width), height / (scale * picture.height)
+    return round((1 - across) / 2, 4), round((1 - down) / 2, 4), round((1 + across) / 2, 4), round((1 + down) / 2, 4)

@@ -1,0 +1,337 @@
+"""The service: pictures in, captions out, over HTTP with JSON. Read `create_app` for the routes, `batching.py` for what runs the model.
+
+Everything it lets in is bounded by `Limits`; what it refuses is a `Refusal`, one JSON shape; `guards.py` stands before every request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Annotated
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+
+from patchword import __version__
+from patchword.explain.page import look
+from patchword.serve import abilities
+from patchword.serve.abilities import CaptionAnswer, Hit, caption_answer
+from patchword.serve.batching import Batcher, Call, Job
+from patchword.serve.guards import Guard
+from patchword.serve.limits import Limits
+from patchword.serve.numbers import Numbers
+from patchword.serve.refusals import ErrorBody, Refusal, full, stopping
+from patchword.serve.uploads import Held, read_body, read_picture, unless_gone
+
+_DECODERS = 2  # threads that decode pictures, beside the one of the model
+_THUMBNAIL = 240
+
+Beams = Annotated[int, Query(ge=1, le=10, description="hypotheses that the search follows; 1 is greedy")]
+Best = Annotated[int, Query(ge=1, le=5, description="hypotheses to return")]
+Name = Annotated[str | None, Query(max_length=200, description="one of GET /models; the first where left out")]
+Question = Annotated[str, Query(min_length=1, max_length=500)]
+Label = Annotated[str, Field(min_length=1, max_length=200)]
+
+_PICTURE_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "The picture, as the body itself or as the file `image` of a form. Its kind is told by its content.",
+        "content": {
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {"type": "object", "required": ["image"], "properties": {"image": {"type": "string", "format": "binary"}}}
+            },
+        },
+    }
+}
+_REFUSED = {status: {"model": ErrorBody} for status in (400, 401, 403, 404, 408, 413, 415, 422, 501, 503, 504)}
+
+
+class SearchRequest(BaseModel):
+    text: str = Field(min_length=1, max_length=500)
+    k: int = Field(12, ge=1, le=100, description="how many pictures")
+
+
+_SEARCH_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": SearchRequest.model_json_schema()}}}}
+
+
+class Found(BaseModel):
+    name: str
+    score: float
+    picture: str | None = Field(None, description="a small copy as a data URI, where the index can give one")
+
+
+class SearchAnswer(BaseModel):
+    hits: list[Found]
+
+
+class Scored(BaseModel):
+    text: str
+    probability: float
+
+
+class ScoredAnswer(BaseModel):
+    answers: list[Scored]
+
+
+class ModelFacts(BaseModel):
+    name: str
+    description: str
+
+
+class Models(BaseModel):
+    models: list[ModelFacts]
+    can: dict[str, bool] = Field(description="which of caption, search, ask and label this service was started for")
+
+
+class Status(BaseModel):
+    status: str
+
+
+class Service:
+    """The state behind the routes, made within the event loop by the application's lifespan."""
+
+    def __init__(
+        self,
+        models: Mapping[str, abilities.CaptionsPictures],
+        index: abilities.FindsPictures | None,
+        answers: abilities.AnswersQuestions | None,
+        labels: abilities.LabelsPictures | None,
+        limits: Limits,
+        numbers: Numbers,
+    ) -> None:
+        self.models, self.index, self.answers, self.labels, self.limits, self.numbers = models, index, answers, labels, limits, numbers
+        self.held = Held(limits.held_bytes)
+
+    def start(self) -> None:
+        self.batcher = Batcher(self.run, self.limits, self.numbers)
+        self.threads = ThreadPoolExecutor(_DECODERS, thread_name_prefix="patchword-decode")
+
+    async def stop(self) -> None:
+        await self.batcher.close()
+        self.threads.shutdown()
+
+    def run(self, call: Call, items: Sequence) -> Sequence:
+        """One batch, in the thread of the model."""
+        if call.task == "caption":
+            name, beams, n_best, trace = call.options
+            return self.models[name].caption(list(items), beams=beams, n_best=n_best, trace=trace)
+        if call.task == "search":
+            return [self.index.search(text, *call.options) for text in items]
+        if call.task == "ask":
+            return [self.answers.ask(picture, *call.options) for picture in items]
+        return [self.labels.label(picture, list(call.options)) for picture in items]
+
+    def model(self, name: str | None) -> str:
+        chosen = next(iter(self.models)) if name is None else name
+        if chosen not in self.models:
+            known = ", ".join(self.models)
+            raise Refusal(404, "unknown_model", f"there is no model {chosen!r} here", f"choose one of: {known}; GET /models lists them")
+        return chosen
+
+    async def picture_job(self, request: Request, call: Call) -> Job:
+        """Read and decode the picture of a request and put it into the queue; a full queue refuses before anything is read."""
+        deadline = self.deadline()
+        self.need_room()
+        picture = await read_picture(request, self.limits, self.held, self.threads)
+        return self.batcher.enter(call, picture, picture.width * picture.height, deadline)
+
+    def need_room(self) -> None:
+        if not self.batcher.has_room:
+            raise (stopping if self.batcher.closing else full)(self.limits.retry_seconds)
+
+    def deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self.limits.deadline_seconds
+
+
+def create_app(
+    models: Mapping[str, abilities.CaptionsPictures],
+    *,
+    index: abilities.FindsPictures | None = None,
+    answers: abilities.AnswersQuestions | None = None,
+    labels: abilities.LabelsPictures | None = None,
+    token: str | None = None,
+    limits: Limits | None = None,
+) -> FastAPI:
+    """The application for these models (the first is the default) and, where given, an index, a question model and a labelling model.
+
+    With `token`, requests must carry it; without, only requests to a loopback name are answered."""
+    numbers = Numbers()
+    service = Service(models, index, answers, labels, limits or Limits(), numbers)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        yield
+        await service.stop()
+
+    # The interactive documentation pages would load scripts from elsewhere: only the document itself is served.
+    app = FastAPI(title="Patchword", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, responses=_REFUSED)
+    app.state.service = service
+    _add_captions(app, service)
+    _add_others(app, service)
+    _add_facts(app, service)
+    _add_page(app)
+    _add_refusals(app)
+    paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
+    app.add_middleware(Guard, token=token, numbers=numbers, paths=paths)
+    return app
+
+
+def _add_captions(app: FastAPI, service: Service) -> None:
+    @app.post("/caption", response_model=CaptionAnswer, openapi_extra=_PICTURE_BODY)
+    async def caption(
+        request: Request, model: Name = None, beams: Beams = 3, n_best: Best = 1, trace: bool = False, stream: bool = False
+    ) -> Response:
+        """Caption one picture. With `trace`, say what made each word. With `stream`, or where the request accepts text/event-stream,
+        send server-sent events: `queued`, a `word` each, and `caption` with the whole answer. A search knows its first word only when it
+        has ended, so that the words arrive together, behind the waiting."""
+        name = service.model(model)
+        job = await service.picture_job(request, Call("caption", (name, max(beams, n_best), n_best, trace)))
+
+        async def answer() -> CaptionAnswer:
+            return caption_answer(name, service.models[name], await job.answer(), job.item, trace)
+
+        if stream or "text/event-stream" in request.headers.get("accept", ""):
+            return StreamingResponse(_events(service, job, answer()), media_type="text/event-stream")
+        return JSONResponse((await unless_gone(request, answer())).model_dump(mode="json"))
+
+
+async def _events(service: Service, job: Job, answer) -> AsyncIterator[str]:
+    """The client's going away cancels this generator, and with it the job."""
+
+    def event(kind: str, data: object) -> str:
+        return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+    try:
+        yield event("queued", {"waiting": service.batcher.waiting})
+        found = await answer
+        for position, token in enumerate(found.tokens):
+            yield event("word", {"position": position, "token": token})
+        yield event("caption", found.model_dump(mode="json"))
+    except Refusal as refusal:
+        yield event("error", refusal.body()["error"])
+    finally:
+        answer.close()
+        service.batcher.leave(job)
+
+
+def _add_others(app: FastAPI, service: Service) -> None:
+    @app.post("/search", response_model=SearchAnswer, openapi_extra=_SEARCH_BODY)
+    async def search(request: Request) -> Response:
+        """Pictures of the index that fit a text."""
+        _configured(service.index, "an index", "searches")
+        service.need_room()
+        deadline = service.deadline()
+        body = await read_body(request, service.limits.json_bytes, service.limits, service.held)
+        service.held.bytes -= len(body)
+        try:
+            wanted = SearchRequest.model_validate_json(body)
+        except ValidationError as error:
+            raise _invalid(error.errors(include_url=False, include_input=False, include_context=False)) from error
+        job = service.batcher.enter(Call("search", (wanted.k,)), wanted.text, 0, deadline)
+        hits = await unless_gone(request, job.answer())
+        return JSONResponse(SearchAnswer(hits=[_found(hit) for hit in hits]).model_dump(mode="json"))
+
+    @app.post("/ask", response_model=ScoredAnswer, openapi_extra=_PICTURE_BODY)
+    async def ask(request: Request, question: Question) -> Response:
+        """Answers to a question about a picture, best first."""
+        _configured(service.answers, "a question model", "answers questions")
+        job = await service.picture_job(request, Call("ask", (question,)))
+        return _scored(await unless_gone(request, job.answer()))
+
+    @app.post("/label", response_model=ScoredAnswer, openapi_extra=_PICTURE_BODY)
+    async def label(request: Request, label: Annotated[list[Label], Query(min_length=1, max_length=100)]) -> Response:
+        """Which of the given labels fits a picture, best first."""
+        _configured(service.labels, "a labelling model", "labels pictures")
+        job = await service.picture_job(request, Call("label", tuple(label)))
+        return _scored(await unless_gone(request, job.answer()))
+
+
+def _configured(ability: object, what: str, does: str) -> None:
+    if ability is None:
+        do = f"start or use a service that {does}; GET /models says which can"
+        raise Refusal(501, "not_configured", f"this service was started without {what}", do)
+
+
+def _found(hit: Hit) -> Found:
+    if hit.picture is None:
+        return Found(name=hit.name, score=hit.score)
+    small, buffer = hit.picture.convert("RGB"), io.BytesIO()
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    small.save(buffer, "JPEG", quality=80)
+    return Found(name=hit.name, score=hit.score, picture=f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}")
+
+
+def _scored(pairs: Sequence[tuple[str, float]]) -> Response:
+    return JSONResponse(ScoredAnswer(answers=[Scored(text=text, probability=share) for text, share in pairs]).model_dump(mode="json"))
+
+
+def _add_facts(app: FastAPI, service: Service) -> None:
+    @app.get("/models", response_model=Models)
+    async def models() -> Models:
+        facts = [ModelFacts(name=name, description=str(model.card.get("description", ""))) for name, model in service.models.items()]
+        abilities = {"search": service.index, "ask": service.answers, "label": service.labels}
+        return Models(models=facts, can={"caption": True, **{name: ability is not None for name, ability in abilities.items()}})
+
+    @app.get("/health", response_model=Status)
+    async def health() -> Status:
+        """The process answers."""
+        return Status(status="ok")
+
+    @app.get("/ready", response_model=Status)
+    async def ready() -> Status:
+        """A request sent now would be taken: 503 while the queue is full or the service is ending."""
+        service.need_room()
+        return Status(status="ready")
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> PlainTextResponse:
+        """Counters for Prometheus."""
+        return PlainTextResponse(service.numbers.text(service.batcher.waiting), media_type="text/plain; version=0.0.4")
+
+
+def _add_page(app: FastAPI) -> None:
+    """The page and its two files, kept in memory: no path of a request ever reaches the disk."""
+    folder = resources.files("patchword.serve")
+    files = {
+        "/": ("text/html", folder.joinpath("page.html").read_text(encoding="utf-8")),
+        "/page.js": ("text/javascript", folder.joinpath("page.js").read_text(encoding="utf-8")),
+        "/page.css": ("text/css", look() + folder.joinpath("page.css").read_text(encoding="utf-8")),
+    }
+    for path, (kind, content) in files.items():
+        app.add_route(path, _handler(kind, content), methods=["GET"], include_in_schema=False)
+
+
+def _handler(kind: str, content: str):
+    async def send(request: Request) -> Response:
+        return Response(content, media_type=kind)
+
+    return send
+
+
+def _add_refusals(app: FastAPI) -> None:
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return _invalid(error.errors()).response()
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        do = "GET /openapi.json lists the paths and their methods"
+        return Refusal(error.status_code, "no_such_path", f"{error.detail}", do, dict(error.headers or {})).response()
+
+
+def _invalid(errors: Sequence[dict]) -> Refusal:
+    """Says where and what, without repeating what the client sent."""
+    said = "; ".join(f"{'.'.join(map(str, error['loc'])) or 'body'}: {error['msg']}" for error in errors[:5])
+    return Refusal(422, "invalid_request", said, "GET /openapi.json says what each path takes")

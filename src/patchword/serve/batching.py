@@ -1,0 +1,136 @@
+"""Requests gather for a moment and run as one batch, one batch at a time, in one thread beside the event loop.
+
+While a batch runs, the next one gathers by itself; only when the model is idle does the first request wait a few milliseconds for
+company. Jobs of one `Call` (same model, same options) run together, and the oldest job decides which call is next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from patchword.serve.limits import Limits
+from patchword.serve.numbers import Numbers
+from patchword.serve.refusals import Refusal, full, internal, stopping, too_late
+
+log = logging.getLogger("patchword.serve")
+
+
+class Call(NamedTuple):
+    """What is to be done with an item; equal calls may share a batch."""
+
+    task: str
+    options: tuple
+
+
+class Job:
+    """One item on its way. `await job.answer()` gives its result, or raises `Refusal`."""
+
+    def __init__(self, call: Call, item: object, weight: int, deadline: float, batcher: Batcher) -> None:
+        self.call, self.item, self.weight, self.deadline, self._batcher = call, item, weight, deadline, batcher
+        self.future: asyncio.Future = asyncio.get_running_loop().create_future()
+
+    async def answer(self) -> object:
+        left = self.deadline - asyncio.get_running_loop().time()
+        try:
+            return await asyncio.wait_for(self.future, max(left, 0))
+        except asyncio.TimeoutError:
+            raise too_late(self._batcher.limits.deadline_seconds) from None
+        finally:
+            self._batcher.leave(self)
+
+
+class Batcher:
+    """`run(call, items)` must give one result per item, in order; it is called from one thread only.
+
+    To be made, started and used within one event loop."""
+
+    def __init__(self, run: Callable[[Call, Sequence[object]], Sequence[object]], limits: Limits, numbers: Numbers) -> None:
+        self._run, self.limits, self._numbers = run, limits, numbers
+        self._waiting: list[Job] = []
+        self._arrived = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="patchword-model")
+        self.closing = False
+        self._task = asyncio.get_running_loop().create_task(self._work())
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def has_room(self) -> bool:
+        return not self.closing and len(self._waiting) < self.limits.queue
+
+    def enter(self, call: Call, item: object, weight: int, deadline: float) -> Job:
+        """Put an item into the queue; `weight` is its pixels, `deadline` a time of the event loop's clock. Raises `Refusal` when the
+        queue is full or the service is ending."""
+        if self.closing:
+            raise stopping(self.limits.retry_seconds)
+        heavy = self._waiting and weight + sum(job.weight for job in self._waiting) > self.limits.queued_pixels
+        if heavy or not self.has_room:
+            raise full(self.limits.retry_seconds)
+        job = Job(call, item, weight, deadline, self)
+        self._waiting.append(job)
+        self._arrived.set()
+        return job
+
+    def leave(self, job: Job) -> None:
+        """Take a job out whose client has gone, or whose time is over; a job in the running batch only loses its result."""
+        if job in self._waiting:
+            self._waiting.remove(job)
+            self._numbers.cancelled += 1
+        if not job.future.done():
+            job.future.cancel()
+
+    async def close(self) -> None:
+        """Take nothing new, finish what waits, end the thread."""
+        self.closing = True
+        self._arrived.set()
+        await self._task
+        self._thread.shutdown()
+
+    async def _work(self) -> None:
+        while True:
+            await self._arrived.wait()
+            if self._waiting and not self.closing and self._together() < self.limits.batch:
+                await asyncio.sleep(self.limits.gather_seconds)
+            if not self._waiting:
+                if self.closing:
+                    return
+                self._arrived.clear()
+                continue
+            call = self._waiting[0].call
+            jobs = [job for job in self._waiting if job.call == call][: self.limits.batch]
+            self._waiting = [job for job in self._waiting if job not in jobs]
+            await self._answer(call, jobs)
+
+    def _together(self) -> int:
+        return sum(job.call == self._waiting[0].call for job in self._waiting)
+
+    async def _answer(self, call: Call, jobs: list[Job]) -> None:
+        """Run one batch. Where it fails, each job runs alone: a picture that the model cannot take must not fail its neighbours."""
+        began = time.perf_counter()
+        try:
+            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, call, [job.item for job in jobs])
+            if len(results) != len(jobs):
+                raise RuntimeError(f"{call.task} gave {len(results)} results for {len(jobs)} items")
+        except Exception as error:  # whatever the model raised belongs to these requests, and must not end the service
+            if len(jobs) > 1:
+                for job in jobs:
+                    if not job.future.done():
+                        await self._answer(call, [job])
+                return
+            refused = isinstance(error, Refusal)
+            if not refused:
+                log.error("%s failed", call.task, exc_info=error)
+            if not jobs[0].future.done():
+                jobs[0].future.set_exception(error if refused else internal())
+            return
+        self._numbers.ran(len(jobs), time.perf_counter() - began)
+        for job, result in zip(jobs, results, strict=True):
+            if not job.future.done():
+                job.future.set_result(result)

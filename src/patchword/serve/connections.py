@@ -1,0 +1,49 @@
+"""Connections, bounded: how many are open, and how long one may stay without a request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from patchword.serve.limits import Limits
+from patchword.serve.refusals import full
+
+
+def bounded_protocol(limits: Limits) -> type[H11Protocol]:
+    """uvicorn's HTTP protocol with `limits`: one connection too many is answered 503 and closed; one that has sent no whole head of a
+    request within `body_seconds` is closed (uvicorn itself waits for ever)."""
+
+    class Bounded(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > limits.connections:
+                transport.write(_crowded(limits))
+                transport.close()
+                return
+            self._served = None
+            self._watch = self.loop.call_later(limits.body_seconds, self._look)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if hasattr(self, "_watch"):
+                self._watch.cancel()
+            super().connection_lost(exc)
+
+        def _look(self) -> None:
+            """Called every `body_seconds`: nothing begun and nothing answered since the last look means that nobody asks."""
+            idle = self.cycle is None or self.cycle.response_complete
+            if idle and self.cycle is self._served:
+                self.transport.close()
+                return
+            self._served = self.cycle if idle else None
+            self._watch = self.loop.call_later(limits.body_seconds, self._look)
+
+    return Bounded
+
+
+def _crowded(limits: Limits) -> bytes:
+    refusal = full(limits.retry_seconds)
+    body = json.dumps(refusal.body()).encode()
+    head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    return f"{head}Retry-After: {limits.retry_seconds}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body

@@ -1,0 +1,95 @@
+"""What stands before every request: who may ask, the security headers, the count, and the last catch for errors."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from ipaddress import ip_address
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from patchword.serve.numbers import Numbers
+from patchword.serve.refusals import ClientGone, Refusal, internal
+
+log = logging.getLogger("patchword.serve")
+
+_OPEN = frozenset({"/", "/page.js", "/page.css", "/health", "/ready"})  # they tell nothing and cost nothing
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Cache-Control": "no-store",
+}
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Guard:
+    """ASGI middleware. With a `token`, requests must carry it as `Authorization: Bearer`. Without one the service listens on loopback
+    only, and a request must say so in its Host header: a page of another site that makes its own name point to 127.0.0.1 does not."""
+
+    def __init__(self, app: ASGIApp, token: str | None, numbers: Numbers, paths: frozenset[str]) -> None:
+        self.app, self.token, self.numbers, self.paths = app, token, numbers, paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 0
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers[name] = value
+            await send(message)
+
+        try:
+            self._admit(scope)
+            await self.app(scope, receive, send_guarded)
+        except ClientGone:
+            status = 499
+        except Exception as error:  # the last catch: an answer without a traceback, which goes to the log
+            refusal = error if isinstance(error, Refusal) else internal()
+            if refusal is not error:
+                log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+            if not status:
+                await refusal.response()(scope, receive, send_guarded)
+        finally:
+            path = scope["path"] if scope["path"] in self.paths else "other"
+            self.numbers.answered(path, status, time.perf_counter() - began)
+
+    def _admit(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host:
+            raise Refusal(403, "other_site", "the request comes from a page of another site", "use the page of this service, or no browser")
+        if self.token is None:
+            if not is_loopback(_name(host)):
+                raise Refusal(403, "wrong_host", "the request names another host", "call the service as 127.0.0.1 or localhost")
+            return
+        given = headers.get("authorization", "").encode()
+        if scope["path"] not in _OPEN and not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
+            challenge = {"WWW-Authenticate": "Bearer"}
+            raise Refusal(401, "token", "the token is missing or wrong", "send the header 'Authorization: Bearer TOKEN'", challenge)
+
+
+def _name(host: str) -> str:
+    """The name in a Host header, without port and brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.rpartition(":")[0] if ":" in host else host

@@ -1,0 +1,57 @@
+"""A request that is not served: one JSON shape for all of them, with what to do about it. Never a traceback."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+from starlette.responses import JSONResponse
+
+from patchword.explain.page import clean
+
+
+class ErrorDetail(BaseModel):
+    code: str
+    """Stable, for programs."""
+    message: str
+    """What was found and what was expected."""
+    do: str
+    """What to do about it."""
+
+
+class ErrorBody(BaseModel):
+    error: ErrorDetail
+
+
+class Refusal(Exception):
+    """Becomes the JSON response {"error": {"code", "message", "do"}} with its HTTP status."""
+
+    def __init__(self, status: int, code: str, message: str, do: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(f"{status} {code}: {message}")
+        self.status, self.code, self.message, self.do, self.headers = status, code, message, do, headers or {}
+
+    def body(self) -> dict:
+        return {"error": {"code": self.code, "message": clean(self.message), "do": clean(self.do)}}
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body(), self.status, headers=self.headers)
+
+
+class ClientGone(Exception):
+    """The client closed its connection: nobody is there to answer."""
+
+
+def full(retry_seconds: int, more: dict[str, str] | None = None) -> Refusal:
+    wait = {"Retry-After": str(retry_seconds), **(more or {})}
+    return Refusal(503, "queue_full", "as many requests as allowed are waiting already", f"try again in {retry_seconds} seconds", wait)
+
+
+def stopping(retry_seconds: int) -> Refusal:
+    wait = {"Retry-After": str(retry_seconds)}
+    return Refusal(503, "stopping", "the service is ending and takes nothing new", "try again when it has been started again", wait)
+
+
+def too_late(seconds: float) -> Refusal:
+    return Refusal(504, "deadline", f"there was no answer within {seconds:g} seconds", "try again later, or with fewer beams")
+
+
+def internal() -> Refusal:
+    return Refusal(500, "internal", "the service met an error of its own; its log says which", "tell the person who runs the service")

@@ -1,0 +1,136 @@
+"""From a request to a picture: the body within its limits, the picture out of it by content, all in memory.
+
+Neither the name of a file nor its declared type decides anything, no address is fetched, and nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from concurrent.futures import Executor
+from typing import TypeVar
+
+from PIL import Image, UnidentifiedImageError
+from starlette.requests import ClientDisconnect, Request
+
+from patchword.data.pictures import open_lazily, open_picture
+from patchword.errors import PictureError
+from patchword.serve.forms import file_of_form
+from patchword.serve.limits import Limits
+from patchword.serve.refusals import ClientGone, Refusal, full
+
+_UPLOAD = "the upload"
+_NOT_PICTURES = ("application/json", "application/x-www-form-urlencoded", "text/")
+_DO = "send the picture itself as the body, or as the file 'image' of multipart/form-data"
+_CLOSE = {"Connection": "close"}  # what is left of the body is not read
+_DRAINED = 4  # a declared body of up to so many times the limit is read and forgotten before it is refused
+
+Result = TypeVar("Result")
+
+
+class Held:
+    """Bytes of bodies in memory, of all requests together."""
+
+    def __init__(self, most: int) -> None:
+        self.bytes, self.most = 0, most
+
+
+async def read_body(request: Request, limit: int, limits: Limits, held: Held) -> bytes:
+    """The whole body. Raises `Refusal` above `limit` bytes (by the declared length at once), when it takes too long, or when the bodies
+    of all requests together are too much. The caller takes its length off `held` when it is done with it."""
+    declared = request.headers.get("content-length", "")
+    try:
+        if declared.isdigit() and int(declared) > limit:
+            if int(declared) <= _DRAINED * limit and "expect" not in request.headers:
+                await asyncio.wait_for(_drain(request), limits.body_seconds)
+            raise _too_large(limit)
+        return await asyncio.wait_for(_collect(request, limit, limits, held), limits.body_seconds)
+    except asyncio.TimeoutError:
+        message = f"the body did not arrive within {limits.body_seconds:g} seconds"
+        raise Refusal(408, "slow_body", message, "send it again over a faster connection, or make the picture smaller", _CLOSE) from None
+    except ClientDisconnect:
+        raise ClientGone from None
+
+
+async def _collect(request: Request, limit: int, limits: Limits, held: Held) -> bytes:
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            held.bytes += len(chunk)
+            if len(body) > limit:
+                raise _too_large(limit)
+            if held.bytes > held.most:
+                raise full(limits.retry_seconds, _CLOSE)
+        return bytes(body)
+    except BaseException:  # cancelled by the deadline as well
+        held.bytes -= len(body)
+        raise
+
+
+async def _drain(request: Request) -> None:
+    """Read and forget: a client that sends its whole body first would otherwise meet a broken connection in place of the answer."""
+    async for _ in request.stream():
+        pass
+
+
+def _too_large(limit: int) -> Refusal:
+    allowed = f"{limit / 2**20:g} MB" if limit >= 2**20 else f"{limit} bytes"
+    return Refusal(413, "body_too_large", f"the body is larger than {allowed}", "send a smaller picture", _CLOSE)
+
+
+async def read_picture(request: Request, limits: Limits, held: Held, threads: Executor) -> Image.Image:
+    """The picture of a request: the file part of multipart/form-data, or the whole body. Raises `Refusal`."""
+    kind = request.headers.get("content-type", "").strip().lower()
+    if kind.startswith(_NOT_PICTURES):
+        raise Refusal(415, "wrong_content_type", f"a body of type {kind.partition(';')[0][:60]} is no picture", _DO, _CLOSE)
+    body = await read_body(request, limits.body_bytes, limits, held)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(threads, decode, request.headers.get("content-type", ""), body, limits)
+    finally:
+        held.bytes -= len(body)
+
+
+def decode(content_type: str, body: bytes, limits: Limits) -> Image.Image:
+    """An upright RGB picture, first frame, out of a body. Raises `Refusal` for what is no picture, too large, or damaged."""
+    if content_type.strip().lower().startswith("multipart/"):
+        body = file_of_form(content_type, body)
+    if not body:
+        raise Refusal(422, "empty_upload", "the upload has 0 bytes", _DO)
+    try:
+        with open_lazily(body, _UPLOAD) as head:
+            width, height = head.size
+        if width * height > limits.pixels:
+            raise _too_many_pixels(f"the picture has {width}x{height} pixels", limits)
+        return open_picture(body, limits.pixels, _UPLOAD)
+    except PictureError as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):
+            raise _too_many_pixels("the picture is far too large", limits) from error
+        if isinstance(error.__cause__, UnidentifiedImageError):
+            message = "the upload is not a picture of a known kind, whatever its name or type says"
+            raise Refusal(415, "not_a_picture", message, "send JPEG, PNG, WebP, GIF, TIFF or BMP (SVG is not drawn)") from error
+        raise Refusal(422, "damaged_picture", str(error), "save the picture again, or send another one") from error
+
+
+def _too_many_pixels(found: str, limits: Limits) -> Refusal:
+    return Refusal(413, "too_many_pixels", f"{found}; at most {limits.pixels:,} pixels are taken", "make the picture smaller first")
+
+
+async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
+    """The result of `work`, which is cancelled when the client goes away. The body must have been read. Raises `ClientGone`."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGone
+    finally:
+        for unneeded in (task, gone):
+            unneeded.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

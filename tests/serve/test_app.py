@@ -1,0 +1,211 @@
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from patchword.results import Caption
+from patchword.serve.abilities import Hit
+
+
+class Everything:
+    def search(self, text, k):
+        return [Hit(f"{text}-{i}.jpg", 1.0 - i / 10, Image.new("RGB", (9, 9))) for i in range(k)]
+
+    def ask(self, picture, question):
+        return [(question.upper(), 0.9), ("no", 0.1)]
+
+    def label(self, picture, labels):
+        return [(label, 1 / len(labels)) for label in reversed(labels)]
+
+
+def test_a_picture_as_body_and_as_form_give_the_same(client_for, make_png):
+    client = client_for()
+    body = make_png((200, 10, 30))
+    answers = [
+        client.post("/caption", content=body).json(),
+        client.post("/caption", content=body, headers={"Content-Type": "image/png"}).json(),
+        client.post("/caption", files={"image": ("x.png", body, "image/png")}).json(),
+    ]
+    assert answers[0] == answers[1] == answers[2]
+    assert answers[0]["caption"] == "colour 200 10 30" and answers[0]["tokens"] == ["colour", "200", "10", "30"]
+    assert answers[0]["attention"] is None and answers[0]["width"] == 30
+
+
+def test_trace_and_hypotheses(client_for, make_png):
+    found = client_for().post("/caption?trace=true&n_best=3", content=make_png()).json()
+    assert [one["caption"] for one in found["hypotheses"]] == ["colour 200 10 30", "other 1", "other 2"]
+    assert sum(one["share"] for one in found["hypotheses"]) == pytest.approx(1)
+    attention = found["attention"]
+    assert (attention["rows"], attention["columns"], attention["box"]) == (2, 3, [0, 0, 1, 1])
+    assert attention["weights"][1] == [0, 1, 0, 0, 0, 0]
+    assert found["sentinel"] == [0.1, 0.2, 0.3, 0.4] and found["concepts"] == ["sky"] * 6
+    assert found["prototypes"][0] == [{"index": 3, "weight": 0.5, "captions": ["a red thing"]}]
+
+
+def test_words_are_streamed_when_asked(client_for, make_png):
+    client = client_for()
+    for response in (
+        client.post("/caption?stream=true", content=make_png()),
+        client.post("/caption", content=make_png(), headers={"Accept": "text/event-stream"}),
+    ):
+        assert response.headers["content-type"].startswith("text/event-stream")
+        events = re.findall(r"event: (\w+)\ndata: (.*)\n\n", response.text)
+        assert [kind for kind, _ in events] == ["queued", "word", "word", "word", "word", "caption"]
+        assert [json.loads(data)["token"] for kind, data in events if kind == "word"] == ["colour", "200", "10", "30"]
+        assert json.loads(events[-1][1])["caption"] == "colour 200 10 30"
+
+
+def test_the_middle_cut_of_the_preprocessing_is_told(client_for, fake, make_png):
+    class Prescribed:
+        fit, hw = "short_side_center_crop", (224, 224)
+
+    fake.settings = type("Settings", (), {"preprocessing": Prescribed})
+    found = client_for(fake).post("/caption?trace=1", content=make_png(size=(40, 20))).json()
+    assert found["attention"]["box"] == [0.25, 0, 0.75, 1]
+
+
+def test_models_are_listed_and_chosen(client_for, fake, make_png):
+    other = type(fake)()
+    other.card = {"name": "other"}
+    client = client_for(models={"fake": fake, "other": other})
+    facts = client.get("/models").json()
+    assert [model["name"] for model in facts["models"]] == ["fake", "other"]
+    assert facts["can"] == {"caption": True, "search": False, "ask": False, "label": False}
+    client.post("/caption?model=other", content=make_png())
+    assert (fake.batches, other.batches) == ([], [1])
+    refused = client.post("/caption?model=third", content=make_png())
+    assert refused.status_code == 404 and "choose one of: fake, other" in refused.json()["error"]["do"]
+
+
+def test_search_ask_and_label(client_for, make_png):
+    able = Everything()
+    client = client_for(index=able, answers=able, labels=able)
+    hits = client.post("/search", json={"text": "dog", "k": 2}).json()["hits"]
+    assert [(hit["name"], hit["score"]) for hit in hits] == [("dog-0.jpg", 1.0), ("dog-1.jpg", 0.9)]
+    assert hits[0]["picture"].startswith("data:image/jpeg;base64,")
+    assert client.post("/ask?question=why", content=make_png()).json()["answers"][0] == {"text": "WHY", "probability": 0.9}
+    answers = client.post("/label?label=a&label=b", content=make_png()).json()["answers"]
+    assert [one["text"] for one in answers] == ["b", "a"]
+    assert all(client.get("/models").json()["can"].values())
+
+
+@pytest.mark.parametrize(
+    "path, what", [("/search", "an index"), ("/ask?question=x", "a question model"), ("/label?label=x", "a labelling model")]
+)
+def test_what_is_not_configured_says_so(path, what, client_for, make_png):
+    refused = client_for().post(path, content=make_png())
+    assert refused.status_code == 501
+    assert refused.json()["error"] == {
+        "code": "not_configured",
+        "message": f"this service was started without {what}",
+        "do": refused.json()["error"]["do"],
+    }
+
+
+@pytest.mark.parametrize(
+    "body, where",
+    [
+        (b'{"text": ', "Invalid JSON"),
+        (b"[]", "body: Input should be an object"),
+        (b'{"text": ""}', "text: String should have at least 1 character"),
+        (b'{"text": "a", "k": 1e9}', "k: Input should be less than or equal to 100"),
+        (b'{"text": "\\ud800"}', "JSON"),
+        (b"\xff\xfe", "JSON"),
+        (b"[" * 50_000, "JSON"),
+    ],
+)
+def test_malformed_json(body, where, client_for):
+    refused = client_for(index=Everything()).post("/search", content=body, headers={"Content-Type": "application/json"})
+    assert refused.status_code == 422 and where in refused.json()["error"]["message"]
+
+
+def test_large_json_is_refused(client_for):
+    client = client_for(index=Everything())
+    assert client.post("/search", content=b" " * 70_000).json()["error"]["code"] == "body_too_large"
+
+
+@pytest.mark.parametrize("query", ["beams=0", "beams=11", "n_best=x", "trace=maybe", "model=" + "x" * 201])
+def test_options_out_of_range(query, client_for, make_png):
+    refused = client_for().post(f"/caption?{query}", content=make_png())
+    assert refused.status_code == 422 and refused.json()["error"]["message"].startswith("query." + query.partition("=")[0])
+
+
+def test_every_answer_carries_the_security_headers(client_for, make_png):
+    client = client_for()
+    for response in (
+        client.get("/"),
+        client.get("/page.js"),
+        client.get("/nowhere"),
+        client.post("/caption", content=make_png()),
+        client.post("/caption", content=b"x"),
+        client.get("/", headers={"Host": "evil.example"}),
+    ):
+        assert "default-src 'none'" in response.headers["content-security-policy"]
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert "access-control-allow-origin" not in response.headers
+
+
+def test_the_page_is_whole_and_from_here(client_for):
+    client = client_for()
+    page, script, style = (client.get(path).text for path in ("/", "/page.js", "/page.css"))
+    assert re.findall(r'(?:src|href)="([^"]*)"', page) == ["data:,", "/page.css", "/page.js"]
+    assert "<style" not in page and " style=" not in page and not re.search(r"\son\w+=", page)
+    assert "innerHTML" not in script and "eval(" not in script and "prefers-color-scheme: dark" in style
+    for text in (script, style):
+        assert not re.search(r"(?:https?:)?//[a-z]+\.", text), "nothing comes from elsewhere"
+    assert client.get("/docs").status_code == 404
+
+
+def test_other_sites_are_refused(client_for):
+    client = client_for()
+    assert client.get("/health", headers={"Host": "evil.example:8321"}).json()["error"]["code"] == "wrong_host"
+    assert client.get("/health", headers={"Origin": "https://evil.example"}).json()["error"]["code"] == "other_site"
+    assert client.get("/health", headers={"Origin": "null"}).status_code == 403
+    assert client.get("/health", headers={"Origin": "http://127.0.0.1:8321"}).status_code == 200
+    for host in ("localhost", "localhost:8321", "[::1]:8321", "127.0.0.1"):
+        assert client.get("/health", headers={"Host": host}).status_code == 200
+
+
+def test_a_token_is_demanded(client_for, make_png):
+    client = client_for(token="a-long-enough-secret")
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "a-long-enough-secret"}, {"Authorization": b"Bearer \xff"}):
+        refused = client.post("/caption", content=make_png(), headers=headers)
+        assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
+    told = {"Authorization": "Bearer a-long-enough-secret", "Host": "my.machine:80"}
+    assert client.post("/caption", content=make_png(), headers=told).status_code == 200
+    assert client.get("/models").status_code == 401 and client.get("/metrics").status_code == 401
+    assert client.get("/health").status_code == client.get("/").status_code == 200
+
+
+def test_metrics_count_what_happened(client_for, make_png):
+    client = client_for()
+    client.post("/caption", content=make_png())
+    client.post("/caption", content=b"no picture")
+    for i in range(3):
+        client.get(f"/invented/{i}")
+    text = client.get("/metrics").text
+    for line in (
+        'patchword_requests_total{path="/caption",status="200"} 1',
+        'patchword_requests_total{path="/caption",status="415"} 1',
+        'patchword_requests_total{path="other",status="404"} 3',
+        "patchword_batches_total 1",
+        "patchword_batched_requests_total 1",
+        "patchword_waiting 0",
+    ):
+        assert line in text.splitlines()
+
+
+def test_openapi_names_all_paths_and_the_error(client_for):
+    document = client_for().get("/openapi.json").json()
+    assert set(document["paths"]) == {"/caption", "/search", "/ask", "/label", "/models", "/health", "/ready", "/metrics"}
+    caption = document["paths"]["/caption"]["post"]
+    assert "multipart/form-data" in caption["requestBody"]["content"] and "503" in caption["responses"]
+    assert caption["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("CaptionAnswer")
+
+
+def test_numbers_that_json_cannot_hold(client_for, fake, make_png):
+    fake.one = lambda picture, n_best, trace: Caption("x", -np.inf, ("x",), False, np.full((1, 1, 1), np.nan))
+    found = client_for(fake).post("/caption?trace=1", content=make_png()).json()
+    assert found["log_probability"] is None and found["attention"]["weights"] == [[0.0]]
