@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from patchword.errors import DataError
-from patchword.text.ptb_rules import DIGIT_RULES, FRACTIONS, LETTER_RULES, MONEY, OTHER_RULES, shape
+from patchword.text.ptb_rules import DIGIT_RULES, FRACTIONS, LETTER_RULES, MONEY, NOT_PLAIN, OTHER_RULES, shape
 
 DROPPED = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 """Tokens that the official wrapper removes; brackets stay, because they are in lower case by then."""
@@ -45,9 +45,16 @@ class _Memo(dict):
         self.dependent: set[str] = set()
 
     def __missing__(self, piece: str) -> tuple[str, ...]:
-        if _DEPENDENT.match(piece):
-            self.dependent.add(piece)
-        self[piece] = tokens = tuple(lex(piece))
+        word = piece[:-1] if piece[-1] in ".," else piece
+        plain = word.lower()
+        if len(word) > 1 and word.isascii() and word.isalpha() and plain not in NOT_PLAIN:
+            # Nine pieces of ten are a word, or a word and a stop: no rule needed.
+            tokens = (plain,)
+        else:
+            if _DEPENDENT.match(piece):
+                self.dependent.add(piece)
+            tokens = tuple(lex(piece))
+        self[piece] = tokens
         return tokens
 
 
