@@ -153,7 +153,7 @@ class PatchSlimming(nn.Module):
         self.score_network = ScoreNetwork(config.width) if config.variant == "paper" else None
 
     def forward(self, image_tokens_BNC: Tensor, caption_tokens_BLC: Tensor, lengths_B: Tensor, class_token: bool) -> Tensor:
-        """Similarities (images, captions), within about [-0.2, 2], in float32.
+        """Similarities (images, captions), within about [-0.2, 2], in float32, under autocast too: a near tie decides what is selected.
 
         `image_tokens_BNC` are (I, 1+N, d) with the class token first, or (I, N, d): `class_token` says which. `caption_tokens_BLC` are
         (J, L, d), of which the first `lengths_B` are words ([CLS] and [SEP] of a BERT count as words). Raises ModelError for another
@@ -164,7 +164,10 @@ class PatchSlimming(nn.Module):
     def images(self, tokens_INd: Tensor, class_token: bool, mask_IN: Tensor | None = None) -> ImageSide:
         """What a batch of pictures brings to every caption. `mask_IN` is True for real patches (the class token has no entry in it)."""
         self._check_width(tokens_INd, "image")
-        tokens_INd = tokens_INd.float()
+        with torch.autocast(tokens_INd.device.type, enabled=False):
+            return self._images(tokens_INd.float(), class_token, mask_IN)
+
+    def _images(self, tokens_INd: Tensor, class_token: bool, mask_IN: Tensor | None) -> ImageSide:
         class_I1d = unit(tokens_INd[:, :1]) if class_token else None
         patches_INd = tokens_INd[:, 1:] if class_token else tokens_INd
         if patches_INd.shape[1] == 0:
@@ -189,6 +192,7 @@ class PatchSlimming(nn.Module):
     def captions(self, tokens_JLd: Tensor, lengths_J: Tensor) -> CaptionSide:
         """What a batch of captions brings to every picture."""
         self._check_width(tokens_JLd, "caption")
+        lengths_J = torch.as_tensor(lengths_J)
         if len(lengths_J) != len(tokens_JLd) or int(lengths_J.min()) < 1 or int(lengths_J.max()) > tokens_JLd.shape[1]:
             raise DataError(
                 f"caption lengths {lengths_J.tolist()[:8]} for caption tokens of shape {tuple(tokens_JLd.shape)}: expected one length "
@@ -215,9 +219,10 @@ class PatchSlimming(nn.Module):
 
     def compare(self, images: ImageSide, captions: CaptionSide, product_dtype: torch.dtype = torch.float32) -> Aligned:
         """One tile. `product_dtype` is that of the products of words and patches, the greatest part of the work; the rest is float32."""
-        selected = self.select(images, captions)
-        cosines_IJLP, tokens_IJP = self._cosines(images, captions, selected, product_dtype)
-        return Aligned(max_mean(cosines_IJLP, captions.mask_JL, tokens_IJP), selected.keep_IJN)
+        with torch.autocast(images.patches_INd.device.type, enabled=False):
+            selected = self.select(images, captions)
+            cosines_IJLP, tokens_IJP = self._cosines(images, captions, selected, product_dtype)
+            return Aligned(max_mean(cosines_IJLP, captions.mask_JL, tokens_IJP), selected.keep_IJN)
 
     def select(self, images: ImageSide, captions: CaptionSide) -> Selected:
         """Which patches stay for which caption (paper, language-context patch selection)."""
