@@ -8,6 +8,11 @@ import typer
 
 from patchword import __version__
 from patchword.cli.check import check
+from patchword.cli.predict import predict
+from patchword.cli.models import models
+from patchword.cli.features import features
+from patchword.cli.caption import caption
+from patchword.cli.score import score
 from patchword.cli.train import train
 from patchword.errors import PatchwordError
 
@@ -18,7 +23,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(caption)
+app.command()(features)
+app.command()(models)
+app.command()(predict)
 app.command()(check)
+app.command()(score)
 app.command()(train)
 
 

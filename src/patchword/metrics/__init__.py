@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from patchword.errors import ConfigError, DataError, MetricUnavailable
-from patchword.metrics.bleu import bleu_counts, bleu_values, corpus_bleu
+from patchword.metrics.bleu import BleuCounts, bleu_counts, bleu_values, corpus_bleu
 from patchword.metrics.cider import cider_values
 from patchword.metrics.ngrams import caption_set, count_grams
-from patchword.metrics.results import Score
 from patchword.metrics.rouge import rouge_values
+from patchword.metrics.scores import Score
 from patchword.text import ptb
 
 __all__ = ["ALL_METRICS", "FAST_METRICS", "TOKENIZERS", "Report", "Score", "report", "score", "score_captions", "score_tokens"]
@@ -43,6 +43,8 @@ class Report(NamedTuple):
 
     scores: dict[str, Score]
     absent: dict[str, str]
+    counts: BleuCounts | None
+    """What BLEU summed, per image, for the bootstrap."""
 
 
 def score(references: Mapping[str, Sequence[str]], predictions: Mapping[str, str], tokenizer: str = "ptb") -> dict[str, Score]:
@@ -81,7 +83,8 @@ def report(
         raise ConfigError(f"tokenizer {tokenizer!r} does not exist; choose one of {', '.join(TOKENIZERS)}")
     check_ids(references, predictions)
     tokenize = TOKENIZERS[tokenizer]
-    prediction_tokens = dict(zip(predictions, tokenize(list(predictions.values())), strict=True))
+    # Both sides in the order of the references, as coco-caption does it: its tokenizer looks at the next caption.
+    prediction_tokens = dict(zip(references, tokenize([predictions[image] for image in references]), strict=True))
     flat = iter(tokenize([caption for captions in references.values() for caption in captions]))
     reference_tokens = {image: [next(flat) for _ in captions] for image, captions in references.items()}
     return score_tokens(reference_tokens, prediction_tokens, metrics)
@@ -95,7 +98,7 @@ def score_tokens(references: ReferenceTokens, predictions: Tokens, metrics: Sequ
     check_ids(references, predictions)
     images = list(predictions)
     reference_lists, prediction_list = [references[image] for image in images], [predictions[image] for image in images]
-    scores = _counting_scores(images, reference_lists, prediction_list, metrics)
+    scores, counts = _counting_scores(images, reference_lists, prediction_list, metrics)
     absent = {}
     for name in ("meteor", "spice"):
         if name in metrics:
@@ -103,7 +106,7 @@ def score_tokens(references: ReferenceTokens, predictions: Tokens, metrics: Sequ
                 scores |= _outside_scores(name, dict(zip(images, reference_lists, strict=True)), predictions)
             except MetricUnavailable as reason:
                 absent[name] = str(reason)
-    return Report({name: scores[name] for name in NAMES if name in scores}, absent)
+    return Report({name: scores[name] for name in NAMES if name in scores}, absent, counts)
 
 
 def check_ids(references: Mapping[str, object], predictions: Mapping[str, object]) -> None:
@@ -128,8 +131,9 @@ def _listed(images: Sequence[str], shown: int = 10) -> str:
 
 def _counting_scores(
     images: Sequence[str], references: Sequence[Sequence[Sequence[str]]], predictions: Sequence[Sequence[str]], metrics: Sequence[str]
-) -> dict[str, Score]:
+) -> tuple[dict[str, Score], BleuCounts | None]:
     """BLEU, ROUGE-L and CIDEr, as far as they are wanted."""
+    counts = None
     values: dict[str, tuple[float, np.ndarray]] = {}
     if "rouge" in metrics:
         per_image = rouge_values(references, predictions)
@@ -145,7 +149,8 @@ def _counting_scores(
             if metric in metrics:
                 per_image = cider_values(captions, grams, clipped=metric == "cider")
                 values[name] = float(per_image.mean()), per_image
-    return {name: Score(value, dict(zip(images, per_image.tolist(), strict=True))) for name, (value, per_image) in values.items()}
+    scores = {name: Score(value, dict(zip(images, per_image.tolist(), strict=True))) for name, (value, per_image) in values.items()}
+    return scores, counts
 
 
 def _outside_scores(name: str, references: ReferenceTokens, predictions: Tokens) -> dict[str, Score]:

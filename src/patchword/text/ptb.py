@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from patchword.errors import DataError
 from patchword.text.ptb_rules import DIGIT_RULES, FRACTIONS, LETTER_RULES, MONEY, NOT_PLAIN, OTHER_RULES, shape
 
 DROPPED = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
@@ -61,17 +60,9 @@ class _Memo(dict):
 _MEMO = _Memo()
 
 
-def tokenize(captions: Iterable[str], strict: bool = False) -> list[list[str]]:
-    """Tokens of each caption, in lower case, without punctuation: what coco-caption's PTBTokenizer gives for these captions in this order.
-
-    With `strict`, raises DataError if a caption holds a line-breaking character, which would have shifted the captions after it.
-    """
+def tokenize(captions: Iterable[str]) -> list[list[str]]:
+    """Tokens of each caption, in lower case, without punctuation: those of coco-caption for these captions in this order."""
     captions = list(captions)
-    if strict and (shifting := shifting_captions(captions)):
-        raise DataError(
-            f"{len(shifting)} captions hold a line-breaking character (the first is number {shifting[0]}: {captions[shifting[0]]!r}); "
-            "the Java tokenizer would give every later caption the wrong tokens; remove these characters, or tokenize without strict"
-        )
     memo = _MEMO
     result = []
     for place, caption in enumerate(captions):

@@ -1,0 +1,126 @@
+"""`patchword score`: the numbers of coco-caption for files of predictions."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from patchword.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def score(
+    predictions: Annotated[Path, typer.Argument(help="COCO results JSON, or a folder of several.")],
+    references: Annotated[Path, typer.Argument(help="COCO captions JSON, Karpathy JSON, or a folder of ID.txt with a caption per line.")],
+    metrics: Annotated[str, typer.Option(help="Comma-separated: bleu, meteor, rouge, cider, spice, cider-plain, diversity.")] = "",
+    split: Annotated[str | None, typer.Option(help="Split of a Karpathy file.")] = None,
+    tokenizer: Annotated[str, typer.Option(help="ptb; char or none are not comparable with coco-caption.")] = "ptb",
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Score the images that both sides have, and say so.")] = False,
+    compare: Annotated[Path | None, typer.Option(help="Other predictions: what PREDICTIONS gain over them, and how surely.")] = None,
+    intervals: Annotated[bool, typer.Option("--intervals", help="95 % bootstrap intervals.")] = False,
+    resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 1000,
+    training: Annotated[Path | None, typer.Option(help="References of the training, for the share of unseen captions.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at line-breaking characters, which shift captions in Java.")] = False,
+    per_image: Annotated[bool, typer.Option("--per-image", help="Write the values of each image to --out as well.")] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the values in full precision.")] = None,
+) -> None:
+    """Bleu_1 to Bleu_4, METEOR, ROUGE_L, CIDEr and SPICE, equal to coco-caption; a metric that cannot run is left out, with the reason."""
+    from rich.console import Console
+
+    from patchword.metrics.files import read_prediction_files, read_references
+    from patchword.metrics.reporting import Settings, evaluate
+
+    if per_image and out is None:
+        raise ConfigError("--per-image writes the values to a file: name it with --out")
+    settings = Settings.of(metrics, tokenizer, allow_missing, strict)
+    wanted = read_references(references, split)
+    training_captions = read_references(training) if training else None
+    found = {name: evaluate(wanted, captions, settings, training_captions) for name, captions in read_prediction_files(predictions).items()}
+    other: dict[str, Any] = {}
+    if compare is not None:
+        other = {name: evaluate(wanted, captions, settings, training_captions) for name, captions in read_prediction_files(compare).items()}
+    for place, files in ((predictions, found), (compare, other)):
+        if compare is not None and len(files) > 1:
+            raise ConfigError(f"{place} holds {len(files)} files of predictions; --compare takes one on each side")
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    console.print(_table(found, settings.remarks(found)))
+    if intervals:
+        console.print(_interval_table(found, resamples))
+    if other:
+        console.print(_difference_table(found, other, resamples))
+    for line in dict.fromkeys(line for result in found.values() for line in result.report.absent.values()):
+        print(f"patchword: {' '.join(line.split())}", file=sys.stderr)
+    if out is not None:
+        _write(out, {name: result.as_json(per_image) for name, result in found.items()})
+    missing = settings.named & {name for result in found.values() for name in result.report.absent}
+    raise typer.Exit(1 if missing else 0)
+
+
+def _table(found: dict[str, Any], remarks: str) -> Table:
+    """One row per file; the best of each column in bold where there are several. Values times 100, lengths and counts as they are."""
+    from rich.table import Table
+
+    names = list(dict.fromkeys(name for result in found.values() for name in result.report.scores))
+    table = Table(title=remarks, title_justify="left", caption="times 100, but vocabulary and length", caption_justify="left")
+    table.add_column("predictions")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    best = {name: max(result.report.scores[name].value for result in found.values() if name in result.report.scores) for name in names}
+    for file, result in found.items():
+        cells = []
+        for name in names:
+            value = result.report.scores[name].value if name in result.report.scores else None
+            text = "" if value is None else _shown(name, value)
+            cells.append(f"[bold]{text}[/bold]" if len(found) > 1 and value == best[name] and name not in _NOT_BETTER else text)
+        table.add_row(file, *cells)
+    return table
+
+
+_NOT_BETTER = ("length", "repetition", "dangling", "vocabulary", "unseen")
+"""Values of which more is not better, or not always."""
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{value:.1f}" if name == "length" else f"{value:.0f}" if name == "vocabulary" else f"{100 * value:.2f}"
+
+
+def _interval_table(found: dict[str, Any], resamples: int) -> Table:
+    from rich.table import Table
+
+    from patchword.metrics.bootstrap import intervals
+
+    title = f"Bootstrap over images, {resamples} resamples"
+    table = Table("predictions", "metric", "value", "95 % interval", title=title, title_justify="left")
+    for file, result in found.items():
+        for name, (low, high) in intervals(result.overlap, result.report.counts, resamples).items():
+            table.add_row(file, name, f"{100 * result.report.scores[name].value:.2f}", f"{100 * low:.2f} to {100 * high:.2f}")
+    return table
+
+
+def _difference_table(found: dict[str, Any], other: dict[str, Any], resamples: int) -> Table:
+    from rich.table import Table
+
+    from patchword.metrics.bootstrap import compare
+
+    (name, result), (baseline, before) = next(iter(found.items())), next(iter(other.items()))
+    title = f"{name} against {baseline}: paired bootstrap over images, {resamples} resamples"
+    table = Table("metric", baseline, name, "difference", "95 % interval", "p", title=title, title_justify="left")
+    differences = compare((before.overlap, before.report.counts), (result.overlap, result.report.counts), resamples)
+    for metric, difference in differences.items():
+        values = [f"{100 * side.report.scores[metric].value:.2f}" for side in (before, result)]
+        low, high = difference.interval
+        table.add_row(metric, *values, f"{100 * difference.value:+.2f}", f"{100 * low:+.2f} to {100 * high:+.2f}", f"{difference.p:.3f}")
+    return table
+
+
+def _write(out: Path, results: dict[str, dict[str, Any]]) -> None:
+    content = next(iter(results.values())) if len(results) == 1 else results
+    partial = out.with_name(out.name + ".partial")
+    partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    partial.replace(out)
