@@ -13,7 +13,12 @@ from torch import nn
 
 from patchword.data.batches import Inputs
 from patchword.errors import ConfigError
+from patchword.layers.codebook import Codebook
+from patchword.models.adaptive import Adaptive, AdaptiveConfig
+from patchword.models.caption_transformer import CaptionTransformer, CaptionTransformerConfig
+from patchword.models.meshed_memory import MeshedMemoryConfig, MeshedMemoryTransformer
 from patchword.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
+from patchword.models.show_tell import ShowTell, ShowTellConfig
 from patchword.towers.clip import ClipTower, ClipTowerConfig
 from patchword.towers.convolutional import ConvolutionalConfig, ConvolutionalTower
 from patchword.towers.resnet import ResNetTower, ResNetTowerConfig
@@ -23,7 +28,9 @@ from patchword.types import Captioner, VisualFeatures
 TowerSettings = Annotated[
     ConvolutionalConfig | ClipTowerConfig | VitTowerConfig | SwinTowerConfig | ResNetTowerConfig, Field(discriminator="kind")
 ]
-CaptionerSettings = ShowAttendTellConfig
+CaptionerSettings = Annotated[
+    ShowTellConfig | ShowAttendTellConfig | AdaptiveConfig | MeshedMemoryConfig | CaptionTransformerConfig, Field(discriminator="kind")
+]
 
 _TOWERS = {
     ConvolutionalConfig: ConvolutionalTower,
@@ -32,14 +39,24 @@ _TOWERS = {
     SwinTowerConfig: SwinTower,
     ResNetTowerConfig: ResNetTower,
 }
-_CAPTIONERS = {ShowAttendTellConfig: ShowAttendTell}
+_CAPTIONERS = {
+    ShowTellConfig: ShowTell,
+    ShowAttendTellConfig: ShowAttendTell,
+    AdaptiveConfig: Adaptive,
+    MeshedMemoryConfig: MeshedMemoryTransformer,
+}
 
 
 def build_tower(settings: TowerSettings) -> nn.Module:
     return _TOWERS[type(settings)](settings)
 
 
-def build_captioner(settings: CaptionerSettings, feature_width: int, vocabulary_size: int) -> Captioner:
+def build_captioner(settings: CaptionerSettings, feature_width: int, vocabulary_size: int, codebook: Codebook | None) -> Captioner:
+    """Raises ConfigError when a codebook is given to a captioner without region alignment, or missing from one with it."""
+    if isinstance(settings, CaptionTransformerConfig):
+        return CaptionTransformer(settings, feature_width, vocabulary_size, codebook)
+    if codebook is not None:
+        raise ConfigError(f"a codebook is given and {settings.kind} has no region alignment: leave it out, or choose caption_transformer")
     return _CAPTIONERS[type(settings)](settings, feature_width, vocabulary_size)
 
 
@@ -52,9 +69,11 @@ class CaptionModel(nn.Module):
         self.captioner = captioner
 
     @classmethod
-    def build(cls, tower: TowerSettings, captioner: CaptionerSettings, vocabulary_size: int) -> CaptionModel:
+    def build(
+        cls, tower: TowerSettings, captioner: CaptionerSettings, vocabulary_size: int, codebook: Codebook | None = None
+    ) -> CaptionModel:
         built = build_tower(tower)
-        return cls(built, build_captioner(captioner, built.width, vocabulary_size))
+        return cls(built, build_captioner(captioner, built.width, vocabulary_size, codebook))
 
     @property
     def tower_is_frozen(self) -> bool:

@@ -109,12 +109,18 @@ class Codebook(nn.Module):
     @classmethod
     def load(cls, folder: Path, tower: str) -> Codebook:
         """The codebook in `folder`, for the patches of `tower`. Raises ModelError where it is incomplete or of another tower."""
+        codebook = cls.read(folder)
+        codebook.check_tower(tower)
+        return codebook
+
+    @classmethod
+    def read(cls, folder: Path) -> Codebook:
+        """The codebook in `folder`, whatever its tower. Raises ModelError where it is incomplete."""
         folder = Path(folder)
         for name in ("codebook.json", "codebook.safetensors"):
             if not (folder / name).is_file():
                 raise ModelError(f"{folder} holds no {name}, so it is no codebook; make one with 'patchword codebook WORDS.txt'")
         codebook = cls.described(json.loads((folder / "codebook.json").read_text(encoding="utf-8")))
-        codebook.check_tower(tower)
         codebook.load_state_dict(load_file(folder / "codebook.safetensors"))
         return codebook
 

@@ -45,6 +45,7 @@ def _similarity(captions: CaptionSet, grams: Grams, prediction_of_G: np.ndarray,
     row_M = np.flatnonzero(grams.match_R >= 0)
     own_M, other_M = weight_R[row_M], weight_R[grams.match_R[row_M]]
     product_M = (np.minimum(own_M, other_M) if clipped else other_M) * own_M
-    dot_G = np.bincount(grams.caption_R[row_M], weights=product_M, minlength=size)
+    # bincount of nothing at all is an array of integers, whatever its weights
+    dot_G = np.bincount(grams.caption_R[row_M], weights=product_M, minlength=size).astype(np.float64, copy=False)
     norms_G = norm_G * norm_G[prediction_of_G]
     return np.divide(dot_G, norms_G, out=dot_G, where=norms_G > 0)

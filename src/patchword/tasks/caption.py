@@ -25,6 +25,7 @@ from patchword.data.pictures import Preprocessing, open_picture
 from patchword.decode import Decodings, beam_search, explain_tokens
 from patchword.device import choose_device
 from patchword.errors import ModelError
+from patchword.layers.codebook import Codebook
 from patchword.results import Caption
 from patchword.text.subwords import Subwords, vocabulary_from_json
 from patchword.text.words import Vocabulary
@@ -50,6 +51,8 @@ class ModelSettings(BaseModel, extra="forbid", frozen=True):
     preprocessing: Preprocessing
     decoding: DecodingSettings
     vocabulary_size: int
+    codebook: dict[str, Any] | None = None
+    """Words, templates and tower of the codebook, for models with region alignment; its embeddings are among the weights."""
 
 
 class CaptioningModel:
@@ -122,11 +125,13 @@ class CaptioningModel:
     def _caption(self, found: Decodings, trace: Trace | None, b: int, k: int, hw: tuple[int, int] | None) -> Caption:
         ids = found.tokens_BKT[b, k, : int(found.lengths_BK[b, k])].tolist()
         words = tuple(self.vocabulary.tokens(ids))
-        attention_Thw, sentinel, prototypes = None, None, None
+        attention_Thw, sentinel, concepts, prototypes = None, None, None, None
         if trace is not None and trace.attention_BTN is not None and hw is not None:
             attention_Thw = trace.attention_BTN[b, : len(words)].float().cpu().numpy().reshape(len(words), *hw)
         if trace is not None and trace.sentinel_BT is not None:
             sentinel = tuple(trace.sentinel_BT[b, : len(words)].tolist())
+        if trace is not None and trace.concepts_BN is not None and self.settings.codebook is not None:
+            concepts = tuple(self.settings.codebook["words"][row] for row in trace.concepts_BN[b].tolist())
         if trace is not None and trace.prototype_weights_BTLM is not None:
             weights_TM = trace.prototype_weights_BTLM[b, : len(words)].mean(1)
             best_T = weights_TM.topk(min(3, weights_TM.shape[1]))
@@ -140,6 +145,7 @@ class CaptioningModel:
             complete=bool(found.finished_BK[b, k]),
             attention_Thw=attention_Thw,
             sentinel=sentinel,
+            concepts=concepts,
             prototypes=prototypes,
         )
 
@@ -186,7 +192,8 @@ def load(name: str | Path, device: str | None = None) -> Any:
     vocabulary = vocabulary_from_json(checkpoint.read_vocabulary(folder))
     if vocabulary.size != settings.vocabulary_size:
         raise ModelError(f"{folder}: vocab.json has {vocabulary.size} tokens, config.json says {settings.vocabulary_size}: the folder is mixed up")
-    model = CaptionModel.build(settings.tower, settings.captioner, settings.vocabulary_size)
+    codebook = None if settings.codebook is None else Codebook.described(settings.codebook)
+    model = CaptionModel.build(settings.tower, settings.captioner, settings.vocabulary_size, codebook)
     checkpoint.load_weights(model, folder)
     return CaptioningModel(model, settings, vocabulary, {"name": folder.name, **card}, chosen)
 

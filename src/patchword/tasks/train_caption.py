@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +21,12 @@ from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings
 from patchword.data.batches import CaptionBatch, CaptionData, FeatureInputs, PictureInputs, PlanEntry
 from patchword.data.store import Store
 from patchword.errors import ConfigError
+from patchword.layers.codebook import Codebook
+from patchword.layers.prototypes import PrototypeMemory
 from patchword.log import progress
 from patchword.losses import caption_cross_entropy
 from patchword.metrics import score_captions
+from patchword.models.caption_transformer import CaptionTransformer
 from patchword.tasks.caption import CaptioningModel, DecodingSettings, ModelSettings
 from patchword.tasks.training_data import DataSettings, pixel_inputs, read_splits, reader_preprocessing
 from patchword.text.words import Vocabulary
@@ -31,11 +35,16 @@ from patchword.train.loop import Validation
 from patchword.train.settings import StageSettings
 
 
+RAMP_FROM = -10.0
+"""Log-bias at which a ramp of the memory begins: a prototype counts as much as e^-10 of a word."""
+
+
 class CaptionStage(StageSettings, frozen=True):
     objective: CrossEntropySettings | SelfCriticalSettings = Field(
         default_factory=CrossEntropySettings, discriminator="kind", description="what the stage minimises"
     )
     captions_per_picture: int = Field(0, ge=0, description="captions of a picture in a batch; 0: every caption is a row of its own")
+    memory: Literal["off", "ramp", "on"] = Field("on", description="prototype memory: masked; faded in over the stage; in use")
     bucketed: bool = Field(True, description="captions of similar length together; costs nothing and saves padding")
 
 
@@ -52,6 +61,7 @@ class CaptionRun(BaseModel, extra="forbid", frozen=True):
     tower: TowerSettings = Field(discriminator="kind")
     tower_from: str | None = Field(None, description="folder of a trained model whose tower the training begins with")
     captioner: CaptionerSettings
+    codebook: str | None = Field(None, description="codebook folder (`patchword codebook`) for region alignment")
     captioner_from: str | None = Field(None, description="folder of a trained model of the same kind whose weights the training begins with")
     decoding: DecodingSettings = DecodingSettings()
     stage: tuple[CaptionStage, ...] = Field(min_length=1, description="what happens, in order")
@@ -67,11 +77,14 @@ class CaptionRecipe:
             [caption for record in train for caption in record.captions], run.data.minimum_count, run.data.splitter
         )
         torch.manual_seed(run.seed)
-        self.model = CaptionModel.build(run.tower, run.captioner, self.vocabulary.size)
+        codebook = None if run.codebook is None else Codebook.read(Path(run.codebook))
+        self.model = CaptionModel.build(run.tower, run.captioner, self.vocabulary.size, codebook)
         if run.tower_from:
-            checkpoint.load_weights(self.model.tower, Path(run.tower_from), "tower.")
+            checkpoint.load_weights(self.model.tower, Path(run.tower_from), _tower_prefix(Path(run.tower_from)))
         if run.captioner_from:
             checkpoint.load_weights(self.model, Path(run.captioner_from))
+        if codebook is not None:
+            codebook.check_tower(checkpoint.weights_digest(self.model.tower)[:16])
         self.preprocessing = reader_preprocessing(self.model.tower.preprocessing)
         inputs = self._inputs([record.file for record in (*train, *selection)])
         self.train = CaptionData.build(train, self.vocabulary, inputs, run.data.max_words)
@@ -82,6 +95,7 @@ class CaptionRecipe:
             preprocessing=self.preprocessing,
             decoding=run.decoding,
             vocabulary_size=self.vocabulary.size,
+            codebook=None if codebook is None else codebook.describe(),
         )
         self.card = {
             "name": folder.name,
@@ -116,7 +130,19 @@ class CaptionRecipe:
         settings = self.stages[stage].objective
         if isinstance(settings, SelfCriticalSettings):
             return SelfCritical(self.model, settings, self.vocabulary.special, self.reward())
-        return CrossEntropy(self.model, settings, self.vocabulary.special, wants_trace=False)
+        learns = self._prototypes is not None and self.stages[stage].memory != "off"
+        return CrossEntropy(self.model, settings, self.vocabulary.special, wants_trace=learns)
+
+    @property
+    def _prototypes(self) -> PrototypeMemory | None:
+        captioner = self.model.captioner
+        return captioner.memory if isinstance(captioner, CaptionTransformer) else None
+
+    def before_step(self, stage: int, progress: float) -> None:
+        """Sets how much the prototype memory takes part; `progress` is the share of the stage that is done."""
+        if self._prototypes is not None:
+            levels = {"off": -math.inf, "ramp": RAMP_FROM * (1 - progress), "on": 0.0}
+            self._prototypes.set_log_bias(levels[self.stages[stage].memory])
 
     def reward(self) -> Any:
         """CIDEr-D with the document frequencies of the training captions, over token ids as words, the end token counted on both sides."""
@@ -139,7 +165,12 @@ class CaptionRecipe:
         return list(batch.image_ids)
 
     def after_step(self, step: int, objective: nn.Module) -> dict[str, float]:
-        return {}
+        """The prototype memory observes what the step's captions made; never while self-critical (it is frozen then)."""
+        if not isinstance(objective, CrossEntropy) or objective.seen is None:
+            return {}
+        seen = objective.seen
+        self.model.captioner.observe(seen.trace, seen.tokens_RT, seen.lengths_R, seen.memory, seen.pictures_R)
+        return self._prototypes.statistics()
 
     def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation | None:
         """Decode the pictures of the selection; CIDEr selects. Teacher-forced figures stand apart from decoded ones."""
@@ -207,10 +238,20 @@ class CaptionRecipe:
         checkpoint.load_weights(self.model, folder)
 
     def extra_state(self) -> dict[str, Tensor]:
-        return {}
+        return {} if self._prototypes is None else self._prototypes.resume_state()
 
     def load_extra_state(self, tensors: dict[str, Tensor]) -> None:
-        pass
+        if self._prototypes is not None:
+            self._prototypes.load_resume_state(tensors)
+
+
+def _tower_prefix(folder: Path) -> str:
+    """Under which name a model folder holds its vision tower. Raises ConfigError for a model without one."""
+    task = checkpoint.read_config(folder).get("task")
+    prefixes = {"caption": "tower.", "retrieve": "vision."}
+    if task not in prefixes:
+        raise ConfigError(f"tower_from names {folder}, a model for {task!r}: a vision tower comes with models for {', '.join(prefixes)}")
+    return prefixes[task]
 
 
 def _rate(stage: CaptionStage, group: str) -> float:

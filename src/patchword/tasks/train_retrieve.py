@@ -97,6 +97,9 @@ class RetrieveRecipe:
     def image_ids(self, batch: CaptionBatch) -> list[Any]:
         return list(batch.image_ids)
 
+    def before_step(self, stage: int, progress: float) -> None:
+        pass
+
     def after_step(self, step: int, objective: nn.Module) -> dict[str, float]:
         return {"scale": self.model.scale().item()}
 

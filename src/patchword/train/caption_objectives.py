@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import BaseModel, Field
@@ -26,6 +26,9 @@ class CrossEntropySettings(BaseModel, extra="forbid", frozen=True):
     kind: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each target that is spread over the vocabulary")
     doubly_stochastic: float = Field(0.0, ge=0, description="weight of Show, Attend and Tell's regulariser of the attention")
+    patch_contrast: float | tuple[float, float] = Field(
+        0.0, description="weight of the contrast between patches of different concepts (FSGR: 0.25); a pair goes from one to the other over the stage"
+    )
     doubly_stochastic_mean: bool = Field(False, description="mean over patches (PyTorch course) in place of the paper's sum")
 
 
@@ -44,24 +47,33 @@ class Reward(Protocol):
     def __call__(self, captions: list[list[int]], pictures: list[int | str]) -> list[float]: ...
 
 
+class Seen(NamedTuple):
+    """What the prototype bank observes of the last step."""
+
+    trace: Trace
+    tokens_RT: Tensor
+    lengths_R: Tensor
+    memory: tuple
+    pictures_R: Tensor
+
+
 class CrossEntropy(nn.Module):
     """Teacher forcing: every word from the true words before it."""
 
     def __init__(self, model: CaptionModel, settings: CrossEntropySettings, special: SpecialIds, wants_trace: bool) -> None:
-        """`wants_trace` keeps the trace of the last batch for the prototype bank."""
+        """`wants_trace` keeps what the prototype bank observes of the last step in `seen`."""
         super().__init__()
         self.model, self.settings, self.special, self.wants_trace = model, settings, special, wants_trace
-        self.trace: Trace | None = None
-        self.observed_lengths_R: Tensor | None = None
+        self.seen: Seen | None = None
 
     def forward(self, batch: CaptionBatch, shares: Shares) -> dict[str, Tensor]:
         """Named losses of this process's share of the step, the total under "loss"."""
-        settings = self.settings
-        features = self.model.features(batch.inputs)
-        memory = select_rows(self.model.captioner.encode(features), batch.picture_of_row_R)
+        settings, captioner = self.settings, self.model.captioner
+        pictures = captioner.encode(self.model.features(batch.inputs))
+        memory = select_rows(pictures, batch.picture_of_row_R)
         inputs_RT, targets_RT = batch.tokens_RT[:, :-1], batch.tokens_RT[:, 1:]
         lengths_R = batch.lengths_R - 1
-        decoded = self.model.captioner.decode(inputs_RT, lengths_R, memory, trace=settings.doubly_stochastic > 0 or self.wants_trace)
+        decoded = captioner.decode(inputs_RT, lengths_R, memory, trace=settings.doubly_stochastic > 0 or self.wants_trace)
         total, _ = caption_cross_entropy(decoded.logits_BTV, targets_RT, self.special.pad, settings.label_smoothing)
         losses = {"cross_entropy": total / shares.targets}
         loss = losses["cross_entropy"]
@@ -70,8 +82,17 @@ class CrossEntropy(nn.Module):
             # Rows per picture are the same in every process, so the share of rows follows from the share of pictures.
             losses["doubly_stochastic"] = penalty / (shares.pictures * rows / batch.picture_count)
             loss = loss + settings.doubly_stochastic * losses["doubly_stochastic"]
-        self.trace, self.observed_lengths_R = (decoded.trace, lengths_R) if self.wants_trace else (None, None)
+        weight = scheduled(settings.patch_contrast, shares.progress)
+        if weight > 0:
+            losses["patch_contrast"] = captioner.contrast_loss(pictures) * batch.picture_count / shares.pictures
+            loss = loss + weight * losses["patch_contrast"]
+        self.seen = Seen(decoded.trace, inputs_RT, lengths_R, memory, batch.picture_of_row_R) if self.wants_trace else None
         return {"loss": loss, **losses}
+
+
+def scheduled(weight: float | tuple[float, float], progress: float) -> float:
+    """A weight, or the point between two of them that a stage has come to."""
+    return weight if isinstance(weight, float | int) else weight[0] + (weight[1] - weight[0]) * progress
 
 
 class SelfCritical(nn.Module):

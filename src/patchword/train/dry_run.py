@@ -32,7 +32,7 @@ def dry_run(recipe: Any, accelerator: Accelerator, seed: int) -> None:
             began = time.perf_counter()
             torch.manual_seed(seed)
             batch = recipe.batch(stage, plan[0], torch.Generator().manual_seed(seed)).to(accelerator.device)
-            loss = objective(batch, Shares(batch.target_count, batch.picture_count))["loss"]
+            loss = objective(batch, Shares(batch.target_count, batch.picture_count, 0.0))["loss"]
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

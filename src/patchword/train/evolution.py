@@ -69,12 +69,14 @@ def evolve(
     generator = random.Random(seed)
     seen: dict[str, Scored] = {}
 
-    def add(generation: int, make: Callable[[], PromptFusionConfig], count: int) -> None:
+    def add(generation: int, count: int, make: Callable[[list[PromptFusionConfig]], PromptFusionConfig]) -> None:
+        """Scores up to `count` new structures within the budget, made from the best so far."""
+        parents = [scored.structure for scored in ranked(seen)[: settings.parents]]
         added = 0
         for _ in range(_TRIES):
             if added == count:
                 return
-            structure = make()
+            structure = make(parents)
             key, price = key_of(structure), cost(structure)
             if key in seen or price > budget:
                 continue
@@ -82,22 +84,28 @@ def evolve(
             on_scored(generation, seen[key])
             added += 1
 
-    def by_rank() -> list[Scored]:
-        return sorted(seen.values(), key=lambda scored: (-scored.score, scored.cost, key_of(scored.structure)))
+    def draw(parents: list[PromptFusionConfig]) -> PromptFusionConfig:
+        return space.draw(classes, generator)
 
-    add(0, lambda: space.draw(classes, generator), settings.population)
+    def mutate(parents: list[PromptFusionConfig]) -> PromptFusionConfig:
+        return space.mutate(generator.choice(parents), generator, settings.mutation_probability, settings.depth_probability)
+
+    def cross(parents: list[PromptFusionConfig]) -> PromptFusionConfig:
+        return space.cross(generator.choice(parents), generator.choice(parents), generator)
+
+    add(0, settings.population, draw)
     if not seen:
-        cheapest = min(cost(space.draw(classes, generator)) for _ in range(_TRIES))
-        raise ConfigError(f"no structure of the search space costs {budget:,.0f} or less, the cheapest found costs {cheapest:,.0f}: raise the budget")
+        cheapest = min(cost(draw([])) for _ in range(_TRIES))
+        found = f"no structure of the search space costs {budget:,.0f} or less"
+        raise ConfigError(f"{found}, the cheapest one found costs {cheapest:,.0f}: raise the budget or widen the space")
     for generation in range(1, settings.generations + 1):
-        parents = [scored.structure for scored in by_rank()[: settings.parents]]
-        before = len(seen)
-        add(
-            generation,
-            lambda: space.mutate(generator.choice(parents), generator, settings.mutation_probability, settings.depth_probability),  # noqa: B023
-            min(settings.mutations, settings.population),
-        )
-        left = settings.population - (len(seen) - before)
-        add(generation, lambda: space.cross(generator.choice(parents), generator.choice(parents), generator), min(settings.crossings, left))  # noqa: B023
-        add(generation, lambda: space.draw(classes, generator), settings.population - (len(seen) - before))
-    return by_rank()
+        full = len(seen) + settings.population
+        add(generation, min(settings.mutations, settings.population), mutate)
+        add(generation, min(settings.crossings, full - len(seen)), cross)
+        add(generation, full - len(seen), draw)
+    return ranked(seen)
+
+
+def ranked(seen: Mapping[str, Scored]) -> list[Scored]:
+    """Best first; of equal ones the cheaper, then by name, so that the order never depends on chance."""
+    return sorted(seen.values(), key=lambda scored: (-scored.score, scored.cost, key_of(scored.structure)))

@@ -47,6 +47,8 @@ class Shares(NamedTuple):
 
     targets: float
     pictures: float
+    progress: float
+    """Share of the stage that is done, for weights that follow a schedule."""
 
 
 class Validation(NamedTuple):
@@ -68,6 +70,9 @@ class Recipe(Protocol):
         """The batches of an epoch, each a list of entries; the same for every process."""
 
     def batch(self, stage: int, entries: list[Any], generator: torch.Generator) -> Any: ...
+
+    def before_step(self, stage: int, progress: float) -> None:
+        """Called before every step with the share of the stage that is done."""
 
     def after_step(self, step: int, objective: nn.Module) -> dict[str, float]:
         """Called after every optimiser step that was taken; what it returns is logged."""
@@ -194,7 +199,9 @@ class Run:
         torch.manual_seed(_mixed(self.seed, position.step, accelerator.process_index))
         counts = torch.tensor([sum(p.target_count for p in parts), sum(p.picture_count for p in parts)], dtype=torch.float64)
         totals = accelerator.reduce(counts.to(accelerator.device, torch.float32), "sum").tolist()
-        shares = Shares(*(total / accelerator.num_processes for total in totals))
+        progress_of_stage = position.stage_step / (epoch_steps * settings.epochs)
+        shares = Shares(*(total / accelerator.num_processes for total in totals), progress_of_stage)
+        self.recipe.before_step(position.stage, progress_of_stage)
         rates = set_rates(optimiser, rate_factor(settings, position.stage_step, epoch_steps))
         buffers = [(buffer, buffer.clone()) for buffer in self.recipe.model.buffers()]
         objective.train()
