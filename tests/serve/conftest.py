@@ -19,9 +19,11 @@ class FakeModel:
         self.card = {"name": "fake", "description": "says colours", "prototype_captions": {"3": ["a red thing"]}}
         self.seconds, self.batches, self.gate = seconds, [], threading.Event()
         self.gate.set()
+        self.entered = threading.Event()
 
     def caption(self, pictures, beams=3, n_best=1, trace=False):
-        self.gate.wait(20)
+        self.entered.set()
+        self.gate.wait(60)
         self.batches.append(len(pictures))
         time.sleep(self.seconds)
         return [self.one(picture, n_best, trace) for picture in pictures]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 
 def serve(
     model: Annotated[list[str] | None, typer.Option("--model", help="Shipped name, folder or hub id; may be repeated.")] = None,
+    index: Annotated[Path | None, typer.Option("--index", help="Folder made by `patchword index`: adds search and labels.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; other than loopback it needs --token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8321,
     token: Annotated[str | None, typer.Option(envvar="PATCHWORD_TOKEN", help="What every request must carry.", show_envvar=True)] = None,
@@ -36,7 +38,19 @@ def serve(
 
     names = model or shipped_models()[:1] or ["flickr8k"]
     models = {name.rstrip("/").rpartition("/")[2] or name: load(name, device) for name in names}
+    found, labels = _searching(index, device) if index is not None else (None, None)
     limits = Limits(batch=batch, queue=queue, deadline_seconds=deadline)
-    app = create_app(models, token=token, limits=limits)
+    app = create_app(models, index=found, labels=labels, token=token, limits=limits)
     print(f"Patchword is ready at http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl+C ends it)", flush=True)
     run(app, host, port, limits)
+
+
+def _searching(folder: Path, device: str | None) -> tuple:
+    """What the index and its two-tower model do: find pictures, and label them."""
+    from patchword.data.index import open_index
+    from patchword.serve.searching import IndexSearch, TowerLabels
+    from patchword.tasks.retrieve import load_two_towers
+
+    with open_index(folder) as named:
+        towers = load_two_towers(named.name, device)
+    return IndexSearch(open_index(folder, towers.identity), towers), TowerLabels(towers)
