@@ -25,13 +25,14 @@ from patchword.data.scenes import (
     parse,
     question_only_baseline,
     related,
+    relations,
     visible_share,
     write_scenes,
 )
 from patchword.data.scenes.draw import cover
 from patchword.data.scenes.questions import ANSWERS, Program
 from patchword.data.scenes.sayings import Exists, Ground, Phrase, Related
-from patchword.data.scenes.world import BACKGROUNDS, COLOURS, HELD_OUT_COMBOS, HELD_OUT_ORDERS, SHAPES, SIZES
+from patchword.data.scenes.world import BACKGROUNDS, COLOURS, HELD_OUT_COMBOS, HELD_OUT_ORDERS, RELATIONS, SHAPES, SIZES
 from patchword.errors import DataError
 
 
@@ -196,6 +197,14 @@ def test_parse_gives_the_facts():
         Exists(Phrase(2, "large", "red", "ring")),
         Related(Phrase(None, "small", None, "half"), "above", Phrase(None, None, "orange", None)),
     )
+
+
+def test_the_scene_graph():
+    graph = relations(TABLE)
+    assert (0, "left of", 1) in graph and (1, "right of", 0) in graph and (2, "inside", 1) in graph
+    assert (0, "the same colour as", 3) in graph and not any(i == j for i, _, j in graph)
+    pairs = [(a, b) for i, a in enumerate(TABLE.things) for j, b in enumerate(TABLE.things) if i != j]
+    assert len(graph) == sum(related(name, a, b) for name in RELATIONS for a, b in pairs)
 
 
 def test_relations_by_hand():

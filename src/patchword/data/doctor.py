@@ -225,7 +225,7 @@ def _look_at_picture(content: bytes, name: str, complain) -> None:
 def _kind_of(reason: PictureError, content: bytes) -> str:
     if not content:
         return "empty-file"
-    if "more than the limit" in str(reason) or isinstance(reason.__cause__, Image.DecompressionBombError):
+    if "more than the limit" in str(reason):
         return "too-large"
     return "truncated" if "truncated" in str(reason).lower() else "not-a-picture" if "not a picture" in str(reason) else "damaged"
 

@@ -26,6 +26,8 @@ _SAFE_FORMATS = (
     "JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "MPO", "PPM", "TGA", "JPEG2000", "ICO", "PCX", "SGI", "QOI", "AVIF",
 )  # fmt: skip
 
+_HEIC = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypheif")
+
 # EXIF orientation: how the stored picture must be turned to stand upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -67,9 +69,14 @@ def open_lazily(source: str | Path | bytes, name: str) -> Image.Image:
         try:
             return Image.open(stream, formats=formats)
         except Image.UnidentifiedImageError as reason:
-            start = stream.getvalue()[:8]
+            start = stream.getvalue()[:12]
+            if start[4:] in _HEIC:
+                raise PictureError(f"{name}: not a picture that can be read: it is HEIC, as phones write it. Make it a JPEG.") from reason
             expected = f"Expected {', '.join(formats)}."
-            raise PictureError(f"{name}: not a picture of a known kind (it starts with {start!r}). {expected}") from reason
+            raise PictureError(f"{name}: not a picture of a known kind (it starts with {start[:8]!r}). {expected}") from reason
+        except Image.DecompressionBombError as reason:
+            limit = f"more than the limit of {2 * Image.MAX_IMAGE_PIXELS:,} that Pillow sets"
+            raise PictureError(f"{name}: {limit}. Make it smaller first; it was not decoded.") from reason
         except Exception as reason:  # broken headers raise whatever the decoder trips over
             raise _damaged(name, reason) from reason
 

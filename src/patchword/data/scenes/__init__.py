@@ -17,7 +17,7 @@ from patchword.data.scenes.draw import boxes, draw, masks, visible_share
 from patchword.data.scenes.export import write_scenes
 from patchword.data.scenes.questions import Question, answer, ask, question_only_baseline
 from patchword.data.scenes.sayings import entails, is_true, parse
-from patchword.data.scenes.world import Scene, Thing, make_scenes, related
+from patchword.data.scenes.world import Scene, Thing, make_scenes, related, relations
 
 __all__ = [
     "Caption",
@@ -38,6 +38,7 @@ __all__ = [
     "parse",
     "question_only_baseline",
     "related",
+    "relations",
     "visible_share",
     "write_scenes",
 ]

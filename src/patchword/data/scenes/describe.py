@@ -10,7 +10,7 @@ import numpy as np
 
 from patchword.data.scenes import sayings
 from patchword.data.scenes.sayings import Exists, Fact, Ground, Phrase, Related
-from patchword.data.scenes.world import PURPOSES, RELATIONS, SHAPES, Scene, related
+from patchword.data.scenes.world import PURPOSES, SHAPES, Scene, related, relations
 
 
 class Style(NamedTuple):
@@ -99,9 +99,9 @@ def _main_facts(scene: Scene, style: Style, rng: np.random.Generator) -> tuple[F
         absent = [shape for shape in SHAPES if all(thing.shape != shape for thing in scene.things)]
         denied = Exists(Phrase(number=0, shape=absent[rng.integers(len(absent))]))
         return (_count_fact(scene, int(rng.integers(len(scene.things))), style, rng), denied)
-    relations = [(i, name, j) for i in range(len(scene.things)) for j in range(len(scene.things)) if i != j for name in _told(scene, i, j)]
-    if relations and rng.random() < 0.75:
-        i, name, j = relations[rng.integers(len(relations))]
+    graph = relations(scene)
+    if graph and rng.random() < 0.75:
+        i, name, j = graph[rng.integers(len(graph))]
         # "the red ring is the same colour as the red star" would give the answer away
         blind = name == "the same colour as"
         return (Related(_phrase(scene, i, style, rng, blind), name, _phrase(scene, j, style, rng, blind)),)
@@ -111,10 +111,6 @@ def _main_facts(scene: Scene, style: Style, rng: np.random.Generator) -> tuple[F
     if others:
         facts.append(_count_fact(scene, others[rng.integers(len(others))], style, rng))
     return tuple(facts)
-
-
-def _told(scene: Scene, i: int, j: int) -> list[str]:
-    return [name for name in RELATIONS if related(name, scene.things[i], scene.things[j])]
 
 
 def _phrase(scene: Scene, place: int, style: Style, rng: np.random.Generator, no_colour: bool = False) -> Phrase:

@@ -109,6 +109,12 @@ def related(relation: str, a: Thing, b: Thing) -> bool:
     return bool(_geometry(relation, a.x, a.y, a.radius, b.x, b.y, b.radius))
 
 
+def relations(scene: Scene) -> list[tuple[int, str, int]]:
+    """The scene graph: every (place of a thing, relation, place of another) that holds."""
+    places = range(len(scene.things))
+    return [(i, name, j) for i in places for j in places if i != j for name in RELATIONS if related(name, scene.things[i], scene.things[j])]
+
+
 def _geometry(relation: str, ax, ay, ar, bx, by, br):  # numbers or arrays alike
     dx, dy = bx - ax, by - ay
     distance = np.hypot(dx, dy)
