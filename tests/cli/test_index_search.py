@@ -28,14 +28,14 @@ def made(tmp_path, capsys):
     for name, colour in (("r.png", "red"), ("b\n<b>.png", "blue")):
         Image.new("RGB", (6, 6), colour).save(folder / name)
     (folder / "bad.jpg").write_bytes(b"no picture")
-    make_index(folder, tmp_path / "out", Colours(), "colours", as_json=False)
-    return folder, tmp_path / "out", capsys.readouterr().out
+    assert make_index(folder, tmp_path / "out", Colours(), "colours", as_json=False) == 1
+    return folder, tmp_path / "out", capsys.readouterr()
 
 
 def test_index_says_what_it_did_and_what_it_skipped(made, capsys):
     folder, out, printed = made
-    assert f"2 pictures in {out}: 2 added, 0 changed, 0 removed, 0 as before, 1 skipped" in printed
-    assert f"skipped {folder}/bad.jpg: " in printed and len(printed.splitlines()) == 2
+    assert f"2 pictures in {out}: 2 added, 0 changed, 0 removed, 0 as before, 1 skipped" in printed.out
+    assert f"patchword: skipped {folder}/bad.jpg: " in printed.err and len(printed.out.splitlines()) == 1
     make_index(folder, out, Colours(), "colours", as_json=True)
     result = json.loads(capsys.readouterr().out)
     assert (result["kept"], result["pictures"], result["bad"][0]["path"]) == (3, 2, str(folder / "bad.jpg"))

@@ -7,12 +7,15 @@ import sys
 import typer
 
 from patchword import __version__
-from patchword.cli.check import check
-from patchword.cli.predict import predict
-from patchword.cli.models import models
-from patchword.cli.features import features
 from patchword.cli.caption import caption
+from patchword.cli.check import check
+from patchword.cli.features import features
+from patchword.cli.index import index
+from patchword.cli.models import models
+from patchword.cli.predict import predict
 from patchword.cli.score import score
+from patchword.cli.search import search
+from patchword.cli.serve import serve
 from patchword.cli.train import train
 from patchword.errors import PatchwordError
 
@@ -30,6 +33,9 @@ app.command()(predict)
 app.command()(check)
 app.command()(score)
 app.command()(train)
+app.command()(serve)
+app.command()(index)
+app.command()(search)
 
 
 def _print_version(wanted: bool) -> None:

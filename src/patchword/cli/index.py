@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+DEFAULT_MODEL = "two-towers"
+
 
 def index(
     folder: Annotated[Path, typer.Argument(help="Folder of pictures; its sub-folders are searched too.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the index; made, continued or brought up to date.")],
-    model: Annotated[str, typer.Option("--model", help="Two-tower model: a shipped name, a folder, or a hub id.")] = "two-towers",
+    model: Annotated[str, typer.Option("--model", help="Two-tower model: a shipped name, a folder, or a hub id.")] = DEFAULT_MODEL,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
-    """Embed new and changed pictures, forget deleted ones, list those that cannot be read. Interrupt it freely: it goes on where it was."""
+    """Embed new and changed pictures, forget deleted ones; go on where an interrupted run was. Pictures that cannot be read are listed,
+    with exit status 1 at the end."""
     from patchword.tasks.retrieve import load_two_towers
 
-    make_index(folder, out, load_two_towers(model), model, as_json)
+    # A search may start from another place.
+    name = str(Path(model).resolve()) if Path(model).is_dir() else model
+    if make_index(folder, out, load_two_towers(model), name, as_json):
+        raise typer.Exit(1)
 
 
-def make_index(folder: Path, out: Path, towers, model: str, as_json: bool) -> None:
-    """The command with its model loaded: `towers` has `embed_images` (pictures to vectors) and `identity`."""
+def make_index(folder: Path, out: Path, towers, model: str, as_json: bool) -> int:
+    """The command with its model loaded: `towers` has `embed_images` (pictures to vectors) and `identity`. Returns how many were bad."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -44,10 +51,11 @@ def make_index(folder: Path, out: Path, towers, model: str, as_json: bool) -> No
         counts = {"added": report.added, "changed": report.changed, "removed": report.removed, "kept": report.kept}
         bad = [{"path": path, "reason": reason} for path, reason in report.bad]
         print(json.dumps({**counts, "pictures": report.pictures, "bad": bad}))
-        return
+        return len(bad)
     for path, reason in report.bad:
-        print(f"skipped {printable(path)}: {' '.join(printable(reason).split())}")
+        print(f"patchword: skipped {printable(path)}: {' '.join(printable(reason).split())}", file=sys.stderr)
     print(
         f"{report.pictures} pictures in {out}: {report.added} added, {report.changed} changed, {report.removed} removed, "
         f"{report.kept} as before, {len(report.bad)} skipped"
     )
+    return len(report.bad)
