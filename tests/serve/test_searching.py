@@ -24,7 +24,8 @@ class Towers:
 def index(tmp_path):
     Image.new("RGB", (900, 300), (9, 200, 9)).save(tmp_path / "green.png")
     (tmp_path / "gone.png").write_text("not a picture any more")
-    found = [SimpleNamespace(path=str(tmp_path / name), score=np.float32(score)) for name, score in (("green.png", 0.5), ("gone.png", 0.25))]
+    scores = {"green.png": 0.5, "gone.png": 0.25}
+    found = [SimpleNamespace(path=str(tmp_path / name), score=np.float32(score)) for name, score in scores.items()]
     return SimpleNamespace(search=lambda vector_E, k: found[:k] if vector_E.shape == (4,) else None)
 
 

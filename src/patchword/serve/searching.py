@@ -1,4 +1,4 @@
-"""An index of pictures, opened for the service: the words of a request in, pictures with small copies out; and labels by the same towers."""
+"""An index of pictures, for the service: the words of a request in, pictures with small copies out; labels by the same towers."""
 
 from __future__ import annotations
 
