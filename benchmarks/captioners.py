@@ -7,7 +7,8 @@ of 20 words (forward, both losses, backward, Adam; the encoder is frozen), and a
 Every measurement runs in a process of its own: CPU seconds of the process (median of the repeats), and its greatest resident memory.
 
 "Literal" is the same decoder as its equations read, and as public implementations run it: the grid is projected anew at every word, the
-context is a sum over products as large as the grid, the search goes picture by picture with the grid copied for every beam.
+context is a sum over products as large as the grid, the search goes picture by picture with the grid copied for every beam, and Adam is
+torch's default (ours is its fused one, as `patchword train` uses it).
 
 PUBLISHED holds figures of the widely taught public code on two quiet cores. A busy or slower machine is told by what it needs for a matrix
 product: the last column divides our time by (calibration now / calibration on a quiet core) before it is compared with those figures.
@@ -104,7 +105,7 @@ def ours() -> ShowAttendTell:
 
 def train_ours():
     captioner = ours()
-    optimizer = torch.optim.Adam(captioner.parameters(), lr=4e-4)
+    optimizer = torch.optim.Adam(captioner.parameters(), lr=4e-4, fused=True)
     grid_BNC, tokens_BT, targets_BT, lengths_B = _batch()
 
     def step() -> None:

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_CACHED_ELEMENTS = 2**17
-"""Sums worked on at a time on a processor: half a megabyte, so that several passes stay in its second-level cache."""
+_CACHED_ELEMENTS = 2**19
+"""Sums worked on at a time on a processor: two megabytes, so that several passes stay in its cache, and are worth their calls."""
 _DEVICE_ELEMENTS = 2**26
 """The same on an accelerator, where few large kernels are better: a bound on memory only."""
 
