@@ -126,7 +126,7 @@ def test_prototypes_never_enter_the_cache(placement):
     found, memory, tokens_BT = decoded(model)
     logits_BTV, state = stepped(model, memory, tokens_BT)
     torch.testing.assert_close(logits_BTV, found.logits_BTV, rtol=1e-4, atol=2e-5)
-    assert state.cache_RLPHTD.shape[4] == tokens_BT.shape[1]
+    assert [cache.shape[3] for cache in state] == [tokens_BT.shape[1]] * 2
 
 
 def test_several_captions_of_a_picture_share_its_keys():

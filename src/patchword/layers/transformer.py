@@ -3,10 +3,12 @@
 Residuals are normalised after the sum (post-LN), as in the captioning papers. Nothing here knows of words or pictures.
 
 Letters: B images, R = B*K rows of a search or of several captions per image (image by image), T tokens, N things looked at, C width,
-H heads, D width of one head, L decoder layers, S what an axis of two or more stands for (keys and values).
+H heads, D width of one head, P the pair of keys and values.
 """
 
 from __future__ import annotations
+
+from collections import namedtuple
 
 import torch
 from torch import Tensor, nn
@@ -155,12 +157,17 @@ class EncoderLayer(nn.Module):
         return self.feed_forward(self.attention_norm(x_BNC + mixed_BNC))
 
 
-def grown(cache_RLSHTD: Tensor) -> Tensor:
-    """A copy of the cached keys and values with room for one more token; the caller writes the last place of every layer."""
-    shape = (*cache_RLSHTD.shape[:4], cache_RLSHTD.shape[4] + 1, cache_RLSHTD.shape[5])
-    longer_RLSHTD = cache_RLSHTD.new_empty(shape)
-    longer_RLSHTD[..., :-1, :] = cache_RLSHTD
-    return longer_RLSHTD
+def cache_type(layers: int) -> type[tuple]:
+    """The state of a decoder: a NamedTuple of one tensor per layer, keys and values of the tokens so far, (R, P, H, T, D).
+
+    One tensor for all layers would be copied no less often, but outgrow what the allocator keeps, and be paged in anew at every word.
+    """
+    return namedtuple("Cache", [f"layer_{number}_RPHTD" for number in range(layers)])
+
+
+def grown(cache_RPHTD: Tensor, keys_RH1D: Tensor, values_RH1D: Tensor) -> Tensor:
+    """The cached keys and values of a layer with those of one more token behind them."""
+    return torch.cat((cache_RPHTD, torch.stack((keys_RH1D, values_RH1D), dim=1)), dim=3)
 
 
 def check_length(length: int, longest: int) -> None:

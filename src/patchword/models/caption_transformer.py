@@ -12,7 +12,7 @@ Both parts off is the baseline, alignment alone FSGR, memory alone PMA-Net, both
 `layers/alignment.py` and `layers/prototypes.py` hold the parts; docs/models/caption-transformer.md says where the sources disagree.
 
 Letters: B images, R = B*K rows, T tokens, N patches (a global token, where there is one, is the last of them), C width, H heads, D width of
-one head, L decoder layers, P the pair of keys and values, V vocabulary.
+one head, L decoder layers, V vocabulary.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from patchword.layers.transformer import (
     EncoderLayer,
     FeedForward,
     SelfAttention,
+    cache_type,
     causal_bias,
     check_heads,
     check_length,
@@ -87,12 +88,6 @@ class CaptionMemory(NamedTuple):
     mask_BN: Tensor | None
     concepts_BN: Tensor | None
     """Codebook row of each patch; None without region alignment."""
-
-
-class CaptionState(NamedTuple):
-    """Keys and values of the tokens so far, of all decoder layers."""
-
-    cache_RLPHTD: Tensor
 
 
 class Looked(NamedTuple):
@@ -160,6 +155,7 @@ class CaptionTransformer(nn.Module):
         _check_codebook(config, codebook)
         self.config = config
         self.vocabulary_size = vocabulary_size
+        self.state_type = cache_type(config.decoder_layers)
         self.embed = nn.Linear(feature_width, config.width)
         self.embed_norm = nn.LayerNorm(config.width)
         self.encoder = nn.ModuleList(
@@ -234,31 +230,29 @@ class CaptionTransformer(nn.Module):
         logits_RTV = self.output(y_RTC * real_RT1)  # no bias: a zero state scores zero
         return Decoded(logits_RTV, _trace(seen, memory, real_RT1, tuple(observed)) if trace else None)
 
-    def start(self, memory: CaptionMemory, beams: int) -> CaptionState:
-        """An empty cache for `beams` rows of each image."""
+    def start(self, memory: CaptionMemory, beams: int) -> NamedTuple:
+        """Empty caches for `beams` rows of each image."""
         images, layers, heads, _, head_width = memory.keys_BLHND.shape
-        return CaptionState(memory.keys_BLHND.new_empty(images * beams, layers, 2, heads, 0, head_width))
+        return self.state_type(*(memory.keys_BLHND.new_empty(images * beams, 2, heads, 0, head_width) for _ in range(layers)))
 
     def step(
-        self, tokens_R: Tensor, memory: CaptionMemory, state: CaptionState, trace: bool = False
-    ) -> tuple[Tensor, CaptionState, Trace | None]:
+        self, tokens_R: Tensor, memory: CaptionMemory, state: NamedTuple, trace: bool = False
+    ) -> tuple[Tensor, NamedTuple, Trace | None]:
         """Consumes one token per row; returns the logits (R, V) of the next. Raises ModelError where the positions are used up."""
-        cache_RLPHTD = grown(state.cache_RLPHTD)
-        length = cache_RLPHTD.shape[4]
+        length = state[0].shape[3] + 1
         check_length(length, self.config.max_positions)
         y_R1C = self._words(tokens_R[:, None], self.positions_TC[length - 1])
-        columns, seen = self._columns(), []
+        columns, caches, seen = self._columns(), [], []
         for number, layer in enumerate(self.decoder):
             queries_RH1D, keys_RH1D, values_RH1D = layer.attention.project(y_R1C)
-            cache_RLPHTD[:, number, 0, :, -1:] = keys_RH1D
-            cache_RLPHTD[:, number, 1, :, -1:] = values_RH1D
-            keys_RHTD, values_RHTD = cache_RLPHTD[:, number, 0], cache_RLPHTD[:, number, 1]
+            caches.append(grown(state[number], keys_RH1D, values_RH1D))
+            keys_RHTD, values_RHTD = caches[-1].unbind(dim=1)
             context_RH1D, concatenated_RH1M = layer.attend_to_words(queries_RH1D, keys_RHTD, values_RHTD, columns[number], None)
             y_R1C, cross_RH1N, recalled_RH1M = layer(y_R1C, context_RH1D, memory, number, columns[number], trace)
             if trace:
                 seen.append((cross_RH1N, concatenated_RH1M if recalled_RH1M is None else recalled_RH1M))
         real_R11 = torch.ones(len(tokens_R), 1, 1, dtype=torch.bool, device=tokens_R.device)
-        return self.output(y_R1C[:, 0]), CaptionState(cache_RLPHTD), _trace(seen, memory, real_R11, ()) if trace else None
+        return self.output(y_R1C[:, 0]), self.state_type(*caches), _trace(seen, memory, real_R11, ()) if trace else None
 
     def observe(
         self, trace: Trace, tokens_BT: Tensor, lengths_B: Tensor, memory: CaptionMemory, pictures_B: Tensor | None = None

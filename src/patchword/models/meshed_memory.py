@@ -12,7 +12,7 @@
 The published code finds padded regions by sums after LayerNorm, which misses all of them; here the mask comes with the features.
 
 Letters: B images, R = B*K rows, T tokens, N regions, M slots, C width, H heads, D width of one head, S encoder levels, L decoder layers,
-P the pair of keys and values, V vocabulary.
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from patchword.layers.transformer import (
     CrossAttention,
     FeedForward,
     SelfAttention,
+    cache_type,
     causal_bias,
     check_heads,
     check_length,
@@ -66,12 +67,6 @@ class MeshedMemory(NamedTuple):
     values_BLXND: Tensor
     bias_B11N: Tensor | None
     """-inf on padded regions; None where there are none."""
-
-
-class MeshedState(NamedTuple):
-    """Keys and values of the tokens so far, of all decoder layers."""
-
-    cache_RLPHTD: Tensor
 
 
 class MemoryAugmentedLayer(nn.Module):
@@ -142,6 +137,7 @@ class MeshedMemoryTransformer(nn.Module):
         check_heads(config.width, config.heads)
         self.config = config
         self.vocabulary_size = vocabulary_size
+        self.state_type = cache_type(config.decoder_layers)
         self.embed = nn.Linear(feature_width, config.width)
         self.embed_norm = nn.LayerNorm(config.width)
         self.encoder = nn.ModuleList(MemoryAugmentedLayer(config) for _ in range(config.encoder_layers))
@@ -192,28 +188,27 @@ class MeshedMemoryTransformer(nn.Module):
         logits_RTV = self.output(y_RTC * real_RT1)  # no bias: a zero state scores zero
         return Decoded(logits_RTV, _trace(weights_BXTN, real_RT1))
 
-    def start(self, memory: MeshedMemory, beams: int) -> MeshedState:
-        """An empty cache for `beams` rows of each image."""
+    def start(self, memory: MeshedMemory, beams: int) -> NamedTuple:
+        """Empty caches for `beams` rows of each image."""
         images, layers, _, _, head_width = memory.keys_BLXND.shape
-        return MeshedState(memory.keys_BLXND.new_empty(images * beams, layers, 2, self.config.heads, 0, head_width))
+        shape = (images * beams, 2, self.config.heads, 0, head_width)
+        return self.state_type(*(memory.keys_BLXND.new_empty(shape) for _ in range(layers)))
 
     def step(
-        self, tokens_R: Tensor, memory: MeshedMemory, state: MeshedState, trace: bool = False
-    ) -> tuple[Tensor, MeshedState, Trace | None]:
+        self, tokens_R: Tensor, memory: MeshedMemory, state: NamedTuple, trace: bool = False
+    ) -> tuple[Tensor, NamedTuple, Trace | None]:
         """Consumes one token per row; returns the logits (R, V) of the next. Raises ModelError where the positions are used up."""
-        cache_RLPHTD = grown(state.cache_RLPHTD)
-        length = cache_RLPHTD.shape[4]
+        length = state[0].shape[3] + 1
         check_length(length, self.config.max_positions)
         y_R1C = (self.words(tokens_R) + self.positions_TC[length - 1])[:, None]
-        weights_BXTN = None
+        caches, weights_BXTN = [], None
         for number, layer in enumerate(self.decoder):
             queries_RH1D, keys_RH1D, values_RH1D = layer.attention.project(y_R1C)
-            cache_RLPHTD[:, number, 0, :, -1:] = keys_RH1D
-            cache_RLPHTD[:, number, 1, :, -1:] = values_RH1D
-            context_RH1D, _ = attend(queries_RH1D, cache_RLPHTD[:, number, 0], cache_RLPHTD[:, number, 1])
+            caches.append(grown(state[number], keys_RH1D, values_RH1D))
+            context_RH1D, _ = attend(queries_RH1D, *caches[-1].unbind(dim=1))
             y_R1C, weights_BXTN = layer(y_R1C, context_RH1D, memory, number, trace and number == len(self.decoder) - 1)
         real_R11 = torch.ones(len(tokens_R), 1, 1, dtype=torch.bool, device=tokens_R.device)
-        return self.output(y_R1C[:, 0]), MeshedState(cache_RLPHTD), _trace(weights_BXTN, real_R11)
+        return self.output(y_R1C[:, 0]), self.state_type(*caches), _trace(weights_BXTN, real_R11)
 
 
 def _trace(weights_BXTN: Tensor | None, real_RT1: Tensor) -> Trace | None:
