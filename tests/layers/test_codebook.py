@@ -30,7 +30,7 @@ def test_embeddings_average_the_templates_at_unit_length():
 def test_a_saved_codebook_comes_back(tmp_path):
     codebook = build_codebook(WORDS, embed, "clip")
     codebook.save(tmp_path / "words")
-    loaded = Codebook.load(tmp_path / "words", "clip")
+    loaded = Codebook.read(tmp_path / "words")
     assert loaded.words == WORDS
     assert loaded.templates == TEMPLATES
     assert torch.equal(loaded.embeddings_WE, codebook.embeddings_WE)
@@ -38,8 +38,10 @@ def test_a_saved_codebook_comes_back(tmp_path):
 
 def test_another_tower_refuses_it(tmp_path):
     book().save(tmp_path)
-    with pytest.raises(ModelError, match=r"text space of 'clip' and the patches come from 'siglip'.*--tower siglip"):
-        Codebook.load(tmp_path, "siglip")
+    codebook = Codebook.read(tmp_path)
+    codebook.check_tower("clip")
+    with pytest.raises(ModelError, match=r"text space of 'clip' and the patches come from 'siglip'.*--tower TOWER --out DIR"):
+        codebook.check_tower("siglip")
 
 
 def test_changed_templates_are_noticed(tmp_path):
@@ -48,12 +50,12 @@ def test_changed_templates_are_noticed(tmp_path):
     description["templates"][0] = "a drawing of a {}"
     (tmp_path / "codebook.json").write_text(json.dumps(description))
     with pytest.raises(ModelError, match="do not match their hash"):
-        Codebook.load(tmp_path, "clip")
+        Codebook.read(tmp_path)
 
 
 def test_an_incomplete_folder_is_named(tmp_path):
     with pytest.raises(ModelError, match=r"holds no codebook\.json"):
-        Codebook.load(tmp_path, "clip")
+        Codebook.read(tmp_path)
 
 
 def test_a_description_of_another_format_is_refused():

@@ -72,7 +72,7 @@ class Codebook(nn.Module):
         if tower != self.tower:
             raise ModelError(
                 f"the codebook was made in the text space of {self.tower!r} and the patches come from {tower!r}: "
-                f"their cosines mean nothing; build one with 'patchword codebook WORDS.txt --tower {tower} --out DIR'"
+                "their cosines mean nothing; build one with the patches' tower: 'patchword codebook WORDS.txt --tower TOWER --out DIR'"
             )
 
     def describe(self) -> dict:
@@ -107,15 +107,8 @@ class Codebook(nn.Module):
         (folder / "codebook.json").write_text(json.dumps(self.describe(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path, tower: str) -> Codebook:
-        """The codebook in `folder`, for the patches of `tower`. Raises ModelError where it is incomplete or of another tower."""
-        codebook = cls.read(folder)
-        codebook.check_tower(tower)
-        return codebook
-
-    @classmethod
     def read(cls, folder: Path) -> Codebook:
-        """The codebook in `folder`, whatever its tower. Raises ModelError where it is incomplete."""
+        """The codebook in `folder`; `check_tower` it before use. Raises ModelError where the folder is incomplete."""
         folder = Path(folder)
         for name in ("codebook.json", "codebook.safetensors"):
             if not (folder / name).is_file():
