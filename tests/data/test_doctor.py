@@ -1,5 +1,7 @@
 """The doctor: every kind of trouble is found, named, and sorted into what stops a training and what does not."""
 
+import functools
+import io
 import json
 import os
 import re
@@ -9,6 +11,8 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from patchword.data.doctor import examine
@@ -97,6 +101,23 @@ def test_troubles_with_pictures(folder, kind):
     assert (finding.kind, finding.where, finding.stops, report.stops) == (kind, str(path), stops, stops)
     assert re.search(message, finding.message)
     assert f"{kind} (1)" in report.to_text() and str(path) in report.to_text()
+
+
+@functools.cache
+def moving(kind):
+    buffer = io.BytesIO()
+    noisy("RGB").save(buffer, kind, save_all=True, append_images=[noisy("RGB").rotate(90)] * 2)
+    return buffer.getvalue()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["GIF", "WEBP", "TIFF", "PNG"]), st.integers(20, 4000), st.integers(10, 3000), st.integers(0, 255))
+def test_the_doctor_survives_whatever_is_damaged(tmp_path, kind, cut, place, value):
+    content = bytearray(moving(kind)[:cut])
+    content[place % len(content)] = value
+    (tmp_path / "a.png").write_bytes(content)
+    (tmp_path / "a.txt").write_text("a ring")
+    assert examine(tmp_path).pictures == 1
 
 
 def test_grey_pictures_of_sixteen_bits(folder):

@@ -238,8 +238,13 @@ def _oddities(image: Image.Image) -> Iterable[tuple[str, str]]:
     # Pillow turns 16-bit colour into 8 bits while decoding: only the decoder's own arguments tell.
     if image.mode.startswith(("I", "F")) or any(re.search(r";16[BLN]", str(tile[3])) for tile in image.tile):
         yield "16-bit", "has more than 8 bits per channel: it is scaled to 8"
-    if getattr(image, "n_frames", 1) > 1:
-        yield "animated", f"has {image.n_frames} frames: only the first is used"
+    try:
+        frames = getattr(image, "n_frames", 1)
+    except Exception as reason:  # counting walks through all frames, and later ones may be broken in any way
+        yield "animated", f"has frames that cannot be counted ({type(reason).__name__}: {reason}): only the first is used"
+    else:
+        if frames > 1:
+            yield "animated", f"has {frames} frames: only the first is used"
     if orientation(image) != 1:
         yield "rotated", f"is stored turned (EXIF orientation {orientation(image)}): it is set upright"
     if width * height > MANY_PIXELS:
