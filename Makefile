@@ -13,7 +13,9 @@ test: $(VENV)/.dev
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q
 
 test-browser: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m browser tests/serve --browser
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
+	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium) || echo "install chromium by hand, then call this again"
+	$(BIN)/python -m pytest -q tests/serve/test_browser.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from PIL import Image
 
 from patchword.errors import DataError
 from patchword.explain.captions import caption_figure, caption_page, caption_strip
-from patchword.explain.pictures import smoothed
+from patchword.explain.pictures import seen_part, smoothed
 from patchword.results import Caption
 
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a\x00b\udcff", "$\\frac{", "</style><b>")
@@ -108,6 +108,14 @@ def test_an_even_map_is_evenly_bright():
     np.testing.assert_allclose(smoothed(np.full((7, 7), 1 / 49)), 1, atol=1e-6)
     peak = smoothed(np.array([[0, 0, 0], [0, 0.5, 0], [0, 0, 0]]), 9)
     assert peak.shape == (9, 9) and np.unravel_index(peak.argmax(), peak.shape) == (4, 4)
+
+
+def test_a_cut_out_middle_is_what_is_shown():
+    wide = Image.new("RGB", (100, 40))
+    assert seen_part(wide, "squash", (224, 224)).size == (100, 40)
+    assert seen_part(wide, "short_side_center_crop", (224, 224)).size == (40, 40)
+    wide.putpixel((30, 0), (255, 255, 255))
+    assert seen_part(wide, "short_side_center_crop", (224, 224)).getpixel((0, 0)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,7 @@ def caption(
                 if sink is not None:
                     sink.write(path, result)
                 if explain is not None:
-                    image.thumbnail((480, 480))
-                    pages.append((str(path), image, result))
+                    pages.append((str(path), _seen(captioner, image), result))
             bar.update(task, advance=len(chunk))
     if sink is not None:
         sink.close()
@@ -86,6 +85,16 @@ def _open(paths: list[Path]) -> tuple[list[tuple[Path, Any]], list[tuple[Path, P
         except PictureError as error:
             failures.append((path, error))
     return images, failures
+
+
+def _seen(captioner: Any, image: Any) -> Any:
+    """A small copy of what the model saw of the picture: its attention grid lies over that."""
+    from patchword.explain.pictures import seen_part
+
+    preprocessing = getattr(getattr(captioner, "settings", None), "preprocessing", None)
+    seen = image.copy() if preprocessing is None else seen_part(image, preprocessing.fit, preprocessing.hw)
+    seen.thumbnail((480, 480))
+    return seen
 
 
 def _print(path: Path, result: Caption, as_json: bool) -> None:

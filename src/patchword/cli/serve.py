@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from patchword.cli.caption import DEFAULT_MODEL
+
 
 def serve(
     model: Annotated[list[str] | None, typer.Option("--model", help="Shipped name, folder or hub id; may be repeated.")] = None,
@@ -20,7 +22,7 @@ def serve(
     deadline: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds from a request to its answer.")] = 30.0,
 ) -> None:
     """Serve a page on which a photograph is dropped and captioned, and a JSON API behind it."""
-    from patchword.errors import MissingExtra
+    from patchword.errors import ConfigError, MissingExtra
 
     try:
         import fastapi  # noqa: F401 - so that what is missing is said before a model is loaded
@@ -34,10 +36,12 @@ def serve(
 
     check_address(host, token)
     from patchword.serve.app import create_app
-    from patchword.tasks.caption import load, shipped_models
+    from patchword.tasks.caption import load
 
-    names = model or shipped_models()[:1] or ["flickr8k"]
-    models = {name.rstrip("/").rpartition("/")[2] or name: load(name, device) for name in names}
+    # A client is shown the last part of a folder's name only, not where the folder lies.
+    models = {Path(name).name or name: load(name, device) for name in model or [DEFAULT_MODEL]}
+    if len(models) < len(model or []):
+        raise ConfigError("two of the models have the same name: rename a folder")
     found, labels = _searching(index, device) if index is not None else (None, None)
     limits = Limits(batch=batch, queue=queue, deadline_seconds=deadline)
     app = create_app(models, index=found, labels=labels, token=token, limits=limits)

@@ -22,6 +22,22 @@ def picture_uri(picture: Image.Image, longest: int = 360) -> str:
     return _uri(small.convert("RGB"), "JPEG", quality=85, optimize=True)
 
 
+def seen_box(width: int, height: int, fit: str, hw: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the part of a picture that a model sees, as shares of its width and height: all of it, or with
+    `fit` "short_side_center_crop" the middle with the aspect of `hw` (the model's height and width)."""
+    if fit != "short_side_center_crop":
+        return 0.0, 0.0, 1.0, 1.0
+    scale = max(hw[1] / width, hw[0] / height)
+    across, down = hw[1] / (scale * width), hw[0] / (scale * height)
+    return (1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2
+
+
+def seen_part(picture: Image.Image, fit: str, hw: tuple[int, int]) -> Image.Image:
+    """The picture cut to what the model sees: what an attention grid is to be laid over."""
+    shares = zip(seen_box(*picture.size, fit, hw), picture.size * 2, strict=True)
+    return picture.crop(tuple(round(share * length) for share, length in shares))
+
+
 def smoothed(weights_hw: np.ndarray, longest: int = _MAP_SIDE) -> np.ndarray:
     """An attention map over its own maximum, enlarged with cell centres kept in place: float32 in [0, 1].
 

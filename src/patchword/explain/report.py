@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import Image
-
+from patchword.data.pictures import open_picture
+from patchword.errors import PictureError
 from patchword.explain.curves import Curve, curve_figure
 from patchword.explain.page import Html, escape, join, name, note, number, page, section, table, tiles, warning
 from patchword.explain.pictures import picture_uri
@@ -166,11 +166,10 @@ def _picture(pictures: Path | None, file: object, sample: dict) -> str:
     if not path.is_relative_to(pictures.resolve()):
         return str(note("(the picture lies outside of the folder of pictures)"))
     try:
-        with Image.open(path) as picture:
-            uri = picture_uri(picture, longest=320)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return str(note(f"(the picture cannot be shown: {type(error).__name__})"))
-    return f'<img alt="{escape(sample.get("caption", ""))}" src="{uri}">'
+        picture = open_picture(path, name=file)
+    except PictureError as error:
+        return str(note(f"(the picture cannot be shown: {error})"))
+    return f'<img alt="{escape(sample.get("caption", ""))}" src="{picture_uri(picture, longest=320)}">'
 
 
 def _predictions(run: Run) -> Html:

@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from patchword.explain.captions import shares
+from patchword.explain.pictures import seen_box
 from patchword.results import Caption
 
 
@@ -134,11 +135,8 @@ def _attention(model: CaptionsPictures, caption: Caption, picture: Image.Image) 
 
 
 def _box(model: CaptionsPictures, picture: Image.Image) -> tuple[float, float, float, float]:
-    """A model that cuts the middle out of the picture has its grid there; one without recorded preprocessing is taken to see it all."""
+    """A model without recorded preprocessing (one of the hub) is taken to see the whole picture."""
     preprocessing = getattr(getattr(model, "settings", None), "preprocessing", None)
-    if preprocessing is None or preprocessing.fit == "squash":
+    if preprocessing is None:
         return 0.0, 0.0, 1.0, 1.0
-    height, width = preprocessing.hw
-    scale = max(width / picture.width, height / picture.height)
-    across, down = width / (scale * picture.width), height / (scale * picture.height)
-    return round((1 - across) / 2, 4), round((1 - down) / 2, 4), round((1 + across) / 2, 4), round((1 + down) / 2, 4)
+    return seen_box(picture.width, picture.height, preprocessing.fit, preprocessing.hw)
