@@ -48,18 +48,23 @@ class Grams(NamedTuple):
     """For each n-gram, in the references of how many images it stands."""
 
 
-def number_words(captions: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """Replaces words by numbers: all captions one after another, their lengths, and the numbering.
-
-    A token that holds white space (the tokenizer joins `22 3/4` with a no-break space) counts as several words here, because the
-    reference implementations of BLEU and CIDEr split their strings anew.
-    """
+def number_tokens(captions: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """Replaces tokens by numbers: all captions one after another (T,), their lengths (G,), and the numbering."""
     numbers: dict[str, int] = defaultdict(count().__next__)
     total = sum(map(len, captions))
     words_T = np.fromiter(map(numbers.__getitem__, chain.from_iterable(captions)), np.int64, total)
-    if any(word.split() != [word] for word in numbers):
-        return number_words([" ".join(caption).split() for caption in captions])
     return words_T, np.fromiter(map(len, captions), np.int64, len(captions)), dict(numbers)
+
+
+def number_words(captions: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """Like `number_tokens`, but a token that holds white space counts as several words.
+
+    The tokenizer joins `22 3/4` with a no-break space, and the reference implementations of BLEU and CIDEr split their strings anew.
+    """
+    numbered = number_tokens(captions)
+    if any(word.split() != [word] for word in numbered[2]):
+        return number_tokens([" ".join(caption).split() for caption in captions])
+    return numbered
 
 
 def caption_set(references: Sequence[Sequence[Sequence[str]]], predictions: Sequence[Sequence[str]]) -> CaptionSet:
@@ -80,16 +85,25 @@ def positions(lengths_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return caption_T, ends_G[caption_T] - np.arange(len(caption_T))
 
 
-def sort_grams(gram_T: np.ndarray, words_T: np.ndarray, remaining_T: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sorts the positions at which n words stand by their n-gram, then by place: (positions, True where a new n-gram begins).
+def gram_keys(
+    gram_T: np.ndarray, words_T: np.ndarray, remaining_T: np.ndarray, n: int, vocabulary: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions at which n words stand, and the key of each n-gram: number of its first n-1 words times vocabulary plus last word.
 
-    `gram_T` numbers the (n-1)-gram that begins at each position; for n=1 it is ignored.
+    `gram_T` numbers the (n-1)-gram that begins at each position, negative where it is unknown (no key is made); for n=1 it is ignored.
     """
-    place_S = np.flatnonzero(remaining_T >= n)
-    key_S = words_T[place_S]
-    if n > 1:
-        key_S = gram_T[place_S] * (int(words_T.max(initial=0)) + 1) + words_T[place_S + n - 1]
-    bits = max(1, int(len(words_T)).bit_length())
+    if n == 1:
+        place_S = np.flatnonzero((remaining_T >= 1) & (words_T >= 0))
+        return place_S, words_T[place_S]
+    place_S = np.flatnonzero((remaining_T >= n) & (gram_T >= 0))
+    last_S = words_T[place_S + n - 1]
+    place_S, last_S = place_S[last_S >= 0], last_S[last_S >= 0]
+    return place_S, gram_T[place_S] * vocabulary + last_S
+
+
+def sort_keys(place_S: np.ndarray, key_S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sorts by key, then by place: (places, keys, True where a new key begins)."""
+    bits = int(place_S[-1]).bit_length() if len(place_S) else 1
     if len(key_S) and int(key_S.max()) < 1 << (62 - bits):
         # Key and place in one integer: a plain sort of integers is several times faster than an argsort.
         packed_S = np.sort((key_S << bits) | place_S)
@@ -99,15 +113,16 @@ def sort_grams(gram_T: np.ndarray, words_T: np.ndarray, remaining_T: np.ndarray,
         key_S, place_S = key_S[order_S], place_S[order_S]
     new_S = np.ones(len(key_S), bool)
     np.not_equal(key_S[1:], key_S[:-1], out=new_S[1:])
-    return place_S, new_S
+    return place_S, key_S, new_S
 
 
 def count_grams(captions: CaptionSet) -> Iterator[Grams]:
     """Yields the n-grams of n = 1, 2, 3, 4 in turn."""
     caption_T, remaining_T = positions(captions.lengths_G)
     gram_T = np.zeros(len(caption_T), np.int64)
+    vocabulary = int(captions.words_T.max(initial=0)) + 1
     for n in range(1, LONGEST + 1):
-        place_S, new_S = sort_grams(gram_T, captions.words_T, remaining_T, n)
+        place_S, _, new_S = sort_keys(*gram_keys(gram_T, captions.words_T, remaining_T, n, vocabulary))
         number_S = np.cumsum(new_S) - 1
         gram_T[place_S] = number_S
         yield _rows(captions, number_S, caption_T[place_S], new_S)

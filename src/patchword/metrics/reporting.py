@@ -112,6 +112,6 @@ def _refuse_line_breaks(references: Mapping[str, Sequence[str]], predictions: Ma
     ):
         if places := shifting_captions(captions):
             raise DataError(
-                f"{len(places)} captions of the {side} hold a line-breaking character, the first is {captions[places[0]]!r}; Java's tokenizer "
+                f"{len(places)} captions of the {side} hold a line-breaking character, the first is {captions[places[0]]!r}; Java "
                 f"would shift the {len(captions) - places[0] - 1} captions after it; remove the characters, or leave --strict out"
             )
