@@ -72,6 +72,18 @@ def test_a_second_run_embeds_only_what_is_new_or_changed(photos, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["index.json", "lock.sqlite", "pictures-2.sqlite", "vectors-2.faiss"]
 
 
+def test_large_photographs_reach_the_model_reduced(photos, tmp_path):
+    Image.new("RGB", (3100, 2100), "white").save(photos / "large.png")
+    sizes = []
+
+    def watching(pictures):
+        sizes.extend(picture.size for picture in pictures)
+        return embed(pictures)
+
+    update_index(photos, tmp_path / "out", watching, "colours")
+    assert sorted(sizes) == [(8, 8)] * 3 + [(1550, 1050)]
+
+
 def test_several_folders_share_an_index(photos, tmp_path):
     other = tmp_path / "other"
     other.mkdir()

@@ -31,6 +31,8 @@ from patchword.errors import DataError, MissingExtra, PictureError, StoreError
 FORMAT = 1
 FLAT_LIMIT = 100_000
 """Up to this many pictures every vector is compared (exact); beyond, the nearest of about 4 sqrt(n) cells."""
+LEAST_SIDE = 1024
+"""Pictures are handed to the model with a shorter side of at least this many pixels (or as they are)."""
 SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".jp2", ".avif"}
 _ROWS_AT_ONCE = 16_384
 _SCHEMA = """
@@ -137,7 +139,7 @@ def _embed_batch(work, paths: list[bytes], found: dict, embed: Embed, concepts: 
     pictures, good, problems = [], [], {}
     for path in paths:
         try:
-            pictures.append(open_picture(os.fsdecode(path)))
+            pictures.append(_reduced(open_picture(os.fsdecode(path))))
             good.append(path)
         except PictureError as error:
             problems[path] = str(error)
@@ -152,6 +154,12 @@ def _embed_batch(work, paths: list[bytes], found: dict, embed: Embed, concepts: 
             row = (path, *found[path], vector_E.tobytes())
             picture = work.execute("insert into pictures (path, size, time_ns, vector) values (?, ?, ?, ?)", row).lastrowid
             work.executemany("insert or ignore into concepts values (?, ?)", [(picture, word) for word in own])
+
+
+def _reduced(picture: Image.Image) -> Image.Image:
+    """A large photograph by a whole factor smaller: a batch of them stays within some hundred megabytes, and towers look at far less."""
+    factor = min(picture.size) // LEAST_SIDE
+    return picture.reduce(factor) if factor > 1 else picture
 
 
 def _forget(work: sqlite3.Connection, path: bytes) -> bool:
@@ -359,6 +367,8 @@ def open_index(out: Path | str, model: str | None = None) -> PictureIndex:
         _refuse_other(out, manifest["model"], model)
     files = [out / f"vectors-{manifest['generation']}.faiss", out / f"pictures-{manifest['generation']}.sqlite"]
     missing = [file.name for file in files if not file.exists()]
+    if missing and _manifest(out) != manifest:
+        return open_index(out, model)  # a writer has just put the next generation in place
     if missing:
         raise StoreError(f"{out}: {' and '.join(missing)} missing from the index; run `patchword index` again on a new folder")
     return PictureIndex(faiss.read_index(str(files[0])), sqlite3.connect(files[1], check_same_thread=False), manifest)
