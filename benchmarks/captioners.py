@@ -8,7 +8,7 @@ Every measurement runs in a process of its own: CPU seconds of the process (medi
 
 "Literal" is the same decoder as its equations read, and as public implementations run it: the grid is projected anew at every word, the
 context is a sum over products as large as the grid, the search goes picture by picture with the grid copied for every beam, and Adam is
-torch's default (ours is its fused one, as `patchword train` uses it).
+torch's default (ours is its fused one).
 
 PUBLISHED holds figures of the widely taught public code on two quiet cores. A busy or slower machine is told by what it needs for a matrix
 product: the last column divides our time by (calibration now / calibration on a quiet core) before it is compared with those figures.

@@ -54,6 +54,12 @@ def test_packed_rows_go_back_to_their_places():
     assert_close(unpack(packed_PX, packing), values_BTX * valid(torch.tensor([2, 3, 1]), 4)[..., None])
 
 
+def test_lengths_may_stand_in_a_column():
+    column = torch.tensor([[2], [3], [1]])
+    assert pack(column, steps=4).counts == (3, 2, 1)
+    assert torch.equal(valid(column, 4), valid(column[:, 0], 4))
+
+
 def test_captions_already_in_falling_length_stay_where_they_are():
     assert pack(torch.tensor([3, 3, 1]), steps=3).order_B is None
 

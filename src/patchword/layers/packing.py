@@ -29,8 +29,11 @@ class Packing(NamedTuple):
 
 
 def pack(lengths_B: Tensor, steps: int) -> Packing:
-    """Plan for captions of `lengths_B` words, each at most `steps`. On an accelerator this waits for the lengths once."""
-    device, lengths = lengths_B.device, lengths_B.tolist()
+    """Plan for captions of `lengths_B` words, each at most `steps`; a column (B, 1) of lengths is taken too.
+
+    On an accelerator this waits for the lengths once.
+    """
+    device, lengths = lengths_B.device, lengths_B.flatten().tolist()
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     counts = tuple(sum(length > step for length in lengths) for step in range(max(lengths, default=0)))
     places = [row * steps + step for step, count in enumerate(counts) for row in order[:count]]
@@ -50,8 +53,8 @@ def unpack(values_PX: Tensor, packing: Packing) -> Tensor:
 
 
 def valid(lengths_B: Tensor, steps: int) -> Tensor:
-    """Mask (B, T), True at the words of each caption."""
-    return torch.arange(steps, device=lengths_B.device) < lengths_B[:, None]
+    """Mask (B, T), True at the words of each caption; a column (B, 1) of lengths is taken too."""
+    return torch.arange(steps, device=lengths_B.device) < lengths_B.reshape(-1, 1)
 
 
 def at_words(layer: Callable[[Tensor], Tensor], inputs_BTX: Tensor, valid_BT: Tensor) -> Tensor:
