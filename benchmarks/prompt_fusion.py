@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import BertConfig, ViTConfig
 
 from patchword.models.prompt_fusion import FusionTokens, PromptFusion, PromptFusionConfig, label_loss
+from patchword.models.prompt_search import saved_bytes
 from patchword.towers.bert import BertTower
 from patchword.towers.vit import VitTower
 
@@ -63,26 +64,6 @@ def literal_fuse(model: PromptFusion, tokens: FusionTokens) -> Tensor:
     return (image_BY + model.text_head(z_t[:, 0])) / 2
 
 
-class SavedBytes:
-    """Counts what autograd keeps while it is entered: every storage once, parameters left out."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-        self.storages: dict[int, int] = {}
-        self.held: list[Tensor] = []  # a storage must not be freed and its address used again while we count
-        self.hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
-
-    def _pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.parameters:
-            self.storages[storage.data_ptr()] = storage.nbytes()
-            self.held.append(tensor)
-        return tensor
-
-    def mebibytes(self) -> float:
-        return sum(self.storages.values()) / 2**20
-
-
 class Measured(NamedTuple):
     saved: float
     seconds: float
@@ -91,12 +72,16 @@ class Measured(NamedTuple):
 
 def measure(model: PromptFusion, compute: Callable[[], Tensor], labels_B: Tensor) -> Measured:
     """Forward, loss and backward of `compute`, once."""
-    saved = SavedBytes(model)
+    kept: list[Tensor] = []
+
+    def step() -> Tensor:
+        kept.append(compute())
+        label_loss(kept[0], labels_B, multi_label=False).backward()
+        return kept[0]
+
     start = time.process_time()
-    with saved.hooks:
-        logits_BY = compute()
-        label_loss(logits_BY, labels_B, multi_label=False).backward()
-    return Measured(saved.mebibytes(), time.process_time() - start, logits_BY.detach())
+    saved = saved_bytes(model, step) / 2**20
+    return Measured(saved, time.process_time() - start, kept[0].detach())
 
 
 def report(name: str, model: PromptFusion, measured: Measured, lower: float | None) -> None:

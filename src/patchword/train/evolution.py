@@ -17,7 +17,7 @@ from patchword.errors import ConfigError
 from patchword.models.prompt_fusion import PromptFusionConfig
 from patchword.models.prompt_search import SearchSpace
 
-_TRIES = 1000
+_TRIES = 300
 """Draws of a structure that is within the budget and new, before the search makes do with fewer."""
 
 
@@ -77,8 +77,11 @@ def evolve(
             if added == count:
                 return
             structure = make(parents)
-            key, price = key_of(structure), cost(structure)
-            if key in seen or price > budget:
+            key = key_of(structure)
+            if key in seen:
+                continue
+            price = cost(structure)
+            if price > budget:
                 continue
             seen[key] = Scored(structure, price, known[key] if key in known else score(structure))
             on_scored(generation, seen[key])
