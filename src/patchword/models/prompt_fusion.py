@@ -21,7 +21,7 @@ Shape legend (with the one of `types.py`): Y classes, Q query prompts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import BaseModel, Field, model_validator
@@ -66,6 +66,7 @@ class TextTower(Protocol):
 class PromptFusionConfig(BaseModel, extra="forbid", frozen=True):
     """Lengths are numbers of prompts, the same in every fused layer or one per fused layer, lowest first."""
 
+    kind: Literal["prompt_fusion"] = "prompt_fusion"
     classes: int = Field(gt=0, description="number of labels")
     fused_layers: int = Field(2, ge=0, description="how many layers are fused, counted from the top (F); 0: two separate towers")
     query: PerLayer = Field(4, description="query prompts per layer; 0: the layer passes no message")
