@@ -107,10 +107,10 @@ _STARTER = rf"(?!\s+(?:{_any(_TABLES['sentence_starters'])})(?:\s|$))"
 _LETTER_RULES = (
     rf"([{_LETTER}\u0300]*[A-MO-Za-mo-z\u00ff\u0300])[nN]{_INSIDE}[tT]",
     rf"[nN]{_INSIDE}[tT]{_NO_LETTER}",
-    rf"(?i:(can)not|(gon)na|(got)ta|(wan)na|(gim)me|(lem)me){_END}",
+    rf"(?i:(can)not|(gon)na|(got)ta|(wan)na|(gim)me|(lem)me){_END}(?!{Q}{_SUFFIX}{_NO_LETTER})",
     W,
     _HYPHENATED,
-    rf"{_ASCII_PART}(?:/{_ASCII_PART}){{1,2}}",
+    rf"{_ASCII_PART}(?:\\?/{_ASCII_PART}){{1,2}}",
     _DOTTED,
     rf"((?:{_abbreviations(_TABLES['before_names'])})\.)[{_ANY}]",
     _GLUED,
@@ -139,7 +139,7 @@ _DIGIT_RULES = (
     W,
     _HYPHENATED,
     _DOTTED,
-    rf"{_ASCII_PART}(?:/{_ASCII_PART}){{1,2}}",
+    rf"{_ASCII_PART}(?:\\?/{_ASCII_PART}){{1,2}}",
     rf"((?:{_HYPHENATED}|{_DOTTED}|{W})\.)[,;:]",
     _MAIL,
 )
@@ -156,7 +156,7 @@ _OTHER_RULES = (
     "(?i:-[lr][rsc]b-)",
     rf"#[{_LETTER}\u0300]+|##+",
     r"@[A-Za-z][A-Za-z0-9_]*|@@+",
-    r"-{2,4}|-{5,}|_+|\*\*|\.{3,}|[!?]{2,}",
+    r"-{5,}|-{2,4}|_+|\*{2,}|\.{3,}|[!?]{2,}",
     r"[:;=][-o*']?[(){DdPpO|\\@\[\]](?![A-Za-z0-9])|:3(?![A-Za-z0-9])",
     r"\^_\^|-_-|\\\*|\u00b2+",
 )
