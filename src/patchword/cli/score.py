@@ -49,7 +49,8 @@ def score(
         if compare is not None and len(files) > 1:
             raise ConfigError(f"{place} holds {len(files)} files of predictions; --compare takes one on each side")
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-    console.print(_table(found, settings.remarks(found)))
+    print(settings.remarks(found))
+    console.print(_table(found))
     if intervals:
         console.print(_interval_table(found, resamples))
     if other:
@@ -62,12 +63,12 @@ def score(
     raise typer.Exit(1 if missing else 0)
 
 
-def _table(found: dict[str, Any], remarks: str) -> Table:
+def _table(found: dict[str, Any]) -> Table:
     """One row per file; the best of each column in bold where there are several. Values times 100, lengths and counts as they are."""
     from rich.table import Table
 
     names = list(dict.fromkeys(name for result in found.values() for name in result.report.scores))
-    table = Table(title=remarks, title_justify="left", caption="times 100, but vocabulary and length", caption_justify="left")
+    table = Table(caption="times 100, but vocabulary and length", caption_justify="left")
     table.add_column("predictions")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
