@@ -32,6 +32,7 @@ from patchword.tasks.training_data import DataSettings, pixel_inputs, read_split
 from patchword.text.words import Vocabulary
 from patchword.train.caption_objectives import CrossEntropy, CrossEntropySettings, SelfCritical, SelfCriticalSettings
 from patchword.train.loop import Validation
+from patchword.train.rewards import CaptionReward
 from patchword.train.settings import StageSettings
 
 
@@ -104,7 +105,7 @@ class CaptionRecipe:
             "licence": run.licence or "not stated",
             "command": command,
         }
-        self._reward: Any = None
+        self._reward: CaptionReward | None = None
 
     def _inputs(self, files: list[str]) -> PictureInputs:
         data = self.run.data
@@ -144,12 +145,10 @@ class CaptionRecipe:
             levels = {"off": -math.inf, "ramp": RAMP_FROM * (1 - progress), "on": 0.0}
             self._prototypes.set_log_bias(levels[self.stages[stage].memory])
 
-    def reward(self) -> Any:
-        """CIDEr-D with the document frequencies of the training captions, over token ids as words, the end token counted on both sides."""
+    def reward(self) -> CaptionReward:
+        """CIDEr-D with the document frequencies of the training captions."""
         if self._reward is None:
-            from patchword.train.rewards import CiderOfIds
-
-            self._reward = CiderOfIds(self.train)
+            self._reward = CaptionReward(self.train.records, self.vocabulary.tokens, self.vocabulary.special.end)
         return self._reward
 
     def plan(self, stage: int, epoch: int) -> list[list[PlanEntry]]:
