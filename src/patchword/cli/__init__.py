@@ -11,6 +11,7 @@ from patchword.cli.caption import caption
 from patchword.cli.check import check
 from patchword.cli.features import features
 from patchword.cli.index import index
+from patchword.cli.memory import memory
 from patchword.cli.models import models
 from patchword.cli.predict import predict
 from patchword.cli.score import score
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command()(caption)
 app.command()(features)
+app.command()(memory)
 app.command()(models)
 app.command()(predict)
 app.command()(check)

@@ -1,0 +1,62 @@
+"""`patchword memory`: what the prototypes of a model stand for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from patchword.errors import ModelError
+
+
+def memory(
+    model: Annotated[Path, typer.Argument(help="Model folder, or its prototypes.json.")],
+    layer: Annotated[int | None, typer.Option(min=0, help="Only this decoder layer.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Prototypes to show for each layer, the most attended first.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """List the prototypes of a memory: the training contexts nearest to each, its use, and how many are dead."""
+    described = read_prototypes(model)
+    layers = described["layers"]
+    if layer is not None and layer >= len(layers):
+        raise ModelError(f"{model} has {len(layers)} decoder layers with prototypes, counted from 0; there is no layer {layer}")
+    if as_json:
+        print(json.dumps(described, indent=1, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(f"prototypes placed by {described['placement']}")
+    for number, prototypes in enumerate(layers):
+        if layer in (None, number):
+            console.print(_table(number, prototypes, top))
+
+
+def read_prototypes(model: Path) -> dict[str, Any]:
+    """The content of `prototypes.json`. Raises ModelError where the model has no memory, or the file is not what it should be."""
+    path = model / "prototypes.json" if model.is_dir() else model
+    if not path.is_file():
+        raise ModelError(f"{model} holds no prototypes.json: the model has no prototype memory, or the path is not a model folder")
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is not JSON ({error}); copy it anew from where the model was trained") from error
+    if not isinstance(described, dict) or not {"placement", "layers"} <= set(described):
+        raise ModelError(f"{path} lists no prototypes: 'placement' and 'layers' are expected; copy it anew from the trained model")
+    return described
+
+
+def _table(number: int, prototypes: list[dict[str, Any]], top: int):
+    from rich.table import Table
+
+    alive = [(index, prototype) for index, prototype in enumerate(prototypes) if prototype["alive"]]
+    unused = sum(prototype["attention"] == 0 for _, prototype in alive)
+    dead = len(prototypes) - len(alive)
+    table = Table("no.", "attention", "share of bank", "nearest training contexts", title_justify="left")
+    table.title = f"layer {number}: {len(alive)} prototypes, {dead} dead, {unused} never attended to"
+    for index, prototype in sorted(alive, key=lambda pair: -pair[1]["attention"])[:top]:
+        shares = (f"{prototype['attention']:.2%}", f"{prototype['bank_share']:.2%}")
+        table.add_row(str(index), *shares, "\n".join(prototype["contexts"]))
+    return table

@@ -1,0 +1,49 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from patchword.cli import app
+from patchword.errors import ModelError
+
+
+def prototype(alive=True, attention=0.1, contexts=("a dog runs",)):
+    return {"alive": alive, "bank_share": 0.25, "attention": attention, "contexts": list(contexts)}
+
+
+@pytest.fixture()
+def folder(tmp_path):
+    first = [prototype(attention=0.02), prototype(attention=0.3, contexts=("a red ball", "the ball")), prototype(alive=False, contexts=())]
+    described = {"placement": "self_concat", "layers": [first, [prototype(attention=0.0)]]}
+    (tmp_path / "prototypes.json").write_text(json.dumps(described))
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["memory", *map(str, arguments)])
+
+
+def test_lists_contexts_use_and_dead_prototypes(folder):
+    text = run(folder).output
+    assert "layer 0: 2 prototypes, 1 dead, 0 never attended to" in " ".join(text.split())
+    assert text.index("a red ball") < text.index("a dog runs")  # the most attended first
+    assert "30.00%" in text
+    assert "layer 1: 1 prototypes, 0 dead, 1 never attended to" in " ".join(text.split())
+
+
+def test_one_layer_and_json(folder):
+    assert "layer 0" not in run(folder, "--layer", 1).output
+    assert json.loads(run(folder, "--json").output)["layers"][0][1]["attention"] == 0.3
+
+
+def test_errors(folder, tmp_path):
+    for arguments, message in (
+        ([folder, "--layer", 5], "has 2 decoder layers with prototypes, counted from 0; there is no layer 5"),
+        ([tmp_path / "nothing"], "holds no prototypes.json: the model has no prototype memory"),
+    ):
+        error = run(*arguments).exception
+        assert isinstance(error, ModelError) and message in str(error)
+    (folder / "prototypes.json").write_text("[]")
+    assert "lists no prototypes" in str(run(folder).exception)
+    (folder / "prototypes.json").write_text("{")
+    assert "is not JSON" in str(run(folder).exception)
