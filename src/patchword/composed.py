@@ -48,6 +48,7 @@ _CAPTIONERS = {
 
 
 def build_tower(settings: TowerSettings) -> nn.Module:
+    """The vision tower that a section of a configuration describes."""
     return _TOWERS[type(settings)](settings)
 
 

@@ -237,4 +237,4 @@ def test_open_addresses_demand_a_good_token(host, token, message):
 
 @pytest.mark.parametrize("host, token", [("127.0.0.1", None), ("::1", None), ("localhost", None), ("0.0.0.0", "a-long-enough-secret")])
 def test_addresses_that_may_be_served(host, token):
-    check_address(host, token)
+    assert check_address(host, token) is None

@@ -15,6 +15,8 @@ from torch.nn.functional import affine_grid, grid_sample
 
 
 class Augmentation(BaseModel, extra="forbid", frozen=True):
+    """How far a random view may go from the plain picture."""
+
     smallest_area: float = Field(0.5, gt=0, le=1, description="smallest share of the picture that a crop keeps")
     aspect: float = Field(1.25, ge=1, description="largest ratio by which a crop is stretched")
     mirror: float = Field(0.5, ge=0, le=1, description="probability of a mirror image; 0 where captions speak of left and right")

@@ -47,6 +47,8 @@ Embed = Callable[[list[Image.Image]], np.ndarray]
 
 
 class Found(NamedTuple):
+    """One picture that a search gave."""
+
     path: str
     """As the system names it: bytes that are no UTF-8 stand as surrogates (os.fsdecode)."""
     score: float

@@ -23,6 +23,8 @@ _PRINT = ("#a84a06", "#2563a8", "#2f7d4f", "#7a4ea3", "#0f7c86", "#b3261e", "#6b
 
 
 class Curve(NamedTuple):
+    """One line of a plot."""
+
     name: str
     x: Sequence[float]
     y: Sequence[float]

@@ -30,6 +30,7 @@ def clean(value: object) -> str:
 
 
 def join(parts: Iterable[object]) -> Html:
+    """Parts one after the other, escaped where they are plain text."""
     return Html("".join(escape(part) for part in parts))
 
 
@@ -54,14 +55,17 @@ def page(title: object, parts: Iterable[Html], *, lead: object = "", css: str = 
 
 
 def section(title: object, *parts: object) -> Html:
+    """A titled part of a page."""
     return Html(f"<section>\n<h2>{escape(title)}</h2>\n{join(parts)}\n</section>")
 
 
 def note(text: object) -> Html:
+    """A remark in soft print."""
     return Html(f'<p class="soft">{escape(text)}</p>')
 
 
 def warning(text: object) -> Html:
+    """A remark that must not be missed."""
     return Html(f'<p class="warning" role="note">{escape(text)}</p>')
 
 
@@ -103,4 +107,5 @@ def number(value: float) -> str:
 
 
 def percent(share: float) -> str:
+    """A share as a percentage, with a decimal where it is small."""
     return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %"

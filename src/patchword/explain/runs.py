@@ -30,6 +30,7 @@ class Run:
 
 
 def read_run(folder: Path | str) -> Run:
+    """What a run folder holds; what is missing or damaged in it is listed among its troubles, never raised."""
     folder = Path(folder)
     troubles: list[str] = []
     if not folder.is_dir():
@@ -46,6 +47,7 @@ def read_run(folder: Path | str) -> Run:
 
 
 def counted(n: int, thing: str) -> str:
+    """A number with its noun: 1 picture, 2 pictures."""
     return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 

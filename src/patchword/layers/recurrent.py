@@ -15,11 +15,15 @@ from torch import Tensor, nn
 
 
 class LstmState(NamedTuple):
+    """What an LSTM carries from word to word: its output and its cell."""
+
     hidden_RS: Tensor
     cell_RS: Tensor
 
 
 class HiddenState(NamedTuple):
+    """What a GRU or a plain recurrent layer carries from word to word."""
+
     hidden_RS: Tensor
 
 
@@ -53,6 +57,8 @@ class _WithoutCell(nn.Module):
 
 
 class Gru(_WithoutCell):
+    """One layer of gated recurrent units, with the interface of `Lstm`."""
+
     def __init__(self, input_width: int, width: int) -> None:
         super().__init__()
         self.layer = nn.GRU(input_width, width, batch_first=True)

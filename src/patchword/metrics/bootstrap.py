@@ -20,6 +20,8 @@ _CHUNK = 100
 
 
 class Interval(NamedTuple):
+    """Bounds of a confidence interval."""
+
     low: float
     high: float
 

@@ -33,6 +33,8 @@ from patchword.types import Decoded, Trace, VisualFeatures
 
 
 class AdaptiveConfig(BaseModel):
+    """Sizes of the model."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["adaptive"] = Field("adaptive", description="Name of this captioner.")
@@ -44,6 +46,8 @@ class AdaptiveConfig(BaseModel):
 
 
 class AdaptiveMemory(NamedTuple):
+    """What the decoder reads of B pictures: mapped patches, their keys for the attention, and the picture as a whole."""
+
     patches_BNS: Tensor
     keys_BNA: Tensor
     mask_BN: Tensor | None

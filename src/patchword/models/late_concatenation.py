@@ -22,6 +22,8 @@ from patchword.types import TextFeatures, VisualFeatures
 
 
 class LateConcatenationConfig(BaseModel, extra="forbid", frozen=True):
+    """Sizes of the head over two frozen towers."""
+
     kind: Literal["late_concatenation"] = "late_concatenation"
     classes: int = Field(gt=0, description="number of labels")
     inputs: Literal["image", "text", "both"] = Field("both", description="what the label is read from")

@@ -36,6 +36,7 @@ WIDEST_EXPONENT = 30.0
 
 
 class PatchSlimmingConfig(BaseModel):
+    """What is kept of a picture, and how it is chosen."""
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     width: int = Field(gt=0, description="width of image and caption tokens")
@@ -75,6 +76,7 @@ class ImageSide(NamedTuple):
 
 
 class CaptionSide(NamedTuple):
+    """All of a batch of captions that does not depend on a picture."""
     words_JLd: Tensor
     """Words at length one, zeros behind the last."""
     mask_JL: Tensor
@@ -90,12 +92,14 @@ class CaptionSide(NamedTuple):
 
 
 class Selected(NamedTuple):
+    """Which patches stay for each pair of picture and caption."""
     keep_IJN: Tensor
     """1.0 for patches that stay for a caption; in the paper variant with the gradient of the decision."""
     scores_IJN: Tensor
 
 
 class Aligned(NamedTuple):
+    """Similarity of each pair of picture and caption, and the patches that made it."""
     similarities_IJ: Tensor
     keep_IJN: Tensor
 

@@ -33,6 +33,8 @@ from patchword.types import Decoded, Trace, VisualFeatures
 
 
 class ShowAttendTellConfig(BaseModel):
+    """Sizes and variants of the model."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["show_attend_tell"] = Field("show_attend_tell", description="Name of this captioner.")
@@ -48,6 +50,8 @@ class ShowAttendTellConfig(BaseModel):
 
 
 class ShowAttendTellMemory(NamedTuple):
+    """What the decoder reads of B pictures."""
+
     grid_BNC: Tensor
     keys_BNA: Tensor
     mask_BN: Tensor | None

@@ -29,6 +29,8 @@ State = LstmState | HiddenState
 
 
 class ShowTellConfig(BaseModel):
+    """Sizes of the model, its cell, and the way in which the picture is shown."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["show_tell"] = Field("show_tell", description="Name of this captioner.")

@@ -25,6 +25,8 @@ from patchword.types import TextFeatures, VisualFeatures
 
 
 class TwoTowersConfig(BaseModel, extra="forbid", frozen=True):
+    """The shared space, and the loss that makes it."""
+
     kind: Literal["two_towers"] = "two_towers"
     width: int = Field(256, gt=0, description="width E of the shared space")
     loss: Literal["softmax", "sigmoid"] = Field("softmax", description="softmax: InfoNCE both ways (CLIP); sigmoid: every pair on its own (SigLIP)")

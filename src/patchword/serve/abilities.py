@@ -33,20 +33,28 @@ class Hit(NamedTuple):
 
 
 class FindsPictures(Protocol):
+    """Search by text."""
+
     def search(self, text: str, k: int) -> Sequence[Hit]: ...
 
 
 class AnswersQuestions(Protocol):
+    """Answers about a picture."""
+
     def ask(self, picture: Image.Image, question: str) -> Sequence[tuple[str, float]]:
         """Answers with their probabilities, best first."""
 
 
 class LabelsPictures(Protocol):
+    """Labels of a picture."""
+
     def label(self, picture: Image.Image, labels: Sequence[str]) -> Sequence[tuple[str, float]]:
         """The labels with their probabilities, best first."""
 
 
 class Attention(BaseModel):
+    """Where each word looked."""
+
     rows: int
     columns: int
     weights: list[list[float]]
@@ -56,6 +64,8 @@ class Attention(BaseModel):
 
 
 class Prototype(BaseModel):
+    """A memory prototype that took part in a word."""
+
     index: int
     weight: float
     captions: list[str] = []
@@ -63,6 +73,8 @@ class Prototype(BaseModel):
 
 
 class Hypothesis(BaseModel):
+    """One caption of several."""
+
     caption: str
     log_probability: float | None
     share: float
@@ -71,6 +83,8 @@ class Hypothesis(BaseModel):
 
 
 class CaptionAnswer(BaseModel):
+    """A caption, and what made it."""
+
     model: str
     caption: str
     log_probability: float | None

@@ -58,6 +58,8 @@ _REFUSED = {status: {"model": ErrorBody} for status in (400, 401, 403, 404, 408,
 
 
 class SearchRequest(BaseModel):
+    """What to find."""
+
     text: str = Field(min_length=1, max_length=500)
     k: int = Field(12, ge=1, le=100, description="how many pictures")
 
@@ -66,35 +68,49 @@ _SEARCH_BODY = {"requestBody": {"required": True, "content": {"application/json"
 
 
 class Found(BaseModel):
+    """One picture that a search gave."""
+
     name: str
     score: float
     picture: str | None = Field(None, description="a small copy as a data URI, where the index can give one")
 
 
 class SearchAnswer(BaseModel):
+    """Pictures, best first."""
+
     hits: list[Found]
 
 
 class Scored(BaseModel):
+    """An answer or a label with its probability."""
+
     text: str
     probability: float
 
 
 class ScoredAnswer(BaseModel):
+    """Answers or labels, best first."""
+
     answers: list[Scored]
 
 
 class ModelFacts(BaseModel):
+    """A model that this service offers."""
+
     name: str
     description: str
 
 
 class Models(BaseModel):
+    """What this service offers."""
+
     models: list[ModelFacts]
     can: dict[str, bool] = Field(description="which of caption, search, ask and label this service was started for")
 
 
 class Status(BaseModel):
+    """Whether the service runs."""
+
     status: str
 
 

@@ -30,6 +30,7 @@ _HEADERS = {
 
 
 def is_loopback(host: str) -> bool:
+    """Whether the host is this machine only."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
+    """Everything that a request may cost, with the values that the service starts with."""
+
     body_bytes: int = 20 * 2**20
     """Largest request body with a picture."""
     held_bytes: int = 256 * 2**20

@@ -9,6 +9,8 @@ from patchword.explain.page import clean
 
 
 class ErrorDetail(BaseModel):
+    """What went wrong."""
+
     code: str
     """Stable, for programs."""
     message: str
@@ -18,6 +20,8 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
+    """The body of every refusal."""
+
     error: ErrorDetail
 
 
@@ -40,18 +44,22 @@ class ClientGone(Exception):
 
 
 def full(retry_seconds: int, more: dict[str, str] | None = None) -> Refusal:
+    """The queue is full."""
     wait = {"Retry-After": str(retry_seconds), **(more or {})}
     return Refusal(503, "queue_full", "as many requests as allowed are waiting already", f"try again in {retry_seconds} seconds", wait)
 
 
 def stopping(retry_seconds: int) -> Refusal:
+    """The service is ending."""
     wait = {"Retry-After": str(retry_seconds)}
     return Refusal(503, "stopping", "the service is ending and takes nothing new", "try again when it has been started again", wait)
 
 
 def too_late(seconds: float) -> Refusal:
+    """The deadline of a request has passed."""
     return Refusal(504, "deadline", f"there was no answer within {seconds:g} seconds", "try again later, or with fewer beams")
 
 
 def internal() -> Refusal:
+    """A fault of the service itself."""
     return Refusal(500, "internal", "the service met an error of its own; its log says which", "tell the person who runs the service")

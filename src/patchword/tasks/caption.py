@@ -37,6 +37,8 @@ SHIPPED = Path(__file__).resolve().parent.parent / "pretrained"
 
 
 class DecodingSettings(BaseModel, extra="forbid", frozen=True):
+    """How captions are searched for where the caller does not say."""
+
     beams: int = Field(3, gt=0, description="hypotheses that the search follows; 1 is greedy")
     max_length: int = Field(20, gt=1, description="longest caption in tokens, the end token included")
     length_penalty: float = Field(0.0, ge=0, description="0: sum of log-probabilities decides; 1: their mean")

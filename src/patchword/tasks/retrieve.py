@@ -43,10 +43,12 @@ class TwoTowerSettings(BaseModel, extra="forbid", frozen=True):
 
 
 def build_two_towers(settings: TwoTowerSettings) -> TwoTowers:
+    """The two-tower model of these settings, its weights random or those of published towers."""
     return TwoTowers(settings.two_towers, build_tower(settings.vision), build_text_tower(settings.text))
 
 
 def build_text_tower(settings: TextTowerSettings) -> nn.Module:
+    """The text tower that a section of a configuration describes."""
     return BertTower(settings) if isinstance(settings, BertTowerConfig) else ClipTextTower(settings)
 
 

@@ -41,6 +41,8 @@ RAMP_FROM = -10.0
 
 
 class CaptionStage(StageSettings, frozen=True):
+    """A stage in which a captioner learns."""
+
     objective: CrossEntropySettings | SelfCriticalSettings = Field(
         default_factory=CrossEntropySettings, discriminator="kind", description="what the stage minimises"
     )
@@ -50,6 +52,8 @@ class CaptionStage(StageSettings, frozen=True):
 
 
 class CaptionRun(BaseModel, extra="forbid", frozen=True):
+    """The configuration of a training of a captioner."""
+
     task: Literal["caption"] = "caption"
     out: str = Field(description="folder of the run")
     seed: int = Field(1, description="every random number of the run follows from it")

@@ -26,10 +26,14 @@ from patchword.train.settings import StageSettings
 
 
 class RetrieveStage(StageSettings, frozen=True):
+    """A stage in which two towers learn."""
+
     captions_per_picture: int = Field(2, gt=0, description="captions of a picture in a batch, all of them positives")
 
 
 class RetrieveRun(BaseModel, extra="forbid", frozen=True):
+    """The configuration of a training of two towers."""
+
     task: Literal["retrieve"] = "retrieve"
     out: str = Field(description="folder of the run")
     seed: int = Field(1, description="every random number of the run follows from it")

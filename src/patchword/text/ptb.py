@@ -74,6 +74,12 @@ def tokenize(captions: Iterable[str]) -> list[list[str]]:
     return result
 
 
+def forget() -> None:
+    """Empties the memory of pieces: some 100 bytes each, one for each different word with its punctuation."""
+    _MEMO.clear()
+    _MEMO.dependent.clear()
+
+
 def shifting_captions(captions: Sequence[str]) -> list[int]:
     """Places of the captions that hold a character at which the Java tokenizer breaks a line and shifts all later captions by one."""
     return [place for place, caption in enumerate(captions) if _LINE_BREAKS.search(caption)]

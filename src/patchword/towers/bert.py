@@ -24,6 +24,8 @@ _FAMILIES = {
 
 
 class BertTowerConfig(TowerConfig, extra="forbid", frozen=True):
+    """A BERT text tower: published weights, or an architecture of one's own."""
+
     kind: Literal["bert"] = "bert"
     family: Literal["bert", "roberta", "xlm-roberta"] = "bert"
 

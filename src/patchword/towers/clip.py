@@ -33,12 +33,16 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 
 class ClipTowerConfig(TowerConfig, extra="forbid", frozen=True):
+    """CLIP's vision tower."""
+
     kind: Literal["clip"] = "clip"
     grid: Literal["last", "penultimate"] = Field("last", description="layer whose patch tokens are the grid; the last one's are not normed")
     aligned: Aligned | None = Field(None, description="how patch tokens are brought into the text space; absent: they are not")
 
 
 class ClipTextTowerConfig(TowerConfig, extra="forbid", frozen=True):
+    """CLIP's text tower."""
+
     kind: Literal["clip-text"] = "clip-text"
 
 

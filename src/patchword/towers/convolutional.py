@@ -21,6 +21,8 @@ MEAN, STD = (0.46, 0.44, 0.40), (0.27, 0.26, 0.27)
 
 
 class ConvolutionalConfig(BaseModel, extra="forbid", frozen=True):
+    """Sizes of the network, and what is trained of it."""
+
     kind: Literal["convolutional"] = "convolutional"
     stem: int = Field(32, gt=0, description="channels after the first convolution, at half the picture's resolution")
     widths: tuple[int, ...] = Field((64, 128, 256), min_length=1, description="channels of each stage; every stage halves the resolution")

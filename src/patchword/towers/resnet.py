@@ -18,6 +18,8 @@ from patchword.types import VisualFeatures
 
 
 class ResNetTowerConfig(TowerConfig, extra="forbid", frozen=True):
+    """A ResNet tower of transformers."""
+
     kind: Literal["resnet"] = "resnet"
     grid: tuple[int, int] | None = Field(None, description="rows and columns that the last map is pooled to; absent: as it comes")
     size: int = Field(224, ge=32, description="side of the square picture that it is given, in pixels")

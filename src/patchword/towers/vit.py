@@ -17,10 +17,14 @@ from patchword.types import Projected, VisualFeatures
 
 
 class VitTowerConfig(TowerConfig, extra="forbid", frozen=True):
+    """A ViT tower of transformers."""
+
     kind: Literal["vit"] = "vit"
 
 
 class SwinTowerConfig(TowerConfig, extra="forbid", frozen=True):
+    """A Swin tower of transformers."""
+
     kind: Literal["swin"] = "swin"
 
 

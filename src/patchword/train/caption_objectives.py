@@ -23,6 +23,8 @@ from patchword.types import Trace, VisualFeatures
 
 
 class CrossEntropySettings(BaseModel, extra="forbid", frozen=True):
+    """Teacher forcing, and the regularisers that may go with it."""
+
     kind: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each target that is spread over the vocabulary")
     doubly_stochastic: float = Field(0.0, ge=0, description="weight of Show, Attend and Tell's regulariser of the attention")
@@ -33,6 +35,8 @@ class CrossEntropySettings(BaseModel, extra="forbid", frozen=True):
 
 
 class SelfCriticalSettings(BaseModel, extra="forbid", frozen=True):
+    """Self-critical training on CIDEr-D."""
+
     kind: Literal["self_critical"] = "self_critical"
     baseline: Literal["mean_of_others", "greedy", "beam"] = Field(
         "mean_of_others", description="mean_of_others: other samples (Luo 2020); greedy: Rennie 2017; beam: beams against their mean (M2)"

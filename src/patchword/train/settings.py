@@ -8,6 +8,8 @@ from pydantic import BaseModel, Field
 
 
 class StageSettings(BaseModel, extra="forbid", frozen=True):
+    """One stage of a training: how long, how fast, and what learns."""
+
     name: str = Field("train", description="name of the stage in logs and reports")
     epochs: int = Field(10, gt=0, description="passes over the training pictures")
     batch: int = Field(32, gt=0, description="pictures (or captions, where every caption is a row) per optimiser step, over all processes")

@@ -71,6 +71,7 @@ def recover_folder(target: Path) -> None:
 
 
 def write_state(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    """Write the training state beside the model: tensors to training.safetensors, everything else to training.json."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / "training.safetensors")
     (folder / "training.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
@@ -86,8 +87,10 @@ def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under longer names."""
     return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
 
 
 def without_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with the prefix, under the rest of their names."""
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}

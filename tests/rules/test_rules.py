@@ -1,0 +1,231 @@
+"""The house rules of CONTRIBUTING.md, read from the source text."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "src" / "patchword"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+
+MAY_IMPORT = {
+    "layers": {"layers", "types", "errors", "ids"},
+    "models": {"models", "layers", "types", "errors", "ids"},
+    "towers": {"towers", "types", "errors", "ids"},
+    "text": {"text", "errors", "ids"},
+    "metrics": {"metrics", "text", "data", "errors"},
+    "losses.py": {"types"},
+    "decode.py": {"types", "errors", "ids"},
+    "types.py": {"ids"},
+    "errors.py": set(),
+    "ids.py": set(),
+}
+"""What of the package a folder or file may import: the way of the data."""
+
+NEVER_IMPORT = {
+    "data": {"towers", "models", "layers", "losses", "decode", "tasks", "train", "cli", "serve", "explain", "convert"},
+    "train": {"cli", "serve"},
+    "tasks": {"cli", "serve"},
+    "explain": {"models", "towers", "tasks", "train", "cli", "serve"},
+    "convert": {"data", "tasks", "train", "cli", "serve"},
+    "serve": {"cli", "train"},
+}
+
+PARTS_OF_A_PAGE = {"prompt_search": "prompt-fusion", "late_concatenation": "prompt-fusion"}
+"""Models that share the page of the idea they belong to."""
+
+NOT_TRAINED_BY_A_CONFIG = {"patch_slimming", "prompt_fusion", "prompt_search", "late_concatenation", "question_answering"}
+"""Models that `patchword train` has no task for; remove a name here when its task comes."""
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Full names of the modules that a file imports, in functions too; a name taken from the package itself counts as its module."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            names |= {f"patchword.{alias.name}" for alias in node.names} if node.module == "patchword" else {node.module}
+    return names
+
+
+def parts_imported(folder: str) -> dict[Path, set[str]]:
+    """For each file of a folder (or a file at the top), the folders and files of the package that it imports."""
+    paths = [path for path in SOURCES if path.relative_to(PACKAGE).parts[0] == folder]
+    assert paths, f"src/patchword/{folder} is named by a rule and does not exist"
+    return {path: {name.split(".")[1] for name in imported(TREES[path]) if name.startswith("patchword.")} for path in paths}
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_a_folder_imports_only_what_comes_before_it(folder):
+    wrong = {path.name: parts - MAY_IMPORT[folder] for path, parts in parts_imported(folder).items() if parts - MAY_IMPORT[folder]}
+    assert not wrong
+
+
+@pytest.mark.parametrize("folder", NEVER_IMPORT)
+def test_a_folder_does_not_import_what_comes_after_it(folder):
+    wrong = {path.name: parts & NEVER_IMPORT[folder] for path, parts in parts_imported(folder).items() if parts & NEVER_IMPORT[folder]}
+    assert not wrong
+
+
+@pytest.mark.parametrize("folder", ["text", "metrics", "cli"])
+def test_torch_is_never_imported_by(folder):
+    """Text and metrics work without torch; a command imports what needs it inside its function."""
+    files = [path for path in SOURCES if path.parent.name == folder]
+    assert files and not [path.name for path in files if "torch" in {name.split(".")[0] for name in imported(TREES[path])}]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import patchword",
+        "from patchword.metrics import score",
+        "from patchword.cli import app; app(['--help'], standalone_mode=False); app(['score', '--help'], standalone_mode=False)",
+    ],
+)
+def test_runs_without_torch(code):
+    heavy = "import sys; print([name for name in ('torch', 'transformers', 'accelerate', 'faiss', 'matplotlib') if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", f"{code}\n{heavy}"], capture_output=True, text=True, env=_environment(), check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_module_imports_with_the_core_install():
+    """Extras are blocked; `serve` is an extra itself, and its modules are imported with it there."""
+    modules = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__") for path in SOURCES]
+    code = (
+        "import importlib, sys\n"
+        "extras = ('fastapi', 'uvicorn', 'python_multipart', 'faiss', 'tensorboard', 'pycocoevalcap', 'torchvision', 'timm')\n"
+        "sys.modules.update(dict.fromkeys(extras))\n"
+        f"for name in {[name for name in modules if '.serve' not in name]!r}: importlib.import_module(name)\n"
+        "for name in extras: del sys.modules[name]\n"
+        f"for name in {[name for name in modules if '.serve' in name]!r}: importlib.import_module(name)\n"
+        "print('all imported')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=_environment(), check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.splitlines()[-1] == "all imported"
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
+
+
+MODELS = sorted(path.stem for path in (PACKAGE / "models").glob("*.py") if path.stem != "__init__")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_has_a_page(model):
+    page = ROOT / "docs" / "models" / f"{PARTS_OF_A_PAGE.get(model, model.replace('_', '-'))}.md"
+    assert page.is_file(), f"docs/models/{page.name} is missing"
+    assert f"{model}.py" in page.read_text(encoding="utf-8"), f"{page.name} does not name the file {model}.py"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_has_a_config(model):
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "configs").rglob("*.toml")]
+    named = any(re.search(rf'^kind = "{model}"$|^\[{model}\]$', text, re.MULTILINE) for text in texts)
+    assert named != (model in NOT_TRAINED_BY_A_CONFIG), f"a config names {model}: {named}"
+
+
+SMELLS = {
+    ".cuda(": "the device is the caller's choice: .to(device)",
+    "weights_only=False": "reads pickled code",
+    "import pickle": "no pickle is written or read",
+    "torch.save(": "safetensors and JSON instead",
+    "TODO": "do it, or say in docs/ that it is not there",
+    "FIXME": "do it, or say in docs/ that it is not there",
+    "except:": "names what it catches",
+}
+
+
+@pytest.mark.parametrize("smell", SMELLS)
+def test_sources_are_free_of(smell):
+    found = [f"{path.relative_to(ROOT)}:{number}" for path in SOURCES for number, line in enumerate(_lines(path), 1) if smell in line]
+    assert not found, SMELLS[smell]
+
+
+def test_weights_are_loaded_strictly():
+    """`strict=False` belongs to `zip` only."""
+    found = []
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and any(_is_false(word, "strict") for word in node.keywords) and ast.unparse(node.func) != "zip":
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not found
+
+
+def _is_false(word: ast.keyword, name: str) -> bool:
+    return word.arg == name and isinstance(word.value, ast.Constant) and word.value.value is False
+
+
+def test_no_exception_is_swallowed():
+    """A handler that only passes must say on its line why."""
+    found = []
+    for path, tree in TREES.items():
+        lines = _lines(path)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ExceptHandler) and len(node.body) == 1 and isinstance(node.body[0], ast.Pass):
+                said = any("#" in lines[number] for number in range(node.lineno - 1, node.body[0].end_lineno))
+                if not said:
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not found
+
+
+def test_files_stay_under_400_lines():
+    assert not {str(path.relative_to(ROOT)): len(_lines(path)) for path in SOURCES if len(_lines(path)) > 400}
+
+
+def test_every_module_says_what_it_is():
+    empty = [path for path, tree in TREES.items() if tree.body and ast.get_docstring(tree) is None]
+    assert not [str(path.relative_to(ROOT)) for path in empty]
+
+
+def test_every_public_function_and_class_says_what_it_is():
+    silent = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path, tree in TREES.items()
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_")
+        if ast.get_docstring(node) is None
+    ]
+    assert not silent
+
+
+def test_every_test_asserts_something():
+    """By itself, or through a helper of the tests that does; a test that is given the check as an argument calls it."""
+    functions: dict[str, list[ast.AST]] = {}
+    tests = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                functions.setdefault(node.name, []).append(node)
+                if node.name.startswith("test_"):
+                    tests.append((path, node))
+    asserting = {name for name, nodes in functions.items() if any(_asserts(node, set()) for node in nodes)}
+    for _ in range(3):
+        asserting |= {name for name, nodes in functions.items() if any(_asserts(node, asserting) for node in nodes)}
+    assert not [f"{path.relative_to(ROOT)}: {node.name}" for path, node in tests if not _asserts(node, asserting)]
+
+
+def _asserts(function: ast.FunctionDef | ast.AsyncFunctionDef, helpers: set[str]) -> bool:
+    helpers = helpers | {argument.arg for argument in function.args.args}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assert | ast.Raise):
+            return True
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id if isinstance(node.func, ast.Name) else ""
+            if name in helpers or name in ("raises", "warns", "fail") or name.startswith("assert_"):
+                return True
+    return False
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
