@@ -70,8 +70,8 @@ class Columns(NamedTuple):
 
     keys_HMD: Tensor
     values_HMD: Tensor
-    bias_M: Tensor
-    """Log-bias of each column; -inf where there is no prototype."""
+    bias_M: Tensor | None
+    """Log-bias of each column; -inf where there is no prototype. None where all exist and are fully on."""
     own_HD: Tensor | None
     """Segment embedding of the sequence's own keys; None where prototypes have a softmax of their own."""
     share: Tensor
@@ -113,22 +113,22 @@ class PrototypeMemory(nn.Module):
 
     def columns(self) -> tuple[Columns | None, ...]:
         """Prototypes of every layer; None for every layer while the memory is off or was never clustered."""
-        layers = len(self.keys_LMC)
-        if not bool(self.live_LM.any()) or math.isinf(float(self.log_bias)):
-            return (None,) * layers
+        layers = range(len(self.keys_LMC))
+        some, every = bool(self.live_LM.any()), bool(self.live_LM.all())
+        log_bias = float(self.log_bias)
+        if not some or math.isinf(log_bias):
+            return (None,) * len(layers)
         bias_LM = torch.zeros_like(self.attention_LM).masked_fill_(~self.live_LM, float("-inf"))
         if self.segment_own_LC is None:
-            return tuple(self._columns(layer, self.keys_LMC[layer], bias_LM[layer], None) for layer in range(layers))
-        keys_LMC = self.keys_LMC + self.segment_memory_LC[:, None]
-        return tuple(
-            self._columns(layer, keys_LMC[layer], bias_LM[layer] + self.log_bias, self.segment_own_LC[layer].view(self.heads, -1))
-            for layer in range(layers)
-        )
+            biases = [None if every else bias_LM[layer] for layer in layers]
+            return tuple(self._columns(self.keys_LMC[layer], self.values_LMC[layer], biases[layer], None) for layer in layers)
+        biases = [None if every and log_bias == 0 else bias_LM[layer] + self.log_bias for layer in layers]
+        keys_LMC, own_LHD = self.keys_LMC + self.segment_memory_LC[:, None], self.segment_own_LC.unflatten(-1, (self.heads, -1))
+        return tuple(self._columns(keys_LMC[layer], self.values_LMC[layer], biases[layer], own_LHD[layer]) for layer in layers)
 
-    def _columns(self, layer: int, keys_MC: Tensor, bias_M: Tensor, own_HD: Tensor | None) -> Columns:
-        heads = (self.heads, -1)
-        keys_HMD = keys_MC.unflatten(-1, heads).transpose(0, 1)
-        return Columns(keys_HMD, self.values_LMC[layer].unflatten(-1, heads).transpose(0, 1), bias_M, own_HD, self.log_bias.exp())
+    def _columns(self, keys_MC: Tensor, values_MC: Tensor, bias_M: Tensor | None, own_HD: Tensor | None) -> Columns:
+        keys_HMD, values_HMD = (x_MC.unflatten(-1, (self.heads, -1)).transpose(0, 1) for x_MC in (keys_MC, values_MC))
+        return Columns(keys_HMD, values_HMD, bias_M, own_HD, self.log_bias.exp())
 
     @torch.no_grad()
     def observe(
@@ -245,18 +245,22 @@ def attend_with_prototypes(
     """
     rows, heads, length, width = queries_BHTD.shape
     queries_BHTD = queries_BHTD * width**-0.5
-    shared_HXD = queries_BHTD.transpose(0, 1).reshape(heads, rows * length, width)
     own_BHTN = queries_BHTD @ keys_BHND.transpose(-2, -1)
     if columns.own_HD is not None:
         own_BHTN = own_BHTN + (queries_BHTD * columns.own_HD[:, None]).sum(dim=-1, keepdim=True)
     if bias is not None:
         own_BHTN = own_BHTN + bias
-    scores_HXM = shared_HXD @ columns.keys_HMD.transpose(-2, -1) + columns.bias_M
-    scores_BHTM = scores_HXM.view(heads, rows, length, -1).transpose(0, 1)
-    weights_BHTX = torch.cat((own_BHTN, scores_BHTM), dim=-1).softmax(dim=-1)
-    own_BHTN, weights_BHTM = weights_BHTX.split((own_BHTN.shape[-1], scores_BHTM.shape[-1]), dim=-1)
-    recalled_HXD = weights_BHTM.transpose(0, 1).reshape(heads, rows * length, -1) @ columns.values_HMD
-    return own_BHTN @ values_BHND + recalled_HXD.view(heads, rows, length, width).transpose(0, 1), weights_BHTM
+    queries_HXD, own_HXN = (x_BHTY.transpose(0, 1).flatten(1, 2) for x_BHTY in (queries_BHTD, own_BHTN))  # heads first, rows together
+    scores_HXM = queries_HXD @ columns.keys_HMD.transpose(-2, -1)
+    if columns.bias_M is not None:
+        scores_HXM = scores_HXM + columns.bias_M
+    weights_HXY = torch.cat((own_HXN, scores_HXM), dim=-1).softmax(dim=-1)
+    own_HXN, weights_HXM = weights_HXY.split((own_HXN.shape[-1], scores_HXM.shape[-1]), dim=-1)
+    recalled_HXD = weights_HXM @ columns.values_HMD
+    own_BHTN, recalled_BHTD, weights_BHTM = (
+        x_HXY.unflatten(1, (rows, length)).transpose(0, 1) for x_HXY in (own_HXN, recalled_HXD, weights_HXM)
+    )
+    return own_BHTN @ values_BHND + recalled_BHTD, weights_BHTM
 
 
 class PrototypeRecall(nn.Module):
@@ -274,7 +278,8 @@ class PrototypeRecall(nn.Module):
         """The addition (R, T, C), and the weights (R, H, T, M) where wanted."""
         queries_1HXD = self.query(y_RTC).unflatten(-1, (self.heads, -1)).flatten(0, 1).transpose(0, 1)[None]
         keys_1HMD, values_1HMD = columns.keys_HMD[None], columns.values_HMD[None]
-        context_1HXD, weights_1HXM = attend(queries_1HXD, keys_1HMD, values_1HMD, columns.bias_M[None], want_weights)
+        bias_1M = None if columns.bias_M is None else columns.bias_M[None]
+        context_1HXD, weights_1HXM = attend(queries_1HXD, keys_1HMD, values_1HMD, bias_1M, want_weights)
         added_RTC = self.gate_C * columns.share * self.output(merge_heads(context_1HXD).view(y_RTC.shape))
         if weights_1HXM is None:
             return added_RTC, None
