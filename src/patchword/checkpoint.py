@@ -1,9 +1,9 @@
 """Model folders: written whole or not at all, read strictly, no pickle.
 
-    config.json          format version, task, settings of the parts, preprocessing, decoding, licence, data set, command
-    model.safetensors    every weight and buffer (a frozen public tower may be named by id, revision and SHA-256 instead)
-    vocab.json           words or tokenizer
-    README.md            the model card
+config.json          format version, task, settings of the parts, preprocessing, decoding, licence, data set, command
+model.safetensors    every weight and buffer (a frozen public tower may be named by id, revision and SHA-256 instead)
+vocab.json           words or tokenizer
+README.md            the model card
 """
 
 from __future__ import annotations

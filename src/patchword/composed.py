@@ -19,10 +19,8 @@ from patchword.models.caption_transformer import CaptionTransformer, CaptionTran
 from patchword.models.meshed_memory import MeshedMemoryConfig, MeshedMemoryTransformer
 from patchword.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 from patchword.models.show_tell import ShowTell, ShowTellConfig
-from patchword.towers.clip import ClipTower, ClipTowerConfig
-from patchword.towers.convolutional import ConvolutionalConfig, ConvolutionalTower
-from patchword.towers.resnet import ResNetTower, ResNetTowerConfig
-from patchword.towers.vit import SwinTower, SwinTowerConfig, VitTower, VitTowerConfig
+from patchword.towers.convolutional import ConvolutionalTower
+from patchword.towers.settings import ClipTowerConfig, ConvolutionalConfig, ResNetTowerConfig, SwinTowerConfig, VitTowerConfig
 from patchword.types import Captioner, VisualFeatures
 
 TowerSettings = Annotated[
@@ -32,13 +30,6 @@ CaptionerSettings = Annotated[
     ShowTellConfig | ShowAttendTellConfig | AdaptiveConfig | MeshedMemoryConfig | CaptionTransformerConfig, Field(discriminator="kind")
 ]
 
-_TOWERS = {
-    ConvolutionalConfig: ConvolutionalTower,
-    ClipTowerConfig: ClipTower,
-    VitTowerConfig: VitTower,
-    SwinTowerConfig: SwinTower,
-    ResNetTowerConfig: ResNetTower,
-}
 _CAPTIONERS = {
     ShowTellConfig: ShowTell,
     ShowAttendTellConfig: ShowAttendTell,
@@ -48,8 +39,20 @@ _CAPTIONERS = {
 
 
 def build_tower(settings: TowerSettings) -> nn.Module:
-    """The vision tower that a section of a configuration describes."""
-    return _TOWERS[type(settings)](settings)
+    """The tower of these settings; transformers is imported for those that need it."""
+    if isinstance(settings, ConvolutionalConfig):
+        return ConvolutionalTower(settings)
+    if isinstance(settings, ClipTowerConfig):
+        from patchword.towers.clip import ClipTower
+
+        return ClipTower(settings)
+    if isinstance(settings, ResNetTowerConfig):
+        from patchword.towers.resnet import ResNetTower
+
+        return ResNetTower(settings)
+    from patchword.towers.vit import SwinTower, VitTower
+
+    return VitTower(settings) if isinstance(settings, VitTowerConfig) else SwinTower(settings)
 
 
 def build_captioner(settings: CaptionerSettings, feature_width: int, vocabulary_size: int, codebook: Codebook | None) -> Captioner:

@@ -36,7 +36,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def override(settings: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """Settings with `a.b.c=value` assignments applied; a value is TOML (numbers, true, lists), else text; `stage.0.epochs=3` indexes a list."""
+    """Settings with `a.b.c=value` assignments applied; values are TOML, else text; `stage.0.epochs=3` indexes a list."""
     settings = json.loads(json.dumps(settings))
     for assignment in assignments:
         key, equals, text = assignment.partition("=")

@@ -36,7 +36,9 @@ def blip(tmp_path):
 
 def git(tmp_path):
     vision = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=16)
-    sizes = dict(vocab_size=13, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=64)
+    sizes = dict(
+        vocab_size=13, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=64
+    )
     model = GitForCausalLM(GitConfig(vision_config=vision, bos_token_id=2, eos_token_id=3, pad_token_id=0, **sizes))
     return model, GitProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer(tmp_path))
 

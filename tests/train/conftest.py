@@ -76,7 +76,9 @@ def config(scenes, tmp_path_factory) -> Path:
 def patchword():
     """Calls the command line in a process of its own, as a person does; returns the finished process."""
 
-    def call(*arguments: object, start_only: bool = False, environment: dict | None = None) -> subprocess.CompletedProcess | subprocess.Popen:
+    def call(
+        *arguments: object, start_only: bool = False, environment: dict | None = None
+    ) -> subprocess.CompletedProcess | subprocess.Popen:
         command = [sys.executable, "-c", "from patchword.cli import main; main()", *map(str, arguments)]
         settings = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONWARNINGS": "default", **(environment or {})}
         if start_only:

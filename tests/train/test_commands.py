@@ -52,7 +52,9 @@ def test_csv_goes_on_where_it_stopped(trained, photographs, patchword, tmp_path)
 
 
 def test_explained_page(trained, photographs, patchword, tmp_path):
-    finished = patchword("caption", photographs / "coffee.jpg", "--model", trained / "best", "--explain", tmp_path / "page.html", "--device", "cpu")
+    finished = patchword(
+        "caption", photographs / "coffee.jpg", "--model", trained / "best", "--explain", tmp_path / "page.html", "--device", "cpu"
+    )
     assert finished.returncode == 0, finished.stderr
     page = (tmp_path / "page.html").read_text()
     assert "coffee.jpg" in page and "data:image" in page and "http://" not in page.replace("http://www.w3.org", "")
@@ -61,7 +63,18 @@ def test_explained_page(trained, photographs, patchword, tmp_path):
 def test_predict_then_score(trained, scenes, patchword, tmp_path):
     out = tmp_path / "predictions.json"
     made = patchword(
-        "predict", trained / "best", "--data", scenes / "dataset.json", "--images", scenes / "images", "--split", "val", "--out", out, "--device", "cpu"
+        "predict",
+        trained / "best",
+        "--data",
+        scenes / "dataset.json",
+        "--images",
+        scenes / "images",
+        "--split",
+        "val",
+        "--out",
+        out,
+        "--device",
+        "cpu",
     )
     assert made.returncode == 0, made.stderr
     assert len(json.loads(out.read_text())) == 12

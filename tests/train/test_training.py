@@ -94,7 +94,11 @@ def test_two_processes_equal_one(config, patchword, tmp_path):
     text = config.read_text()
     start, end = text.index("[captioner]"), text.index("[decoding]")
     text = text[:start] + NO_NORM + text[end:]
-    text = text.replace("doubly_stochastic = 0.1", "doubly_stochastic = 0.0").replace('"tower" = 1e-3', '"tower" = 0.0').replace("epochs = 2", "epochs = 1")
+    text = (
+        text.replace("doubly_stochastic = 0.1", "doubly_stochastic = 0.0")
+        .replace('"tower" = 1e-3', '"tower" = 0.0')
+        .replace("epochs = 2", "epochs = 1")
+    )
     (tmp_path / "run.toml").write_text(text)
     runs = {}
     for processes in (1, 2):
@@ -102,7 +106,15 @@ def test_two_processes_equal_one(config, patchword, tmp_path):
         code = "from patchword.cli import main; main()"
         script = tmp_path / "main.py"
         script.write_text(code)
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(29600 + processes)]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            str(processes),
+            "--master-port",
+            str(29600 + processes),
+        ]
         command += [str(script), "train", str(tmp_path / "run.toml"), f"out={out}", "--device", "cpu"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "ACCELERATE_USE_CPU": "true"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)

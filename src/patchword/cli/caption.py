@@ -21,11 +21,15 @@ DEFAULT_MODEL = "flickr8k"
 
 def caption(
     paths: Annotated[list[str], typer.Argument(help="Pictures, folders, globs.")],
-    model: Annotated[str, typer.Option("--model", help="A shipped name, a folder, a hub id, or hub:ID of a transformers captioner.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Option("--model", help="A shipped name, a folder, a hub id, or hub:ID of a transformers captioner.")
+    ] = DEFAULT_MODEL,
     beam: Annotated[int | None, typer.Option(help="Hypotheses that the search follows; the model's own number where left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line: image, caption, score, tokens.")] = False,
     explain: Annotated[Path | None, typer.Option(help="Write a page that shows which patches made each word.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write a CSV (image, caption, score); pictures that it holds already are left out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a CSV (image, caption, score); pictures that it holds already are left out.")
+    ] = None,
     sidecar: Annotated[bool, typer.Option("--sidecar", help="Write photo.txt beside every photo.jpg.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
     batch: Annotated[int, typer.Option(help="Pictures that are captioned together.")] = 16,
@@ -46,7 +50,7 @@ def caption(
         task = bar.add_task("captions", total=len(pictures), status="")
         for chunk in _chunks(pictures, batch):
             images, failures = _open(chunk)
-            for path, error in failures:
+            for _, error in failures:
                 print(f"patchword: {' '.join(str(error).split())}", file=sys.stderr)
                 bad += 1
             good = [(path, image) for path, image in images]

@@ -13,7 +13,9 @@ def features(
     data: Annotated[Path, typer.Option("--data", help="Annotations that name the pictures.")],
     images: Annotated[Path, typer.Option("--images", help="Folder of the pictures.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the store.")],
-    size: Annotated[int | None, typer.Option(help="Side of the pictures in pixels; the tower's own where left out (convolutional towers).")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the pictures in pixels; the tower's own where left out (convolutional towers).")
+    ] = None,
     until_layer: Annotated[int | None, typer.Option(help="Store the tokens that go into this layer, not the tower's output.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
 ) -> None:

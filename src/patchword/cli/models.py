@@ -20,7 +20,10 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print the facts
         folder = SHIPPED / name
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
-        facts.append({key: config.get(key) for key in ("task", "description", "dataset", "licence", "scores")} | {"name": name, "MiB": round(size, 1)})
+        facts.append(
+            {key: config.get(key) for key in ("task", "description", "dataset", "licence", "scores")}
+            | {"name": name, "MiB": round(size, 1)}
+        )
     if as_json:
         print(json.dumps(facts, indent=1, ensure_ascii=False))
         return

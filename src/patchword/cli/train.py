@@ -15,7 +15,9 @@ from patchword.errors import ConfigError
 def train(
     config: Annotated[Path | None, typer.Argument(help="TOML file of the run, for instance one of configs/.")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change: key=value, for instance stage.0.epochs=3.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run folder; begin if there is none.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint of the run folder; begin if there is none.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure memory and time, overfit one batch, and stop.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
     help_config: Annotated[bool, typer.Option("--help-config", help="List every setting with its default and meaning.")] = False,
@@ -45,4 +47,3 @@ def _list_settings() -> None:
         for field in fields(schema):
             table.add_row(field.name, field.type, field.default, field.meaning)
         console.print(table)
-

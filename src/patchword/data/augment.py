@@ -20,7 +20,9 @@ class Augmentation(BaseModel, extra="forbid", frozen=True):
     smallest_area: float = Field(0.5, gt=0, le=1, description="smallest share of the picture that a crop keeps")
     aspect: float = Field(1.25, ge=1, description="largest ratio by which a crop is stretched")
     mirror: float = Field(0.5, ge=0, le=1, description="probability of a mirror image; 0 where captions speak of left and right")
-    colour: float = Field(0.3, ge=0, lt=1, description="largest relative change of brightness and contrast; saturation changes a third more")
+    colour: float = Field(
+        0.3, ge=0, lt=1, description="largest relative change of brightness and contrast; saturation changes a third more"
+    )
 
 
 def random_views(pixels_BHWC: Tensor, size: int, settings: Augmentation, generator: torch.Generator) -> Tensor:

@@ -42,7 +42,9 @@ def picture_files(images: Path, files: Sequence[str]) -> list[tuple[str, int, in
         try:
             status = (images / name).stat()
         except OSError as error:
-            raise StoreError(f"{images / name}: {error.strerror or error}; `patchword check` lists every picture that is missing") from error
+            raise StoreError(
+                f"{images / name}: {error.strerror or error}; `patchword check` lists every picture that is missing"
+            ) from error
         listing.append((name, status.st_size, status.st_mtime_ns))
     return listing
 
@@ -59,7 +61,9 @@ class Store:
         try:
             return np.array([self._rows[name] for name in files], dtype=np.int64)
         except KeyError as error:
-            raise StoreError(f"{self.folder} has no row for {error.args[0]}: it was made from {len(self._rows)} other pictures; make it again") from None
+            raise StoreError(
+                f"{self.folder} has no row for {error.args[0]}: it was made from {len(self._rows)} other pictures; make it again"
+            ) from None
 
     @classmethod
     def open(cls, folder: Path, expected: dict[str, Any] | None = None) -> Store:
@@ -77,7 +81,9 @@ class Store:
             raise StoreError(f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}: make it again")
         for name, value in (expected or {}).items():
             if manifest.get(name) != value:
-                raise StoreError(f"{folder} is stale: its {name} is {_short(manifest.get(name))} and {_short(value)} is needed; make it again")
+                raise StoreError(
+                    f"{folder} is stale: its {name} is {_short(manifest.get(name))} and {_short(value)} is needed; make it again"
+                )
         fields = {}
         for name, shape in manifest["fields"].items():
             try:
@@ -85,7 +91,9 @@ class Store:
             except (OSError, ValueError) as error:
                 raise StoreError(f"{folder / name}.npy cannot be read ({error}): make the store again") from error
             if list(fields[name].shape) != shape:
-                raise StoreError(f"{folder / name}.npy has shape {list(fields[name].shape)}, the manifest says {shape}: make the store again")
+                raise StoreError(
+                    f"{folder / name}.npy has shape {list(fields[name].shape)}, the manifest says {shape}: make the store again"
+                )
         return cls(folder, manifest, fields)
 
 

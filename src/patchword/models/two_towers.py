@@ -29,7 +29,9 @@ class TwoTowersConfig(BaseModel, extra="forbid", frozen=True):
 
     kind: Literal["two_towers"] = "two_towers"
     width: int = Field(256, gt=0, description="width E of the shared space")
-    loss: Literal["softmax", "sigmoid"] = Field("softmax", description="softmax: InfoNCE both ways (CLIP); sigmoid: every pair on its own (SigLIP)")
+    loss: Literal["softmax", "sigmoid"] = Field(
+        "softmax", description="softmax: InfoNCE both ways (CLIP); sigmoid: every pair on its own (SigLIP)"
+    )
     initial_scale: float = Field(1 / 0.07, gt=0, description="what cosines are multiplied by at the start; learned")
     largest_scale: float = Field(100.0, gt=0, description="the learned scale is never larger")
 

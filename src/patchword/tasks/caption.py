@@ -92,7 +92,9 @@ class CaptioningModel:
             return self.caption([pictures], beams, n_best, trace, batch)[0]
         captions: list[Caption] = []
         for first in range(0, len(pictures), batch):
-            pixels_BHWC = np.stack([self.settings.preprocessing.apply(open_picture(picture)) for picture in pictures[first : first + batch]])
+            pixels_BHWC = np.stack(
+                [self.settings.preprocessing.apply(open_picture(picture)) for picture in pictures[first : first + batch]]
+            )
             captions += self.caption_features(self.features(pixels_BHWC), beams, n_best, trace)
         return captions
 
@@ -119,7 +121,9 @@ class CaptioningModel:
 
     def _captions_of(self, found: Decodings, traces: list[Trace | None], b: int, hw: tuple[int, int] | None) -> Caption:
         hypotheses = [
-            self._caption(found, traces[k], b, k, hw) for k in range(found.tokens_BKT.shape[1]) if math.isfinite(found.log_probabilities_BK[b, k])
+            self._caption(found, traces[k], b, k, hw)
+            for k in range(found.tokens_BKT.shape[1])
+            if math.isfinite(found.log_probabilities_BK[b, k])
         ]
         best = hypotheses[0]
         return Caption(**{**vars(best), "alternatives": tuple(hypotheses[1:])})
@@ -138,7 +142,8 @@ class CaptioningModel:
             weights_TM = trace.prototype_weights_BTLM[b, : len(words)].mean(1)
             best_T = weights_TM.topk(min(3, weights_TM.shape[1]))
             prototypes = tuple(
-                tuple(zip(indices, values, strict=True)) for indices, values in zip(best_T.indices.tolist(), best_T.values.tolist(), strict=True)
+                tuple(zip(indices, values, strict=True))
+                for indices, values in zip(best_T.indices.tolist(), best_T.values.tolist(), strict=True)
             )
         return Caption(
             text=self.vocabulary.decode(ids),
@@ -189,11 +194,15 @@ def load(name: str | Path, device: str | None = None) -> Any:
     if config.get("task") != "caption":
         raise ModelError(f"{folder} is a model for {config.get('task')!r}, and a captioning model is needed")
     named = {key: value for key, value in config.items() if key in ModelSettings.model_fields}
-    card = {key: value for key, value in config.items() if key not in ModelSettings.model_fields and key not in ("format", "patchword", "task")}
+    card = {
+        key: value for key, value in config.items() if key not in ModelSettings.model_fields and key not in ("format", "patchword", "task")
+    }
     settings = validate(named, ModelSettings, str(folder / "config.json"))
     vocabulary = vocabulary_from_json(checkpoint.read_vocabulary(folder))
     if vocabulary.size != settings.vocabulary_size:
-        raise ModelError(f"{folder}: vocab.json has {vocabulary.size} tokens, config.json says {settings.vocabulary_size}: the folder is mixed up")
+        raise ModelError(
+            f"{folder}: vocab.json has {vocabulary.size} tokens, config.json says {settings.vocabulary_size}: the folder is mixed up"
+        )
     codebook = None if settings.codebook is None else Codebook.described(settings.codebook)
     model = CaptionModel.build(settings.tower, settings.captioner, settings.vocabulary_size, codebook)
     checkpoint.load_weights(model, folder)
@@ -211,7 +220,9 @@ def find_model(name: str | Path) -> Path:
         if (folder / "config.json").exists():
             return folder
     if Path(name).exists() or str(name).count("/") != 1 or str(name).startswith((".", "/")):
-        raise ModelError(f"no model at {name}: give a folder with config.json, a hub id, or one of: {', '.join(shipped_models()) or 'none shipped'}")
+        raise ModelError(
+            f"no model at {name}: give a folder with config.json, a hub id, or one of: {', '.join(shipped_models()) or 'none shipped'}"
+        )
     from huggingface_hub import snapshot_download
 
     try:
@@ -225,5 +236,3 @@ def model_card(card: dict[str, Any]) -> str:
     lines = [f"# {card.get('name', 'A captioning model')}", "", str(card.get("description", "Made with Patchword.")), ""]
     lines += [f"* **{key}**: {value}" for key, value in card.items() if key not in ("name", "description")]
     return "\n".join(lines) + "\n"
-
-

@@ -1,6 +1,6 @@
 """Pictures and texts as vectors of one space: what search, labels and contrastive training share.
 
-    photo -> data/pictures -> vision tower -> unit vector;   text -> vocabulary -> text tower -> unit vector
+photo -> data/pictures -> vision tower -> unit vector;   text -> vocabulary -> text tower -> unit vector
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from patchword.models.two_towers import TwoTowers, TwoTowersConfig
 from patchword.tasks.caption import Picture, find_model, model_card
 from patchword.text.subwords import Subwords, vocabulary_from_json
 from patchword.text.words import Vocabulary
-from patchword.towers.bert import BertTower, BertTowerConfig
-from patchword.towers.clip import ClipTextTower, ClipTextTowerConfig
+from patchword.towers.settings import BertTowerConfig, ClipTextTowerConfig
 
 TextTowerSettings = Annotated[BertTowerConfig | ClipTextTowerConfig, Field(discriminator="kind")]
 TEMPLATES = ("a photo of {}.", "a picture of {}.", "{}.")
@@ -48,8 +47,14 @@ def build_two_towers(settings: TwoTowerSettings) -> TwoTowers:
 
 
 def build_text_tower(settings: TextTowerSettings) -> nn.Module:
-    """The text tower that a section of a configuration describes."""
-    return BertTower(settings) if isinstance(settings, BertTowerConfig) else ClipTextTower(settings)
+    """The text tower of these settings; transformers is imported here, not before."""
+    if isinstance(settings, BertTowerConfig):
+        from patchword.towers.bert import BertTower
+
+        return BertTower(settings)
+    from patchword.towers.clip import ClipTextTower
+
+    return ClipTextTower(settings)
 
 
 class TwoTowerModel:
@@ -68,7 +73,9 @@ class TwoTowerModel:
         """Unit vectors (n, E), float32. Raises PictureError for a picture that cannot be decoded."""
         vectors = [np.zeros((0, self.settings.two_towers.width), dtype=np.float32)]
         for first in range(0, len(pictures), batch):
-            pixels_BHWC = np.stack([self.settings.preprocessing.apply(open_picture(picture)) for picture in pictures[first : first + batch]])
+            pixels_BHWC = np.stack(
+                [self.settings.preprocessing.apply(open_picture(picture)) for picture in pictures[first : first + batch]]
+            )
             pixels_B3HW = torch.from_numpy(self.settings.preprocessing.normalise(pixels_BHWC)).to(self.device)
             vectors.append(self.model.embed_pictures(pixels_B3HW).float().cpu().numpy())
         return np.concatenate(vectors)

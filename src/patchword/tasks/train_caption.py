@@ -1,6 +1,6 @@
 """Training a captioner: the recipe that the loop runs, in the order in which things happen.
 
-    records -> vocabulary -> pixels or stored features -> model -> stages -> validation by decoding -> model folder
+records -> vocabulary -> pixels or stored features -> model -> stages -> validation by decoding -> model folder
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from patchword.train.loop import Validation
 from patchword.train.rewards import CaptionReward
 from patchword.train.settings import StageSettings
 
-
 RAMP_FROM = -10.0
 """Log-bias at which a ramp of the memory begins: a prototype counts as much as e^-10 of a word."""
 
@@ -67,7 +66,9 @@ class CaptionRun(BaseModel, extra="forbid", frozen=True):
     tower_from: str | None = Field(None, description="folder of a trained model whose tower the training begins with")
     captioner: CaptionerSettings
     codebook: str | None = Field(None, description="codebook folder (`patchword codebook`) for region alignment")
-    captioner_from: str | None = Field(None, description="folder of a trained model of the same kind whose weights the training begins with")
+    captioner_from: str | None = Field(
+        None, description="folder of a trained model of the same kind whose weights the training begins with"
+    )
     decoding: DecodingSettings = DecodingSettings()
     stage: tuple[CaptionStage, ...] = Field(min_length=1, description="what happens, in order")
 
@@ -229,7 +230,12 @@ class CaptionRecipe:
         rows = [{"image_id": record.image_id, "caption": predictions[str(record.image_id)]} for record in self.selection.records]
         (folder / f"{name}.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
         samples = [
-            {"image_id": record.image_id, "file": record.file, "caption": predictions[str(record.image_id)], "references": list(record.captions)}
+            {
+                "image_id": record.image_id,
+                "file": record.file,
+                "caption": predictions[str(record.image_id)],
+                "references": list(record.captions),
+            }
             for record in self.selection.records[:24]
         ]
         (self.folder / "samples.json").write_text(json.dumps(samples, ensure_ascii=False, indent=1), encoding="utf-8")
@@ -258,5 +264,6 @@ def _tower_prefix(folder: Path) -> str:
 
 
 def _rate(stage: CaptionStage, group: str) -> float:
-    return max((rate for prefix, rate in stage.learning_rates.items() if prefix.split(".")[0] == group), default=stage.learning_rates.get("", 0.0))
-
+    return max(
+        (rate for prefix, rate in stage.learning_rates.items() if prefix.split(".")[0] == group), default=stage.learning_rates.get("", 0.0)
+    )

@@ -19,7 +19,7 @@ from patchword.models.two_towers import TwoTowersConfig
 from patchword.tasks.retrieve import TextTowerSettings, TwoTowerModel, TwoTowerSettings, build_two_towers
 from patchword.tasks.training_data import DataSettings, pixel_inputs, read_splits, reader_preprocessing
 from patchword.text.words import Vocabulary
-from patchword.towers.bert import BertTowerConfig
+from patchword.towers.settings import BertTowerConfig
 from patchword.train.loop import Validation
 from patchword.train.pair_objectives import Contrastive
 from patchword.train.settings import StageSettings
@@ -91,7 +91,9 @@ class RetrieveRecipe:
 
     def plan(self, stage: int, epoch: int) -> list[list[PlanEntry]]:
         settings = self.stages[stage]
-        batches = self.train.plan(settings.batch, settings.captions_per_picture, False, np.random.default_rng([self.run.seed, stage, epoch]))
+        batches = self.train.plan(
+            settings.batch, settings.captions_per_picture, False, np.random.default_rng([self.run.seed, stage, epoch])
+        )
         # A short last batch has few negatives, and its loss is of another size.
         return batches if len(batches) == 1 or len(batches[-1]) == settings.batch else batches[:-1]
 

@@ -25,7 +25,9 @@ HELD_OUT_SEED = 20240229
 class DataSettings(BaseModel, extra="forbid", frozen=True):
     """Which pictures and captions are read, and how they are prepared."""
 
-    annotations: str = Field(description="file (Karpathy JSON, COCO JSON, CSV, JSONL, Flickr tokens) or folder of photo.jpg beside photo.txt")
+    annotations: str = Field(
+        description="file (Karpathy JSON, COCO JSON, CSV, JSONL, Flickr tokens) or folder of photo.jpg beside photo.txt"
+    )
     images: str = Field(description="folder of the pictures")
     features: str | None = Field(None, description="feature store of the frozen tower (`patchword features`), in place of the pictures")
     pixel_size: int | None = Field(None, ge=16, description="side at which pictures are cached; absent: the tower's own size")

@@ -13,7 +13,8 @@ from transformers import BertConfig, BertModel, PretrainedConfig, RobertaConfig,
 
 from patchword.errors import ModelError
 from patchword.towers import layered
-from patchword.towers.layered import PartlyFrozen, Parts, TowerConfig
+from patchword.towers.layered import PartlyFrozen, Parts
+from patchword.towers.settings import BertTowerConfig
 from patchword.types import Projected, TextFeatures
 
 _FAMILIES = {
@@ -21,13 +22,6 @@ _FAMILIES = {
     "roberta": (RobertaModel, RobertaConfig),
     "xlm-roberta": (XLMRobertaModel, XLMRobertaConfig),
 }
-
-
-class BertTowerConfig(TowerConfig, extra="forbid", frozen=True):
-    """A BERT text tower: published weights, or an architecture of one's own."""
-
-    kind: Literal["bert"] = "bert"
-    family: Literal["bert", "roberta", "xlm-roberta"] = "bert"
 
 
 class BertLayer:

@@ -15,35 +15,17 @@ Pooled and aligned features are not normalised: only their direction means somet
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from patchword.errors import ModelError
 from patchword.towers import layered
-from patchword.towers.layered import PartlyFrozen, Parts, Preprocessing, TowerConfig
+from patchword.towers.layered import PartlyFrozen, Parts, Preprocessing
+from patchword.towers.settings import Aligned, ClipTextTowerConfig, ClipTowerConfig
 from patchword.types import Projected, TextFeatures, VisualFeatures
 
-Aligned = Literal["value_only", "value_with_residual", "correlative"]
-
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
-
-class ClipTowerConfig(TowerConfig, extra="forbid", frozen=True):
-    """CLIP's vision tower."""
-
-    kind: Literal["clip"] = "clip"
-    grid: Literal["last", "penultimate"] = Field("last", description="layer whose patch tokens are the grid; the last one's are not normed")
-    aligned: Aligned | None = Field(None, description="how patch tokens are brought into the text space; absent: they are not")
-
-
-class ClipTextTowerConfig(TowerConfig, extra="forbid", frozen=True):
-    """CLIP's text tower."""
-
-    kind: Literal["clip-text"] = "clip-text"
 
 
 class ClipLayer:

@@ -7,36 +7,15 @@ ceil(size / 2 ** (stages + 1)) rows, so a tower may be trained on small pictures
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from patchword.towers.layered import PartlyFrozen, Parts, Preprocessing, run_layers
+from patchword.towers.settings import ConvolutionalConfig
 from patchword.types import VisualFeatures
 
 # Statistics of Flickr8k's training pictures; any tower trained from nothing may take them.
 MEAN, STD = (0.46, 0.44, 0.40), (0.27, 0.26, 0.27)
-
-
-class ConvolutionalConfig(BaseModel, extra="forbid", frozen=True):
-    """Sizes of the network, and what is trained of it."""
-
-    kind: Literal["convolutional"] = "convolutional"
-    stem: int = Field(32, gt=0, description="channels after the first convolution, at half the picture's resolution")
-    widths: tuple[int, ...] = Field((64, 128, 256), min_length=1, description="channels of each stage; every stage halves the resolution")
-    blocks: tuple[int, ...] = Field((1, 1, 1), min_length=1, description="residual blocks of each stage, the halving one not counted")
-    size: int = Field(96, ge=16, description="side of the square picture that it is given, in pixels")
-    shared_width: int | None = Field(None, description="width of a linear map into a text space (pooled and aligned features); none if absent")
-    drop_path: float = Field(0.0, ge=0, lt=1, description="probability that a picture skips a residual block while training")
-    trainable_from: int | None = Field(0, ge=0, description="first trained stage; 0: everything is trained")
-
-    @model_validator(mode="after")
-    def _same_stages(self) -> ConvolutionalConfig:
-        if len(self.widths) != len(self.blocks):
-            raise ValueError(f"widths has {len(self.widths)} stages and blocks {len(self.blocks)}: give one number of blocks per stage")
-        return self
 
 
 class _Convolution(nn.Sequential):

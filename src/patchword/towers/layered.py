@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from patchword.errors import ConfigError, ModelError
@@ -35,22 +34,6 @@ class Preprocessing:
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class TowerConfig(BaseModel, extra="forbid", frozen=True):
-    """The fields that all towers over transformers' modules have. Exactly one of `source` and `architecture` is given."""
-
-    source: str | None = Field(None, description="folder or hub id of published weights")
-    revision: str | None = Field(None, description="commit of the hub id; a branch name would not be repeatable")
-    architecture: dict[str, Any] | None = Field(None, description="fields of transformers' own configuration; weights start random")
-    trainable_from: int | None = Field(None, ge=0, description="first trained layer; absent: frozen; 0: everything is trained")
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> TowerConfig:
-        if (self.source is None) == (self.architecture is None):
-            found = "both" if self.source is not None else "neither"
-            raise ValueError(f"a tower needs either source (published weights) or architecture (random weights), and got {found}")
-        return self
 
 
 def attend_heads(queries_BHQD: Tensor, keys_BHND: Tensor, values_BHND: Tensor, mask_BN: Tensor | None, dropout: float = 0.0) -> Tensor:

@@ -6,23 +6,13 @@ He et al. 2016 (arXiv 1512.03385). The tokens between its layers (the stages) ar
 
 from __future__ import annotations
 
-from typing import Literal
-
-from pydantic import Field
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel
 
 from patchword.towers import layered
-from patchword.towers.layered import IMAGENET_MEAN, IMAGENET_STD, PartlyFrozen, Parts, Preprocessing, TowerConfig
+from patchword.towers.layered import IMAGENET_MEAN, IMAGENET_STD, PartlyFrozen, Parts, Preprocessing
+from patchword.towers.settings import ResNetTowerConfig
 from patchword.types import VisualFeatures
-
-
-class ResNetTowerConfig(TowerConfig, extra="forbid", frozen=True):
-    """A ResNet tower of transformers."""
-
-    kind: Literal["resnet"] = "resnet"
-    grid: tuple[int, int] | None = Field(None, description="rows and columns that the last map is pooled to; absent: as it comes")
-    size: int = Field(224, ge=32, description="side of the square picture that it is given, in pixels")
 
 
 class ResNetLayer:

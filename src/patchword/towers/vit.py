@@ -6,26 +6,13 @@ grid on the way, so their tokens cannot be joined by others, and there is no cla
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor, nn
 from transformers import SwinConfig, SwinModel, ViTConfig, ViTModel
 
 from patchword.towers import layered
-from patchword.towers.layered import IMAGENET_MEAN, IMAGENET_STD, PartlyFrozen, Parts, Preprocessing, TowerConfig
+from patchword.towers.layered import IMAGENET_MEAN, IMAGENET_STD, PartlyFrozen, Parts, Preprocessing
+from patchword.towers.settings import SwinTowerConfig, VitTowerConfig
 from patchword.types import Projected, VisualFeatures
-
-
-class VitTowerConfig(TowerConfig, extra="forbid", frozen=True):
-    """A ViT tower of transformers."""
-
-    kind: Literal["vit"] = "vit"
-
-
-class SwinTowerConfig(TowerConfig, extra="forbid", frozen=True):
-    """A Swin tower of transformers."""
-
-    kind: Literal["swin"] = "swin"
 
 
 class VitLayer:

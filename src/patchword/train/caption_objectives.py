@@ -29,7 +29,8 @@ class CrossEntropySettings(BaseModel, extra="forbid", frozen=True):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each target that is spread over the vocabulary")
     doubly_stochastic: float = Field(0.0, ge=0, description="weight of Show, Attend and Tell's regulariser of the attention")
     patch_contrast: float | tuple[float, float] = Field(
-        0.0, description="weight of the contrast between patches of different concepts (FSGR: 0.25); a pair goes from one to the other over the stage"
+        0.0,
+        description="weight of the contrast between patches of concepts (FSGR: 0.25); a pair: from one to the other over the stage",
     )
     doubly_stochastic_mean: bool = Field(False, description="mean over patches (PyTorch course) in place of the paper's sum")
 

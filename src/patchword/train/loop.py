@@ -102,7 +102,9 @@ class Progressed(NamedTuple):
 class Run:
     """One training in one folder: `checkpoints/last` (model and state), `best` (model), metrics.jsonl."""
 
-    def __init__(self, recipe: Recipe, folder: Path, accelerator: Accelerator, seed: int, checkpoint_steps: int, log_steps: int = 10) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: Path, accelerator: Accelerator, seed: int, checkpoint_steps: int, log_steps: int = 10
+    ) -> None:
         self.recipe, self.folder, self.accelerator, self.seed = recipe, folder, accelerator, seed
         self.checkpoint_steps, self.log_steps = checkpoint_steps, log_steps
         self.position, self.past = Position(), Progressed()
@@ -213,7 +215,9 @@ class Run:
                 accelerator.backward(named["loss"])
             for name, value in named.items():
                 losses[name] = losses.get(name, 0.0) + value.detach().float()
-        values = {name: value.item() for name, value in zip(losses, accelerator.reduce(torch.stack(list(losses.values())), "mean"), strict=True)}
+        values = {
+            name: value.item() for name, value in zip(losses, accelerator.reduce(torch.stack(list(losses.values())), "mean"), strict=True)
+        }
         norm = self._clip(settings)
         if not math.isfinite(values["loss"]) or not math.isfinite(norm):
             self._skip(parts, values["loss"], buffers)
@@ -251,8 +255,8 @@ class Run:
         self.position = position._replace(index=position.index + 1, step=position.step + 1, stage_step=position.stage_step + 1)
         if self.past.bad_in_a_row >= BAD_STEPS_IN_A_ROW:
             raise TrainingError(
-                f"loss or gradient was not finite in {BAD_STEPS_IN_A_ROW} steps in a row, the last at step {position.step} (loss {loss}) with "
-                f"images {ids}: look at these with `patchword check`, lower the learning rate, or train in fp32"
+                f"loss or gradient was not finite in {BAD_STEPS_IN_A_ROW} steps in a row, the last at step {position.step} (loss {loss}) "
+                f"with images {ids}: look at these with `patchword check`, lower the learning rate, or train in fp32"
             )
 
     def _validate(self, settings: StageSettings, stage: int, epoch: int) -> bool:

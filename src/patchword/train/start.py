@@ -63,14 +63,18 @@ def start(config: Path, overrides: Sequence[str], resume: bool, dry_run: bool, d
     resumed = run.resume() if resume else False
     say = Console(stderr=True).print if accelerator.is_main_process else (lambda *text: None)
     counted = sum(parameter.numel() for parameter in recipe.model.parameters())
-    say(f"{folder}: {counted / 1e6:.2f} M parameters on {accelerator.device}" + (f", resumed at step {run.position.step}" if resumed else ""))
+    say(
+        f"{folder}: {counted / 1e6:.2f} M parameters on {accelerator.device}"
+        + (f", resumed at step {run.position.step}" if resumed else "")
+    )
     began = time.monotonic()
     try:
         run.train()
     finally:
         if accelerator.is_main_process:
             (folder / "report.html").write_text(training_report(folder), encoding="utf-8")
-    say(f"done in {(time.monotonic() - began) / 60:.1f} min; best score {run.past.best:.4f}; model {folder / 'best'}; report {folder / 'report.html'}")
+    minutes = (time.monotonic() - began) / 60
+    say(f"done in {minutes:.1f} min; best score {run.past.best:.4f}; model {folder / 'best'}; report {folder / 'report.html'}")
     return folder
 
 
@@ -85,7 +89,9 @@ def _claim(folder: Path, settings: BaseModel, resume: bool, accelerator: Acceler
                 raise ConfigError(f"{folder} holds a run already: add --resume to go on with it, or choose another folder with out=FOLDER")
             changed = sorted(key for key in content if content[key] != before.get(key))
             if changed:
-                raise ConfigError(f"{folder} was begun with other settings ({', '.join(changed)}): resume with the same ones, or choose another out")
+                raise ConfigError(
+                    f"{folder} was begun with other settings ({', '.join(changed)}): resume with the same ones, or choose another out"
+                )
         else:
             folder.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -48,7 +48,9 @@ def unpack_optimiser(optimiser: torch.optim.Optimizer, packed: dict[str, Tensor]
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
     if state and max(state) >= count:
-        raise ModelError(f"the saved optimiser has {max(state) + 1} parameters, this model {count}: resume with the configuration that began the run")
+        raise ModelError(
+            f"the saved optimiser has {max(state) + 1} parameters, this model {count}: resume with the configuration that began the run"
+        )
     content["state"] = state
     optimiser.load_state_dict(content)
 
