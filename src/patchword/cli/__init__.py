@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -9,8 +10,10 @@ import typer
 from patchword import __version__
 from patchword.cli.caption import caption
 from patchword.cli.check import check
+from patchword.cli.codebook import codebook
 from patchword.cli.features import features
 from patchword.cli.index import index
+from patchword.cli.label import label
 from patchword.cli.memory import memory
 from patchword.cli.models import models
 from patchword.cli.predict import predict
@@ -28,16 +31,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(caption)
-app.command()(features)
-app.command()(memory)
-app.command()(models)
-app.command()(predict)
-app.command()(check)
-app.command()(score)
-app.command()(train)
-app.command()(serve)
 app.command()(index)
 app.command()(search)
+app.command()(label)
+app.command()(serve)
+app.command()(models)
+app.command()(check)
+app.command()(train)
+app.command()(predict)
+app.command()(score)
+app.command()(features)
+app.command()(codebook)
+app.command()(memory)
 
 
 def _print_version(wanted: bool) -> None:
@@ -56,6 +61,9 @@ def _options(
 
 def main() -> None:
     """Entry point of the `patchword` script: an error of ours is one line on standard error and its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a console that is not UTF-8 shows what it can, and the rest escaped
     try:
         app()
     except PatchwordError as error:
