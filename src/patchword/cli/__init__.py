@@ -20,6 +20,7 @@ from patchword.cli.predict import predict
 from patchword.cli.score import score
 from patchword.cli.search import search
 from patchword.cli.serve import serve
+from patchword.cli.submit import submit
 from patchword.cli.train import train
 from patchword.errors import PatchwordError
 
@@ -40,6 +41,7 @@ app.command()(check)
 app.command()(train)
 app.command()(predict)
 app.command()(score)
+app.command()(submit)
 app.command()(features)
 app.command()(codebook)
 app.command()(memory)

@@ -1,0 +1,52 @@
+"""CHAIR (Rohrbach et al. 2018): objects that a caption names and the picture does not show.
+
+CHAIRi = objects named in vain / objects named; CHAIRs = captions with an object named in vain / captions. Lower is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+from patchword.errors import DataError
+from patchword.metrics.scores import Score
+
+
+def mentioned_objects(words: Sequence[str], synonyms: Mapping[str, str]) -> list[str]:
+    """Objects that a caption names, in order. synonyms: word or phrase ("hot dog", with its plural) -> object; longest phrase first."""
+    longest = max((len(phrase.split()) for phrase in synonyms), default=0)
+    found, at = [], 0
+    while at < len(words):
+        for length in range(min(longest, len(words) - at), 0, -1):
+            name = synonyms.get(" ".join(words[at : at + length]))
+            if name is not None:
+                found.append(name)
+                at += length
+                break
+        else:
+            at += 1
+    return found
+
+
+def chair(
+    predictions: Mapping[Hashable, Sequence[str]], objects: Mapping[Hashable, set[str]], synonyms: Mapping[str, str]
+) -> dict[str, Score]:
+    """`CHAIRs` and `CHAIRi`, with the share of vain objects of each caption.
+
+    predictions: image id -> words; objects: image id -> objects in the picture (from instance annotations, and from the references if
+    the paper's convention is wanted); synonyms as for `mentioned_objects`. Raises DataError for an image without annotations.
+    """
+    if not predictions:
+        raise DataError("CHAIR: no predictions given")
+    named = vain = captions = 0
+    shares: dict[Hashable, float] = {}
+    for image, words in predictions.items():
+        if image not in objects:
+            raise DataError(f"CHAIR: image {image} has no object annotations; give an empty set if it shows no known object")
+        mentioned = mentioned_objects(words, synonyms)
+        wrong = sum(name not in objects[image] for name in mentioned)
+        named, vain, captions = named + len(mentioned), vain + wrong, captions + (wrong > 0)
+        shares[image] = wrong / len(mentioned) if mentioned else 0.0
+    return {
+        "CHAIRs": Score(captions / len(predictions), {image: float(share > 0) for image, share in shares.items()}),
+        "CHAIRi": Score(vain / named if named else 0.0, shares),
+    }

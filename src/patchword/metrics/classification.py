@@ -1,0 +1,89 @@
+"""Numbers of single-label classification and of visual question answering.
+
+Shape legend: K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from patchword.errors import DataError
+from patchword.metrics.scores import Score
+
+
+class ClassRow(NamedTuple):
+    """One line of the table per class; ratios with an empty denominator are 0, as is usual for F1."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    count: int
+    """Items that truly have this label."""
+
+
+def confusion_matrix(truth: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """(K, K) counts: row = true label, column = predicted label, in the order of `labels`.
+
+    Raises DataError where the lengths differ, there is nothing to count, or a label is not in `labels`.
+    """
+    if len(truth) != len(predicted) or not len(truth):
+        raise DataError(f"classification: {len(truth)} true labels and {len(predicted)} predictions; expected the same number, at least 1")
+    places = {label: k for k, label in enumerate(labels)}
+    counts_KK = np.zeros((len(labels), len(labels)), dtype=np.int64)
+    for i, (true, guess) in enumerate(zip(truth, predicted, strict=True)):
+        for label in (true, guess):
+            if label not in places:
+                raise DataError(f"classification: item {i} has the label {label!r}, which is not one of the {len(labels)} labels given")
+        counts_KK[places[true], places[guess]] += 1
+    return counts_KK
+
+
+def class_table(counts_KK: np.ndarray, labels: Sequence[str]) -> list[ClassRow]:
+    """Precision, recall, F1 and count of every class, from a confusion matrix."""
+    hits_K = np.diag(counts_KK).astype(float)
+    true_K, guessed_K = counts_KK.sum(axis=1), counts_KK.sum(axis=0)
+    precision_K, recall_K = hits_K / np.maximum(guessed_K, 1), hits_K / np.maximum(true_K, 1)
+    f1_K = 2 * hits_K / np.maximum(true_K + guessed_K, 1)
+    return [
+        ClassRow(label, float(precision_K[k]), float(recall_K[k]), float(f1_K[k]), int(true_K[k])) for k, label in enumerate(labels)
+    ]
+
+
+def classification(truth: Sequence[str], predicted: Sequence[str], labels: Sequence[str] | None = None) -> dict[str, Score]:
+    """`accuracy`, `micro_F1` (equal to accuracy for single labels) and `macro_F1`, the last with the F1 of each class.
+
+    labels: the classes; None takes those that occur. The macro mean runs over classes that occur in truth or predictions: a class that
+    nobody has and nobody was given says nothing. Raises DataError as `confusion_matrix` does.
+    """
+    names = sorted(set(truth) | set(predicted)) if labels is None else list(labels)
+    counts_KK = confusion_matrix(truth, predicted, names)
+    accuracy = float(np.trace(counts_KK) / counts_KK.sum())
+    occurring = counts_KK.sum(axis=0) + counts_KK.sum(axis=1) > 0
+    f1 = {row.label: row.f1 for row, occurs in zip(class_table(counts_KK, names), occurring, strict=True) if occurs}
+    return {"accuracy": Score(accuracy), "micro_F1": Score(accuracy), "macro_F1": Score(float(np.mean(list(f1.values()))), f1)}
+
+
+def vqa_accuracy(answers: Mapping[Hashable, Sequence[str]], predicted: Mapping[Hashable, str]) -> dict[str, Score]:
+    """VQA accuracy (Antol et al. 2015): mean over the annotators left out of min(matching others / 3, 1).
+
+    answers: question id -> the annotators' answers (ten in VQA v2); a single answer is compared as it is. Answers are compared without
+    case and surrounding white space; normalise articles and numbers before, if your set asks for it. Raises DataError where the
+    questions differ or one has no answer.
+    """
+    if answers.keys() != predicted.keys() or not answers:
+        odd = sorted(map(str, answers.keys() ^ predicted.keys()))
+        raise DataError(f"VQA: {len(answers)} questions, {len(odd)} ids on one side only: {', '.join(odd[:5])}")
+    found = {}
+    for question, given in answers.items():
+        if not given:
+            raise DataError(f"VQA: question {question} has no answer to compare with; leave it out")
+        same = [answer.strip().lower() == predicted[question].strip().lower() for answer in given]
+        if len(same) == 1:
+            found[question] = float(same[0])
+        else:
+            found[question] = float(np.mean([min((sum(same) - own) / 3, 1.0) for own in same]))
+    return {"VQA_accuracy": Score(float(np.mean(list(found.values()))), found)}
