@@ -26,7 +26,7 @@ class Spice:
         folder = Path(next(iter(package.submodule_search_locations))) / "spice" / "lib"
         missing = [name for name in CORENLP if not (folder / name).is_file()]
         if missing:  # asked before the program is touched, because it would start a download of several hundred megabytes by itself
-            raise MetricUnavailable(f"SPICE needs {' and '.join(missing)} in {folder}; they are part of Stanford CoreNLP 3.6.0 (2015-12-09)")
+            raise MetricUnavailable(f"SPICE needs {' and '.join(missing)} in {folder}; they come with Stanford CoreNLP 3.6.0")
 
     def score(
         self, references: Mapping[Hashable, Sequence[Sequence[str]]], predictions: Mapping[Hashable, Sequence[str]]

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from patchword.errors import DataError
+from patchword.metrics.classification import class_table, classification, confusion_matrix, vqa_accuracy
+
+TRUTH = ["cat", "cat", "cat", "dog", "dog", "owl"]
+GUESS = ["cat", "cat", "dog", "dog", "owl", "dog"]
+
+
+def test_hand_worked_numbers():
+    found = classification(TRUTH, GUESS, ["cat", "dog", "owl", "yak"])
+    assert found["accuracy"].value == found["micro_F1"].value == 0.5
+    assert found["macro_F1"].per_item == pytest.approx({"cat": 0.8, "dog": 0.4, "owl": 0.0})  # yak occurs nowhere
+    assert found["macro_F1"].value == pytest.approx(0.4)
+
+
+def test_matrix_and_table():
+    counts = confusion_matrix(TRUTH, GUESS, ["cat", "dog", "owl"])
+    np.testing.assert_array_equal(counts, [[2, 1, 0], [0, 1, 1], [0, 1, 0]])
+    rows = class_table(counts, ["cat", "dog", "owl"])
+    assert (rows[0].precision, rows[0].recall, rows[0].count) == (1.0, pytest.approx(2 / 3), 3)
+    assert (rows[2].precision, rows[2].recall, rows[2].f1) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "truth, guess, labels, message",
+    [
+        (["a"], [], None, "1 true labels and 0 predictions"),
+        ([], [], None, "0 true labels"),
+        (["a"], ["b"], ["a"], "item 0 has the label 'b', which is not one of the 1 labels"),
+    ],
+)
+def test_what_cannot_be_counted(truth, guess, labels, message):
+    with pytest.raises(DataError, match=message):
+        classification(truth, guess, labels)
+
+
+@pytest.mark.parametrize("matching, expected", [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
+def test_vqa_accuracy_of_ten_annotators(matching, expected):
+    answers = {7: ["yes"] * matching + ["no"] * (10 - matching)}
+    assert vqa_accuracy(answers, {7: " Yes "})["VQA_accuracy"].value == pytest.approx(expected)
+
+
+def test_vqa_accuracy_of_one_answer_and_errors():
+    found = vqa_accuracy({1: ["red"], 2: ["blue"]}, {1: "red", 2: "red"})["VQA_accuracy"]
+    assert found == (0.5, {1: 1.0, 2: 0.0})
+    with pytest.raises(DataError, match="question 1 has no answer"):
+        vqa_accuracy({1: []}, {1: "x"})
+    with pytest.raises(DataError, match="1 ids on one side only: 2"):
+        vqa_accuracy({1: ["a"]}, {1: "a", 2: "b"})
