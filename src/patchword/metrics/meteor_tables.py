@@ -33,6 +33,8 @@ POWERS = tuple(pow(_MULTIPLIER, i, 1 << 64) for i in range(LONGEST_PHRASE))
 
 
 class Tables(NamedTuple):
+    """What the metric knows of English."""
+
     function_words: frozenset[str]
     prefixes: dict[str, bool]
     """Abbreviations that keep their dot; True where they keep it before a number only."""
@@ -46,6 +48,7 @@ class Tables(NamedTuple):
 
 
 def word_hash(word: str) -> int:
+    """Eight bytes that stand for a word in the paraphrase table."""
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 

@@ -1,0 +1,39 @@
+"""Every file of configs/ is a run that could begin: its settings are valid, and its learning rates name parameters of its model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from patchword.composed import CaptionModel
+from patchword.config import read_toml, validate
+from patchword.layers.codebook import Codebook
+from patchword.train.groups import assign
+from patchword.train.start import SCHEMAS
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+FILES = sorted(CONFIGS.rglob("*.toml"))
+TINY_CLIP = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 12, "num_attention_heads": 2, "projection_dim": 8, "image_size": 32}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_config_is_valid(path):
+    values = read_toml(path)
+    settings = validate(values, SCHEMAS()[values["task"]], str(path))
+    text = path.read_text(encoding="utf-8")
+    assert settings.out == f"runs/{path.stem}"
+    assert text.startswith("# ") and f"{path.name}" in text.split("\ntask =")[0], "the header gives the command"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if 'task = "caption"' in path.read_text(encoding="utf-8")], ids=lambda path: path.stem)
+def test_learning_rates_name_parameters_of_the_model(path):
+    settings = validate(read_toml(path), SCHEMAS()["caption"], str(path))
+    tower = settings.tower
+    if tower.kind == "clip":
+        tower = tower.model_copy(update={"source": None, "revision": None, "architecture": TINY_CLIP})
+    width = 8 if tower.kind == "clip" else tower.shared_width
+    codebook = Codebook(("dog", "cat", "snow"), torch.eye(3, width), "none") if settings.codebook else None
+    model = CaptionModel.build(tower, settings.captioner, vocabulary_size=12, codebook=codebook)
+    names = [name for name, _ in model.named_parameters()]
+    for stage in settings.stage:
+        assert set(assign(names, stage.learning_rates)) == set(names)
