@@ -8,7 +8,7 @@ program does beyond the paper was found by experiment with it and is kept, becau
 * a pair listed in both directions of the table counts as two matches, so that it is not taken in this way;
 * matches of modules 1 to 3 weigh half a word, and the sum is cut to an integer after each side: a single one adds nothing;
 * the distance of a match burdens its later rivals and the decision to skip, not the match itself;
-* among equals, the one found first wins; skips stand after all matches.
+* among equals, the one found first wins; a path's skip stands after its matches.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ DETACHMENTS = (
 
 
 class Match(NamedTuple):
+    """Words of the candidate and of the reference that one module matched."""
+
     module: int
     reference: int
     reference_words: int
@@ -52,9 +54,13 @@ class _Path(NamedTuple):
 
 
 class Sentence(NamedTuple):
+    """A sentence with the phrases in it that have paraphrases."""
+
     words: list[str]
     phrases: list[tuple[int, int, int]]
     """(start, words, position in the table) of every phrase that the paraphrase table lists."""
+    positions: dict[int, list[int]]
+    """Position in the table -> places in `phrases`."""
 
 
 class Aligner:
@@ -66,12 +72,12 @@ class Aligner:
         self._stems: dict[str, str] = {}
         self._synsets: dict[str, frozenset[str]] = {}
         self._modules: dict[tuple[str, str], tuple[int, ...]] = {}
-        self._partners: dict[int, dict[int, int]] = {}
+        self._partners: dict[int, tuple[dict[int, int], frozenset[int]]] = {}
 
     def prepare(self, words: list[str]) -> Sentence:
         """Find the phrases of a sentence that the paraphrase table lists."""
         if not words:
-            return Sentence(words, [])
+            return Sentence(words, [], {})
         hashes = self._hashes
         values = []
         for word in words:
@@ -89,7 +95,11 @@ class Aligner:
         phrases_P = self._tables.phrases_P
         positions = np.minimum(np.searchsorted(phrases_P, keys_X), len(phrases_P) - 1)
         found = np.flatnonzero(phrases_P[positions] == keys_X)
-        return Sentence(words, [(*places[x], position) for x, position in zip(found.tolist(), positions[found].tolist(), strict=True)])
+        phrases = [(*places[x], position) for x, position in zip(found.tolist(), positions[found].tolist(), strict=True)]
+        by_position: dict[int, list[int]] = {}
+        for place, (_, _, position) in enumerate(phrases):
+            by_position.setdefault(position, []).append(place)
+        return Sentence(words, phrases, by_position)
 
     def matches(self, candidate: Sentence, reference: Sentence) -> list[list[Match]]:
         """All matches, by the position of their first reference word."""
@@ -101,8 +111,9 @@ class Aligner:
                 modules = known.get((word, other))
                 if modules is None:
                     modules = known[word, other] = self._word_modules(word, other)
-                for module in modules:
-                    by_module[module].append(Match(module, j, 1, i, 1))
+                if modules:
+                    for module in modules:
+                        by_module[module].append(Match(module, j, 1, i, 1))
         for match in by_module[0] + by_module[1] + by_module[2] + self._paraphrases(candidate, reference):
             found[match.reference].append(match)
         return found
@@ -149,24 +160,28 @@ class Aligner:
     def _paraphrases(self, candidate: Sentence, reference: Sentence) -> list[Match]:
         """First the pairs listed from reference to candidate, then those from candidate to reference."""
         forward, backward = [], []
-        of_candidate = [self._partners_of(position) for _, _, position in candidate.phrases]
-        of_reference = [self._partners_of(position) for _, _, position in reference.phrases]
-        for (i, words, position), listed in zip(candidate.phrases, of_candidate, strict=True):
-            for (j, other_words, other), other_listed in zip(reference.phrases, of_reference, strict=True):
-                if position in other_listed:
-                    forward += [Match(3, j, other_words, i, words)] * other_listed[position]
-                if other in listed:
-                    backward += [Match(3, j, other_words, i, words)] * listed[other]
-        return forward + backward
+        for other, places in reference.positions.items():
+            counts, listed = self._partners_of(other)
+            for position in listed.intersection(candidate.positions):
+                forward += [(c, r) for c in candidate.positions[position] for r in places] * counts.get(position, 1)
+        for position, places in candidate.positions.items():
+            counts, listed = self._partners_of(position)
+            for other in listed.intersection(reference.positions):
+                backward += [(c, r) for c in places for r in reference.positions[other]] * counts.get(other, 1)
+        found = []
+        for c, r in sorted(forward) + sorted(backward):
+            (i, words, _), (j, other_words, _) = candidate.phrases[c], reference.phrases[r]
+            found.append(Match(3, j, other_words, i, words))
+        return found
 
-    def _partners_of(self, position: int) -> dict[int, int]:
-        """Partners of a phrase and how often the table lists each."""
+    def _partners_of(self, position: int) -> tuple[dict[int, int], frozenset[int]]:
+        """Partners of a phrase, and how often the table lists those that it lists more than once."""
         if position not in self._partners:
             start, end = self._tables.starts[position], self._tables.starts[position + 1]
-            counts: dict[int, int] = {}
-            for partner in self._tables.partners[start:end].tolist():
-                counts[partner] = counts.get(partner, 0) + 1
-            self._partners[position] = counts
+            listed = self._tables.partners[start:end].tolist()
+            different = frozenset(listed)
+            repeated = {partner: listed.count(partner) for partner in different} if len(different) < len(listed) else {}
+            self._partners[position] = repeated, different
         return self._partners[position]
 
 
@@ -209,22 +224,22 @@ def _extended(path: _Path, match: Match, distance: int) -> _Path:
 
 def _step(paths: list[_Path], j: int, certain: Match | None, options: list[Match]) -> list[_Path]:
     """Extend every path at reference word j; with a certain match, by that one only."""
-    found, skips = [], []
+    found = []
     for path in paths:
         if path.next_reference > j:
             found.append(path)
-            continue
-        if certain is not None:
+        elif certain is not None:
             found.append(_extended(path, certain, path.distance))
-            continue
-        distance = path.distance
-        for match in options:
-            if path.used & ((1 << match.candidate_words) - 1) << match.candidate:
-                continue
-            found.append(_extended(path, match, distance))
-            distance += abs(match.candidate - j)
-        skips.append(_closed(path)._replace(distance=distance))
-    found += skips
+        else:
+            distance, used = path.distance, path.used
+            for match in options:
+                if not used & ((1 << match.candidate_words) - 1) << match.candidate:
+                    found.append(_extended(path, match, distance))
+                    distance += abs(match.candidate - j)
+            if options or path.next_candidate >= 0:
+                chunks = path.chunks + (path.next_candidate >= 0)
+                path = _Path(path.covered, chunks, distance, used, path.next_reference, -1, path.matches)
+            found.append(path)
     if len(found) > 1:
         found.sort(key=_rank)
     return found[:BEAM]
