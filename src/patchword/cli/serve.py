@@ -14,7 +14,7 @@ def serve(
     model: Annotated[list[str] | None, typer.Option("--model", help="Shipped name, folder or hub id; may be repeated.")] = None,
     index: Annotated[Path | None, typer.Option("--index", help="Folder made by `patchword index`: adds search and labels.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; other than loopback it needs --token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8321,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8321,
     token: Annotated[str | None, typer.Option(envvar="PATCHWORD_TOKEN", help="What every request must carry.", show_envvar=True)] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; chosen where left out.")] = None,
     batch: Annotated[int, typer.Option(min=1, max=256, help="Largest number of requests that run together.")] = 16,
