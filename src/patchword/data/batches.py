@@ -95,15 +95,15 @@ class PixelInputs:
     augmentation: Augmentation | None
 
     def load(self, files: Sequence[str], generator: torch.Generator | None) -> Inputs:
-        rows = self.store.rows(files)
-        pixels_BHWC = torch.from_numpy(np.stack([self.store.fields["pixels"][row] for row in rows]))
+        pixels_BHWC = np.stack([self.store.fields["pixels"][row] for row in self.store.rows(files)])
         height, width = self.preprocessing.hw
         if generator is not None and self.augmentation is not None:
-            views_B3HW = random_views(pixels_BHWC, height, self.augmentation, generator)
+            views_B3HW = random_views(torch.from_numpy(pixels_BHWC), height, self.augmentation, generator)
+        elif pixels_BHWC.shape[1:3] == (height, width):
+            return Inputs(pixels_B3HW=torch.from_numpy(self.preprocessing.normalise(pixels_BHWC)))  # as at test time, to the last bit
         else:
-            views_B3HW = pixels_BHWC.permute(0, 3, 1, 2).float() / 255
-            if views_B3HW.shape[2:] != (height, width):
-                views_B3HW = torch.nn.functional.interpolate(views_B3HW, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
+            views_B3HW = torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2).float() / 255
+            views_B3HW = torch.nn.functional.interpolate(views_B3HW, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
         mean = torch.tensor(self.preprocessing.mean).view(1, 3, 1, 1)
         std = torch.tensor(self.preprocessing.std).view(1, 3, 1, 1)
         return Inputs(pixels_B3HW=(views_B3HW - mean) / std)

@@ -29,6 +29,8 @@ from patchword.layers.codebook import Codebook
 from patchword.results import Caption
 from patchword.text.subwords import Subwords, vocabulary_from_json
 from patchword.text.words import Vocabulary
+from patchword.towers import layered
+from patchword.towers.settings import TowerConfig
 from patchword.types import Trace, VisualFeatures
 
 Picture = Union[str, Path, Image.Image, np.ndarray]  # noqa: UP007 - read at run time by help()
@@ -53,6 +55,8 @@ class ModelSettings(BaseModel, extra="forbid", frozen=True):
     preprocessing: Preprocessing
     decoding: DecodingSettings
     vocabulary_size: int
+    tower_sha256: str | None = None
+    """Digest of a frozen public tower that the folder names by id and revision instead of holding its weights."""
     codebook: dict[str, Any] | None = None
     """Words, templates and tower of the codebook, for models with region alignment; its embeddings are among the weights."""
 
@@ -162,8 +166,15 @@ class CaptioningModel:
 
     def write(self, folder: Path, half: bool = False) -> None:
         """The files of the model folder, without the care for interruptions that `save` takes."""
-        config = {"task": "caption", **self.card, **self.settings.model_dump(mode="json")}
-        checkpoint.write_model(folder, config, self.model.state_dict(), self.vocabulary.to_json(), model_card(self.card), half)
+        settings, weights = self.settings, self.model.state_dict()
+        if isinstance(settings.tower, TowerConfig) and settings.tower.source is not None:
+            if settings.tower.trainable_from is None and not Path(settings.tower.source).exists():
+                settings = settings.model_copy(update={"tower_sha256": checkpoint.weights_digest(self.model.tower)})
+                weights = {name: tensor for name, tensor in weights.items() if not name.startswith("tower.")}
+            else:
+                settings = settings.model_copy(update={"tower": layered.by_value(self.model.tower)})
+        config = {"task": "caption", **self.card, **settings.model_dump(mode="json")}
+        checkpoint.write_model(folder, config, weights, self.vocabulary.to_json(), model_card(self.card), half)
 
     def push_to_hub(self, repository: str, private: bool = True) -> str:
         """Upload the model folder to a hub repository; returns its address."""
@@ -205,8 +216,22 @@ def load(name: str | Path, device: str | None = None) -> Any:
         )
     codebook = None if settings.codebook is None else Codebook.described(settings.codebook)
     model = CaptionModel.build(settings.tower, settings.captioner, settings.vocabulary_size, codebook)
-    checkpoint.load_weights(model, folder)
+    restore_weights(model, folder, settings.tower_sha256)
     return CaptioningModel(model, settings, vocabulary, {"name": folder.name, **card}, chosen)
+
+
+def restore_weights(model: CaptionModel, folder: Path, tower_sha256: str | None) -> None:
+    """Weights of a model folder; a tower that the folder names by reference must be the one that it was trained with.
+
+    Raises ModelError when tensors or the tower differ.
+    """
+    if tower_sha256 is None:
+        checkpoint.load_weights(model, folder)
+        return
+    found = checkpoint.weights_digest(model.tower)
+    if found != tower_sha256:
+        raise ModelError(f"{folder} was trained with a tower of SHA-256 {tower_sha256[:12]}..., and its id now gives {found[:12]}...")
+    checkpoint.load_weights(model.captioner, folder, "captioner.")
 
 
 def shipped_models() -> list[str]:

@@ -27,9 +27,8 @@ from patchword.log import progress
 from patchword.losses import caption_cross_entropy
 from patchword.metrics import score_captions
 from patchword.models.caption_transformer import CaptionTransformer
-from patchword.tasks.caption import CaptioningModel, DecodingSettings, ModelSettings
-from patchword.tasks.training_data import DataSettings, pixel_inputs, read_splits, reader_preprocessing
-from patchword.text.words import Vocabulary
+from patchword.tasks.caption import CaptioningModel, DecodingSettings, ModelSettings, restore_weights
+from patchword.tasks.training_data import DataSettings, build_vocabulary, pixel_inputs, read_splits, reader_preprocessing
 from patchword.train.caption_objectives import CrossEntropy, CrossEntropySettings, SelfCritical, SelfCriticalSettings
 from patchword.train.loop import Validation
 from patchword.train.rewards import CaptionReward
@@ -79,9 +78,7 @@ class CaptionRecipe:
     def __init__(self, run: CaptionRun, folder: Path, command: str) -> None:
         self.run, self.folder, self.stages = run, folder, run.stage
         train, selection = read_splits(run.data)
-        self.vocabulary = Vocabulary.build(
-            [caption for record in train for caption in record.captions], run.data.minimum_count, run.data.splitter
-        )
+        self.vocabulary = build_vocabulary(run.data, train)
         torch.manual_seed(run.seed)
         codebook = None if run.codebook is None else Codebook.read(Path(run.codebook))
         self.model = CaptionModel.build(run.tower, run.captioner, self.vocabulary.size, codebook)
@@ -244,7 +241,7 @@ class CaptionRecipe:
         CaptioningModel(self.model, self.settings, self.vocabulary, self.card, next(self.model.parameters()).device).write(folder)
 
     def load_weights(self, folder: Path) -> None:
-        checkpoint.load_weights(self.model, folder)
+        restore_weights(self.model, folder, checkpoint.read_config(folder).get("tower_sha256"))
 
     def extra_state(self) -> dict[str, Tensor]:
         return {} if self._prototypes is None else self._prototypes.resume_state()

@@ -17,7 +17,8 @@ from patchword.data.batches import CaptionBatch, CaptionData, PlanEntry
 from patchword.metrics.retrieval import retrieval
 from patchword.models.two_towers import TwoTowersConfig
 from patchword.tasks.retrieve import TextTowerSettings, TwoTowerModel, TwoTowerSettings, build_two_towers
-from patchword.tasks.training_data import DataSettings, pixel_inputs, read_splits, reader_preprocessing
+from patchword.tasks.training_data import DataSettings, build_vocabulary, pixel_inputs, read_splits, reader_preprocessing
+from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.towers.settings import BertTowerConfig
 from patchword.train.loop import Validation
@@ -56,8 +57,7 @@ class RetrieveRecipe:
     def __init__(self, run: RetrieveRun, folder: Path, command: str) -> None:
         self.run, self.stages = run, run.stage
         train, selection = read_splits(run.data)
-        captions = [caption for record in train for caption in record.captions]
-        self.vocabulary = Vocabulary.build(captions, run.data.minimum_count, run.data.splitter)
+        self.vocabulary = build_vocabulary(run.data, train)
         torch.manual_seed(run.seed)
         text = _with_vocabulary(run.text, self.vocabulary, run.data.max_words)
         draft = TwoTowerSettings.model_construct(vision=run.vision, text=text, two_towers=run.two_towers)
@@ -137,7 +137,7 @@ class RetrieveRecipe:
         pass
 
 
-def _with_vocabulary(text: TextTowerSettings, vocabulary: Vocabulary, max_words: int) -> TextTowerSettings:
+def _with_vocabulary(text: TextTowerSettings, vocabulary: Vocabulary | Subwords, max_words: int) -> TextTowerSettings:
     """A text tower with random weights gets the size of the vocabulary, and room for the longest text with its start and end."""
     if text.architecture is None or not isinstance(text, BertTowerConfig):
         return text

@@ -16,6 +16,8 @@ from patchword.data.records import CaptionRecord
 from patchword.data.store import cache_folder, pixel_store
 from patchword.errors import ConfigError
 from patchword.log import progress
+from patchword.text.subwords import Subwords
+from patchword.text.words import Vocabulary
 from patchword.towers.layered import Preprocessing as TowerPreprocessing
 
 HELD_OUT_SEED = 20240229
@@ -33,7 +35,8 @@ class DataSettings(BaseModel, extra="forbid", frozen=True):
     pixel_size: int | None = Field(None, ge=16, description="side at which pictures are cached; absent: the tower's own size")
     cache: str | None = Field(None, description="folder of the pixel cache; absent: patchword in the user's cache folder")
     augmentation: Augmentation | None = Field(None, description="random views while training; absent: the plain pictures")
-    splitter: Literal["english", "characters"] = Field("english", description="how captions are split into words")
+    splitter: Literal["english", "characters", "subwords"] = Field("english", description="how captions are split into words")
+    tokenizer: str | None = Field(None, description="subwords: folder or hub id of the tokenizer, CLIP's for instance")
     minimum_count: int = Field(5, gt=0, description="words that occur less often in the training captions become unknown")
     max_words: int = Field(20, gt=0, description="words beyond this are cut off while training")
     held_out: int = Field(0, ge=0, description="training pictures set aside to select the model; 0: it is selected on split val")
@@ -53,6 +56,15 @@ def read_splits(data: DataSettings) -> tuple[list[CaptionRecord], list[CaptionRe
     else:
         selection = split_records(records, "val")
     return train[: data.limit] if data.limit else train, selection
+
+
+def build_vocabulary(data: DataSettings, train: list[CaptionRecord]) -> Vocabulary | Subwords:
+    """Words of the training captions, or a given subword tokenizer. Raises ConfigError where the two settings do not fit."""
+    if (data.splitter == "subwords") != (data.tokenizer is not None):
+        raise ConfigError(f"data.splitter is {data.splitter!r} and data.tokenizer {data.tokenizer!r}: subwords need a tokenizer, words have none")
+    if data.tokenizer is not None:
+        return Subwords.from_folder(data.tokenizer)
+    return Vocabulary.build([caption for record in train for caption in record.captions], data.minimum_count, data.splitter)
 
 
 def pixel_inputs(data: DataSettings, preprocessing: Preprocessing, files: list[str]) -> PixelInputs:
