@@ -20,7 +20,8 @@ from patchword.towers.settings import ClipTowerConfig, ConvolutionalConfig
 
 VOCABULARY = Vocabulary.build(["a dog runs on grass", "a cat sits"], minimum_count=1)
 CAPTIONER = AdaptiveConfig(word_width=8, width=12, attention_width=5)
-SMALL_CLIP = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16, projection_dim=8)
+SIZES = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
+SMALL_CLIP = dict(**SIZES, image_size=32, patch_size=16, projection_dim=8)
 
 
 def made(tower) -> CaptioningModel:

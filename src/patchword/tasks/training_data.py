@@ -61,7 +61,8 @@ def read_splits(data: DataSettings) -> tuple[list[CaptionRecord], list[CaptionRe
 def build_vocabulary(data: DataSettings, train: list[CaptionRecord]) -> Vocabulary | Subwords:
     """Words of the training captions, or a given subword tokenizer. Raises ConfigError where the two settings do not fit."""
     if (data.splitter == "subwords") != (data.tokenizer is not None):
-        raise ConfigError(f"data.splitter is {data.splitter!r} and data.tokenizer {data.tokenizer!r}: subwords need a tokenizer, words have none")
+        found = f"data.splitter is {data.splitter!r} and data.tokenizer {data.tokenizer!r}"
+        raise ConfigError(f"{found}: subwords need a tokenizer, words have none")
     if data.tokenizer is not None:
         return Subwords.from_folder(data.tokenizer)
     return Vocabulary.build([caption for record in train for caption in record.captions], data.minimum_count, data.splitter)
