@@ -27,7 +27,7 @@ from patchword.log import progress
 from patchword.losses import caption_cross_entropy
 from patchword.metrics import score_captions
 from patchword.models.caption_transformer import CaptionTransformer
-from patchword.tasks.caption import CaptioningModel, DecodingSettings, ModelSettings, restore_weights
+from patchword.tasks.caption import CaptioningModel, DecodingSettings, ModelSettings, find_model, restore_weights
 from patchword.tasks.training_data import DataSettings, build_vocabulary, pixel_inputs, read_splits, reader_preprocessing
 from patchword.train.caption_objectives import CrossEntropy, CrossEntropySettings, SelfCritical, SelfCriticalSettings
 from patchword.train.loop import Validation
@@ -62,7 +62,7 @@ class CaptionRun(BaseModel, extra="forbid", frozen=True):
     licence: str = Field("", description="licence note of the data; goes into the card")
     data: DataSettings
     tower: TowerSettings = Field(discriminator="kind")
-    tower_from: str | None = Field(None, description="folder of a trained model whose tower the training begins with")
+    tower_from: str | None = Field(None, description="trained model (shipped name, folder, hub id) whose tower the training begins with")
     captioner: CaptionerSettings
     codebook: str | None = Field(None, description="codebook folder (`patchword codebook`) for region alignment")
     captioner_from: str | None = Field(
@@ -83,7 +83,8 @@ class CaptionRecipe:
         codebook = None if run.codebook is None else Codebook.read(Path(run.codebook))
         self.model = CaptionModel.build(run.tower, run.captioner, self.vocabulary.size, codebook)
         if run.tower_from:
-            checkpoint.load_weights(self.model.tower, Path(run.tower_from), _tower_prefix(Path(run.tower_from)))
+            source = find_model(run.tower_from)
+            checkpoint.load_weights(self.model.tower, source, _tower_prefix(source))
         if run.captioner_from:
             checkpoint.load_weights(self.model, Path(run.captioner_from))
         if codebook is not None:
