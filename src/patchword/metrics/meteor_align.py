@@ -72,7 +72,7 @@ class Aligner:
         self._stems: dict[str, str] = {}
         self._synsets: dict[str, frozenset[str]] = {}
         self._modules: dict[tuple[str, str], tuple[int, ...]] = {}
-        self._partners: dict[int, tuple[dict[int, int], frozenset[int]]] = {}
+        self._partners: dict[int, frozenset[int]] = {}
 
     def prepare(self, words: list[str]) -> Sentence:
         """Find the phrases of a sentence that the paraphrase table lists."""
@@ -158,31 +158,28 @@ class Aligner:
         return []
 
     def _paraphrases(self, candidate: Sentence, reference: Sentence) -> list[Match]:
-        """First the pairs listed from reference to candidate, then those from candidate to reference."""
-        forward, backward = [], []
-        for other, places in reference.positions.items():
-            counts, listed = self._partners_of(other)
-            for position in listed.intersection(candidate.positions):
-                forward += [(c, r) for c in candidate.positions[position] for r in places] * counts.get(position, 1)
-        for position, places in candidate.positions.items():
-            counts, listed = self._partners_of(position)
-            for other in listed.intersection(reference.positions):
-                backward += [(c, r) for c in places for r in reference.positions[other]] * counts.get(other, 1)
+        """First the pairs listed from reference to candidate, then those from candidate to reference, each phrase's in table order."""
         found = []
-        for c, r in sorted(forward) + sorted(backward):
-            (i, words, _), (j, other_words, _) = candidate.phrases[c], reference.phrases[r]
-            found.append(Match(3, j, other_words, i, words))
+        for j, other_words, other in reference.phrases:
+            for position in self._listed(other, candidate.positions):
+                for i, words, _ in (candidate.phrases[place] for place in candidate.positions[position]):
+                    found.append(Match(3, j, other_words, i, words))
+        for i, words, position in candidate.phrases:
+            for other in self._listed(position, reference.positions):
+                for j, other_words, _ in (reference.phrases[place] for place in reference.positions[other]):
+                    found.append(Match(3, j, other_words, i, words))
         return found
 
-    def _partners_of(self, position: int) -> tuple[dict[int, int], frozenset[int]]:
-        """Partners of a phrase, and how often the table lists those that it lists more than once."""
+    def _listed(self, position: int, wanted: dict[int, list[int]]) -> list[int]:
+        """Those partners of a phrase that are wanted, in the order of the table, as often as it lists them."""
         if position not in self._partners:
-            start, end = self._tables.starts[position], self._tables.starts[position + 1]
-            listed = self._tables.partners[start:end].tolist()
-            different = frozenset(listed)
-            repeated = {partner: listed.count(partner) for partner in different} if len(different) < len(listed) else {}
-            self._partners[position] = repeated, different
-        return self._partners[position]
+            self._partners[position] = frozenset(self._listing(position))
+        hits = self._partners[position].intersection(wanted)
+        return [partner for partner in self._listing(position) if partner in hits] if hits else []
+
+    def _listing(self, position: int) -> list[int]:
+        start, end = self._tables.starts[position], self._tables.starts[position + 1]
+        return self._tables.partners[start:end].tolist()
 
 
 def _rank(path: _Path) -> tuple[int, int, int]:
