@@ -1,0 +1,44 @@
+"""Turn the best model of a run into a small folder that can be shipped: fp16 weights, a name, and its scores on the card.
+
+    python examples/ship_a_model.py runs/flickr8k/best OUT --name flickr8k --scores scores.json --on "Flickr8k val, 1,000 pictures, beam 3"
+
+`scores.json` is what `patchword score --out` wrote. Two-tower models are shipped the same way; their scores come from the run's log.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patchword import checkpoint
+from patchword.tasks.caption import load
+from patchword.tasks.retrieve import load_two_towers
+
+
+def ship(
+    model: Annotated[Path, typer.Argument(help="Model folder of a run.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    name: Annotated[str, typer.Option(help="Name of the model.")],
+    scores: Annotated[Path | None, typer.Option(help="JSON with a table `corpus` of scores.")] = None,
+    on: Annotated[str, typer.Option(help="What the scores were measured on.")] = "",
+    limits: Annotated[str, typer.Option(help="What the model cannot do, for the card.")] = "",
+) -> None:
+    """Write the folder; it must not exist."""
+    is_captioner = checkpoint.read_config(model)["task"] == "caption"
+    loaded = load(model, "cpu") if is_captioner else load_two_towers(model, "cpu")
+    loaded.card["name"] = name
+    if limits:
+        loaded.card["limits"] = limits
+    if scores is not None:
+        corpus = json.loads(scores.read_text(encoding="utf-8"))["corpus"]
+        loaded.card["scores"] = {metric: round(value, 4) for metric, value in corpus.items()}
+        loaded.card["scores_on"] = on
+    checkpoint.write_model_atomically(out, lambda partial: loaded.write(partial, half=True))
+    print(f"{out}: {sum(file.stat().st_size for file in out.iterdir()) / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    typer.run(ship)
