@@ -273,3 +273,13 @@ def test_preprocessing_round_trips_and_refuses_nonsense():
     for wrong in ({"size": 0}, {"size": 9000}, {"size": 8, "fit": "stretch"}, {"size": 8, "std": (1, 0, 1)}, {"size": 8, "colour": 1}):
         with pytest.raises(ValidationError):
             Preprocessing(**wrong)
+
+
+def test_imagenet_crop_takes_the_middle_seven_eighths():
+    """Scaled to 256 on the short side, then the middle 224: a frame of a sixteenth of the picture is cut off on each side."""
+    image = np.zeros((512, 512, 3), dtype=np.uint8)
+    image[32:-32, 32:-32] = 255
+    inner = Preprocessing(size=224, fit="short_side_center_crop", cover=256 / 224).apply(Image.fromarray(image))
+    assert inner.shape == (224, 224, 3) and inner[2:-2, 2:-2].min() == 255
+    whole = Preprocessing(size=224, fit="short_side_center_crop").apply(Image.fromarray(image))
+    assert whole[:10].max() < 128

@@ -189,6 +189,9 @@ class Preprocessing(BaseModel):
         default="squash",
         description="squash: the whole picture, aspect not kept; short_side_center_crop: scaled until it covers the size, then the middle",
     )
+    cover: float = Field(
+        default=1.0, ge=1, description="center crop: the picture is scaled to cover this many times the size (ImageNet networks: 1 / 0.875)"
+    )
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     mean: Channels = Field(default=(0.485, 0.456, 0.406), description="per channel, on the scale 0 to 1")
     std: Channels = Field(default=(0.229, 0.224, 0.225), description="per channel, on the scale 0 to 1")
@@ -211,11 +214,12 @@ class Preprocessing(BaseModel):
         if self.fit == "squash":
             return np.array(image.resize((width, height), resample))
         image = _without_far_ends(image, height, width)
+        cover = (round(width * self.cover), round(height * self.cover))
         # Rounding as in CLIP's own preparation: the short side exact, the long side rounded down.
-        if image.width * height <= image.height * width:
-            scaled = (width, max(height, int(width * image.height / image.width)))
+        if image.width * cover[1] <= image.height * cover[0]:
+            scaled = (cover[0], max(cover[1], int(cover[0] * image.height / image.width)))
         else:
-            scaled = (max(width, int(height * image.width / image.height)), height)
+            scaled = (max(cover[0], int(cover[1] * image.width / image.height)), cover[1])
         left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
         return np.array(image.resize(scaled, resample).crop((left, top, left + width, top + height)))
 

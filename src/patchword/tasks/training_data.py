@@ -85,6 +85,7 @@ def reader_preprocessing(tower: TowerPreprocessing) -> Preprocessing:
     return Preprocessing(
         size=tower.size,
         fit="squash" if tower.fit == "squash" else "short_side_center_crop",
+        cover=tower.resize / tower.size,
         interpolation=tower.resample,
         mean=tower.mean,
         std=tower.std,
