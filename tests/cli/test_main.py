@@ -6,8 +6,10 @@ import pytest
 from patchword import __version__
 from patchword.cli import main
 
+COMMANDS = "caption index search label serve models check train predict score features codebook memory".split()
 
-@pytest.mark.parametrize("command", ["caption", "index", "search", "label", "serve", "train", "predict", "score", "check", "codebook", "memory"])
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_lists_every_command(patchword, command):
     status, out, _ = patchword("--help")
     assert status == 0 and f" {command} " in out

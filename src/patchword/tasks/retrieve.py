@@ -95,10 +95,11 @@ class TwoTowerModel:
         for first in range(0, len(rows), batch):
             part = rows[first : first + batch]
             ids_BL = torch.full((len(part), max(map(len, part))), special.pad)
+            mask_BL = torch.zeros(ids_BL.shape, dtype=torch.bool)
             for b, row in enumerate(part):
                 ids_BL[b, : len(row)] = torch.tensor(row)
-            ids_BL = ids_BL.to(self.device)
-            vectors.append(self.model.embed_texts(ids_BL, ids_BL != special.pad).float().cpu().numpy())
+                mask_BL[b, : len(row)] = True
+            vectors.append(self.model.embed_texts(ids_BL.to(self.device), mask_BL.to(self.device)).float().cpu().numpy())
         return np.concatenate(vectors)
 
     def label(self, pictures: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = TEMPLATES) -> np.ndarray:
@@ -118,7 +119,14 @@ class TwoTowerModel:
 
 
 def load_two_towers(name: str | Path, device: str | None = None) -> TwoTowerModel:
-    """A two-tower model by the name of a shipped one, a folder or a hub id. Raises ModelError when it is no such model."""
+    """A two-tower model by the name of a shipped one, a folder, a hub id, or `hub:ID` of a CLIP of transformers.
+
+    Raises ModelError when it is no such model.
+    """
+    if str(name).startswith("hub:"):
+        from patchword.tasks.hub_clip import load_clip
+
+        return load_clip(str(name).removeprefix("hub:"), choose_device(device))
     folder = find_model(name)
     config = checkpoint.read_config(folder)
     if config.get("task") != "retrieve":
