@@ -11,6 +11,7 @@ from patchword import __version__
 from patchword.cli.caption import caption
 from patchword.cli.check import check
 from patchword.cli.codebook import codebook
+from patchword.cli.compare import compare
 from patchword.cli.features import features
 from patchword.cli.index import index
 from patchword.cli.label import label
@@ -41,6 +42,7 @@ app.command()(check)
 app.command()(train)
 app.command()(predict)
 app.command()(score)
+app.command()(compare)
 app.command()(submit)
 app.command()(features)
 app.command()(codebook)

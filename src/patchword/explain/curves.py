@@ -60,27 +60,44 @@ def curve_figure(title: str, curves: Sequence[Curve], x_label: str, marks: Seque
     )
 
 
+class Panel(NamedTuple):
+    """One plot of a figure."""
+
+    title: str
+    curves: Sequence[Curve]
+    y_label: str = ""
+
+
 def save_curves(path: Path | str, title: str, curves: Sequence[Curve], x_label: str, y_label: str = "") -> None:
     """Write the same curves as a figure for print; the suffix says which kind (.png, .svg, .pdf)."""
+    save_panels(path, [Panel(title, curves, y_label)], x_label)
+
+
+def save_panels(path: Path | str, panels: Sequence[Panel], x_label: str) -> None:
+    """Write several plots side by side as one figure for print; a curve keeps its colour where all panels hold the same names in order."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2, 3.2), dpi=200, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(5.2 * len(panels), 3.2), dpi=200, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    for i, curve in enumerate(curves):
+    for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False).ravel(), panels, strict=True):
+        _plot(axis, panel, x_label)
+    figure.savefig(path, metadata=undated(path))
+
+
+def _plot(axis, panel: Panel, x_label: str) -> None:
+    for i, curve in enumerate(panel.curves):
         dashes = [float(length) for length in _DASHES[i % len(_DASHES)].split()]
         style = (0, dashes) if dashes else "-"
         axis.plot(curve.x, curve.y, color=_PRINT[i % len(_PRINT)], linestyle=style, linewidth=1.4, label=clean(curve.name))
-    axis.set_title(clean(title), fontsize=10, parse_math=False)
+    axis.set_title(clean(panel.title), fontsize=10, parse_math=False)
     axis.set_xlabel(clean(x_label), fontsize=9, parse_math=False)
-    axis.set_ylabel(clean(y_label), fontsize=9, parse_math=False)
+    axis.set_ylabel(clean(panel.y_label), fontsize=9, parse_math=False)
     axis.grid(color="#dddddd", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
-    if curves:
+    if panel.curves:
         for text in axis.legend(fontsize=8, frameon=False).get_texts():
             text.set_parse_math(False)
-    figure.savefig(path, metadata=undated(path))
 
 
 def undated(path: Path | str) -> dict[str, None] | None:

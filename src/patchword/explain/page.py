@@ -19,6 +19,10 @@ class Html(str):
     """A piece of HTML, already escaped."""
 
 
+class Best(float):
+    """A number of a table that is the best of its column: it stands in bold."""
+
+
 def escape(value: object) -> Html:
     """Any value as HTML text, safe in attributes too; characters that no page may hold become U+FFFD. `Html` passes unchanged."""
     return value if isinstance(value, Html) else Html(html.escape(clean(value)))
@@ -81,6 +85,8 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Html:
 
     def cell(value: object, i: int) -> str:
         shown = "–" if value is None else number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+        if isinstance(value, Best):
+            shown = Html(f"<b>{shown}</b>")
         sentence = not numeric[i] and isinstance(value, str) and len(value) > 40
         kind = ' class="number"' if numeric[i] else ' class="sentence"' if sentence else ""
         return f"<td{kind}>{escape(shown)}</td>"

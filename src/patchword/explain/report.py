@@ -13,7 +13,7 @@ from patchword.errors import PictureError
 from patchword.explain.curves import Curve, curve_figure
 from patchword.explain.page import Html, escape, join, name, note, number, page, section, table, tiles, warning
 from patchword.explain.pictures import picture_uri
-from patchword.explain.runs import Run, counted, part, read_run, real
+from patchword.explain.runs import Run, counted, part, read_run, real, training_seconds
 
 _SAMPLES = 24
 _VALIDATIONS = 60
@@ -47,8 +47,8 @@ def _facts(run: Run) -> Html:
     facts = [("last step", number(last["at"]))]
     if "epoch" in last:
         facts.append((f"last epoch of {last['stage']}" if len(run.stages) > 1 else "last epoch", number(real(last["epoch"]))))
-    seconds = _finite(run.steps + run.validations, "seconds")
-    facts.append(("time", _duration(seconds[-1])) if seconds else None)
+    seconds, measured = training_seconds(run)
+    facts.append(("time", _duration(seconds)) if measured else None)
     speeds = _finite(run.steps, "images_per_second")
     facts.append(("images per second (median)", number(speeds[len(speeds) // 2])) if speeds else None)
     for metric in ("CIDEr", "Bleu_4"):
@@ -150,7 +150,7 @@ def _samples(run: Run, pictures: Path | None) -> Html:
         listed = "".join(f"<li>{escape(reference)}</li>" for reference in references) if isinstance(references, list) else ""
         file = sample.get("file", sample.get("image_id", ""))
         cards.append(
-            f'<div class="sample">{_picture(pictures, file, sample)}<b>{escape(sample.get("caption", ""))}</b>'
+            f'<div class="sample">{sample_picture(pictures, sample)}<b>{escape(sample.get("caption", ""))}</b>'
             f'<p class="soft">{name(file)}</p>' + (f"<ul>{listed}</ul>" if listed else "") + "</div>"
         )
     lead = "In bold what the model says, below what people said."
@@ -158,8 +158,9 @@ def _samples(run: Run, pictures: Path | None) -> Html:
     return section("Sample captions", note(lead + more), Html(f'<div class="samples">{"".join(cards)}</div>'))
 
 
-def _picture(pictures: Path | None, file: object, sample: dict) -> str:
+def sample_picture(pictures: Path | None, sample: dict) -> str:
     """The sample's picture; only from inside the folder, whatever the file's name says."""
+    file = sample.get("file", sample.get("image_id", ""))
     if pictures is None or not isinstance(file, str):
         return ""
     path = (pictures / file).resolve()

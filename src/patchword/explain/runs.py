@@ -46,6 +46,42 @@ def read_run(folder: Path | str) -> Run:
     )
 
 
+def best_validation(run: Run) -> dict:
+    """The validation whose model the run kept: the last that is marked best, else that of the highest CIDEr, else empty."""
+    marked = [event for event in run.validations if event.get("best") is True]
+    scored = [event for event in run.validations if math.isfinite(_cider(event))]
+    return marked[-1] if marked else max(scored, key=_cider, default={})
+
+
+def _cider(event: dict) -> float:
+    return real(part(event, "scores").get("CIDEr"))
+
+
+def training_seconds(run: Run) -> tuple[float, bool]:
+    """How long the run took, and whether that was measured: by the clock of its steps (`seconds` since the start of the process, which
+    begins anew where a run was resumed), else estimated from images per second and the batch. NaN where neither is known."""
+    if not run.steps:
+        return math.nan, False
+    clock = [real(event.get("seconds")) for event in run.steps]
+    if all(map(math.isfinite, clock)):
+        total = sum(now if now < before else now - before for before, now in zip([0.0, *clock], clock, strict=False))
+        return total + _validating(run, since=run.steps[-1]["at"]), True
+    stages = run.config.get("stage")
+    stages = [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
+    batches = {stage.get("name"): real(stage.get("batch")) for stage in stages}
+    total, before = 0.0, 0.0
+    for event in run.steps:
+        speed = real(event.get("images_per_second"))
+        total += (event["at"] - before) * batches.get(event["stage"], math.nan) / (speed or math.nan)
+        before = event["at"]
+    return total + _validating(run, since=0), False
+
+
+def _validating(run: Run, since: float) -> float:
+    seconds = (real(event.get("seconds")) for event in run.validations if event["at"] >= since)
+    return sum(value for value in seconds if math.isfinite(value))
+
+
 def counted(n: int, thing: str) -> str:
     """A number with its noun: 1 picture, 2 pictures."""
     return f"{n} {thing}" if n == 1 else f"{n} {thing}s"

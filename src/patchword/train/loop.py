@@ -111,6 +111,7 @@ class Run:
         self._resumed: dict[str, Tensor] = {}
         self.trainable = {name: parameter.requires_grad for name, parameter in recipe.model.named_parameters()}
         self.log: MetricsLog | None = None
+        self.began = time.perf_counter()
 
     def resume(self) -> bool:
         """Continue from `checkpoints/last`; False where there is none yet."""
@@ -231,7 +232,8 @@ class Run:
         speed = totals[1] / (time.perf_counter() - began)
         if self.log is not None and (position.step % self.log_steps == 0):
             event = {"event": "step", "stage": settings.name, "step": position.step, "epoch": position.epoch, "loss": values["loss"]}
-            event |= {"losses": values, "learning_rates": rates, "gradient_norm": norm, "images_per_second": round(speed, 2), **extra}
+            event |= {"losses": values, "learning_rates": rates, "gradient_norm": norm, "images_per_second": round(speed, 2)}
+            event |= {"seconds": round(time.perf_counter() - self.began, 2), **extra}
             self.log.write(event)
         return f"loss {values['loss']:.3f}  lr {max(rates.values()):.1e}  |g| {norm:.2f}  {speed:.0f} img/s" + (
             f"  skipped {self.past.skipped}" if self.past.skipped else ""

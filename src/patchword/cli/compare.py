@@ -1,0 +1,29 @@
+"""`patchword compare`: several runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patchword.errors import ConfigError
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; differences are counted from the first.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for compare.html, table.md, curves.png and curves.svg.")],
+    data: Annotated[Path | None, typer.Option(help="Annotations: captions are scored anew, with all metrics and intervals.")] = None,
+    split: Annotated[
+        str, typer.Option(help="Split of --data; RUN/predictions/SPLIT.json goes before the best validation's captions.")
+    ] = "val",
+    images: Annotated[Path | None, typer.Option(help="Folder of the pictures: sample pictures are embedded in the page.")] = None,
+) -> None:
+    """Compare runs: scores of each one's best validation, sizes, minutes, curves, and their captions of the same pictures."""
+    from patchword.explain.compare import write_comparison
+    from patchword.metrics.files import read_references
+
+    if images is not None and not images.is_dir():
+        raise ConfigError(f"there is no folder {images}: --images names the folder of the pictures")
+    references = None if data is None else read_references(data, split)
+    print(write_comparison(runs, out, references, split, images))

@@ -1,0 +1,269 @@
+"""Several runs side by side: scores of each run's best validation, sizes, times, curves, and what each says about the same pictures.
+
+Decoded scores and those under teacher forcing stand in separate tables: a caption that is handed the true words so far is no caption.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from patchword.errors import ConfigError, DataError
+from patchword.explain.curves import Curve, Panel, curve_figure, save_panels, thinned
+from patchword.explain.page import Best, Html, escape, join, name, note, number, page, section, table, warning
+from patchword.explain.report import sample_picture
+from patchword.explain.runs import Run, best_validation, part, read_run, real, training_seconds
+from patchword.metrics.bootstrap import compare as paired_bootstrap
+from patchword.metrics.files import read_predictions
+from patchword.metrics.reporting import Result, Settings, evaluate
+
+_SAMPLES = 24
+_POINTS = 100  # training losses are averaged to so many points: single batches would hide the curves behind each other
+_FORCED = {"loss": "loss per word", "top5": "top-5 accuracy", "bleu4": "BLEU-4"}
+_LOWER = {*_FORCED.values()} - {"top-5 accuracy", "BLEU-4"} | {"i2t_medR", "i2t_meanR", "t2i_medR", "t2i_meanR"}
+_NEUTRAL = {"length", "repetition", "dangling", "vocabulary", "unseen"}
+"""Values of which neither more nor less is always better."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One run of the comparison."""
+
+    name: str
+    run: Run
+    best: dict
+    """The event of its best validation; empty where there was none."""
+    captions: dict[str, str]
+    """What it says, by image id: predictions/SPLIT.json where that was written, else the best validation's."""
+    numbers: dict[str, int]
+    """How many numbers its best model stores, for each part (tower, captioner)."""
+    result: Result | None = None
+    """Scored against references that were given."""
+
+
+class Table(NamedTuple):
+    """A table before it becomes HTML or Markdown: the first column names the run, the others are numbers or None."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: list[tuple]
+    remark: str = ""
+
+
+def write_comparison(
+    folders: Sequence[Path],
+    out: Path,
+    references: Mapping[str, Sequence[str]] | None = None,
+    split: str = "val",
+    pictures: Path | None = None,
+) -> Path:
+    """Write compare.html, table.md, curves.png and curves.svg into `out`; returns the page's path.
+
+    Args:
+        references: captions of the pictures by image id; with them the captions are scored anew, with all metrics, and differences to
+            the first run get intervals.
+        split: which predictions are preferred: predictions/SPLIT.json of a run, before those of its best validation.
+        pictures: folder of the pictures; only then are they embedded.
+
+    Raises:
+        ConfigError: a folder that is no run folder.
+        DataError: predictions that do not fit the references.
+    """
+    sides = [_side(folder, shown, references, split) for folder, shown in zip(folders, _names(folders), strict=True)]
+    tables = [_decoded(sides), *(_differences(sides) if references else []), _forced(sides)]
+    panels = _panels(sides)
+    out.mkdir(parents=True, exist_ok=True)
+    if panels:
+        for kind in ("png", "svg"):
+            save_panels(out / f"curves.{kind}", panels, "step")
+    (out / "table.md").write_text("\n\n".join(map(_markdown, filter(_has_rows, tables))) + "\n", encoding="utf-8")
+    (out / "compare.html").write_text(_page(sides, tables, panels, pictures), encoding="utf-8")
+    return out / "compare.html"
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Folder names, or whole paths where these are not different."""
+    short = [folder.resolve().name for folder in folders]
+    return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+
+
+def _side(folder: Path, shown: str, references: Mapping[str, Sequence[str]] | None, split: str) -> Side:
+    if not (folder / "metrics.jsonl").is_file():
+        raise ConfigError(f"{folder} is no run folder: it has no metrics.jsonl; give the folder that a configuration names as `out`")
+    run = read_run(folder)
+    best = best_validation(run)
+    chosen = folder / "predictions" / f"{split}.json"
+    if not chosen.is_file() and best:
+        chosen = folder / "predictions" / f"{best['stage']}-{int(real(best.get('epoch'))) + 1:03d}.json"
+    captions = read_predictions(chosen) if chosen.is_file() else {}
+    result = None
+    if references is not None:
+        if not captions:
+            raise DataError(f"{folder} has no predictions to score: neither predictions/{split}.json nor those of a best validation")
+        result = evaluate(references, captions, Settings.of("", "ptb", False, False))
+    return Side(shown, run, best, captions, stored_numbers(folder / "best" / "model.safetensors"), result)
+
+
+def stored_numbers(path: Path) -> dict[str, int]:
+    """Floating-point numbers that a safetensors file stores (weights and running statistics), for each part of the model, from its header
+    alone; empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(min(length, 100_000_000)))
+        except ValueError as error:
+            raise DataError(f"{path} has no readable header ({error}): the file is damaged; copy it anew") from error
+    counts: dict[str, int] = {}
+    for tensor, facts in header.items():
+        if tensor != "__metadata__" and facts["dtype"].startswith(("F", "BF")):
+            whole = tensor.split(".")[0]
+            counts[whole] = counts.get(whole, 0) + math.prod(facts["shape"])
+    return counts
+
+
+def _decoded(sides: Sequence[Side]) -> Table:
+    scored = [
+        {metric: score.value for metric, score in side.result.report.scores.items()} if side.result else _finite(part(side.best, "scores"))
+        for side in sides
+    ]
+    metrics = list(dict.fromkeys(metric for values in scored for metric in values))
+    parts = list(dict.fromkeys(whole for side in sides for whole in side.numbers))
+    rows = []
+    for side, values in zip(sides, scored, strict=True):
+        seconds, _ = training_seconds(side.run)
+        rows.append(
+            (side.name, side.best.get("at"), *(values.get(metric) for metric in metrics))
+            + tuple(side.numbers[whole] / 1e6 if whole in side.numbers else None for whole in parts)
+            + (round(seconds / 60, 1) if math.isfinite(seconds) else None,)
+        )
+    head = ("run", "best at step", *metrics, *(f"{whole}, M numbers" for whole in parts), "minutes")
+    guessed = [side.name for side in sides if not training_seconds(side.run)[1]]
+    remark = f"Minutes estimated from images per second, not measured: {', '.join(guessed)}." if guessed else ""
+    return Table("Decoded captions, best validation of each run", head, _with_best(head, rows, set(metrics)), remark)
+
+
+def _forced(sides: Sequence[Side]) -> Table:
+    """Of the same validation as the decoded scores."""
+    values = [_finite(part(side.best, "teacher_forced")) for side in sides]
+    keys = list(dict.fromkeys(key for one in values for key in one))
+    head = ("run", *(_FORCED.get(key, key) for key in keys))
+    rows = [(side.name, *(one.get(key) for key in keys)) for side, one in zip(sides, values, strict=True)]
+    remark = "Every word was predicted from the true words before it: not comparable with decoded captions, nor with published scores."
+    return Table("Under teacher forcing", head, _with_best(head, rows, set(head[1:])) if keys else [], remark)
+
+
+def _differences(sides: Sequence[Side]) -> list[Table]:
+    """What each run gains over the first on the same pictures."""
+    first = sides[0].result
+    tables = []
+    for side in sides[1:]:
+        found = paired_bootstrap((first.overlap, first.report.counts), (side.result.overlap, side.result.report.counts))
+        rows = [(metric, one.value, one.interval.low, one.interval.high, one.p) for metric, one in found.items()]
+        head = ("metric", "difference", "95 % from", "to", "p")
+        tables.append(Table(f"{side.name} against {sides[0].name}", head, rows, "Paired bootstrap over pictures, 1000 resamples."))
+    return tables
+
+
+def _finite(scores: Mapping[str, object]) -> dict[str, float]:
+    return {metric: real(value) for metric, value in scores.items() if math.isfinite(real(value))}
+
+
+def _with_best(head: Sequence[str], rows: list[tuple], compared: set[str]) -> list[tuple]:
+    """The best values of the compared columns marked, where there is something to compare with."""
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    for title, column in zip(head, columns, strict=True):
+        known = [value for value in column if value is not None]
+        if title in compared - _NEUTRAL and len(known) > 1:
+            best = min(known) if title in _LOWER else max(known)
+            column[:] = [Best(value) if value == best else value for value in column]
+    return list(zip(*columns, strict=True))
+
+
+def _panels(sides: Sequence[Side]) -> list[Panel]:
+    def curves(points: Iterable[tuple[str, list[tuple[float, float]]]]) -> list[Curve]:
+        return [Curve(shown, *zip(*pairs, strict=True)) for shown, pairs in points if any(math.isfinite(y) for _, y in pairs)]
+
+    def validations(key: str, metric: str) -> list[Curve]:
+        return curves((side.name, [(event["at"], real(part(event, key).get(metric))) for event in side.run.validations]) for side in sides)
+
+    panels = [
+        Panel("Training loss (cross-entropy where there is one)", [thinned(one, _POINTS) for one in curves(map(_training_loss, sides))]),
+        Panel("Validation loss, teacher forcing", validations("teacher_forced", "loss")),
+        Panel("CIDEr of decoded validation captions", validations("scores", "CIDEr")),
+    ]
+    return [panel for panel in panels if panel.curves]
+
+
+def _training_loss(side: Side) -> tuple[str, list[tuple[float, float]]]:
+    """Losses of other stages (a negated reward) would be another scale: with a cross-entropy anywhere, the rest is a gap."""
+    has_words = any("cross_entropy" in part(event, "losses") for event in side.run.steps)
+    return side.name, [
+        (event["at"], real(part(event, "losses").get("cross_entropy") if has_words else event.get("loss"))) for event in side.run.steps
+    ]
+
+
+def _page(sides: Sequence[Side], tables: Sequence[Table], panels: Sequence[Panel], pictures: Path | None) -> str:
+    troubles = [warning(f"{side.name}: {trouble}") for side in sides for trouble in side.run.troubles]
+    troubles += [warning(f"{side.name}: there was no validation yet.") for side in sides if not side.best]
+    parts = [section(one.title, table(one.head, one.rows), note(one.remark) if one.remark else "") for one in filter(_has_rows, tables)]
+    figures = [curve_figure(panel.title, panel.curves, "step") for panel in panels]
+    if figures:
+        parts.append(section("Curves", Html(f'<div class="curves">{join(figures)}</div>')))
+    samples = _samples(sides)
+    if samples:
+        cards = join(_card(sample, sides, pictures) for sample in samples)
+        parts.append(section("The same pictures", Html(f'<div class="samples">{cards}</div>')))
+    return page(f"{' · '.join(side.name for side in sides)}", [*troubles, *parts], lead="Best of each column in bold.")
+
+
+def _samples(sides: Sequence[Side]) -> list[dict]:
+    """The sample pictures of all runs, each once."""
+    found: dict[str, dict] = {}
+    for side in sides:
+        for sample in side.run.samples:
+            found.setdefault(str(sample.get("image_id")), sample)
+    return list(found.values())[:_SAMPLES]
+
+
+def _card(sample: dict, sides: Sequence[Side], pictures: Path | None) -> Html:
+    image = str(sample.get("image_id"))
+    said = "".join(
+        f'<p class="s{i % 8}"><span class="swatch"></span> <span class="soft">{name(side.name)}</span><br>'
+        f"<b>{escape(_said(side, image))}</b></p>"
+        for i, side in enumerate(sides)
+    )
+    references = sample.get("references")
+    listed = "".join(f"<li>{escape(reference)}</li>" for reference in references) if isinstance(references, list) else ""
+    people = f"<details><summary>what people said</summary><ul>{listed}</ul></details>" if listed else ""
+    file = name(sample.get("file", image))
+    return Html(f'<div class="sample">{sample_picture(pictures, sample)}<p class="soft">{file}</p>{said}{people}</div>')
+
+
+def _said(side: Side, image: str) -> str:
+    own = next((sample.get("caption") for sample in side.run.samples if str(sample.get("image_id")) == image), None)
+    return str(side.captions.get(image, "–" if own is None else own))
+
+
+def _has_rows(one: Table) -> bool:
+    return bool(one.rows)
+
+
+def _markdown(one: Table) -> str:
+    """A table of GitHub's Markdown; bars in names are escaped."""
+
+    def cell(value: object) -> str:
+        if value is None:
+            return "–"
+        if isinstance(value, float | int):
+            return f"**{number(value)}**" if isinstance(value, Best) else number(value)
+        return str(value).replace("|", "\\|").replace("\n", " ")
+
+    lines = [f"### {one.title}", "", "| " + " | ".join(map(cell, one.head)) + " |", "| --- |" + " ---: |" * (len(one.head) - 1)]
+    lines += ["| " + " | ".join(map(cell, row)) + " |" for row in one.rows]
+    return "\n".join([*lines, "", one.remark] if one.remark else lines)
