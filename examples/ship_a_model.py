@@ -24,12 +24,19 @@ def ship(
     name: Annotated[str, typer.Option(help="Name of the model.")],
     scores: Annotated[Path | None, typer.Option(help="JSON with a table `corpus` of scores.")] = None,
     on: Annotated[str, typer.Option(help="What the scores were measured on.")] = "",
+    no_repeat_ngram: Annotated[int, typer.Option(help="Captioners: no so many words in a row twice; 0 leaves the run's setting.")] = 0,
+    command: Annotated[str, typer.Option(help="Command that repeats the training, for the card; the run's own where left out.")] = "",
     limits: Annotated[str, typer.Option(help="What the model cannot do, for the card.")] = "",
 ) -> None:
     """Write the folder; it must not exist."""
     is_captioner = checkpoint.read_config(model)["task"] == "caption"
     loaded = load(model, "cpu") if is_captioner else load_two_towers(model, "cpu")
     loaded.card["name"] = name
+    if no_repeat_ngram:
+        decoding = loaded.settings.decoding.model_copy(update={"no_repeat_ngram": no_repeat_ngram})
+        loaded.settings = loaded.settings.model_copy(update={"decoding": decoding})
+    if command:
+        loaded.card["command"] = command
     if limits:
         loaded.card["limits"] = limits
     if scores is not None:
