@@ -11,7 +11,8 @@ Shape legend: that of `patchword.types`; R = B*K rows, image by image; W = K*V c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
@@ -53,10 +54,21 @@ def greedy(
     padding and a second start. Log-probabilities stay those of the model, which knows nothing of either.
     """
 
-    def likeliest(log_probabilities_RV: Tensor, allowed_RV: Tensor) -> Tensor:
-        return log_probabilities_RV.masked_fill(~allowed_RV, -math.inf).argmax(dim=-1)
+    return _roll_out(captioner, memory, special, 1, max_length, no_repeat_ngram, forbid_unknown, _likeliest)
 
-    return _roll_out(captioner, memory, special, 1, max_length, no_repeat_ngram, forbid_unknown, likeliest)
+
+@torch.no_grad()
+def greedy_steps(
+    captioner: Captioner,
+    memory: NamedTuple,
+    special: SpecialIds,
+    max_length: int,
+    no_repeat_ngram: int = 0,
+    forbid_unknown: bool = True,
+) -> Iterator[Decodings]:
+    """`greedy`, one token at a time: what has been decoded so far, after every token. The last is what `greedy` returns."""
+    for running in _steps(captioner, memory, special, 1, max_length, no_repeat_ngram, forbid_unknown, _likeliest):
+        yield _decodings(running, 1)
 
 
 @torch.no_grad()
@@ -206,18 +218,38 @@ def _roll_out(
     forbid_unknown: bool,
     choose: Callable[[Tensor, Tensor], Tensor],
 ) -> Decodings:
+    """The last of `_steps`."""
+    steps = _steps(captioner, memory, special, copies, max_length, no_repeat_ngram, forbid_unknown, choose)
+    return _decodings(deque(steps, maxlen=1).pop(), copies)
+
+
+def _steps(
+    captioner: Captioner,
+    memory: NamedTuple,
+    special: SpecialIds,
+    copies: int,
+    max_length: int,
+    no_repeat_ngram: int,
+    forbid_unknown: bool,
+    choose: Callable[[Tensor, Tensor], Tensor],
+) -> Iterator[_Running]:
     """One token after the other for B * copies independent rows; `choose` picks it from (log-probabilities, allowed), both (R, V)."""
     state, R = captioner.start(memory, copies), _images(memory) * copies
     running = _Running.begin(R, special, _device(memory))
+    yield running
     tokens_R = running.tokens_RT.new_full((R,), special.start)
     for _ in range(max_length):
         logits_RV, state, _ = captioner.step(tokens_R, memory, state)
         log_probabilities_RV, allowed_RV = _scored(logits_RV, running, special, no_repeat_ngram, forbid_unknown)
         tokens_R = choose(log_probabilities_RV, allowed_RV)
         running = running.extend(tokens_R, log_probabilities_RV.gather(1, tokens_R[:, None]).squeeze(1), special)
+        yield running
         if running.ended_R.all():
             break
-    return _decodings(running, copies)
+
+
+def _likeliest(log_probabilities_RV: Tensor, allowed_RV: Tensor) -> Tensor:
+    return log_probabilities_RV.masked_fill(~allowed_RV, -math.inf).argmax(dim=-1)
 
 
 def _scored(logits_RV: Tensor, running: _Running, special: SpecialIds, ngram: int, forbid_unknown: bool) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ class Caption:
     concepts: tuple[str, ...] | None = None
     """Codebook word of each patch, row by row (region alignment)."""
     prototypes: tuple[tuple[tuple[int, float], ...], ...] | None = None
-    """Per word the memory prototypes that it attended to most, as (index, weight), best first (prototype memory)."""
+    """Per word the memory prototypes of the last decoder layer that it attended to most, as (index, weight), best first."""
     alternatives: tuple[Caption, ...] = field(default=(), repr=False)
     """The other hypotheses of the search, best first."""
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from patchword.errors import ModelError
+from patchword.tasks.prototypes import read_prototypes
 
 
 def memory(
@@ -32,20 +33,6 @@ def memory(
     for number, prototypes in enumerate(layers):
         if layer in (None, number):
             console.print(_table(number, prototypes, top))
-
-
-def read_prototypes(model: Path) -> dict[str, Any]:
-    """The content of `prototypes.json`. Raises ModelError where the model has no memory, or the file is not what it should be."""
-    path = model / "prototypes.json" if model.is_dir() else model
-    if not path.is_file():
-        raise ModelError(f"{model} holds no prototypes.json: the model has no prototype memory, or the path is not a model folder")
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} is not JSON ({error}); copy it anew from where the model was trained") from error
-    if not isinstance(described, dict) or not {"placement", "layers"} <= set(described):
-        raise ModelError(f"{path} lists no prototypes: 'placement' and 'layers' are expected; copy it anew from the trained model")
-    return described
 
 
 def _table(number: int, prototypes: list[dict[str, Any]], top: int):

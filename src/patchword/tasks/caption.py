@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, Union
 
@@ -22,11 +22,14 @@ from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings
 from patchword.config import validate
 from patchword.data.batches import Inputs
 from patchword.data.pictures import Preprocessing, open_picture
-from patchword.decode import Decodings, beam_search, explain_tokens
+from patchword.decode import Decodings, beam_search, explain_tokens, greedy_steps
 from patchword.device import choose_device
 from patchword.errors import ModelError
 from patchword.layers.codebook import Codebook
+from patchword.models.caption_transformer import CaptionTransformer
 from patchword.results import Caption
+from patchword.tasks.prototypes import FILE as PROTOTYPES
+from patchword.tasks.prototypes import context_words, nearest_captions, read_prototypes, write_prototypes
 from patchword.text.subwords import Subwords, vocabulary_from_json
 from patchword.text.words import Vocabulary
 from patchword.towers import layered
@@ -102,6 +105,27 @@ class CaptioningModel:
             captions += self.caption_features(self.features(pixels_BHWC), beams, n_best, trace)
         return captions
 
+    def stream(self, picture: Picture, trace: bool = False) -> Generator[str, None, Caption]:
+        """The words of one picture's caption, each as soon as it is known: greedy search, for a search with beams knows its first word
+        only when it has ended. The generator's return value is the whole Caption.
+
+        Raises PictureError when the picture cannot be decoded.
+        """
+        features = self.features(self.settings.preprocessing.apply(open_picture(picture))[None])
+        decoding, captioner, special = self.settings.decoding, self.model.captioner, self.vocabulary.special
+        with torch.inference_mode():
+            memory = captioner.encode(features)
+        said, found = 0, None
+        for found in greedy_steps(captioner, memory, special, decoding.max_length, decoding.no_repeat_ngram):
+            words = self.vocabulary.tokens(found.tokens_BKT[0, 0].tolist())
+            yield from words[said:]
+            said = len(words)
+        explained = None
+        if trace:
+            with torch.inference_mode():
+                explained = explain_tokens(captioner, memory, special, found.tokens_BKT[:, 0], found.lengths_BK[:, 0])
+        return self._caption(found, explained, 0, 0, features.hw)
+
     @torch.inference_mode()
     def features(self, pixels_BHWC: np.ndarray) -> VisualFeatures:
         """The tower's features of pictures that went through the preprocessing's geometry (uint8)."""
@@ -143,7 +167,7 @@ class CaptioningModel:
         if trace is not None and trace.concepts_BN is not None and self.settings.codebook is not None:
             concepts = tuple(self.settings.codebook["words"][row] for row in trace.concepts_BN[b].tolist())
         if trace is not None and trace.prototype_weights_BTLM is not None:
-            weights_TM = trace.prototype_weights_BTLM[b, : len(words)].mean(1)
+            weights_TM = trace.prototype_weights_BTLM[b, : len(words), -1]
             best_T = weights_TM.topk(min(3, weights_TM.shape[1]))
             prototypes = tuple(
                 tuple(zip(indices, values, strict=True))
@@ -173,8 +197,14 @@ class CaptioningModel:
                 weights = {name: tensor for name, tensor in weights.items() if not name.startswith("tower.")}
             else:
                 settings = settings.model_copy(update={"tower": layered.by_value(self.model.tower)})
-        config = {"task": "caption", **self.card, **settings.model_dump(mode="json")}
-        checkpoint.write_model(folder, config, weights, self.vocabulary.to_json(), model_card(self.card), half)
+        card = {key: value for key, value in self.card.items() if key != "prototype_captions"}
+        config = {"task": "caption", **card, **settings.model_dump(mode="json")}
+        checkpoint.write_model(folder, config, weights, self.vocabulary.to_json(), model_card(card), half)
+        captioner = self.model.captioner
+        if isinstance(captioner, CaptionTransformer) and captioner.memory is not None:
+            concepts = [] if settings.codebook is None else settings.codebook["words"]
+            words_of = context_words(self.vocabulary.decode, captioner.memory.config.placement, concepts)
+            write_prototypes(folder, captioner.memory.describe(words_of))
 
     def push_to_hub(self, repository: str, private: bool = True) -> str:
         """Upload the model folder to a hub repository; returns its address."""
@@ -217,6 +247,8 @@ def load(name: str | Path, device: str | None = None) -> Any:
     codebook = None if settings.codebook is None else Codebook.described(settings.codebook)
     model = CaptionModel.build(settings.tower, settings.captioner, settings.vocabulary_size, codebook)
     restore_weights(model, folder, settings.tower_sha256)
+    if (folder / PROTOTYPES).exists():
+        card["prototype_captions"] = nearest_captions(read_prototypes(folder))
     return CaptioningModel(model, settings, vocabulary, {"name": folder.name, **card}, chosen)
 
 

@@ -1,0 +1,50 @@
+"""`prototypes.json` of a model folder: what the prototypes of its memory stand for, as text that needs no model to be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from patchword.errors import ModelError
+
+FILE = "prototypes.json"
+
+
+def context_words(decode: Callable[[Sequence[int]], str], placement: str, concepts: Sequence[str]) -> Callable[[list[int]], str]:
+    """How the memory's contexts become text: the words up to a key; for prototypes over patches, the patch and its concept. The number of
+    the picture counts within one training step and tells a reader nothing."""
+
+    def words(context: list[int]) -> str:
+        return decode(context) or "(beginning of a caption)"
+
+    def patch(context: list[int]) -> str:
+        _, number, *concept = context
+        return f"patch {number}" + (f": {concepts[concept[0]]}" if concept and concepts else "")
+
+    return words if placement == "self_concat" else patch
+
+
+def write_prototypes(folder: Path, described: dict[str, Any]) -> None:
+    """Write what `PrototypeMemory.describe` gave."""
+    (folder / FILE).write_text(json.dumps(described, ensure_ascii=False), encoding="utf-8")
+
+
+def read_prototypes(model: Path) -> dict[str, Any]:
+    """The content of `prototypes.json`. Raises ModelError where the model has no memory, or the file is not what it should be."""
+    path = model / FILE if model.is_dir() else model
+    if not path.is_file():
+        raise ModelError(f"{model} holds no prototypes.json: the model has no prototype memory, or the path is not a model folder")
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is not JSON ({error}); copy it anew from where the model was trained") from error
+    if not isinstance(described, dict) or not {"placement", "layers"} <= set(described):
+        raise ModelError(f"{path} lists no prototypes: 'placement' and 'layers' are expected; copy it anew from the trained model")
+    return described
+
+
+def nearest_captions(described: dict[str, Any]) -> dict[str, list[str]]:
+    """The training contexts of the last decoder layer's prototypes, by the index that `Caption.prototypes` gives."""
+    return {str(index): prototype["contexts"] for index, prototype in enumerate(described["layers"][-1]) if prototype["contexts"]}
