@@ -71,7 +71,8 @@ def load_tables(folder: Path | None = None) -> Tables:
             prefix, *rest = line.split()
             prefixes[prefix] = bool(rest)
     index = _index(paraphrases)
-    arrays = (np.load(index / f"{name}.npy", mmap_mode="r") for name in ("phrases", "starts", "partners"))
+    # Views of the memory map that are plain arrays: indexing them is cheaper.
+    arrays = (np.asarray(np.load(index / f"{name}.npy", mmap_mode="r")) for name in ("phrases", "starts", "partners"))
     return Tables(frozenset(line.strip() for line in lines["function"]), prefixes, synsets, exceptions, *arrays)
 
 
