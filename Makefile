@@ -10,7 +10,7 @@ caption: $(VENV)/.core
 	@$(BIN)/patchword caption "$(or $(PHOTO),$(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/matplotlib/mpl-data/sample_data/grace_hopper.jpg)"
 
 test: $(VENV)/.dev
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-browser: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
