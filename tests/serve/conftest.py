@@ -40,6 +40,22 @@ class FakeModel:
         return Caption(" ".join(tokens), -2.0, tokens, alternatives=others, **(traced if trace else {}))
 
 
+class StreamingModel(FakeModel):
+    """Gives the first word at once, and each other when its gate is open."""
+
+    stopped = False
+
+    def stream(self, picture, trace=False):
+        whole = self.one(picture, 1, trace)
+        try:
+            for word in whole.tokens:
+                yield word
+                self.gate.wait(60)
+        finally:
+            self.stopped = True
+        return whole
+
+
 def png(colour=(200, 10, 30), size=(30, 20), kind="PNG", **options):
     buffer = io.BytesIO()
     Image.new("RGB", size, colour).save(buffer, kind, **options)
@@ -54,6 +70,11 @@ def make_png():
 @pytest.fixture
 def fake():
     return FakeModel()
+
+
+@pytest.fixture
+def streaming_fake():
+    return StreamingModel()
 
 
 @pytest.fixture

@@ -57,6 +57,23 @@ def test_words_are_streamed_when_asked(client_for, make_png):
         assert json.loads(events[-1][1])["caption"] == "colour 200 10 30"
 
 
+def test_words_of_greedy_search_are_streamed(client_for, streaming_fake, make_png):
+    model = streaming_fake
+    client = client_for(model)
+    response = client.post("/caption?stream=true&trace=true", content=make_png())
+    events = re.findall(r"event: (\w+)\ndata: (.*)\n\n", response.text)
+    assert [kind for kind, _ in events] == ["queued", "word", "word", "word", "word", "caption"]
+    assert [json.loads(data) for kind, data in events if kind == "word"][2] == {"position": 2, "token": "10"}
+    whole = json.loads(events[-1][1])
+    assert whole["caption"] == "colour 200 10 30" and whole["attention"]["rows"] == 2
+    assert model.batches == [], "no batch of searches ran"
+    client.post("/caption?stream=true&beams=3", content=make_png())
+    client.post("/caption", content=make_png())
+    assert model.batches == [1, 1], "with beams, and where nothing is streamed, a search runs"
+    refused = client.post("/caption?stream=true", content=make_png(size=(13, 13))).text
+    assert "event: error" in refused and "secret" not in refused
+
+
 def test_the_middle_cut_of_the_preprocessing_is_told(client_for, fake, make_png):
     class Prescribed:
         fit, hw = "short_side_center_crop", (224, 224)

@@ -10,15 +10,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import uvicorn
+from PIL import Image
 
 from patchword.errors import ConfigError
 from patchword.serve.app import create_app
 from patchword.serve.connections import bounded_protocol
 from patchword.serve.limits import Limits
 from patchword.serve.run import check_address
+from patchword.serve.streaming import streamed
 
 HERE = Path(__file__).parent
 
@@ -141,6 +144,30 @@ def test_a_client_that_leaves_cancels_its_work(serve, fake, make_png):
     running.recv(100)
     running.close()
     assert fake.batches == [1] and metric(port, "cancelled_total") == 2
+
+
+def test_words_arrive_while_the_model_still_runs(serve, streaming_fake, make_png):
+    streaming_fake.gate.clear()
+    port = serve(streaming_fake)
+    body = make_png()
+    reading = opened(port, HEAD.replace(b"/caption", b"/caption?stream=1").replace(b"1000", str(len(body)).encode()) + body)
+    reading.settimeout(60)
+    seen = b""
+    while b'"colour"' not in seen:
+        seen += reading.recv(1000)
+    assert b'"200"' not in seen and not streaming_fake.stopped
+    streaming_fake.gate.set()
+    while b"event: caption" not in seen:
+        seen += reading.recv(1000)
+    assert b'"200"' in seen
+    reading.close()
+
+
+def test_a_stream_that_nobody_reads_ends_at_the_next_word(streaming_fake):
+    words = SimpleNamespace(unwanted=False)
+    words.put = lambda word: setattr(words, "unwanted", word == "200")
+    assert streamed(streaming_fake, Image.new("RGB", (4, 4), (200, 10, 30)), False, words) is None
+    assert streaming_fake.stopped and words.unwanted
 
 
 def test_a_full_queue_says_when_to_come_back(serve, fake, make_png):

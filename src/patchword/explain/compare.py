@@ -17,10 +17,12 @@ from patchword.explain.curves import Curve, Panel, curve_figure, save_panels, th
 from patchword.explain.page import Best, Html, escape, join, name, note, number, page, section, table, warning
 from patchword.explain.report import sample_picture
 from patchword.explain.runs import Run, best_validation, part, read_run, real, training_seconds
+from patchword.metrics import ALL_METRICS
 from patchword.metrics.bootstrap import compare as paired_bootstrap
 from patchword.metrics.files import read_predictions
 from patchword.metrics.reporting import Result, Settings, evaluate
 
+_SCORED = Settings((*ALL_METRICS, "diversity"), frozenset(), "ptb", allow_missing=False, strict=False)
 _SAMPLES = 24
 _POINTS = 100  # training losses are averaged to so many points: single batches would hide the curves behind each other
 _FORCED = {"loss": "loss per word", "top5": "top-5 accuracy", "bleu4": "BLEU-4"}
@@ -104,7 +106,7 @@ def _side(folder: Path, shown: str, references: Mapping[str, Sequence[str]] | No
     if references is not None:
         if not captions:
             raise DataError(f"{folder} has no predictions to score: neither predictions/{split}.json nor those of a best validation")
-        result = evaluate(references, captions, Settings.of("", "ptb", False, False))
+        result = evaluate(references, captions, _SCORED)
     return Side(shown, run, best, captions, stored_numbers(folder / "best" / "model.safetensors"), result)
 
 

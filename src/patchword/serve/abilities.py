@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -22,6 +22,14 @@ class CaptionsPictures(Protocol):
     """At least "name"; "description" where there is one; "prototype_captions": {"index": [captions]} where the model has a memory."""
 
     def caption(self, pictures: list[Image.Image], beams: int = 3, n_best: int = 1, trace: bool = False) -> list[Caption]: ...
+
+
+@runtime_checkable
+class StreamsWords(Protocol):
+    """A captioning model that can give its words one by one (greedy search)."""
+
+    def stream(self, picture: Image.Image, trace: bool = False) -> Generator[str, None, Caption]:
+        """Words as they are made; the generator's return value is the whole caption."""
 
 
 class Hit(NamedTuple):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -24,16 +23,18 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from patchword import __version__
 from patchword.explain.page import look
 from patchword.serve import abilities
-from patchword.serve.abilities import CaptionAnswer, Hit, caption_answer
+from patchword.serve.abilities import CaptionAnswer, Hit, StreamsWords, caption_answer
 from patchword.serve.batching import Batcher, Call, Job
 from patchword.serve.guards import Guard
 from patchword.serve.limits import Limits
 from patchword.serve.numbers import Numbers
 from patchword.serve.refusals import ErrorBody, Refusal, full, stopping
+from patchword.serve.streaming import Words, events, streamed
 from patchword.serve.uploads import Held, read_body, read_picture, unless_gone
 
 _DECODERS = 2  # threads that decode pictures, beside the one of the model
 _THUMBNAIL = 240
+_BEAMS = 3
 
 Beams = Annotated[int, Query(ge=1, le=10, description="hypotheses that the search follows; 1 is greedy")]
 Best = Annotated[int, Query(ge=1, le=5, description="hypotheses to return")]
@@ -142,6 +143,9 @@ class Service:
         if call.task == "caption":
             name, beams, n_best, trace = call.options
             return self.models[name].caption(list(items), beams=beams, n_best=n_best, trace=trace)
+        if call.task == "stream":
+            name, trace, words = call.options  # each request has words of its own, so that such calls never share a batch
+            return [streamed(self.models[name], picture, trace, words) for picture in items]
         if call.task == "search":
             return [self.index.search(text, *call.options) for text in items]
         if call.task == "ask":
@@ -207,39 +211,28 @@ def create_app(
 def _add_captions(app: FastAPI, service: Service) -> None:
     @app.post("/caption", response_model=CaptionAnswer, openapi_extra=_PICTURE_BODY)
     async def caption(
-        request: Request, model: Name = None, beams: Beams = 3, n_best: Best = 1, trace: bool = False, stream: bool = False
+        request: Request, model: Name = None, beams: Beams | None = None, n_best: Best = 1, trace: bool = False, stream: bool = False
     ) -> Response:
         """Caption one picture. With `trace`, say what made each word. With `stream`, or where the request accepts text/event-stream,
-        send server-sent events: `queued`, a `word` each, and `caption` with the whole answer. A search knows its first word only when it
-        has ended, so that the words arrive together, behind the waiting."""
+        send server-sent events: `queued`, a `word` each, and `caption` with the whole answer. Words are sent as they are made, by greedy
+        search; with `beams` or `n_best` of more than one (3 beams where left out and nothing is streamed), and from models that cannot
+        stream, they arrive together: a search knows its first word only when it has ended."""
         name = service.model(model)
-        job = await service.picture_job(request, Call("caption", (name, max(beams, n_best), n_best, trace)))
+        as_events = stream or "text/event-stream" in request.headers.get("accept", "")
+        words = None
+        if as_events and beams in (None, 1) and n_best == 1 and isinstance(service.models[name], StreamsWords):
+            words = Words()
+            call = Call("stream", (name, trace, words))
+        else:
+            call = Call("caption", (name, max(beams or _BEAMS, n_best), n_best, trace))
+        job = await service.picture_job(request, call)
 
         async def answer() -> CaptionAnswer:
             return caption_answer(name, service.models[name], await job.answer(), job.item, trace)
 
-        if stream or "text/event-stream" in request.headers.get("accept", ""):
-            return StreamingResponse(_events(service, job, answer()), media_type="text/event-stream")
+        if as_events:
+            return StreamingResponse(events(service.batcher, job, answer(), words), media_type="text/event-stream")
         return JSONResponse((await unless_gone(request, answer())).model_dump(mode="json"))
-
-
-async def _events(service: Service, job: Job, answer) -> AsyncIterator[str]:
-    """The client's going away cancels this generator, and with it the job."""
-
-    def event(kind: str, data: object) -> str:
-        return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
-
-    try:
-        yield event("queued", {"waiting": service.batcher.waiting})
-        found = await answer
-        for position, token in enumerate(found.tokens):
-            yield event("word", {"position": position, "token": token})
-        yield event("caption", found.model_dump(mode="json"))
-    except Refusal as refusal:
-        yield event("error", refusal.body()["error"])
-    finally:
-        answer.close()
-        service.batcher.leave(job)
 
 
 def _add_others(app: FastAPI, service: Service) -> None:
