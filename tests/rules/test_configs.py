@@ -22,7 +22,7 @@ def test_a_config_is_valid(path):
     values = read_toml(path)
     settings = validate(values, SCHEMAS()[values["task"]], str(path))
     text = path.read_text(encoding="utf-8")
-    assert settings.out == f"runs/{path.stem}"
+    assert settings.out == f"runs/{path.relative_to(CONFIGS).as_posix().removesuffix('.toml')}"
     assert text.startswith("# ") and f"{path.name}" in text.split("\ntask =")[0], "the header gives the command"
 
 
