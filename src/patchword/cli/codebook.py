@@ -14,7 +14,7 @@ from patchword.cli.index import DEFAULT_MODEL
 def codebook(
     out: Annotated[Path, typer.Option("--out", help="Folder of the codebook.")],
     words: Annotated[Path | None, typer.Argument(help="Words or phrases, one per line; 80 everyday objects where left out.")] = None,
-    tower: Annotated[str, typer.Option("--tower", help="Two-tower model: shipped name, folder, hub id, or hub:ID of a CLIP.")] = DEFAULT_MODEL,
+    tower: Annotated[str, typer.Option("--tower", help="Two towers: shipped name, folder, hub id, or hub:ID of a CLIP.")] = DEFAULT_MODEL,
     from_captions: Annotated[
         Path | None, typer.Option("--from-captions", help="Annotations: nouns and adjectives of the training captions are added.")
     ] = None,

@@ -15,7 +15,7 @@ DEFAULT_MODEL = "two-towers"
 def index(
     folder: Annotated[Path, typer.Argument(help="Folder of pictures; its sub-folders are searched too.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the index; made, continued or brought up to date.")],
-    model: Annotated[str, typer.Option("--model", help="Two-tower model: shipped name, folder, hub id, or hub:ID of a CLIP.")] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Option("--model", help="Two towers: shipped name, folder, hub id, or hub:ID of a CLIP.")] = DEFAULT_MODEL,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Embed new and changed pictures, forget deleted ones; go on where an interrupted run was. Pictures that cannot be read are listed,

@@ -21,7 +21,7 @@ BATCH = 32
 def label(
     photos: Annotated[list[str], typer.Argument(help="Pictures, folders, globs.")],
     labels: Annotated[str, typer.Option("--labels", help='What to choose from, with commas between: "a dog, a cat, a beach".')],
-    model: Annotated[str, typer.Option("--model", help="Two-tower model: shipped name, folder, hub id, or hub:ID of a CLIP.")] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Option("--model", help="Two towers: shipped name, folder, hub id, or hub:ID of a CLIP.")] = DEFAULT_MODEL,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line: image, labels with their probabilities.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
 ) -> None:
