@@ -9,7 +9,7 @@ from patchword.composed import CaptionModel
 from patchword.config import read_toml, validate
 from patchword.layers.codebook import Codebook
 from patchword.train.groups import assign
-from patchword.train.start import SCHEMAS
+from patchword.train.start import RECIPES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted(CONFIGS.rglob("*.toml"))
@@ -20,7 +20,7 @@ TINY_CLIP = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 12
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_config_is_valid(path):
     values = read_toml(path)
-    settings = validate(values, SCHEMAS()[values["task"]], str(path))
+    settings = validate(values, RECIPES[values["task"]][0], str(path))
     text = path.read_text(encoding="utf-8")
     assert settings.out == f"runs/{path.relative_to(CONFIGS).as_posix().removesuffix('.toml')}"
     assert text.startswith("# ") and f"{path.name}" in text.split("\ntask =")[0], "the header gives the command"
@@ -28,7 +28,7 @@ def test_a_config_is_valid(path):
 
 @pytest.mark.parametrize("path", CAPTIONING, ids=lambda path: path.stem)
 def test_learning_rates_name_parameters_of_the_model(path):
-    settings = validate(read_toml(path), SCHEMAS()["caption"], str(path))
+    settings = validate(read_toml(path), RECIPES["caption"][0], str(path))
     tower = settings.tower
     if tower.kind == "clip":
         tower = tower.model_copy(update={"source": None, "revision": None, "architecture": {**TINY_CLIP, "image_size": 32}})

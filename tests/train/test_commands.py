@@ -90,3 +90,18 @@ def test_unknown_model_names_what_there_is(patchword):
     finished = patchword("caption", "x.jpg", "--model", "nothing-like-this", "--device", "cpu")
     assert finished.returncode == 2
     assert "no model at nothing-like-this: give a folder with config.json" in finished.stderr
+
+
+def test_training_from_stored_features(trained, scenes, config, patchword, tmp_path):
+    """Features of the trained tower, then a decoder on them; a store of another tower is refused, and so is training what it replaces."""
+    store = tmp_path / "store"
+    made = patchword("features", trained / "best", "--data", scenes / "dataset.json", "--images", scenes / "images", "--out", store, "--device", "cpu")
+    assert made.returncode == 0 and "60 pictures; grid_BNC (60, 4, 16) float16" in made.stdout, made.stderr
+    common = ("train", config, f"data.features={store}", f"out={tmp_path / 'run'}", "--device", "cpu")
+    tuned = patchword(*common, f"tower_from={trained / 'best'}")
+    assert "data.features replaces the whole tower, and a stage trains it" in tuned.stderr
+    foreign = patchword(*common, "stage.0.learning_rates.tower=0.0")
+    assert "is stale: its tower is" in foreign.stderr
+    frozen = patchword(*common, f"tower_from={trained / 'best'}", "stage.0.learning_rates.tower=0.0", "--resume")
+    assert frozen.returncode == 0, frozen.stderr
+    assert (tmp_path / "run" / "best" / "model.safetensors").exists()

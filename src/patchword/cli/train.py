@@ -39,10 +39,10 @@ def _list_settings() -> None:
     from rich.table import Table
 
     from patchword.config import fields
-    from patchword.train.start import SCHEMAS
+    from patchword.train.start import RECIPES
 
     console = Console(width=None if sys.stdout.isatty() else 200)
-    for task, schema in SCHEMAS().items():
+    for task, (schema, _) in RECIPES.items():
         table = Table("setting", "type", "default", "meaning", title=f'task = "{task}"')
         for field in fields(schema):
             table.add_row(field.name, field.type, field.default, field.meaning)

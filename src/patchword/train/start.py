@@ -16,24 +16,16 @@ from rich.console import Console
 from patchword.config import override, read_toml, validate
 from patchword.errors import ConfigError
 from patchword.explain.report import training_report
+from patchword.tasks.train_caption import CaptionRecipe, CaptionRun
+from patchword.tasks.train_retrieve import RetrieveRecipe, RetrieveRun
 from patchword.train.dry_run import dry_run as measure
 from patchword.train.loop import Run
 
-
-def SCHEMAS() -> dict[str, type[BaseModel]]:  # noqa: N802 - a table, made on demand because its entries import torch
-    """Schema of the configuration of each task."""
-    from patchword.tasks.train_caption import CaptionRun
-    from patchword.tasks.train_retrieve import RetrieveRun
-
-    return {"caption": CaptionRun, "retrieve": RetrieveRun}
-
-
-def _recipe(settings: BaseModel, folder: Path, command: str) -> Any:
-    from patchword.tasks.train_caption import CaptionRecipe, CaptionRun
-    from patchword.tasks.train_retrieve import RetrieveRecipe, RetrieveRun
-
-    made = {CaptionRun: CaptionRecipe, RetrieveRun: RetrieveRecipe}
-    return made[type(settings)](settings, folder, command)
+RECIPES: dict[str, tuple[type[BaseModel], Any]] = {
+    "caption": (CaptionRun, CaptionRecipe),
+    "retrieve": (RetrieveRun, RetrieveRecipe),
+}
+"""Per task the schema of its configuration, and the recipe that trains it."""
 
 
 def start(config: Path, overrides: Sequence[str], resume: bool, dry_run: bool, device: str | None, command: str) -> Path:
@@ -44,17 +36,17 @@ def start(config: Path, overrides: Sequence[str], resume: bool, dry_run: bool, d
         TrainingError: the loss was not finite three times in a row.
     """
     values = override(read_toml(config), overrides)
-    schemas = SCHEMAS()
     task = values.get("task", "caption")
-    if task not in schemas:
-        raise ConfigError(f"{config}: task is {task!r}, expected one of {', '.join(schemas)}")
-    settings = validate(values, schemas[task], str(config))
+    if task not in RECIPES:
+        raise ConfigError(f"{config}: task is {task!r}, expected one of {', '.join(RECIPES)}")
+    schema, make_recipe = RECIPES[task]
+    settings = validate(values, schema, str(config))
     accelerator = Accelerator(mixed_precision="bf16" if settings.precision == "bf16" else "no", cpu=device == "cpu")
     folder = Path(settings.out)
     if not dry_run:
         _claim(folder, settings, resume, accelerator)
     torch.manual_seed(settings.seed)
-    recipe = _recipe(settings, folder, command)
+    recipe = make_recipe(settings, folder, command)
     recipe.model.to(accelerator.device)
     if dry_run:
         measure(recipe, accelerator, settings.seed)
