@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from patchword.decode import beam_search, explain_tokens, greedy, repeat_images, sample
+from patchword.decode import beam_search, explain_tokens, greedy, greedy_steps, repeat_images, sample
 from patchword.errors import ConfigError
 from patchword.types import Decoded, SpecialIds
 
@@ -102,6 +102,17 @@ def test_a_beam_of_one_is_greedy(seed, finished, ngram, unknown):
     beam = beam_search(Table(), memory, SPECIAL, 1, 6, finished=finished, no_repeat_ngram=ngram, forbid_unknown=unknown)
     for found, expected in zip(beam, one, strict=True):
         assert_close(found, expected)
+
+
+def test_greedy_step_by_step_grows_to_greedy():
+    memory = Table().encode(5, pictures=1, end_bias=-2.0)
+    steps = list(greedy_steps(Table(), memory, SPECIAL, 6, no_repeat_ngram=2))
+    whole = greedy(Table(), memory, SPECIAL, 6, no_repeat_ngram=2)
+    for found, expected in zip(steps[-1], whole, strict=True):
+        assert_close(found, expected)
+    for length, step in enumerate(steps):
+        assert step.tokens_BKT[0, 0].tolist() == whole.tokens_BKT[0, 0, :length].tolist()
+    assert len(steps) > 3, "the caption is long enough to show something"
 
 
 @settings(max_examples=25, deadline=None)

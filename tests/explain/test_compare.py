@@ -136,6 +136,8 @@ def test_refusals(runs, tmp_path):
         write_comparison([tmp_path], tmp_path / "out")
     with pytest.raises(DataError):
         write_comparison(runs, tmp_path / "out", {**REFERENCES, "4": ["more"]})
+    save_file({"vision.a": np.zeros(3), "text_projection.b": np.zeros(2), "log_scale": np.zeros(())}, tmp_path / "two")
+    assert stored_numbers(tmp_path / "two") == {"tower": 3, "text": 3}
     (tmp_path / "torn").write_bytes(b"\x08\0\0\0\0\0\0\0{{{")
     with pytest.raises(DataError, match="no readable header"):
         stored_numbers(tmp_path / "torn")

@@ -26,6 +26,8 @@ _SCORED = Settings((*ALL_METRICS, "diversity"), frozenset(), "ptb", allow_missin
 _SAMPLES = 24
 _POINTS = 100  # training losses are averaged to so many points: single batches would hide the curves behind each other
 _FORCED = {"loss": "loss per word", "top5": "top-5 accuracy", "bleu4": "BLEU-4"}
+_PARTS = {"tower": "tower", "vision": "tower", "captioner": "captioner"}
+"""Parts of a model by the first name of its tensors; what else a two-tower model holds is its text side."""
 _LOWER = {*_FORCED.values()} - {"top-5 accuracy", "BLEU-4"} | {"i2t_medR", "i2t_meanR", "t2i_medR", "t2i_meanR"}
 _NEUTRAL = {"length", "repetition", "dangling", "vocabulary", "unseen"}
 """Values of which neither more nor less is always better."""
@@ -42,7 +44,7 @@ class Side:
     captions: dict[str, str]
     """What it says, by image id: predictions/SPLIT.json where that was written, else the best validation's."""
     numbers: dict[str, int]
-    """How many numbers its best model stores, for each part (tower, captioner)."""
+    """How many numbers its best model stores, for each part (tower, captioner, text)."""
     result: Result | None = None
     """Scored against references that were given."""
 
@@ -124,7 +126,7 @@ def stored_numbers(path: Path) -> dict[str, int]:
     counts: dict[str, int] = {}
     for tensor, facts in header.items():
         if tensor != "__metadata__" and facts["dtype"].startswith(("F", "BF")):
-            whole = tensor.split(".")[0]
+            whole = _PARTS.get(tensor.split(".")[0], "text")
             counts[whole] = counts.get(whole, 0) + math.prod(facts["shape"])
     return counts
 
