@@ -93,9 +93,10 @@ def test_unknown_model_names_what_there_is(patchword):
 
 
 def test_training_from_stored_features(trained, scenes, config, patchword, tmp_path):
-    """Features of the trained tower, then a decoder on them; a store of another tower is refused, and so is training what it replaces."""
+    """Features of the trained tower, then a decoder on them; a store of another tower is refused, as is training what it replaces."""
     store = tmp_path / "store"
-    made = patchword("features", trained / "best", "--data", scenes / "dataset.json", "--images", scenes / "images", "--out", store, "--device", "cpu")
+    where = ("--data", scenes / "dataset.json", "--images", scenes / "images", "--out", store, "--device", "cpu")
+    made = patchword("features", trained / "best", *where)
     assert made.returncode == 0 and "60 pictures; grid_BNC (60, 4, 16) float16" in made.stdout, made.stderr
     common = ("train", config, f"data.features={store}", f"out={tmp_path / 'run'}", "--device", "cpu")
     tuned = patchword(*common, f"tower_from={trained / 'best'}")

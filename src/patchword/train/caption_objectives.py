@@ -125,7 +125,7 @@ class SelfCritical(nn.Module):
         logits_RTV = self.model.captioner.decode(inputs_RT, lengths_R, select_rows(memory, rows_R)).logits_BTV
         real_RT = torch.arange(tokens_RT.shape[1], device=tokens_RT.device) < lengths_R[:, None]
         chosen_RT = logits_RTV.float().log_softmax(-1).gather(-1, tokens_RT[..., None]).squeeze(-1)
-        # Every token weighs the same. A mean within each caption would reward short good captions more than long ones, and they would shrink.
+        # Every token weighs the same: a mean within each caption would reward short good captions more than long ones, and they shrink.
         per_token = -(chosen_RT * real_RT * advantage_R[:, None]).sum() / real_RT.sum()
         rows = shares.pictures * settings.samples
         return {"loss": per_token * batch.picture_count / shares.pictures, "reward": rewards_R.sum() / rows}

@@ -162,7 +162,7 @@ class Run:
     def _epoch(self, settings: StageSettings, objective: nn.Module, optimiser: Any) -> bool:
         """One epoch from the current index on, and its validation. True when the stage has lost its patience."""
         stage, epoch = self.position.stage, self.position.epoch
-        plan = self.recipe.plan(stage, epoch)
+        plan = [entries for entries in self.recipe.plan(stage, epoch) if len(entries) >= self.accelerator.num_processes]
         is_main = self.accelerator.is_main_process
         name = f"{settings.name} {epoch + 1}/{settings.epochs}"
         with progress(is_main) as bar, ThreadPoolExecutor(1) as loader:

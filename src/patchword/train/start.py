@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from pydantic import BaseModel
 from rich.console import Console
 
@@ -41,7 +42,10 @@ def start(config: Path, overrides: Sequence[str], resume: bool, dry_run: bool, d
         raise ConfigError(f"{config}: task is {task!r}, expected one of {', '.join(RECIPES)}")
     schema, make_recipe = RECIPES[task]
     settings = validate(values, schema, str(config))
-    accelerator = Accelerator(mixed_precision="bf16" if settings.precision == "bf16" else "no", cpu=device == "cpu")
+    # Some parameters have no part in some steps: a tower's projection under a captioner, the memory's segments before it is clustered.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    precision = "bf16" if settings.precision == "bf16" else "no"
+    accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=[unused])
     folder = Path(settings.out)
     if not dry_run:
         _claim(folder, settings, resume, accelerator)
