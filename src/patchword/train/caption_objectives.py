@@ -5,6 +5,7 @@ Rennie et al. 2017 (arXiv 1612.00563) for self-critical training; Luo 2020 (arXi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple, Protocol
@@ -124,9 +125,13 @@ class SelfCritical(nn.Module):
         inputs_RT = torch.cat([starts_R1, tokens_RT[:, :-1]], dim=1)
         logits_RTV = self.model.captioner.decode(inputs_RT, lengths_R, select_rows(memory, rows_R)).logits_BTV
         real_RT = torch.arange(tokens_RT.shape[1], device=tokens_RT.device) < lengths_R[:, None]
-        chosen_RT = logits_RTV.float().log_softmax(-1).gather(-1, tokens_RT[..., None]).squeeze(-1)
+        # Decoding never says padding, start or unknown. Were they left in the softmax, nothing would ever punish them, and every negative
+        # advantage would push probability onto them.
+        never = torch.tensor([special.pad, special.start, special.unknown], device=tokens_RT.device)
+        log_probabilities_RTV = logits_RTV.float().index_fill(-1, never, -math.inf).log_softmax(-1)
+        chosen_RT = log_probabilities_RTV.gather(-1, tokens_RT[..., None]).squeeze(-1).masked_fill(~real_RT, 0.0)
         # Every token weighs the same: a mean within each caption would reward short good captions more than long ones, and they shrink.
-        per_token = -(chosen_RT * real_RT * advantage_R[:, None]).sum() / real_RT.sum()
+        per_token = -(chosen_RT * advantage_R[:, None]).sum() / real_RT.sum()
         rows = shares.pictures * settings.samples
         return {"loss": per_token * batch.picture_count / shares.pictures, "reward": rewards_R.sum() / rows}
 
