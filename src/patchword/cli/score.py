@@ -26,6 +26,11 @@ def score(
     intervals: Annotated[bool, typer.Option("--intervals", help="95 % bootstrap intervals.")] = False,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 1000,
     training: Annotated[Path | None, typer.Option(help="References of the training, for the share of unseen captions.")] = None,
+    clip_model: Annotated[str | None, typer.Option(help="Two towers, as for search: adds CLIPScore and RefCLIPScore.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the pictures, for --clip-model.")] = None,
+    objects: Annotated[Path | None, typer.Option(help="COCO instances, or JSON of object names by image id: adds CHAIR.")] = None,
+    synonyms: Annotated[Path | None, typer.Option(help="For CHAIR: lines of an object and phrases that name it, with commas.")] = None,
+    groups: Annotated[Path | None, typer.Option(help="nocaps captions file: each domain is a set of its own, then all of it.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at line-breaking characters, which shift captions in Java.")] = False,
     per_image: Annotated[bool, typer.Option("--per-image", help="Write the values of each image to --out as well.")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the values in full precision.")] = None,
@@ -38,19 +43,27 @@ def score(
 
     if per_image and out is None:
         raise ConfigError("--per-image writes the values to a file: name it with --out")
+    _refuse_halves(clip_model, images, objects, synonyms, groups, compare)
     settings = Settings.of(metrics, tokenizer, allow_missing, strict)
     wanted = read_references(references, split)
     training_captions = read_references(training) if training else None
-    found = {name: evaluate(wanted, captions, settings, training_captions) for name, captions in read_prediction_files(predictions).items()}
-    other: dict[str, Any] = {}
-    if compare is not None:
-        other = {name: evaluate(wanted, captions, settings, training_captions) for name, captions in read_prediction_files(compare).items()}
+    further = _further(clip_model, references, images, objects, synonyms, tokenizer)
+    settings = settings._replace(clip_model=clip_model)
+
+    def scored(place: Path) -> dict[str, Any]:
+        if groups is not None:
+            return _by_domain(read_prediction_files(place), groups, wanted, settings, training_captions, further)
+        files = read_prediction_files(place)
+        return {name: evaluate(wanted, captions, settings, training_captions, further) for name, captions in files.items()}
+
+    found = scored(predictions)
+    other: dict[str, Any] = scored(compare) if compare is not None else {}
     for place, files in ((predictions, found), (compare, other)):
         if compare is not None and len(files) > 1:
             raise ConfigError(f"{place} holds {len(files)} files of predictions; --compare takes one on each side")
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     print(settings.remarks(found))
-    console.print(_table(found))
+    console.print(_table(found, marked=groups is None))
     if intervals:
         console.print(_interval_table(found, resamples))
     if other:
@@ -63,8 +76,50 @@ def score(
     raise typer.Exit(1 if missing else 0)
 
 
-def _table(found: dict[str, Any]) -> Table:
-    """One row per file; the best of each column in bold where there are several. Values times 100, lengths and counts as they are."""
+def _refuse_halves(
+    clip_model: str | None, images: Path | None, objects: Path | None, synonyms: Path | None, groups: Path | None, compare: Path | None
+) -> None:
+    if (clip_model is None) != (images is None):
+        raise ConfigError("CLIPScore needs two towers and the pictures: give both --clip-model and --images, or neither")
+    if synonyms is not None and objects is None:
+        raise ConfigError("--synonyms belongs to CHAIR, which needs the objects of the pictures: name them with --objects")
+    if groups is not None and compare is not None:
+        raise ConfigError("--groups gives several rows and --compare takes one on each side: choose one of them")
+
+
+def _further(
+    clip_model: str | None, references: Path, images: Path | None, objects: Path | None, synonyms: Path | None, tokenizer: str
+) -> list[Any]:
+    """What computes CLIPScore and CHAIR, where they are wanted."""
+    from patchword.cli.score_more import ChairScores, ClipScores
+
+    found: list[Any] = []
+    if clip_model is not None and images is not None:
+        from patchword.tasks.retrieve import load_two_towers
+
+        found.append(ClipScores(load_two_towers(clip_model), references, images))
+    if objects is not None:
+        found.append(ChairScores(objects, synonyms, tokenizer))
+    return found
+
+
+def _by_domain(
+    files: dict[str, dict[str, str]], groups: Path, references: dict[str, list[str]], settings: Any, training: Any, further: list[Any]
+) -> dict[str, Any]:
+    """One result for each file and nocaps domain."""
+    from patchword.cli.score_more import read_groups
+    from patchword.metrics.reporting import evaluate_groups
+
+    found = {}
+    for name, captions in files.items():
+        domains = read_groups(groups, references, captions)
+        results = evaluate_groups(references, captions, settings, domains, training, further)
+        found |= {f"{name} {domain}": result for domain, result in results.items()}
+    return found
+
+
+def _table(found: dict[str, Any], marked: bool) -> Table:
+    """One row per file; the best of each column in bold where several are `marked`. Values times 100, lengths and counts as they are."""
     from rich.table import Table
 
     names = list(dict.fromkeys(name for result in found.values() for name in result.report.scores))
@@ -72,17 +127,21 @@ def _table(found: dict[str, Any]) -> Table:
     table.add_column("predictions")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    best = {name: max(result.report.scores[name].value for result in found.values() if name in result.report.scores) for name in names}
+    best = {}
+    for name in names:
+        values = [result.report.scores[name].value for result in found.values() if name in result.report.scores]
+        best[name] = min(values) if name in _LESS_IS_BETTER else max(values)
     for file, result in found.items():
         cells = []
         for name in names:
             value = result.report.scores[name].value if name in result.report.scores else None
             text = "" if value is None else _shown(name, value)
-            cells.append(f"[bold]{text}[/bold]" if len(found) > 1 and value == best[name] and name not in _NOT_BETTER else text)
+            cells.append(f"[bold]{text}[/bold]" if marked and len(found) > 1 and value == best[name] and name not in _NOT_BETTER else text)
         table.add_row(file, *cells)
     return table
 
 
+_LESS_IS_BETTER = ("CHAIRs", "CHAIRi")
 _NOT_BETTER = ("length", "repetition", "dangling", "vocabulary", "unseen")
 """Values of which more is not better, or not always."""
 

@@ -16,7 +16,7 @@ def read_predictions(path: Path) -> dict[str, str]:
 
     Raises DataError where the file is no such list, or an image stands in it twice.
     """
-    rows = _parsed(path)
+    rows = parsed(path)
     if not isinstance(rows, list):
         raise DataError(f"{path}: a COCO results file is a list of image_id and caption, this is {_kind(rows)}")
     pairs = list(_pairs(rows, path))
@@ -43,7 +43,7 @@ def read_references(path: Path, split: str | None = None) -> dict[str, list[str]
     if path.is_dir() and (texts := sorted(path.glob("*.txt"))) and not any(_is_picture(file) for file in path.iterdir()):
         _refuse_split(split, path)
         return {file.stem: [line for line in _text(file).split("\n") if line.strip()] for file in texts}
-    content = _parsed(path) if path.suffix == ".json" else None
+    content = parsed(path) if path.suffix == ".json" else None
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         _refuse_split(split, path)
         return _coco(content, path)
@@ -54,6 +54,35 @@ def read_references(path: Path, split: str | None = None) -> dict[str, list[str]
     records = read_captions(path)
     chosen = split_records(records, split) if split else records
     return {str(record.image_id): list(record.captions) for record in chosen}
+
+
+def find_images(references: Path, images: Path, wanted: Iterable[str]) -> dict[str, Path]:
+    """The picture of each image id in a folder: by the file name in the references, else a file called by the id.
+
+    Raises DataError listing the images that have none.
+    """
+    content = parsed(references) if references.suffix == ".json" else None
+    entries = content.get("images") if isinstance(content, dict) else None
+    names: dict[str, list[str]] = {}
+    for entry in entries if isinstance(entries, list) else []:
+        if "file_name" in entry:
+            names[str(entry.get("id"))] = [entry["file_name"]]
+        elif "filename" in entry:
+            image, name = str(entry.get("cocoid", entry.get("imgid", entry["filename"]))), entry["filename"]
+            names[image] = [f"{entry['filepath']}/{name}", name] if "filepath" in entry else [name]
+    by_stem = {file.stem: file for file in sorted(images.iterdir()) if _is_picture(file)} if images.is_dir() else {}
+    found, missing = {}, []
+    for image in wanted:
+        files = [images / name for name in [*names.get(image, ()), image]] + [by_stem.get(image, images / image)]
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
+            missing.append(image)
+        else:
+            found[image] = file
+    if missing:
+        tried = names.get(missing[0], [f"{missing[0]}.jpg"])[0]
+        raise DataError(f"{images}: {len(missing)} images have no picture there, the first is {missing[0]} (looked for {tried})")
+    return found
 
 
 def _coco(content: dict[str, Any], path: Path) -> dict[str, list[str]]:
@@ -124,7 +153,8 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
-def _parsed(path: Path) -> Any:
+def parsed(path: Path) -> Any:
+    """Content of a JSON file; raises DataError where it is missing or no JSON."""
     try:
         return json.loads(_text(path))
     except json.JSONDecodeError as error:

@@ -66,7 +66,7 @@ def _search(matches: Sequence[Sequence[Match]], certain: dict[int, Match]) -> li
     paths: list[_Path] = [(0, 0, 0, -1, None)]
     for j, options in enumerate(matches):
         if j in certain:
-            paths = [_taken(path, certain[j], chunk, word) for path in paths]
+            paths = _taken(paths, certain[j], chunk, word)
         elif options:
             paths = _branched(paths, j, options, chunk, word)
         else:
@@ -89,12 +89,14 @@ def _covered(match: Match) -> int:
     return 2 if match[0] == 0 else match[2] // 2 + match[4] // 2
 
 
-def _taken(path: _Path, match: Match, chunk: int, word: int) -> _Path:
-    """A path extended by a match that no other touches: no earlier match reaches over its words."""
+def _taken(paths: list[_Path], match: Match, chunk: int, word: int) -> list[_Path]:
+    """Every path extended by a match that no other touches: no earlier match reaches over its words."""
     _, j, other_words, i, words = match
-    rank, used, _, going_on, kept = path
-    rank += (chunk if going_on >= 0 and going_on != i else 0) - word * _covered(match)
-    return rank, used, j + other_words, i + words, (kept, match)
+    gain, end, other_end = word * _covered(match), i + words, j + other_words
+    return [
+        (rank - gain + (chunk if going_on >= 0 and going_on != i else 0), used, other_end, end, (kept, match))
+        for rank, used, _, going_on, kept in paths
+    ]
 
 
 def _branched(paths: list[_Path], j: int, options: Sequence[Match], chunk: int, word: int) -> list[_Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from patchword.errors import ConfigError, DataError
@@ -10,6 +10,9 @@ from patchword.metrics import ALL_METRICS, KNOWN_METRICS, TOKENIZERS, Report, ch
 from patchword.metrics.diversity import diversity
 from patchword.metrics.scores import Score
 from patchword.text.ptb import shifting_captions
+
+Further = Callable[[Mapping[str, Sequence[str]], Mapping[str, str]], dict[str, Score]]
+"""Computes scores from references and predictions that report() does not know of: CLIPScore, CHAIR."""
 
 
 class Settings(NamedTuple):
@@ -21,6 +24,8 @@ class Settings(NamedTuple):
     tokenizer: str
     allow_missing: bool
     strict: bool
+    clip_model: str | None = None
+    """The two towers of CLIPScore, for the reader of the table."""
 
     @classmethod
     def of(cls, metrics: str, tokenizer: str, allow_missing: bool, strict: bool) -> Settings:
@@ -43,6 +48,8 @@ class Settings(NamedTuple):
             text += f"; INCOMPLETE: up to {left_out} images that only one side has are left out"
         if self.tokenizer != "ptb":
             text += f"; tokenizer {self.tokenizer}: NOT comparable with coco-caption"
+        if self.clip_model is not None:
+            text += f"; CLIPScore of {self.clip_model}: comparable with that of the same towers only"
         return text
 
 
@@ -74,6 +81,8 @@ class Result(NamedTuple):
             "left_out": self.left_out,
             "absent": self.report.absent,
         }
+        if self.settings.clip_model is not None:
+            content["settings"]["clip_model"] = self.settings.clip_model
         return content
 
 
@@ -82,8 +91,12 @@ def evaluate(
     predictions: Mapping[str, str],
     settings: Settings,
     training: Mapping[str, Sequence[str]] | None = None,
+    further: Sequence[Further] = (),
 ) -> Result:
-    """Scores one file of predictions. Raises DataError where images differ (unless settings allow it) or a strict check fails."""
+    """Scores one file of predictions; `further` scores stand after the others.
+
+    Raises DataError where images differ (unless settings allow it) or a strict check fails.
+    """
     left_out = len(references.keys() ^ predictions.keys())
     if settings.allow_missing:
         both = references.keys() & predictions.keys()
@@ -95,6 +108,8 @@ def evaluate(
     if settings.strict:
         _refuse_line_breaks(references, predictions)
     found = report(references, predictions, settings.tokenizer, [name for name in settings.metrics if name != "diversity"])
+    for compute in further:
+        found = found._replace(scores=found.scores | compute(references, predictions))
     overlap = dict(found.scores)
     if "diversity" in settings.metrics:
         tokenize = TOKENIZERS[settings.tokenizer]
@@ -102,6 +117,24 @@ def evaluate(
         known = tokenize([caption for captions in training.values() for caption in captions]) if training is not None else None
         found = found._replace(scores=found.scores | diversity(words, known))
     return Result(found, overlap, len(predictions), left_out, settings)
+
+
+def evaluate_groups(
+    references: Mapping[str, Sequence[str]],
+    predictions: Mapping[str, str],
+    settings: Settings,
+    groups: Mapping[str, Sequence[str]],
+    training: Mapping[str, Sequence[str]] | None = None,
+    further: Sequence[Further] = (),
+) -> dict[str, Result]:
+    """Each group of image ids scored as a set of its own (CIDEr has its own document frequencies); empty groups are left out."""
+    found = {}
+    for name, members in groups.items():
+        own = {image: references[image] for image in members if image in references}
+        captions = {image: predictions[image] for image in members if image in predictions}
+        if own or captions:
+            found[name] = evaluate(own, captions, settings, training, further)
+    return found
 
 
 def _refuse_line_breaks(references: Mapping[str, Sequence[str]], predictions: Mapping[str, str]) -> None:

@@ -1,0 +1,74 @@
+"""What `patchword score` computes beside the metrics of captions alone: CLIPScore from two towers, CHAIR from objects, nocaps groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchword.errors import DataError
+from patchword.metrics import TOKENIZERS
+from patchword.metrics.chair import chair, mentioned_objects
+from patchword.metrics.chair_files import own_names, read_objects, read_synonyms
+from patchword.metrics.clipscore import PREFIX, ref_clip_score
+from patchword.metrics.files import find_images, parsed
+from patchword.metrics.nocaps import domain_groups
+from patchword.metrics.scores import Score
+
+
+class ClipScores:
+    """CLIPScore and RefCLIPScore with the two towers of a model; a picture or reference met before is not embedded again."""
+
+    def __init__(self, towers: Any, references: Path, images: Path) -> None:
+        self._towers, self._references, self._images = towers, references, images
+        self._pictures: dict[str, np.ndarray] = {}
+        self._texts: dict[str, np.ndarray] = {}
+
+    def __call__(self, references: Mapping[str, Sequence[str]], predictions: Mapping[str, str]) -> dict[str, Score]:
+        """Both scores by image id. Raises DataError for an image without a picture, PictureError for one that cannot be read."""
+        names = list(predictions)
+        files = find_images(self._references, self._images, (name for name in names if name not in self._pictures))
+        self._pictures |= zip(files, self._towers.embed_images(list(files.values())), strict=True)
+        captions = [PREFIX + predictions[name] for name in names]
+        wanted = [PREFIX + caption for name in names for caption in references[name]]
+        new = list(dict.fromkeys(text for text in (*captions, *wanted) if text not in self._texts))
+        self._texts |= zip(new, self._towers.embed_texts(new), strict=True)
+        owners = [row for row, name in enumerate(names) for _ in references[name]]
+        found = ref_clip_score(
+            np.stack([self._pictures[name] for name in names]),
+            np.stack([self._texts[text] for text in captions]),
+            np.stack([self._texts[text] for text in wanted]),
+            np.array(owners),
+        )
+        return {
+            metric: Score(score.value, dict(zip(names, score.per_item.values(), strict=True))) for metric, score in found.items()
+        }
+
+
+class ChairScores:
+    """CHAIRs and CHAIRi as in the paper: what the annotations or a reference caption name is in the picture."""
+
+    def __init__(self, objects: Path, synonyms: Path | None, tokenizer: str) -> None:
+        self._objects = read_objects(objects)
+        self._synonyms = read_synonyms(synonyms) if synonyms else own_names(set().union(*self._objects.values()))
+        self._tokenize = TOKENIZERS[tokenizer]
+
+    def __call__(self, references: Mapping[str, Sequence[str]], predictions: Mapping[str, str]) -> dict[str, Score]:
+        """Both scores by image id. Raises DataError for an image without objects."""
+        shown: dict[str, set[str]] = {}
+        for image in predictions:
+            if image in self._objects:
+                named = (mentioned_objects(words, self._synonyms) for words in self._tokenize(list(references[image])))
+                shown[image] = self._objects[image].union(*named)
+        return chair(dict(zip(predictions, self._tokenize(list(predictions.values())), strict=True)), shown, self._synonyms)
+
+
+def read_groups(path: Path, references: Mapping[str, object], predictions: Mapping[str, object]) -> dict[str, list[str]]:
+    """Image ids by nocaps domain, of all images on either side. Raises DataError for an image that the file gives no domain."""
+    content = parsed(path)
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise DataError(f"{path}: expected a nocaps captions file, whose `images` have `id` and `domain`")
+    images = [{**image, "id": str(image.get("id"))} for image in content["images"]]
+    return domain_groups({"images": images}, dict.fromkeys((*references, *predictions)))

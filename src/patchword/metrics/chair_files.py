@@ -1,0 +1,74 @@
+"""What CHAIR reads: the objects of pictures, and the words that name them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from patchword.errors import DataError
+from patchword.metrics.files import parsed
+
+PLURALS = {
+    "man": "men", "woman": "women", "person": "people", "child": "children", "mouse": "mice", "goose": "geese", "foot": "feet",
+    "knife": "knives", "wife": "wives", "calf": "calves", "loaf": "loaves", "sheep": "sheep", "fish": "fish", "scissors": "scissors",
+}  # fmt: skip
+
+
+def read_objects(path: Path) -> dict[str, set[str]]:
+    """Objects by image id: COCO instances JSON (names of categories), or JSON `{"42": ["dog", "ball"]}`. Raises DataError for others."""
+    content = parsed(path)
+    if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
+        try:
+            names = {category["id"]: category["name"] for category in content["categories"]}
+            objects: dict[str, set[str]] = {str(image["id"]): set() for image in content["images"]}
+            for row in content["annotations"]:
+                objects.setdefault(str(row["image_id"]), set()).add(names[row["category_id"]])
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{path}: a COCO instances file lacks {error} in an image, a category or an annotation") from None
+        return objects
+    if isinstance(content, dict) and all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in content.values()):
+        return {str(image): set(names) for image, names in content.items()}
+    raise DataError(f'{path}: expected COCO instances (images, annotations, categories) or an object such as {{"42": ["dog", "ball"]}}')
+
+
+def read_synonyms(path: Path) -> dict[str, str]:
+    """Phrase -> object, plurals included: each line holds an object and, after commas, the phrases that name it as well.
+
+    Raises DataError for a phrase that stands with two objects.
+    """
+    synonyms: dict[str, str] = {}
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: is no UTF-8 text of lines such as 'dog, puppy, hound' ({error})") from None
+    for number, line in enumerate(text.splitlines(), 1):
+        phrases = [" ".join(phrase.lower().split()) for phrase in line.split(",") if phrase.strip()]
+        for phrase in phrases:
+            if synonyms.setdefault(phrase, phrases[0]) != phrases[0]:
+                raise DataError(f"{path}, line {number}: {phrase!r} names both {synonyms[phrase]!r} and {phrases[0]!r}; keep it with one")
+    return with_plurals(synonyms)
+
+
+def own_names(objects: Iterable[str]) -> dict[str, str]:
+    """Without a list of synonyms: every object is named by its own name and its plural."""
+    return with_plurals({name.lower(): name for name in objects})
+
+
+def with_plurals(synonyms: dict[str, str]) -> dict[str, str]:
+    """Adds the plural of every phrase that is not a phrase of its own."""
+    return {plural(phrase): name for phrase, name in synonyms.items()} | synonyms
+
+
+def plural(phrase: str) -> str:
+    """Plural of an English noun or of the last word of a phrase, by the usual rules and a few exceptions."""
+    *before, noun = phrase.split(" ")
+    for ending, other in PLURALS.items():
+        if noun == ending or (ending in ("man", "child") and noun.endswith(ending) and noun != "human"):
+            return " ".join([*before, noun.removesuffix(ending) + other])
+    if noun.endswith(("s", "x", "z", "ch", "sh")):
+        ending = "es"
+    elif noun.endswith("y") and noun[-2:-1] not in ("a", "e", "i", "o", "u", ""):
+        noun, ending = noun[:-1], "ies"
+    else:
+        ending = "s"
+    return " ".join([*before, noun + ending])
