@@ -5,6 +5,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from patchword.errors import DataError, MetricUnavailable
 from patchword.metrics.meteor import Meteor
@@ -66,6 +68,33 @@ def test_a_pair_listed_both_ways_is_not_taken_alone(small):
 def test_best_reference_and_order(small):
     best = one(small, "a big dog", "a large dog")
     assert one(small, "a big dog", "cats", "a large dog") == best == one(small, "a big dog", "a large dog", "cats")
+
+
+WORDS = st.lists(st.sampled_from("a the big large dog walks walking old man elderly ship boat".split()), max_size=7)
+
+
+@given(st.lists(st.tuples(st.lists(WORDS, min_size=1, max_size=3), WORDS), min_size=1, max_size=4), st.randoms())
+@settings(max_examples=30, deadline=None)
+def test_neither_order_nor_company_changes_a_score(small, pairs, random):
+    def scores(places):
+        chosen = {place: random.sample(pairs[place][0], len(pairs[place][0])) for place in places}
+        return small.score(chosen, {place: pairs[place][1] for place in places})["METEOR"].per_item
+
+    places = list(range(len(pairs)))
+    usual = scores(places)
+    assert scores(places[::-1]) == usual
+    for place in places:
+        assert scores([place])[place] == usual[place]
+        assert usual[place] <= 1.0
+
+
+@given(WORDS.filter(bool))
+@settings(max_examples=20, deadline=None)
+def test_a_caption_equal_to_its_reference_scores_one_and_an_empty_one_nothing(small, words):
+    text = " ".join(words)
+    # A word said twice has rivals, but the alignment word by word is still the best.
+    assert one(small, text, text, "") == pytest.approx(1.0)
+    assert one(small, "", text) == 0.0 and one(small, text, "") == 0.0
 
 
 def test_ids_must_agree(small):

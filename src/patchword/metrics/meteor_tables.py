@@ -13,6 +13,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.util
+import itertools
 import os
 import shutil
 import tempfile
@@ -27,6 +28,8 @@ from patchword.errors import DataError, MetricUnavailable
 ARCHIVE, PARAPHRASES = "meteor-1.5.jar", "paraphrase-en.gz"
 LONGEST_PHRASE = 7
 PAIRS_EXPECTED = 5_300_000
+_PART = 100_000
+"""Pairs that are looked up at once, and between two moves of the progress bar: bounds memory."""
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 POWERS = tuple(pow(_MULTIPLIER, i, 1 << 64) for i in range(LONGEST_PHRASE))
@@ -129,24 +132,36 @@ def _index(paraphrases: Path) -> Path:
 
 
 def _build(paraphrases: Path, folder: Path) -> None:
-    first_X, second_X = _read_pairs(paraphrases)
-    phrases_P = np.unique(np.concatenate((first_X, second_X)))
-    order_X = np.argsort(first_X, kind="stable")
-    starts = np.searchsorted(first_X[order_X], phrases_P)
-    partners = np.searchsorted(phrases_P, second_X[order_X]).astype(np.uint32)
+    firsts_R, counts_R, seconds_X = _read_pairs(paraphrases)
+    sorted_P = np.concatenate((firsts_R, seconds_X))
+    sorted_P.sort()
+    phrases_P = sorted_P[np.append(True, sorted_P[1:] != sorted_P[:-1])]
+    del sorted_P
+    partners_X = np.empty(len(seconds_X), dtype=np.uint32)
+    for at in range(0, len(seconds_X), _PART):
+        partners_X[at : at + _PART] = np.searchsorted(phrases_P, seconds_X[at : at + _PART])
+    del seconds_X
+    order_R = np.argsort(firsts_R, kind="stable")
+    ends_R = np.cumsum(counts_R[order_R])
+    starts = np.append(0, ends_R)[np.searchsorted(firsts_R[order_R], phrases_P)]
+    shift_R = (np.cumsum(counts_R) - counts_R)[order_R] - (ends_R - counts_R[order_R])
+    partners_X = partners_X[np.arange(len(partners_X)) + np.repeat(shift_R, counts_R[order_R])]
     np.save(folder / "phrases.npy", phrases_P)
-    np.save(folder / "starts.npy", np.append(starts, len(first_X)).astype(np.int64))
-    np.save(folder / "partners.npy", partners)
+    np.save(folder / "starts.npy", np.append(starts, len(partners_X)).astype(np.int64))
+    np.save(folder / "partners.npy", partners_X)
 
 
-def _read_pairs(paraphrases: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of the first and the second phrase of every entry; an entry is three lines: probability, phrase, phrase."""
+def _read_pairs(paraphrases: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hashes of first phrases, once for each run of equal ones; the length of each run; hashes of the second phrases of all entries.
+
+    An entry is three lines: probability, phrase, phrase.
+    """
     from array import array
 
     from rich.console import Console
     from rich.progress import Progress
 
-    first, second = array("Q"), array("Q")
+    firsts, counts, seconds = array("Q"), array("q"), array("Q")
     hashes: dict[str, int] = {}
 
     def phrase_hash(phrase: str) -> int:
@@ -160,15 +175,16 @@ def _read_pairs(paraphrases: Path) -> tuple[np.ndarray, np.ndarray]:
 
     with gzip.open(paraphrases, "rt", encoding="utf-8") as file, Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("METEOR: indexing paraphrases (once)", total=PAIRS_EXPECTED)
-        previous, previous_hash = "", 0
-        for probability in file:
-            one, two = file.readline(), file.readline()
-            if not two:
-                raise DataError(f"{paraphrases} ends within an entry (after {len(first)} pairs, {probability.strip()!r}); fetch it again")
+        previous = None
+        for probability, one, two in itertools.zip_longest(file, file, file):
+            if two is None:
+                raise DataError(f"{paraphrases} ends within an entry (after {len(seconds)} pairs, {probability.strip()!r}); fetch it again")
             if one != previous:
-                previous, previous_hash = one, phrase_hash(one)
-            first.append(previous_hash)
-            second.append(phrase_hash(two))
-            if len(first) % 100_000 == 0:
-                progress.update(task, completed=len(first))
-    return np.frombuffer(first, dtype=np.uint64), np.frombuffer(second, dtype=np.uint64)
+                previous = one
+                firsts.append(phrase_hash(one))
+                counts.append(0)
+            counts[-1] += 1
+            seconds.append(phrase_hash(two))
+            if len(seconds) % _PART == 0:
+                progress.update(task, completed=len(seconds))
+    return np.frombuffer(firsts, dtype=np.uint64), np.frombuffer(counts, dtype=np.int64), np.frombuffer(seconds, dtype=np.uint64)
