@@ -31,7 +31,7 @@ _TOGETHER = 500
 
 
 class Meteor:
-    """METEOR with its tables loaded (about a second; the first time ever the paraphrase index is built, half a minute).
+    """METEOR with its tables loaded (about a second; the first time ever the paraphrase index is built, a minute).
 
     tables: folder with meteor-1.5.jar and paraphrase-en.gz; None takes those of the installed pycocoevalcap. Raises MetricUnavailable.
     """
