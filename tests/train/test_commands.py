@@ -46,7 +46,7 @@ def test_csv_goes_on_where_it_stopped(trained, photographs, patchword, tmp_path)
         file.write('"interrupted')
     second = patchword("caption", photographs, "--model", trained / "best", "--out", out, "--sidecar", "--device", "cpu")
     assert len(second.stdout.splitlines()) == 3
-    rows = list(csv.DictReader(out.open()))
+    rows = list(csv.DictReader(out.read_text().splitlines()))
     assert sorted(Path(row["image"]).stem for row in rows) == ["astronaut", "chelsea", "coffee", "rocket"]
     assert (photographs / "rocket.txt").read_text().strip() == next(row["caption"] for row in rows if "rocket" in row["image"])
 

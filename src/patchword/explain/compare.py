@@ -22,7 +22,7 @@ from patchword.metrics.bootstrap import compare as paired_bootstrap
 from patchword.metrics.files import read_predictions
 from patchword.metrics.reporting import Result, Settings, evaluate
 
-_SCORED = Settings((*ALL_METRICS, "diversity"), frozenset(), "ptb", allow_missing=False, strict=False)
+_SCORED = Settings((*ALL_METRICS, "diversity"), frozenset(), "ptb")
 _SAMPLES = 24
 _POINTS = 100  # training losses are averaged to so many points: single batches would hide the curves behind each other
 _FORCED = {"loss": "loss per word", "top5": "top-5 accuracy", "bleu4": "BLEU-4"}

@@ -22,8 +22,8 @@ class Settings(NamedTuple):
     named: frozenset[str]
     """Metrics that were asked for by name, so that their absence is a failure."""
     tokenizer: str
-    allow_missing: bool
-    strict: bool
+    allow_missing: bool = False
+    strict: bool = False
     clip_model: str | None = None
     """The two towers of CLIPScore, for the reader of the table."""
 

@@ -148,11 +148,9 @@ class CaptioningModel:
         return [self._captions_of(found, traces, b, features.hw) for b in range(len(found.tokens_BKT))]
 
     def _captions_of(self, found: Decodings, traces: list[Trace | None], b: int, hw: tuple[int, int] | None) -> Caption:
-        hypotheses = [
-            self._caption(found, traces[k], b, k, hw)
-            for k in range(found.tokens_BKT.shape[1])
-            if math.isfinite(found.log_probabilities_BK[b, k])
-        ]
+        found_K = [k for k in range(found.tokens_BKT.shape[1]) if math.isfinite(found.log_probabilities_BK[b, k])]
+        # A model whose weights blew up finds nothing: its first, empty, hypothesis says so by its log-probability.
+        hypotheses = [self._caption(found, traces[k], b, k, hw) for k in found_K or [0]]
         best = hypotheses[0]
         return Caption(**{**vars(best), "alternatives": tuple(hypotheses[1:])})
 

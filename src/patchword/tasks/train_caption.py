@@ -113,7 +113,8 @@ class CaptionRecipe:
     def _inputs(self, files: list[str]) -> PictureInputs:
         data = self.run.data
         if data.features:
-            store = Store.open(Path(data.features), {"tower": checkpoint.weights_digest(self.model.tower)})
+            expected = {"tower": checkpoint.weights_digest(self.model.tower), "preprocessing": self.preprocessing.model_dump(mode="json")}
+            store = Store.open(Path(data.features), expected)
             self._check_replaced(store)
             return FeatureInputs(store)
         return pixel_inputs(data, self.preprocessing, files)
