@@ -289,5 +289,9 @@ def find_model(name: str | Path) -> Path:
 def model_card(card: dict[str, Any]) -> str:
     """README.md of a model folder from the facts that config.json records."""
     lines = [f"# {card.get('name', 'A captioning model')}", "", str(card.get("description", "Made with Patchword.")), ""]
-    lines += [f"* **{key}**: {value}" for key, value in card.items() if key not in ("name", "description")]
+    for key, value in card.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {number}" for name, number in value.items())
+        if key not in ("name", "description"):
+            lines.append(f"* **{key}**: {value}")
     return "\n".join(lines) + "\n"
