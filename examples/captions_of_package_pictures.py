@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 import patchword
 from patchword.data.pictures import open_picture
 
+SKIMAGE = """astronaut.png brick.png camera.png chelsea.png clock_motion.png coffee.png coins.png color.png grass.png gravel.png
+horse.png hubble_deep_field.jpg moon.png motorcycle_left.png page.png rocket.jpg text.png""".split()
 PICTURES = (
-    *(("skimage", f"data/{name}") for name in ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png")),
-    *(("skimage", f"data/{name}") for name in ("coins.png", "color.png", "grass.png", "gravel.png", "horse.png", "hubble_deep_field.jpg")),
-    *(("skimage", f"data/{name}") for name in ("moon.png", "motorcycle_left.png", "page.png", "rocket.jpg", "text.png")),
+    *(("skimage", f"data/{name}") for name in SKIMAGE),
     ("sklearn", "datasets/images/china.jpg"),
     ("sklearn", "datasets/images/flower.jpg"),
     ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
