@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from patchword import checkpoint
@@ -32,7 +32,7 @@ from patchword.tasks.training_data import DataSettings, build_vocabulary, pixel_
 from patchword.train.caption_objectives import CrossEntropy, CrossEntropySettings, SelfCritical, SelfCriticalSettings
 from patchword.train.loop import Validation
 from patchword.train.rewards import CaptionReward
-from patchword.train.settings import StageSettings
+from patchword.train.settings import RunSettings, StageSettings
 
 RAMP_FROM = -10.0
 """Log-bias at which a ramp of the memory begins: a prototype counts as much as e^-10 of a word."""
@@ -49,17 +49,10 @@ class CaptionStage(StageSettings, frozen=True):
     bucketed: bool = Field(True, description="captions of similar length together; costs nothing and saves padding")
 
 
-class CaptionRun(BaseModel, extra="forbid", frozen=True):
+class CaptionRun(RunSettings, frozen=True):
     """The configuration of a training of a captioner."""
 
     task: Literal["caption"] = "caption"
-    out: str = Field(description="folder of the run")
-    seed: int = Field(1, description="every random number of the run follows from it")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 only where the device has it")
-    checkpoint_steps: int = Field(500, ge=0, description="steps between two checkpoints; 0: only at the end of an epoch")
-    log_steps: int = Field(10, gt=0, description="steps between two lines of metrics.jsonl")
-    description: str = Field("", description="what the model is; goes into its card")
-    licence: str = Field("", description="licence note of the data; goes into the card")
     data: DataSettings
     tower: TowerSettings = Field(discriminator="kind")
     tower_from: str | None = Field(None, description="trained model (shipped name, folder, hub id) whose tower the training begins with")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from patchword import checkpoint
@@ -23,7 +23,7 @@ from patchword.text.words import Vocabulary
 from patchword.towers.settings import BertTowerConfig
 from patchword.train.loop import Validation
 from patchword.train.pair_objectives import Contrastive
-from patchword.train.settings import StageSettings
+from patchword.train.settings import RunSettings, StageSettings
 
 
 class RetrieveStage(StageSettings, frozen=True):
@@ -32,17 +32,10 @@ class RetrieveStage(StageSettings, frozen=True):
     captions_per_picture: int = Field(2, gt=0, description="captions of a picture in a batch, all of them positives")
 
 
-class RetrieveRun(BaseModel, extra="forbid", frozen=True):
+class RetrieveRun(RunSettings, frozen=True):
     """The configuration of a training of two towers."""
 
     task: Literal["retrieve"] = "retrieve"
-    out: str = Field(description="folder of the run")
-    seed: int = Field(1, description="every random number of the run follows from it")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 only where the device has it")
-    checkpoint_steps: int = Field(500, ge=0, description="steps between two checkpoints; 0: only at the end of an epoch")
-    log_steps: int = Field(10, gt=0, description="steps between two lines of metrics.jsonl")
-    description: str = Field("", description="what the model is; goes into its card")
-    licence: str = Field("", description="licence note of the data; goes into the card")
     data: DataSettings
     vision: TowerSettings = Field(discriminator="kind")
     vision_from: str | None = Field(None, description="folder of a trained two-tower model whose weights the training begins with")

@@ -1,10 +1,22 @@
-"""Settings that every stage of every training has; tasks add their own objective."""
+"""Settings that every run and every stage of every training has; tasks add their own model and objective."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from pydantic import BaseModel, Field
+
+
+class RunSettings(BaseModel, extra="forbid", frozen=True):
+    """What a run needs whatever it trains."""
+
+    out: str = Field(description="folder of the run")
+    seed: int = Field(1, description="every random number of the run follows from it")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 only where the device has it")
+    checkpoint_steps: int = Field(500, ge=0, description="steps between two checkpoints; 0: only at the end of an epoch")
+    log_steps: int = Field(10, gt=0, description="steps between two lines of metrics.jsonl")
+    description: str = Field("", description="what the model is; goes into its card")
+    licence: str = Field("", description="licence note of the data; goes into the card")
 
 
 class StageSettings(BaseModel, extra="forbid", frozen=True):
