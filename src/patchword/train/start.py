@@ -48,13 +48,18 @@ def start(config: Path, overrides: Sequence[str], resume: bool, dry_run: bool, d
     accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=[unused])
     folder = Path(settings.out)
     if not dry_run:
-        _claim(folder, settings, resume, accelerator)
+        _check_claim(folder, settings, resume)
+        accelerator.wait_for_everyone()
     torch.manual_seed(settings.seed)
     recipe = make_recipe(settings, folder, command)
     recipe.model.to(accelerator.device)
     if dry_run:
         measure(recipe, accelerator, settings.seed)
         return folder
+    if accelerator.is_main_process:  # only now: a run that could not be set up leaves no folder behind
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(settings.model_dump(mode="json"), indent=1), encoding="utf-8")
+    accelerator.wait_for_everyone()
     run = Run(recipe, folder, accelerator, settings.seed, settings.checkpoint_steps, settings.log_steps)
     resumed = run.resume() if resume else False
     say = Console(stderr=True).print if accelerator.is_main_process else (lambda *text: None)
@@ -74,21 +79,15 @@ def start(config: Path, overrides: Sequence[str], resume: bool, dry_run: bool, d
     return folder
 
 
-def _claim(folder: Path, settings: BaseModel, resume: bool, accelerator: Accelerator) -> None:
-    """Make the run folder, or make sure that it belongs to this configuration."""
+def _check_claim(folder: Path, settings: BaseModel, resume: bool) -> None:
+    """Raises ConfigError where the folder holds a run that this configuration did not begin, or that is not to be resumed."""
     path = folder / "config.json"
-    content = settings.model_dump(mode="json")
-    if accelerator.is_main_process:
-        if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            if not resume:
-                raise ConfigError(f"{folder} holds a run already: add --resume to go on with it, or choose another folder with out=FOLDER")
-            changed = sorted(key for key in content if content[key] != before.get(key))
-            if changed:
-                raise ConfigError(
-                    f"{folder} was begun with other settings ({', '.join(changed)}): resume with the same ones, or choose another out"
-                )
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    accelerator.wait_for_everyone()
+    if not path.exists():
+        return
+    if not resume:
+        raise ConfigError(f"{folder} holds a run already: add --resume to go on with it, or choose another folder with out=FOLDER")
+    before, content = json.loads(path.read_text(encoding="utf-8")), settings.model_dump(mode="json")
+    changed = sorted(key for key in content if content[key] != before.get(key))
+    if changed:
+        found = f"{folder} was begun with other settings ({', '.join(changed)})"
+        raise ConfigError(f"{found}: resume with the same ones, or choose another out")
