@@ -102,8 +102,17 @@ def load_weights(module: nn.Module, folder: Path, prefix: str = "") -> None:
 
 def weights_digest(module: nn.Module) -> str:
     """SHA-256 over names, shapes and bytes of a module's state: what identifies the tower of a feature store."""
+    return _digest(module.state_dict())
+
+
+def tower_digest(tower: nn.Module) -> str:
+    """`weights_digest` of a vision tower without its adapters: these begin as nothing, and leave the space of its patches what it is."""
+    return _digest({name: tensor for name, tensor in tower.state_dict().items() if not name.startswith("adapters.")})
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

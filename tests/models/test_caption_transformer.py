@@ -233,12 +233,12 @@ def test_losses_on_patches():
     loss.backward()
     for name in ("embed.weight", "contrast.project.weight", "to_text.weight"):
         assert model.get_parameter(name).grad.abs().sum() > 0, name
-    assert 0 <= model.text_loss(memory, model.to_text(memory.encoded_BNC.mean(dim=1))).item() < 1e-5
+    assert abs(model.text_loss(memory, model.to_text(memory.encoded_BNC.mean(dim=1))).item()) < 1e-5
     assert model.contrast_loss(memory, torch.arange(12).view(3, 4)).item() == 0
     plain = model_of(config(ALIGNMENT))
-    with pytest.raises(ModelError, match="no patch contrast; set model.alignment.contrast_width above 0"):
+    with pytest.raises(ModelError, match="no patch contrast; set captioner.alignment.contrast_width above 0"):
         plain.contrast_loss(memory)
-    with pytest.raises(ModelError, match="no projection to text; set model.alignment.text_regulariser"):
+    with pytest.raises(ModelError, match="no projection to text; set captioner.alignment.text_regulariser"):
         plain.text_loss(memory, torch.randn(3, C))
 
 

@@ -33,7 +33,7 @@ def test_learning_rates_name_parameters_of_the_model(path):
     if tower.kind == "clip":
         tower = tower.model_copy(update={"source": None, "revision": None, "architecture": {**TINY_CLIP, "image_size": 32}})
     width = 8 if tower.kind == "clip" else tower.shared_width
-    codebook = Codebook(("dog", "cat", "snow"), torch.eye(3, width), "none") if settings.codebook else None
+    codebook = Codebook([f"word {n}" for n in range(64)], torch.randn(64, width), "none") if settings.codebook else None
     model = CaptionModel.build(tower, settings.captioner, vocabulary_size=12, codebook=codebook)
     names = [name for name, _ in model.named_parameters()]
     for stage in settings.stage:

@@ -61,6 +61,8 @@ class CaptionBatch(NamedTuple):
     picture_of_row_R: Tensor
     references: tuple[tuple[str, ...], ...] | None = None
     """All captions of each picture, for rewards; None where no reward is computed."""
+    texts_RE: Tensor | None = None
+    """Each caption in the text space of a two-tower model, for the regulariser against it; None where there is no such loss."""
 
     @property
     def target_count(self) -> int:
@@ -77,6 +79,7 @@ class CaptionBatch(NamedTuple):
             tokens_RT=self.tokens_RT.to(device, non_blocking=True),
             lengths_R=self.lengths_R.to(device, non_blocking=True),
             picture_of_row_R=self.picture_of_row_R.to(device, non_blocking=True),
+            texts_RE=None if self.texts_RE is None else self.texts_RE.to(device, non_blocking=True),
         )
 
 
@@ -139,6 +142,8 @@ class CaptionData:
     tokens: tuple[tuple[tuple[int, ...], ...], ...]
     special: SpecialIds
     inputs: PictureInputs
+    texts: tuple[np.ndarray, ...] | None = None
+    """Of each record the vectors of its captions, (captions, E) fp16."""
 
     @classmethod
     def build(cls, records: Sequence[CaptionRecord], vocabulary: TokenSource, inputs: PictureInputs, max_length: int) -> CaptionData:
@@ -203,4 +208,8 @@ class CaptionData:
             lengths_R=torch.tensor([len(row) + 2 for row in rows], dtype=torch.long),
             picture_of_row_R=torch.tensor(owners, dtype=torch.long),
             references=tuple(record.captions for record in records) if with_references else None,
+            texts_RE=None if self.texts is None else self._texts_of(entries),
         )
+
+    def _texts_of(self, entries: Sequence[PlanEntry]) -> Tensor:
+        return torch.from_numpy(np.stack([self.texts[entry.record][j] for entry in entries for j in entry.captions])).float()

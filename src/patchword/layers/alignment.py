@@ -86,7 +86,7 @@ class RegionAlignment(nn.Module):
         if features.aligned_BNE is None:
             raise ModelError(
                 "region alignment needs patch tokens in the text space of the codebook, and the features hold none; "
-                "set the tower's 'aligned' (value_only, value_with_residual or correlative), or leave the [model.alignment] table out"
+                "set the tower's 'aligned' (value_only, value_with_residual or correlative), or leave the [captioner.alignment] table out"
             )
         if features.aligned_BNE.shape[-1] != width:
             raise ModelError(

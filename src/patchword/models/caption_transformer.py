@@ -279,17 +279,18 @@ class CaptionTransformer(nn.Module):
         Raises ModelError where the model has no contrast head.
         """
         if self.contrast is None:
-            raise ModelError("this model has no patch contrast; set model.alignment.contrast_width above 0, or give its loss no weight")
+            raise ModelError("this model has no patch contrast; set captioner.alignment.contrast_width above 0, or give its loss no weight")
         labels_BN = memory.concepts_BN if labels_BN is None else labels_BN
         return self.contrast(memory.embedded_BNC, labels_BN, memory.mask_BN, generator)
 
     def text_loss(self, memory: CaptionMemory, text_BE: Tensor) -> Tensor:
-        """Mean over pictures of 1 - cosine between a projection of the mean encoded patch and the caption's text embedding.
+        """Mean over rows of 1 - cosine between a projection of the mean encoded patch and the caption's text embedding; a text of zeros
+        (of which nothing is known) has no gradient.
 
         Raises ModelError where the model has no such projection.
         """
         if self.to_text is None:
-            raise ModelError("this model has no projection to text; set model.alignment.text_regulariser, or give its loss no weight")
+            raise ModelError("this model has no projection to text; set captioner.alignment.text_regulariser, or give its loss no weight")
         mask_BN1 = torch.ones_like(memory.encoded_BNC[..., :1]) if memory.mask_BN is None else memory.mask_BN[..., None]
         mean_BC = (memory.encoded_BNC * mask_BN1).sum(dim=1) / mask_BN1.sum(dim=1)
         return (1 - F.cosine_similarity(self.to_text(mean_BC), text_BE.to(mean_BC.dtype), dim=-1)).mean()

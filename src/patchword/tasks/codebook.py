@@ -68,4 +68,4 @@ def make_codebook(towers: TwoTowerModel, words: Sequence[str]) -> Made:
 
 def tower_id(towers: TwoTowerModel) -> str:
     """What a codebook calls its tower, and a training compares: the beginning of the digest of the vision tower's weights."""
-    return checkpoint.weights_digest(towers.model.vision)[:16]
+    return checkpoint.tower_digest(towers.model.vision)[:16]

@@ -88,7 +88,7 @@ class TwoTowerModel:
         rows = []
         for text in texts:
             ids = self.vocabulary.encode(text)[:longest]
-            if all(number == special.unknown for number in ids):
+            if not self.knows(text):
                 raise DataError(f"{text!r} has no word that the model knows: try plain words such as 'two dogs in snow'")
             rows.append([special.start, *ids, special.end])
         vectors = [np.zeros((0, self.settings.two_towers.width), dtype=np.float32)]
@@ -101,6 +101,11 @@ class TwoTowerModel:
                 mask_BL[b, : len(row)] = True
             vectors.append(self.model.embed_texts(ids_BL.to(self.device), mask_BL.to(self.device)).float().cpu().numpy())
         return np.concatenate(vectors)
+
+    def knows(self, text: str) -> bool:
+        """Whether there is a word in the text that the model knows, within its longest text."""
+        ids = self.vocabulary.encode(text)[: self.model.text.max_length - 2]
+        return any(number != self.vocabulary.special.unknown for number in ids)
 
     def label(self, pictures: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = TEMPLATES) -> np.ndarray:
         """Probability of each label for each picture (n, labels): softmax over scaled cosines with the mean vector of the prompts."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from patchword import checkpoint
@@ -26,10 +27,11 @@ from patchword.layers.prototypes import PrototypeMemory
 from patchword.log import progress
 from patchword.losses import caption_cross_entropy
 from patchword.metrics import score_captions
-from patchword.models.caption_transformer import CaptionTransformer
+from patchword.models.caption_transformer import CaptionTransformer, CaptionTransformerConfig
 from patchword.tasks.caption import CaptioningModel, DecodingSettings, ModelSettings, find_model, restore_weights
+from patchword.tasks.caption_texts import embed_captions, text_towers
 from patchword.tasks.training_data import DataSettings, build_vocabulary, pixel_inputs, read_splits, reader_preprocessing
-from patchword.train.caption_objectives import CrossEntropy, CrossEntropySettings, SelfCritical, SelfCriticalSettings
+from patchword.train.caption_objectives import CrossEntropy, CrossEntropySettings, SelfCritical, SelfCriticalSettings, is_used
 from patchword.train.loop import Validation
 from patchword.train.rewards import CaptionReward
 from patchword.train.settings import RunSettings, StageSettings
@@ -61,8 +63,29 @@ class CaptionRun(RunSettings, frozen=True):
     captioner_from: str | None = Field(
         None, description="folder of a trained model of the same kind whose weights the training begins with"
     )
+    text_from: str | None = Field(
+        None, description="two-tower model (shipped name, folder, hub:ID of a CLIP) the tower belongs to; its text side embeds the captions"
+    )
     decoding: DecodingSettings = DecodingSettings()
     stage: tuple[CaptionStage, ...] = Field(min_length=1, description="what happens, in order")
+
+    @model_validator(mode="after")
+    def _losses_fit_the_model(self) -> CaptionRun:
+        alignment = self.captioner.alignment if isinstance(self.captioner, CaptionTransformerConfig) else None
+        for stage in self.stage:
+            if not isinstance(stage.objective, CrossEntropySettings):
+                continue
+            if is_used(stage.objective.patch_contrast) and (alignment is None or alignment.contrast_width == 0):
+                raise ValueError(
+                    f"stage {stage.name!r} gives patch_contrast a weight, and the model has no head for it: "
+                    "set captioner.alignment.contrast_width above 0, or the weight to 0"
+                )
+            if is_used(stage.objective.text_regulariser) and (alignment is None or not alignment.text_regulariser or not self.text_from):
+                raise ValueError(
+                    f"stage {stage.name!r} gives text_regulariser a weight: that needs captioner.alignment.text_regulariser = true "
+                    "(a projection to the text space) and text_from (the two-tower model that the tower belongs to)"
+                )
+        return self
 
 
 class CaptionRecipe:
@@ -81,7 +104,8 @@ class CaptionRecipe:
         if run.captioner_from:
             checkpoint.load_weights(self.model, Path(run.captioner_from))
         if codebook is not None:
-            codebook.check_tower(checkpoint.weights_digest(self.model.tower)[:16])
+            codebook.check_tower(checkpoint.tower_digest(self.model.tower)[:16])
+        self._towers = text_towers(run.text_from, self.model.tower) if run.text_from else None
         self.preprocessing = reader_preprocessing(self.model.tower.preprocessing)
         inputs = self._inputs([record.file for record in (*train, *selection)])
         self.train = CaptionData.build(train, self.vocabulary, inputs, run.data.max_words)
@@ -128,6 +152,10 @@ class CaptionRecipe:
         settings = self.stages[stage].objective
         if isinstance(settings, SelfCriticalSettings):
             return SelfCritical(self.model, settings, self.vocabulary.special, self.reward())
+        if is_used(settings.text_regulariser) and self.train.texts is None:
+            device = next(self.model.parameters()).device
+            self.train = replace(self.train, texts=embed_captions(self._towers, self.train.records, device))
+            self._towers = None  # a text tower of which nothing more is needed
         learns = self._prototypes is not None and self.stages[stage].memory != "off"
         return CrossEntropy(self.model, settings, self.vocabulary.special, wants_trace=learns)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import BaseModel, Field
@@ -22,16 +22,19 @@ from patchword.losses import caption_cross_entropy, doubly_stochastic
 from patchword.train.loop import Shares
 from patchword.types import Trace, VisualFeatures
 
+Weight = Annotated[float, Field(ge=0)] | tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
+"""Weight of a loss; a pair goes evenly from the first to the second over the stage."""
+
 
 class CrossEntropySettings(BaseModel, extra="forbid", frozen=True):
     """Teacher forcing, and the regularisers that may go with it."""
 
     kind: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each target that is spread over the vocabulary")
-    doubly_stochastic: float = Field(0.0, ge=0, description="weight of Show, Attend and Tell's regulariser of the attention")
-    patch_contrast: float | tuple[float, float] = Field(
-        0.0,
-        description="weight of the contrast between patches of concepts (FSGR: 0.25); a pair: from one to the other over the stage",
+    doubly_stochastic: Weight = Field(0.0, description="weight of Show, Attend and Tell's regulariser of the attention")
+    patch_contrast: Weight = Field(0.0, description="weight of the contrast between patches of concepts (FSGR: 0.25)")
+    text_regulariser: Weight = Field(
+        0.0, description="weight of 1 - cosine(picture, caption) in the text space of text_from; needs captioner.alignment.text_regulariser"
     )
     doubly_stochastic_mean: bool = Field(False, description="mean over patches (PyTorch course) in place of the paper's sum")
 
@@ -79,24 +82,34 @@ class CrossEntropy(nn.Module):
         memory = select_rows(pictures, batch.picture_of_row_R)
         inputs_RT, targets_RT = batch.tokens_RT[:, :-1], batch.tokens_RT[:, 1:]
         lengths_R = batch.lengths_R - 1
-        decoded = captioner.decode(inputs_RT, lengths_R, memory, trace=settings.doubly_stochastic > 0 or self.wants_trace)
+        decoded = captioner.decode(inputs_RT, lengths_R, memory, trace=is_used(settings.doubly_stochastic) or self.wants_trace)
         total, _ = caption_cross_entropy(decoded.logits_BTV, targets_RT, self.special.pad, settings.label_smoothing)
         losses = {"cross_entropy": total / shares.targets}
         loss = losses["cross_entropy"]
-        if settings.doubly_stochastic > 0:
+        weight = scheduled(settings.doubly_stochastic, shares.progress)
+        if weight > 0:
             penalty, rows = doubly_stochastic(decoded.trace.attention_BTN, lengths_R, settings.doubly_stochastic_mean)
             # Rows per picture are the same in every process, so the share of rows follows from the share of pictures.
             losses["doubly_stochastic"] = penalty / (shares.pictures * rows / batch.picture_count)
-            loss = loss + settings.doubly_stochastic * losses["doubly_stochastic"]
+            loss = loss + weight * losses["doubly_stochastic"]
         weight = scheduled(settings.patch_contrast, shares.progress)
         if weight > 0:
             losses["patch_contrast"] = captioner.contrast_loss(pictures) * batch.picture_count / shares.pictures
             loss = loss + weight * losses["patch_contrast"]
+        weight = scheduled(settings.text_regulariser, shares.progress)
+        if weight > 0:
+            losses["text_regulariser"] = captioner.text_loss(memory, batch.texts_RE) * batch.picture_count / shares.pictures
+            loss = loss + weight * losses["text_regulariser"]
         self.seen = Seen(decoded.trace, inputs_RT, lengths_R, memory, batch.picture_of_row_R) if self.wants_trace else None
         return {"loss": loss, **losses}
 
 
-def scheduled(weight: float | tuple[float, float], progress: float) -> float:
+def is_used(weight: Weight) -> bool:
+    """Whether a loss counts at any time of its stage."""
+    return weight != 0 and weight != (0, 0)
+
+
+def scheduled(weight: Weight, progress: float) -> float:
     """A weight, or the point between two of them that a stage has come to."""
     return weight if isinstance(weight, float | int) else weight[0] + (weight[1] - weight[0]) * progress
 

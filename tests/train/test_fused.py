@@ -1,0 +1,104 @@
+"""The fused model through its stages, as `configs/fused-scenes.toml` trains it: every command typed, on drawn scenes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def steps(folder):
+    return [row for line in (folder / "metrics.jsonl").read_text().splitlines() if (row := json.loads(line))["event"] == "step"]
+
+
+@pytest.fixture(scope="module")
+def call():
+    """The command line inside this process; the error, where it ends with one, is raised."""
+    from typer.testing import CliRunner
+
+    from patchword.cli import app
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, [*map(str, arguments)])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.output
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory, call):
+    """A folder with scenes, two towers and a codebook, and the overrides that point the configuration at them."""
+    from patchword.data.scenes import write_scenes
+
+    folder = tmp_path_factory.mktemp("fused")
+    for split, count in (("train", 96), ("val", 24)):
+        write_scenes(folder / "scenes", count, level=1, split=split)
+    scenes = folder / "scenes"
+    data = (f"data.annotations={scenes / 'dataset.json'}", f"data.images={scenes / 'images'}", f"data.cache={folder / 'cache'}")
+    call("train", CONFIGS / "two-towers-scenes.toml", *data, f"out={folder / 'towers'}", "--device", "cpu")
+    towers = folder / "towers" / "best"
+    words = ("--from-captions", folder / "scenes/dataset.json", "--minimum-count", 5)
+    call("codebook", *words, "--tower", towers, "--out", folder / "codebook")
+    return folder, (*data, f"tower_from={towers}", f"text_from={towers}", f"codebook={folder / 'codebook'}")
+
+
+@pytest.fixture(scope="module")
+def fused(workshop, call):
+    """The run folder of the whole recipe."""
+    folder, overrides = workshop
+    call("train", CONFIGS / "fused-scenes.toml", *overrides, f"out={folder / 'run'}", "--device", "cpu")
+    return folder / "run"
+
+
+def test_every_loss_has_its_stage(fused):
+    by_stage = {}
+    for row in steps(fused):
+        by_stage.setdefault(row["stage"], []).append(row["losses"])
+    words = {"loss", "cross_entropy", "patch_contrast", "text_regulariser"}
+    assert {name: set(rows[0]) for name, rows in by_stage.items()} == {"align": words, "joint": words, "self-critical": {"loss", "reward"}}
+    first = by_stage["align"][0]
+    expected = first["cross_entropy"] + 0.25 * first["patch_contrast"] + 0.1 * first["text_regulariser"]
+    assert first["loss"] == pytest.approx(expected, abs=1e-5)
+    last, share = by_stage["joint"][-1], 17 / 18  # the stage has 18 steps, and the weights fall to 0 over it
+    expected = last["cross_entropy"] + 0.25 * (1 - share) * last["patch_contrast"] + 0.2 * (1 - share) * last["text_regulariser"]
+    assert last["loss"] == pytest.approx(expected, abs=1e-5)
+    assert last["text_regulariser"] < first["text_regulariser"] and last["cross_entropy"] < first["cross_entropy"]
+
+
+def test_captions_in_text_space_are_those_of_their_two_towers(workshop):
+    from patchword.data.records import CaptionRecord
+    from patchword.tasks.caption_texts import embed_captions, text_towers
+    from patchword.tasks.retrieve import load_two_towers
+    from patchword.tasks.towers import load_tower
+
+    towers = workshop[0] / "towers" / "best"
+    loaded = text_towers(str(towers), load_tower(towers)[0])
+    records = [
+        CaptionRecord(image_id=1, file="a.png", captions=("a red square", "zzz qqq"), split="train"),
+        CaptionRecord(image_id=2, file="b.png", captions=("a small blue star",), split="train"),
+    ]
+    first_2E, second_1E = embed_captions(loaded, records, torch.device("cpu"))
+    expected_2E = load_two_towers(towers, "cpu").embed_texts(["a red square", "a small blue star"])
+    np.testing.assert_allclose(first_2E[0], expected_2E[0], atol=1e-3)
+    np.testing.assert_allclose(second_1E[0], expected_2E[1], atol=1e-3)
+    assert first_2E.dtype == np.float16 and not first_2E[1].any()  # a caption without a known word points nowhere
+
+
+def test_what_does_not_fit_is_said_before_anything_runs(workshop, call, tmp_path):
+    from patchword.errors import ConfigError
+
+    overrides = (*workshop[1], f"out={tmp_path / 'run'}", "--device", "cpu")
+    for setting, message in (
+        ("captioner.alignment.text_regulariser=false", "that needs captioner.alignment.text_regulariser = true"),
+        ("captioner.alignment.contrast_width=0", "the model has no head for it: set captioner.alignment.contrast_width above 0"),
+        ("text_from=two-towers", "text_from names two-towers, whose vision tower is"),
+        ("stage.0.objective.text_regulariser=[0.1, -1]", "greater than or equal to 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call("train", CONFIGS / "fused-scenes.toml", *overrides, setting)
+    assert not (tmp_path / "run").exists()
