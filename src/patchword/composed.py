@@ -17,6 +17,7 @@ from patchword.layers.codebook import Codebook
 from patchword.models.adaptive import Adaptive, AdaptiveConfig
 from patchword.models.caption_transformer import CaptionTransformer, CaptionTransformerConfig
 from patchword.models.meshed_memory import MeshedMemoryConfig, MeshedMemoryTransformer
+from patchword.models.question_answering import AnswerClassifier, AnswerGenerator, QuestionConfig, QuestionEncoder
 from patchword.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 from patchword.models.show_tell import ShowTell, ShowTellConfig
 from patchword.towers.convolutional import ConvolutionalTower
@@ -64,26 +65,18 @@ def build_captioner(settings: CaptionerSettings, feature_width: int, vocabulary_
     return _CAPTIONERS[type(settings)](settings, feature_width, vocabulary_size)
 
 
-class CaptionModel(nn.Module):
-    """A tower and a captioner."""
+class TowerModel(nn.Module):
+    """A tower, frozen or not, in front of whatever reads it."""
 
-    def __init__(self, tower: nn.Module, captioner: nn.Module) -> None:
+    def __init__(self, tower: nn.Module) -> None:
         super().__init__()
         self.tower = tower
-        self.captioner = captioner
-
-    @classmethod
-    def build(
-        cls, tower: TowerSettings, captioner: CaptionerSettings, vocabulary_size: int, codebook: Codebook | None = None
-    ) -> CaptionModel:
-        built = build_tower(tower)
-        return cls(built, build_captioner(captioner, built.width, vocabulary_size, codebook))
 
     @property
     def tower_is_frozen(self) -> bool:
         return not any(parameter.requires_grad for parameter in self.tower.parameters())
 
-    def train(self, mode: bool = True) -> CaptionModel:
+    def train(self, mode: bool = True) -> TowerModel:
         """As `nn.Module.train`; a tower in which nothing learns stays in evaluation mode, its batch statistics and all."""
         super().train(mode)
         if self.tower_is_frozen:
@@ -105,3 +98,43 @@ class CaptionModel(nn.Module):
             if inputs.tokens is not None:
                 return self.tower.resume(inputs.tokens, None, inputs.first_layer)
             return self.tower(inputs.pixels_B3HW)
+
+
+class CaptionModel(TowerModel):
+    """A tower and a captioner."""
+
+    def __init__(self, tower: nn.Module, captioner: nn.Module) -> None:
+        super().__init__(tower)
+        self.captioner = captioner
+
+    @classmethod
+    def build(
+        cls, tower: TowerSettings, captioner: CaptionerSettings, vocabulary_size: int, codebook: Codebook | None = None
+    ) -> CaptionModel:
+        built = build_tower(tower)
+        return cls(built, build_captioner(captioner, built.width, vocabulary_size, codebook))
+
+
+class AnswerModel(TowerModel):
+    """A tower and what answers questions from it: by choice from a list, or word by word."""
+
+    def __init__(self, tower: nn.Module, answerer: AnswerClassifier | AnswerGenerator) -> None:
+        super().__init__(tower)
+        self.answerer = answerer
+
+    @classmethod
+    def build(
+        cls,
+        tower: TowerSettings,
+        questions: QuestionConfig,
+        generator: CaptionerSettings | None,
+        vocabulary_size: int,
+        answers: int,
+        codebook: Codebook | None = None,
+    ) -> AnswerModel:
+        """With a `generator`, a captioner that words the answers; else they are chosen among `answers`."""
+        built = build_tower(tower)
+        if generator is None:
+            return cls(built, AnswerClassifier(questions, built.width, vocabulary_size, answers, codebook))
+        encoder = QuestionEncoder(questions, built.width, vocabulary_size, codebook)
+        return cls(built, AnswerGenerator(encoder, build_captioner(generator, questions.width, vocabulary_size, None)))

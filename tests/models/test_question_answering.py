@@ -58,10 +58,10 @@ def test_padding_of_questions_and_pictures_changes_nothing(features):
 def test_the_trace_says_which_patches_each_word_looked_at(features):
     encoder = classifier(alignment=ALIGNMENT).eval().encoder
     asked = encoder(features, *question(), trace=True)
-    assert asked.looked_BLN.shape == (3, 5, 6) and asked.concepts_BN.shape == (3, 6)
-    torch.testing.assert_close(asked.looked_BLN.sum(-1), torch.ones(3, 5))
-    assert encoder(features, *question()).looked_BLN is None
-    torch.testing.assert_close(encoder(features, *question()).summary_BC, asked.summary_BC)
+    assert asked.looked_RLN.shape == (3, 5, 6) and asked.concepts_RN.shape == (3, 6)
+    torch.testing.assert_close(asked.looked_RLN.sum(-1), torch.ones(3, 5))
+    assert encoder(features, *question()).looked_RLN is None
+    torch.testing.assert_close(encoder(features, *question()).summary_RC, asked.summary_RC)
 
 
 def test_it_learns_answers_that_need_picture_and_question():

@@ -1,4 +1,4 @@
-"""The batches that travel: named fields, made only here, checked on the CPU before anything reaches a device.
+"""The batches that travel: named fields, made only here (questions: `question_batches.py`), checked on the CPU before they reach a device.
 
 A plan lists the batches of an epoch as (picture, captions) pairs; it depends on the seed and the epoch alone, so that an interrupted run
 can go on in the middle of an epoch, and the processes of a distributed run each take every n-th entry of the same plan.
@@ -134,6 +134,52 @@ class PlanEntry(NamedTuple):
     captions: tuple[int, ...]
 
 
+Rows = tuple[tuple[tuple[int, ...], ...], ...]
+"""Token ids of each text of each picture."""
+
+
+def plan_epoch(
+    rows: Rows, batch: int, per_picture: int, bucketed: bool, generator: np.random.Generator | None
+) -> list[list[PlanEntry]]:
+    """The batches of one epoch.
+
+    Every picture comes once with `per_picture` of its captions; 0 means that every caption comes once, as a row of its own.
+    `bucketed` puts captions of similar length together. Without a generator the order is that of the records, nothing is drawn.
+    """
+    if per_picture == 0:
+        entries = [PlanEntry(i, (j,)) for i, captions in enumerate(rows) for j in range(len(captions))]
+    else:
+        entries = [PlanEntry(i, _drawn(len(captions), per_picture, generator)) for i, captions in enumerate(rows)]
+    if generator is None:
+        return [entries[first : first + batch] for first in range(0, len(entries), batch)]
+    entries = [entries[i] for i in generator.permutation(len(entries))]
+    if bucketed:
+        # Sorted within pools of 32 batches: near-equal lengths inside a batch, and still another composition every epoch.
+        pool, longest = 32 * batch, [[len(row) for row in captions] for captions in rows]
+        entries = [
+            entry
+            for first in range(0, len(entries), pool)
+            for entry in sorted(entries[first : first + pool], key=lambda entry: max(longest[entry.record][j] for j in entry.captions))
+        ]
+    batches = [entries[first : first + batch] for first in range(0, len(entries), batch)]
+    return [batches[i] for i in generator.permutation(len(batches))] if bucketed else batches
+
+
+def _drawn(available: int, count: int, generator: np.random.Generator | None) -> tuple[int, ...]:
+    if generator is None or available <= count:
+        return tuple(range(min(count, available)))
+    return tuple(int(j) for j in generator.choice(available, count, replace=False))
+
+
+def padded(rows: Sequence[Sequence[int]], special: SpecialIds, ends: bool) -> tuple[Tensor, Tensor]:
+    """Start, words, where wanted the end, padding; and the lengths without the padding."""
+    extra = 2 if ends else 1
+    tokens_RT = torch.full((len(rows), max((len(row) for row in rows), default=0) + extra), special.pad)
+    for r, row in enumerate(rows):
+        tokens_RT[r, : len(row) + extra] = torch.tensor([special.start, *row, *([special.end] if ends else [])])
+    return tokens_RT, torch.tensor([len(row) + extra for row in rows], dtype=torch.long)
+
+
 @dataclass(frozen=True)
 class CaptionData:
     """Records of one split with their encoded captions."""
@@ -164,48 +210,20 @@ class CaptionData:
         return cls(tuple(records), tuple(encoded), vocabulary.special, inputs)
 
     def plan(self, batch: int, captions_per_picture: int, bucketed: bool, generator: np.random.Generator | None) -> list[list[PlanEntry]]:
-        """The batches of one epoch.
-
-        Every picture comes once with `captions_per_picture` of its captions; 0 means that every caption comes once, as a row of its own.
-        `bucketed` puts captions of similar length together. Without a generator the order is that of the records, nothing is drawn.
-        """
-        if captions_per_picture == 0:
-            entries = [PlanEntry(i, (j,)) for i, captions in enumerate(self.tokens) for j in range(len(captions))]
-        else:
-            entries = [PlanEntry(i, self._drawn(i, captions_per_picture, generator)) for i in range(len(self.records))]
-        if generator is None:
-            return [entries[first : first + batch] for first in range(0, len(entries), batch)]
-        entries = [entries[i] for i in generator.permutation(len(entries))]
-        if bucketed:
-            # Sorted within pools of 32 batches: near-equal lengths inside a batch, and still another composition every epoch.
-            pool = 32 * batch
-            entries = [e for first in range(0, len(entries), pool) for e in sorted(entries[first : first + pool], key=self._longest)]
-        batches = [entries[first : first + batch] for first in range(0, len(entries), batch)]
-        return [batches[i] for i in generator.permutation(len(batches))] if bucketed else batches
-
-    def _drawn(self, record: int, count: int, generator: np.random.Generator | None) -> tuple[int, ...]:
-        available = len(self.tokens[record])
-        if generator is None or available <= count:
-            return tuple(range(min(count, available)))
-        return tuple(int(j) for j in generator.choice(available, count, replace=False))
-
-    def _longest(self, entry: PlanEntry) -> int:
-        return max(len(self.tokens[entry.record][j]) for j in entry.captions)
+        """The batches of one epoch, see `plan_epoch`."""
+        return plan_epoch(self.tokens, batch, captions_per_picture, bucketed, generator)
 
     def batch(self, entries: Sequence[PlanEntry], generator: torch.Generator | None, with_references: bool = False) -> CaptionBatch:
         """The batch of plan entries; `generator` draws random views, None takes the plain pictures."""
         records = [self.records[entry.record] for entry in entries]
         rows = [self.tokens[entry.record][j] for entry in entries for j in entry.captions]
         owners = [b for b, entry in enumerate(entries) for _ in entry.captions]
-        longest = max((len(row) for row in rows), default=0) + 2
-        tokens_RT = torch.full((len(rows), longest), self.special.pad)
-        for r, row in enumerate(rows):
-            tokens_RT[r, : len(row) + 2] = torch.tensor([self.special.start, *row, self.special.end])
+        tokens_RT, lengths_R = padded(rows, self.special, ends=True)
         return CaptionBatch(
             image_ids=tuple(record.image_id for record in records),
             inputs=self.inputs.load([record.file for record in records], generator),
             tokens_RT=tokens_RT,
-            lengths_R=torch.tensor([len(row) + 2 for row in rows], dtype=torch.long),
+            lengths_R=lengths_R,
             picture_of_row_R=torch.tensor(owners, dtype=torch.long),
             references=tuple(record.captions for record in records) if with_references else None,
             texts_RE=None if self.texts is None else self._texts_of(entries),

@@ -72,18 +72,26 @@ def parse_json(text: str, where: str, complain: Complain) -> object | None:
 
 
 def clean_caption(value: object, where: str, complain: Complain) -> str | None:
-    """The caption with white space collapsed, or None after a complaint: not a text, empty, or not encodable as UTF-8."""
+    """`clean_text` of a caption."""
+    return clean_text(value, "caption", where, complain)
+
+
+def clean_text(value: object, what: str, where: str, complain: Complain) -> str | None:
+    """The text with white space collapsed, or None after a complaint: not a text, empty, or not encodable as UTF-8.
+
+    `what` it is (caption, question, answer) names the complaints.
+    """
     if not isinstance(value, str):
-        complain("caption", where, f"a caption must be a text, found {_shown(value)}")
+        complain(what, where, f"{'an' if what[0] in 'aeiou' else 'a'} {what} must be a text, found {_shown(value)}")
         return None
-    caption = " ".join(value.split())
-    if not caption or all(unicodedata.category(letter) in ("Cc", "Cf") for letter in caption):
-        complain("empty-caption", where, "the caption is empty: write one or remove the entry")
+    text = " ".join(value.split())
+    if not text or all(unicodedata.category(letter) in ("Cc", "Cf") for letter in text):
+        complain(f"empty-{what}", where, f"the {what} is empty: write one or remove the entry")
         return None
-    if any("\ud800" <= letter <= "\udfff" for letter in caption) or "\x00" in caption:
-        complain("encoding", where, f"the caption holds characters that no text file can hold: {caption[:60]!a}")
+    if any("\ud800" <= letter <= "\udfff" for letter in text) or "\x00" in text:
+        complain("encoding", where, f"the {what} holds characters that no text file can hold: {text[:60]!a}")
         return None
-    return caption
+    return text
 
 
 def clean_file(value: object, where: str, complain: Complain) -> str | None:
@@ -107,10 +115,10 @@ def clean_split(value: object, where: str, complain: Complain) -> str | None:
     return split
 
 
-def clean_id(value: object, where: str, complain: Complain) -> int | str | None:
-    """An image id, which is a whole number or a text, or None after a complaint."""
+def clean_id(value: object, where: str, complain: Complain, what: str = "image") -> int | str | None:
+    """The id of an image or a question, which is a whole number or a text, or None after a complaint."""
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-        complain("image-id", where, f"the image id must be a whole number or a text, found {_shown(value)}")
+        complain(f"{what}-id", where, f"the {what} id must be a whole number or a text, found {_shown(value)}")
         return None
     return value
 

@@ -28,7 +28,7 @@ def is_coco(content: object) -> bool:
 def read_karpathy(content: dict, path: Path, complain: Complain) -> list[CaptionRecord]:
     """Records of a Karpathy file: `restval` is train, the id is `cocoid`, else `imgid`; `filepath` and `filename` are joined."""
     records = []
-    for where, entry in _objects(content["images"], f"{path}, images", complain):
+    for where, entry in objects_of(content["images"], f"{path}, images", complain):
         name = clean_file(entry.get("filename"), where, complain)
         image_id = clean_id(entry.get("cocoid", entry.get("imgid")), where, complain)
         split = clean_split(entry.get("split"), where, complain)
@@ -60,7 +60,7 @@ def _are_sentence_ids(images: list) -> bool:
 def _sentences(value: object, where: str, complain: Complain) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...] | None]:
     """Captions of one picture and, where every one has them, the words that came with them."""
     captions, tokens = [], []
-    for place, sentence in _objects(value, f"{where}, sentences", complain):
+    for place, sentence in objects_of(value, f"{where}, sentences", complain):
         words = sentence.get("tokens")
         has_words = isinstance(words, list) and all(isinstance(word, str) for word in words)
         # A few published files drop `raw` to save space: the words are then the caption.
@@ -75,7 +75,7 @@ def _sentences(value: object, where: str, complain: Complain) -> tuple[tuple[str
 def read_coco(content: dict, path: Path, complain: Complain) -> list[CaptionRecord]:
     """Records of a COCO captions file, in the order of its pictures; the split is the one that the name of the file tells."""
     files: dict[int | str, str] = {}
-    for where, entry in _objects(content["images"], f"{path}, images", complain):
+    for where, entry in objects_of(content["images"], f"{path}, images", complain):
         image_id = clean_id(entry.get("id"), where, complain)
         name = clean_file(entry.get("file_name"), where, complain)
         if image_id in files:
@@ -83,7 +83,7 @@ def read_coco(content: dict, path: Path, complain: Complain) -> list[CaptionReco
         elif image_id is not None and name is not None:
             files[image_id] = name
 
-    annotations = list(_objects(content["annotations"], f"{path}, annotations", complain))
+    annotations = list(objects_of(content["annotations"], f"{path}, annotations", complain))
     annotation_ids = {entry["id"] for _, entry in annotations if isinstance(entry.get("id"), int | str)}
     captions: dict[int | str, list[str]] = {image_id: [] for image_id in files}
     for where, entry in annotations:
@@ -94,7 +94,7 @@ def read_coco(content: dict, path: Path, complain: Complain) -> list[CaptionReco
         elif image_id is not None and caption is not None:
             captions[image_id].append(caption)
 
-    split = _split_in_name(path)
+    split = split_in_name(path)
     for image_id, found in captions.items():
         if not found and split != "test":
             complain("no-caption", f"{path}, image {image_id!r}", f"no annotation gives a caption for {files[image_id]}")
@@ -109,13 +109,13 @@ def _unknown_image(image_id: int | str, entry: dict, annotation_ids: set, where:
     return "unknown-image", where, f"{message}: add the picture to images or remove the annotation"
 
 
-def _split_in_name(path: Path) -> str | None:
+def split_in_name(path: Path) -> str | None:
     """captions_train2014.json is train, captions_val2017.json is val; any other name tells nothing."""
     found = re.search(r"(?:^|[^a-z])(train|val|test)(?:[^a-z]|$)", path.stem.lower())
     return found.group(1) if found else None
 
 
-def _objects(value: object, where: str, complain: Complain) -> Iterator[tuple[str, dict]]:
+def objects_of(value: object, where: str, complain: Complain) -> Iterator[tuple[str, dict]]:
     """Each object of a list with its place; a complaint for everything that is none."""
     if not isinstance(value, list):
         complain("layout", where, f"expected a list of objects, found {type(value).__name__}")

@@ -7,11 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from patchword.data import folder_formats, json_formats, table_formats
 from patchword.data.complaints import Complain, parse_json, raise_at_once, read_text
-from patchword.data.records import CaptionRecord
+from patchword.data.records import CaptionRecord, LabelRecord, QuestionRecord
 from patchword.errors import DataError
+
+Record = TypeVar("Record", CaptionRecord, QuestionRecord, LabelRecord)
 
 FORMATS = (
     "Karpathy JSON, COCO captions JSON, a Flickr token file (picture.jpg#0<TAB>caption) with its split lists beside it, "
@@ -80,7 +83,7 @@ def _unique(records: list[CaptionRecord], path: Path, complain: Complain) -> lis
     return list(by_id.values())
 
 
-def split_records(records: Sequence[CaptionRecord], split: str) -> list[CaptionRecord]:
+def split_records(records: Sequence[Record], split: str) -> list[Record]:
     """The records of one split, in their order.
 
     Where no record says its split, one picture in ten is val and the others are train, chosen by the hash of the file name: the same

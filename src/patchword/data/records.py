@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 
@@ -25,11 +26,20 @@ class CaptionRecord:
 class QuestionRecord:
     """One question about one picture, with the answers that people gave."""
 
+    question_id: int | str
     image_id: int | str
     file: str
     question: str
     answers: tuple[str, ...]
+    """One where the data set knows the right one, ten in VQA v2 (one per person); none only where the split is test."""
+    kind: str
+    """What sort of question it is, as the data set says, else by its answer or its first words: scores are told apart by it."""
     split: str | None = None
+
+    @property
+    def answer(self) -> str:
+        """The answer that most gave, of equally frequent ones the first; empty where there is none."""
+        return Counter(self.answers).most_common(1)[0][0] if self.answers else ""
 
 
 @dataclass(frozen=True)

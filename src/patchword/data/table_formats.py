@@ -19,12 +19,13 @@ SPLIT = ("split",)
 DELIMITERS = ",;\t|"
 
 
-def delimiter_of(text: str) -> str | None:
-    """The delimiter under which the first line is a header with an image and a caption column; None when there is none."""
+def delimiter_of(text: str, second: tuple[str, ...] = CAPTION) -> str | None:
+    """The delimiter under which the first line is a header with an image and a caption column, or another `second` one; None when there
+    is none."""
     header = text.lstrip("\n").split("\n", 1)[0]
     for delimiter in DELIMITERS:
         names = [name.strip(' "').lower() for name in header.split(delimiter)]
-        if _column(names, IMAGE) is not None and _column(names, CAPTION) is not None:
+        if column(names, IMAGE) is not None and column(names, second) is not None:
             return delimiter
     return None
 
@@ -36,10 +37,11 @@ def read_csv(text: str, path: Path, complain: Complain) -> list[CaptionRecord]:
         header = text.lstrip("\n").split("\n", 1)[0][:80]
         complain("layout", f"{path}, line 1", f"expected a header with the columns image and caption (and split), found {header!r}")
         return []
-    return _records(_csv_rows(text, delimiter, path, complain), complain)
+    return _records(csv_rows(text, delimiter, path, complain), complain)
 
 
-def _csv_rows(text: str, delimiter: str, path: Path, complain: Complain) -> Iterator[tuple[str, dict]]:
+def csv_rows(text: str, delimiter: str, path: Path, complain: Complain) -> Iterator[tuple[str, dict]]:
+    """The rows below the header, each with its place and under the header's names in lower case."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names: list[str] | None = None
     while True:
@@ -65,34 +67,41 @@ def _csv_rows(text: str, delimiter: str, path: Path, complain: Complain) -> Iter
 
 def read_json_lines(text: str, path: Path, complain: Complain) -> list[CaptionRecord]:
     """Records of a file with one JSON object per line."""
-    rows = []
+    return _records(json_line_rows(text, path, complain), complain)
+
+
+def json_line_rows(text: str, path: Path, complain: Complain) -> Iterator[tuple[str, dict]]:
+    """One JSON object per line, each with its place and its names in lower case."""
     for number, line in enumerate(text.split("\n"), start=1):
         where = f"{path}, line {number}"
         if line.strip():
             value = parse_json(line, where, complain)
             if isinstance(value, dict):
-                rows.append((where, _lowered(value)))
+                yield where, _lowered(value)
             elif value is not None:
                 complain("layout", where, f"expected one JSON object per line, found {type(value).__name__}")
-    return _records(rows, complain)
 
 
 def read_json_list(content: list, path: Path, complain: Complain) -> list[CaptionRecord]:
     """Records of a JSON list of objects."""
-    rows = []
+    return _records(json_list_rows(content, "caption", path, complain), complain)
+
+
+def json_list_rows(content: list, second: str, path: Path, complain: Complain) -> Iterator[tuple[str, dict]]:
+    """The objects of a list, each with its place and its names in lower case; `second` says what stands beside the image."""
     for index, value in enumerate(content):
         if isinstance(value, dict):
-            rows.append((f"{path}, entry {index}", _lowered(value)))
+            yield f"{path}, entry {index}", _lowered(value)
         else:
-            complain("layout", f"{path}, entry {index}", f"expected an object with image and caption, found {type(value).__name__}")
-    return _records(rows, complain)
+            complain("layout", f"{path}, entry {index}", f"expected an object with image and {second}, found {type(value).__name__}")
 
 
 def _lowered(row: dict) -> dict:
     return {str(name).strip().lower(): value for name, value in row.items()}
 
 
-def _column(names: Iterable[str], wanted: tuple[str, ...]) -> str | None:
+def column(names: Iterable[str], wanted: tuple[str, ...]) -> str | None:
+    """The first of the wanted names that is there."""
     return next((name for name in wanted if name in names), None)
 
 
@@ -101,7 +110,7 @@ def _records(rows: Iterable[tuple[str, dict]], complain: Complain) -> list[Capti
     captions: dict[str, list[str]] = {}
     splits: dict[str, str | None] = {}
     for where, row in rows:
-        image, caption, split = (_column(row, wanted) for wanted in (IMAGE, CAPTION, SPLIT))
+        image, caption, split = (column(row, wanted) for wanted in (IMAGE, CAPTION, SPLIT))
         if image is None or caption is None:
             complain("layout", where, f"expected image and caption, found the fields {', '.join(row) or 'nothing'}")
             continue

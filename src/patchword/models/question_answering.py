@@ -11,20 +11,20 @@ leaves open how the question enters. Here it enters by cross-attention, so that 
 Hard labels are trained by cross-entropy; where ten people answered, each answer has a score and is trained by binary cross-entropy
 (Teney et al. 2018, arXiv 1708.02711, section 3.7).
 
-Shape legend (with the one of `types.py`): A answers, L question tokens.
+Shape legend (with the one of `types.py`): A answers, L question tokens, R questions about B pictures (without an owner of each: R = B).
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from patchword.errors import ModelError
-from patchword.layers.alignment import AlignmentConfig, RegionAlignment
+from patchword.errors import ConfigError, ModelError
+from patchword.layers.alignment import AlignmentConfig, PatchContrast, RegionAlignment
 from patchword.layers.codebook import Codebook
 from patchword.layers.positions import grid_positions, sine_positions
 from patchword.layers.transformer import (
@@ -45,7 +45,6 @@ _CELU_ALPHA = 1.3
 class QuestionConfig(BaseModel, extra="forbid", frozen=True):
     """Sizes of the encoder of picture and question."""
 
-    kind: Literal["question"] = "question"
     width: int = Field(256, gt=0, description="width of the tokens")
     heads: int = Field(4, gt=0, description="attention heads; they divide the width")
     hidden: int = Field(512, gt=0, description="hidden width of the feed-forward parts")
@@ -56,22 +55,37 @@ class QuestionConfig(BaseModel, extra="forbid", frozen=True):
     alignment: AlignmentConfig | None = Field(None, description="region alignment with a codebook; absent: none")
 
 
-class AskedPicture(NamedTuple):
-    """Picture and question after they have met."""
+class SeenPicture(NamedTuple):
+    """A picture before it is asked about."""
 
     patches_BNC: Tensor
-    question_BLC: Tensor
-    patch_mask_BN: Tensor | None
-    question_mask_BL: Tensor
-    looked_BLN: Tensor | None
-    """Weights over the patches of each question token, last layer, heads averaged; only where a trace was wanted."""
+    mask_BN: Tensor | None
+    embedded_BNC: Tensor
+    """F: the patches before the layers, which the patch contrast compares."""
     concepts_BN: Tensor | None
     """Codebook row of each patch; None without region alignment."""
 
+    def of(self, picture_of_row_R: Tensor) -> SeenPicture:
+        """The pictures again, once for each question."""
+        return SeenPicture(*(None if part is None else part.index_select(0, picture_of_row_R) for part in self))
+
+
+class AskedPicture(NamedTuple):
+    """Picture and question after they have met."""
+
+    patches_RNC: Tensor
+    question_RLC: Tensor
+    patch_mask_RN: Tensor | None
+    question_mask_RL: Tensor
+    looked_RLN: Tensor | None
+    """Weights over the patches of each question token, last layer, heads averaged; only where a trace was wanted."""
+    concepts_RN: Tensor | None
+    """Codebook row of each patch; None without region alignment."""
+
     @property
-    def summary_BC(self) -> Tensor:
+    def summary_RC(self) -> Tensor:
         """The first token of each question."""
-        return self.question_BLC[:, 0]
+        return self.question_RLC[:, 0]
 
 
 class QuestionLayer(nn.Module):
@@ -87,22 +101,25 @@ class QuestionLayer(nn.Module):
         self.dropout = config.dropout
 
     def forward(
-        self, y_BLC: Tensor, question_bias: Tensor, patches_BNC: Tensor, patch_bias: Tensor | None, trace: bool
+        self, y_RLC: Tensor, question_bias: Tensor, patches_RNC: Tensor, patch_bias: Tensor | None, trace: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The layer's output and, where wanted, its attention (B, H, L, N) over the patches."""
-        y_BLC = self.attention_norm(y_BLC + F.dropout(self.attention(y_BLC, question_bias), self.dropout, self.training))
-        looked_BLC, weights_BHLN = self.cross(y_BLC, *self.cross.project(patches_BNC), patch_bias, trace)
-        y_BLC = self.cross_norm(y_BLC + F.dropout(looked_BLC, self.dropout, self.training))
-        return self.feed_forward(y_BLC), weights_BHLN
+        """The layer's output and, where wanted, its attention (R, H, L, N) over the patches."""
+        y_RLC = self.attention_norm(y_RLC + F.dropout(self.attention(y_RLC, question_bias), self.dropout, self.training))
+        looked_RLC, weights_RHLN = self.cross(y_RLC, *self.cross.project(patches_RNC), patch_bias, trace)
+        y_RLC = self.cross_norm(y_RLC + F.dropout(looked_RLC, self.dropout, self.training))
+        return self.feed_forward(y_RLC), weights_RHLN
 
 
 class QuestionEncoder(nn.Module):
     """Patch features of width `feature_width` and a question over `vocabulary_size` words, fused."""
 
     def __init__(self, config: QuestionConfig, feature_width: int, vocabulary_size: int, codebook: Codebook | None = None) -> None:
-        """Raises ConfigError for sizes that do not fit one another, ModelError for a codebook without region alignment or the reverse."""
+        """Raises ConfigError for sizes that do not fit one another or a loss that questions do not have, ModelError for a codebook without
+        region alignment or the reverse."""
         super().__init__()
         check_heads(config.width, config.heads)
+        if config.alignment is not None and config.alignment.text_regulariser:
+            raise ConfigError("alignment.text_regulariser compares pictures with their captions, and questions have none: set it to false")
         if (config.alignment is None) != (codebook is None):
             raise ModelError("region alignment and a codebook go together: give both, or leave out [model.alignment] and the codebook")
         self.config = config
@@ -111,55 +128,77 @@ class QuestionEncoder(nn.Module):
         self.picture_layers = nn.ModuleList(
             EncoderLayer(config.width, config.heads, config.hidden, config.dropout) for _ in range(config.picture_layers)
         )
-        self.alignment = None
+        self.alignment, self.contrast = None, None
         if config.alignment is not None and codebook is not None:
             self.alignment = RegionAlignment(config.alignment, codebook, config.width, config.heads, config.hidden, config.dropout)
+            if config.alignment.contrast_width:
+                self.contrast = PatchContrast(config.width, config.alignment.contrast_width)
         self.words = nn.Embedding(vocabulary_size, config.width)
         self.question_layers = nn.ModuleList(QuestionLayer(config) for _ in range(config.question_layers))
         self.register_buffer("positions_LC", sine_positions(torch.arange(config.max_positions), config.width), persistent=False)
         initialise(self)
         nn.init.normal_(self.words.weight, std=config.width**-0.5)
 
-    def forward(self, features: VisualFeatures, question_BL: Tensor, lengths_B: Tensor, trace: bool = False) -> AskedPicture:
-        """Fuses each picture with its question.
+    def forward(
+        self,
+        features: VisualFeatures,
+        question_RL: Tensor,
+        lengths_R: Tensor,
+        picture_of_row_R: Tensor | None = None,
+        trace: bool = False,
+    ) -> AskedPicture:
+        """Fuses each question with its picture; see `look` and `read`, which it joins."""
+        seen = self.look(features)
+        return self.read(seen if picture_of_row_R is None else seen.of(picture_of_row_R), question_RL, lengths_R, trace)
 
-        Args:
-            question_BL: token ids, each question starting with the same start token; padding is not looked at.
-            lengths_B: tokens of each question, at least 1.
-
-        Raises:
-            ModelError: features of another width, or a question longer than the positions.
-        """
-        length = question_BL.shape[1]
-        check_length(length, self.config.max_positions)
-        patches_BNC, concepts_BN = self._picture(features)
-        mask_BL = torch.arange(length, device=question_BL.device) < lengths_B[:, None]
-        y_BLC = self.words(question_BL) * self.config.width**0.5 + self.positions_LC[:length]
-        y_BLC = F.dropout(y_BLC, self.config.dropout, self.training)
-        question_bias, patch_bias = padding_bias(mask_BL, y_BLC), padding_bias(features.mask_BN, y_BLC)
-        weights_BHLN = None
-        for layer in self.question_layers:
-            y_BLC, weights_BHLN = layer(y_BLC, question_bias, patches_BNC, patch_bias, trace)
-        looked_BLN = None if weights_BHLN is None else weights_BHLN.mean(1)
-        return AskedPicture(patches_BNC, y_BLC, features.mask_BN, mask_BL, looked_BLN, concepts_BN)
-
-    def _picture(self, features: VisualFeatures) -> tuple[Tensor, Tensor | None]:
+    def look(self, features: VisualFeatures) -> SeenPicture:
+        """The picture's part, which no question changes. Raises ModelError for features of another width."""
         if features.grid_BNC.shape[-1] != self.embed.in_features:
             raise ModelError(
                 f"patch features are {features.grid_BNC.shape[-1]} wide and the model was built for {self.embed.in_features}: "
                 "use the tower that it was trained with"
             )
         embedded_BNC = F.celu(self.embed(features.grid_BNC), _CELU_ALPHA)
-        x_BNC = self.embed_norm(F.dropout(embedded_BNC, self.config.dropout, self.training))
+        embedded_BNC = self.embed_norm(F.dropout(embedded_BNC, self.config.dropout, self.training))
+        x_BNC = embedded_BNC
         if features.hw is not None:
             x_BNC = x_BNC + grid_positions(*features.hw, self.config.width, x_BNC.device).to(x_BNC.dtype)
         bias = padding_bias(features.mask_BN, x_BNC)
         for layer in self.picture_layers:
             x_BNC = layer(x_BNC, bias)
         if self.alignment is None:
-            return x_BNC, None
+            return SeenPicture(x_BNC, features.mask_BN, embedded_BNC, None)
         assigned = self.alignment.assign(features)
-        return self.alignment(x_BNC, assigned, features.hw, features.mask_BN), assigned.concepts_BN
+        x_BNC = self.alignment(x_BNC, assigned, features.hw, features.mask_BN)
+        return SeenPicture(x_BNC, features.mask_BN, embedded_BNC, assigned.concepts_BN)
+
+    def read(self, seen: SeenPicture, question_RL: Tensor, lengths_R: Tensor, trace: bool = False) -> AskedPicture:
+        """The question's part, R pictures beside R questions.
+
+        Args:
+            question_RL: token ids, each question starting with the same start token; padding is not looked at.
+            lengths_R: tokens of each question, at least 1.
+
+        Raises:
+            ModelError: a question longer than the positions.
+        """
+        length = question_RL.shape[1]
+        check_length(length, self.config.max_positions)
+        mask_RL = torch.arange(length, device=question_RL.device) < lengths_R[:, None]
+        y_RLC = self.words(question_RL) * self.config.width**0.5 + self.positions_LC[:length]
+        y_RLC = F.dropout(y_RLC, self.config.dropout, self.training)
+        question_bias, patch_bias = padding_bias(mask_RL, y_RLC), padding_bias(seen.mask_BN, y_RLC)
+        weights_RHLN = None
+        for layer in self.question_layers:
+            y_RLC, weights_RHLN = layer(y_RLC, question_bias, seen.patches_BNC, patch_bias, trace)
+        looked_RLN = None if weights_RHLN is None else weights_RHLN.mean(1)
+        return AskedPicture(seen.patches_BNC, y_RLC, seen.mask_BN, mask_RL, looked_RLN, seen.concepts_BN)
+
+    def contrast_loss(self, seen: SeenPicture) -> Tensor:
+        """Patch contrast over F, with the assigned words as labels (FSGR). Raises ModelError where the model has no contrast head."""
+        if self.contrast is None:
+            raise ModelError("this model has no patch contrast; set alignment.contrast_width above 0, or give its loss no weight")
+        return self.contrast(seen.embedded_BNC, seen.concepts_BN, seen.mask_BN)
 
 
 class AnswerClassifier(nn.Module):
@@ -173,9 +212,15 @@ class AnswerClassifier(nn.Module):
         self.encoder = QuestionEncoder(config, feature_width, vocabulary_size, codebook)
         self.head = nn.Linear(config.width, answers)
 
-    def forward(self, features: VisualFeatures, question_BL: Tensor, lengths_B: Tensor) -> Tensor:
-        """Logits (B, A)."""
-        return self.head(self.encoder(features, question_BL, lengths_B).summary_BC)
+    def forward(
+        self, features: VisualFeatures, question_RL: Tensor, lengths_R: Tensor, picture_of_row_R: Tensor | None = None
+    ) -> Tensor:
+        """Logits (R, A)."""
+        return self.choose(self.encoder(features, question_RL, lengths_R, picture_of_row_R))
+
+    def choose(self, asked: AskedPicture) -> Tensor:
+        """Logits (R, A) of pictures that were asked about."""
+        return self.head(asked.summary_RC)
 
 
 class AnswerGenerator(nn.Module):
@@ -194,14 +239,19 @@ class AnswerGenerator(nn.Module):
     def vocabulary_size(self) -> int:
         return self.captioner.vocabulary_size
 
-    def encode(self, features: VisualFeatures, question_BL: Tensor, lengths_B: Tensor) -> NamedTuple:
+    def encode(
+        self, features: VisualFeatures, question_RL: Tensor, lengths_R: Tensor, picture_of_row_R: Tensor | None = None
+    ) -> NamedTuple:
         """The captioner's memory of [patches; question]."""
-        asked = self.encoder(features, question_BL, lengths_B)
-        patch_mask_BN = asked.patch_mask_BN
-        if patch_mask_BN is None:
-            patch_mask_BN = torch.ones(asked.patches_BNC.shape[:2], dtype=torch.bool, device=question_BL.device)
-        tokens_BNC = torch.cat([asked.patches_BNC, asked.question_BLC], 1)
-        return self.captioner.encode(VisualFeatures(grid_BNC=tokens_BNC, mask_BN=torch.cat([patch_mask_BN, asked.question_mask_BL], 1)))
+        return self.remember(self.encoder(features, question_RL, lengths_R, picture_of_row_R))
+
+    def remember(self, asked: AskedPicture) -> NamedTuple:
+        """The captioner's memory of pictures that were asked about."""
+        patch_mask_RN = asked.patch_mask_RN
+        if patch_mask_RN is None:
+            patch_mask_RN = torch.ones(asked.patches_RNC.shape[:2], dtype=torch.bool, device=asked.patches_RNC.device)
+        tokens_RNC = torch.cat([asked.patches_RNC, asked.question_RLC], 1)
+        return self.captioner.encode(VisualFeatures(grid_BNC=tokens_RNC, mask_BN=torch.cat([patch_mask_RN, asked.question_mask_RL], 1)))
 
     def decode(self, tokens_BT: Tensor, lengths_B: Tensor, memory: NamedTuple, trace: bool = False) -> Decoded:
         """As `Captioner.decode`."""
@@ -216,9 +266,9 @@ class AnswerGenerator(nn.Module):
         return self.captioner.step(tokens_R, memory, state, trace)
 
 
-def answer_loss(logits_BA: Tensor, answers: Tensor) -> Tensor:
-    """Mean over questions. `answers` (B,) are answer numbers: cross-entropy. `answers` (B, A) are scores in [0, 1], how far the annotators
+def answer_loss(logits_RA: Tensor, answers: Tensor) -> Tensor:
+    """Mean over questions. `answers` (R,) are answer numbers: cross-entropy. `answers` (R, A) are scores in [0, 1], how far the annotators
     agree on each: binary cross-entropy, summed over answers as Teney et al. do."""
     if answers.dim() == 1:
-        return F.cross_entropy(logits_BA, answers)
-    return F.binary_cross_entropy_with_logits(logits_BA, answers.to(logits_BA.dtype), reduction="none").sum(1).mean()
+        return F.cross_entropy(logits_RA, answers)
+    return F.binary_cross_entropy_with_logits(logits_RA, answers.to(logits_RA.dtype), reduction="none").sum(1).mean()
