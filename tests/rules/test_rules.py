@@ -40,7 +40,7 @@ NEVER_IMPORT = {
 PARTS_OF_A_PAGE = {"prompt_search": "prompt-fusion", "late_concatenation": "prompt-fusion"}
 """Models that share the page of the idea they belong to."""
 
-NOT_TRAINED_BY_A_CONFIG = {"patch_slimming", "prompt_fusion", "prompt_search", "late_concatenation", "question_answering"}
+NOT_TRAINED_BY_A_CONFIG = {"patch_slimming", "prompt_fusion", "prompt_search", "late_concatenation"}
 """Models that `patchword train` has no task for; remove a name here when its task comes."""
 
 

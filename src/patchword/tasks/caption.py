@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, TypeVar, Union
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from patchword import checkpoint
-from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings
+from patchword.composed import CaptionerSettings, CaptionModel, TowerModel, TowerSettings
 from patchword.config import validate
 from patchword.data.batches import Inputs
 from patchword.data.pictures import Preprocessing, open_picture
@@ -188,13 +188,7 @@ class CaptioningModel:
 
     def write(self, folder: Path, half: bool = False) -> None:
         """The files of the model folder, without the care for interruptions that `save` takes."""
-        settings, weights = self.settings, self.model.state_dict()
-        if isinstance(settings.tower, TowerConfig) and settings.tower.source is not None:
-            if settings.tower.trainable_from is None and not Path(settings.tower.source).exists():
-                settings = settings.model_copy(update={"tower_sha256": checkpoint.weights_digest(self.model.tower)})
-                weights = {name: tensor for name, tensor in weights.items() if not name.startswith("tower.")}
-            else:
-                settings = settings.model_copy(update={"tower": layered.by_value(self.model.tower)})
+        settings, weights = portable(self.settings, self.model)
         card = {key: value for key, value in self.card.items() if key != "prototype_captions"}
         config = {"task": "caption", **card, **settings.model_dump(mode="json")}
         checkpoint.write_model(folder, config, weights, self.vocabulary.to_json(), model_card(card), half)
@@ -229,29 +223,55 @@ def load(name: str | Path, device: str | None = None) -> Any:
 
         return HubCaptioner.load(str(name).removeprefix("hub:"), chosen)
     folder = find_model(name)
-    config = checkpoint.read_config(folder)
-    if config.get("task") != "caption":
-        raise ModelError(f"{folder} is a model for {config.get('task')!r}, and a captioning model is needed")
-    named = {key: value for key, value in config.items() if key in ModelSettings.model_fields}
-    card = {
-        key: value for key, value in config.items() if key not in ModelSettings.model_fields and key not in ("format", "patchword", "task")
-    }
-    settings = validate(named, ModelSettings, str(folder / "config.json"))
-    vocabulary = vocabulary_from_json(checkpoint.read_vocabulary(folder))
-    if vocabulary.size != settings.vocabulary_size:
-        raise ModelError(
-            f"{folder}: vocab.json has {vocabulary.size} tokens, config.json says {settings.vocabulary_size}: the folder is mixed up"
-        )
+    settings, card = read_settings(folder, "caption", ModelSettings)
+    vocabulary = read_vocabulary(folder, settings.vocabulary_size)
     codebook = None if settings.codebook is None else Codebook.described(settings.codebook)
     model = CaptionModel.build(settings.tower, settings.captioner, settings.vocabulary_size, codebook)
-    restore_weights(model, folder, settings.tower_sha256)
+    restore_weights(model, model.captioner, "captioner.", folder, settings.tower_sha256)
     if (folder / PROTOTYPES).exists():
         card["prototype_captions"] = nearest_captions(read_prototypes(folder))
     return CaptioningModel(model, settings, vocabulary, {"name": folder.name, **card}, chosen)
 
 
-def restore_weights(model: CaptionModel, folder: Path, tower_sha256: str | None) -> None:
-    """Weights of a model folder; a tower that the folder names by reference must be the one that it was trained with.
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def read_settings(folder: Path, task: str, schema: type[Settings]) -> tuple[Settings, dict[str, Any]]:
+    """What config.json of a model folder says: the settings of the task, and the facts about its training.
+
+    Raises ModelError for a model of another task, ConfigError for settings that are none of the schema.
+    """
+    config = checkpoint.read_config(folder)
+    if config.get("task") != task:
+        raise ModelError(f"{folder} is a model for {config.get('task')!r}, and one for {task!r} is needed")
+    named = {key: value for key, value in config.items() if key in schema.model_fields}
+    card = {key: value for key, value in config.items() if key not in schema.model_fields and key not in ("format", "patchword", "task")}
+    return validate(named, schema, str(folder / "config.json")), card
+
+
+def read_vocabulary(folder: Path, size: int) -> Vocabulary | Subwords:
+    """vocab.json of a model folder. Raises ModelError where it has another size than config.json says."""
+    vocabulary = vocabulary_from_json(checkpoint.read_vocabulary(folder))
+    if vocabulary.size != size:
+        raise ModelError(f"{folder}: vocab.json has {vocabulary.size} tokens, config.json says {size}: the folder is mixed up")
+    return vocabulary
+
+
+def portable(settings: Any, model: TowerModel) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Settings and weights as a model folder holds them: a frozen public tower by id, revision and digest, any other by value."""
+    weights = model.state_dict()
+    if isinstance(settings.tower, TowerConfig) and settings.tower.source is not None:
+        if settings.tower.trainable_from is None and not Path(settings.tower.source).exists():
+            settings = settings.model_copy(update={"tower_sha256": checkpoint.weights_digest(model.tower)})
+            weights = {name: tensor for name, tensor in weights.items() if not name.startswith("tower.")}
+        else:
+            settings = settings.model_copy(update={"tower": layered.by_value(model.tower)})
+    return settings, weights
+
+
+def restore_weights(model: TowerModel, reader: torch.nn.Module, prefix: str, folder: Path, tower_sha256: str | None) -> None:
+    """Weights of a model folder; a tower that the folder names by reference must be the one that it was trained with. `reader` is the
+    model's part behind the tower, whose weights begin with `prefix`.
 
     Raises ModelError when tensors or the tower differ.
     """
@@ -261,7 +281,7 @@ def restore_weights(model: CaptionModel, folder: Path, tower_sha256: str | None)
     found = checkpoint.weights_digest(model.tower)
     if found != tower_sha256:
         raise ModelError(f"{folder} was trained with a tower of SHA-256 {tower_sha256[:12]}..., and its id now gives {found[:12]}...")
-    checkpoint.load_weights(model.captioner, folder, "captioner.")
+    checkpoint.load_weights(reader, folder, prefix)
 
 
 def shipped_models() -> list[str]:

@@ -16,13 +16,12 @@ from torch import nn
 
 from patchword import checkpoint
 from patchword.composed import TowerSettings, build_tower
-from patchword.config import validate
 from patchword.data.pictures import Preprocessing, open_picture
 from patchword.device import choose_device
-from patchword.errors import DataError, ModelError
+from patchword.errors import DataError
 from patchword.models.two_towers import TwoTowers, TwoTowersConfig
-from patchword.tasks.caption import Picture, find_model, model_card
-from patchword.text.subwords import Subwords, vocabulary_from_json
+from patchword.tasks.caption import Picture, find_model, model_card, read_settings, read_vocabulary
+from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.towers.settings import BertTowerConfig, ClipTextTowerConfig
 
@@ -133,13 +132,8 @@ def load_two_towers(name: str | Path, device: str | None = None) -> TwoTowerMode
 
         return load_clip(str(name).removeprefix("hub:"), choose_device(device))
     folder = find_model(name)
-    config = checkpoint.read_config(folder)
-    if config.get("task") != "retrieve":
-        raise ModelError(f"{folder} is a model for {config.get('task')!r}, and a two-tower model is needed")
-    names = TwoTowerSettings.model_fields
-    settings = validate({key: value for key, value in config.items() if key in names}, TwoTowerSettings, str(folder / "config.json"))
-    card = {key: value for key, value in config.items() if key not in names and key not in ("format", "patchword", "task")}
+    settings, card = read_settings(folder, "retrieve", TwoTowerSettings)
     model = build_two_towers(settings)
     checkpoint.load_weights(model, folder)
-    vocabulary = vocabulary_from_json(checkpoint.read_vocabulary(folder))
+    vocabulary = read_vocabulary(folder, settings.vocabulary_size)
     return TwoTowerModel(model, settings, vocabulary, card, choose_device(device))

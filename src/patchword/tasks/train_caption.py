@@ -100,7 +100,7 @@ class CaptionRecipe:
         self.model = CaptionModel.build(run.tower, run.captioner, self.vocabulary.size, codebook)
         if run.tower_from:
             source = find_model(run.tower_from)
-            checkpoint.load_weights(self.model.tower, source, _tower_prefix(source))
+            checkpoint.load_weights(self.model.tower, source, tower_prefix(source))
         if run.captioner_from:
             checkpoint.load_weights(self.model, Path(run.captioner_from))
         if codebook is not None:
@@ -264,7 +264,8 @@ class CaptionRecipe:
         CaptioningModel(self.model, self.settings, self.vocabulary, self.card, next(self.model.parameters()).device).write(folder)
 
     def load_weights(self, folder: Path) -> None:
-        restore_weights(self.model, folder, checkpoint.read_config(folder).get("tower_sha256"))
+        digest = checkpoint.read_config(folder).get("tower_sha256")
+        restore_weights(self.model, self.model.captioner, "captioner.", folder, digest)
 
     def extra_state(self) -> dict[str, Tensor]:
         return {} if self._prototypes is None else self._prototypes.resume_state()
@@ -274,7 +275,7 @@ class CaptionRecipe:
             self._prototypes.load_resume_state(tensors)
 
 
-def _tower_prefix(folder: Path) -> str:
+def tower_prefix(folder: Path) -> str:
     """Under which name a model folder holds its vision tower. Raises ConfigError for a model without one."""
     task = checkpoint.read_config(folder).get("task")
     prefixes = {"caption": "tower.", "retrieve": "vision."}

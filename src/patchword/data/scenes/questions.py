@@ -5,12 +5,12 @@ For each question the answer is drawn first and then a question that has it: yes
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from patchword.data.question_only import CommonestAnswer
 from patchword.data.scenes import sayings
 from patchword.data.scenes.sayings import NUMBERS, Phrase
 from patchword.data.scenes.world import COLOURS, PURPOSES, SHAPES, SIZES, Scene, related
@@ -84,16 +84,9 @@ def question_only_baseline(training: Iterable[Question], held_out: Iterable[Ques
 
     Whatever a model scores above this, it owes to the pictures.
     """
-    by_text, by_kind = defaultdict(Counter), defaultdict(Counter)
-    for question in training:
-        by_text[question.text][question.answer] += 1
-        by_kind[question.kind][question.answer] += 1
+    guess = CommonestAnswer((question.text, question.kind, question.answer) for question in training)
     held_out = list(held_out)
-    hits = 0
-    for question in held_out:
-        seen = by_text.get(question.text) or by_kind.get(question.kind) or Counter({"yes": 1})
-        hits += seen.most_common(1)[0][0] == question.answer
-    return hits / len(held_out)
+    return sum(guess.answer(question.text, question.kind) == question.answer for question in held_out) / len(held_out)
 
 
 def _number(count: int) -> str:
