@@ -58,7 +58,11 @@ class TwoTowers(nn.Module):
 
     def embed_pictures(self, pixels_B3HW: Tensor) -> Tensor:
         """Unit vectors (B, E)."""
-        return F.normalize(self._pooled_vision(self.vision(pixels_B3HW)), dim=-1)
+        return self.pictures_of(self.vision(pixels_B3HW))
+
+    def pictures_of(self, features: VisualFeatures) -> Tensor:
+        """Unit vectors (B, E) of features that the vision tower made."""
+        return F.normalize(self._pooled_vision(features), dim=-1)
 
     def embed_texts(self, ids_JL: Tensor, mask_JL: Tensor) -> Tensor:
         """Unit vectors (J, E)."""

@@ -1,14 +1,26 @@
-"""What two towers minimise: the contrastive loss over the batches of all processes, with gradient."""
+"""What two towers minimise: the contrastive loss over the batches of all processes, with gradient, and a captioner's loss beside it."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchword.data.batches import CaptionBatch
+from patchword.decode import select_rows
+from patchword.losses import caption_cross_entropy
 from patchword.models.two_towers import TwoTowers, sigmoid_loss, softmax_loss
 from patchword.train.loop import Shares
+from patchword.types import Captioner, VisualFeatures
+
+
+class CaptioningWeights(NamedTuple):
+    """How much captioning counts beside the contrastive loss, and how its targets are smoothed."""
+
+    weight: float = 0.0
+    label_smoothing: float = 0.0
 
 
 class Contrastive(nn.Module):
@@ -18,13 +30,24 @@ class Contrastive(nn.Module):
     of the processes' mean is that of one process with the whole batch.
     """
 
-    def __init__(self, model: TwoTowers, pad: int, processes: int, index: int) -> None:
+    def __init__(
+        self,
+        model: TwoTowers,
+        pad: int,
+        processes: int,
+        index: int,
+        captioner: Captioner | None = None,
+        captioning: CaptioningWeights = CaptioningWeights(),
+    ) -> None:
+        """`captioner` reads the vision tower's grid and learns to say the same captions (CoCa, Yu 2022); None: contrast alone."""
         super().__init__()
         self.model, self.pad, self.processes, self.index = model, pad, processes, index
+        self.captioner, self.captioning = captioner, captioning
 
     def forward(self, batch: CaptionBatch, shares: Shares) -> dict[str, Tensor]:
         """Named losses, the total under "loss"; "rank_1" is the share of pictures whose best text is one of their own."""
-        pictures_BE = self.model.embed_pictures(batch.inputs.pixels_B3HW)
+        features = self.model.vision(batch.inputs.pixels_B3HW)
+        pictures_BE = self.model.pictures_of(features)
         texts_JE = self.model.embed_texts(batch.tokens_RT, batch.tokens_RT != self.pad)
         owner_J, first, count = batch.picture_of_row_R, 0, batch.picture_count
         if self.processes > 1:
@@ -36,7 +59,18 @@ class Contrastive(nn.Module):
             total = sigmoid_loss(similarity_BJ + self.model.bias, owner_J, first, count)
         best_B = similarity_BJ[first : first + count].argmax(1)
         hits = (owner_J[best_B] == torch.arange(first, first + count, device=owner_J.device)).sum()
-        return {"loss": total / shares.pictures, "rank_1": hits / shares.pictures}
+        losses = {"contrast": total / shares.pictures, "rank_1": hits / shares.pictures}
+        loss = losses["contrast"]
+        if self.captioner is not None:
+            losses["cross_entropy"] = self._caption(features, batch) / shares.targets
+            loss = loss + self.captioning.weight * losses["cross_entropy"]
+        return {"loss": loss, **losses}
+
+    def _caption(self, features: VisualFeatures, batch: CaptionBatch) -> Tensor:
+        """Sum of the cross-entropy of the batch's words under teacher forcing."""
+        memory = select_rows(self.captioner.encode(features), batch.picture_of_row_R)
+        decoded = self.captioner.decode(batch.tokens_RT[:, :-1], batch.lengths_R - 1, memory)
+        return caption_cross_entropy(decoded.logits_BTV, batch.tokens_RT[:, 1:], self.pad, self.captioning.label_smoothing)[0]
 
     def _gathered(self, pictures_BE: Tensor, texts_JE: Tensor, owner_J: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
         """Rows of all processes, padded to equal counts for the exchange and cut again; owners count through all pictures."""
