@@ -95,3 +95,16 @@ def test_manifest_names_everything(model, images, tmp_path):
     manifest = json.loads((store.folder / "manifest.json").read_text())
     assert {"tower", "preprocessing", "files", "fields", "pictures", "until_layer", "hw"} <= set(manifest)
     assert manifest["files"] == FILES and manifest["fields"]["grid_BNC"] == [3, 16, 8]
+
+
+def test_random_views_are_drawn_in_training_and_never_in_evaluation(model, images, tmp_path):
+    store = store_features(
+        model.tower, PREPROCESSING, images, FILES, tmp_path / "store", torch.device("cpu"), lambda count: None, views=3
+    )
+    inputs = FeatureInputs(store)
+    plain_BNC = inputs.load(FILES, None).features.grid_BNC
+    assert torch.equal(plain_BNC, FeatureInputs(stored(model, images, tmp_path / "one")).load(FILES, None).features.grid_BNC)
+    drawn = [inputs.load(FILES, torch.Generator().manual_seed(seed)).features.grid_BNC for seed in range(8)]
+    assert torch.equal(drawn[0], inputs.load(FILES, torch.Generator().manual_seed(0)).features.grid_BNC)
+    seen = {tuple(grid_NC[0].tolist()) for grid_BNC in drawn for grid_NC in grid_BNC[:1]}
+    assert len(seen) == 3 and tuple(plain_BNC[0, 0].tolist()) in seen  # 8 draws of 3 views: all of them came

@@ -17,6 +17,7 @@ def features(
         int | None, typer.Option(help="Side of the pictures in pixels; the tower's own where left out (convolutional towers).")
     ] = None,
     until_layer: Annotated[int | None, typer.Option(help="Store the tokens that go into this layer, not the tower's output.")] = None,
+    views: Annotated[int, typer.Option(min=1, help="Views of each picture: the plain one, then random ones for training.")] = 1,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
 ) -> None:
     """Run a tower once over all pictures of a data set and store its features in half precision, for data.features of a training."""
@@ -31,9 +32,17 @@ def features(
         preprocessing = preprocessing.model_copy(update={"size": size})
     files = [record.file for record in read_captions(data)]
     with progress() as bar:
-        task = bar.add_task("features", total=len(files), status="")
+        task = bar.add_task("features", total=len(files) * views, status="")
         store = store_features(
-            tower, preprocessing, images, files, out, choose_device(device), lambda count: bar.update(task, advance=count), until_layer
+            tower,
+            preprocessing,
+            images,
+            files,
+            out,
+            choose_device(device),
+            lambda count: bar.update(task, advance=count),
+            until_layer,
+            views=views,
         )
     shapes = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in store.fields.items())
     print(f"{out}: {len(files)} pictures; {shapes}")

@@ -17,7 +17,7 @@ from torch import Tensor
 from patchword.data.augment import Augmentation, random_views
 from patchword.data.pictures import Preprocessing
 from patchword.data.records import CaptionRecord
-from patchword.data.store import Store
+from patchword.data.store import Store, view_name
 from patchword.errors import DataError
 from patchword.ids import SpecialIds
 from patchword.types import VisualFeatures
@@ -114,11 +114,15 @@ class PixelInputs:
 
 @dataclass(frozen=True)
 class FeatureInputs:
-    """Features of a frozen tower, read from a store and cast from fp16."""
+    """Features of a frozen tower, read from a store and cast from fp16; of a store with random views, one drawn for each picture."""
 
     store: Store
 
     def load(self, files: Sequence[str], generator: torch.Generator | None) -> Inputs:
+        views = self.store.manifest.get("views", 1)
+        if generator is not None and views > 1:
+            drawn = torch.randint(views, (len(files),), generator=generator).tolist()
+            files = [view_name(file, view) for file, view in zip(files, drawn, strict=True)]
         rows = self.store.rows(files)
         parts = {name: torch.from_numpy(np.stack([array[row] for row in rows])).float() for name, array in self.store.fields.items()}
         if self.store.manifest["until_layer"] is not None:

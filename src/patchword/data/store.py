@@ -49,6 +49,11 @@ def picture_files(images: Path, files: Sequence[str]) -> list[tuple[str, int, in
     return listing
 
 
+def view_name(file: str, view: int) -> str:
+    """Name of the row of a picture's random view; view 0 is the plain picture. No path in a data set has two slashes in a row."""
+    return file if view == 0 else f"{file}//{view}"
+
+
 class Store:
     """Rows of one or more arrays by file name. `fields[name]` is a read-only memory map with one row per picture."""
 

@@ -1,7 +1,8 @@
 """Features of a frozen tower, computed once and stored: an epoch of a decoder then costs the decoder alone.
 
 Fields are cast to fp16; a training from the store equals one from the pictures after the same cast, as long as pictures are not
-augmented. With `until_layer` the store holds the tokens that go into that layer, for towers whose last layers are trained.
+augmented. With `until_layer` the store holds the tokens that go into that layer, for towers whose last layers are trained. With `views`
+it also holds random views of every picture, of which a training draws one each time: augmentation at the price of disk instead of time.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from patchword import checkpoint
+from patchword.data.augment import Augmentation, random_views
 from patchword.data.pictures import Preprocessing, open_picture
-from patchword.data.store import Store, fingerprint, picture_files, write_store
+from patchword.data.store import Store, fingerprint, picture_files, view_name, write_store
 from patchword.errors import ConfigError
 
+VIEW_SEED = 20240229
 FIELDS = ("grid_BNC", "class_BC", "pooled_BE", "aligned_BNE")
 
 
@@ -32,8 +35,11 @@ def store_features(
     advance: Callable[[int], None],
     until_layer: int | None = None,
     batch: int = 64,
+    views: int = 1,
 ) -> Store:
     """Write the store of `files`; it appears under `folder` when it is complete.
+
+    `views` counts the plain picture, which comes first; the others are random views (data/augment.py) of a picture a third larger.
 
     Raises:
         ConfigError: `until_layer` is beyond the tower's last layer.
@@ -44,19 +50,27 @@ def store_features(
     tower = tower.to(device).eval()
     hw: list[int] = []
 
-    def pixels(names: list[str]) -> Tensor:
-        pixels_BHWC = np.stack([preprocessing.apply(open_picture(images / name)) for name in names])
-        return torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(device)
+    larger = preprocessing.model_copy(update={"size": round(preprocessing.size * 4 / 3)})
+    generator = torch.Generator().manual_seed(VIEW_SEED)
+
+    def pixels(names: list[str], view: int) -> Tensor:
+        prepared = larger if view else preprocessing
+        pixels_BHWC = np.stack([prepared.apply(open_picture(images / name)) for name in names])
+        if not view:
+            return torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(device)
+        views_B3HW = random_views(torch.from_numpy(pixels_BHWC), preprocessing.size, Augmentation(), generator)
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+        return ((views_B3HW - mean) / std).to(device)
 
     def chunks() -> Iterator[dict[str, np.ndarray]]:
-        for first in range(0, len(files), batch):
-            names = files[first : first + batch]
+        for view, first in ((view, first) for view in range(views) for first in range(0, len(files), batch)):
+            pixels_B3HW = pixels(files[first : first + batch], view)
             if until_layer is None:
-                features = tower(pixels(names))
+                features = tower(pixels_B3HW)
                 hw[:] = features.hw or ()
                 yield {name: _half(getattr(features, name)) for name in FIELDS if getattr(features, name) is not None}
             else:
-                tokens, mask = tower.embed(pixels(names))
+                tokens, mask = tower.embed(pixels_B3HW)
                 for layer in tower.layers[:until_layer]:
                     tokens = layer(tokens, mask)
                 yield {"tokens": _half(tokens)}
@@ -68,8 +82,10 @@ def store_features(
         "preprocessing": preprocessing.model_dump(mode="json"),
         "pictures": fingerprint(picture_files(images, files)),
         "hw": hw,
+        "views": views,
     }
-    return write_store(folder, files, entries, chunks(), advance)
+    rows = [view_name(name, view) for view in range(views) for name in files]
+    return write_store(folder, rows, entries, chunks(), advance)
 
 
 def _half(tensor: Tensor) -> np.ndarray:

@@ -161,7 +161,7 @@ def _check_caption_weights(run: RetrieveRun) -> None:
     if weighed and run.captioner is None:
         raise ConfigError(f"stage {weighed[0]!r} has a caption_weight and there is no [captioner] section: add one, or set the weight to 0")
     if run.captioner is not None and not weighed:
-        raise ConfigError("a [captioner] section is given and no stage has a caption_weight above 0: it would learn nothing; drop one of them")
+        raise ConfigError("a [captioner] section is given and no stage has a caption_weight above 0: it would learn nothing")
 
 
 def _resized(inputs: PixelInputs, size: int | None) -> PixelInputs:

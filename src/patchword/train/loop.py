@@ -132,10 +132,12 @@ class Run:
         """All stages that are left. Raises TrainingError after three steps in a row whose loss or gradient is not finite."""
         if self.log is None and self.accelerator.is_main_process:
             self.log = MetricsLog(self.folder / "metrics.jsonl", None)
-        while self.position.stage < len(self.recipe.stages):
-            self._stage(self.recipe.stages[self.position.stage])
-        if self.log is not None:
-            self.log.close()
+        try:
+            while self.position.stage < len(self.recipe.stages):
+                self._stage(self.recipe.stages[self.position.stage])
+        finally:
+            if self.log is not None:
+                self.log.close()
 
     def _stage(self, settings: StageSettings) -> None:
         stage = self.position.stage

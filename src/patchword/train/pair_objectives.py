@@ -23,6 +23,9 @@ class CaptioningWeights(NamedTuple):
     label_smoothing: float = 0.0
 
 
+_NO_CAPTIONING = CaptioningWeights()
+
+
 class Contrastive(nn.Module):
     """Every process embeds its own pictures and texts; similarities are taken with those of all processes.
 
@@ -37,7 +40,7 @@ class Contrastive(nn.Module):
         processes: int,
         index: int,
         captioner: Captioner | None = None,
-        captioning: CaptioningWeights = CaptioningWeights(),
+        captioning: CaptioningWeights = _NO_CAPTIONING,
     ) -> None:
         """`captioner` reads the vision tower's grid and learns to say the same captions (CoCa, Yu 2022); None: contrast alone."""
         super().__init__()
