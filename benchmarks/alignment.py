@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from patchword.layers.all_pairs import all_pairs, ragged
-from patchword.models.patch_slimming import PatchSlimming, PatchSlimmingConfig, hinge_loss
+from patchword.losses import hinge_loss
+from patchword.models.patch_slimming import PatchSlimming, PatchSlimmingConfig
 
 WIDTH, PATCHES, KEEP = 512, 196, 0.5
 

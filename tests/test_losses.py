@@ -1,9 +1,10 @@
 import math
 
+import pytest
 import torch
 from torch.testing import assert_close
 
-from patchword.losses import caption_cross_entropy, doubly_stochastic
+from patchword.losses import caption_cross_entropy, doubly_stochastic, hinge_loss, ratio_loss, warm_up
 
 PAD = 0
 
@@ -49,3 +50,27 @@ def test_words_beyond_the_caption_and_hidden_patches_count_for_nothing():
     assert_close(doubly_stochastic(ATTENTION_BTN, torch.tensor([2]), mask_BN=mask_BN)[0], torch.tensor(0.5**2 + 0.25**2))
     mean = doubly_stochastic(ATTENTION_BTN, torch.tensor([2]), mean_over_patches=True, mask_BN=mask_BN)[0]
     assert_close(mean, torch.tensor((0.5**2 + 0.25**2) / 2))
+
+
+def test_hinge_by_hand():
+    similarities = torch.tensor([[1.0, 0.9, 0.2], [0.95, 0.8, 0.5], [0.1, 0.7, 0.6]])
+    owner = torch.tensor([0, 1, 2])
+    # other captions: [.1, 0], [.35, 0], [0, .3]; other pictures: [.15, 0], [.3, .1], [0, .1]
+    assert float(hinge_loss(similarities, owner, 0.2, hardest=False)) == pytest.approx(0.1 + 0.35 + 0.3 + 0.15 + 0.3 + 0.1 + 0.1)
+    assert float(hinge_loss(similarities, owner, 0.2, hardest=True)) == pytest.approx(0.1 + 0.35 + 0.3 + 0.15 + 0.3 + 0.1)
+
+
+def test_captions_of_one_picture_are_no_negatives_of_each_other():
+    similarities = torch.tensor([[1.0, 0.9, 0.8], [0.3, 0.95, 0.7]])
+    # Picture 0 has captions 0 and 1. Other captions: 0.2 + 0.8 - 1.0, 0.2 + 0.8 - 0.9; for caption 2: 0 (0.3), 0.2 + 0.95 - 0.7.
+    # Other pictures: 0, 0.2 + 0.95 - 0.9; for caption 2: 0.2 + 0.8 - 0.7.
+    assert float(hinge_loss(similarities, torch.tensor([0, 0, 1]), 0.2, hardest=True)) == pytest.approx(0.1 + 0.45 + 0.25 + 0.3)
+
+
+def test_warm_up_is_a_line():
+    assert [warm_up(done, 4) for done in (0, 1, 4, 9)] == [0.0, 0.25, 1.0, 1.0] and warm_up(0, 0) == 1.0
+
+
+def test_ratio_loss_by_hand():
+    keep = torch.tensor([[[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]])
+    assert float(ratio_loss(keep, 0.5)) == pytest.approx((0.0 + 0.25**2) / 2)

@@ -3,7 +3,7 @@
 Losses over words come as (sum, count): a training step divides by the number of words of the whole batch, over all processes and all
 accumulated parts, so that the result does not depend on how the batch was cut.
 
-Shape legend: see `patchword.types`.
+Shape legend: see `patchword.types`; I images, J captions.
 """
 
 from __future__ import annotations
@@ -41,3 +41,29 @@ def doubly_stochastic(
         gaps_BN, patches_B = gaps_BN * mask_BN, mask_BN.sum(dim=1)
     per_caption_B = gaps_BN.sum(dim=1) / patches_B if mean_over_patches else gaps_BN.sum(dim=1)
     return per_caption_B.sum(), torch.tensor(len(lengths_B), device=lengths_B.device)
+
+
+def hinge_loss(similarities_IJ: Tensor, owner_J: Tensor, margin: float, hardest: bool) -> Tensor:
+    """Bidirectional hinge, summed over the captions (VSE++, Faghri 2018; the alignment loss of LAPS, Fu 2024).
+
+    Caption j belongs to picture i = `owner_J[j]`: [margin + s_ik - s_ij]+ for captions k of other pictures, [margin + s_kj - s_ij]+ for
+    other pictures k. `hardest` takes the largest term of each caption and direction (LAPS from its second epoch on), otherwise all terms
+    are summed.
+    """
+    own_J = similarities_IJ[owner_J, torch.arange(len(owner_J), device=owner_J.device)]
+    mine_IJ = torch.arange(len(similarities_IJ), device=owner_J.device)[:, None] == owner_J
+    other_pictures_IJ = (margin + similarities_IJ - own_J).clamp_min(0).masked_fill(mine_IJ, 0.0)
+    other_captions_JJ = (margin + similarities_IJ[owner_J] - own_J[:, None]).clamp_min(0).masked_fill(mine_IJ[owner_J], 0.0)
+    if hardest:
+        return other_captions_JJ.amax(dim=1).sum() + other_pictures_IJ.amax(dim=0).sum()
+    return other_captions_JJ.sum() + other_pictures_IJ.sum()
+
+
+def warm_up(done: float, length: float) -> float:
+    """Factor of a loss that begins gently: from 0 to 1 in a line over the first `length` (LAPS: one epoch), then 1."""
+    return min(1.0, done / length) if length else 1.0
+
+
+def ratio_loss(keep_IJN: Tensor, keep: float) -> Tensor:
+    """(share kept - rho)^2, mean over pairs (LAPS; its weight there is 2). Only the paper variant's decision gives it a gradient."""
+    return (keep_IJN.mean(dim=2) - keep).square().mean()

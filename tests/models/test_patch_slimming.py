@@ -6,14 +6,8 @@ from torch.nn import functional
 
 from patchword.errors import DataError, ModelError
 from patchword.layers.patch_word import Tile
-from patchword.models.patch_slimming import (
-    PatchSlimming,
-    PatchSlimmingConfig,
-    aggregated_tokens,
-    hinge_loss,
-    ratio_loss,
-    warm_up,
-)
+from patchword.losses import ratio_loss
+from patchword.models.patch_slimming import PatchSlimming, PatchSlimmingConfig, aggregated_tokens
 
 
 def head_of(**settings):
@@ -166,17 +160,6 @@ def test_in_the_code_variant_the_ratio_is_a_constant():
     head, (tokens, words, lengths) = head_of(), material()
     aligned = head.align(head.images(tokens.requires_grad_(), True), head.captions(words, lengths))
     assert not aligned.keep_IJN.requires_grad and head.score_network is None
-
-
-def test_hinge_by_hand():
-    similarities = torch.tensor([[1.0, 0.9, 0.2], [0.95, 0.8, 0.5], [0.1, 0.7, 0.6]])
-    ids = torch.tensor([0, 1, 2])
-    # rows: [.1, 0], [.35, 0], [0, .3]; columns: [.15, 0], [.3, .1], [0, .1]
-    assert float(hinge_loss(similarities, ids, 0.2, hardest=False)) == pytest.approx(0.1 + 0.35 + 0.3 + 0.15 + 0.3 + 0.1 + 0.1)
-    assert float(hinge_loss(similarities, ids, 0.2, hardest=True)) == pytest.approx(0.1 + 0.35 + 0.3 + 0.15 + 0.3 + 0.1)
-    # Two captions of one picture are no negatives of each other.
-    assert float(hinge_loss(similarities, torch.tensor([0, 0, 2]), 0.2, hardest=True)) == pytest.approx(0.3 + 0.1 + 0.1)
-    assert [warm_up(step, 4) for step in (0, 1, 4, 9)] == [0.0, 0.25, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("settings", [{}, {"aggregated": 0}, {"variant": "paper"}, {"fused_token": False}])

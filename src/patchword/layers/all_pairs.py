@@ -84,7 +84,7 @@ def all_pairs(
     `tile` changes speed and memory only. `product_dtype=torch.bfloat16` makes the products of words and patches in bfloat16: faster where
     the machine has units for it, and near ties may change places. `progress` is called with the number of pairs done since its last call.
     """
-    tile = tile or tile_for(device)
+    tile = tile or tile_for(device, _numbers(images))
     order_J = captions.lengths.argsort(descending=True, stable=True)
     similarities_IJ = torch.empty(len(images), len(captions))
     for block_J in order_J.split(CAPTIONS_AT_ONCE):
@@ -138,7 +138,7 @@ def two_stage(
         side = _images(head, images, torch.tensor([i]), class_token, device)
         chosen_J = wanted_IJ[i].nonzero()[:, 0]
         chosen_J = chosen_J[captions.lengths[chosen_J].argsort(descending=True, stable=True)]
-        for items in chosen_J.split(tile_for(device).captions):
+        for items in chosen_J.split(tile_for(device, _numbers(images)).captions):
             fine_IJ[i, items] = head.compare(side, head.captions(*captions.padded(items, device))).similarities_IJ[0].cpu()
     # Below every re-ranked pair, and among themselves as the first stage had them.
     below_IJ = coarse_IJ - coarse_IJ.max() + fine_IJ[wanted_IJ].min() - 1.0
@@ -153,6 +153,11 @@ def two_stage(
         1.0 - float(found_I.float().mean()),
         1.0 - float(found_J.float().mean()),
     )
+
+
+def _numbers(images: RaggedTokens) -> int:
+    """What a picture's tokens take, in the mean."""
+    return max(1, images.flat_RC.numel() // len(images))
 
 
 def _images(head: Head, images: RaggedTokens, items: Tensor, class_token: bool, device: torch.device) -> NamedTuple:

@@ -22,6 +22,9 @@ LEAK = 0.1
 """Slope of the leaky ReLU on negative cosines, as the public code of LAPS has it."""
 
 
+_CACHED_NUMBERS = 196 * 512
+
+
 def unit(vectors: Tensor) -> Tensor:
     """The same vectors at length one (zero vectors stay zero)."""
     return functional.normalize(vectors, dim=-1)
@@ -106,9 +109,12 @@ class Tile(NamedTuple):
     captions: int
 
 
-def tile_for(device: torch.device, captions: int = 128) -> Tile:
-    """One picture at a time keeps a CPU in its cache; an accelerator wants wide products. Few captions: less padding, more calls."""
-    return Tile(1, captions) if device.type == "cpu" else Tile(16, captions)
+def tile_for(device: torch.device, numbers: int, captions: int = 128) -> Tile:
+    """Few pictures at a time keep a CPU in its cache; an accelerator wants wide products. Few captions: less padding, more calls.
+
+    `numbers` is what the patches of one picture take (patches times width): as many pictures go together as fill about 400 KB.
+    """
+    return Tile(max(1, _CACHED_NUMBERS // numbers), captions) if device.type == "cpu" else Tile(16, captions)
 
 
 def spans(count: int, width: int) -> Iterator[slice]:

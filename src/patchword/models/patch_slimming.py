@@ -37,6 +37,7 @@ WIDEST_EXPONENT = 30.0
 
 class PatchSlimmingConfig(BaseModel):
     """What is kept of a picture, and how it is chosen."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     width: int = Field(gt=0, description="width of image and caption tokens")
@@ -77,6 +78,7 @@ class ImageSide(NamedTuple):
 
 class CaptionSide(NamedTuple):
     """All of a batch of captions that does not depend on a picture."""
+
     words_JLd: Tensor
     """Words at length one, zeros behind the last."""
     mask_JL: Tensor
@@ -93,6 +95,7 @@ class CaptionSide(NamedTuple):
 
 class Selected(NamedTuple):
     """Which patches stay for each pair of picture and caption."""
+
     keep_IJN: Tensor
     """1.0 for patches that stay for a caption; in the paper variant with the gradient of the decision."""
     scores_IJN: Tensor
@@ -100,6 +103,7 @@ class Selected(NamedTuple):
 
 class Aligned(NamedTuple):
     """Similarity of each pair of picture and caption, and the patches that made it."""
+
     similarities_IJ: Tensor
     keep_IJN: Tensor
 
@@ -210,7 +214,7 @@ class PatchSlimming(nn.Module):
 
     def align(self, images: ImageSide, captions: CaptionSide, tile: Tile | None = None) -> Aligned:
         """Every picture with every caption, tile by tile; captions of like length share a tile. The tile never changes the result."""
-        tile = tile or tile_for(images.patches_INd.device, captions=32)
+        tile = tile or tile_for(images.patches_INd.device, images.patches_INd[0].numel(), captions=32)
         order_J = captions.mask_JL.sum(dim=1).argsort(descending=True, stable=True)
         pieces = CaptionSide(*(field[order_J] for field in captions)).split(tile.captions)
         rows = []
@@ -369,29 +373,3 @@ def _decide(scores_IJN: Tensor, temperature: float, training: bool, mask_IN: Ten
     soft_IJN = (odds_IJN / temperature).sigmoid()
     hard_IJN = ((odds_IJN > 0) | (odds_IJN == odds_IJN.amax(dim=2, keepdim=True))).float()
     return hard_IJN + soft_IJN - soft_IJN.detach() if training else hard_IJN
-
-
-def hinge_loss(similarities_BB: Tensor, images_B: Tensor, margin: float, hardest: bool) -> Tensor:
-    """Bidirectional hinge, summed over the batch (VSE++, Faghri 2018; the alignment loss of LAPS).
-
-    Row b is picture b, column b its caption; [margin + s_ij - s_ii]+ along rows and [margin + s_ij - s_jj]+ along columns. Pairs of one
-    picture (equal `images_B`) are no negatives. `hardest` takes the largest term of each row and column (LAPS from its second epoch on),
-    otherwise all terms are summed.
-    """
-    own_B = similarities_BB.diagonal()
-    same_BB = images_B[:, None] == images_B[None]
-    by_row_BB = (margin + similarities_BB - own_B[:, None]).clamp_min(0).masked_fill(same_BB, 0.0)
-    by_column_BB = (margin + similarities_BB - own_B[None]).clamp_min(0).masked_fill(same_BB, 0.0)
-    if hardest:
-        return by_row_BB.amax(dim=1).sum() + by_column_BB.amax(dim=0).sum()
-    return by_row_BB.sum() + by_column_BB.sum()
-
-
-def warm_up(step: int, steps: int) -> float:
-    """Factor of the alignment loss: from 0 to 1 in a line over the first `steps` steps (LAPS: the first epoch), then 1."""
-    return min(1.0, step / steps) if steps else 1.0
-
-
-def ratio_loss(keep_IJN: Tensor, keep: float) -> Tensor:
-    """(share kept - rho)^2, mean over pairs (paper; its weight there is 2). Only the paper variant's decision gives it a gradient."""
-    return (keep_IJN.mean(dim=2) - keep).square().mean()

@@ -62,21 +62,23 @@ class TwoTowers(nn.Module):
 
     def pictures_of(self, features: VisualFeatures) -> Tensor:
         """Unit vectors (B, E) of features that the vision tower made."""
-        return F.normalize(self._pooled_vision(features), dim=-1)
+        return F.normalize(self.pool_vision(features), dim=-1)
 
     def embed_texts(self, ids_JL: Tensor, mask_JL: Tensor) -> Tensor:
         """Unit vectors (J, E)."""
-        return F.normalize(self._pooled_text(self.text(ids_JL, mask_JL)), dim=-1)
+        return F.normalize(self.pool_text(self.text(ids_JL, mask_JL)), dim=-1)
 
     def scale(self) -> Tensor:
         return self.log_scale.exp().clamp(max=self.config.largest_scale)
 
-    def _pooled_vision(self, features: VisualFeatures) -> Tensor:
+    def pool_vision(self, features: VisualFeatures) -> Tensor:
+        """One vector (B, E) per picture, of any length."""
         if self.vision_projection is None:
             return features.pooled_BE
         return self.vision_projection(features.grid_BNC.mean(1))
 
-    def _pooled_text(self, features: TextFeatures) -> Tensor:
+    def pool_text(self, features: TextFeatures) -> Tensor:
+        """One vector (J, E) per text, of any length."""
         if self.text_projection is None:
             return features.pooled_BE
         mask_JL1 = features.mask_BL[..., None].to(features.tokens_BLC.dtype)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import BaseModel, Field
-from torch import nn
+from torch import Tensor, nn
 
 from patchword import checkpoint
 from patchword.composed import TowerSettings, build_tower
@@ -72,34 +72,40 @@ class TwoTowerModel:
         """Unit vectors (n, E), float32. Raises PictureError for a picture that cannot be decoded."""
         vectors = [np.zeros((0, self.settings.two_towers.width), dtype=np.float32)]
         for first in range(0, len(pictures), batch):
-            pixels_BHWC = np.stack(
-                [self.settings.preprocessing.apply(open_picture(picture)) for picture in pictures[first : first + batch]]
-            )
-            pixels_B3HW = torch.from_numpy(self.settings.preprocessing.normalise(pixels_BHWC)).to(self.device)
-            vectors.append(self.model.embed_pictures(pixels_B3HW).float().cpu().numpy())
+            vectors.append(self.model.embed_pictures(self.pixels(pictures[first : first + batch])).float().cpu().numpy())
         return np.concatenate(vectors)
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str], batch: int = 256) -> np.ndarray:
         """Unit vectors (n, E), float32. Raises DataError for a text without a word that the model knows."""
+        vectors = [np.zeros((0, self.settings.two_towers.width), dtype=np.float32)]
+        for first in range(0, len(texts), batch):
+            vectors.append(self.model.embed_texts(*self.ids(texts[first : first + batch])).float().cpu().numpy())
+        return np.concatenate(vectors)
+
+    def pixels(self, pictures: Sequence[Picture]) -> Tensor:
+        """Pictures (n, 3, H, W) as the vision tower takes them. Raises PictureError for one that cannot be decoded."""
+        pixels_BHWC = np.stack([self.settings.preprocessing.apply(open_picture(picture)) for picture in pictures])
+        return torch.from_numpy(self.settings.preprocessing.normalise(pixels_BHWC)).to(self.device)
+
+    def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids (n, longest) with start and end, cut to what the text tower takes, and the mask of the real ones.
+
+        Raises DataError for a text without a word that the model knows.
+        """
         special = self.vocabulary.special
-        longest = self.model.text.max_length - 2
         rows = []
         for text in texts:
-            ids = self.vocabulary.encode(text)[:longest]
+            ids = self.vocabulary.encode(text)[: self.model.text.max_length - 2]
             if not self.knows(text):
                 raise DataError(f"{text!r} has no word that the model knows: try plain words such as 'two dogs in snow'")
             rows.append([special.start, *ids, special.end])
-        vectors = [np.zeros((0, self.settings.two_towers.width), dtype=np.float32)]
-        for first in range(0, len(rows), batch):
-            part = rows[first : first + batch]
-            ids_BL = torch.full((len(part), max(map(len, part))), special.pad)
-            mask_BL = torch.zeros(ids_BL.shape, dtype=torch.bool)
-            for b, row in enumerate(part):
-                ids_BL[b, : len(row)] = torch.tensor(row)
-                mask_BL[b, : len(row)] = True
-            vectors.append(self.model.embed_texts(ids_BL.to(self.device), mask_BL.to(self.device)).float().cpu().numpy())
-        return np.concatenate(vectors)
+        ids_BL = torch.full((len(rows), max(map(len, rows))), special.pad)
+        mask_BL = torch.zeros(ids_BL.shape, dtype=torch.bool)
+        for b, row in enumerate(rows):
+            ids_BL[b, : len(row)] = torch.tensor(row)
+            mask_BL[b, : len(row)] = True
+        return ids_BL.to(self.device), mask_BL.to(self.device)
 
     def knows(self, text: str) -> bool:
         """Whether there is a word in the text that the model knows, within its longest text."""
@@ -123,7 +129,8 @@ class TwoTowerModel:
 
 
 def load_two_towers(name: str | Path, device: str | None = None) -> TwoTowerModel:
-    """A two-tower model by the name of a shipped one, a folder, a hub id, or `hub:ID` of a CLIP of transformers.
+    """A two-tower model by the name of a shipped one, a folder, a hub id, or `hub:ID` of a CLIP of transformers; of a model for
+    patch-word alignment its two towers.
 
     Raises ModelError when it is no such model.
     """
@@ -132,8 +139,9 @@ def load_two_towers(name: str | Path, device: str | None = None) -> TwoTowerMode
 
         return load_clip(str(name).removeprefix("hub:"), choose_device(device))
     folder = find_model(name)
-    settings, card = read_settings(folder, "retrieve", TwoTowerSettings)
+    task = "align" if checkpoint.read_config(folder).get("task") == "align" else "retrieve"
+    settings, card = read_settings(folder, task, TwoTowerSettings)
     model = build_two_towers(settings)
-    checkpoint.load_weights(model, folder)
+    checkpoint.load_weights(model, folder, "towers." if task == "align" else "")
     vocabulary = read_vocabulary(folder, settings.vocabulary_size)
     return TwoTowerModel(model, settings, vocabulary, card, choose_device(device))

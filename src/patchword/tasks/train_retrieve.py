@@ -28,6 +28,7 @@ from patchword.tasks.training_data import DataSettings, build_vocabulary, pixel_
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.towers.settings import BertTowerConfig
+from patchword.train.gather import Gather
 from patchword.train.loop import Validation
 from patchword.train.pair_objectives import CaptioningWeights, Contrastive
 from patchword.train.settings import RunSettings, StageSettings
@@ -65,7 +66,7 @@ class RetrieveRecipe:
         train, selection = read_splits(run.data)
         self.vocabulary = build_vocabulary(run.data, train)
         torch.manual_seed(run.seed)
-        text = _with_vocabulary(run.text, self.vocabulary, run.data.max_words)
+        text = with_vocabulary(run.text, self.vocabulary, run.data.max_words)
         draft = TwoTowerSettings.model_construct(vision=run.vision, text=text, two_towers=run.two_towers)
         self.towers = build_two_towers(draft)
         if run.vision_from:
@@ -97,21 +98,15 @@ class RetrieveRecipe:
         }
 
     def objective(self, stage: int) -> nn.Module:
-        distributed = torch.distributed.is_initialized()
-        processes = torch.distributed.get_world_size() if distributed else 1
-        index = torch.distributed.get_rank() if distributed else 0
         settings = self.stages[stage]
         captioner = self.captioner if settings.caption_weight > 0 else None
         weights = CaptioningWeights(settings.caption_weight, settings.label_smoothing)
-        return Contrastive(self.towers, self.vocabulary.special.pad, processes, index, captioner, weights)
+        return Contrastive(self.towers, self.vocabulary.special.pad, Gather(), captioner, weights)
 
     def plan(self, stage: int, epoch: int) -> list[list[PlanEntry]]:
         settings = self.stages[stage]
-        batches = self.train.plan(
-            settings.batch, settings.captions_per_picture, False, np.random.default_rng([self.run.seed, stage, epoch])
-        )
-        # A short last batch has few negatives, and its loss is of another size.
-        return batches if len(batches) == 1 or len(batches[-1]) == settings.batch else batches[:-1]
+        generator = np.random.default_rng([self.run.seed, stage, epoch])
+        return pair_plan(self.train, settings.batch, settings.captions_per_picture, generator)
 
     def batch(self, stage: int, entries: list[PlanEntry], generator: torch.Generator) -> CaptionBatch:
         return replace(self.train, inputs=self.inputs[stage]).batch(entries, generator)
@@ -169,7 +164,13 @@ def _resized(inputs: PixelInputs, size: int | None) -> PixelInputs:
     return inputs if size is None else replace(inputs, preprocessing=inputs.preprocessing.model_copy(update={"size": size}))
 
 
-def _with_vocabulary(text: TextTowerSettings, vocabulary: Vocabulary | Subwords, max_words: int) -> TextTowerSettings:
+def pair_plan(data: CaptionData, batch: int, captions_per_picture: int, generator: np.random.Generator) -> list[list[PlanEntry]]:
+    """The batches of an epoch in which pairs are told apart: all of one size, for a short one has few negatives and another loss."""
+    batches = data.plan(batch, captions_per_picture, False, generator)
+    return batches if len(batches) == 1 or len(batches[-1]) == batch else batches[:-1]
+
+
+def with_vocabulary(text: TextTowerSettings, vocabulary: Vocabulary | Subwords, max_words: int) -> TextTowerSettings:
     """A text tower with random weights gets the size of the vocabulary, and room for the longest text with its start and end."""
     if text.architecture is None or not isinstance(text, BertTowerConfig):
         return text

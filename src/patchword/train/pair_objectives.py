@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchword.data.batches import CaptionBatch
 from patchword.decode import select_rows
 from patchword.losses import caption_cross_entropy
 from patchword.models.two_towers import TwoTowers, sigmoid_loss, softmax_loss
+from patchword.train.gather import Gather
 from patchword.train.loop import Shares
 from patchword.types import Captioner, VisualFeatures
 
@@ -37,24 +37,23 @@ class Contrastive(nn.Module):
         self,
         model: TwoTowers,
         pad: int,
-        processes: int,
-        index: int,
+        gather: Gather,
         captioner: Captioner | None = None,
         captioning: CaptioningWeights = _NO_CAPTIONING,
     ) -> None:
         """`captioner` reads the vision tower's grid and learns to say the same captions (CoCa, Yu 2022); None: contrast alone."""
         super().__init__()
-        self.model, self.pad, self.processes, self.index = model, pad, processes, index
+        self.model, self.pad, self.gather = model, pad, gather
         self.captioner, self.captioning = captioner, captioning
 
     def forward(self, batch: CaptionBatch, shares: Shares) -> dict[str, Tensor]:
         """Named losses, the total under "loss"; "rank_1" is the share of pictures whose best text is one of their own."""
+        gather, count = self.gather, batch.picture_count
+        owner_J = gather.owners(batch.picture_of_row_R, count)
+        first = gather.first
         features = self.model.vision(batch.inputs.pixels_B3HW)
-        pictures_BE = self.model.pictures_of(features)
-        texts_JE = self.model.embed_texts(batch.tokens_RT, batch.tokens_RT != self.pad)
-        owner_J, first, count = batch.picture_of_row_R, 0, batch.picture_count
-        if self.processes > 1:
-            pictures_BE, texts_JE, owner_J, first = self._gathered(pictures_BE, texts_JE, owner_J)
+        pictures_BE = gather.rows(self.model.pictures_of(features))
+        texts_JE = gather.rows(self.model.embed_texts(batch.tokens_RT, batch.tokens_RT != self.pad))
         similarity_BJ = self.model.scale() * pictures_BE @ texts_JE.T
         if self.model.bias is None:
             total = softmax_loss(similarity_BJ, owner_J, first, count)
@@ -74,23 +73,3 @@ class Contrastive(nn.Module):
         memory = select_rows(self.captioner.encode(features), batch.picture_of_row_R)
         decoded = self.captioner.decode(batch.tokens_RT[:, :-1], batch.lengths_R - 1, memory)
         return caption_cross_entropy(decoded.logits_BTV, batch.tokens_RT[:, 1:], self.pad, self.captioning.label_smoothing)[0]
-
-    def _gathered(self, pictures_BE: Tensor, texts_JE: Tensor, owner_J: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Rows of all processes, padded to equal counts for the exchange and cut again; owners count through all pictures."""
-        counts = torch.zeros(self.processes, 2, dtype=torch.long, device=owner_J.device)
-        counts[self.index] = torch.tensor([len(pictures_BE), len(texts_JE)])
-        torch.distributed.all_reduce(counts)
-        before = [int(counts[:rank, 0].sum()) for rank in range(self.processes)]
-        pictures = self._exchange(pictures_BE, counts[:, 0])
-        texts = self._exchange(texts_JE, counts[:, 1])
-        owners = self._exchange(owner_J[:, None] + before[self.index], counts[:, 1])
-        return torch.cat(pictures), torch.cat(texts), torch.cat(owners)[:, 0], before[self.index]
-
-    def _exchange(self, rows: Tensor, counts: Tensor) -> list[Tensor]:
-        padded = F.pad(rows, (0, 0, 0, int(counts.max()) - len(rows)))
-        if rows.is_floating_point():
-            parts = torch.distributed.nn.functional.all_gather(padded)
-        else:
-            parts = [torch.empty_like(padded) for _ in range(self.processes)]
-            torch.distributed.all_gather(parts, padded)
-        return [part[: int(count)] for part, count in zip(parts, counts, strict=True)]

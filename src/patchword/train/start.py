@@ -17,6 +17,7 @@ from rich.console import Console
 from patchword.config import override, read_toml, validate
 from patchword.errors import ConfigError
 from patchword.explain.report import training_report
+from patchword.tasks.train_align import AlignRecipe, AlignRun
 from patchword.tasks.train_answer import AnswerRecipe, AnswerRun
 from patchword.tasks.train_caption import CaptionRecipe, CaptionRun
 from patchword.tasks.train_retrieve import RetrieveRecipe, RetrieveRun
@@ -27,6 +28,7 @@ RECIPES: dict[str, tuple[type[BaseModel], Any]] = {
     "caption": (CaptionRun, CaptionRecipe),
     "retrieve": (RetrieveRun, RetrieveRecipe),
     "answer": (AnswerRun, AnswerRecipe),
+    "align": (AlignRun, AlignRecipe),
 }
 """Per task the schema of its configuration, and the recipe that trains it."""
 
