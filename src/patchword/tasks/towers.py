@@ -20,7 +20,7 @@ def load_tower(name: str | Path) -> tuple[nn.Module, Preprocessing]:
     if task == "caption":
         captioning = load(folder, "cpu")
         return captioning.model.tower, captioning.settings.preprocessing
-    if task == "retrieve":
+    if task in ("retrieve", "align"):
         towers = load_two_towers(folder, "cpu")
         return towers.model.vision, towers.settings.preprocessing
-    raise ModelError(f"{folder} is a model for {task!r}; a vision tower comes with models for 'caption' and 'retrieve'")
+    raise ModelError(f"{folder} is a model for {task!r}; a vision tower comes with models for 'caption', 'retrieve' and 'align'")
