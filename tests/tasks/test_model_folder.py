@@ -16,7 +16,7 @@ from patchword.models.adaptive import AdaptiveConfig
 from patchword.tasks.caption import CaptioningModel, DecodingSettings, ModelSettings
 from patchword.tasks.training_data import reader_preprocessing
 from patchword.text.words import Vocabulary
-from patchword.towers.settings import ClipTowerConfig, ConvolutionalConfig
+from patchword.towers.settings import AdaptersConfig, ClipTowerConfig, ConvolutionalConfig
 
 VOCABULARY = Vocabulary.build(["a dog runs on grass", "a cat sits"], minimum_count=1)
 CAPTIONER = AdaptiveConfig(word_width=8, width=12, attention_width=5)
@@ -113,19 +113,24 @@ def test_tower_from_a_folder_is_saved_by_value(tmp_path):
     assert patchword.load(tmp_path / "model", device="cpu").caption(skimage.data.coffee()).text == model.caption(skimage.data.coffee()).text
 
 
-def test_public_frozen_tower_is_saved_by_reference(tmp_path, monkeypatch):
-    """The folder holds no tower weights; another tower under the same id is refused."""
+@pytest.mark.parametrize("adapters", [None, AdaptersConfig(blocks=1, bottleneck=3)])
+def test_public_frozen_tower_is_saved_by_reference(tmp_path, monkeypatch, adapters):
+    """The folder holds no tower weights but those of adapters; another tower under the same id is refused."""
     CLIPVisionModelWithProjection(CLIPVisionConfig(**SMALL_CLIP)).save_pretrained(tmp_path / "someone" / "clip")
     monkeypatch.chdir(tmp_path)
-    model = made(ClipTowerConfig(source="someone/clip", revision="abc"))
+    model = made(ClipTowerConfig(source="someone/clip", revision="abc", adapters=adapters))
+    for adapter in model.model.tower.adapters:
+        torch.nn.init.normal_(adapter.up.weight)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)  # the id is no folder here, as a hub id is none
     model.save(tmp_path / "model")
     names = load_file(tmp_path / "model" / "model.safetensors").keys()
-    assert names and not any(name.startswith("tower.") for name in names)
+    kept = {name.split(".")[1] for name in names if name.startswith("tower.")}
+    assert any(name.startswith("captioner.") for name in names) and kept == ({"adapters"} if adapters else set())
     monkeypatch.chdir(tmp_path)
-    assert patchword.load(tmp_path / "model", device="cpu").caption(skimage.data.coffee()).text == model.caption(skimage.data.coffee()).text
+    loaded, coffee = patchword.load(tmp_path / "model", device="cpu"), skimage.data.coffee()
+    assert loaded.caption(coffee).log_probability == model.caption(coffee).log_probability
     CLIPVisionModelWithProjection(CLIPVisionConfig(**SMALL_CLIP)).save_pretrained(tmp_path / "someone" / "clip")
     with pytest.raises(ModelError, match="was trained with a tower of SHA-256"):
         patchword.load(tmp_path / "model", device="cpu")

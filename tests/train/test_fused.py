@@ -102,3 +102,49 @@ def test_what_does_not_fit_is_said_before_anything_runs(workshop, call, tmp_path
         with pytest.raises(ConfigError, match=message):
             call("train", CONFIGS / "fused-scenes.toml", *overrides, setting)
     assert not (tmp_path / "run").exists()
+
+
+SMALL = (
+    *("captioner.width=16", "captioner.heads=2", "captioner.hidden=16", "captioner.memory.count=4", "captioner.memory.cluster_every=2"),
+    *("captioner.memory.effect_after=1", "captioner.memory.bank=512", "tower.trainable_from=1", "tower.adapters.blocks=1"),
+    *("tower.adapters.bottleneck=4", "precision=fp32", "data.minimum_count=1", "data.limit=16", "log_steps=1", "decoding.beams=1"),
+    *(f"stage.{number}.{setting}" for number in range(4) for setting in ("epochs=1", "batch=8")),
+    *("stage.0.warm_up_steps=0", "stage.3.objective.samples=2", "stage.3.start_from=last"),
+)
+"""What makes `configs/fused-coco-clip-b16.toml` small enough for a test; the recipe itself stays as it is."""
+
+
+def test_the_recipe_of_the_design_runs_with_a_tiny_clip(workshop, tiny_clip, call, tmp_path):
+    """From stored tokens below the adapters, through all stages; only what a stage trains moves, and the model is one file tree."""
+    from safetensors.numpy import load_file
+
+    import patchword
+
+    folder, clip = workshop[0], f"hub:{tiny_clip}"
+    scenes = folder / "scenes"
+    (tmp_path / "words.txt").write_text("cat\ndog\ncats\ndogs\n")
+    call("codebook", tmp_path / "words.txt", "--tower", clip, "--out", tmp_path / "codebook")
+    where = ("--data", scenes / "dataset.json", "--images", scenes / "images")
+    stored = call("features", clip, *where, "--until-layer", 1, "--out", tmp_path / "store", "--device", "cpu")
+    assert "tokens (120, 17, 16) float16" in stored
+    settings = (f"tower.source={tiny_clip}", f"text_from={clip}", f"codebook={tmp_path / 'codebook'}", *workshop[1][:2], *SMALL)
+    run = ("train", CONFIGS / "fused-coco-clip-b16.toml", *settings, f"data.features={tmp_path / 'store'}", "--device", "cpu")
+    call(*run, f"out={tmp_path / 'run'}")
+    logged = {row["stage"]: row for row in steps(tmp_path / "run")}
+    assert list(logged) == ["align", "joint-ramp", "joint", "self-critical"]
+    assert logged["align"]["learning_rates"]["tower.adapters"] == 1e-4 and "tower" not in logged["align"]["learning_rates"]
+    assert logged["joint-ramp"]["learning_rates"]["tower"] == 1e-6 and logged["self-critical"]["learning_rates"] == {"captioner": 5e-6}
+    last = load_file(tmp_path / "run" / "checkpoints" / "last" / "model.safetensors")
+    theirs = load_file(tiny_clip / "model.safetensors")
+    names = {name: name.removeprefix("tower.model.") for name in last if name.startswith("tower.model.")}
+    moved = {name.split(".")[2] for name, own in names.items() if not np.array_equal(last[name], theirs[own])}
+    still = {name for name in names if "layers.0." in name or "embeddings" in name}
+    assert moved and still and all(np.array_equal(last[name], theirs[names[name]]) for name in still)
+    assert last["tower.adapters.0.up.weight"].any() and last["captioner.memory.live_LM"].any()
+    model = patchword.load(tmp_path / "run" / "best", device="cpu")
+    assert model.caption(scenes / "images" / sorted(path.name for path in (scenes / "images").iterdir())[0]).text
+
+    from patchword.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="replaces the tower's layers below 1, and a stage trains it from layer 0 on"):
+        call(*run, f"out={tmp_path / 'other'}", "tower.adapters.blocks=2")

@@ -9,7 +9,7 @@ import typer
 
 
 def features(
-    model: Annotated[str, typer.Argument(help="Model whose tower is used: a shipped name, a folder or a hub id.")],
+    model: Annotated[str, typer.Argument(help="Model whose tower is used: a shipped name, a folder, a hub id, or hub:ID of a CLIP.")],
     data: Annotated[Path, typer.Option("--data", help="Annotations that name the pictures.")],
     images: Annotated[Path, typer.Option("--images", help="Folder of the pictures.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the store.")],

@@ -84,11 +84,6 @@ class Store:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest.get("format") != FORMAT:
             raise StoreError(f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}: make it again")
-        for name, value in (expected or {}).items():
-            if manifest.get(name) != value:
-                raise StoreError(
-                    f"{folder} is stale: its {name} is {_short(manifest.get(name))} and {_short(value)} is needed; make it again"
-                )
         fields = {}
         for name, shape in manifest["fields"].items():
             try:
@@ -99,7 +94,16 @@ class Store:
                 raise StoreError(
                     f"{folder / name}.npy has shape {list(fields[name].shape)}, the manifest says {shape}: make the store again"
                 )
-        return cls(folder, manifest, fields)
+        store = cls(folder, manifest, fields)
+        store.check(expected or {})
+        return store
+
+    def check(self, expected: dict[str, Any]) -> None:
+        """Raises StoreError for an entry of the manifest that is not as expected."""
+        for name, value in expected.items():
+            found = self.manifest.get(name)
+            if found != value:
+                raise StoreError(f"{self.folder} is stale: its {name} is {_short(found)} and {_short(value)} is needed; make it again")
 
 
 def write_store(

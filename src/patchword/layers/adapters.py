@@ -5,8 +5,6 @@ Letters: B pictures, N tokens, C width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,22 +21,3 @@ class Adapter(nn.Module):
 
     def forward(self, x_BNC: Tensor) -> Tensor:
         return x_BNC + self.up(F.gelu(self.down(x_BNC)))
-
-
-class AdaptedLinear(nn.Module):
-    """A projection of a tower with an adapter behind it. The projection keeps whether it is trained."""
-
-    def __init__(self, projection: nn.Linear, bottleneck: int) -> None:
-        super().__init__()
-        self.projection = projection
-        self.adapter = Adapter(projection.out_features, bottleneck).to(projection.weight)
-
-    def forward(self, x_BNC: Tensor) -> Tensor:
-        return self.adapter(self.projection(x_BNC))
-
-
-def insert_adapters(attentions: Sequence[nn.Module], bottleneck: int) -> list[Adapter]:
-    """Puts an adapter behind `out_proj` of each of these attention modules (as transformers' CLIP names it) and returns the adapters."""
-    for attention in attentions:
-        attention.out_proj = AdaptedLinear(attention.out_proj, bottleneck)
-    return [attention.out_proj.adapter for attention in attentions]

@@ -262,8 +262,9 @@ def portable(settings: Any, model: TowerModel) -> tuple[Any, dict[str, torch.Ten
     weights = model.state_dict()
     if isinstance(settings.tower, TowerConfig) and settings.tower.source is not None:
         if settings.tower.trainable_from is None and not Path(settings.tower.source).exists():
-            settings = settings.model_copy(update={"tower_sha256": checkpoint.weights_digest(model.tower)})
-            weights = {name: tensor for name, tensor in weights.items() if not name.startswith("tower.")}
+            settings = settings.model_copy(update={"tower_sha256": checkpoint.tower_digest(model.tower)})
+            own = {name: tensor for name, tensor in weights.items() if not name.startswith("tower.")}
+            weights = own | {name: tensor for name, tensor in weights.items() if name.startswith("tower.adapters.")}
         else:
             settings = settings.model_copy(update={"tower": layered.by_value(model.tower)})
     return settings, weights
@@ -278,10 +279,12 @@ def restore_weights(model: TowerModel, reader: torch.nn.Module, prefix: str, fol
     if tower_sha256 is None:
         checkpoint.load_weights(model, folder)
         return
-    found = checkpoint.weights_digest(model.tower)
+    found = checkpoint.tower_digest(model.tower)
     if found != tower_sha256:
         raise ModelError(f"{folder} was trained with a tower of SHA-256 {tower_sha256[:12]}..., and its id now gives {found[:12]}...")
     checkpoint.load_weights(reader, folder, prefix)
+    if getattr(model.tower, "adapters", ()):
+        checkpoint.load_weights(model.tower.adapters, folder, "tower.adapters.")
 
 
 def shipped_models() -> list[str]:

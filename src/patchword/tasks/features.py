@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from patchword import checkpoint
 from patchword.data.augment import Augmentation, random_views
 from patchword.data.pictures import Preprocessing, open_picture
 from patchword.data.store import Store, fingerprint, picture_files, view_name, write_store
 from patchword.errors import ConfigError
+from patchword.tasks.towers import stored_digest
 
 VIEW_SEED = 20240229
 FIELDS = ("grid_BNC", "class_BC", "pooled_BE", "aligned_BNE")
@@ -77,7 +77,7 @@ def store_features(
 
     # The shape of the grid is known after the first chunk; the manifest is written after the last one.
     entries = {
-        "tower": checkpoint.weights_digest(tower),
+        "tower": stored_digest(tower, until_layer),
         "until_layer": until_layer,
         "preprocessing": preprocessing.model_dump(mode="json"),
         "pictures": fingerprint(picture_files(images, files)),

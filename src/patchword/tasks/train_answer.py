@@ -32,7 +32,7 @@ from patchword.metrics.classification import vqa_accuracy
 from patchword.models.question_answering import QuestionConfig
 from patchword.tasks.answer import AnsweringModel, AnswerSettings
 from patchword.tasks.caption import find_model, restore_weights
-from patchword.tasks.train_caption import tower_prefix
+from patchword.tasks.towers import load_tower_weights
 from patchword.tasks.training_data import HELD_OUT_SEED, pixel_inputs, reader_preprocessing
 from patchword.text.words import Vocabulary
 from patchword.train.answer_objectives import Answering
@@ -100,10 +100,9 @@ class AnswerRecipe:
             run.tower, run.question_answering, run.generator, self.vocabulary.size, len(self.answers), codebook
         )
         if run.tower_from:
-            source = find_model(run.tower_from)
-            checkpoint.load_weights(self.model.tower, source, tower_prefix(source))
+            load_tower_weights(self.model.tower, find_model(run.tower_from))
         if codebook is not None:
-            codebook.check_tower(checkpoint.weights_digest(self.model.tower)[:16])
+            codebook.check_tower(checkpoint.tower_digest(self.model.tower)[:16])
         preprocessing = reader_preprocessing(self.model.tower.preprocessing)
         files = list(dict.fromkeys(record.file for record in (*train, *self.selection)))
         self.inputs = self._inputs(preprocessing, files)

@@ -30,6 +30,7 @@ from patchword.metrics import score_captions
 from patchword.models.caption_transformer import CaptionTransformer, CaptionTransformerConfig
 from patchword.tasks.caption import CaptioningModel, DecodingSettings, ModelSettings, find_model, restore_weights
 from patchword.tasks.caption_texts import embed_captions, text_towers
+from patchword.tasks.towers import first_trained, load_tower_weights, stored_digest
 from patchword.tasks.training_data import DataSettings, build_vocabulary, pixel_inputs, read_splits, reader_preprocessing
 from patchword.train.caption_objectives import CrossEntropy, CrossEntropySettings, SelfCritical, SelfCriticalSettings, is_used
 from patchword.train.loop import Validation
@@ -99,10 +100,9 @@ class CaptionRecipe:
         codebook = None if run.codebook is None else Codebook.read(Path(run.codebook))
         self.model = CaptionModel.build(run.tower, run.captioner, self.vocabulary.size, codebook)
         if run.tower_from:
-            source = find_model(run.tower_from)
-            checkpoint.load_weights(self.model.tower, source, tower_prefix(source))
+            load_tower_weights(self.model.tower, find_model(run.tower_from))
         if run.captioner_from:
-            checkpoint.load_weights(self.model, Path(run.captioner_from))
+            self.load_weights(Path(run.captioner_from))
         if codebook is not None:
             codebook.check_tower(checkpoint.tower_digest(self.model.tower)[:16])
         self._towers = text_towers(run.text_from, self.model.tower) if run.text_from else None
@@ -130,9 +130,9 @@ class CaptionRecipe:
     def _inputs(self, files: list[str]) -> PictureInputs:
         data = self.run.data
         if data.features:
-            expected = {"tower": checkpoint.weights_digest(self.model.tower), "preprocessing": self.preprocessing.model_dump(mode="json")}
-            store = Store.open(Path(data.features), expected)
+            store = Store.open(Path(data.features), {"preprocessing": self.preprocessing.model_dump(mode="json")})
             self._check_replaced(store)
+            store.check({"tower": stored_digest(self.model.tower, store.manifest["until_layer"])})
             return FeatureInputs(store)
         return pixel_inputs(data, self.preprocessing, files)
 
@@ -140,12 +140,12 @@ class CaptionRecipe:
         """A store replaces what is frozen, and nothing else. Raises ConfigError when a stage would train what the store replaces."""
         if not any(_rate(stage, "tower") > 0 for stage in self.stages) or self.model.tower_is_frozen:
             return
-        until, first = store.manifest["until_layer"], self.run.tower.trainable_from
-        if until is None or first is None or first < until:
+        until, first = store.manifest["until_layer"], first_trained(self.model.tower)
+        if until is None or first < until:
             found = "the whole tower" if until is None else f"the tower's layers below {until}"
             raise ConfigError(
                 f"data.features replaces {found}, and a stage trains it from layer {first} on: set the tower's learning rate to 0, "
-                "or store with --until-layer and set tower.trainable_from to that layer"
+                "or store with --until-layer, and train (tower.trainable_from, tower.adapters) from that layer on"
             )
 
     def objective(self, stage: int) -> nn.Module:
@@ -273,15 +273,6 @@ class CaptionRecipe:
     def load_extra_state(self, tensors: dict[str, Tensor]) -> None:
         if self._prototypes is not None:
             self._prototypes.load_resume_state(tensors)
-
-
-def tower_prefix(folder: Path) -> str:
-    """Under which name a model folder holds its vision tower. Raises ConfigError for a model without one."""
-    task = checkpoint.read_config(folder).get("task")
-    prefixes = {"caption": "tower.", "retrieve": "vision."}
-    if task not in prefixes:
-        raise ConfigError(f"tower_from names {folder}, a model for {task!r}: a vision tower comes with models for {', '.join(prefixes)}")
-    return prefixes[task]
 
 
 def _rate(stage: CaptionStage, group: str) -> float:

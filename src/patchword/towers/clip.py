@@ -10,7 +10,8 @@ layer, with x' = LN1(x) and v = x' W_v + b_v:
     correlative           as value_with_residual, with (softmax(q q^T / sqrt D) + softmax(k k^T / sqrt D)) v in place of v
                           (Wang, Mei, Yuille 2024, SCLIP, arXiv 2312.01597)
 
-Pooled and aligned features are not normalised: only their direction means something.
+Pooled and aligned features are not normalised: only their direction means something. An adapter of the last layer stands behind W_o in all
+of these.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from patchword.errors import ModelError
+from patchword.layers.adapters import Adapter
 from patchword.towers import layered
 from patchword.towers.layered import PartlyFrozen, Parts, Preprocessing
 from patchword.towers.settings import Aligned, ClipTextTowerConfig, ClipTowerConfig
@@ -29,10 +31,10 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 
 class ClipLayer:
-    """A view of one pre-norm block."""
+    """A view of one pre-norm block, with an adapter on its attention's output where the tower has one for it."""
 
-    def __init__(self, block: nn.Module) -> None:
-        self.block = block
+    def __init__(self, block: nn.Module, adapter: Adapter | None = None) -> None:
+        self.block, self.adapter = block, adapter
 
     def __call__(self, tokens_BNC: Tensor, mask_BN: Tensor | None = None) -> Tensor:
         return self.attend(tokens_BNC, *self.project(tokens_BNC), mask_BN)
@@ -45,7 +47,12 @@ class ClipLayer:
 
     def attend(self, tokens_BQC: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask_BN: Tensor | None = None) -> Tensor:
         dropout = self.block.self_attn.dropout if self.block.training else 0.0
-        return self.add(tokens_BQC, self.block.self_attn.out_proj(layered.attend_heads(queries, keys, values, mask_BN, dropout)))
+        return self.add(tokens_BQC, self.output(layered.attend_heads(queries, keys, values, mask_BN, dropout)))
+
+    def output(self, joined_BQC: Tensor) -> Tensor:
+        """The attention's last map, over the joined heads."""
+        attended_BQC = self.block.self_attn.out_proj(joined_BQC)
+        return attended_BQC if self.adapter is None else self.adapter(attended_BQC)
 
     def add(self, tokens_BQC: Tensor, attended_BQC: Tensor) -> Tensor:
         """The rest of the block: the residual sum, then the MLP with its own."""
@@ -87,9 +94,9 @@ class ClipTower(PartlyFrozen):
             self.model = layered.load_published(CLIPVisionModelWithProjection, config.source, config.revision, {})
         else:
             self.model = CLIPVisionModelWithProjection(CLIPVisionConfig(**(config.architecture or {})))
-        vision = self.model.vision_model
-        self.layers = tuple(ClipLayer(block) for block in vision.encoder.layers)
-        architecture = self.model.config
+        vision, architecture = self.model.vision_model, self.model.config
+        self.adapters, given = layered.last_adapters(config.adapters, architecture.num_hidden_layers, architecture.hidden_size)
+        self.layers = tuple(ClipLayer(block, adapter) for block, adapter in zip(vision.encoder.layers, given, strict=True))
         self.width, self.shared_width, self.depth = architecture.hidden_size, self.model.visual_projection.out_features, len(self.layers)
         side, cells = architecture.image_size, architecture.image_size // architecture.patch_size
         self.picture_hw, self.hw = (side, side), (cells, cells)
@@ -146,7 +153,7 @@ class ClipTower(PartlyFrozen):
             values_BNC = values_BNC + layered.attend_heads(keys_BHND, keys_BHND, values_BHND, None)
         else:
             values_BNC = values_BHND.transpose(1, 2).flatten(2)
-        dense_BNC = last.block.self_attn.out_proj(values_BNC)
+        dense_BNC = last.output(values_BNC)
         if how != "value_only":
             dense_BNC = last.add(before_last_BNC, dense_BNC)
         return self.model.visual_projection(self.model.vision_model.post_layernorm(dense_BNC[:, 1:]))

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from patchword.errors import ConfigError, ModelError
+from patchword.layers.adapters import Adapter
+from patchword.towers.settings import AdaptersConfig
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,19 @@ def load_published(model_class: Any, source: str, revision: str | None, argument
             "they would start random; use weights made for this kind of tower"
         )
     return model
+
+
+def last_adapters(config: AdaptersConfig | None, depth: int, width: int) -> tuple[nn.ModuleList, list[Adapter | None]]:
+    """The adapters that a tower owns, and for each of its `depth` blocks the one that it gets; none at all for None.
+
+    Raises ConfigError where there are more adapters than blocks.
+    """
+    if config is None:
+        return nn.ModuleList(), [None] * depth
+    if config.blocks > depth:
+        raise ConfigError(f"adapters.blocks is {config.blocks}, and the tower has {depth} blocks: choose 1 to {depth}")
+    owned = nn.ModuleList(Adapter(width, config.bottleneck) for _ in range(config.blocks))
+    return owned, [None] * (depth - config.blocks) + list(owned)
 
 
 def by_value(tower: Any) -> Any:

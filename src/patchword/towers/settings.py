@@ -26,6 +26,13 @@ class TowerConfig(BaseModel, extra="forbid", frozen=True):
         return self
 
 
+class AdaptersConfig(BaseModel, extra="forbid", frozen=True):
+    """Small trained parts in the last blocks of a tower; they learn where the tower itself is frozen, and begin as nothing."""
+
+    blocks: int = Field(6, gt=0, description="last blocks that get an adapter on their attention's output")
+    bottleneck: int = Field(192, gt=0, description="inner width of an adapter")
+
+
 class ConvolutionalConfig(BaseModel, extra="forbid", frozen=True):
     """Sizes of the network, and what is trained of it."""
 
@@ -53,6 +60,7 @@ class ClipTowerConfig(TowerConfig, extra="forbid", frozen=True):
     kind: Literal["clip"] = "clip"
     grid: Literal["last", "penultimate"] = Field("last", description="layer whose patch tokens are the grid; the last one's are not normed")
     aligned: Aligned | None = Field(None, description="how patch tokens are brought into the text space; absent: they are not")
+    adapters: AdaptersConfig | None = Field(None, description="adapters in the last blocks, group tower.adapters; absent: none")
 
 
 class ClipTextTowerConfig(TowerConfig, extra="forbid", frozen=True):
@@ -65,6 +73,7 @@ class VitTowerConfig(TowerConfig, extra="forbid", frozen=True):
     """A ViT tower of transformers."""
 
     kind: Literal["vit"] = "vit"
+    adapters: AdaptersConfig | None = Field(None, description="adapters in the last blocks, group tower.adapters; absent: none")
 
 
 class SwinTowerConfig(TowerConfig, extra="forbid", frozen=True):

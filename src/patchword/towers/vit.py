@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from transformers import SwinConfig, SwinModel, ViTConfig, ViTModel
 
+from patchword.layers.adapters import Adapter
 from patchword.towers import layered
 from patchword.towers.layered import IMAGENET_MEAN, IMAGENET_STD, PartlyFrozen, Parts, Preprocessing
 from patchword.towers.settings import SwinTowerConfig, VitTowerConfig
@@ -16,10 +17,10 @@ from patchword.types import Projected, VisualFeatures
 
 
 class VitLayer:
-    """A view of one pre-norm block: x + attention(LN x), then + MLP(LN ...)."""
+    """A view of one pre-norm block: x + attention(LN x), then + MLP(LN ...); an adapter on the attention's output, where there is one."""
 
-    def __init__(self, block: nn.Module) -> None:
-        self.block = block
+    def __init__(self, block: nn.Module, adapter: Adapter | None = None) -> None:
+        self.block, self.adapter = block, adapter
 
     def __call__(self, tokens_BNC: Tensor, mask_BN: Tensor | None = None) -> Tensor:
         return self.attend(tokens_BNC, *self.project(tokens_BNC), mask_BN)
@@ -34,6 +35,8 @@ class VitLayer:
         block = self.block
         dropout = block.attention.attention_dropout if block.training else 0.0
         attended_BQC = block.attention.o_proj(layered.attend_heads(queries, keys, values, mask_BN, dropout))
+        if self.adapter is not None:
+            attended_BQC = self.adapter(attended_BQC)
         tokens_BQC = tokens_BQC + block.dropout(attended_BQC)
         return tokens_BQC + block.dropout(block.mlp(block.layernorm_after(tokens_BQC)))
 
@@ -58,8 +61,9 @@ class VitTower(PartlyFrozen):
             self.model = layered.load_published(ViTModel, config.source, config.revision, {"add_pooling_layer": False})
         else:
             self.model = ViTModel(ViTConfig(**(config.architecture or {})), add_pooling_layer=False)
-        self.layers = tuple(VitLayer(block) for block in self.model.layers)
-        self.width, self.depth = self.model.config.hidden_size, len(self.layers)
+        self.width, self.depth = self.model.config.hidden_size, len(self.model.layers)
+        self.adapters, given = layered.last_adapters(config.adapters, self.depth, self.width)
+        self.layers = tuple(VitLayer(block, adapter) for block, adapter in zip(self.model.layers, given, strict=True))
         patches = self.model.embeddings.patch_embeddings
         self.picture_hw = tuple(patches.image_size)
         self.hw = tuple(side // patch for side, patch in zip(patches.image_size, patches.patch_size, strict=True))
