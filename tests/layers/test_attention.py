@@ -26,3 +26,17 @@ def test_scores_are_divided_by_the_root_of_the_width():
     keys = torch.tensor([[2.0, 0, 0, 0], [0, 0, 0, 0]])[None, None]
     _, weights = attend(torch.tensor([1.0, 0, 0, 0])[None, None, None], keys, keys, want_weights=True)
     assert_close(weights.flatten(), torch.tensor([1.0, 0.0]).softmax(0))
+
+
+def test_bf16_agrees_with_fp32_within_its_precision():
+    """In bf16 a CPU takes another path; values and gradients are those of the fused kernel up to bf16's eight bits."""
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 3, length, 8) for length in (4, 5, 5)]
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        queries, keys, values = (tensor.to(dtype).requires_grad_() for tensor in inputs)
+        mixed, _ = attend(queries, keys, values)
+        mixed.float().square().sum().backward()
+        results.append((mixed.float(), keys.grad.float()))
+    for exact, rounded in zip(*results, strict=True):
+        assert_close(rounded, exact, atol=0.05, rtol=0.05)

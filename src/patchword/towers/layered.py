@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from patchword.errors import ConfigError, ModelError
 from patchword.layers.adapters import Adapter
+from patchword.layers.attention import attend, hide
 from patchword.towers.settings import AdaptersConfig
 
 
@@ -47,10 +48,10 @@ def attend_heads(queries_BHQD: Tensor, keys_BHND: Tensor, values_BHND: Tensor, m
     Returns:
         (B, Q, H * D).
     """
-    mask = None
+    bias = None
     if mask_BN is not None:
-        mask = mask_BN[:, None, None, :] if mask_BN.dim() == 2 else mask_BN[:, None]
-    joined_BHQD = nn.functional.scaled_dot_product_attention(queries_BHQD, keys_BHND, values_BHND, attn_mask=mask, dropout_p=dropout)
+        bias = hide(mask_BN[:, None, None, :] if mask_BN.dim() == 2 else mask_BN[:, None], queries_BHQD.dtype)
+    joined_BHQD, _ = attend(queries_BHQD, keys_BHND, values_BHND, bias, dropout=dropout)
     return joined_BHQD.transpose(1, 2).flatten(2)
 
 
