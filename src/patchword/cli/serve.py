@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from patchword.cli.caption import DEFAULT_MODEL
+from patchword.cli.index import DEFAULT_MODEL as DEFAULT_TOWERS
 
 
 def serve(
-    model: Annotated[list[str] | None, typer.Option("--model", help="Shipped name, folder or hub id; may be repeated.")] = None,
-    index: Annotated[Path | None, typer.Option("--index", help="Folder made by `patchword index`: adds search and labels.")] = None,
+    model: Annotated[list[str] | None, typer.Option("--model", help="Captioner or two towers: shipped name, folder, hub id; may be repeated.")] = None,
+    index: Annotated[Path | None, typer.Option("--index", help="Folder made by `patchword index`: adds search.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; other than loopback it needs --token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8321,
     token: Annotated[str | None, typer.Option(envvar="PATCHWORD_TOKEN", help="What every request must carry.", show_envvar=True)] = None,
@@ -22,7 +23,7 @@ def serve(
     deadline: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds from a request to its answer.")] = 30.0,
 ) -> None:
     """Serve a page on which a photograph is dropped and captioned, and a JSON API behind it."""
-    from patchword.errors import ConfigError, MissingExtra
+    from patchword.errors import MissingExtra
 
     try:
         import fastapi  # noqa: F401 - so that what is missing is said before a model is loaded
@@ -36,25 +37,10 @@ def serve(
 
     check_address(host, token)
     from patchword.serve.app import create_app
-    from patchword.tasks.caption import load
+    from patchword.serve.loading import load_all
 
-    # A client is shown the last part of a folder's name only, not where the folder lies.
-    models = {Path(name).name or name: load(name, device) for name in model or [DEFAULT_MODEL]}
-    if len(models) < len(model or []):
-        raise ConfigError("two of the models have the same name: rename a folder")
-    found, labels = _searching(index, device) if index is not None else (None, None)
+    offer = load_all(model or [], index, DEFAULT_MODEL, DEFAULT_TOWERS, device)
     limits = Limits(batch=batch, queue=queue, deadline_seconds=deadline)
-    app = create_app(models, index=found, labels=labels, token=token, limits=limits)
+    app = create_app(offer.models, index=offer.index, labels=offer.labels, token=token, limits=limits)
     print(f"Patchword is ready at http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl+C ends it)", flush=True)
     run(app, host, port, limits)
-
-
-def _searching(folder: Path, device: str | None) -> tuple:
-    """What the index and its two-tower model do: find pictures, and label them."""
-    from patchword.data.index import open_index
-    from patchword.serve.searching import IndexSearch, TowerLabels
-    from patchword.tasks.retrieve import load_two_towers
-
-    with open_index(folder) as named:
-        towers = load_two_towers(named.name, device)
-    return IndexSearch(open_index(folder, towers.identity), towers), TowerLabels(towers)

@@ -10,9 +10,13 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel
 
+from patchword.errors import DataError
 from patchword.explain.captions import shares
 from patchword.explain.pictures import seen_box
 from patchword.results import Caption
+from patchword.serve.refusals import unknown_words
+
+_ANSWERS = 5
 
 
 class CaptionsPictures(Protocol):
@@ -49,8 +53,9 @@ class FindsPictures(Protocol):
 class AnswersQuestions(Protocol):
     """Answers about a picture."""
 
-    def ask(self, picture: Image.Image, question: str) -> Sequence[tuple[str, float]]:
-        """Answers with their probabilities, best first."""
+    def ask(self, pictures: Sequence[Image.Image], questions: Sequence[str], n_best: int = 1) -> Sequence[Sequence[tuple[str, float]]]:
+        """For each picture and its question `n_best` answers with their probabilities, best first. Raises DataError for a question
+        without a word that the model knows."""
 
 
 class LabelsPictures(Protocol):
@@ -106,6 +111,14 @@ class CaptionAnswer(BaseModel):
     prototypes: list[list[Prototype]] | None = None
     hypotheses: list[Hypothesis]
     """All of them, the caption first."""
+
+
+def asked(model: AnswersQuestions, pictures: Sequence[Image.Image], questions: Sequence[str]) -> Sequence[Sequence[tuple[str, float]]]:
+    """The best answers to each question. Raises `Refusal` for a question without a word that the model knows."""
+    try:
+        return model.ask(pictures, questions, _ANSWERS)
+    except DataError as error:
+        raise unknown_words(error) from error
 
 
 def caption_answer(name: str, model: CaptionsPictures, caption: Caption, picture: Image.Image, trace: bool) -> CaptionAnswer:

@@ -16,6 +16,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
+from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -23,13 +24,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from patchword import __version__
 from patchword.explain.page import look
 from patchword.serve import abilities
-from patchword.serve.abilities import CaptionAnswer, Hit, StreamsWords, caption_answer
+from patchword.serve.abilities import CaptionAnswer, Hit, StreamsWords, asked, caption_answer
 from patchword.serve.batching import Batcher, Call, Job
 from patchword.serve.guards import Guard
 from patchword.serve.limits import Limits
 from patchword.serve.numbers import Numbers
 from patchword.serve.refusals import ErrorBody, Refusal, full, stopping
-from patchword.serve.streaming import Words, events, streamed
+from patchword.serve.streaming import Telling, Words, events, streamed
 from patchword.serve.uploads import Held, read_body, read_picture, unless_gone
 
 _DECODERS = 2  # threads that decode pictures, beside the one of the model
@@ -100,6 +101,7 @@ class ModelFacts(BaseModel):
 
     name: str
     description: str
+    limits: str = Field(description="what it was not made for")
 
 
 class Models(BaseModel):
@@ -149,7 +151,8 @@ class Service:
         if call.task == "search":
             return [self.index.search(text, *call.options) for text in items]
         if call.task == "ask":
-            return [self.answers.ask(picture, *call.options) for picture in items]
+            pictures, questions = zip(*items, strict=True)
+            return asked(self.answers, pictures, questions)
         return [self.labels.label(picture, list(call.options)) for picture in items]
 
     def model(self, name: str | None) -> str:
@@ -159,12 +162,15 @@ class Service:
             raise Refusal(404, "unknown_model", f"there is no model {chosen!r} here", f"choose one of: {known}; GET /models lists them")
         return chosen
 
-    async def picture_job(self, request: Request, call: Call) -> Job:
-        """Read and decode the picture of a request and put it into the queue; a full queue refuses before anything is read."""
+    async def picture(self, request: Request) -> tuple[Image.Image, float]:
+        """The picture of a request and the deadline of its answer; a full queue refuses before anything is read."""
         deadline = self.deadline()
         self.need_room()
-        picture = await read_picture(request, self.limits, self.held, self.threads)
-        return self.batcher.enter(call, picture, picture.width * picture.height, deadline)
+        return await read_picture(request, self.limits, self.held, self.threads), deadline
+
+    def enter(self, call: Call, picture: Image.Image, deadline: float, item: object = None) -> Job:
+        """Put a picture, or an item with one, into the queue."""
+        return self.batcher.enter(call, picture if item is None else item, picture.width * picture.height, deadline)
 
     def need_room(self) -> None:
         if not self.batcher.has_room:
@@ -215,24 +221,31 @@ def _add_captions(app: FastAPI, service: Service) -> None:
     ) -> Response:
         """Caption one picture. With `trace`, say what made each word. With `stream`, or where the request accepts text/event-stream,
         send server-sent events: `queued`, a `word` each, and `caption` with the whole answer. Words are sent as they are made, by greedy
-        search; with `beams` or `n_best` of more than one (3 beams where left out and nothing is streamed), and from models that cannot
-        stream, they arrive together: a search knows its first word only when it has ended."""
+        search. With `beams` or `n_best` of more than one (3 beams where left out and nothing is streamed) they arrive together, for a
+        search knows its first word only when it has ended; until then the words of greedy search are sent as `draft`. From models that
+        cannot stream they arrive together without a draft."""
         name = service.model(model)
         as_events = stream or "text/event-stream" in request.headers.get("accept", "")
-        words = None
-        if as_events and beams in (None, 1) and n_best == 1 and isinstance(service.models[name], StreamsWords):
+        greedy = as_events and beams in (None, 1) and n_best == 1
+        search = Call("caption", (name, 1 if greedy else max(beams or _BEAMS, n_best), n_best, trace))
+        picture, deadline = await service.picture(request)
+
+        async def answer(job: Job) -> CaptionAnswer:
+            return caption_answer(name, service.models[name], await job.answer(), picture, trace)
+
+        def telling(call: Call, words: Words | None = None) -> Telling:
+            job = service.enter(call, picture, deadline)
+            return Telling(service.batcher, job, answer(job), words)
+
+        if not as_events:
+            return JSONResponse((await unless_gone(request, answer(service.enter(search, picture, deadline)))).model_dump(mode="json"))
+        if isinstance(service.models[name], StreamsWords):
             words = Words()
-            call = Call("stream", (name, trace, words))
+            first = telling(Call("stream", (name, trace and greedy, words)), words)
+            then = None if greedy else lambda: telling(search)
         else:
-            call = Call("caption", (name, max(beams or _BEAMS, n_best), n_best, trace))
-        job = await service.picture_job(request, call)
-
-        async def answer() -> CaptionAnswer:
-            return caption_answer(name, service.models[name], await job.answer(), job.item, trace)
-
-        if as_events:
-            return StreamingResponse(events(service.batcher, job, answer(), words), media_type="text/event-stream")
-        return JSONResponse((await unless_gone(request, answer())).model_dump(mode="json"))
+            first, then = telling(search), None
+        return StreamingResponse(events(service.batcher.waiting, first, then), media_type="text/event-stream")
 
 
 def _add_others(app: FastAPI, service: Service) -> None:
@@ -256,14 +269,16 @@ def _add_others(app: FastAPI, service: Service) -> None:
     async def ask(request: Request, question: Question) -> Response:
         """Answers to a question about a picture, best first."""
         _configured(service.answers, "a question model", "answers questions")
-        job = await service.picture_job(request, Call("ask", (question,)))
+        picture, deadline = await service.picture(request)
+        job = service.enter(Call("ask", ()), picture, deadline, (picture, question))
         return _scored(await unless_gone(request, job.answer()))
 
     @app.post("/label", response_model=ScoredAnswer, openapi_extra=_PICTURE_BODY)
     async def label(request: Request, label: Annotated[list[Label], Query(min_length=1, max_length=100)]) -> Response:
         """Which of the given labels fits a picture, best first."""
         _configured(service.labels, "a labelling model", "labels pictures")
-        job = await service.picture_job(request, Call("label", tuple(label)))
+        picture, deadline = await service.picture(request)
+        job = service.enter(Call("label", tuple(label)), picture, deadline)
         return _scored(await unless_gone(request, job.answer()))
 
 
@@ -289,7 +304,10 @@ def _scored(pairs: Sequence[tuple[str, float]]) -> Response:
 def _add_facts(app: FastAPI, service: Service) -> None:
     @app.get("/models", response_model=Models)
     async def models() -> Models:
-        facts = [ModelFacts(name=name, description=str(model.card.get("description", ""))) for name, model in service.models.items()]
+        facts = [
+            ModelFacts(name=name, description=str(model.card.get("description", "")), limits=str(model.card.get("limits", "")))
+            for name, model in service.models.items()
+        ]
         abilities = {"search": service.index, "ask": service.answers, "label": service.labels}
         return Models(models=facts, can={"caption": True, **{name: ability is not None for name, ability in abilities.items()}})
 
@@ -311,11 +329,12 @@ def _add_facts(app: FastAPI, service: Service) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
-    """The page and its two files, kept in memory: no path of a request ever reaches the disk."""
+    """The page and its files, kept in memory: no path of a request ever reaches the disk."""
     folder = resources.files("patchword.serve")
     files = {
         "/": ("text/html", folder.joinpath("page.html").read_text(encoding="utf-8")),
         "/page.js": ("text/javascript", folder.joinpath("page.js").read_text(encoding="utf-8")),
+        "/words.js": ("text/javascript", folder.joinpath("words.js").read_text(encoding="utf-8")),
         "/page.css": ("text/css", look() + folder.joinpath("page.css").read_text(encoding="utf-8")),
     }
     for path, (kind, content) in files.items():

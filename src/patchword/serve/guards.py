@@ -15,7 +15,7 @@ from patchword.serve.refusals import ClientGone, Refusal, internal
 
 log = logging.getLogger("patchword.serve")
 
-_OPEN = frozenset({"/", "/page.js", "/page.css", "/health", "/ready"})  # they tell nothing and cost nothing
+_OPEN = frozenset({"/", "/page.js", "/words.js", "/page.css", "/health", "/ready"})  # they tell nothing and cost nothing
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",

@@ -60,6 +60,11 @@ def too_late(seconds: float) -> Refusal:
     return Refusal(504, "deadline", f"there was no answer within {seconds:g} seconds", "try again later, or with fewer beams")
 
 
+def unknown_words(error: Exception) -> Refusal:
+    """A text in which the model knows no word."""
+    return Refusal(422, "unknown_words", str(error), "use other words")
+
+
 def internal() -> Refusal:
     """A fault of the service itself."""
     return Refusal(500, "internal", "the service met an error of its own; its log says which", "tell the person who runs the service")

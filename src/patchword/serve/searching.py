@@ -12,7 +12,7 @@ from PIL import Image
 from patchword.data.pictures import open_picture
 from patchword.errors import DataError, PictureError
 from patchword.serve.abilities import Hit
-from patchword.serve.refusals import Refusal
+from patchword.serve.refusals import unknown_words
 
 _THUMBNAIL = (240, 240)
 
@@ -42,7 +42,7 @@ class IndexSearch:
         try:
             vector_E = self._towers.embed_texts([text])[0]
         except DataError as error:
-            raise _unknown_words(error) from error
+            raise unknown_words(error) from error
         return [Hit(Path(one.path).name, float(one.score), _small(one.path)) for one in self._index.search(vector_E, k)]
 
 
@@ -57,12 +57,8 @@ class TowerLabels:
         try:
             shares = self._towers.label([picture], labels)[0]
         except DataError as error:
-            raise _unknown_words(error) from error
+            raise unknown_words(error) from error
         return sorted(zip(labels, map(float, shares), strict=True), key=lambda pair: -pair[1])
-
-
-def _unknown_words(error: DataError) -> Refusal:
-    return Refusal(422, "unknown_words", str(error), "use other words")
 
 
 def _small(path: str) -> Image.Image | None:

@@ -1,13 +1,14 @@
 """`POST /caption` as server-sent events: `queued`, a `word` each, and `caption` with the whole answer; or `error`.
 
-A model that can `stream` gives each word as soon as it has it, from the model's thread; of a search the words arrive together, behind it.
+A model that can `stream` gives each word as soon as it has it, from the model's thread. A search with beams knows its first word only when
+it has ended: until then the words of a greedy caption arrive as `draft`, and its own words behind it, together.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 
 from PIL import Image
 
@@ -51,30 +52,50 @@ def streamed(model: StreamsWords, picture: Image.Image, trace: bool, words: Word
     return None
 
 
-async def events(batcher: Batcher, job: Job, answer: Coroutine[None, None, CaptionAnswer], words: Words | None) -> AsyncIterator[str]:
-    """The events of one caption; `words` where the model streams them. The client's going away cancels this generator, and with it the
-    job."""
-    found = asyncio.ensure_future(answer)
-    if words is not None:
-        found.add_done_callback(lambda _: words.end())
-    try:
-        yield _event("queued", {"waiting": batcher.waiting})
-        sent = 0
+class Telling:
+    """One job whose words are told while it runs; `words` where its model streams them. To be made within the event loop."""
+
+    def __init__(self, batcher: Batcher, job: Job, answer: Coroutine[None, None, CaptionAnswer], words: Words | None) -> None:
+        self._batcher, self._job, self._words = batcher, job, words
+        self.answer = asyncio.ensure_future(answer)
         if words is not None:
-            async for word in words:
-                yield _event("word", {"position": sent, "token": word})
+            self.answer.add_done_callback(lambda _: words.end())
+
+    async def as_events(self, kind: str) -> AsyncIterator[str]:
+        """An event per word; those that did not come one by one follow when the answer is there. Raises `Refusal`."""
+        sent = 0
+        if self._words is not None:
+            async for word in self._words:
+                yield _event(kind, {"position": sent, "token": word})
                 sent += 1
-        whole = await found
-        for position, token in enumerate(whole.tokens[sent:], sent):
-            yield _event("word", {"position": position, "token": token})
-        yield _event("caption", whole.model_dump(mode="json"))
+        for position, token in enumerate((await self.answer).tokens[sent:], sent):
+            yield _event(kind, {"position": position, "token": token})
+
+    def leave(self) -> None:
+        """Nobody listens any more; what has ended is not changed."""
+        if self._words is not None:
+            self._words.unwanted = True
+        self.answer.cancel()
+        self._batcher.leave(self._job)
+
+
+async def events(waiting: int, first: Telling, then: Callable[[], Telling] | None) -> AsyncIterator[str]:
+    """The events of one caption. With `then`, `first` is a draft, and the caption is that of `then()`, called when the draft has ended.
+    The client's going away cancels this generator, and with it the job."""
+    telling = first
+    try:
+        yield _event("queued", {"waiting": waiting})
+        if then is not None:
+            async for event in first.as_events("draft"):
+                yield event
+            telling = then()
+        async for event in telling.as_events("word"):
+            yield event
+        yield _event("caption", (await telling.answer).model_dump(mode="json"))
     except Refusal as refusal:
         yield _event("error", refusal.body()["error"])
     finally:
-        if words is not None:
-            words.unwanted = True
-        found.cancel()
-        batcher.leave(job)
+        telling.leave()
 
 
 def _event(kind: str, data: object) -> str:
