@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +29,10 @@ class Caption:
     """Codebook word of each patch, row by row (region alignment)."""
     prototypes: tuple[tuple[tuple[int, float], ...], ...] | None = None
     """Per word the memory prototypes of the last decoder layer that it attended to most, as (index, weight), best first."""
+    contexts: Mapping[int, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    """What each of these prototypes stands for: its nearest training contexts (beginnings of captions, or patches), where known."""
+    picture: bytes | None = field(default=None, repr=False, compare=False)
+    """A small JPEG of what the model saw, kept with the trace, so that the caption can be shown over it."""
     alternatives: tuple[Caption, ...] = field(default=(), repr=False)
     """The other hypotheses of the search, best first."""
 

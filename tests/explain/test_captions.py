@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 from patchword.errors import DataError
 from patchword.explain.captions import caption_figure, caption_page, caption_strip
-from patchword.explain.pictures import seen_part, smoothed
+from patchword.explain.pictures import seen_part, small_jpeg, smoothed
 from patchword.results import Caption
 
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a\x00b\udcff", "$\\frac{", "</style><b>")
@@ -38,7 +39,8 @@ CAPTION = Caption(
     attention_Thw=one_hot(CELLS, (3, 5)),
     sentinel=(0.9, 0.25, 0.0),
     concepts=("grass",) * 7 + ("dog",) * 5 + ("sky",) * 3,
-    prototypes=(((3, 0.5), (1, 0.2)), ((3, 0.4),), ()),
+    prototypes=(((3, 0.5), (1, 0.2)), ((3, 0.4), (9, 0.0)), ()),
+    contexts={3: ("a dog in", "a brown dog")},
     alternatives=(Caption("a dog", -4.5, ("a", "dog")), Caption("a dog dog dog", -9.0, ("a", "dog"), complete=False)),
 )
 
@@ -60,12 +62,32 @@ def test_the_page_says_all_that_the_caption_holds(picture, parse):
     text = " ".join(parse(caption_page([("dog.jpg", picture, CAPTION)])).text)
     for part in ("dog.jpg", "a red dog", "3 words, log-probability -4.500", "10 % seen", "75 % seen", "100 % seen"):
         assert part in text
-    assert "grass, 7 of 15 patches" in text and "no. 3 50 %, no. 1 20 %" in text
-    assert "grass 100 %" in text and "sky 100 %" in text, "the word's attention falls on the concept of its cell"
+    assert "grass, 7 of 15 patches" in text
+    words = text.split("memory prototypes")
+    assert "no. 3 50 % near a dog in , a brown dog no. 1 20 %" in " ".join(words[1].split())
+    assert "grass 100 %" in " ".join(words[0].split()) and "sky 100 %" in " ".join(words[1].split()), "the concept of the cell it looked at"
+    assert len(words) == 3 and "no. 9" not in text, "a word without memory has no list, a prototype without a part is not named"
     assert re.search(r"a dog dog dog\s.*no", text, re.S) and text.count("50 %") >= 2, "two equal hypotheses share"
     strip = caption_strip(CAPTION)
     assert strip == CAPTION._repr_html_() and len(parse(strip).images) == 3
     assert strip.startswith('<div class="patchword strip"><style>')
+
+
+def test_a_caption_shows_itself_over_the_picture_that_it_carries(picture, parse, tmp_path):
+    carried = replace(CAPTION, picture=small_jpeg(picture))
+    assert carried == CAPTION, "the picture is for showing, not for comparing"
+    assert "url(data:image/jpeg" in carried._repr_html_() and "url(" not in CAPTION._repr_html_()
+    assert len(parse(caption_page([("dog.jpg", None, carried)])).images) == 3
+    caption_figure(None, carried, tmp_path / "a.svg")
+    drawn = (tmp_path / "a.svg").read_text()
+    assert "prototype 3 50 %" in drawn and "a dog in" in drawn and "grass 100 %" in drawn
+    with pytest.raises(DataError, match="carries no picture: give one, or caption with trace=True"):
+        caption_figure(None, CAPTION, tmp_path / "b.svg")
+
+
+def test_subwords_are_spelled_without_their_marks(picture, parse):
+    caption = Caption("a dog", -1.0, ("a</w>", "dog</w>"), attention_Thw=np.ones((2, 1, 1), np.float32))
+    assert "</w>" not in " ".join(parse(caption_page([("x", picture, caption)])).text)
 
 
 def test_the_picture_is_embedded_once_and_small():

@@ -16,7 +16,7 @@ class FakeModel:
     """Says the mean colour of a picture, so that a swapped answer is seen; keeps the sizes of its batches."""
 
     def __init__(self, seconds=0.0):
-        self.card = {"name": "fake", "description": "says colours", "prototype_captions": {"3": ["a red thing"]}}
+        self.card = {"name": "fake", "description": "says colours", "limits": "knows nothing else"}
         self.seconds, self.batches, self.gate = seconds, [], threading.Event()
         self.gate.set()
         self.entered = threading.Event()
@@ -35,7 +35,8 @@ class FakeModel:
         tokens = ("colour", str(red), str(green), str(blue))
         maps = np.zeros((4, 2, 3), np.float32)
         maps[np.arange(4), 0, [0, 1, 2, 0]] = 1
-        traced = {"attention_Thw": maps, "sentinel": (0.1, 0.2, 0.3, 0.4), "prototypes": (((3, 0.5),),) * 4, "concepts": ("sky",) * 6}
+        memory = {"prototypes": (((3, 0.5), (4, 0.25), (5, 0.0)),) * 4, "contexts": {3: ("a red thing", "something red")}}
+        traced = {"attention_Thw": maps, "sentinel": (0.1, 0.2, 0.3, 0.4), "concepts": ("sky", "sea", "sea") * 2, **memory}
         others = tuple(Caption(f"other {k}", -3.0 - k, ("other", str(k))) for k in range(1, n_best))
         return Caption(" ".join(tokens), -2.0, tokens, alternatives=others, **(traced if trace else {}))
 

@@ -5,16 +5,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from patchword.errors import DataError
 from patchword.results import Caption
 from patchword.serve.abilities import Hit
+from patchword.serve.batching import Call
+from patchword.serve.refusals import Refusal
 
 
 class Everything:
     def search(self, text, k):
         return [Hit(f"{text}-{i}.jpg", 1.0 - i / 10, Image.new("RGB", (9, 9))) for i in range(k)]
 
-    def ask(self, picture, question):
-        return [(question.upper(), 0.9), ("no", 0.1)]
+    def ask(self, pictures, questions, n_best=1):
+        if "zzz" in questions:
+            raise DataError("'zzz' has no word that the model knows")
+        return [[(f"{question} {picture.size[0]}", 0.9), ("no", 0.1)] for picture, question in zip(pictures, questions, strict=True)]
 
     def label(self, picture, labels):
         return [(label, 1 / len(labels)) for label in reversed(labels)]
@@ -40,8 +45,11 @@ def test_trace_and_hypotheses(client_for, make_png):
     attention = found["attention"]
     assert (attention["rows"], attention["columns"], attention["box"]) == (2, 3, [0, 0, 1, 1])
     assert attention["weights"][1] == [0, 1, 0, 0, 0, 0]
-    assert found["sentinel"] == [0.1, 0.2, 0.3, 0.4] and found["concepts"] == ["sky"] * 6
-    assert found["prototypes"][0] == [{"index": 3, "weight": 0.5, "captions": ["a red thing"]}]
+    assert found["sentinel"] == [0.1, 0.2, 0.3, 0.4] and found["concepts"] == ["sky", "sea", "sea"] * 2
+    assert found["prototypes"][0] == [
+        {"index": 3, "weight": 0.5, "captions": ["a red thing", "something red"]},
+        {"index": 4, "weight": 0.25, "captions": []},
+    ], "a prototype without a part in the word is left out"
 
 
 def test_words_are_streamed_when_asked(client_for, make_png):
@@ -67,11 +75,36 @@ def test_words_of_greedy_search_are_streamed(client_for, streaming_fake, make_pn
     whole = json.loads(events[-1][1])
     assert whole["caption"] == "colour 200 10 30" and whole["attention"]["rows"] == 2
     assert model.batches == [], "no batch of searches ran"
-    client.post("/caption?stream=true&beams=3", content=make_png())
     client.post("/caption", content=make_png())
-    assert model.batches == [1, 1], "with beams, and where nothing is streamed, a search runs"
+    assert model.batches == [1], "where nothing is streamed, a search runs"
     refused = client.post("/caption?stream=true", content=make_png(size=(13, 13))).text
     assert "event: error" in refused and "secret" not in refused
+
+
+def test_a_search_sends_a_draft_before_its_words(client_for, streaming_fake, make_png):
+    response = client_for(streaming_fake).post("/caption?stream=true&beams=3&n_best=2&trace=true", content=make_png())
+    events = re.findall(r"event: (\w+)\ndata: (.*)\n\n", response.text)
+    assert [kind for kind, _ in events] == ["queued", *["draft"] * 4, *["word"] * 4, "caption"]
+    assert [json.loads(data)["token"] for kind, data in events if kind == "draft"] == ["colour", "200", "10", "30"]
+    whole = json.loads(events[-1][1])
+    assert [one["caption"] for one in whole["hypotheses"]] == ["colour 200 10 30", "other 1"] and whole["attention"] is not None
+    assert streaming_fake.batches == [1], "the search ran once, behind the draft"
+
+
+def test_a_search_that_is_refused_after_its_draft_ends_the_stream_with_an_error(client_for, streaming_fake, make_png):
+    client = client_for(streaming_fake)
+    batcher, entered = client.app.state.service.batcher, []
+    first = batcher.enter
+
+    def once(*arguments):
+        entered.append(arguments)
+        if len(entered) > 1:
+            raise Refusal(503, "queue_full", "as many requests as allowed are waiting already", "try again in 2 seconds")
+        return first(*arguments)
+
+    batcher.enter = once
+    events = re.findall(r"event: (\w+)\n", client.post("/caption?stream=true&beams=3", content=make_png()).text)
+    assert events == ["queued", *["draft"] * 4, "error"]
 
 
 def test_the_middle_cut_of_the_preprocessing_is_told(client_for, fake, make_png):
@@ -88,6 +121,7 @@ def test_models_are_listed_and_chosen(client_for, fake, make_png):
     other.card = {"name": "other"}
     client = client_for(models={"fake": fake, "other": other})
     facts = client.get("/models").json()
+    assert facts["models"][0] == {"name": "fake", "description": "says colours", "limits": "knows nothing else"}
     assert [model["name"] for model in facts["models"]] == ["fake", "other"]
     assert facts["can"] == {"caption": True, "search": False, "ask": False, "label": False}
     client.post("/caption?model=other", content=make_png())
@@ -102,10 +136,17 @@ def test_search_ask_and_label(client_for, make_png):
     hits = client.post("/search", json={"text": "dog", "k": 2}).json()["hits"]
     assert [(hit["name"], hit["score"]) for hit in hits] == [("dog-0.jpg", 1.0), ("dog-1.jpg", 0.9)]
     assert hits[0]["picture"].startswith("data:image/jpeg;base64,")
-    assert client.post("/ask?question=why", content=make_png()).json()["answers"][0] == {"text": "WHY", "probability": 0.9}
+    assert client.post("/ask?question=why", content=make_png()).json()["answers"][0] == {"text": "why 30", "probability": 0.9}
+    assert client.post("/ask?question=zzz", content=make_png()).json()["error"]["code"] == "unknown_words"
     answers = client.post("/label?label=a&label=b", content=make_png()).json()["answers"]
     assert [one["text"] for one in answers] == ["b", "a"]
     assert all(client.get("/models").json()["can"].values())
+
+
+def test_different_questions_share_a_batch(client_for):
+    service = client_for(answers=Everything()).app.state.service
+    asked = [(Image.new("RGB", (width, 9)), question) for width, question in ((5, "a"), (6, "b"))]
+    assert [answers[0][0] for answers in service.run(Call("ask", ()), asked)] == ["a 5", "b 6"]
 
 
 @pytest.mark.parametrize(
@@ -166,11 +207,14 @@ def test_every_answer_carries_the_security_headers(client_for, make_png):
 
 def test_the_page_is_whole_and_from_here(client_for):
     client = client_for()
-    page, script, style = (client.get(path).text for path in ("/", "/page.js", "/page.css"))
-    assert re.findall(r'(?:src|href)="([^"]*)"', page) == ["data:,", "/page.css", "/page.js"]
+    page, script, words, style = (client.get(path).text for path in ("/", "/page.js", "/words.js", "/page.css"))
+    icon, *files = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert icon.startswith("data:image/svg+xml,") and files == ["/page.css", "/page.js"]
+    assert re.findall(r'from "(.*)"', script + words) == ["./words.js"]
     assert "<style" not in page and " style=" not in page and not re.search(r"\son\w+=", page)
-    assert "innerHTML" not in script and "eval(" not in script and "prefers-color-scheme: dark" in style
-    for text in (script, style):
+    assert "prefers-color-scheme: dark" in style
+    for text in (script, words, style):
+        assert "innerHTML" not in text and "eval(" not in text
         assert not re.search(r"(?:https?:)?//[a-z]+\.", text), "nothing comes from elsewhere"
     assert client.get("/docs").status_code == 404
 

@@ -1,8 +1,11 @@
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
+import typer
+from PIL import Image
 
 from patchword.composed import CaptionModel
 from patchword.data.pictures import Preprocessing
@@ -83,6 +86,38 @@ def test_a_loaded_model_knows_them(tmp_path):
             break
     assert tuple(streamed) == whole.tokens == said.tokens and whole.prototypes == said.prototypes
     assert whole.log_probability == pytest.approx(said.log_probability, abs=1e-5) and whole.complete == said.complete
+
+
+def test_what_made_a_word_reaches_report_and_service(tmp_path):
+    """A model with alignment and memory, end to end: patches, concepts of those patches, prototypes with their nearest contexts."""
+    from patchword.cli.caption import caption
+
+    captioning, start = model("self_concat", AlignmentConfig(layers=1, contrast_width=0)), VOCABULARY.special.start
+    remember(captioning, [start, *VOCABULARY.encode("a dog in")], [start, *VOCABULARY.encode("the snow")])
+    captioning.save(tmp_path / "m")
+    Image.fromarray(np.arange(48 * 64 * 3, dtype=np.uint32).astype(np.uint8).reshape(48, 64, 3)).save(tmp_path / "a.png")
+    loaded = load(tmp_path / "m", "cpu")
+    said = loaded.caption(tmp_path / "a.png")
+    assert said.tokens and said.contexts == {0: ("a dog in", "the snow")} and set(said.concepts) <= {"tree", "sky"}
+    with Image.open(io.BytesIO(said.picture)) as carried:
+        assert carried.size == (64, 48), "squashed, not cut: all of the picture is kept"
+    for file in ("page.html", "figure.svg"):
+        with pytest.raises(typer.Exit) as ended:
+            caption([str(tmp_path / "a.png")], model=str(tmp_path / "m"), explain=tmp_path / file, device="cpu", batch=1)
+        assert ended.value.exit_code == 0
+    page, figure = ((tmp_path / file).read_text(encoding="utf-8") for file in ("page.html", "figure.svg"))
+    assert page.count("<q>a dog in</q>") == len(said.tokens) and "concepts of its patches" in page and "<script" not in page
+    assert figure.count("prototype 0") == len(said.tokens)
+
+    pytest.importorskip("fastapi", reason="the service is an extra")
+    from starlette.testclient import TestClient
+
+    from patchword.serve.app import create_app
+
+    with TestClient(create_app({"m": loaded}), base_url="http://127.0.0.1:8321") as client:
+        found = client.post("/caption?trace=1&beams=1", content=(tmp_path / "a.png").read_bytes()).json()
+    assert [word[0]["captions"] for word in found["prototypes"]] == [["a dog in", "the snow"]] * len(said.tokens)
+    assert found["concepts"] == list(said.concepts) and len(found["attention"]["weights"][0]) == len(said.concepts)
 
 
 def test_damaged_prototypes_are_refused(tmp_path):

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from patchword.errors import PictureError
+from patchword.errors import ConfigError, PictureError
 
 if TYPE_CHECKING:
     from patchword.results import Caption
 
 DEFAULT_MODEL = "flickr8k"
+FIGURES = (".png", ".svg", ".pdf")
+"""What --explain may end in for a figure in place of a page."""
 
 
 def caption(
@@ -26,7 +28,7 @@ def caption(
     ] = DEFAULT_MODEL,
     beam: Annotated[int | None, typer.Option(help="Hypotheses that the search follows; the model's own number where left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line: image, caption, score, tokens.")] = False,
-    explain: Annotated[Path | None, typer.Option(help="Write a page that shows which patches made each word.")] = None,
+    explain: Annotated[Path | None, typer.Option(help="Write a page that shows what made each word; .png, .svg or .pdf: a figure.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write a CSV (image, caption, score); pictures that it holds already are left out.")
     ] = None,
@@ -43,6 +45,8 @@ def caption(
     done = _already(out)
     pictures = [path for path in pictures if str(path) not in done]
     captioner = load(model, device)
+    if explain is not None and explain.suffix.lower() in FIGURES and len(pictures) > 1:
+        raise ConfigError(f"--explain {explain} is a figure of one picture, and there are {len(pictures)}: let it end in .html")
     pages: list[tuple[str, Any, Caption]] = []
     bad = 0
     sink = _CsvSink(out) if out is not None else None
@@ -62,14 +66,12 @@ def caption(
                 if sink is not None:
                     sink.write(path, result)
                 if explain is not None:
-                    pages.append((str(path), _seen(captioner, image), result))
+                    pages.append((str(path), _shown(image, result), result))
             bar.update(task, advance=len(chunk))
     if sink is not None:
         sink.close()
     if explain is not None:
-        from patchword.explain.captions import caption_page
-
-        explain.write_text(caption_page(pages), encoding="utf-8")
+        _explain(explain, pages)
     raise typer.Exit(1 if bad else 0)
 
 
@@ -91,14 +93,22 @@ def _open(paths: list[Path]) -> tuple[list[tuple[Path, Any]], list[tuple[Path, P
     return images, failures
 
 
-def _seen(captioner: Any, image: Any) -> Any:
-    """A small copy of what the model saw of the picture: its attention grid lies over that."""
-    from patchword.explain.pictures import seen_part
+def _shown(image: Any, result: Caption) -> Any:
+    """A small copy for the page where the caption carries none: models that keep no trace."""
+    if result.picture is not None:
+        return None
+    small = image.copy()
+    small.thumbnail((480, 480))
+    return small
 
-    preprocessing = getattr(getattr(captioner, "settings", None), "preprocessing", None)
-    seen = image.copy() if preprocessing is None else seen_part(image, preprocessing.fit, preprocessing.hw)
-    seen.thumbnail((480, 480))
-    return seen
+
+def _explain(out: Path, pages: list[tuple[str, Any, Caption]]) -> None:
+    from patchword.explain.captions import caption_figure, caption_page
+
+    if out.suffix.lower() not in FIGURES:
+        out.write_text(caption_page(pages), encoding="utf-8")
+    elif pages:
+        caption_figure(pages[0][1], pages[0][2], out)
 
 
 def _print(path: Path, result: Caption, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from patchword.cli.index import DEFAULT_MODEL as DEFAULT_TOWERS
 
 
 def serve(
-    model: Annotated[list[str] | None, typer.Option("--model", help="Captioner or two towers: shipped name, folder, hub id; may be repeated.")] = None,
+    model: Annotated[list[str] | None, typer.Option("--model", help="Shipped name, folder or hub id; may be repeated.")] = None,
     index: Annotated[Path | None, typer.Option("--index", help="Folder made by `patchword index`: adds search.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; other than loopback it needs --token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8321,

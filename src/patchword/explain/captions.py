@@ -1,13 +1,14 @@
 """A caption and what made it: the picture under each word's attention map, as in the figures of Xu 2015 (Show, Attend and Tell), the
 visual sentinel per word (Lu 2017), the concept of each patch, the memory prototypes that spoke, and the other hypotheses.
 
-An attention grid is laid over the whole picture it is given: give the picture as the model saw it where the model crops.
+An attention grid is laid over the whole picture: the copy that the caption carries, or another one that is given, as the model saw it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,15 +19,16 @@ from PIL import Image
 from patchword.errors import DataError
 from patchword.explain.curves import undated
 from patchword.explain.page import Html, clean, escape, join, look, name, note, page, percent, section, table
-from patchword.explain.pictures import picture_uri, shade_uri, smoothed
+from patchword.explain.pictures import opened, picture_uri, shade_uri, smoothed
 from patchword.results import Caption
 
 _CONCEPTS_SHOWN = 8
+_CONTEXTS_SHOWN = 3
 
 
 def caption_strip(caption: Caption, picture: Image.Image | None = None) -> Html:
-    """One caption as an HTML fragment that carries its own style (a notebook shows it as it stands). Without a picture the attention
-    maps stand alone.
+    """One caption as an HTML fragment that carries its own style (a notebook shows it as it stands), over the picture that it carries
+    where none is given. Without any picture the attention maps stand alone.
 
     Raises DataError where the caption's sequences do not have one entry per token."""
     css, body = _explained(caption, picture)
@@ -44,11 +46,17 @@ def caption_page(items: Iterable[tuple[object, Image.Image | None, Caption]], ti
     return page(title, sections or [note("No picture was captioned.")], lead=lead if sections else "", css="".join(dict.fromkeys(styles)))
 
 
-def caption_figure(picture: Image.Image, caption: Caption, path: Path | str, columns: int = 5) -> None:
-    """Write the picture under each word's map as a figure for print; the suffix of `path` says which kind (.png, .svg, .pdf).
+def caption_figure(picture: Image.Image | None, caption: Caption, path: Path | str, columns: int = 5) -> None:
+    """Write the picture under each word's map as a figure for print; the suffix of `path` says which kind (.png, .svg, .pdf). Without
+    `picture` it is the one that the caption carries. Under a word stand, where the model has them, the share that was seen, the concept
+    of its patches, and the nearest context of its memory prototype.
 
-    Raises DataError where the caption's sequences do not have one entry per token."""
+    Raises DataError where the caption's sequences do not have one entry per token, and where there is no picture."""
     _check(caption)
+    if picture is None:
+        if caption.picture is None:
+            raise DataError(f"the caption {caption.text!r} carries no picture: give one, or caption with trace=True")
+        picture = opened(caption.picture)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -58,22 +66,35 @@ def caption_figure(picture: Image.Image, caption: Caption, path: Path | str, col
     rows = math.ceil(len(shots) / columns)
     small = picture.convert("RGB")
     small.thumbnail((480, 480), Image.Resampling.LANCZOS)
+    lines = max((len(_beneath(caption, t)) for t in range(len(maps_Thw))), default=0)
     height = 1.9 * small.height / small.width
-    figure = Figure(figsize=(2.0 * columns, (height + 0.35) * rows + 0.45), dpi=150, facecolor="white", layout="constrained")
+    size = (2.0 * columns, (height + 0.35 + 0.14 * lines) * rows + 0.45)
+    figure = Figure(figsize=size, dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(clean(caption.text), fontsize=12, parse_math=False, wrap=True)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
-    for i, (axis, (weights_hw, word)) in enumerate(zip(axes, shots, strict=False)):
+    for t, (axis, (weights_hw, word)) in enumerate(zip(axes, shots, strict=False), -1):
         axis.imshow(small)
         if weights_hw is not None:
             shade_HW4 = np.zeros((*(large := smoothed(weights_hw)).shape, 4), dtype=np.float32)
             shade_HW4[..., 3] = 0.8 * (1 - large)
             axis.imshow(shade_HW4, extent=(-0.5, small.width - 0.5, small.height - 0.5, -0.5), interpolation="bilinear")
-            seen = "" if caption.sentinel is None else f"  {percent(1 - caption.sentinel[i - 1])} seen"
-            axis.set_title(clean(word) + seen, fontsize=9, parse_math=False)
+            seen = "" if caption.sentinel is None else f"  {percent(1 - caption.sentinel[t])} seen"
+            axis.set_title(spelled(word) + seen, fontsize=9, parse_math=False)
+            says = "\n".join(_beneath(caption, t))
+            axis.text(0.5, -0.03, says, transform=axis.transAxes, ha="center", va="top", fontsize=6, parse_math=False)
     figure.savefig(path, metadata=undated(path))
+
+
+def _beneath(caption: Caption, t: int) -> list[str]:
+    """What stands under a word of a figure: its concepts and the prototype that spoke loudest."""
+    lines = [clean(f"{concept} {percent(share)}") for concept, share in concepts_behind(caption, t)[:2]]
+    for index, share in _spoke(caption, t)[:1]:
+        near = textwrap.shorten(clean(next(iter(caption.contexts.get(index, ())), "")), 34, placeholder=" …")
+        lines += [f"prototype {index} {percent(share)}", *([near] if near else [])]
+    return lines
 
 
 def _check(caption: Caption) -> None:
@@ -91,6 +112,8 @@ def _explained(caption: Caption, picture: Image.Image | None) -> tuple[str, Html
     """The style rules (they hold the picture, once) and the body of one caption."""
     _check(caption)
     key, css = "", ""
+    if picture is None and caption.picture is not None:
+        picture = opened(caption.picture)
     if picture is not None:
         uri = picture_uri(picture)
         key = "p" + hashlib.sha256(uri.encode()).hexdigest()[:12]
@@ -100,32 +123,67 @@ def _explained(caption: Caption, picture: Image.Image | None) -> tuple[str, Html
     parts = [Html(f'<p class="said">{escape(caption.text or "(an empty caption)")}</p>'), note(facts), _word_figures(caption, key)]
     if caption.concepts:
         parts.append(_concepts(caption, key))
-    parts.append(_word_table(caption))
     if caption.alternatives:
         parts.append(_hypotheses(caption))
     return css, join(parts)
 
 
 def _word_figures(caption: Caption, key: str) -> Html:
-    """The picture alone, then once per word under its map; without a picture the maps over plain colour."""
+    """The picture alone, then once per word under its map; without a picture the maps over plain colour. Below each word what it was made
+    of beside the patches: concepts and memory prototypes, where the model has them."""
     figures = []
     if key:
         shot = f'<div class="shot {key}" role="img" aria-label="{escape(caption.text)}"></div>'
         figures.append(f'<figure class="word">{shot}<figcaption><span>the picture</span></figcaption></figure>')
-    maps_Thw = () if caption.attention_Thw is None else np.nan_to_num(caption.attention_Thw)
-    for t, weights_hw in enumerate(maps_Thw):
-        rows, columns = weights_hw.shape
-        row, column = divmod(int(weights_hw.argmax()), columns)
-        says = f"strongest patch: row {row + 1} of {rows}, column {column + 1} of {columns}, {percent(float(weights_hw.max()))}"
-        ratio = "" if key else f' style="aspect-ratio: {columns} / {rows}"'
-        alt = f"patches behind the word {clean(caption.tokens[t])}; {says}"
-        figures.append(
-            f'<figure class="word"><div class="shot {key}"{ratio} title="{says}">'
-            f'<img alt="{escape(alt)}" src="{shade_uri(weights_hw)}"></div>'
-            f"<figcaption>{escape(caption.tokens[t])}{_seen(caption, t)}</figcaption></figure>"
-        )
-    shown = [Html('<div class="words">\n' + "\n".join(figures) + "\n</div>")] if figures else []
-    return join(shown if len(maps_Thw) else [*shown, note("There are no attention maps: the model keeps none, or none were asked for.")])
+    has_maps = caption.attention_Thw is not None
+    for t in range(len(caption.tokens) if has_maps or caption.prototypes else 0):
+        shot = _shot(caption, t, key) if has_maps else ""
+        behind = f"{_seen(caption, t)}{_concepts_of(caption, t)}{_prototypes_of(caption, t)}"
+        figures.append(f'<figure class="word">{shot}<figcaption>{escape(spelled(caption.tokens[t]))}{behind}</figcaption></figure>')
+    kind = "words told" if caption.concepts or caption.prototypes else "words"
+    shown = [Html(f'<div class="{kind}">\n' + "\n".join(figures) + "\n</div>")] if figures else []
+    return join(shown if has_maps else [*shown, note("There are no attention maps: the model keeps none, or none were asked for.")])
+
+
+def _shot(caption: Caption, t: int, key: str) -> str:
+    weights_hw = np.nan_to_num(caption.attention_Thw[t])
+    rows, columns = weights_hw.shape
+    row, column = divmod(int(weights_hw.argmax()), columns)
+    says = f"strongest patch: row {row + 1} of {rows}, column {column + 1} of {columns}, {percent(float(weights_hw.max()))}"
+    ratio = "" if key else f' style="aspect-ratio: {columns} / {rows}"'
+    alt = f"patches behind the word {spelled(caption.tokens[t])}; {says}"
+    return f'<div class="shot {key}"{ratio} title="{says}"><img alt="{escape(alt)}" src="{shade_uri(weights_hw)}"></div>'
+
+
+def spelled(token: str) -> str:
+    """A token as a reader knows it: subword vocabularies mark the end of a word, which is no part of it."""
+    return clean(token.removesuffix("</w>"))
+
+
+def _share_line(head: object, share: float) -> str:
+    bar = f'<span class="share" aria-hidden="true"><i style="width:{100 * min(max(share, 0.0), 1.0):.1f}%"></i></span>'
+    return f'<span class="line">{escape(head)} <em>{percent(share)}</em></span>{bar}'
+
+
+def _concepts_of(caption: Caption, t: int) -> str:
+    """The concepts of the patches that a word looked at."""
+    behind = concepts_behind(caption, t)
+    lines = "".join(f"<li>{_share_line(concept, share)}</li>" for concept, share in behind)
+    return f'<span class="what">concepts of its patches</span><ul class="behind">{lines}</ul>' if behind else ""
+
+
+def _prototypes_of(caption: Caption, t: int) -> str:
+    """The memory prototypes that a word listened to, with the training contexts nearest to each."""
+    lines = []
+    for index, share in _spoke(caption, t):
+        nearest = ", ".join(f"<q>{escape(context)}</q>" for context in caption.contexts.get(index, ())[:_CONTEXTS_SHOWN])
+        lines.append(f"<li>{_share_line(f'no. {index}', share)}{f'<small>near {nearest}</small>' if nearest else ''}</li>")
+    return f'<span class="what">memory prototypes</span><ul class="behind">{"".join(lines)}</ul>' if lines else ""
+
+
+def _spoke(caption: Caption, t: int) -> list[tuple[int, float]]:
+    """Prototypes without a part in the word (dead ones fill up the list of a small memory) are left out."""
+    return [(index, share) for index, share in (caption.prototypes[t] if caption.prototypes else ()) if share > 0]
 
 
 def _seen(caption: Caption, t: int) -> str:
@@ -165,23 +223,15 @@ def _maps_fit_concepts(caption: Caption) -> bool:
     return caption.attention_Thw is not None and math.prod(caption.attention_Thw.shape[1:]) == len(caption.concepts or ())
 
 
-def _word_table(caption: Caption) -> Html:
-    """Per word the concepts of the patches it looked at and the memory prototypes it listened to, where the model has them."""
-    columns: dict[str, list[str]] = {}
-    if caption.concepts and _maps_fit_concepts(caption):
-        columns["concepts of its patches"] = [_looked(caption, t) for t in range(len(caption.tokens))]
-    if caption.prototypes:
-        columns["memory prototypes"] = [", ".join(f"no. {i} {percent(share)}" for i, share in pairs) for pairs in caption.prototypes]
-    if not columns:
-        return Html()
-    return Html("<h3>Word by word</h3>\n" + table(["word", *columns], zip(caption.tokens, *columns.values(), strict=True)))
-
-
-def _looked(caption: Caption, t: int) -> str:
+def concepts_behind(caption: Caption, t: int) -> list[tuple[str, float]]:
+    """Up to three concepts of the patches that word t looked at, with their shares of its attention, the largest first; none where the
+    model has no concepts, or where its attention is over another grid."""
+    if not caption.concepts or not _maps_fit_concepts(caption):
+        return []
     shares: Counter[str] = Counter()
     for concept, share in zip(caption.concepts, np.nan_to_num(caption.attention_Thw[t]).ravel(), strict=True):
         shares[concept] += float(share)
-    return ", ".join(f"{concept} {percent(share)}" for concept, share in shares.most_common(3) if share > 0)
+    return [(concept, share) for concept, share in shares.most_common(3) if share > 0]
 
 
 def shares(hypotheses: Sequence[Caption]) -> list[float]:

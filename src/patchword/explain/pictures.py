@@ -12,14 +12,28 @@ _DIM = 205  # how dark (of 255) a patch without attention becomes; some of the p
 _MAP_SIDE = 112  # pixels of an attention map's longer side after smoothing
 
 
-def picture_uri(picture: Image.Image, longest: int = 360) -> str:
-    """The picture as a JPEG data URI of at most `longest` pixels, alpha on white, without the file's own metadata."""
+SIDE = 360
+"""Pixels of the longer side of a picture in a report."""
+
+
+def small_jpeg(picture: Image.Image, longest: int = SIDE) -> bytes:
+    """The picture as a JPEG of at most `longest` pixels, alpha on white, without the file's own metadata."""
     small = picture.copy()
     small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     if small.mode in ("RGBA", "LA", "PA", "P"):
         rgba = small.convert("RGBA")
         small = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return _uri(small.convert("RGB"), "JPEG", quality=85, optimize=True)
+    return _encoded(small.convert("RGB"), "JPEG", quality=85, optimize=True)
+
+
+def picture_uri(picture: Image.Image, longest: int = SIDE) -> str:
+    """`small_jpeg` as a data URI."""
+    return _uri(small_jpeg(picture, longest), "jpeg")
+
+
+def opened(jpeg: bytes) -> Image.Image:
+    """The picture that `small_jpeg` wrote."""
+    return Image.open(io.BytesIO(jpeg))
 
 
 def seen_box(width: int, height: int, fit: str, hw: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -55,10 +69,15 @@ def smoothed(weights_hw: np.ndarray, longest: int = _MAP_SIDE) -> np.ndarray:
 def shade_uri(weights_hw: np.ndarray) -> str:
     """A PNG data URI to lay over the picture: clear where the weight is largest, dark where it is zero."""
     alpha = np.rint(_DIM * (1 - smoothed(weights_hw))).astype(np.uint8)
-    return _uri(Image.merge("LA", (Image.new("L", alpha.shape[::-1], 8), Image.fromarray(alpha))), "PNG", optimize=True)
+    shade = Image.merge("LA", (Image.new("L", alpha.shape[::-1], 8), Image.fromarray(alpha)))
+    return _uri(_encoded(shade, "PNG", optimize=True), "png")
 
 
-def _uri(picture: Image.Image, kind: str, **options: object) -> str:
+def _encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return buffer.getvalue()
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

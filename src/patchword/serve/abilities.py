@@ -23,7 +23,7 @@ class CaptionsPictures(Protocol):
     """What `patchword.load` returns."""
 
     card: dict[str, Any]
-    """At least "name"; "description" where there is one; "prototype_captions": {"index": [captions]} where the model has a memory."""
+    """At least "name"; "description" and "limits" where there are some."""
 
     def caption(self, pictures: list[Image.Image], beams: int = 3, n_best: int = 1, trace: bool = False) -> list[Caption]: ...
 
@@ -82,7 +82,7 @@ class Prototype(BaseModel):
     index: int
     weight: float
     captions: list[str] = []
-    """Its nearest training captions, where the model's card has them."""
+    """Its nearest training contexts, where the model knows them."""
 
 
 class Hypothesis(BaseModel):
@@ -140,20 +140,23 @@ def caption_answer(name: str, model: CaptionsPictures, caption: Caption, picture
     )
     if not trace:
         return answer
-    known = model.card.get("prototype_captions") or {}
     return answer.model_copy(
         update={
             "attention": _attention(model, caption, picture),
             "sentinel": None if caption.sentinel is None else [round(float(share), 4) for share in caption.sentinel],
             "concepts": None if caption.concepts is None else list(caption.concepts),
-            "prototypes": None
-            if caption.prototypes is None
-            else [
-                [Prototype(index=index, weight=round(float(weight), 4), captions=known.get(str(index), [])) for index, weight in pairs]
-                for pairs in caption.prototypes
-            ],
+            "prototypes": None if caption.prototypes is None else [_spoke(caption, pairs) for pairs in caption.prototypes],
         }
     )
+
+
+def _spoke(caption: Caption, pairs: Sequence[tuple[int, float]]) -> list[Prototype]:
+    """Those without a part in the word (dead ones fill up the list of a small memory) are left out."""
+    return [
+        Prototype(index=index, weight=round(float(weight), 4), captions=list(caption.contexts.get(index, ())))
+        for index, weight in pairs
+        if weight > 0
+    ]
 
 
 def _finite(value: float) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, Union
 
@@ -25,6 +26,7 @@ from patchword.data.pictures import Preprocessing, open_picture
 from patchword.decode import Decodings, beam_search, explain_tokens, greedy_steps
 from patchword.device import choose_device
 from patchword.errors import ModelError
+from patchword.explain.pictures import seen_part, small_jpeg
 from patchword.layers.codebook import Codebook
 from patchword.models.caption_transformer import CaptionTransformer
 from patchword.results import Caption
@@ -87,7 +89,7 @@ class CaptioningModel:
             pictures: path, PIL image or array (H, W, 3), or a list of these.
             beams: hypotheses of the search; the model's own setting where left out.
             n_best: how many hypotheses come back; all but the best as `alternatives`.
-            trace: whether the attention maps are computed.
+            trace: whether the attention maps are computed, and a small copy of the picture is kept with them.
 
         Returns:
             A Caption for one picture, a list for a list, in its order.
@@ -99,11 +101,14 @@ class CaptioningModel:
             return self.caption([pictures], beams, n_best, trace, batch)[0]
         captions: list[Caption] = []
         for first in range(0, len(pictures), batch):
-            pixels_BHWC = np.stack(
-                [self.settings.preprocessing.apply(open_picture(picture)) for picture in pictures[first : first + batch]]
-            )
-            captions += self.caption_features(self.features(pixels_BHWC), beams, n_best, trace)
+            images = [open_picture(picture) for picture in pictures[first : first + batch]]
+            pixels_BHWC = np.stack([self.settings.preprocessing.apply(image) for image in images])
+            found = self.caption_features(self.features(pixels_BHWC), beams, n_best, trace)
+            captions += [replace(one, picture=self._seen(image)) for one, image in zip(found, images, strict=True)] if trace else found
         return captions
+
+    def _seen(self, picture: Image.Image) -> bytes:
+        return small_jpeg(seen_part(picture, self.settings.preprocessing.fit, self.settings.preprocessing.hw))
 
     def stream(self, picture: Picture, trace: bool = False) -> Generator[str, None, Caption]:
         """The words of one picture's caption, each as soon as it is known: greedy search, for a search with beams knows its first word
@@ -111,7 +116,8 @@ class CaptioningModel:
 
         Raises PictureError when the picture cannot be decoded.
         """
-        features = self.features(self.settings.preprocessing.apply(open_picture(picture))[None])
+        image = open_picture(picture)
+        features = self.features(self.settings.preprocessing.apply(image)[None])
         decoding, captioner, special = self.settings.decoding, self.model.captioner, self.vocabulary.special
         with torch.inference_mode():
             memory = captioner.encode(features)
@@ -120,11 +126,11 @@ class CaptioningModel:
             words = self.vocabulary.tokens(found.tokens_BKT[0, 0].tolist())
             yield from words[said:]
             said = len(words)
-        explained = None
-        if trace:
-            with torch.inference_mode():
-                explained = explain_tokens(captioner, memory, special, found.tokens_BKT[:, 0], found.lengths_BK[:, 0])
-        return self._caption(found, explained, 0, 0, features.hw)
+        if not trace:
+            return self._caption(found, None, 0, 0, features.hw)
+        with torch.inference_mode():
+            explained = explain_tokens(captioner, memory, special, found.tokens_BKT[:, 0], found.lengths_BK[:, 0])
+        return replace(self._caption(found, explained, 0, 0, features.hw), picture=self._seen(image))
 
     @torch.inference_mode()
     def features(self, pixels_BHWC: np.ndarray) -> VisualFeatures:
@@ -151,13 +157,12 @@ class CaptioningModel:
         found_K = [k for k in range(found.tokens_BKT.shape[1]) if math.isfinite(found.log_probabilities_BK[b, k])]
         # A model whose weights blew up finds nothing: its first, empty, hypothesis says so by its log-probability.
         hypotheses = [self._caption(found, traces[k], b, k, hw) for k in found_K or [0]]
-        best = hypotheses[0]
-        return Caption(**{**vars(best), "alternatives": tuple(hypotheses[1:])})
+        return replace(hypotheses[0], alternatives=tuple(hypotheses[1:]))
 
     def _caption(self, found: Decodings, trace: Trace | None, b: int, k: int, hw: tuple[int, int] | None) -> Caption:
         ids = found.tokens_BKT[b, k, : int(found.lengths_BK[b, k])].tolist()
         words = tuple(self.vocabulary.tokens(ids))
-        attention_Thw, sentinel, concepts, prototypes = None, None, None, None
+        attention_Thw, sentinel, concepts, prototypes, contexts = None, None, None, None, {}
         if trace is not None and trace.attention_BTN is not None and hw is not None:
             attention_Thw = trace.attention_BTN[b, : len(words)].float().cpu().numpy().reshape(len(words), *hw)
         if trace is not None and trace.sentinel_BT is not None:
@@ -171,6 +176,8 @@ class CaptioningModel:
                 tuple(zip(indices, values, strict=True))
                 for indices, values in zip(best_T.indices.tolist(), best_T.values.tolist(), strict=True)
             )
+            known = self.card.get("prototype_captions", {})
+            contexts = {index: tuple(known[str(index)]) for index in set(best_T.indices.flatten().tolist()) if str(index) in known}
         return Caption(
             text=self.vocabulary.decode(ids),
             log_probability=float(found.log_probabilities_BK[b, k]),
@@ -180,6 +187,7 @@ class CaptioningModel:
             sentinel=sentinel,
             concepts=concepts,
             prototypes=prototypes,
+            contexts=contexts,
         )
 
     def save(self, folder: str | Path, half: bool = False) -> None:
