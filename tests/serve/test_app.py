@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from patchword.errors import DataError
-from patchword.results import Caption
+from patchword.results import Answer, Caption
 from patchword.serve.abilities import Hit
 from patchword.serve.batching import Call
 from patchword.serve.refusals import Refusal
@@ -19,7 +19,8 @@ class Everything:
     def ask(self, pictures, questions, n_best=1):
         if "zzz" in questions:
             raise DataError("'zzz' has no word that the model knows")
-        return [[(f"{question} {picture.size[0]}", 0.9), ("no", 0.1)] for picture, question in zip(pictures, questions, strict=True)]
+        pairs = zip(pictures, questions, strict=True)
+        return [[Answer(f"{question} {picture.size[0]}", 0.9), Answer("no", 0.1)] for picture, question in pairs]
 
     def label(self, picture, labels):
         return [(label, 1 / len(labels)) for label in reversed(labels)]

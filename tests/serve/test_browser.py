@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
+from patchword.results import Answer
 from patchword.serve.abilities import Hit
 from patchword.serve.app import create_app
 from patchword.serve.connections import bounded_protocol
@@ -30,7 +31,7 @@ class Everything:
         return [Hit(f"{text} <b>{i}</b>.jpg", 0.5, Image.new("RGB", (40, 30), (i, 9, 9)) if i else None) for i in range(3)]
 
     def ask(self, pictures, questions, n_best=1):
-        return [[(question.upper(), 0.75), ("no", 0.25)] for question in questions]
+        return [[Answer(question.upper(), 0.75), Answer("no", 0.25)] for question in questions]
 
     def label(self, picture, labels):
         return [(label, 1 / len(labels)) for label in labels]

@@ -13,7 +13,7 @@ def offered(names, index=None):
 
 def test_what_is_not_named_is_what_ships():
     offer = offered([])
-    assert list(offer.models) == [CAPTIONER] and offer.index is None
+    assert list(offer.models) == [CAPTIONER] and offer.index is None and offer.answers is None
     assert [label for label, _ in offer.labels.label(Image.new("RGB", (50, 50)), ["a dog", "a man"])]
 
 

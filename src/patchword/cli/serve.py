@@ -41,6 +41,6 @@ def serve(
 
     offer = load_all(model or [], index, DEFAULT_MODEL, DEFAULT_TOWERS, device)
     limits = Limits(batch=batch, queue=queue, deadline_seconds=deadline)
-    app = create_app(offer.models, index=offer.index, labels=offer.labels, token=token, limits=limits)
+    app = create_app(offer.models, index=offer.index, answers=offer.answers, labels=offer.labels, token=token, limits=limits)
     print(f"Patchword is ready at http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl+C ends it)", flush=True)
     run(app, host, port, limits)

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from patchword.errors import DataError
 from patchword.explain.captions import shares
 from patchword.explain.pictures import seen_box
-from patchword.results import Caption
+from patchword.results import Answer, Caption
 from patchword.serve.refusals import unknown_words
 
 _ANSWERS = 5
@@ -53,9 +53,9 @@ class FindsPictures(Protocol):
 class AnswersQuestions(Protocol):
     """Answers about a picture."""
 
-    def ask(self, pictures: Sequence[Image.Image], questions: Sequence[str], n_best: int = 1) -> Sequence[Sequence[tuple[str, float]]]:
-        """For each picture and its question `n_best` answers with their probabilities, best first. Raises DataError for a question
-        without a word that the model knows."""
+    def ask(self, pictures: Sequence[Image.Image], questions: Sequence[str], n_best: int = 1) -> Sequence[Sequence[Answer]]:
+        """For each picture and its question `n_best` answers, best first. Raises DataError for a question without a word that the model
+        knows."""
 
 
 class LabelsPictures(Protocol):
@@ -114,9 +114,9 @@ class CaptionAnswer(BaseModel):
 
 
 def asked(model: AnswersQuestions, pictures: Sequence[Image.Image], questions: Sequence[str]) -> Sequence[Sequence[tuple[str, float]]]:
-    """The best answers to each question. Raises `Refusal` for a question without a word that the model knows."""
+    """The best answers to each question, with their probabilities. Raises `Refusal` for a question without a word that the model knows."""
     try:
-        return model.ask(pictures, questions, _ANSWERS)
+        return [[(one.text, one.probability) for one in answers] for answers in model.ask(pictures, questions, _ANSWERS)]
     except DataError as error:
         raise unknown_words(error) from error
 

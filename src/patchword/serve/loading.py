@@ -10,6 +10,7 @@ from patchword import checkpoint
 from patchword.data.index import open_index
 from patchword.errors import ConfigError
 from patchword.serve.searching import IndexSearch, TowerLabels
+from patchword.tasks.answer import AnsweringModel, load_answerer
 from patchword.tasks.caption import find_model, load
 from patchword.tasks.retrieve import load_two_towers
 
@@ -19,6 +20,7 @@ class Offer(NamedTuple):
 
     models: dict[str, Any]
     index: IndexSearch | None
+    answers: AnsweringModel | None
     labels: TowerLabels
 
 
@@ -28,19 +30,24 @@ def load_all(names: Sequence[str], index: Path | None, captioner: str, towers: s
 
     Raises:
         ModelError: what a name stands for cannot be had.
-        ConfigError: two models of the same name, or two that label.
+        ConfigError: two captioning models of the same name, or two that label or answer.
     """
-    models, labelling = {}, []
+    models, labelling, answering = {}, [], []
     for name in names:
-        if not name.startswith("hub:") and checkpoint.read_config(find_model(name)).get("task") == "retrieve":
+        task = "caption" if name.startswith("hub:") else checkpoint.read_config(find_model(name)).get("task")
+        if task == "retrieve":
             labelling.append(load_two_towers(name, device))
+            continue
+        if task == "answer":
+            answering.append(load_answerer(name, device))
             continue
         shown = Path(name).name or name  # a client is shown the last part of a folder's name, not where the folder lies
         if shown in models:
             raise ConfigError(f"two of the models have the name {shown!r}: rename a folder")
         models[shown] = load(name, device)
-    if len(labelling) > 1:
-        raise ConfigError(f"{len(labelling)} two-tower models were named, and one labels pictures: leave the others out")
+    for kind, found in (("two-tower", labelling), ("question-answering", answering)):
+        if len(found) > 1:
+            raise ConfigError(f"{len(found)} {kind} models were named, and the service takes one: leave the others out")
     if not models:
         models[captioner] = load(captioner, device)
     search = None
@@ -49,4 +56,5 @@ def load_all(names: Sequence[str], index: Path | None, captioner: str, towers: s
             searching = load_two_towers(named.name, device)
         search = IndexSearch(open_index(index, searching.identity), searching)
         labelling.append(searching)
-    return Offer(models, search, TowerLabels(labelling[0] if labelling else load_two_towers(towers, device)))
+    labels = TowerLabels(labelling[0] if labelling else load_two_towers(towers, device))
+    return Offer(models, search, answering[0] if answering else None, labels)
