@@ -34,7 +34,7 @@ def test_bf16_agrees_with_fp32_within_its_precision():
     inputs = [torch.randn(2, 3, length, 8) for length in (4, 5, 5)]
     results = []
     for dtype in (torch.float32, torch.bfloat16):
-        queries, keys, values = (tensor.to(dtype).requires_grad_() for tensor in inputs)
+        queries, keys, values = (tensor.clone().to(dtype).detach().requires_grad_() for tensor in inputs)
         mixed, _ = attend(queries, keys, values)
         mixed.float().square().sum().backward()
         results.append((mixed.float(), keys.grad.float()))
