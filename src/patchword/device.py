@@ -19,3 +19,11 @@ def choose_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}; try cpu, or leave it out") from error
     return device
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what was asked of it, so that a clock measures what follows alone; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

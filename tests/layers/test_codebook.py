@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from patchword.errors import DataError, ModelError
-from patchword.layers.codebook import OBJECTS, TEMPLATES, Codebook, assign, build_codebook, read_words
+from patchword.layers.codebook import OBJECTS, TEMPLATES, Codebook, assign, build_codebook, concept_use, read_words
 
 WORDS = ("dog", "grass", "sky", "red ball")
 UNIT_WE = torch.eye(4, 6)
@@ -122,3 +122,12 @@ def test_gumbel_draws_one_word_with_the_softmax_odds_and_passes_a_gradient(top_k
     assert share == pytest.approx((5 * cosines).softmax(0)[0].item(), abs=0.03)
     assigned.tokens_BNE[..., 0].sum().backward()
     assert aligned_BNE.grad.abs().sum() > 0
+
+
+def test_use_of_concepts_by_hand():
+    """Shares 1/2, 1/4, 1/4: entropy 1.5 bits; a masked patch does not count."""
+    concepts_BN = torch.tensor([[3, 3, 0], [7, 5, 5]])
+    mask_BN = torch.tensor([[True, True, True], [True, False, False]])
+    used = concept_use(concepts_BN, 9, mask_BN)
+    assert used["concepts_in_use"] == 3 and used["concept_entropy"] == pytest.approx(1.5 * math.log(2))
+    assert concept_use(torch.zeros(2, 4, dtype=torch.long), 9) == {"concepts_in_use": 1.0, "concept_entropy": 0.0}

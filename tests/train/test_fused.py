@@ -148,3 +148,24 @@ def test_the_recipe_of_the_design_runs_with_a_tiny_clip(workshop, tiny_clip, cal
 
     with pytest.raises(ConfigError, match="replaces the tower's layers below 1, and a stage trains it from layer 0 on"):
         call(*run, f"out={tmp_path / 'other'}", "tower.adapters.blocks=2")
+
+
+def test_what_the_parts_do_is_logged_and_drawn(fused):
+    rows = steps(fused)
+    crossed, rewarded = ([row for row in rows if (row["stage"] == "self-critical") == is_last] for is_last in (False, True))
+    assert all(1 <= row["concepts_in_use"] <= 26 for row in crossed)
+    assert all(0 <= row["concept_entropy"] <= np.log(row["concepts_in_use"]) + 1e-6 for row in crossed)
+    joint = [row for row in crossed if row["stage"] == "joint"]
+    assert not any("bank_fill" in row for row in crossed if row["stage"] == "align")
+    fill = [row["bank_fill"] for row in joint]
+    assert 0 < fill[0] < fill[-1] <= 1 and fill == sorted(fill)
+    # clustered at the stage's 6th step, in effect at the 8th: attended to from the 9th on
+    assert [row["prototypes_live_1"] for row in joint[5:9]] == [0, 0, 8, 8]
+    masses = [row["memory_attention_0"] for row in joint[5:10]]
+    assert masses[:3] == [0, 0, 0] and 0 < masses[3] < masses[4]
+    assert all(0 < row["reward_share"] < 1 and not any(key.startswith(("bank", "concept")) for key in row) for row in rewarded)
+    validations = [json.loads(line) for line in (fused / "metrics.jsonl").read_text().splitlines() if '"validation"' in line]
+    assert all(row["captions_per_second"] > 0 for row in validations)
+    page = (fused / "report.html").read_text()
+    for title in ("Attention on prototypes", "Live prototypes", "Concepts in use", "Share of a self-critical step spent on rewards"):
+        assert f"<figcaption>{title}" in page

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-TIMED = ("seconds", "images_per_second")
+TIMED = ("seconds", "images_per_second", "captions_per_second", "reward_share")
 
 
 def events(folder):

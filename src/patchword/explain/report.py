@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from patchword.data.pictures import open_picture
@@ -105,11 +105,35 @@ def _curves(run: Run) -> Html:
         figure("Other scores of decoded captions", _nested(checks, "scores", captions)),
         figure("Under teacher forcing", _nested(checks, "teacher_forced", _names(checks, "teacher_forced", leave={"loss"}))),
         figure("Parts of the loss", _nested(steps, "losses", names)) if len(names) > 1 else Html(),
+        *_model_curves(steps, figure),
         figure("Learning rates", _nested(steps, "learning_rates", _names(steps, "learning_rates"))),
         figure("Gradient norm", [_curve("gradient norm", steps, lambda event: event.get("gradient_norm"))]),
         figure("Images per second", [_curve("images/s", steps, lambda event: event.get("images_per_second"))]),
     ]
     return section("Curves", Html(f'<div class="curves">{join(figures)}</div>'))
+
+
+def _model_curves(steps: list[dict], figure: Callable[[str, Iterable[Curve]], Html]) -> list[Html]:
+    """What a recipe measured of its model while training; figures of what it has not are empty."""
+    shown = {
+        "Attention on prototypes": "memory_attention_",
+        "Live prototypes": "prototypes_live_",
+        "Prototype bank, share filled": "bank_fill",
+        "Concepts in use, words of the codebook": "concepts_in_use",
+        "Entropy of the concepts' shares, nats": "concept_entropy",
+        "Share of a self-critical step spent on rewards": "reward_share",
+    }
+    figures = []
+    for title, beginning in shown.items():
+        keys = sorted({key for event in steps for key in event if key.startswith(beginning)})
+        labels = [f"layer {key.removeprefix(beginning)}" if beginning.endswith("_") else key.replace("_", " ") for key in keys]
+        curves = [_curve(label, [event for event in steps if key in event], _value(key)) for label, key in zip(labels, keys, strict=True)]
+        figures.append(figure(title, curves))
+    return figures
+
+
+def _value(key: str) -> Callable[[dict], object]:
+    return lambda event: event[key]
 
 
 def _curve(label: str, events: list[dict], value) -> Curve:

@@ -189,6 +189,15 @@ def assign(
     return Assigned(concepts_BN, tokens_BNE)
 
 
+def concept_use(concepts_BN: Tensor, words: int, mask_BN: Tensor | None = None) -> dict[str, float]:
+    """Numbers for a training log: how many of the codebook's words some patch was assigned, and the entropy of their shares, in nats (0:
+    all patches one word; log of the words in use: all equally often)."""
+    rows = concepts_BN.flatten() if mask_BN is None else concepts_BN[mask_BN]
+    shares_W = rows.bincount(minlength=words) / max(1, len(rows))
+    used_W = shares_W[shares_W > 0]
+    return {"concepts_in_use": float(len(used_W)), "concept_entropy": -float((used_W * used_W.log()).sum())}
+
+
 def _patches_of_same_word(concepts_BN: Tensor, words: int, mask_BN: Tensor | None) -> Tensor:
     real_BN = torch.ones_like(concepts_BN) if mask_BN is None else mask_BN.to(concepts_BN.dtype)
     counts_BW = concepts_BN.new_zeros(len(concepts_BN), words).scatter_add_(1, concepts_BN, real_BN)

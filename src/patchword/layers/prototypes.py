@@ -192,10 +192,11 @@ class PrototypeMemory(nn.Module):
                 torch.distributed.broadcast(getattr(self, name), src=0)
 
     def statistics(self) -> dict[str, float]:
-        """Numbers for a training log: how full the bank is, prototypes alive, and each layer's attention on them."""
+        """Numbers for a training log: how full the bank is, and for each layer its prototypes alive and the attention on them."""
         filled = 0 if self._bank is None else self._bank.filled
-        numbers = {"bank_fill": filled / self.config.bank, "prototypes_live": float(self.live_LM.sum(dim=1).float().mean())}
-        return numbers | {f"memory_attention_{layer}": float(mass) for layer, mass in enumerate(self.attention_LM.sum(dim=1))}
+        numbers = {"bank_fill": filled / self.config.bank}
+        numbers |= {f"prototypes_live_{layer}": count for layer, count in enumerate(self.live_LM.sum(dim=1).tolist())}
+        return numbers | {f"memory_attention_{layer}": mass for layer, mass in enumerate(self.attention_LM.sum(dim=1).tolist())}
 
     def resume_state(self) -> dict[str, Tensor]:
         """All that a bit-exact continuation needs beside the model's own state: bank, pointers, a clustering not yet in effect, random

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +22,9 @@ from patchword import checkpoint
 from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings
 from patchword.data.batches import CaptionBatch, CaptionData, FeatureInputs, PictureInputs, PlanEntry
 from patchword.data.store import Store
+from patchword.device import wait
 from patchword.errors import ConfigError
-from patchword.layers.codebook import Codebook
+from patchword.layers.codebook import Codebook, concept_use
 from patchword.layers.prototypes import PrototypeMemory
 from patchword.log import progress
 from patchword.losses import caption_cross_entropy
@@ -126,6 +128,7 @@ class CaptionRecipe:
             "command": command,
         }
         self._reward: CaptionReward | None = None
+        self._step_began = time.perf_counter()
 
     def _inputs(self, files: list[str]) -> PictureInputs:
         data = self.run.data
@@ -166,6 +169,7 @@ class CaptionRecipe:
 
     def before_step(self, stage: int, progress: float) -> None:
         """Sets how much the prototype memory takes part; `progress` is the share of the stage that is done."""
+        self._step_began = time.perf_counter()
         if self._prototypes is not None:
             levels = {"off": -math.inf, "ramp": RAMP_FROM * (1 - progress), "on": 0.0}
             self._prototypes.set_log_bias(levels[self.stages[stage].memory])
@@ -190,27 +194,36 @@ class CaptionRecipe:
 
     def after_step(self, step: int, objective: nn.Module) -> dict[str, float]:
         """The prototype memory observes what the step's captions made; never while self-critical (it is frozen then)."""
-        if not isinstance(objective, CrossEntropy) or objective.seen is None:
-            return {}
-        seen = objective.seen
-        self.model.captioner.observe(seen.trace, seen.tokens_RT, seen.lengths_R, seen.memory, seen.pictures_R)
-        return self._prototypes.statistics()
+        if isinstance(objective, SelfCritical):
+            seconds, objective.reward_seconds = objective.reward_seconds, 0.0
+            return {"reward_share": seconds / (time.perf_counter() - self._step_began)}
+        numbers = {}
+        if objective.concepts_BN is not None:
+            numbers |= concept_use(objective.concepts_BN, len(self.settings.codebook["words"]))
+        if objective.seen is not None:
+            seen = objective.seen
+            self.model.captioner.observe(seen.trace, seen.tokens_RT, seen.lengths_R, seen.memory, seen.pictures_R)
+            numbers |= self._prototypes.statistics()
+        return numbers
 
     def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation | None:
         """Decode the pictures of the selection; CIDEr selects. Teacher-forced figures stand apart from decoded ones."""
         self.model.eval()
         forced = self._teacher_forced(accelerator.device)
-        predictions = self._decoded(accelerator.device)
+        predictions, seconds = self._decoded(accelerator.device)
         references = {str(record.image_id): list(record.captions) for record in self.selection.records}
         scores = score_captions(references, predictions)
         if accelerator.is_main_process:
             self._write_predictions(f"{self.stages[stage].name}-{epoch + 1:03d}", predictions, references)
         values = {name: score.value for name, score in scores.items()}
-        return Validation(values["CIDEr"], {"scores": values, "teacher_forced": forced})
+        speed = round(len(predictions) / seconds, 2)
+        return Validation(values["CIDEr"], {"scores": values, "teacher_forced": forced, "captions_per_second": speed})
 
-    def _decoded(self, device: torch.device) -> dict[str, str]:
+    def _decoded(self, device: torch.device) -> tuple[dict[str, str], float]:
+        """Captions by image id, and the seconds that encoder and search took from the tower's features on."""
         model = CaptioningModel(self.model, self.settings, self.vocabulary, self.card, device)
         predictions: dict[str, str] = {}
+        seconds = 0.0
         with progress() as bar:
             task = bar.add_task("validation", total=len(self.selection.records), status="")
             for entries in self.selection.plan(64, 1, False, None):
@@ -218,10 +231,13 @@ class CaptionRecipe:
                 inputs = batch.inputs.to(device)
                 with torch.inference_mode():
                     features = self.model.features(inputs)
-                for image, caption in zip(batch.image_ids, model.caption_features(features, trace=False), strict=True):
-                    predictions[str(image)] = caption.text
+                wait(device)
+                began = time.perf_counter()
+                captions = model.caption_features(features, trace=False)
+                seconds += time.perf_counter() - began  # captions are text: nothing of them is still under way
+                predictions |= {str(image): caption.text for image, caption in zip(batch.image_ids, captions, strict=True)}
                 bar.update(task, advance=len(entries))
-        return predictions
+        return predictions, seconds
 
     @torch.inference_mode()
     def _teacher_forced(self, device: torch.device) -> dict[str, float]:

@@ -6,6 +6,7 @@ Rennie et al. 2017 (arXiv 1612.00563) for self-critical training; Luo 2020 (arXi
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Literal, NamedTuple, Protocol
@@ -70,10 +71,11 @@ class CrossEntropy(nn.Module):
     """Teacher forcing: every word from the true words before it."""
 
     def __init__(self, model: CaptionModel, settings: CrossEntropySettings, special: SpecialIds, wants_trace: bool) -> None:
-        """`wants_trace` keeps what the prototype bank observes of the last step in `seen`."""
+        """`wants_trace` keeps what the prototype bank observes of the last step in `seen`; `concepts_BN` keeps the words of its patches."""
         super().__init__()
         self.model, self.settings, self.special, self.wants_trace = model, settings, special, wants_trace
         self.seen: Seen | None = None
+        self.concepts_BN: Tensor | None = None
 
     def forward(self, batch: CaptionBatch, shares: Shares) -> dict[str, Tensor]:
         """Named losses of this process's share of the step, the total under "loss"."""
@@ -100,6 +102,7 @@ class CrossEntropy(nn.Module):
         if weight > 0:
             losses["text_regulariser"] = captioner.text_loss(memory, batch.texts_RE) * batch.picture_count / shares.pictures
             loss = loss + weight * losses["text_regulariser"]
+        self.concepts_BN = getattr(pictures, "concepts_BN", None)
         self.seen = Seen(decoded.trace, inputs_RT, lengths_R, memory, batch.picture_of_row_R) if self.wants_trace else None
         return {"loss": loss, **losses}
 
@@ -123,6 +126,8 @@ class SelfCritical(nn.Module):
     def __init__(self, model: CaptionModel, settings: SelfCriticalSettings, special: SpecialIds, reward: Reward) -> None:
         super().__init__()
         self.model, self.settings, self.special, self.reward = model, settings, special, reward
+        self.reward_seconds = 0.0
+        """Spent on rewards so far."""
 
     def forward(self, batch: CaptionBatch, shares: Shares) -> dict[str, Tensor]:
         """Named losses; "reward" is the mean reward of the captions, for the log."""
@@ -162,7 +167,10 @@ class SelfCritical(nn.Module):
 
     def _rewards(self, tokens_RT: Tensor, lengths_R: Tensor, pictures: list[int | str]) -> Tensor:
         captions = [row[:length] for row, length in zip(tokens_RT.tolist(), lengths_R.tolist(), strict=True)]
-        return torch.tensor(self.reward(captions, pictures), device=tokens_RT.device, dtype=torch.float32)
+        began = time.perf_counter()
+        rewards = self.reward(captions, pictures)
+        self.reward_seconds += time.perf_counter() - began
+        return torch.tensor(rewards, device=tokens_RT.device, dtype=torch.float32)
 
     @torch.no_grad()
     def _baseline(self, rewards_R: Tensor, features: VisualFeatures, batch: CaptionBatch) -> Tensor:

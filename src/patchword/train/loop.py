@@ -75,7 +75,7 @@ class Recipe(Protocol):
         """Called before every step with the share of the stage that is done."""
 
     def after_step(self, step: int, objective: nn.Module) -> dict[str, float]:
-        """Called after every optimiser step that was taken; what it returns is logged."""
+        """Called after every optimiser step that was taken; what it returns is logged, and shares ("..._share") are also shown."""
 
     def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation | None: ...
 
@@ -237,9 +237,8 @@ class Run:
             event |= {"losses": values, "learning_rates": rates, "gradient_norm": norm, "images_per_second": round(speed, 2)}
             event |= {"seconds": round(time.perf_counter() - self.began, 2), **extra}
             self.log.write(event)
-        return f"loss {values['loss']:.3f}  lr {max(rates.values()):.1e}  |g| {norm:.2f}  {speed:.0f} img/s" + (
-            f"  skipped {self.past.skipped}" if self.past.skipped else ""
-        )
+        status = f"loss {values['loss']:.3f}  lr {max(rates.values()):.1e}  |g| {norm:.2f}  {speed:.0f} img/s"
+        return status + _shown(extra, self.past.skipped)
 
     def _clip(self, settings: StageSettings) -> float:
         parameters = [p for p in self.recipe.model.parameters() if p.grad is not None]
@@ -293,6 +292,12 @@ class Run:
             write_state(made, tensors, values)
             replace_folder(made, self.folder / "checkpoints" / "last")
         self.accelerator.wait_for_everyone()
+
+
+def _shown(extra: dict[str, float], skipped: int) -> str:
+    """The end of a progress line: what the step spent its time on, where a recipe says so, and steps skipped so far."""
+    shares = [f"{name.removesuffix('_share').replace('_', ' ')} {share:.0%}" for name, share in extra.items() if name.endswith("_share")]
+    return "".join(f"  {part}" for part in (*shares, *([f"skipped {skipped}"] if skipped else [])))
 
 
 def _mixed(*numbers: int) -> int:
