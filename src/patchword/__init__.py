@@ -15,12 +15,12 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 if TYPE_CHECKING:
-    from patchword.tasks.caption import load
+    from patchword.tasks.load import load
 
 
 def __getattr__(name: str) -> object:
     if name == "load":
-        from patchword.tasks.caption import load
+        from patchword.tasks.load import load
 
         return load
     raise AttributeError(f"module 'patchword' has no attribute {name!r}")

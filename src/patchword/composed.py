@@ -14,6 +14,7 @@ from torch import nn
 from patchword.data.batches import Inputs
 from patchword.errors import ConfigError
 from patchword.layers.codebook import Codebook
+from patchword.layers.familiarity import Familiarity
 from patchword.models.adaptive import Adaptive, AdaptiveConfig
 from patchword.models.caption_transformer import CaptionTransformer, CaptionTransformerConfig
 from patchword.models.meshed_memory import MeshedMemoryConfig, MeshedMemoryTransformer
@@ -116,11 +117,12 @@ class CaptionModel(TowerModel):
 
 
 class AnswerModel(TowerModel):
-    """A tower and what answers questions from it: by choice from a list, or word by word."""
+    """A tower and what answers questions from it: by choice from a list, or word by word; and a sense of what pictures it knows."""
 
     def __init__(self, tower: nn.Module, answerer: AnswerClassifier | AnswerGenerator) -> None:
         super().__init__(tower)
         self.answerer = answerer
+        self.familiarity = Familiarity(tower.width)
 
     @classmethod
     def build(

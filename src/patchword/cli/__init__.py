@@ -8,10 +8,12 @@ import sys
 import typer
 
 from patchword import __version__
+from patchword.cli.ask import ask
 from patchword.cli.caption import caption
 from patchword.cli.check import check
 from patchword.cli.codebook import codebook
 from patchword.cli.compare import compare
+from patchword.cli.evaluate import evaluate
 from patchword.cli.features import features
 from patchword.cli.index import index
 from patchword.cli.label import label
@@ -36,11 +38,13 @@ app.command()(caption)
 app.command()(index)
 app.command()(search)
 app.command()(label)
+app.command()(ask)
 app.command()(serve)
 app.command()(models)
 app.command()(check)
 app.command()(train)
 app.command()(predict)
+app.command()(evaluate)
 app.command()(score)
 app.command()(compare)
 app.command()(submit)

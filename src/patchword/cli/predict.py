@@ -1,4 +1,4 @@
-"""`patchword predict`: captions of a data set's split, in the results format of COCO."""
+"""`patchword predict`: captions of a data set's split, in the results format of COCO, or answers in that of VQA."""
 
 from __future__ import annotations
 
@@ -14,15 +14,22 @@ from patchword.errors import PictureError
 
 def predict(
     model: Annotated[str, typer.Argument(help="A shipped name, a folder, a hub id, or hub:ID of a transformers captioner.")],
-    data: Annotated[Path, typer.Option("--data", help="Annotations that name the pictures.")],
+    data: Annotated[Path, typer.Option("--data", help="Annotations that name the pictures, or questions about them.")],
     images: Annotated[Path, typer.Option("--images", help="Folder of the pictures.")],
-    out: Annotated[Path, typer.Option("--out", help="File to write: a list of {image_id, caption}.")],
-    split: Annotated[str, typer.Option(help="Split whose pictures are captioned.")] = "test",
+    out: Annotated[Path, typer.Option("--out", help="File to write: a list of {image_id, caption} or {question_id, answer}.")],
+    split: Annotated[str, typer.Option(help="Split whose pictures are captioned or asked about.")] = "test",
     beam: Annotated[int | None, typer.Option(help="Hypotheses that the search follows; the model's own number where left out.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
-    batch: Annotated[int, typer.Option(help="Pictures that are captioned together.")] = 32,
+    batch: Annotated[int, typer.Option(help="Pictures that go through the model together.")] = 32,
 ) -> None:
-    """Caption every picture of a split; one that cannot be read is named on standard error and left out, and the exit status is 1."""
+    """Caption every picture of a split, or answer the questions about it; a picture that cannot be read is named on standard error and left
+    out, and the exit status is 1."""
+    from patchword.tasks.load import task_of
+
+    if task_of(model) == "answer":
+        from patchword.cli.questions import predict_answers
+
+        raise typer.Exit(predict_answers(model, data, images, out, split, device, batch))
     from patchword.data.pictures import open_picture
     from patchword.data.readers import read_captions, split_records
     from patchword.log import progress

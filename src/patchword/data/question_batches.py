@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -78,9 +78,7 @@ class QuestionData:
             DataError: a question without a word, an id that the vocabulary does not have, or an answer outside the list, with the image id.
         """
         numbers = {answer: number for number, answer in enumerate(answers)}
-        pictures: dict[str, list[QuestionRecord]] = {}
-        for record in records:
-            pictures.setdefault(record.file, []).append(record)
+        pictures = gather(records)
         tokens, targets = [], []
         for same in pictures.values():
             tokens.append(tuple(_ids(record.question, record, vocabulary, max_length) for record in same))
@@ -113,6 +111,14 @@ class QuestionData:
             answers=answers,
             answer_lengths_R=answer_lengths_R,
         )
+
+
+def gather(records: Iterable[QuestionRecord]) -> dict[str, list[QuestionRecord]]:
+    """The questions about each picture, by its file."""
+    pictures: dict[str, list[QuestionRecord]] = {}
+    for record in records:
+        pictures.setdefault(record.file, []).append(record)
+    return pictures
 
 
 def answer_scores(answers: Sequence[str]) -> dict[str, float]:

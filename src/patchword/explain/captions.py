@@ -111,24 +111,29 @@ def _check(caption: Caption) -> None:
 def _explained(caption: Caption, picture: Image.Image | None) -> tuple[str, Html]:
     """The style rules (they hold the picture, once) and the body of one caption."""
     _check(caption)
-    key, css = "", ""
     if picture is None and caption.picture is not None:
         picture = opened(caption.picture)
-    if picture is not None:
-        uri = picture_uri(picture)
-        key = "p" + hashlib.sha256(uri.encode()).hexdigest()[:12]
-        css = f".patchword .{key} {{ background-image: url({uri}); aspect-ratio: {picture.width} / {picture.height}; }}\n"
+    key, css = picture_style(picture)
     end = "" if caption.complete else ", cut off at the length limit"
     facts = f"{len(caption.tokens)} words, log-probability {caption.log_probability:.3f}{end}"
-    parts = [Html(f'<p class="said">{escape(caption.text or "(an empty caption)")}</p>'), note(facts), _word_figures(caption, key)]
+    parts = [Html(f'<p class="said">{escape(caption.text or "(an empty caption)")}</p>'), note(facts), word_figures(caption, key)]
     if caption.concepts:
-        parts.append(_concepts(caption, key))
+        parts.append(concept_figures(caption, key))
     if caption.alternatives:
         parts.append(_hypotheses(caption))
     return css, join(parts)
 
 
-def _word_figures(caption: Caption, key: str) -> Html:
+def picture_style(picture: Image.Image | None) -> tuple[str, str]:
+    """A class name and its style rule, which holds the picture, once; both empty without a picture."""
+    if picture is None:
+        return "", ""
+    uri = picture_uri(picture)
+    key = "p" + hashlib.sha256(uri.encode()).hexdigest()[:12]
+    return key, f".patchword .{key} {{ background-image: url({uri}); aspect-ratio: {picture.width} / {picture.height}; }}\n"
+
+
+def word_figures(caption: Caption, key: str) -> Html:
     """The picture alone, then once per word under its map; without a picture the maps over plain colour. Below each word what it was made
     of beside the patches: concepts and memory prototypes, where the model has them."""
     figures = []
@@ -195,7 +200,7 @@ def _seen(caption: Caption, t: int) -> str:
     return f'<span title="{title}">{percent(seen)} seen</span>{bar}'
 
 
-def _concepts(caption: Caption, key: str) -> Html:
+def concept_figures(caption: Caption, key: str) -> Html:
     """The most frequent codebook words, coloured over the picture."""
     counts = Counter(caption.concepts).most_common()
     shown, hidden = counts[:_CONCEPTS_SHOWN], counts[_CONCEPTS_SHOWN:]

@@ -7,6 +7,7 @@ CIDEr keeps the document frequencies of the whole set.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +61,14 @@ def compare(
             p = min(1.0, 2 * (against + 1) / (resamples + 1))
             result[name] = Difference(value, Interval(*np.quantile(drawn, (0.025, 0.975)).tolist()), p)
     return result
+
+
+def grouped_interval(groups: Sequence[Sequence[float]], resamples: int = 1000, seed: int = 0) -> Interval:
+    """95 % interval of the mean over all values where whole groups are drawn: the values of a group (the questions about one picture)
+    depend on one another, and drawing them one by one would find the mean surer than it is."""
+    sums_G, counts_G = np.array([sum(group) for group in groups], float), np.array([len(group) for group in groups], float)
+    picks_RG = np.random.default_rng(seed).integers(len(groups), size=(resamples, len(groups)))
+    return Interval(*np.quantile(sums_G[picks_RG].sum(1) / counts_G[picks_RG].sum(1), (0.025, 0.975)).tolist())
 
 
 def _resampled(sides: list[tuple[dict[str, Score], BleuCounts | None]], resamples: int, seed: int) -> list[dict[str, np.ndarray]]:

@@ -8,9 +8,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,11 +22,13 @@ from patchword import checkpoint
 from patchword.composed import AnswerModel, CaptionerSettings, TowerSettings
 from patchword.data.batches import Inputs, padded
 from patchword.data.pictures import Preprocessing, open_picture
-from patchword.data.question_batches import Targets
+from patchword.data.question_batches import Targets, gather
+from patchword.data.records import QuestionRecord
 from patchword.decode import beam_search
 from patchword.device import choose_device
-from patchword.errors import DataError
+from patchword.errors import DataError, PictureError
 from patchword.layers.codebook import Codebook
+from patchword.layers.familiarity import mean_patch
 from patchword.models.question_answering import AskedPicture, QuestionConfig
 from patchword.results import Answer, Asked
 from patchword.tasks.caption import Picture, find_model, model_card, portable, read_settings, read_vocabulary, restore_weights
@@ -65,7 +67,12 @@ class AnsweringModel:
         self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
 
     def ask(
-        self, pictures: Picture | Sequence[Picture], questions: str | Sequence[str], n_best: int = 1, batch: int = 32
+        self,
+        pictures: Picture | Sequence[Picture],
+        questions: str | Sequence[str],
+        n_best: int = 1,
+        batch: int = 32,
+        anyway: bool = False,
     ) -> list[Answer] | list[list[Answer]]:
         """Ask one question about one picture, or the n-th of a list about the n-th of a list.
 
@@ -73,16 +80,18 @@ class AnsweringModel:
             pictures: path, PIL image or array (H, W, 3), or a list of these.
             questions: a question, or one for each picture.
             n_best: how many answers come back, best first; fewer where the model knows fewer.
+            anyway: answer about pictures that are unlike all those of the training, too.
 
         Returns:
             The answers of one question, or a list of them for a list.
 
         Raises:
             PictureError: a picture that cannot be decoded, with its name and the reason.
-            DataError: a question without a word that the model knows, or lists of different lengths.
+            DataError: a question without a word that the model knows, a picture unlike those it was trained on, or lists of different
+                lengths.
         """
         if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
-            return self.ask([pictures], [str(questions)], n_best, batch)[0]
+            return self.ask([pictures], [str(questions)], n_best, batch, anyway)[0]
         if isinstance(questions, str) or len(questions) != len(pictures):
             found = "one question" if isinstance(questions, str) else f"{len(questions)} questions"
             raise DataError(f"{found} for {len(pictures)} pictures: give a list with one for each")
@@ -91,13 +100,17 @@ class AnsweringModel:
         answers: list[list[Answer]] = []
         for first in range(0, len(pictures), batch):
             features = self.features([open_picture(picture) for picture in pictures[first : first + batch]])
+            if not anyway:
+                self.check_familiar(features, pictures[first : first + batch])
             answers += self.answer(features, questions[first : first + batch], None, n_best)
         return answers
 
-    def explain(self, picture: Picture, question: str, n_best: int = 3) -> Asked:
+    def explain(self, picture: Picture, question: str, n_best: int = 3, anyway: bool = False) -> Asked:
         """Answers, and where each word of the question looked. Raises as `ask`."""
         self.check_question(question)
         features = self.features([open_picture(picture)])
+        if not anyway:
+            self.check_familiar(features, [picture])
         with torch.inference_mode():
             asked = self._asked(features, [question], None, trace=True)
         words = tuple(self.vocabulary.tokens(self._ids(question)))
@@ -116,6 +129,17 @@ class AnsweringModel:
         if all(number == self.vocabulary.special.unknown for number in ids):
             like = self.card.get("example", "those that it was trained on")
             raise DataError(f"{question!r} has no word that the model knows; ask as in its training: {like!r}")
+
+    def check_familiar(self, features: VisualFeatures, pictures: Sequence[Picture]) -> None:
+        """Raises DataError naming the first picture that lies further from the training pictures than others of their kind do."""
+        familiarity = self.model.familiarity
+        for picture, distance in zip(pictures, familiarity.distance(mean_patch(features)).tolist(), strict=True):
+            if distance > familiarity.limit:
+                name = picture if isinstance(picture, (str, Path)) else getattr(picture, "filename", "") or "the picture"
+                raise DataError(
+                    f"{name}: unlike the pictures that {self.card.get('name', 'the model')} was trained on (distance {distance:.0f}, "
+                    f"{familiarity.limit:.0f} at most), so an answer would be a guess; ask another model, or insist with 'anyway'"
+                )
 
     def unknown_words(self, question: str) -> list[str]:
         """The words of a question that the model never learnt: they all look alike to it."""
@@ -177,6 +201,37 @@ class AnsweringModel:
         settings, weights = portable(self.settings, self.model)
         config = {"task": "answer", **self.card, **settings.model_dump(mode="json")}
         checkpoint.write_model(folder, config, weights, self.vocabulary.to_json(), model_card(self.card), half)
+
+
+class Answered(NamedTuple):
+    """One question of a data set and the model's answer to it; None where the picture cannot be read."""
+
+    record: QuestionRecord
+    answer: Answer | None
+
+
+def answer_questions(
+    model: AnsweringModel, records: Sequence[QuestionRecord], images: Path, unreadable: Callable[[PictureError, int], None], batch: int = 32
+) -> Iterator[list[Answered]]:
+    """The answers to the questions of a data set, some pictures at a time, each picture opened once; `unreadable` is told of a picture
+    that cannot be read and how many questions it takes with it."""
+    pictures = gather(records)
+    files = list(pictures)
+    for first in range(0, len(files), batch):
+        opened, asked, lost = [], [], []
+        for file in files[first : first + batch]:
+            try:
+                opened.append(open_picture(images / file))
+                asked += [(len(opened) - 1, record) for record in pictures[file]]
+            except PictureError as error:
+                unreadable(error, len(pictures[file]))
+                lost += pictures[file]
+        answers: list[list[Answer]] = []
+        if opened:
+            owners_R = torch.tensor([b for b, _ in asked], device=model.device)
+            answers = model.answer(model.features(opened), [record.question for _, record in asked], owners_R)
+        found = [Answered(record, best[0]) for (_, record), best in zip(asked, answers, strict=True)]
+        yield found + [Answered(record, None) for record in lost]
 
 
 def load_answerer(name: str | Path, device: str | None = None) -> AnsweringModel:

@@ -20,7 +20,7 @@ from patchword import checkpoint
 from patchword.composed import AnswerModel, CaptionerSettings, TowerSettings
 from patchword.data.augment import Augmentation
 from patchword.data.batches import FeatureInputs, PictureInputs, PlanEntry
-from patchword.data.question_batches import QuestionBatch, QuestionData, Targets, answerable
+from patchword.data.question_batches import QuestionBatch, QuestionData, Targets, answerable, gather
 from patchword.data.question_formats import read_questions
 from patchword.data.question_only import CommonestAnswer
 from patchword.data.readers import split_records
@@ -28,6 +28,7 @@ from patchword.data.records import QuestionRecord
 from patchword.data.store import Store
 from patchword.errors import ConfigError, DataError
 from patchword.layers.codebook import Codebook
+from patchword.layers.familiarity import mean_patch
 from patchword.metrics.classification import vqa_accuracy
 from patchword.models.question_answering import QuestionConfig
 from patchword.tasks.answer import AnsweringModel, AnswerSettings
@@ -38,6 +39,9 @@ from patchword.text.words import Vocabulary
 from patchword.train.answer_objectives import Answering
 from patchword.train.loop import Validation
 from patchword.train.settings import RunSettings, StageSettings
+
+_FAMILIAR = 1000
+"""Pictures that tell what is familiar to the model."""
 
 
 class QuestionDataSettings(BaseModel, extra="forbid", frozen=True):
@@ -161,6 +165,8 @@ class AnswerRecipe:
     def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation | None:
         """Answer the questions of the selection; VQA accuracy selects. What the questions alone reach stands beside it."""
         self.model.eval()
+        known, others = [same[0].file for same in self.train.records], list(gather(self.selection))
+        self.model.familiarity.fit(self._mean_patches(known, accelerator.device), self._mean_patches(others, accelerator.device))
         predicted = self._predicted(accelerator.device)
         given = {record.question_id: record.answers for record in self.selection}
         score = vqa_accuracy(given, predicted)["VQA_accuracy"]
@@ -178,9 +184,7 @@ class AnswerRecipe:
 
     def _predicted(self, device: torch.device) -> dict[int | str, str]:
         model = AnsweringModel(self.model, self.settings, self.vocabulary, self.card, device)
-        pictures: dict[str, list[QuestionRecord]] = {}
-        for record in self.selection:
-            pictures.setdefault(record.file, []).append(record)
+        pictures = gather(self.selection)
         files, predicted = list(pictures), {}
         for first in range(0, len(files), 64):
             names = files[first : first + 64]
@@ -191,6 +195,13 @@ class AnswerRecipe:
             found = model.answer(features, [record.question for _, record in asked], owners_R)
             predicted |= {record.question_id: best[0].text for (_, record), best in zip(asked, found, strict=True)}
         return predicted
+
+    @torch.inference_mode()
+    def _mean_patches(self, files: list[str], device: torch.device) -> Tensor:
+        """Of a thousand of the pictures at most, evenly taken."""
+        files = files[:: max(1, len(files) // _FAMILIAR)]
+        parts = [self.inputs.load(files[first : first + 64], None).to(device) for first in range(0, len(files), 64)]
+        return torch.cat([mean_patch(self.model.features(part)) for part in parts])
 
     def save_model(self, folder: Path) -> None:
         device = next(self.model.parameters()).device

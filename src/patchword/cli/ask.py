@@ -1,0 +1,50 @@
+"""`patchword ask`: a question about a picture."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_MODEL = "easy-vqa"
+
+
+def ask(
+    photo: Annotated[Path, typer.Argument(help="The picture.")],
+    question: Annotated[str, typer.Argument(help='The question, such as "what color is the shape?".')],
+    model: Annotated[str, typer.Option("--model", help="A shipped name, a folder or a hub id.")] = DEFAULT_MODEL,
+    n_best: Annotated[int, typer.Option("-n", "--n-best", min=1, help="How many answers.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: image, question, answers with probabilities.")] = False,
+    explain: Annotated[Path | None, typer.Option(help="Write a page that shows where each word of the question looked.")] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Answer even about a picture unlike all that the model was trained on.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
+) -> None:
+    """Answer a question about a picture, best answer first, each with its probability; a picture unlike those that the model was trained
+    on is refused."""
+    from patchword.data.pictures import open_picture
+    from patchword.tasks.answer import load_answerer
+
+    picture = open_picture(photo)
+    picture.filename = str(photo)  # so that an error can name it
+    answerer = load_answerer(model, device)
+    asked = answerer.explain(picture, question, n_best, anyway)
+    unknown = answerer.unknown_words(question)
+    if unknown:
+        print(f"patchword: the model never learnt {', '.join(unknown)}: the answer takes no notice of it", file=sys.stderr)
+    if as_json:
+        answers = [{"answer": answer.text, "probability": answer.probability} for answer in asked.answers]
+        print(json.dumps({"image": str(photo), "question": question, "answers": answers}, ensure_ascii=False))
+    else:
+        for answer in asked.answers:
+            print(f"{answer.probability:.3f}  {answer.text}")
+    if explain is not None:
+        from patchword.explain.answers import answer_page
+        from patchword.explain.pictures import seen_part
+
+        preprocessing = answerer.settings.preprocessing
+        seen = seen_part(picture, preprocessing.fit, preprocessing.hw)
+        seen.thumbnail((480, 480))
+        explain.write_text(answer_page([(photo, seen, asked)]), encoding="utf-8")
