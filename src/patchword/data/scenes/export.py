@@ -10,7 +10,32 @@ from PIL import Image
 
 from patchword.data.scenes.describe import describe
 from patchword.data.scenes.draw import draw
+from patchword.data.scenes.questions import ask
 from patchword.data.scenes.world import HeldOut, make_scenes
+
+
+def write_questions(
+    folder: Path | str,
+    n: int,
+    level: int = 1,
+    split: str = "train",
+    held_out: HeldOut | None = None,
+    seed: int = 0,
+    questions: int = 4,
+) -> Path:
+    """Questions about the scenes that `write_scenes` draws with the same arguments, as JSON lines; returns the path of
+    folder/questions.jsonl. Call it once per split: what the file says of other splits is kept."""
+    file = Path(folder) / "questions.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    kept = [line for line in lines if json.loads(line)["split"] != split]
+    for scene in make_scenes(n, level, split, held_out, seed):
+        for asked in ask(scene, questions):
+            row = {"image": f"{scene.name}.png", "question": asked.text, "answer": asked.answer, "type": asked.kind, "split": split}
+            kept.append(json.dumps(row))
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    os.replace(partial, file)
+    return file
 
 
 def write_scenes(
