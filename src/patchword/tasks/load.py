@@ -7,9 +7,14 @@ from typing import Any
 
 from patchword import checkpoint
 from patchword.errors import ModelError
-from patchword.tasks import answer, caption, retrieve
+from patchword.tasks import align, answer, caption, retrieve
 
-LOADERS = {"caption": caption.load, "retrieve": retrieve.load_two_towers, "answer": answer.load_answerer}
+LOADERS = {
+    "caption": caption.load,
+    "retrieve": retrieve.load_two_towers,
+    "align": align.load_alignment,
+    "answer": answer.load_answerer,
+}
 """Per task the function that loads its models."""
 
 

@@ -33,7 +33,7 @@ from patchword.metrics.classification import vqa_accuracy
 from patchword.models.question_answering import QuestionConfig
 from patchword.tasks.answer import AnsweringModel, AnswerSettings
 from patchword.tasks.caption import find_model, restore_weights
-from patchword.tasks.towers import load_tower_weights
+from patchword.tasks.towers import load_tower_weights, stored_digest
 from patchword.tasks.training_data import HELD_OUT_SEED, pixel_inputs, reader_preprocessing
 from patchword.text.words import Vocabulary
 from patchword.train.answer_objectives import Answering
@@ -140,8 +140,9 @@ class AnswerRecipe:
             return pixel_inputs(self.run.data, preprocessing, files)
         if not self.model.tower_is_frozen:
             raise ConfigError("data.features replaces the tower, and tower.trainable_from lets it learn: leave one of them out")
-        expected = {"tower": checkpoint.weights_digest(self.model.tower), "preprocessing": preprocessing.model_dump(mode="json")}
-        return FeatureInputs(Store.open(Path(self.run.data.features), expected))
+        store = Store.open(Path(self.run.data.features), {"preprocessing": preprocessing.model_dump(mode="json")})
+        store.check({"tower": stored_digest(self.model.tower, store.manifest["until_layer"])})
+        return FeatureInputs(store)
 
     def objective(self, stage: int) -> nn.Module:
         return Answering(self.model, self.vocabulary.special.pad, self.stages[stage].patch_contrast)
