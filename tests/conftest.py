@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 PIECES = ["a", "c", "d", "g", "o", "t", "!", "!</w>", "a</w>", "t</w>", "g</w>", "o</w>", "ca", "do", "cat</w>", "dog</w>", "s</w>", "s"]
 
@@ -29,3 +31,28 @@ def tiny_clip(tmp_path_factory) -> Path:
         model.logit_scale.fill_(3.0)
     model.save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def write_panoptic():
+    """Writes drawn scenes' masks as COCO writes panoptic ones, each shape a class (1: circle, ...); returns the path of the JSON."""
+
+    def write(folder: Path, scenes, image_ids, size: int) -> Path:
+        from patchword.data.scenes import masks
+        from patchword.data.scenes.world import SHAPES
+
+        (folder / "panoptic").mkdir(parents=True, exist_ok=True)
+        annotations = []
+        for scene, owners_KSS, image_id in zip(scenes, masks(scenes, size), image_ids, strict=True):
+            ids = [3 * 65536 + 7 * 256 + k for k in range(len(scene.things))]
+            colours_SS3 = np.zeros((size, size, 3), dtype=np.uint8)
+            for k, number in enumerate(ids):
+                colours_SS3[owners_KSS[k]] = (number % 256, number // 256 % 256, number // 65536)
+            Image.fromarray(colours_SS3).save(folder / "panoptic" / f"{image_id}.png")
+            parts = [{"id": one, "category_id": 1 + SHAPES.index(thing.shape)} for one, thing in zip(ids, scene.things, strict=True)]
+            annotations.append({"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": parts})
+        path = folder / "panoptic.json"
+        path.write_text(json.dumps({"annotations": annotations}))
+        return path
+
+    return write

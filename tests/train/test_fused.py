@@ -169,3 +169,36 @@ def test_what_the_parts_do_is_logged_and_drawn(fused):
     page = (fused / "report.html").read_text()
     for title in ("Attention on prototypes", "Live prototypes", "Concepts in use", "Share of a self-critical step spent on rewards"):
         assert f"<figcaption>{title}" in page
+
+
+def test_masks_of_people_label_the_contrast(workshop, call, write_panoptic, tmp_path):
+    """The labels of a batch are the masks' classes, and the loss of the first step is that of the patches under them."""
+    from patchword.config import override, read_toml, validate
+    from patchword.data.scenes import make_scenes
+    from patchword.errors import ConfigError
+    from patchword.tasks.train_caption import CaptionRecipe, CaptionRun
+    from patchword.train.loop import Shares
+
+    numbers = {one["filename"]: one["imgid"] for one in json.loads((workshop[0] / "scenes/dataset.json").read_text())["images"]}
+    scenes = make_scenes(40, 1, "train")
+    path = write_panoptic(tmp_path, scenes, [numbers[f"{scene.name}.png"] for scene in scenes], 32)
+    segmented = (f"data.panoptic={path}", f"data.panoptic_masks={tmp_path / 'panoptic'}")
+    values = override(read_toml(CONFIGS / "fused-scenes.toml"), [*workshop[1], *segmented])
+    recipe = CaptionRecipe(validate(values, CaptionRun, "test"), tmp_path / "run", "test")
+    objective = recipe.objective(0).eval()
+    batch = recipe.batch(0, recipe.plan(0, 0)[0], torch.Generator().manual_seed(0))
+    known_B = torch.tensor([image in numbers.values() and image < 40 for image in batch.image_ids])
+    assert batch.labels_BN.shape == (16, 16) and known_B.any() and not known_B.all()
+    assert (batch.labels_BN[~known_B] == -1).all() and (batch.labels_BN[known_B] > 0).any()
+    named = objective(batch, Shares(batch.target_count, batch.picture_count, 0.0))
+    with torch.no_grad():
+        memory = recipe.model.captioner.encode(recipe.model.features(batch.inputs))
+        expected = recipe.model.captioner.contrast_loss(memory, batch.labels_BN)
+    assert named["patch_contrast"].item() == pytest.approx(expected.item(), abs=1e-6)
+    for settings, message in (
+        (segmented[:1], "go together: give both or neither"),
+        ((*segmented, "data.augmentation.smallest_area=0.5"), "augmentation shows others: leave one of them out"),
+        ((*segmented, *(f"stage.{n}.objective.patch_contrast=0" for n in (0, 1))), "no stage gives that a weight"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call("train", CONFIGS / "fused-scenes.toml", *workshop[1], *settings, f"out={tmp_path / 'run'}", "--device", "cpu")

@@ -61,6 +61,8 @@ class CaptionBatch(NamedTuple):
     picture_of_row_R: Tensor
     references: tuple[tuple[str, ...], ...] | None = None
     """All captions of each picture, for rewards; None where no reward is computed."""
+    labels_BN: Tensor | None = None
+    """Class of each patch by a segmentation, -1 for none; None where there is no segmentation."""
     texts_RE: Tensor | None = None
     """Each caption in the text space of a two-tower model, for the regulariser against it; None where there is no such loss."""
 
@@ -79,6 +81,7 @@ class CaptionBatch(NamedTuple):
             tokens_RT=self.tokens_RT.to(device, non_blocking=True),
             lengths_R=self.lengths_R.to(device, non_blocking=True),
             picture_of_row_R=self.picture_of_row_R.to(device, non_blocking=True),
+            labels_BN=None if self.labels_BN is None else self.labels_BN.to(device, non_blocking=True),
             texts_RE=None if self.texts_RE is None else self.texts_RE.to(device, non_blocking=True),
         )
 
@@ -192,6 +195,8 @@ class CaptionData:
     tokens: tuple[tuple[tuple[int, ...], ...], ...]
     special: SpecialIds
     inputs: PictureInputs
+    segmentation: Store | None = None
+    """Classes of each picture's patches (`data/panoptic.py`)."""
     texts: tuple[np.ndarray, ...] | None = None
     """Of each record the vectors of its captions, (captions, E) fp16."""
 
@@ -230,8 +235,13 @@ class CaptionData:
             lengths_R=lengths_R,
             picture_of_row_R=torch.tensor(owners, dtype=torch.long),
             references=tuple(record.captions for record in records) if with_references else None,
+            labels_BN=None if self.segmentation is None else self._labels_of(records),
             texts_RE=None if self.texts is None else self._texts_of(entries),
         )
+
+    def _labels_of(self, records: Sequence[CaptionRecord]) -> Tensor:
+        rows = self.segmentation.rows([record.file for record in records])
+        return torch.from_numpy(np.stack([self.segmentation.fields["classes"][row] for row in rows])).long()
 
     def _texts_of(self, entries: Sequence[PlanEntry]) -> Tensor:
         return torch.from_numpy(np.stack([self.texts[entry.record][j] for entry in entries for j in entry.captions])).float()

@@ -213,15 +213,30 @@ class Preprocessing(BaseModel):
         resample = Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
         if self.fit == "squash":
             return np.array(image.resize((width, height), resample))
-        image = _without_far_ends(image, height, width)
-        cover = (round(width * self.cover), round(height * self.cover))
-        # Rounding as in CLIP's own preparation: the short side exact, the long side rounded down.
-        if image.width * cover[1] <= image.height * cover[0]:
-            scaled = (cover[0], max(cover[1], int(cover[0] * image.height / image.width)))
-        else:
-            scaled = (max(cover[0], int(cover[1] * image.width / image.height)), cover[1])
-        left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
+        image = image.crop(_without_far_ends(image.width, image.height, height, width))
+        scaled, left, top = self._scaled(image.width, image.height)
         return np.array(image.resize(scaled, resample).crop((left, top, left + width, top + height)))
+
+    def seen(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """What `apply` keeps of a picture of this size: left, top, right and bottom, in the picture's own pixels."""
+        if self.fit == "squash":
+            return 0.0, 0.0, float(width), float(height)
+        rows, columns = self.hw
+        cut_left, cut_top, cut_right, cut_bottom = _without_far_ends(width, height, rows, columns)
+        scaled, left, top = self._scaled(cut_right - cut_left, cut_bottom - cut_top)
+        across, down = (cut_right - cut_left) / scaled[0], (cut_bottom - cut_top) / scaled[1]
+        return cut_left + left * across, cut_top + top * down, cut_left + (left + columns) * across, cut_top + (top + rows) * down
+
+    def _scaled(self, width: int, height: int) -> tuple[tuple[int, int], int, int]:
+        """Width and height to which a picture is scaled before its middle is cut out, and the cut's left and top in it."""
+        rows, columns = self.hw
+        cover = (round(columns * self.cover), round(rows * self.cover))
+        # Rounding as in CLIP's own preparation: the short side exact, the long side rounded down.
+        if width * cover[1] <= height * cover[0]:
+            scaled = (cover[0], max(cover[1], int(cover[0] * height / width)))
+        else:
+            scaled = (max(cover[0], int(cover[1] * width / height)), cover[1])
+        return scaled, (scaled[0] - columns) // 2, (scaled[1] - rows) // 2
 
     def normalise(self, pixels_BHWC: np.ndarray) -> np.ndarray:
         """uint8 (B, H, W, 3) to float32 (B, 3, H, W): divided by 255, mean taken off, divided by the standard deviation."""
@@ -232,12 +247,13 @@ class Preprocessing(BaseModel):
         return np.ascontiguousarray((pixels_BHWC * scale_C - offset_C).transpose(0, 3, 1, 2), dtype=np.float32)
 
 
-def _without_far_ends(image: Image.Image, height: int, width: int) -> Image.Image:
+def _without_far_ends(width: int, height: int, rows: int, columns: int) -> tuple[int, int, int, int]:
     """A strip of 30000x10 pixels would be scaled to a hundred million before the middle is cut out: cut roughly first.
 
-    Eight times the wanted aspect is kept, so that the filter of the exact cut never sees the border made here.
+    Eight times the wanted aspect is kept, so that the filter of the exact cut never sees the border made here. Returns left, top, right and
+    bottom of what is kept.
     """
-    longest_w = max(1, 8 * image.height * width // height)
-    longest_h = max(1, 8 * image.width * height // width)
-    left, top = max(0, image.width - longest_w) // 2, max(0, image.height - longest_h) // 2
-    return image.crop((left, top, image.width - left, image.height - top)) if left or top else image
+    longest_w = max(1, 8 * height * columns // rows)
+    longest_h = max(1, 8 * width * rows // columns)
+    left, top = max(0, width - longest_w) // 2, max(0, height - longest_h) // 2
+    return left, top, width - left, height - top

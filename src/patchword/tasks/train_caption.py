@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from patchword import checkpoint
 from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings
-from patchword.data.batches import CaptionBatch, CaptionData, FeatureInputs, PictureInputs, PlanEntry
+from patchword.data.batches import CaptionBatch, CaptionData, FeatureInputs, Inputs, PictureInputs, PlanEntry
 from patchword.data.store import Store
 from patchword.device import wait
 from patchword.errors import ConfigError
@@ -33,7 +33,14 @@ from patchword.models.caption_transformer import CaptionTransformer, CaptionTran
 from patchword.tasks.caption import CaptioningModel, DecodingSettings, ModelSettings, find_model, restore_weights
 from patchword.tasks.caption_texts import embed_captions, text_towers
 from patchword.tasks.towers import first_trained, load_tower_weights, stored_digest
-from patchword.tasks.training_data import DataSettings, build_vocabulary, pixel_inputs, read_splits, reader_preprocessing
+from patchword.tasks.training_data import (
+    CaptionDataSettings,
+    build_vocabulary,
+    panoptic_classes,
+    pixel_inputs,
+    read_splits,
+    reader_preprocessing,
+)
 from patchword.train.caption_objectives import CrossEntropy, CrossEntropySettings, SelfCritical, SelfCriticalSettings, is_used
 from patchword.train.loop import Validation
 from patchword.train.rewards import CaptionReward
@@ -58,7 +65,7 @@ class CaptionRun(RunSettings, frozen=True):
     """The configuration of a training of a captioner."""
 
     task: Literal["caption"] = "caption"
-    data: DataSettings
+    data: CaptionDataSettings
     tower: TowerSettings = Field(discriminator="kind")
     tower_from: str | None = Field(None, description="trained model (shipped name, folder, hub id) whose tower the training begins with")
     captioner: CaptionerSettings
@@ -74,6 +81,9 @@ class CaptionRun(RunSettings, frozen=True):
 
     @model_validator(mode="after")
     def _losses_fit_the_model(self) -> CaptionRun:
+        stages = [stage.objective for stage in self.stage if isinstance(stage.objective, CrossEntropySettings)]
+        if self.data.panoptic is not None and not any(is_used(objective.patch_contrast) for objective in stages):
+            raise ValueError("data.panoptic labels patches for patch_contrast, and no stage gives that a weight: set one, or leave it out")
         alignment = self.captioner.alignment if isinstance(self.captioner, CaptionTransformerConfig) else None
         for stage in self.stage:
             if not isinstance(stage.objective, CrossEntropySettings):
@@ -111,6 +121,8 @@ class CaptionRecipe:
         self.preprocessing = reader_preprocessing(self.model.tower.preprocessing)
         inputs = self._inputs([record.file for record in (*train, *selection)])
         self.train = CaptionData.build(train, self.vocabulary, inputs, run.data.max_words)
+        if run.data.panoptic:
+            self.train = replace(self.train, segmentation=panoptic_classes(run.data, train, self.preprocessing, self._grid()))
         self.selection = CaptionData.build(selection, self.vocabulary, inputs, run.data.max_words)
         self.settings = ModelSettings(
             tower=run.tower,
@@ -135,9 +147,22 @@ class CaptionRecipe:
         if data.features:
             store = Store.open(Path(data.features), {"preprocessing": self.preprocessing.model_dump(mode="json")})
             self._check_replaced(store)
+            if data.panoptic and store.manifest.get("views", 1) > 1:
+                raise ConfigError("data.panoptic labels the cells of plain pictures, and the store of data.features holds random views too")
             store.check({"tower": stored_digest(self.model.tower, store.manifest["until_layer"])})
             return FeatureInputs(store)
         return pixel_inputs(data, self.preprocessing, files)
+
+    def _grid(self) -> tuple[int, int]:
+        """Rows and columns of the tower's patches. Raises ConfigError where they form no grid."""
+        pixels_B3HW = torch.zeros(1, 3, *self.preprocessing.hw)
+        with torch.inference_mode():
+            hw = self.model.eval().features(Inputs(pixels_B3HW=pixels_B3HW)).hw
+        if hw is None:
+            raise ConfigError(
+                f"data.panoptic labels cells of a grid, and the {self.run.tower.kind} tower has none: leave data.panoptic out"
+            )
+        return hw
 
     def _check_replaced(self, store: Store) -> None:
         """A store replaces what is frozen, and nothing else. Raises ConfigError when a stage would train what the store replaces."""

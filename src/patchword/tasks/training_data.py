@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from patchword.data.augment import Augmentation
 from patchword.data.batches import PixelInputs
+from patchword.data.panoptic import panoptic_store
 from patchword.data.pictures import Preprocessing
 from patchword.data.readers import read_captions, split_records
 from patchword.data.records import CaptionRecord
-from patchword.data.store import cache_folder, pixel_store
+from patchword.data.store import Store, cache_folder, pixel_store
 from patchword.errors import ConfigError
 from patchword.log import progress
 from patchword.text.subwords import Subwords
@@ -41,6 +43,24 @@ class DataSettings(BaseModel, extra="forbid", frozen=True):
     max_words: int = Field(20, gt=0, description="words beyond this are cut off while training")
     held_out: int = Field(0, ge=0, description="training pictures set aside to select the model; 0: it is selected on split val")
     limit: int = Field(0, ge=0, description="use only the first n training pictures (tests, dry runs); 0: all")
+
+
+class CaptionDataSettings(DataSettings, frozen=True):
+    """Data of a captioner, which may come with a segmentation."""
+
+    panoptic: str | None = Field(
+        None,
+        description="COCO panoptic JSON: its classes label the training pictures' patches for patch_contrast; absent: assigned words do",
+    )
+    panoptic_masks: str | None = Field(None, description="folder of the PNG files that the panoptic JSON names")
+
+    @model_validator(mode="after")
+    def _segmentation_is_whole(self) -> CaptionDataSettings:
+        if (self.panoptic is None) != (self.panoptic_masks is None):
+            raise ValueError("panoptic (the JSON) and panoptic_masks (the folder of its PNG files) go together: give both or neither")
+        if self.panoptic is not None and self.augmentation is not None:
+            raise ValueError("panoptic labels the cells of the plain picture, and augmentation shows others: leave one of them out")
+        return self
 
 
 def read_splits(data: DataSettings) -> tuple[list[CaptionRecord], list[CaptionRecord]]:
@@ -78,6 +98,21 @@ def pixel_inputs(data: DataSettings, preprocessing: Preprocessing, files: list[s
         store = pixel_store(Path(data.images), files, cached, cache, lambda count: bar.update(task, advance=count))
         bar.update(task, completed=len(files))
     return PixelInputs(store, preprocessing, data.augmentation)
+
+
+def panoptic_classes(
+    data: CaptionDataSettings, records: Sequence[CaptionRecord], preprocessing: Preprocessing, hw: tuple[int, int]
+) -> Store:
+    """The segmentation's class of every cell of the training pictures, made once into the cache."""
+    cache = Path(data.cache) if data.cache else cache_folder()
+    with progress() as bar:
+        task = bar.add_task("reading masks", total=len(records), status="")
+        store = panoptic_store(
+            *(Path(data.panoptic), Path(data.panoptic_masks), records, preprocessing, hw, cache),
+            lambda count: bar.update(task, advance=count),
+        )
+        bar.update(task, completed=len(records))
+    return store
 
 
 def reader_preprocessing(tower: TowerPreprocessing) -> Preprocessing:

@@ -33,7 +33,9 @@ class CrossEntropySettings(BaseModel, extra="forbid", frozen=True):
     kind: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each target that is spread over the vocabulary")
     doubly_stochastic: Weight = Field(0.0, description="weight of Show, Attend and Tell's regulariser of the attention")
-    patch_contrast: Weight = Field(0.0, description="weight of the contrast between patches of concepts (FSGR: 0.25)")
+    patch_contrast: Weight = Field(
+        0.0, description="weight of the contrast between patches of one concept, or of one class of data.panoptic (FSGR: 0.25)"
+    )
     text_regulariser: Weight = Field(
         0.0, description="weight of 1 - cosine(picture, caption) in the text space of text_from; needs captioner.alignment.text_regulariser"
     )
@@ -96,7 +98,7 @@ class CrossEntropy(nn.Module):
             loss = loss + weight * losses["doubly_stochastic"]
         weight = scheduled(settings.patch_contrast, shares.progress)
         if weight > 0:
-            losses["patch_contrast"] = captioner.contrast_loss(pictures) * batch.picture_count / shares.pictures
+            losses["patch_contrast"] = captioner.contrast_loss(pictures, batch.labels_BN) * batch.picture_count / shares.pictures
             loss = loss + weight * losses["patch_contrast"]
         weight = scheduled(settings.text_regulariser, shares.progress)
         if weight > 0:
