@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import patchword.data.index as index_file
+import patchword.data.vectors as vectors_file
 from patchword.data.index import PictureIndex, open_index
 
 BATCH = 10_000
@@ -34,7 +35,7 @@ def vectors(count: int, width: int, centres: int, generator: np.random.Generator
 
 def fill(out: Path, batches: Iterator[np.ndarray], flat_limit: int) -> tuple[PictureIndex, np.ndarray, float]:
     """The index as `update_index` leaves it, without the pictures: rows go into the working database and are published."""
-    index_file.FLAT_LIMIT = flat_limit
+    vectors_file.FLAT_LIMIT = flat_limit
     out.mkdir()
     work = index_file._work(out, "synthetic", "")
     sample, number = [], 0
@@ -47,7 +48,7 @@ def fill(out: Path, batches: Iterator[np.ndarray], flat_limit: int) -> tuple[Pic
             work.executemany("insert into pictures (path, size, time_ns, vector) values (?, ?, ?, ?)", rows)
         number += len(points)
         sample.append(points[:50])
-    index_file._publish(index_file._faiss(), work, out, "synthetic", "")
+    index_file._publish(vectors_file.load_faiss(), work, out, "synthetic", "")
     work.close()
     return open_index(out), np.concatenate(sample), time.perf_counter() - start
 

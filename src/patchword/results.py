@@ -80,6 +80,8 @@ class PointedWord:
     cosine: float
     patch: tuple[int, int]
     """Row and column of the patch that gives this token the most of the cosine, from 0."""
+    gifts_hw: np.ndarray
+    """Share of every patch in that cosine; sums to 1, or to 0 where none speaks for the word."""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,26 @@ def towers(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def aligner(towers) -> Path:
+    """The folder of an alignment model over the same towers, its head random."""
+    import torch
+
+    from patchword.models.patch_slimming import PatchSlimmingConfig
+    from patchword.tasks.align import AlignmentModel, AlignModelSettings, build_aligned
+    from patchword.tasks.retrieve import load_two_towers
+
+    trained = load_two_towers(towers, "cpu")
+    settings = AlignModelSettings(**trained.settings.model_dump(), patch_slimming=PatchSlimmingConfig(width=12, aggregated=3))
+    torch.manual_seed(5)
+    model = build_aligned(settings, None)
+    model.towers.load_state_dict(trained.model.state_dict())
+    model.begin_in_the_shared_space()
+    folder = towers.with_name("aligner")
+    AlignmentModel(model, settings, trained.vocabulary, {"name": "aligner"}, torch.device("cpu")).write(folder)
+    return folder
+
+
 @pytest.fixture
 def photos(tmp_path) -> Path:
     """A folder with a red picture, a blue one under a name that is no ASCII, and a file that is no picture."""

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 import patchword.data.index as index_file
-from patchword.data.index import Found, open_index, update_index
+import patchword.data.vectors as vectors_file
+from patchword.data.index import Concepts, Found, open_index, update_index
 from patchword.errors import DataError, MissingExtra, StoreError
 
 
@@ -210,13 +211,14 @@ def test_an_empty_folder_makes_an_empty_index(tmp_path):
 
 @pytest.mark.parametrize("limit", [100_000, 20])
 def test_many_pictures_in_cells_and_concepts_filter(photos, tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(index_file, "FLAT_LIMIT", limit)
+    monkeypatch.setattr(vectors_file, "FLAT_LIMIT", limit)
     for i in range(60):
         paint(photos / f"{i}.png", (4 * i, 0, 250 - 4 * i))
 
-    def concepts(pictures):
+    def concepts_of(pictures):
         return [["dog"] if picture.getpixel((0, 0))[0] < 9 else ["cat", "dog"] for picture in pictures]
 
+    concepts = Concepts(("cat", "dog", "bird"), concepts_of)
     assert update_index(photos, tmp_path / "out", embed, "colours", concepts=concepts).pictures == 63
     with open_index(tmp_path / "out") as opened:
         assert opened.kind == ("cells" if limit == 20 else "flat")
@@ -224,6 +226,10 @@ def test_many_pictures_in_cells_and_concepts_filter(photos, tmp_path, monkeypatc
         assert len(opened.search(np.ones(3), k=99, concepts=["dog", "cat"])) == 63 - 5
         assert opened.search(np.array([0, 0, 1.0]), k=1, concepts=["cat"])[0].path.endswith("/3.png")
         assert opened.search(np.ones(3), concepts=["bird"]) == []
+        with pytest.raises(DataError, match="knows no concept 'fish': it has 3, such as bird, cat, dog"):
+            opened.search(np.ones(3), concepts=["dog", "fish"])
+    with pytest.raises(StoreError, match="0 concepts are given and this index holds pictures with 3 others"):
+        update_index(photos, tmp_path / "out", embed, "colours")
 
 
 def test_what_the_embedding_gives_is_checked(photos, tmp_path):

@@ -19,7 +19,9 @@ from patchword.cli.index import index
 from patchword.cli.label import label
 from patchword.cli.memory import memory
 from patchword.cli.models import models
+from patchword.cli.pair import pair
 from patchword.cli.predict import predict
+from patchword.cli.recall import recall
 from patchword.cli.score import score
 from patchword.cli.search import search
 from patchword.cli.serve import serve
@@ -38,6 +40,7 @@ app.command()(caption)
 app.command()(index)
 app.command()(search)
 app.command()(label)
+app.command()(pair)
 app.command()(ask)
 app.command()(serve)
 app.command()(models)
@@ -46,6 +49,7 @@ app.command()(train)
 app.command()(predict)
 app.command()(evaluate)
 app.command()(score)
+app.command()(recall)
 app.command()(compare)
 app.command()(submit)
 app.command()(features)

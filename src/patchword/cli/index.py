@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from patchword.data.index import Concepts
 
 DEFAULT_MODEL = "two-towers"
 
@@ -16,6 +19,9 @@ def index(
     folder: Annotated[Path, typer.Argument(help="Folder of pictures; its sub-folders are searched too.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the index; made, continued or brought up to date.")],
     model: Annotated[str, typer.Option("--model", help="Two towers: shipped name, folder, hub id, or hub:ID of a CLIP.")] = DEFAULT_MODEL,
+    concepts: Annotated[
+        Path | None, typer.Option("--concepts", help="Codebook made with --model: its words are stored by picture, for search --concept.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Embed new and changed pictures, forget deleted ones; go on where an interrupted run was. Pictures that cannot be read are listed,
@@ -24,11 +30,17 @@ def index(
 
     # A search may start from another place.
     name = str(Path(model).resolve()) if Path(model).is_dir() else model
-    if make_index(folder, out, load_two_towers(model), name, as_json):
+    towers, words = load_two_towers(model), None
+    if concepts is not None:
+        from patchword.layers.codebook import Codebook
+        from patchword.tasks.codebook import picture_concepts
+
+        words = picture_concepts(towers, Codebook.read(concepts))
+    if make_index(folder, out, towers, name, as_json, words):
         raise typer.Exit(1)
 
 
-def make_index(folder: Path, out: Path, towers, model: str, as_json: bool) -> int:
+def make_index(folder: Path, out: Path, towers, model: str, as_json: bool, concepts: Concepts | None = None) -> int:
     """The command with its model loaded: `towers` has `embed_images` (pictures to vectors) and `identity`. Returns how many were bad."""
     from rich.console import Console
     from rich.progress import Progress
@@ -45,6 +57,7 @@ def make_index(folder: Path, out: Path, towers, model: str, as_json: bool) -> in
             towers.embed_images,
             towers.identity,
             name=model,
+            concepts=concepts,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if as_json:

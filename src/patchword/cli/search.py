@@ -6,10 +6,15 @@ import base64
 import html
 import io
 import json
+import math
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
+
+if TYPE_CHECKING:
+    from patchword.data.index import Found
 
 
 def search(
@@ -19,17 +24,42 @@ def search(
     k: Annotated[int, typer.Option("-k", help="How many pictures.")] = 10,
     concept: Annotated[list[str] | None, typer.Option("--concept", help="Only pictures with this concept; may be repeated.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Two-tower model (default: the one the index was made with).")] = None,
+    rerank: Annotated[
+        str | None,
+        typer.Option("--rerank", help="Alignment model that ranks a shortlist again: a shipped name, a folder or a hub id."),
+    ] = None,
+    shortlist: Annotated[int, typer.Option("--shortlist", min=1, help="With --rerank: pictures that are looked at again.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
     as_html: Annotated[Path | None, typer.Option("--html", help="Write a page with the pictures to this file.")] = None,
 ) -> None:
-    """Print the pictures nearest to a sentence or a picture, best first, with their cosine."""
+    """Print the pictures nearest to a sentence or a picture, best first, with their cosine; with --rerank their similarity by alignment."""
     from patchword.data.index import open_index
     from patchword.tasks.retrieve import load_two_towers
 
     check_query(query, like)
+    again = None
+    if rerank is not None:
+        again = Again(_alignment(rerank, like), shortlist)
     with open_index(index) as opened:
         name = model or opened.name
-    find(index, load_two_towers(name), query, like, k, concept or [], as_json, as_html)
+    find(index, load_two_towers(name), query, like, k, concept or [], as_json, as_html, again)
+
+
+class Again(NamedTuple):
+    """The second stage of a search."""
+
+    aligner: Any
+    """`tasks.align.load_alignment` gives one."""
+    shortlist: int
+
+
+def _alignment(rerank: str, like: Path | None) -> Any:
+    from patchword.errors import DataError
+    from patchword.tasks.align import load_alignment
+
+    if like is not None:
+        raise DataError(f"--rerank aligns words with patches, and the query is the picture {like}: give words, or leave --rerank out")
+    return load_alignment(rerank)
 
 
 def check_query(query: str, like: Path | None) -> None:
@@ -41,7 +71,17 @@ def check_query(query: str, like: Path | None) -> None:
         raise DataError(f'search: found {found}; expected either words (patchword search INDEX "two dogs in snow") or --like PICTURE')
 
 
-def find(index: Path, towers, query: str, like: Path | None, k: int, concepts: list[str], as_json: bool, as_html: Path | None) -> None:
+def find(
+    index: Path,
+    towers,
+    query: str,
+    like: Path | None,
+    k: int,
+    concepts: list[str],
+    as_json: bool,
+    as_html: Path | None,
+    again: Again | None = None,
+) -> None:
     """The command with its model loaded: `towers` has `embed_texts`, `embed_images` and `identity`."""
     from patchword.data.index import open_index
     from patchword.data.pictures import open_picture
@@ -49,15 +89,39 @@ def find(index: Path, towers, query: str, like: Path | None, k: int, concepts: l
     check_query(query, like)
     with open_index(index, towers.identity) as opened:
         vectors = towers.embed_images([open_picture(like)]) if like is not None else towers.embed_texts([query])
-        found = opened.search(vectors[0], k, concepts)
+        found = opened.search(vectors[0], k if again is None else max(k, again.shortlist), concepts)
+    if again is not None:
+        found = ranked_again(found, again.aligner, query)[:k]
     asked = query if like is None else str(like)
     if as_html is not None:
         as_html.write_text(page(asked, found), encoding="utf-8")
     if as_json:
-        print(json.dumps({"query": asked, "results": [{"path": one.path, "score": one.score} for one in found]}))
+        rows = [{"path": one.path, "score": one.score if math.isfinite(one.score) else None} for one in found]
+        print(json.dumps({"query": asked, "results": rows}))
     else:
         for one in found:
             print(f"{one.score:.3f}  {printable(one.path)}")
+
+
+def ranked_again(found: list[Found], aligner: Any, query: str) -> list[Found]:
+    """By similarity of patches and words, best first. Pictures that can no longer be read follow in their old order, each named once on
+    standard error, with a score of minus infinity: their cosine is of another scale."""
+    from patchword.data.pictures import open_picture
+    from patchword.errors import PictureError
+
+    pictures, read, gone = [], [], []
+    for one in found:
+        try:
+            pictures.append(open_picture(one.path))
+            read.append(one)
+        except PictureError as error:
+            print(f"patchword: {' '.join(printable(str(error)).split())}", file=sys.stderr)
+            gone.append(one._replace(score=float("-inf")))
+    if not pictures:
+        return gone
+    similarities = aligner.similarities(aligner.picture_cache(pictures), aligner.text_cache([query]))[:, 0].tolist()
+    ranked = sorted(zip(similarities, read, strict=True), key=lambda pair: -pair[0])
+    return [one._replace(score=similarity) for similarity, one in ranked] + gone
 
 
 def printable(text: str) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -26,15 +25,13 @@ import numpy as np
 from PIL import Image
 
 from patchword.data.pictures import open_picture
-from patchword.errors import DataError, MissingExtra, PictureError, StoreError
+from patchword.data.vectors import build, load_faiss
+from patchword.errors import DataError, PictureError, StoreError
 
 FORMAT = 1
-FLAT_LIMIT = 100_000
-"""Up to this many pictures every vector is compared (exact); beyond, the nearest of about 4 sqrt(n) cells."""
 LEAST_SIDE = 1024
 """Pictures are handed to the model with a shorter side of at least this many pixels (or as they are)."""
 SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".jp2", ".avif"}
-_ROWS_AT_ONCE = 16_384
 _SCHEMA = """
 create table pictures (
     id integer primary key autoincrement, path blob unique not null, size integer, time_ns integer, vector blob, problem text);
@@ -44,6 +41,13 @@ create table settings (name text primary key, value text not null);
 
 Embed = Callable[[list[Image.Image]], np.ndarray]
 """RGB pictures to vectors (n, width), one row each; they are set to length one here."""
+
+
+class Concepts(NamedTuple):
+    """Words that a picture can have, and the function that says which it has."""
+
+    words: tuple[str, ...]
+    of: Callable[[list[Image.Image]], Sequence[Sequence[str]]]
 
 
 class Found(NamedTuple):
@@ -76,16 +80,16 @@ def update_index(
     name: str = "",
     batch: int = 32,
     progress: Callable[[int, int], None] | None = None,
-    concepts: Callable[[list[Image.Image]], Sequence[Sequence[str]]] | None = None,
+    concepts: Concepts | None = None,
 ) -> IndexReport:
     """Bring the index at `out` up to the pictures under `folder` (with its sub-folders), embedding only new and changed files.
 
     `model` identifies the weights behind `embed` (an index holds vectors of one model); `name` is what a search loads them by.
-    `concepts` gives the words that `PictureIndex.search` can filter by. `progress` is called with (done, all) after every batch. Files of
-    other folders in the same index stay as they are. Raises StoreError for an index of another model or one that another process is
-    writing, DataError for a folder that does not exist.
+    `concepts` gives the words that `PictureIndex.search` can filter by; an index keeps to the words it was begun with. `progress` is called
+    with (done, all) after every batch. Files of other folders in the same index stay as they are. Raises StoreError for an index of
+    another model or of other concepts, or one that another process is writing, DataError for a folder that does not exist.
     """
-    faiss = _faiss()
+    faiss = load_faiss()
     folder, out = Path(os.path.abspath(folder)), Path(out)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected a folder of pictures to index")
@@ -93,6 +97,7 @@ def update_index(
     with _only_writer(out):
         unfinished = (out / "work.sqlite").exists() or not (out / "index.json").exists()
         with closing(_work(out, model, name)) as work:
+            _same_concepts(work, out, concepts)
             report, found, waiting = _compare(work, folder)
             if progress is not None:
                 progress(0, len(waiting))
@@ -137,7 +142,20 @@ def _compare(work: sqlite3.Connection, folder: Path) -> tuple[IndexReport, dict[
     return report, found, waiting
 
 
-def _embed_batch(work, paths: list[bytes], found: dict, embed: Embed, concepts: Callable | None, report: IndexReport) -> None:
+def _same_concepts(work: sqlite3.Connection, out: Path, concepts: Concepts | None) -> None:
+    """An index without pictures takes the words it is given; later runs must bring the same ones, or its pictures would differ in them."""
+    given = json.dumps(sorted(concepts.words), ensure_ascii=False) if concepts is not None else "[]"
+    known = _setting(work, "concepts") or "[]"
+    if given == known:
+        return
+    if work.execute("select 1 from pictures limit 1").fetchone():
+        found = f"{len(json.loads(given))} concepts are given and this index holds pictures with {len(json.loads(known))} others"
+        raise StoreError(f"{out}: {found}; index with the codebook that it was begun with, or make a new index in another folder")
+    with work:
+        work.execute("insert or replace into settings values ('concepts', ?)", (given,))
+
+
+def _embed_batch(work, paths: list[bytes], found: dict, embed: Embed, concepts: Concepts | None, report: IndexReport) -> None:
     pictures, good, problems = [], [], {}
     for path in paths:
         try:
@@ -146,7 +164,7 @@ def _embed_batch(work, paths: list[bytes], found: dict, embed: Embed, concepts: 
         except PictureError as error:
             problems[path] = str(error)
     vectors_NE = _vectors(embed(pictures), len(pictures), work) if pictures else []
-    words = concepts(pictures) if concepts is not None and pictures else [()] * len(pictures)
+    words = concepts.of(pictures) if concepts is not None and pictures else [()] * len(pictures)
     with work:
         for path, problem in problems.items():
             _forget(work, path)
@@ -189,7 +207,7 @@ def _publish(faiss: ModuleType, work: sqlite3.Connection, out: Path, model: str,
     """Make work.sqlite the generation that is searched. Until the manifest is replaced nothing has happened."""
     manifest = _manifest(out)
     generation = manifest["generation"] + 1 if manifest else 1
-    vectors, kind = _build(faiss, work)
+    vectors, kind = build(faiss, work, int(_setting(work, "width") or 1))
     _write(out / f"vectors-{generation}.faiss", lambda path: faiss.write_index(vectors, str(path)))
     copy = out / f"pictures-{generation}.sqlite"
     copy.unlink(missing_ok=True)
@@ -201,31 +219,6 @@ def _publish(faiss: ModuleType, work: sqlite3.Connection, out: Path, model: str,
     for old in [*out.glob("vectors-*.faiss"), *out.glob("pictures-*.sqlite")]:
         if old.stem.rpartition("-")[2] != str(generation):
             old.unlink()
-
-
-def _build(faiss: ModuleType, work: sqlite3.Connection):
-    """A flat index, or for many vectors an inverted file: cells by K-Means of a sample, 8 % of them (at least 16) visited by a search."""
-    count = work.execute("select count(*) from pictures where vector is not null").fetchone()[0]
-    width = int(_setting(work, "width") or 1)
-    if count <= FLAT_LIMIT:
-        vectors, kind = faiss.IndexIDMap(faiss.IndexFlatIP(width)), "flat"
-    else:
-        cells = int(4 * count**0.5)
-        vectors, kind = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT), "cells"
-        # Forty vectors for each cell, spread evenly by a multiplicative hash: the same pictures always make the same cells.
-        share = min(2**32, int(2**32 * 40 * cells / count))
-        vectors.cp.niter = 10
-        vectors.train(np.concatenate([rows for _, rows in _rows(work, f"and id * 2654435761 % 4294967296 < {share}")]))
-        vectors.nprobe = max(16, int(0.08 * cells))
-    for ids, rows in _rows(work):
-        vectors.add_with_ids(rows, ids)
-    return vectors, kind
-
-
-def _rows(work: sqlite3.Connection, condition: str = "") -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    cursor = work.execute(f"select id, vector from pictures where vector is not null {condition} order by id")
-    while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-        yield np.array([row[0] for row in rows], dtype=np.int64), np.stack([np.frombuffer(row[1], dtype=np.float32) for row in rows])
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
@@ -319,7 +312,7 @@ class PictureIndex:
     def search(self, query_E: np.ndarray, k: int = 10, concepts: Sequence[str] = ()) -> list[Found]:
         """The `k` pictures nearest to a vector, best first; with `concepts` only among pictures that have all of them.
 
-        Raises StoreError for a query of another width, DataError for a `k` below one.
+        Raises StoreError for a query of another width, DataError for a `k` below one and for a concept that the index does not know.
         """
         query_E = np.asarray(query_E, dtype=np.float32).reshape(-1)
         if k < 1:
@@ -340,8 +333,13 @@ class PictureIndex:
     def _among(self, concepts: Sequence[str]):
         if not concepts:
             return None
-        faiss = _faiss()
+        faiss = load_faiss()
         wanted = sorted(set(concepts))
+        known = json.loads(_setting(self._pictures, "concepts") or "[]")
+        strange = [word for word in wanted if word not in known]
+        if strange:
+            some = f"it has {len(known)}, such as {', '.join(known[:5])}" if known else "it was made without --concepts"
+            raise DataError(f"this index knows no concept {', '.join(map(repr, strange))}: {some}")
         marks = ", ".join("?" * len(wanted))
         statement = f"select picture from concepts where concept in ({marks}) group by picture having count(*) = ?"
         ids = np.array([row[0] for row in self._pictures.execute(statement, (*wanted, len(wanted)))], dtype=np.int64)
@@ -357,7 +355,7 @@ def open_index(out: Path | str, model: str | None = None) -> PictureIndex:
 
     Raises StoreError where there is no index, where its first indexing was interrupted, and for another model.
     """
-    faiss, out = _faiss(), Path(out)
+    faiss, out = load_faiss(), Path(out)
     manifest = _manifest(out)
     if manifest is None:
         if (out / "work.sqlite").exists():
@@ -374,14 +372,3 @@ def open_index(out: Path | str, model: str | None = None) -> PictureIndex:
     if missing:
         raise StoreError(f"{out}: {' and '.join(missing)} missing from the index; run `patchword index` again on a new folder")
     return PictureIndex(faiss.read_index(str(files[0])), sqlite3.connect(files[1], check_same_thread=False), manifest)
-
-
-def _faiss() -> ModuleType:
-    try:
-        with warnings.catch_warnings():
-            # Its generated bindings use types that newer Pythons announce to drop; nothing a user of ours can act on.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            import faiss
-    except ImportError as error:
-        raise MissingExtra("searching pictures needs faiss, which is not installed: pip install 'patchword[search]'") from error
-    return faiss

@@ -73,6 +73,15 @@ def shade_uri(weights_hw: np.ndarray) -> str:
     return _uri(_encoded(shade, "PNG", optimize=True), "png")
 
 
+def blocks_uri(weights_hw: np.ndarray, side: int = 16) -> str:
+    """As `shade_uri`, with sharp edges: every patch is one block of `side` pixels, so that a reader can count patches."""
+    weights = np.nan_to_num(np.asarray(weights_hw, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0).clip(0)
+    alpha = np.rint(_DIM * (1 - weights / max(float(weights.max(initial=0.0)), 1e-12))).astype(np.uint8)
+    alpha = alpha.repeat(side, axis=0).repeat(side, axis=1)
+    shade = Image.merge("LA", (Image.new("L", alpha.shape[::-1], 8), Image.fromarray(alpha)))
+    return _uri(_encoded(shade, "PNG", optimize=True), "png")
+
+
 def _encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)

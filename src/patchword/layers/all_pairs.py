@@ -121,10 +121,11 @@ def two_stage(
     shortlist: int,
     class_token: bool,
     device: torch.device,
+    progress: Callable[[int], None] | None = None,
 ) -> TwoStage:
     """Re-rank by the head the `shortlist` best captions of each picture and pictures of each caption in `coarse_IJ` (dual encoder).
 
-    A shortlist as long as the other side gives the ranking of `all_pairs`.
+    A shortlist as long as the other side gives the ranking of `all_pairs`. `progress` is called with the number of pictures done.
     """
     if shortlist < 1:
         raise DataError(f"shortlist of {shortlist}: expected at least one candidate")
@@ -140,6 +141,8 @@ def two_stage(
         chosen_J = chosen_J[captions.lengths[chosen_J].argsort(descending=True, stable=True)]
         for items in chosen_J.split(tile_for(device, _numbers(images)).captions):
             fine_IJ[i, items] = head.compare(side, head.captions(*captions.padded(items, device))).similarities_IJ[0].cpu()
+        if progress is not None:
+            progress(1)
     # Below every re-ranked pair, and among themselves as the first stage had them.
     below_IJ = coarse_IJ - coarse_IJ.max() + fine_IJ[wanted_IJ].min() - 1.0
     own_J = torch.arange(J)

@@ -75,9 +75,8 @@ class AlignedTowers(nn.Module):
                 own.weight.copy_(theirs.weight)
                 own.bias.zero_()
 
-    def look(self, pixels_B3HW: Tensor) -> Looked:
-        """Tokens and vectors of pictures."""
-        features = self.towers.vision(pixels_B3HW)
+    def look(self, features: VisualFeatures) -> Looked:
+        """Tokens and vectors of pictures, from what the vision tower made of them."""
         return Looked(self._image_tokens(features), self.towers.pictures_of(features), features.hw)
 
     def read(self, ids_JL: Tensor, mask_JL: Tensor) -> Looked:

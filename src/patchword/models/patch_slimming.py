@@ -119,8 +119,11 @@ class PairTrace(NamedTuple):
     cosines_LP: Tensor
     word_token_L: Tensor
     """Best token of each word."""
+    gifts_LN: Tensor
+    """Share of each patch in the cosine of a word's best token, gifts below zero counted as none; for the class token, which is no patch,
+    cosines of the word with the kept patches. Rows sum to one, or to zero where all gifts are negative."""
     word_patch_L: Tensor
-    """The patch that gives a word's best token the most of its cosine; for the class token the kept patch nearest to the word."""
+    """The patch that gives the most, be it negative."""
 
 
 class Aggregation(nn.Module):
@@ -265,9 +268,12 @@ class PatchSlimming(nn.Module):
             given_LN = given_LN.masked_fill(weights_PN[word_token_L] == 0, -torch.inf)
             nearest_LN = (words_Ld @ images.unit_INd[0].T).masked_fill(~kept_N, -torch.inf)
             no_patch_L1 = (weights_PN[word_token_L] == 0).all(dim=1, keepdim=True)
-            word_patch_L = torch.where(no_patch_L1, nearest_LN, given_LN).argmax(dim=1)
+            gifts_LN = torch.where(no_patch_L1, nearest_LN, given_LN)
+            word_patch_L = gifts_LN.argmax(dim=1)
+            gifts_LN = gifts_LN.clamp_min(0.0)
+            gifts_LN = gifts_LN / gifts_LN.sum(dim=1, keepdim=True).clamp_min(1e-30)
             shares_PN = weights_PN / weights_PN.sum(dim=1, keepdim=True).clamp_min(1e-30)
-        return PairTrace(similarity, selected.scores_IJN[0, 0], kept_N, shares_PN, cosines_LP, word_token_L, word_patch_L)
+        return PairTrace(similarity, selected.scores_IJN[0, 0], kept_N, shares_PN, cosines_LP, word_token_L, gifts_LN, word_patch_L)
 
     def _patch_weights(self, images: ImageSide, selected: Selected) -> Tensor:
         """Weights (I, J, P, N), up to a factor per row, of the tokens that are made of patches: what an explanation shows."""

@@ -59,8 +59,11 @@ class AlignmentModel:
 
     def picture_cache(self, pictures: Sequence[Picture], batch: int = 32, progress: Callable[[int], None] | None = None) -> Cached:
         """Raises PictureError for a picture that cannot be decoded."""
-        parts = (self.model.look(self.towers.pixels(pictures[i : i + batch])) for i in range(0, len(pictures), batch))
+        parts = (self._look(pictures[i : i + batch]) for i in range(0, len(pictures), batch))
         return cached((_whole(part) for part in parts), progress)
+
+    def _look(self, pictures: Sequence[Picture]) -> Looked:
+        return self.model.look(self.model.towers.vision(self.towers.pixels(pictures)))
 
     def text_cache(self, texts: Sequence[str], batch: int = 256, progress: Callable[[int], None] | None = None) -> Cached:
         """Raises DataError for a text without a word that the model knows."""
@@ -85,7 +88,7 @@ class AlignmentModel:
 
         Raises PictureError for a picture that cannot be decoded, DataError for a text without a word that the model knows.
         """
-        looked = self.model.look(self.towers.pixels([picture]))
+        looked = self._look([picture])
         ids_JL, mask_JL = self.towers.ids([text])
         read = self.model.read(ids_JL, mask_JL)
         trace = self.model.head.explain(looked.tokens[0], read.tokens[0], self.model.class_token)
@@ -97,10 +100,11 @@ class AlignmentModel:
         names = ["the whole picture"] * self.model.class_token + [f"token {n + 1}" for n in range(len(merged))]
         names += ["the dropped patches"] * config.fused_token
         words = ["(start)", *self.vocabulary.tokens(ids_JL[0].tolist()), "(end)"]
-        pointed = [
-            PointedWord(word, names[token], token, float(trace.cosines_LP[place, token]), divmod(int(trace.word_patch_L[place]), columns))
-            for place, (word, token) in enumerate(zip(words, trace.word_token_L.tolist(), strict=True))
-        ]
+        gifts_Lhw = trace.gifts_LN.reshape(-1, rows, columns).cpu().numpy()
+        pointed = []
+        for place, (word, token) in enumerate(zip(words, trace.word_token_L.tolist(), strict=True)):
+            patch = divmod(int(trace.word_patch_L[place]), columns)
+            pointed.append(PointedWord(word, names[token], token, float(trace.cosines_LP[place, token]), patch, gifts_Lhw[place]))
         return AlignedPair(
             text=text,
             similarity=trace.similarity,

@@ -5,6 +5,7 @@ word list, frequent words of captions -> prompts -> text tower -> one unit vecto
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +14,16 @@ import torch
 from torch import Tensor
 
 from patchword import checkpoint
+from patchword.data.index import Concepts
 from patchword.data.readers import read_captions, split_records
-from patchword.errors import DataError
-from patchword.layers.codebook import OBJECTS, Codebook, build_codebook, read_words
+from patchword.errors import DataError, ModelError
+from patchword.layers.codebook import OBJECTS, Codebook, assign, build_codebook, read_words
+from patchword.tasks.caption import Picture
 from patchword.tasks.retrieve import TwoTowerModel
 from patchword.text.concepts import caption_words
+
+CONCEPT_SHARE = 0.1
+"""A picture has a concept when this share of its patches is nearest to it."""
 
 
 class Made(NamedTuple):
@@ -64,6 +70,26 @@ def make_codebook(towers: TwoTowerModel, words: Sequence[str]) -> Made:
 
     codebook = build_codebook(known, embed, tower_id(towers))
     return Made(codebook, tuple(sorted(set(words) - set(known))))
+
+
+def picture_concepts(towers: TwoTowerModel, codebook: Codebook) -> Concepts:
+    """What a picture index is given to filter by: the words that at least CONCEPT_SHARE of a picture's patches are nearest to.
+
+    Raises ModelError for a codebook of another tower, or a tower without patches in the text space.
+    """
+    codebook.check_tower(tower_id(towers))
+
+    @torch.inference_mode()
+    def of(pictures: Sequence[Picture]) -> list[list[str]]:
+        aligned_BNE = towers.model.vision(towers.pixels(pictures)).aligned_BNE
+        if aligned_BNE is None:
+            raise ModelError("the vision tower has no patches in the text space, so that they have no concepts: leave --concepts out")
+        concepts_BN = assign(aligned_BNE, codebook.embeddings_WE.to(aligned_BNE.device)).concepts_BN
+        least = CONCEPT_SHARE * concepts_BN.shape[1]
+        counted = [Counter(row) for row in concepts_BN.tolist()]
+        return [[codebook.words[number] for number, count in row.most_common() if count >= least] for row in counted]
+
+    return Concepts(codebook.words, of)
 
 
 def tower_id(towers: TwoTowerModel) -> str:

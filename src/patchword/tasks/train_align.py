@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from patchword import checkpoint
 from patchword.composed import TowerSettings
-from patchword.data.batches import CaptionBatch, CaptionData, PlanEntry
+from patchword.data.batches import CaptionBatch, CaptionData, FeatureInputs, PictureInputs, PlanEntry
+from patchword.data.store import Store
 from patchword.errors import ConfigError
 from patchword.layers.alignment import AlignmentConfig
 from patchword.layers.all_pairs import all_pairs
@@ -28,7 +29,7 @@ from patchword.tasks.align import AlignmentModel, AlignModelSettings, build_alig
 from patchword.tasks.retrieve import TextTowerSettings, TwoTowerModel, TwoTowerSettings, load_two_towers
 from patchword.tasks.train_retrieve import pair_plan, with_vocabulary
 from patchword.tasks.training_data import DataSettings, build_vocabulary, pixel_inputs, read_splits, reader_preprocessing
-from patchword.train.alignment_objective import Alignment, AlignmentLoss, HingeSettings
+from patchword.train.alignment_objective import Alignment, AlignmentLoss, HingeSettings, visual_features
 from patchword.train.gather import Gather
 from patchword.train.loop import Validation
 from patchword.train.settings import RunSettings, StageSettings
@@ -85,7 +86,7 @@ class AlignRecipe:
             self.model.begin_in_the_shared_space()
         if codebook is not None:
             codebook.check_tower(checkpoint.tower_digest(self.model.towers.vision)[:16])
-        inputs = pixel_inputs(run.data, self.settings.preprocessing, [record.file for record in (*train, *selection)])
+        inputs = self._inputs([record.file for record in (*train, *selection)])
         self.train = CaptionData.build(train, self.vocabulary, inputs, run.data.max_words)
         self.selection = CaptionData.build(selection, self.vocabulary, inputs, run.data.max_words)
         self.card = {
@@ -102,6 +103,24 @@ class AlignRecipe:
         run = self.run
         text = with_vocabulary(run.text, self.vocabulary, run.data.max_words)
         return {"vision": run.vision, "text": text, "two_towers": run.two_towers, "vocabulary_size": self.vocabulary.size}
+
+    def _inputs(self, files: list[str]) -> PictureInputs:
+        """Pictures, or what the frozen vision tower made of them. Raises ConfigError where a stage would train the tower as well."""
+        data = self.run.data
+        if not data.features:
+            return pixel_inputs(data, self.settings.preprocessing, files)
+        expected = {"tower": checkpoint.tower_digest(self.model.towers.vision)}
+        expected["preprocessing"] = self.settings.preprocessing.model_dump(mode="json")
+        store = Store.open(Path(data.features), expected)
+        for stage in self.stages:
+            rates = [rate for prefix, rate in stage.learning_rates.items() if prefix.startswith("towers.vision")]
+            rates = rates or [stage.learning_rates.get("towers", stage.learning_rates.get("", 0.0))]
+            if max(rates) > 0:
+                raise ConfigError(
+                    f"data.features replaces the vision tower, and stage {stage.name!r} trains it at a rate of {max(rates)}: "
+                    'set learning_rates."towers.vision" to 0, or leave data.features out'
+                )
+        return FeatureInputs(store)
 
     def objective(self, stage: int) -> nn.Module:
         settings = self.stages[stage]
@@ -133,7 +152,7 @@ class AlignRecipe:
             for entries in self.selection.plan(64, max(len(tokens) for tokens in self.selection.tokens), False, None):
                 batch = self.selection.batch(entries, None).to(device)
                 owners.append(batch.picture_of_row_R + sum(len(part.tokens) for part in pictures))
-                pictures.append(self.model.look(batch.inputs.pixels_B3HW))
+                pictures.append(self.model.look(visual_features(self.model, batch.inputs)))
                 mask_RT = torch.arange(batch.tokens_RT.shape[1], device=device) < batch.lengths_R[:, None]
                 yield self.model.read(batch.tokens_RT, mask_RT), batch.lengths_R
 

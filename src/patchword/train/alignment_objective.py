@@ -14,12 +14,14 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from patchword.data.batches import CaptionBatch
+from patchword.data.batches import CaptionBatch, Inputs
+from patchword.errors import ConfigError
 from patchword.losses import hinge_loss, ratio_loss, warm_up
 from patchword.models.aligned_towers import AlignedTowers
 from patchword.models.two_towers import softmax_loss
 from patchword.train.gather import Gather
 from patchword.train.loop import Shares
+from patchword.types import VisualFeatures
 
 
 class _Weights(BaseModel, extra="forbid", frozen=True):
@@ -48,6 +50,19 @@ class InfoNceSettings(_Weights, frozen=True):
 AlignmentLoss = Annotated[HingeSettings | InfoNceSettings, Field(discriminator="kind")]
 
 
+def visual_features(model: AlignedTowers, inputs: Inputs) -> VisualFeatures:
+    """Stored features where there are any, else what the vision tower makes of the pixels.
+
+    Raises ConfigError for stored features of another width, that is, of another tower.
+    """
+    if inputs.features is None:
+        return model.towers.vision(inputs.pixels_B3HW)
+    found, expected = inputs.features.grid_BNC.shape[-1], model.towers.vision.width
+    if found != expected:
+        raise ConfigError(f"stored features are {found} wide and the tower {expected}: the store was made by another tower")
+    return inputs.features
+
+
 class Alignment(nn.Module):
     """Every process compares its own pictures with the captions of all; the rows of similarities are then put together.
 
@@ -62,7 +77,7 @@ class Alignment(nn.Module):
     def forward(self, batch: CaptionBatch, shares: Shares) -> dict[str, Tensor]:
         """Named losses, the total under "loss"; "rank_1" is the share of pictures whose best caption is one of their own."""
         model, settings, gather = self.model, self.settings, self.gather
-        pictures = model.look(batch.inputs.pixels_B3HW)
+        pictures = model.look(visual_features(model, batch.inputs))
         mask_RT = torch.arange(batch.tokens_RT.shape[1], device=batch.lengths_R.device) < batch.lengths_R[:, None]
         texts = model.read(batch.tokens_RT, mask_RT)
         owner_J, lengths_J, first = gather.owners(batch.picture_of_row_R, batch.picture_count), gather.rows(batch.lengths_R), gather.first

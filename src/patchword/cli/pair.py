@@ -1,0 +1,57 @@
+"""`patchword pair`: how well a text fits a picture, word by word."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_MODEL = "laps"
+
+
+def pair(
+    photo: Annotated[Path, typer.Argument(help="The picture.")],
+    text: Annotated[str, typer.Argument(help="The text, in words.")],
+    model: Annotated[str, typer.Option("--model", help="Alignment model: a shipped name, a folder or a hub id.")] = DEFAULT_MODEL,
+    explain: Annotated[
+        Path | None,
+        typer.Option("--explain", help="Write what was kept, merged and dropped, and each word's patch: .html, or .png, .svg, .pdf."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
+) -> None:
+    """Print the similarity of a picture and a text, and for each word its best patch (row, column) with the cosine."""
+    from patchword.data.pictures import open_picture
+    from patchword.errors import DataError
+    from patchword.explain.pairs import pair_figure, pair_page
+    from patchword.explain.pictures import seen_part
+    from patchword.tasks.align import load_alignment
+
+    if explain is not None and explain.suffix.lower() not in (".html", ".png", ".svg", ".pdf"):
+        raise DataError(f"--explain {explain}: expected a name that ends in .html, .png, .svg or .pdf")
+    picture = open_picture(photo)
+    aligner = load_alignment(model, device)
+    found = aligner.explain(picture, text)
+    if explain is not None:
+        preprocessing = aligner.settings.preprocessing
+        seen = seen_part(picture, preprocessing.fit, preprocessing.hw)
+        if explain.suffix.lower() == ".html":
+            explain.write_text(pair_page(found, seen, photo.name), encoding="utf-8")
+        else:
+            pair_figure(found, seen, explain)
+    if as_json:
+        words = [
+            {"word": one.word, "nearest": one.found, "cosine": one.cosine, "row": one.patch[0], "column": one.patch[1]}
+            for one in found.words
+        ]
+        row = {"image": str(photo), "text": text, "similarity": found.similarity, "cosine": found.cosine, "words": words}
+        print(json.dumps({**row, "kept": found.kept_hw.astype(int).tolist()}, ensure_ascii=False))
+        return
+    rows, columns = found.kept_hw.shape
+    kept = f"{int(found.kept_hw.sum())} of {rows * columns} patches kept"
+    print(f"similarity {found.similarity:.3f}, cosine of the towers {found.cosine:.3f}, {kept}")
+    for one in found.words:
+        place = f"row {one.patch[0] + 1} of {rows}, column {one.patch[1] + 1} of {columns}"
+        print(f"{one.cosine:6.3f}  {one.word}: {one.found}, {place}{'' if found.kept_hw[one.patch] else ' (dropped)'}")
