@@ -3,11 +3,17 @@
 import json
 
 import pytest
+import torch
 
 from patchword.config import validate
+from patchword.data.readers import read_captions
 from patchword.errors import ConfigError
 from patchword.tasks.align import load_alignment
+from patchword.tasks.codebook import gather_words, make_codebook
+from patchword.tasks.features import store_features
+from patchword.tasks.retrieve import load_two_towers
 from patchword.tasks.train_align import AlignRun
+from patchword.train.start import start
 
 CONFIG = """
 task = "align"
@@ -74,25 +80,25 @@ def test_alignment_trains_from_scratch_and_is_selected_by_its_own_recall(from_sc
     assert "48 training pictures, selected on 12 others" in model.card["dataset"]
 
 
-def test_frozen_towers_train_from_stored_features_with_concepts(from_scratch, scenes, patchword):
+def test_frozen_towers_train_from_stored_features_with_concepts(from_scratch, scenes):
     """Towers of a trained model, their patches stored, region alignment as the image side, the paper's variant, InfoNCE."""
     best, store, book = from_scratch / "run" / "best", from_scratch / "store", from_scratch / "book"
-    data = ("--data", scenes / "dataset.json", "--images", scenes / "images")
-    assert patchword("features", best, *data, "--out", store, "--device", "cpu").returncode == 0
-    made = patchword("codebook", "--from-captions", scenes / "dataset.json", "--tower", best, "--out", book, "--device", "cpu")
-    assert made.returncode == 0, made.stderr
+    towers = load_two_towers(best, "cpu")
+    files = [record.file for record in read_captions(scenes / "dataset.json")]
+    vision, preprocessing = towers.model.vision, towers.settings.preprocessing
+    store_features(vision, preprocessing, scenes / "images", files, store, torch.device("cpu"), lambda count: None)
+    make_codebook(towers, gather_words(None, scenes / "dataset.json", 5)).codebook.save(book)
     text = (from_scratch / "run.toml").read_text()
-    start, end = text.index("[vision]"), text.index("[patch_slimming]")
+    left, right = text.index("[vision]"), text.index("[patch_slimming]")
     head = f'towers = "{best}"\ncodebook = "{book}"\n[region_alignment]\nlayers = 1\n'
-    text = text[: text.index("[data]")] + head + text[text.index("[data]") : start] + text[end:]
+    text = text[: text.index("[data]")] + head + text[text.index("[data]") : left] + text[right:]
     text = text.replace("aggregated = 1", 'aggregated = 1\nvariant = "paper"').replace("minimum_count = 1", f'features = "{store}"')
     text = text[: text.index("[stage.objective]")] + '[stage.objective]\nkind = "infonce"\n'
     (from_scratch / "frozen.toml").write_text(text)
-    refused = patchword("train", from_scratch / "frozen.toml", f"out={from_scratch / 'no'}", "--device", "cpu")
-    assert refused.returncode == 2 and "trains it at a rate of 0.01: set learning_rates." in refused.stderr
-    rates = 'stage.0.learning_rates={"" = 1e-2, "towers.vision" = 0.0}'
-    finished = patchword("train", from_scratch / "frozen.toml", f"out={from_scratch / 'frozen'}", rates, "--device", "cpu")
-    assert finished.returncode == 0, finished.stderr
+    with pytest.raises(ConfigError, match=r"trains it at a rate of 0\.01: set learning_rates\."):
+        start(from_scratch / "frozen.toml", [f"out={from_scratch / 'no'}"], False, False, "cpu", "")
+    changes = [f"out={from_scratch / 'frozen'}", 'stage.0.learning_rates={"" = 1e-2, "towers.vision" = 0.0}']
+    start(from_scratch / "frozen.toml", changes, False, False, "cpu", "")
     steps = [row for row in events(from_scratch / "frozen") if row["event"] == "step"]
     assert {"align", "ratio"} <= set(steps[0]["losses"])
     before, after = (load_alignment(folder, "cpu").model for folder in (best, from_scratch / "frozen" / "best"))
