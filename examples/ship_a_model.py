@@ -2,7 +2,7 @@
 
     python examples/ship_a_model.py runs/flickr8k/best OUT --name flickr8k --scores scores.json --on "Flickr8k val, 1,000 pictures, beam 3"
 
-`scores.json` is what `patchword score --out` wrote. Two-tower models are shipped the same way; their scores come from the run's log.
+`scores.json` is what `patchword score --out` wrote, or `evaluate --out` for answers. Two-tower models are shipped the same way; their scores come from the run's log.
 """
 
 from __future__ import annotations
@@ -14,23 +14,21 @@ from typing import Annotated
 import typer
 
 from patchword import checkpoint
-from patchword.tasks.caption import load
-from patchword.tasks.retrieve import load_two_towers
+from patchword.tasks.load import load
 
 
 def ship(
     model: Annotated[Path, typer.Argument(help="Model folder of a run.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     name: Annotated[str, typer.Option(help="Name of the model.")],
-    scores: Annotated[Path | None, typer.Option(help="JSON with a table `corpus` of scores.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="JSON with a table `corpus` (score) or `all` (evaluate).")] = None,
     on: Annotated[str, typer.Option(help="What the scores were measured on.")] = "",
     no_repeat_ngram: Annotated[int, typer.Option(help="Captioners: no so many words in a row twice; 0 leaves the run's setting.")] = 0,
     command: Annotated[str, typer.Option(help="Command that repeats the training, for the card; the run's own where left out.")] = "",
     limits: Annotated[str, typer.Option(help="What the model cannot do, for the card.")] = "",
 ) -> None:
     """Write the folder; it must not exist."""
-    is_captioner = checkpoint.read_config(model)["task"] == "caption"
-    loaded = load(model, "cpu") if is_captioner else load_two_towers(model, "cpu")
+    loaded = load(model, "cpu")
     loaded.card["name"] = name
     if no_repeat_ngram:
         decoding = loaded.settings.decoding.model_copy(update={"no_repeat_ngram": no_repeat_ngram})
@@ -40,7 +38,8 @@ def ship(
     if limits:
         loaded.card["limits"] = limits
     if scores is not None:
-        corpus = json.loads(scores.read_text(encoding="utf-8"))["corpus"]
+        found = json.loads(scores.read_text(encoding="utf-8"))
+        corpus = found["corpus"] if "corpus" in found else {name: found["all"][name] for name in ("VQA_accuracy", "questions_alone")}
         loaded.card["scores"] = {metric: round(value, 4) for metric, value in corpus.items()}
         loaded.card["scores_on"] = on
     checkpoint.write_model_atomically(out, lambda partial: loaded.write(partial, half=True))

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from patchword.data.batches import PixelInputs
+from patchword.data.doctor import examine
 from patchword.data.pictures import Preprocessing
 from patchword.data.question_batches import QuestionData, answer_scores, answerable
 from patchword.data.question_formats import normal_answer, read_questions
@@ -188,3 +189,23 @@ def test_what_no_batch_may_hold_is_said_with_the_image(tmp_path, inputs):
     odd = read_questions(easy(tmp_path / "odd", [["???", "red", 0]]))
     with pytest.raises(DataError, match="image 0: '\\?\\?\\?' has no word; take question 0 out"):
         QuestionData.build(odd, vocabulary, ("red",), "answer", inputs, 4)
+
+
+def test_check_lists_everything_that_is_wrong_with_questions(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "images" / "a.png")
+    (tmp_path / "mine.csv").write_text(
+        "image,question,answer,split\na.png,what colour?,red,train\na.png,???,red,train\nb.png,what?,pink,val\nb.png,,red,val\n"
+    )
+    report = examine(tmp_path / "mine.csv")
+    found = {finding.kind: finding for finding in report.findings}
+    assert {kind for kind, finding in found.items() if finding.stops} == {"no-words", "empty-question", "missing"}
+    assert "1 questions of val have only answers that no training question has (pink)" in found["unknown-answer"].message
+    assert report.to_text().startswith(f"{tmp_path / 'mine.csv'}: 2 pictures with 3 questions; splits: train 1, val 1")
+    healthy = easy(tmp_path / "easy")
+    (healthy / "images").mkdir()
+    for number in (0, 7):
+        Image.new("RGB", (40, 40), ("red", "blue")[number % 2]).save(healthy / "images" / f"{number}.png")
+    assert not examine(healthy).stops and examine(healthy).texts == "questions"
+    (tmp_path / "one.csv").write_text("image,question,answer\na.png,what colour?,red\na.png,which?,red\n")
+    assert "one-answer" in {finding.kind for finding in examine(tmp_path / "one.csv").findings}

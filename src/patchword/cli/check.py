@@ -9,9 +9,14 @@ import typer
 
 
 def check(
-    data: Annotated[Path, typer.Argument(help="Annotations: Karpathy or COCO JSON, Flickr token file, CSV, JSONL, or a folder.")],
+    data: Annotated[
+        Path, typer.Argument(help="Annotations: Karpathy or COCO JSON, Flickr token file, CSV, JSONL, or a folder; or questions.")
+    ],
     images: Annotated[
         Path | None, typer.Option("--images", help="Folder of the pictures (default: DATA itself, 'images' beside it, or its folder).")
+    ] = None,
+    answers: Annotated[
+        Path | None, typer.Option("--answers", help="Annotations of VQA v2, where they do not lie beside the questions.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
 ) -> None:
@@ -22,8 +27,10 @@ def check(
     from patchword.data.doctor import examine
 
     progress = Console(stderr=True)
-    report = examine(
-        data, images, watch=lambda records: track(records, "pictures", console=progress, transient=True, disable=not progress.is_terminal)
-    )
+
+    def watch(records):
+        return track(records, "pictures", console=progress, transient=True, disable=not progress.is_terminal)
+
+    report = examine(data, images, watch, answers)
     print(report.to_json() if as_json else report.to_text())
     raise typer.Exit(1 if report.stops else 0)

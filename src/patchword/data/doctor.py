@@ -18,8 +18,9 @@ from pathlib import Path
 from PIL import Image
 
 from patchword.data.pictures import open_lazily, open_picture, orientation
+from patchword.data.question_formats import holds_questions, read_questions
 from patchword.data.readers import read_captions
-from patchword.data.records import CaptionRecord
+from patchword.data.records import CaptionRecord, QuestionRecord
 from patchword.errors import PictureError
 from patchword.text.words import split_characters
 
@@ -49,8 +50,11 @@ class Report:
     images: str
     pictures: int
     captions: int
+    """Or questions."""
     splits: dict[str, int]
     findings: tuple[Finding, ...]
+    texts: str = "captions"
+    """What the pictures come with: captions or questions."""
 
     @property
     def stops(self) -> bool:
@@ -64,7 +68,7 @@ class Report:
     def to_text(self) -> str:
         """The report as lines, gathered by kind; every finding is listed."""
         splits = ", ".join(f"{name} {count}" for name, count in self.splits.items()) or "none"
-        lines = [f"{self.data}: {self.pictures} pictures with {self.captions} captions; splits: {splits}; pictures in {self.images}"]
+        lines = [f"{self.data}: {self.pictures} pictures with {self.captions} {self.texts}; splits: {splits}; pictures in {self.images}"]
         for title, stops in (("Would stop a training:", True), ("Worth knowing:", False)):
             groups: dict[str, list[Finding]] = defaultdict(list)
             for finding in self.findings:
@@ -79,12 +83,13 @@ class Report:
         return "\n".join(lines)
 
 
-Watch = Callable[[Sequence[CaptionRecord]], Iterable[CaptionRecord]]
+Watch = Callable[[Sequence[CaptionRecord | QuestionRecord]], Iterable[CaptionRecord | QuestionRecord]]
 
 
-def examine(data: Path | str, images: Path | str | None = None, watch: Watch = iter) -> Report:
+def examine(data: Path | str, images: Path | str | None = None, watch: Watch = iter, answers: Path | None = None) -> Report:
     """Look at annotations and pictures; `watch` may wrap the pictures in a progress bar.
 
+    Questions are told from captions by what the file holds; `answers` is VQA v2's annotations file where it does not lie beside them.
     Without `images` the pictures are looked for in the data folder itself, or, for a file, in `images` beside it or else beside it.
     Raises `DataError` only when `data` cannot be opened at all.
     """
@@ -96,6 +101,14 @@ def examine(data: Path | str, images: Path | str | None = None, watch: Watch = i
         # Names of files that are not UTF-8 must still be printable.
         findings.append(Finding(kind, _printable(where), _printable(message), stops))
 
+    if answers is not None or holds_questions(data):
+        asked = read_questions(data, answers, complain)
+        _look_at_questions(asked, data, complain)
+        _look_at_splits(asked, data, complain)
+        first = list({record.file: record for record in reversed(asked)}.values())[::-1]
+        _look_at_pictures(first, images, watch, complain)
+        splits = Counter(record.split or "none" for record in first)
+        return Report(str(data), str(images), len(first), len(asked), dict(sorted(splits.items())), tuple(findings), "questions")
     records = read_captions(data, complain)
     _look_at_ids(records, data, complain)
     _look_at_captions(records, complain)
@@ -107,6 +120,8 @@ def examine(data: Path | str, images: Path | str | None = None, watch: Watch = i
 
 
 def _images_folder(data: Path) -> Path:
+    if (data / "questions.json").is_file() and (data / "images").is_dir():  # easy-VQA
+        return data / "images"
     if data.is_dir():
         return data
     beside = data.parent / "images"
@@ -153,7 +168,23 @@ def _look_at_captions(records: list[CaptionRecord], complain) -> None:
             complain("repeated-caption", record.file, f"the same caption stands there more than once: {repeated[0][:60]!r}", stops=False)
 
 
-def _look_at_splits(records: list[CaptionRecord], data: Path, complain) -> None:
+def _look_at_questions(records: list[QuestionRecord], data: Path, complain) -> None:
+    """Questions without a word, answers that cannot be chosen between, and val answers that no training shows."""
+    for record in records:
+        if not split_characters(record.question):
+            complain("no-words", f"question {record.question_id!r}", f"holds neither letters nor digits: {record.question[:60]!r}")
+    answers = {answer for record in records for answer in record.answers}
+    if len(answers) == 1:
+        complain("one-answer", str(data), f"every question has the answer {answers.pop()!r}: there is nothing to learn")
+    taught = {answer for record in records if record.split == "train" for answer in record.answers}
+    beyond = [record for record in records if record.split == "val" and not taught.intersection(record.answers)]
+    if taught and beyond:
+        some = ", ".join(sorted({record.answer for record in beyond})[:5])
+        message = f"{len(beyond)} questions of val have only answers that no training question has ({some}): they count as wrong"
+        complain("unknown-answer", str(data), message, stops=False)
+
+
+def _look_at_splits(records: list[CaptionRecord] | list[QuestionRecord], data: Path, complain) -> None:
     splits = {record.split for record in records}
     if splits == {None}:
         complain("no-split", str(data), "no record says its split: one picture in ten will be val, the others train", stops=False)
@@ -163,7 +194,7 @@ def _look_at_splits(records: list[CaptionRecord], data: Path, complain) -> None:
                 complain("no-split", str(data), f"no record is in {split}", stops=False)
 
 
-def _look_at_pictures(records: list[CaptionRecord], images: Path, watch: Watch, complain) -> None:
+def _look_at_pictures(records: list[CaptionRecord] | list[QuestionRecord], images: Path, watch: Watch, complain) -> None:
     if not images.is_dir():
         complain("missing", str(images), "the folder of the pictures does not exist: give it with --images")
         return

@@ -48,6 +48,23 @@ def read_questions(path: Path | str, answers: Path | str | None = None, complain
     return records
 
 
+def holds_questions(path: Path) -> bool:
+    """Does a file or folder look like questions, and not like captions? Nothing is complained about here."""
+    if path.is_dir():
+        return any(any(path.glob(pattern)) for pattern in ("questions.json", "*/questions.json", "*_questions.json"))
+    if not path.is_file():
+        return False
+    quiet: Complain = lambda kind, where, message: None  # noqa: E731 - the reader that follows says what is wrong
+    text = read_text(path, quiet)
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
+        text = text.lstrip().split("\n", 1)[0]
+    elif path.suffix.lower() != ".json":
+        return table_formats.delimiter_of(text, QUESTION) is not None
+    content = parse_json(text, str(path), quiet)
+    first = content[0] if isinstance(content, list) and content else content
+    return (isinstance(first, list) and len(first) == 3) or (isinstance(first, dict) and bool({"question", "questions"} & first.keys()))
+
+
 def _folder(path: Path, complain: Complain) -> list[QuestionRecord]:
     """easy-VQA, whole or in folders per split, or the files of VQA v2."""
     if (path / "questions.json").is_file():
