@@ -105,3 +105,24 @@ class AlignedPair:
     """Rows of `weights_Phw` that are made of kept patches."""
     fused: int | None
     """Row that is made of the dropped patches; None without one."""
+
+
+@dataclass(frozen=True)
+class GatheredLayer:
+    """What the query prompts of one fused layer gathered (prompt fusion): shares of attention, mean over heads, one row per prompt."""
+
+    layer: int
+    """Counted from 1 at the bottom of the picture's tower."""
+    patches_Qhw: np.ndarray
+    """What is missing to 1 went to the class token and to prompts."""
+    words_QL: np.ndarray
+    """One column for each of `Labelled.words`; what is missing to 1 went to prompts."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labels of one picture with its text, best first, and where the query prompts looked; `layers` is empty without prompts."""
+
+    probabilities: dict[str, float]
+    words: tuple[str, ...]
+    layers: tuple[GatheredLayer, ...] = ()

@@ -1,4 +1,4 @@
-"""`patchword predict`: captions of a data set's split, in the results format of COCO, or answers in that of VQA."""
+"""`patchword predict`: captions of a data set's split, in the results format of COCO, answers in that of VQA, or labels as a table."""
 
 from __future__ import annotations
 
@@ -9,24 +9,31 @@ from typing import Annotated
 
 import typer
 
+from patchword.cli.tables import MissingChoice
 from patchword.errors import PictureError
 
 
 def predict(
     model: Annotated[str, typer.Argument(help="A shipped name, a folder, a hub id, or hub:ID of a transformers captioner.")],
-    data: Annotated[Path, typer.Option("--data", help="Annotations that name the pictures, or questions about them.")],
+    data: Annotated[Path, typer.Option("--data", help="Annotations that name the pictures, questions about them, or a table with texts.")],
     images: Annotated[Path, typer.Option("--images", help="Folder of the pictures.")],
-    out: Annotated[Path, typer.Option("--out", help="File to write: a list of {image_id, caption} or {question_id, answer}.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write: a list of {image_id, caption} or {question_id, answer}; labels: .csv or .jsonl.")],
     split: Annotated[str, typer.Option(help="Split whose pictures are captioned or asked about.")] = "test",
     beam: Annotated[int | None, typer.Option(help="Hypotheses that the search follows; the model's own number where left out.")] = None,
+    missing: Annotated[MissingChoice, typer.Option(help="Labels: rows without text or picture: error, image-only or text-only.")] = "error",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
     batch: Annotated[int, typer.Option(help="Pictures that go through the model together.")] = 32,
 ) -> None:
-    """Caption every picture of a split, or answer the questions about it; a picture that cannot be read is named on standard error and left
+    """Caption every picture of a split, answer the questions about it, or label its rows; a picture that cannot be read is named on standard error and left
     out, and the exit status is 1."""
     from patchword.tasks.load import task_of
 
-    if task_of(model) == "answer":
+    task_name = task_of(model)
+    if task_name == "classify":
+        from patchword.cli.tables import predict_table
+
+        raise typer.Exit(predict_table(model, data, images, out, split, missing, device, batch))
+    if task_name == "answer":
         from patchword.cli.questions import predict_answers
 
         raise typer.Exit(predict_answers(model, data, images, out, split, device, batch))

@@ -44,10 +44,16 @@ class QuestionRecord:
 
 @dataclass(frozen=True)
 class LabelRecord:
-    """One picture, the text that goes with it (possibly empty) and its class."""
+    """One row of a table: a picture, the text that goes with it, and its labels."""
 
-    image_id: int | str
+    where: str
+    """File and line, for messages."""
+    place: int
+    """Byte of the file at which the row begins: its name in stores and batches."""
     file: str
+    """Path of the picture, relative to the folder of the pictures; empty where the row has none."""
     text: str
-    label: str
+    """With white space collapsed; empty where the row has none."""
+    labels: tuple[str, ...]
+    """One, or several where the table says so; none where the row has no label."""
     split: str | None = None

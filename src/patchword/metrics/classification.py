@@ -1,11 +1,11 @@
-"""Numbers of single-label classification and of visual question answering.
+"""Numbers of classification, with one label per item or several, and of visual question answering.
 
 Shape legend: K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -65,6 +65,38 @@ def classification(truth: Sequence[str], predicted: Sequence[str], labels: Seque
     occurring = counts_KK.sum(axis=0) + counts_KK.sum(axis=1) > 0
     f1 = {row.label: row.f1 for row, occurs in zip(class_table(counts_KK, names), occurring, strict=True) if occurs}
     return {"accuracy": Score(accuracy), "micro_F1": Score(accuracy), "macro_F1": Score(float(np.mean(list(f1.values()))), f1)}
+
+
+def several_table(truth: Sequence[Collection[str]], predicted: Sequence[Collection[str]], labels: Sequence[str]) -> list[ClassRow]:
+    """Precision, recall, F1 and count of every class where an item may have several labels, or none.
+
+    Raises DataError where the lengths differ, there is nothing to count, or a label is not in `labels`.
+    """
+    if len(truth) != len(predicted) or not len(truth):
+        raise DataError(f"classification: {len(truth)} true sets of labels and {len(predicted)} predictions; expected the same number")
+    counts = {label: np.zeros(3, dtype=np.int64) for label in labels}  # right, true, guessed
+    for i, (true, guess) in enumerate(zip(truth, predicted, strict=True)):
+        for label in set(true) | set(guess):
+            if label not in counts:
+                raise DataError(f"classification: item {i} has the label {label!r}, which is not one of the {len(labels)} labels given")
+            counts[label] += (label in true and label in guess, label in true, label in guess)
+    return [
+        ClassRow(label, right / max(guessed, 1), right / max(real, 1), 2 * right / max(real + guessed, 1), real)
+        for label, (right, real, guessed) in ((label, found.tolist()) for label, found in counts.items())
+    ]
+
+
+def several_labels(truth: Sequence[Collection[str]], predicted: Sequence[Collection[str]], labels: Sequence[str]) -> dict[str, Score]:
+    """`exact` (share of items whose set of labels is right), `micro_F1` over all pairs of item and label, and `macro_F1`, the mean over the
+    classes that occur. Raises DataError as `several_table` does."""
+    rows = several_table(truth, predicted, labels)
+    right = sum(len(set(true) & set(guess)) for true, guess in zip(truth, predicted, strict=True))
+    total = sum(len(set(true)) + len(set(guess)) for true, guess in zip(truth, predicted, strict=True))
+    guessed = {label for guess in predicted for label in guess}
+    f1 = {row.label: row.f1 for row in rows if row.count or row.label in guessed}
+    exact = float(np.mean([set(true) == set(guess) for true, guess in zip(truth, predicted, strict=True)]))
+    macro = float(np.mean(list(f1.values()))) if f1 else 0.0
+    return {"exact": Score(exact), "micro_F1": Score(2 * right / max(total, 1)), "macro_F1": Score(macro, f1)}
 
 
 def vqa_accuracy(answers: Mapping[Hashable, Sequence[str]], predicted: Mapping[Hashable, str]) -> dict[str, Score]:

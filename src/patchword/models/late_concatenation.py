@@ -77,9 +77,27 @@ class LateConcatenation(nn.Module):
             text_BC = text_summary(self.text_tower(input_ids, attention_mask, *types))
         return PairSummary(image_BC, text_BC)
 
-    def fuse(self, summary: PairSummary) -> Tensor:
-        """Logits (B, Y)."""
-        return self.head(torch.cat([part for part in summary if part is not None], 1))
+    def resume(self, image_BNC: Tensor, text_BLC: Tensor, text_mask_BL: Tensor, left: int) -> PairSummary:
+        """The summaries from tokens that the last `left` layers of the towers have not seen yet; for towers with layers that come apart."""
+        image_BC = text_BC = None
+        if self.image_tower is not None:
+            for layer in self.image_tower.layers[self.image_tower.depth - left :]:
+                image_BNC = layer(image_BNC)
+            image_BC = image_summary(self.image_tower.finish(image_BNC))
+        if self.text_tower is not None:
+            for layer in self.text_tower.layers[self.text_tower.depth - left :]:
+                text_BLC = layer(text_BLC, text_mask_BL)
+            text_BC = text_summary(self.text_tower.finish(text_BLC, text_mask_BL))
+        return PairSummary(image_BC, text_BC)
+
+    def fuse(self, summary: PairSummary, has_image_B: Tensor | None = None, has_text_B: Tensor | None = None) -> Tensor:
+        """Logits (B, Y). The vector of a picture or text that a row does not have (`has_..._B` false) is zero."""
+        parts = [
+            part if has_B is None else part * has_B[:, None].to(part.dtype)
+            for part, has_B in zip(summary, (has_image_B, has_text_B), strict=True)
+            if part is not None
+        ]
+        return self.head(torch.cat(parts, 1))
 
     def forward(
         self, image: Tensor | None, input_ids: Tensor | None, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None

@@ -197,10 +197,17 @@ class PromptFusion(nn.Module):
         first_BC = self.text_tower.finish(tokens.text_BLC[:, :1], None).tokens_BLC[:, 0]
         return self.image_head(class_BC), self.text_head(first_BC)
 
-    def fuse(self, tokens: FusionTokens) -> Tensor:
-        """Logits (B, Y), the mean of the two heads', from the tokens before the first fused layer."""
+    def fuse(self, tokens: FusionTokens, has_image_B: Tensor | None = None, has_text_B: Tensor | None = None) -> Tensor:
+        """Logits (B, Y), the mean of the two heads', from the tokens before the first fused layer.
+
+        A row without a picture (`has_image_B` false) is labelled by the text's head alone, one without a text by the picture's. Messages
+        of the missing side still come, from a grey picture or an empty text; they are the same for all such rows.
+        """
         image_BY, text_BY = self.fuse_heads(tokens)
-        return (image_BY + text_BY) / 2
+        if has_image_B is None or has_text_B is None:
+            return (image_BY + text_BY) / 2
+        image_B1, text_B1 = has_image_B[:, None].to(image_BY.dtype), has_text_B[:, None].to(image_BY.dtype)
+        return (image_B1 * image_BY + text_B1 * text_BY) / (image_B1 + text_B1)
 
     def forward(
         self, image: Tensor, input_ids: Tensor, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None

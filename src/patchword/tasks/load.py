@@ -7,13 +7,14 @@ from typing import Any
 
 from patchword import checkpoint
 from patchword.errors import ModelError
-from patchword.tasks import align, answer, caption, retrieve
+from patchword.tasks import align, answer, caption, classify, retrieve
 
 LOADERS = {
     "caption": caption.load,
     "retrieve": retrieve.load_two_towers,
     "align": align.load_alignment,
     "answer": answer.load_answerer,
+    "classify": classify.load_classifier,
 }
 """Per task the function that loads its models."""
 

@@ -20,6 +20,7 @@ from patchword.explain.report import training_report
 from patchword.tasks.train_align import AlignRecipe, AlignRun
 from patchword.tasks.train_answer import AnswerRecipe, AnswerRun
 from patchword.tasks.train_caption import CaptionRecipe, CaptionRun
+from patchword.tasks.train_classify import ClassifyRecipe, ClassifyRun
 from patchword.tasks.train_retrieve import RetrieveRecipe, RetrieveRun
 from patchword.train.dry_run import dry_run as measure
 from patchword.train.loop import Run
@@ -29,6 +30,7 @@ RECIPES: dict[str, tuple[type[BaseModel], Any]] = {
     "retrieve": (RetrieveRun, RetrieveRecipe),
     "answer": (AnswerRun, AnswerRecipe),
     "align": (AlignRun, AlignRecipe),
+    "classify": (ClassifyRun, ClassifyRecipe),
 }
 """Per task the schema of its configuration, and the recipe that trains it."""
 

@@ -1,0 +1,149 @@
+"""What `predict` and `evaluate` share for models that label the rows of a table: probabilities, written as they come."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from patchword.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from patchword.data.records import LabelRecord
+    from patchword.errors import PictureError
+    from patchword.metrics.classification import ClassRow
+    from patchword.metrics.scores import Score
+    from patchword.tasks.classify import Classifier, Predicted
+
+MissingChoice = Literal["error", "image-only", "text-only"]
+
+
+class Rows:
+    """Predicted rows of a split, with a progress bar; `bad` counts pictures that could not be decoded."""
+
+    def __init__(self, classifier: Classifier, data: Path, images: Path, split: str, missing: MissingChoice, batch: int) -> None:
+        self.classifier, self.data, self.images, self.split = classifier, data, images, split
+        self.missing, self.batch, self.bad = missing, batch, 0
+
+    def __iter__(self) -> Iterator[Predicted]:
+        from patchword.log import progress
+        from patchword.tasks.classify import open_table, predict_rows, rows_of_split
+
+        records = rows_of_split(open_table(self.classifier, self.data), self.split)
+        with progress(sys.stderr.isatty()) as bar:
+            task = bar.add_task(f"labels of {self.split}", total=None, status="")
+            for rows in predict_rows(self.classifier, records, self.images, self.missing, self._unreadable, self.batch):
+                yield from rows
+                bar.update(task, advance=len(rows))
+
+    def _unreadable(self, record: LabelRecord, error: PictureError) -> None:
+        print(f"patchword: {record.where}: {' '.join(str(error).split())}", file=sys.stderr)
+        self.bad += 1
+
+
+def write_predictions(rows: Iterator[Predicted], classifier: Classifier, out: Path) -> Iterator[Predicted]:
+    """Pass rows on and write them to a CSV or JSON lines file, which appears under its name when all are there.
+
+    Raises ConfigError for another kind of file.
+    """
+    suffix = out.suffix.lower()
+    if suffix not in (".csv", ".jsonl"):
+        raise ConfigError(f"--out {out}: the table of probabilities is written as .csv or .jsonl: name it so")
+    labels = classifier.settings.labels
+    partial = out.with_name(out.name + ".partial")
+    with open(partial, "w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        if suffix == ".csv":
+            table.writerow(["image", "text", "label", "predicted", *(f"p({label})" for label in labels)])
+        for row in rows:
+            chosen = classifier.chosen(row.probabilities_Y)
+            shares = [float(f"{share:.6g}") for share in row.probabilities_Y.tolist()]
+            if suffix == ".csv":
+                joined = [(classifier.settings.columns.separator or "").join(part) for part in (row.record.labels, chosen)]
+                table.writerow([row.record.file, row.record.text, *joined, *shares])
+            else:
+                said = {"image": row.record.file, "text": row.record.text, "labels": row.record.labels, "predicted": chosen}
+                said |= {"probabilities": dict(zip(labels, shares, strict=True))}
+                file.write(json.dumps(said, ensure_ascii=False) + "\n")
+            yield row
+    partial.replace(out)
+
+
+def predict_table(
+    name: str, data: Path, images: Path, out: Path, split: str, missing: MissingChoice, device: str | None, batch: int
+) -> int:
+    """Write the probabilities of all rows of a split; returns the exit status."""
+    from patchword.tasks.classify import load_classifier
+
+    classifier = load_classifier(name, device)
+    rows = Rows(classifier, data, images, split, missing, batch)
+    count = sum(1 for _ in write_predictions(iter(rows), classifier, out))
+    print(f"{out}: {count} rows" + (f", {rows.bad} pictures could not be read" if rows.bad else ""))
+    return 1 if rows.bad else 0
+
+
+def evaluate_table(
+    name: str, data: Path, images: Path, split: str, missing: MissingChoice, out: Path | None, device: str | None, batch: int
+) -> int:
+    """Print scores and a table per class, and write the files; returns the exit status."""
+    from patchword.data.label_batches import known
+    from patchword.tasks.classify import load_classifier
+
+    classifier = load_classifier(name, device)
+    labels = classifier.settings.labels
+    classes = dict.fromkeys(labels, 0)
+    rows = Rows(classifier, data, images, split, missing, batch)
+    predicted = iter(rows)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        predicted = write_predictions(predicted, classifier, out / "predictions.csv")
+    truth, chosen = [], []
+    for row in predicted:
+        if not row.record.labels and not classifier.settings.several:
+            raise DataError(f"{row.record.where}: the row has no label to compare with: give one, or use `patchword predict`")
+        truth.append(tuple(known(label, row.record.where, classes) for label in row.record.labels))
+        chosen.append(classifier.chosen(row.probabilities_Y))
+    if not truth:
+        raise DataError(f"{data}: none of the {rows.bad} rows of split {split!r} could be labelled")
+    scores, table = _scored(truth, chosen, labels, classifier.settings.several, out)
+    _print(scores, table, len(truth))
+    if out is not None:
+        values = {"rows": len(truth), "split": split, "scores": {name: score.value for name, score in scores.items()}}
+        values["classes"] = [row._asdict() for row in table]
+        (out / "scores.json").write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
+        print(f"{out}: predictions.csv, scores.json" + ("" if classifier.settings.several else ", confusion.png"))
+    return 1 if rows.bad else 0
+
+
+def _scored(
+    truth: list[tuple[str, ...]], chosen: list[tuple[str, ...]], labels: tuple[str, ...], several: bool, out: Path | None
+) -> tuple[dict[str, Score], list[ClassRow]]:
+    from patchword.metrics.classification import class_table, classification, confusion_matrix, several_labels, several_table
+
+    if several:
+        return several_labels(truth, chosen, labels), several_table(truth, chosen, labels)
+    true, guessed = [row[0] for row in truth], [row[0] for row in chosen]
+    counts_KK = confusion_matrix(true, guessed, labels)
+    if out is not None:
+        from patchword.explain.labels import confusion_figure
+
+        confusion_figure(counts_KK, labels, out / "confusion.png")
+    return classification(true, guessed, labels), class_table(counts_KK, labels)
+
+
+def _print(scores: dict[str, Score], rows: list[ClassRow], count: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("label", "precision", "recall", "F1", "rows", title=f"{count} rows")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(row.label, f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}", str(row.count))
+    console = Console(width=100)
+    console.print(table)
+    for name, score in scores.items():
+        console.print(f"{name} {score.value:.4f}", highlight=False)

@@ -1,0 +1,131 @@
+"""Pictures of labelling: the confusion matrix, what the query prompts of prompt fusion gathered, and score against cost of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from patchword.explain.curves import undated
+from patchword.explain.page import Html, clean, escape, join, note, page, percent, section, table
+from patchword.explain.pictures import picture_uri, shade_uri, smoothed
+from patchword.results import GatheredLayer, Labelled
+
+_SHOWN = 8  # labels of the table
+
+
+def confusion_figure(counts_KK: np.ndarray, labels: Sequence[str], path: Path | str) -> None:
+    """Write the matrix as a picture: rows are the true labels, columns the predictions, colours the share of the row, numbers the counts."""
+    figure, axis = _figure(2.6 + 0.27 * len(labels), 2.0 + 0.25 * len(labels))
+    shares_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
+    axis.imshow(shares_KK, cmap="Blues", vmin=0, vmax=1)
+    if len(labels) <= 60:
+        for i, j in zip(*np.nonzero(counts_KK), strict=True):
+            colour = "white" if shares_KK[i, j] > 0.5 else "#333333"
+            axis.text(j, i, str(counts_KK[i, j]), ha="center", va="center", fontsize=6, color=colour)
+    names = [clean(label) for label in labels]
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7, parse_math=False)
+    axis.set_yticks(range(len(names)), names, fontsize=7, parse_math=False)
+    axis.set_xlabel("predicted", fontsize=8)
+    axis.set_ylabel("true", fontsize=8)
+    axis.figure.savefig(path, metadata=undated(path))
+
+
+def cost_figure(costs: Sequence[float], scores: Sequence[float], chosen: int, cost_name: str, score_name: str, path: Path | str) -> None:
+    """Write every structure of a search as a point, cost against score, the chosen one marked, with the line of the best at each cost."""
+    figure, axis = _figure(5.2, 3.6)
+    axis.scatter(costs, scores, s=14, color="#2563a8", alpha=0.7, linewidths=0)
+    order = np.argsort(costs, kind="stable")
+    best = np.maximum.accumulate(np.asarray(scores, dtype=float)[order])
+    axis.step(np.asarray(costs, dtype=float)[order], best, where="post", color="#2563a8", linewidth=1, label="best at this cost or less")
+    axis.scatter([costs[chosen]], [scores[chosen]], s=90, marker="*", color="#a84a06", zorder=3, label="chosen")
+    axis.set_xlabel(clean(cost_name), fontsize=9)
+    axis.set_ylabel(clean(score_name), fontsize=9)
+    axis.grid(color="#dddddd", linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(fontsize=8, frameon=False)
+    figure.savefig(path, metadata=undated(path))
+
+
+def gathered_page(items: Sequence[tuple[object, Image.Image, Labelled]], title: str = "Labels, layer by layer") -> str:
+    """A document of (name, picture, labels): probabilities, and in each fused layer where each query prompt looked. The picture should be
+    cut to what the model saw."""
+    lead = (
+        "Each query prompt of a fused layer gathers from one side what the other side is told. Bright patches and dark words are those "
+        "that it looked at; each map and each row of words is scaled to its own maximum."
+    )
+    return page(title, [section(name, _explained(picture, labelled)) for name, picture, labelled in items], lead=lead)
+
+
+def _explained(picture: Image.Image, labelled: Labelled) -> Html:
+    ranked = list(labelled.probabilities.items())[:_SHOWN]
+    parts = [Html(f'<p class="said">{escape(ranked[0][0])}</p>'), table(["label", "probability"], [(n, percent(p)) for n, p in ranked])]
+    if not labelled.layers:
+        return join([*parts, note("This model has no query prompts: there is nothing that they gathered.")])
+    uri = picture_uri(picture)
+    for gathered in labelled.layers:
+        parts.append(Html(f"<h3>Layer {gathered.layer}</h3>"))
+        figures = [_shot(uri, picture, patches_hw, f"prompt {q + 1}") for q, patches_hw in enumerate(gathered.patches_Qhw)]
+        parts.append(Html('<div class="words">\n' + "\n".join(figures) + "\n</div>"))
+        parts.append(_words(gathered, labelled.words))
+    return join(parts)
+
+
+def _shot(uri: str, picture: Image.Image, patches_hw: np.ndarray, label: str) -> str:
+    says = f"{label}: {percent(float(patches_hw.sum()))} on patches"
+    style = f"background-image: url({uri}); aspect-ratio: {picture.width} / {picture.height}"
+    return (
+        f'<figure class="word"><div class="shot" style="{style}"><img alt="{escape(says)}" src="{shade_uri(patches_hw)}"></div>'
+        f"<figcaption>{escape(label)}<span>{percent(float(patches_hw.sum()))} on patches</span></figcaption></figure>"
+    )
+
+
+def _words(gathered: GatheredLayer, words: Sequence[str]) -> Html:
+    rows = []
+    for q, shares_L in enumerate(gathered.words_QL):
+        scaled_L = shares_L / max(float(shares_L.max(initial=0.0)), 1e-12)
+        marked = [
+            f'<mark style="background: rgba(255,196,77,{scale:.2f}); color: inherit" title="{percent(float(share))}">{escape(clean(word))}</mark>'
+            for word, share, scale in zip(words, shares_L, scaled_L, strict=True)
+        ]
+        rows.append((f"prompt {q + 1}", Html(" ".join(marked)), percent(float(shares_L.sum()))))
+    return table(["", "words that it looked at", "on words"], rows)
+
+
+def gathered_figure(picture: Image.Image, labelled: Labelled, path: Path | str) -> None:
+    """Write one picture per fused layer, under the mean of its query prompts, with the words below, as a figure for print."""
+    layers = labelled.layers
+    figure, axes = _figures(max(2.4 * max(len(layers), 1), 3.0), 3.4, max(len(layers), 1))
+    small = picture.convert("RGB")
+    small.thumbnail((480, 480), Image.Resampling.LANCZOS)
+    best, share = next(iter(labelled.probabilities.items()))
+    figure.suptitle(f"{clean(best)} {percent(share)}", fontsize=11, parse_math=False)
+    for axis in axes:
+        axis.axis("off")
+        axis.imshow(small)
+    for axis, gathered in zip(axes, layers, strict=False):
+        shade = smoothed(gathered.patches_Qhw.mean(0))
+        over_HW4 = np.zeros((*shade.shape, 4), dtype=np.float32)
+        over_HW4[..., 3] = 0.8 * (1 - shade)
+        axis.imshow(over_HW4, extent=(-0.5, small.width - 0.5, small.height - 0.5, -0.5), interpolation="bilinear")
+        axis.set_title(f"layer {gathered.layer}", fontsize=9)
+        said = gathered.words_QL.mean(0)
+        lines = [f"{clean(word)} {percent(float(part))}" for word, part in zip(labelled.words, said, strict=True)]
+        axis.text(0.5, -0.04, "\n".join(lines), transform=axis.transAxes, ha="center", va="top", fontsize=7, parse_math=False)
+    figure.savefig(path, metadata=undated(path))
+
+
+def _figure(width: float, height: float):
+    figure, axes = _figures(width, height, 1)
+    return figure, axes[0]
+
+
+def _figures(width: float, height: float, count: int):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, count, squeeze=False).ravel()
