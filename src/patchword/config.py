@@ -69,6 +69,22 @@ def _assign(settings: Any, path: list[str], value: Any, assignment: str) -> None
             settings = settings[key]
 
 
+def write_toml(settings: dict[str, Any], prefix: str = "") -> str:
+    """Settings as TOML: values first, then tables, lists of tables as [[name]]. The inverse of `read_toml` for what a section dumps."""
+    lines, tables = [], []
+    for name, value in settings.items():
+        key = name if name.replace("_", "").replace("-", "").isalnum() else json.dumps(name)
+        if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+            tables += [f"\n[[{prefix}{key}]]\n{write_toml(part, f'{prefix}{key}.')}" for part in value]
+        elif isinstance(value, dict) and not any(isinstance(part, dict) for part in value.values()) and prefix:
+            lines.append(f"{key} = {{ {', '.join(f'{json.dumps(k)} = {json.dumps(v)}' for k, v in value.items())} }}")
+        elif isinstance(value, dict):
+            tables.append(f"\n[{prefix}{key}]\n{write_toml(value, f'{prefix}{key}.')}")
+        else:
+            lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+    return "\n".join(lines) + ("\n" if lines else "") + "".join(tables)
+
+
 def load_config(path: Path, assignments: Sequence[str], schema: type[Section]) -> Section:
     """The configuration at `path` with overrides, checked against `schema`. Raises ConfigError listing every wrong setting."""
     return validate(override(read_toml(path), assignments), schema, str(path))

@@ -40,8 +40,7 @@ NEVER_IMPORT = {
 PARTS_OF_A_PAGE = {"prompt_search": "prompt-fusion", "late_concatenation": "prompt-fusion", "aligned_towers": "patch-slimming"}
 """Models that share the page of the idea they belong to."""
 
-NOT_TRAINED_BY_A_CONFIG = {"aligned_towers", "prompt_fusion", "prompt_search", "late_concatenation"}
-"""Models that `patchword train` has no task for (or, aligned_towers, under another name); remove a name here when its task comes."""
+NOT_TRAINED_BY_A_CONFIG = {"aligned_towers"}
 
 
 def imported(tree: ast.AST) -> set[str]:

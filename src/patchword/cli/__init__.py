@@ -25,6 +25,7 @@ from patchword.cli.recall import recall
 from patchword.cli.score import score
 from patchword.cli.search import search
 from patchword.cli.serve import serve
+from patchword.cli.structure import structure
 from patchword.cli.submit import submit
 from patchword.cli.train import train
 from patchword.errors import PatchwordError
@@ -46,6 +47,7 @@ app.command()(serve)
 app.command()(models)
 app.command()(check)
 app.command()(train)
+app.command()(structure)
 app.command()(predict)
 app.command()(evaluate)
 app.command()(score)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from patchword.cli.tables import MissingChoice
+
 
 def features(
     model: Annotated[str, typer.Argument(help="Model whose tower is used: a shipped name, a folder, a hub id, or hub:ID of a CLIP.")],
@@ -17,6 +19,14 @@ def features(
         int | None, typer.Option(help="Side of the pictures in pixels; the tower's own where left out (convolutional towers).")
     ] = None,
     until_layer: Annotated[int | None, typer.Option(help="Store the tokens that go into this layer, not the tower's output.")] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=0, help="Two towers and a table with texts: store the tokens of both before their last N layers (prompt fusion)."),
+    ] = None,
+    missing: Annotated[
+        MissingChoice, typer.Option(help="--tokens: rows without text or picture: error, image-only or text-only.")
+    ] = "error",
+    max_words: Annotated[int, typer.Option(min=1, help="--tokens: words of a text beyond this are cut off, as data.max_words says.")] = 40,
     views: Annotated[int, typer.Option(min=1, help="Views of each picture: the plain one, then random ones for training.")] = 1,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
 ) -> None:
@@ -27,6 +37,9 @@ def features(
     from patchword.tasks.features import store_features
     from patchword.tasks.towers import load_tower
 
+    if tokens is not None:
+        _tokens_of_both(model, data, images, out, tokens, missing, max_words, device)
+        return
     tower, preprocessing = load_tower(model)
     if size is not None:
         preprocessing = preprocessing.model_copy(update={"size": size})
@@ -46,3 +59,29 @@ def features(
         )
     shapes = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in store.fields.items())
     print(f"{out}: {len(files)} pictures; {shapes}")
+
+
+def _tokens_of_both(
+    model: str, data: Path, images: Path, out: Path, before_last: int, missing: MissingChoice, max_words: int, device: str | None
+) -> None:
+    import numpy as np
+
+    from patchword.data.label_batches import LabelData
+    from patchword.data.label_tables import LabelTable, TableColumns
+    from patchword.device import choose_device
+    from patchword.log import progress
+    from patchword.tasks.retrieve import load_two_towers
+    from patchword.tasks.token_store import DecodedInputs, store_tokens
+
+    towers = load_two_towers(model, "cpu")
+    table = LabelTable(data, TableColumns())
+    places = np.array([record.place for record in table.rows() if record.split != "test"], dtype=np.int64)
+    longest = min(max_words, towers.model.text.max_length - 2)
+    inputs = DecodedInputs(images, towers.settings.preprocessing)
+    rows = LabelData(table, places, None, towers.vocabulary, longest, images, missing, (True, True), inputs)
+    with progress() as bar:
+        task = bar.add_task("tokens of both towers", total=len(places), status="")
+        vision, text, chosen = towers.model.vision, towers.model.text, choose_device(device)
+        store = store_tokens(vision, text, before_last, rows, out, chosen, lambda count: bar.update(task, advance=count))
+    shapes = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in store.fields.items())
+    print(f"{out}: {len(places)} rows; {shapes}")

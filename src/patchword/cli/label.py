@@ -1,42 +1,67 @@
-"""`patchword label`: which of some labels fits a picture."""
+"""`patchword label`: which of some labels fits a picture: labels given by name, or those that a labelling model was trained on."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from patchword.cli.index import DEFAULT_MODEL
-from patchword.errors import DataError, PictureError
+from patchword.errors import ConfigError, DataError, PictureError
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
+
+    from patchword.results import Labelled
 
 BATCH = 32
 
 
 def label(
     photos: Annotated[list[str], typer.Argument(help="Pictures, folders, globs.")],
-    labels: Annotated[str, typer.Option("--labels", help='What to choose from, with commas between: "a dog, a cat, a beach".')],
-    model: Annotated[str, typer.Option("--model", help="Two towers: shipped name, folder, hub id, or hub:ID of a CLIP.")] = DEFAULT_MODEL,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", help='What to choose from, with commas between: "a dog, a cat"; not for a trained labelling model.'),
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", help="Two towers (shipped name, folder, hub id, hub:ID of a CLIP), or a trained labelling model.")
+    ] = DEFAULT_MODEL,
+    text: Annotated[str, typer.Option(help="Labelling models: the text that goes with the pictures.")] = "",
+    explain: Annotated[
+        Path | None, typer.Option(help="Labelling models: write a page, or a .png of one picture, of what the query prompts gathered.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line: image, labels with their probabilities.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
 ) -> None:
     """Print the labels of each picture, best first, with their probabilities among the labels given; a picture that cannot be read is one
     line on standard error, and exit status 1 at the end."""
-    names = split_labels(labels)
-    from patchword.data.pictures import open_picture
-    from patchword.data.sources import find_pictures
-    from patchword.tasks.retrieve import load_two_towers
+    from patchword.tasks.caption import task_of
 
-    paths = find_pictures(photos)
-    towers = load_two_towers(model, device)
-    bad = 0
+    trained = task_of(model) == "classify"
+    if trained and labels is not None:
+        raise ConfigError(f"{model} has its own labels, those that it was trained on: leave out --labels")
+    if not trained and (text or explain is not None):
+        raise ConfigError(
+            f"--text and --explain are for models of `patchword train` with task classify, and {model} is none: leave them out"
+        )
+    if not trained and labels is None:
+        raise ConfigError('--labels is missing: name what to choose from, for instance --labels "a dog, a cat"')
+    raise typer.Exit(
+        _trained(photos, model, text, explain, as_json, device) if trained else _zero_shot(photos, labels, model, as_json, device)
+    )
+
+
+def _opened(paths: list[Path]) -> Iterator[tuple[list[Path], list[Image.Image], int]]:
+    """Pictures some at a time, and how many of them could not be read; each of these is a line on standard error."""
+    from patchword.data.pictures import open_picture
+
     for first in range(0, len(paths), BATCH):
-        read, pictures = [], []
+        read, pictures, bad = [], [], 0
         for path in paths[first : first + BATCH]:
             try:
                 pictures.append(open_picture(path))
@@ -44,9 +69,53 @@ def label(
             except PictureError as error:
                 print(f"patchword: {' '.join(str(error).split())}", file=sys.stderr)
                 bad += 1
+        yield read, pictures, bad
+
+
+def _zero_shot(photos: list[str], labels: str, model: str, as_json: bool, device: str | None) -> int:
+    """Labels by the cosine of picture and words; returns the exit status."""
+    names = split_labels(labels)
+    from patchword.data.sources import find_pictures
+    from patchword.tasks.retrieve import load_two_towers
+
+    paths = find_pictures(photos)
+    towers = load_two_towers(model, device)
+    bad = 0
+    for read, pictures, unreadable in _opened(paths):
+        bad += unreadable
         if pictures:
             _print(read, names, towers.label(pictures, names), as_json)
-    raise typer.Exit(1 if bad else 0)
+    return 1 if bad else 0
+
+
+def _trained(photos: list[str], model: str, text: str, explain: Path | None, as_json: bool, device: str | None) -> int:
+    """Labels of a model that was trained on them; returns the exit status."""
+    from patchword.data.sources import find_pictures
+    from patchword.explain.labels import gathered_figure, gathered_page
+    from patchword.explain.pictures import seen_part
+    from patchword.tasks.classify import load_classifier
+
+    paths = find_pictures(photos)
+    if explain is not None and explain.suffix.lower() == ".png" and len(paths) > 1:
+        raise ConfigError(
+            f"--explain {explain} is a figure of one picture, and {len(paths)} were given: name a page, for instance out.html"
+        )
+    classifier = load_classifier(model, device)
+    settings, bad = classifier.settings, 0
+    items: list[tuple[str, Image.Image, Labelled]] = []
+    for read, pictures, unreadable in _opened(paths):
+        bad += unreadable
+        if pictures:
+            _print(read, list(settings.labels), classifier.probabilities(pictures, [text] * len(pictures)), as_json)
+        if explain is not None:
+            for path, picture in zip(read, pictures, strict=True):
+                seen = seen_part(picture, settings.preprocessing.fit, settings.preprocessing.hw)
+                items.append((str(path), seen, classifier.explain(picture, text)))
+    if explain is not None and items and explain.suffix.lower() == ".png":
+        gathered_figure(items[0][1], items[0][2], explain)
+    elif explain is not None:
+        explain.write_text(gathered_page(items), encoding="utf-8")
+    return 1 if bad else 0
 
 
 def split_labels(labels: str) -> list[str]:

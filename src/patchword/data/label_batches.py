@@ -6,7 +6,7 @@ Rows are read from their table when a batch is made, by their place in the file;
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchword.data.batches import PixelInputs, TokenSource, padded
+from patchword.data.batches import PictureInputs, TokenSource, padded
 from patchword.data.label_tables import LabelTable, Missing, absent
 from patchword.data.records import LabelRecord
 from patchword.data.store import Store
@@ -64,7 +64,9 @@ class TokenInputs:
 
     def load(self, places: Sequence[int]) -> StoredTokens:
         rows = self.store.rows([str(place) for place in places])
-        image_BNC, text_BLC = (torch.from_numpy(np.stack([self.store.fields[name][row] for row in rows])).float() for name in ("image", "text"))
+        image_BNC, text_BLC = (
+            torch.from_numpy(np.stack([self.store.fields[name][row] for row in rows])).float() for name in ("image", "text")
+        )
         lengths_B = torch.from_numpy(self.store.fields["length"][rows].astype(np.int64))
         mask_BL = torch.arange(int(lengths_B.max())) < lengths_B[:, None]
         return StoredTokens(image_BNC, text_BLC[:, : mask_BL.shape[1]], mask_BL)
@@ -76,18 +78,23 @@ class LabelData:
 
     table: LabelTable
     places: np.ndarray
-    classes: dict[str, int]
+    classes: dict[str, int] | None
+    """None where labels are of no interest."""
     vocabulary: TokenSource
     max_words: int
     images: Path
     missing: Missing
     reads: tuple[bool, bool]
-    inputs: PixelInputs | TokenInputs | None
+    inputs: PictureInputs | TokenInputs | None
     """None where no picture is read."""
 
     @property
     def several(self) -> bool:
         return self.table.columns.separator is not None
+
+    def first(self, count: int) -> LabelData:
+        """The first rows alone."""
+        return replace(self, places=self.places[:count])
 
     def plan(self, batch: int, generator: np.random.Generator | None) -> list[list[int]]:
         """The batches of an epoch, each a list of places; every row once, in a new order, or in that of the table without a generator."""
@@ -98,7 +105,7 @@ class LabelData:
         """`generator` draws random views; None takes the plain pictures."""
         records = [self.table.read(place) for place in places]
         gaps = [absent(record, self.images, self.reads, self.missing) for record in records]
-        labels = encode_labels(records, self.classes, self.several)
+        labels = torch.zeros(0) if self.classes is None else encode_labels(records, self.classes, self.several)
         has_image_B, has_text_B = (torch.tensor([not gap[side] for gap in gaps]) for side in (0, 1))
         wheres = tuple(f"{record.where}, byte {record.place}" for record in records)
         if isinstance(self.inputs, TokenInputs):
@@ -106,8 +113,7 @@ class LabelData:
         pixels = None
         if self.inputs is not None:
             there = [record.file for record, has in zip(records, has_image_B.tolist(), strict=True) if has]
-            height, width = self.inputs.preprocessing.hw
-            pixels = torch.zeros(len(records), 3, height, width)
+            pixels = torch.zeros(len(records), 3, *self.inputs.preprocessing.hw)
             if there:
                 pixels[has_image_B] = self.inputs.load(there, generator).pixels_B3HW
         ids_BL, mask_BL = encode_texts([record.text for record in records], self.vocabulary, self.max_words)

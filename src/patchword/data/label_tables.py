@@ -40,12 +40,13 @@ class LabelTable:
     def __init__(self, path: Path, columns: TableColumns) -> None:
         """Raises DataError for a file that cannot be read, or whose header lacks both an image and a text column."""
         self.path, self.columns = Path(path), columns
-        self._file: BinaryIO | None = None
         try:
             with open(self.path, "rb") as file:
                 first = file.readline()
         except OSError as reason:
-            raise DataError(f"{self.path}: cannot be read: {reason.strerror or reason}. Give the path of a CSV or JSON lines file.") from reason
+            raise DataError(
+                f"{self.path}: cannot be read: {reason.strerror or reason}. Give the path of a CSV or JSON lines file."
+            ) from reason
         if first[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise DataError(f"{self.path}: the file is UTF-16 (often 'Unicode text' of a spreadsheet), expected UTF-8: save it as UTF-8")
         self._is_json = _decoded(first, f"{self.path}, line 1").removeprefix("\ufeff").lstrip().startswith("{")
@@ -74,10 +75,9 @@ class LabelTable:
 
     def read(self, place: int) -> LabelRecord:
         """The row that begins at byte `place`, as `LabelRecord.place` says; its `where` names the file only."""
-        if self._file is None:
-            self._file = open(self.path, "rb")  # noqa: SIM115 - one descriptor for as long as the table lives
-        self._file.seek(place)
-        return next(self._from(self._file, place, None))
+        with open(self.path, "rb") as file:
+            file.seek(place)
+            return next(self._from(file, place, None))
 
     def _from(self, file: BinaryIO, place: int, line: int | None) -> Iterator[LabelRecord]:
         lines = _Lines(file, self.path, place, line)
@@ -179,7 +179,9 @@ def absent(record: LabelRecord, images: Path | None, reads: tuple[bool, bool], m
     no_image = reads[0] and not (record.file and images is not None and (images / record.file).is_file())
     no_text = reads[1] and not record.text
     if (no_image and no_text) or (no_image and not reads[1]) or (no_text and not reads[0]):
-        raise DataError(f"{record.where}: the row has nothing that the model reads: remove it, or give its {'picture' if no_image else 'text'}")
+        raise DataError(
+            f"{record.where}: the row has nothing that the model reads: remove it, or give its {'picture' if no_image else 'text'}"
+        )
     if no_image and missing != "text-only":
         found = f"no picture {images / record.file}" if record.file and images is not None else "the row has no picture"
         raise DataError(f"{record.where}: {found}: give it, remove the row, or label such rows by their text alone (missing: text-only)")

@@ -17,7 +17,7 @@ _SHOWN = 8  # labels of the table
 
 
 def confusion_figure(counts_KK: np.ndarray, labels: Sequence[str], path: Path | str) -> None:
-    """Write the matrix as a picture: rows are the true labels, columns the predictions, colours the share of the row, numbers the counts."""
+    """Write the matrix as a picture: rows true, columns predicted; colours are shares of the row, numbers counts."""
     figure, axis = _figure(2.6 + 0.27 * len(labels), 2.0 + 0.25 * len(labels))
     shares_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
     axis.imshow(shares_KK, cmap="Blues", vmin=0, vmax=1)
@@ -87,7 +87,7 @@ def _words(gathered: GatheredLayer, words: Sequence[str]) -> Html:
     for q, shares_L in enumerate(gathered.words_QL):
         scaled_L = shares_L / max(float(shares_L.max(initial=0.0)), 1e-12)
         marked = [
-            f'<mark style="background: rgba(255,196,77,{scale:.2f}); color: inherit" title="{percent(float(share))}">{escape(clean(word))}</mark>'
+            f'<mark style="background: rgba(255,196,77,{scale:.2f}); color: inherit" title="{percent(float(share))}">{escape(word)}</mark>'
             for word, share, scale in zip(words, shares_L, scaled_L, strict=True)
         ]
         rows.append((f"prompt {q + 1}", Html(" ".join(marked)), percent(float(shares_L.sum()))))

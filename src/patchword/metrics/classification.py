@@ -48,9 +48,7 @@ def class_table(counts_KK: np.ndarray, labels: Sequence[str]) -> list[ClassRow]:
     true_K, guessed_K = counts_KK.sum(axis=1), counts_KK.sum(axis=0)
     precision_K, recall_K = hits_K / np.maximum(guessed_K, 1), hits_K / np.maximum(true_K, 1)
     f1_K = 2 * hits_K / np.maximum(true_K + guessed_K, 1)
-    return [
-        ClassRow(label, float(precision_K[k]), float(recall_K[k]), float(f1_K[k]), int(true_K[k])) for k, label in enumerate(labels)
-    ]
+    return [ClassRow(label, float(precision_K[k]), float(recall_K[k]), float(f1_K[k]), int(true_K[k])) for k, label in enumerate(labels)]
 
 
 def classification(truth: Sequence[str], predicted: Sequence[str], labels: Sequence[str] | None = None) -> dict[str, Score]:

@@ -155,7 +155,9 @@ def load_classifier(name: str | Path, device: str | None = None) -> Classifier:
         build_tower(settings.vision) if image else None, build_text_tower(settings.text) if text else None, settings.model
     )
     checkpoint.load_weights(model, folder)
-    return Classifier(model, settings, read_vocabulary(folder, settings.vocabulary_size), {"name": folder.name, **card}, choose_device(device))
+    return Classifier(
+        model, settings, read_vocabulary(folder, settings.vocabulary_size), {"name": folder.name, **card}, choose_device(device)
+    )
 
 
 class Predicted(NamedTuple):
@@ -225,7 +227,9 @@ def _predicted(classifier: Classifier, waiting: list[tuple[LabelRecord, Any, str
 def check_labels(table: LabelTable, labels: Sequence[str]) -> None:
     """Raises ConfigError for labels of which a model cannot choose: a table of one class, or of none."""
     if table.columns.separator is None and len(labels) < 2:
-        found = f"every training row of {table.path} has the label {labels[0]!r}" if labels else f"no training row of {table.path} has a label"
+        found = (
+            f"every training row of {table.path} has the label {labels[0]!r}" if labels else f"no training row of {table.path} has a label"
+        )
         raise ConfigError(f"{found}: there is nothing to choose from; give rows of at least two labels")
     if not labels:
         raise ConfigError(f"no training row of {table.path} has a label in column {table.columns.label!r}: name the column of the labels")

@@ -68,7 +68,9 @@ def store_tokens(
     for tower in (vision, text):
         if not tower.appendable or tower.depth < before_last:
             found = f"a {type(tower).__name__} of {tower.depth} layers"
-            raise ConfigError(f"tokens before the last {before_last} layers were asked for, of {found}: use a ViT and a BERT that have them")
+            raise ConfigError(
+                f"tokens before the last {before_last} layers were asked for, of {found}: use a ViT and a BERT that have them"
+            )
     vision, text = vision.to(device).eval(), text.to(device).eval()
     longest = max((len(rows.vocabulary.encode(rows.table.read(int(place)).text)[: rows.max_words]) for place in rows.places), default=0) + 2
 

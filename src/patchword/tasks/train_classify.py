@@ -194,6 +194,8 @@ class LabelRows:
         data = run.data
         self.before_last = before_last
         table = LabelTable(Path(data.table), data.columns)
+        if data.stores_tokens:
+            sides = (True, True)  # a store holds both sides, whatever a model reads of it
         splits = read_splits(table, data, sides)
         self.labels, self.table = splits.labels, table
         torch.manual_seed(run.seed)
@@ -203,10 +205,13 @@ class LabelRows:
         self._data, self._sides = data, sides
         everything = np.sort(np.concatenate([splits.train, splits.selection]))
         inputs: Any = None
-        if data.stores_tokens:
-            inputs = TokenInputs(self._store(self._rows(everything, DecodedInputs(Path(data.images), self.towers.preprocessing), (True, True))))
+        if data.features is not None:
+            inputs = DecodedInputs(Path(data.images), self.towers.preprocessing)
         elif sides[0]:
-            inputs = pixel_inputs(data, self.towers.preprocessing, splits.files)
+            exact = data.model_copy(update={"pixel_size": None}) if data.stores_tokens else data
+            inputs = pixel_inputs(exact, self.towers.preprocessing, splits.files)
+        if data.stores_tokens:
+            inputs = TokenInputs(self._store(self._rows(everything, inputs, sides)))
         self.train, self.selection = self._rows(splits.train, inputs, sides), self._rows(splits.selection, inputs, sides)
 
     def _rows(self, places: np.ndarray, inputs: Any, sides: tuple[bool, bool]) -> LabelData:

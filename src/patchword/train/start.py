@@ -54,7 +54,7 @@ def start(config: Path, overrides: Sequence[str], resume: bool, dry_run: bool, d
     accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=[unused])
     folder = Path(settings.out)
     if not dry_run:
-        _check_claim(folder, settings, resume)
+        check_claim(folder, settings, resume)
         accelerator.wait_for_everyone()
     torch.manual_seed(settings.seed)
     recipe = make_recipe(settings, folder, command)
@@ -85,7 +85,7 @@ def start(config: Path, overrides: Sequence[str], resume: bool, dry_run: bool, d
     return folder
 
 
-def _check_claim(folder: Path, settings: BaseModel, resume: bool) -> None:
+def check_claim(folder: Path, settings: BaseModel, resume: bool) -> None:
     """Raises ConfigError where the folder holds a run that this configuration did not begin, or that is not to be resumed."""
     path = folder / "config.json"
     if not path.exists():
