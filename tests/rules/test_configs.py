@@ -8,6 +8,7 @@ import torch
 from patchword.composed import CaptionModel
 from patchword.config import read_toml, validate
 from patchword.layers.codebook import Codebook
+from patchword.tasks.search_structure import StructureRun
 from patchword.train.groups import assign
 from patchword.train.start import RECIPES
 
@@ -20,7 +21,8 @@ TINY_CLIP = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 12
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_config_is_valid(path):
     values = read_toml(path)
-    settings = validate(values, RECIPES[values["task"]][0], str(path))
+    schema = StructureRun if values["task"] == "structure" else RECIPES[values["task"]][0]
+    settings = validate(values, schema, str(path))
     text = path.read_text(encoding="utf-8")
     assert settings.out == f"runs/{path.relative_to(CONFIGS).as_posix().removesuffix('.toml')}"
     assert text.startswith("# ") and f"{path.name}" in text.split("\ntask =")[0], "the header gives the command"

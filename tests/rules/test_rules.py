@@ -41,6 +41,7 @@ PARTS_OF_A_PAGE = {"prompt_search": "prompt-fusion", "late_concatenation": "prom
 """Models that share the page of the idea they belong to."""
 
 NOT_TRAINED_BY_A_CONFIG = {"aligned_towers"}
+"""Models that `patchword train` trains under another name."""
 
 
 def imported(tree: ast.AST) -> set[str]:

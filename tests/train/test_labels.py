@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import re
 import shutil
 
 import pytest
@@ -145,6 +146,26 @@ def test_from_pictures_and_from_stored_tokens(trained, config, patchword, tmp_pa
     torch.testing.assert_close(torch.tensor(losses["pixels"]), torch.tensor(losses["tokens"]), rtol=5e-3, atol=5e-3)
 
 
+def test_tokens_from_the_command_are_those_that_a_training_caches(trained, config, data, patchword, tmp_path):
+    arguments = ("--data", data / "rows.csv", "--images", data, "--tokens", 2, "--out", tmp_path / "store", "--device", "cpu")
+    status, said, wrong = patchword("features", trained, *arguments)
+    assert status == 0 and "120 rows; image (120, 5, 24) float16, text (120, 8, 16) float16" in said, wrong
+    settings = (f"out={tmp_path / 'run'}", f"data.features={tmp_path / 'store'}", f"vision_from={trained}", f"text_from={trained}")
+    path = tmp_path / "run.toml"
+    path.write_text(
+        "".join(part for part in re.split(r"(?=^\[)", config.read_text(), flags=re.M) if not part.startswith(("[vision", "[text")))
+    )
+    status, _, wrong = patchword("train", path, *settings, "stage.0.epochs=2", "stage.0.validate_every=2", "--device", "cpu")
+    assert status == 0, wrong
+    with open(data / "rows.csv", "a") as file:
+        file.write(" ")
+    try:
+        status, _, wrong = patchword("train", path, *settings, f"out={tmp_path / 'other'}", "--device", "cpu")
+    finally:
+        (data / "rows.csv").write_bytes((data / "rows.csv").read_bytes()[:-1])
+    assert status == 2 and "stale: its table" in wrong
+
+
 def test_frozen_towers_do_not_move_and_trained_ones_do(trained, config, patchword, tmp_path):
     """One epoch and twenty-five leave the same frozen towers; with everything trained, one epoch moves every tensor of them."""
     settings = (f"out={tmp_path / 'run'}", "stage.0.epochs=1", "stage.0.validate_every=1", "--device", "cpu")
@@ -283,8 +304,7 @@ def test_a_table_that_cannot_be_trained_on(change, says, config, data, patchword
 
 
 SEARCH = """
-budget = 3500
-[space]
+[prompt_search]
 fused_layers = [1, 2]
 query = [0, 1, 2]
 query_context = [0, 1]
@@ -305,8 +325,9 @@ def test_a_search_goes_on_and_its_result_trains(config, patchword, tmp_path):
         "validate_every = 25", "validate_every = 3"
     )
     path = tmp_path / "search.toml"
-    path.write_text(text[0].replace("seed = 2", SEARCH.split("[space]")[0] + "seed = 2") + "[space]" + SEARCH.split("[space]")[1] + stage)
-    settings = ("data.cache_tokens=true", f"out={tmp_path / 'run'}")
+    text[0] = text[0].replace("classify", "structure")
+    path.write_text(text[0] + SEARCH + stage)
+    settings = ("data.cache_tokens=true", "budget=3500", f"out={tmp_path / 'run'}")
     status, said, wrong = patchword("structure", path, *settings, "--device", "cpu")
     assert status == 0 and "12 structures" in said, wrong
     run = tmp_path / "run"

@@ -13,7 +13,9 @@ from patchword.errors import ConfigError
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A shipped name, a folder or a hub id.")],
-    data: Annotated[Path, typer.Option("--data", help="Questions with their answers (for VQA v2 the questions file), or a table with labels.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="Questions with their answers (for VQA v2 the questions file), or a table with labels.")
+    ],
     images: Annotated[Path, typer.Option("--images", help="Folder of the pictures.")],
     split: Annotated[str, typer.Option(help="Split that is evaluated.")] = "val",
     answers: Annotated[Path | None, typer.Option(help="Annotations of VQA v2, where they do not lie beside the questions.")] = None,
@@ -39,7 +41,9 @@ def evaluate(
 
         raise typer.Exit(evaluate_table(model, data, images, split, missing, out, device, batch))
     if task != "answer":
-        raise ConfigError(f"evaluate takes a model that labels or answers questions, {model} is one for {task!r}: `patchword predict`, then `score`")
+        raise ConfigError(
+            f"evaluate takes a model that labels or answers questions, {model} is one for {task!r}: `patchword predict`, then `score`"
+        )
     from patchword.cli.questions import evaluate_answers
 
     raise typer.Exit(evaluate_answers(model, data, images, split, answers, training, out, device, batch))

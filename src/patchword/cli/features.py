@@ -70,18 +70,18 @@ def _tokens_of_both(
     from patchword.data.label_tables import LabelTable, TableColumns
     from patchword.device import choose_device
     from patchword.log import progress
-    from patchword.tasks.retrieve import load_two_towers
     from patchword.tasks.token_store import DecodedInputs, store_tokens
+    from patchword.tasks.train_classify import towers_of
 
-    towers = load_two_towers(model, "cpu")
+    towers = towers_of(model)
     table = LabelTable(data, TableColumns())
     places = np.array([record.place for record in table.rows() if record.split != "test"], dtype=np.int64)
-    longest = min(max_words, towers.model.text.max_length - 2)
-    inputs = DecodedInputs(images, towers.settings.preprocessing)
+    longest = min(max_words, towers.text.max_length - 2)
+    inputs = DecodedInputs(images, towers.preprocessing)
     rows = LabelData(table, places, None, towers.vocabulary, longest, images, missing, (True, True), inputs)
     with progress() as bar:
         task = bar.add_task("tokens of both towers", total=len(places), status="")
-        vision, text, chosen = towers.model.vision, towers.model.text, choose_device(device)
-        store = store_tokens(vision, text, before_last, rows, out, chosen, lambda count: bar.update(task, advance=count))
+        chosen = choose_device(device)
+        store = store_tokens(towers.vision, towers.text, before_last, rows, out, chosen, lambda count: bar.update(task, advance=count))
     shapes = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in store.fields.items())
     print(f"{out}: {len(places)} rows; {shapes}")

@@ -40,7 +40,7 @@ def label(
 ) -> None:
     """Print the labels of each picture, best first, with their probabilities among the labels given; a picture that cannot be read is one
     line on standard error, and exit status 1 at the end."""
-    from patchword.tasks.caption import task_of
+    from patchword.tasks.load import task_of
 
     trained = task_of(model) == "classify"
     if trained and labels is not None:

@@ -34,9 +34,6 @@ class TwoTowersConfig(BaseModel, extra="forbid", frozen=True):
     )
     initial_scale: float = Field(1 / 0.07, gt=0, description="what cosines are multiplied by at the start; learned")
     largest_scale: float = Field(100.0, gt=0, description="the learned scale is never larger")
-    pooling: Literal["mean", "class"] = Field(
-        "mean", description="what a tower without a projection of its own is read from: the mean of its tokens, or its class token"
-    )
 
 
 class TwoTowers(nn.Module):
@@ -54,8 +51,6 @@ class TwoTowers(nn.Module):
             if tower.shared_width not in (None, config.width):
                 found = f"the {name} tower projects to {tower.shared_width} and the shared space is {config.width} wide"
                 raise ConfigError(f"{found}: make them equal")
-            if config.pooling == "class" and tower.shared_width is None and not tower.has_class_token:
-                raise ConfigError(f"pooling is 'class' and the {name} tower, a {type(tower).__name__}, has no class token: use 'mean'")
         self.vision_projection = None if vision.shared_width else nn.Linear(vision.width, config.width, bias=False)
         self.text_projection = None if text.shared_width else nn.Linear(text.width, config.width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.initial_scale)))
@@ -80,16 +75,12 @@ class TwoTowers(nn.Module):
         """One vector (B, E) per picture, of any length."""
         if self.vision_projection is None:
             return features.pooled_BE
-        if self.config.pooling == "class":
-            return self.vision_projection(features.class_BC)
         return self.vision_projection(features.grid_BNC.mean(1))
 
     def pool_text(self, features: TextFeatures) -> Tensor:
         """One vector (J, E) per text, of any length."""
         if self.text_projection is None:
             return features.pooled_BE
-        if self.config.pooling == "class":
-            return self.text_projection(features.tokens_BLC[:, 0])
         mask_JL1 = features.mask_BL[..., None].to(features.tokens_BLC.dtype)
         return self.text_projection((features.tokens_BLC * mask_JL1).sum(1) / mask_JL1.sum(1).clamp(min=1))
 

@@ -37,8 +37,9 @@ from patchword.train.start import check_claim
 class StructureRun(ClassifyRun, frozen=True):
     """The configuration of a search: that of a training, with a space in place of a structure. `stage` trains the supernet."""
 
+    task: Literal["structure"] = "structure"
     model: PromptFusionSection = Field(PromptFusionSection(), description="not read: the search finds it")
-    space: SearchSpace = SearchSpace()
+    prompt_search: SearchSpace = SearchSpace()
     evolution: EvolutionConfig = EvolutionConfig()
     cost: Literal["parameters", "memory"] = Field(
         "parameters", description="what the budget limits: trained parameters, or bytes that a training step of 8 rows keeps"
@@ -70,12 +71,12 @@ class SupernetRecipe:
         if not run.data.stores_tokens:
             raise ConfigError("a search runs on stored tokens: set data.cache_tokens = true, or name a store in data.features")
         self.run, self.stages = run, run.stage
-        self.rows = LabelRows(run, (True, True), max(run.space.fused_layers))
+        self.rows = LabelRows(run, (True, True), max(run.prompt_search.fused_layers))
         torch.manual_seed(run.seed)
-        self.model = PromptSupernet(run.space, len(self.rows.labels), self.rows.towers.vision, self.rows.towers.text)
+        self.model = PromptSupernet(run.prompt_search, len(self.rows.labels), self.rows.towers.vision, self.rows.towers.text)
 
     def objective(self, stage: int) -> nn.Module:
-        return SupernetLabelling(self.model, self.run.space, self.rows.train.several)
+        return SupernetLabelling(self.model, self.run.prompt_search, self.rows.train.several)
 
     def plan(self, stage: int, epoch: int) -> list[list[int]]:
         return self.rows.train.plan(self.stages[stage].batch, np.random.default_rng([self.run.seed, stage, epoch]))
@@ -176,7 +177,7 @@ def _ranked(run: StructureRun, recipe: SupernetRecipe, path: Path, device: torch
             return recipe.score(structure, device)["micro_F1"]
 
         price = _cost(run, recipe)
-        return evolve(run.space, classes, score, price, run.budget, run.evolution, run.seed, known, on_scored)
+        return evolve(run.prompt_search, classes, score, price, run.budget, run.evolution, run.seed, known, on_scored)
 
 
 def _already(path: Path) -> dict[str, float]:
@@ -209,7 +210,7 @@ def _cost(run: StructureRun, recipe: SupernetRecipe) -> Callable[[PromptFusionCo
 def _as_config(run: StructureRun, best: Scored) -> str:
     """The training of the chosen structure as TOML."""
     values = run.model_dump(mode="json", exclude_none=True)
-    for name in ("space", "evolution", "cost", "budget", "scored_rows", "final", "model"):
+    for name in ("prompt_search", "evolution", "cost", "budget", "scored_rows", "final", "model"):
         values.pop(name, None)
     values |= {"task": "classify", "out": f"{run.out}/trained", "model": json.loads(key_of(best.structure))}
     if run.final:

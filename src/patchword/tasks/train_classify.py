@@ -27,10 +27,12 @@ from patchword.log import progress
 from patchword.metrics.classification import classification, several_labels
 from patchword.models.late_concatenation import LateConcatenationConfig
 from patchword.models.prompt_fusion import PromptFusionConfig
-from patchword.tasks.classify import Classifier, ClassifierSettings, FusionSettings, build_classifier, check_labels, reads
+from patchword.tasks.caption import find_model
+from patchword.tasks.classify import Classifier, ClassifierSettings, FusionSettings, build_classifier, check_labels, load_classifier, reads
 from patchword.tasks.retrieve import TextTowerSettings, build_text_tower, load_two_towers
 from patchword.tasks.token_store import DecodedInputs, expected_entries, store_tokens
 from patchword.tasks.training_data import HELD_OUT_SEED, pixel_inputs, reader_preprocessing
+from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.towers.settings import BertTowerConfig
 from patchword.train.label_objective import Labelling, lower_of
@@ -85,17 +87,22 @@ class ClassifyRun(RunSettings, frozen=True):
 
     task: Literal["classify"] = "classify"
     data: LabelDataSettings
-    towers: str | None = Field(None, description="two-tower model (shipped name, folder, hub id) whose towers and words are used")
+    towers: str | None = Field(None, description="two-tower or labelling model (folder, hub id) whose towers and words are used")
     trainable_from: int | None = Field(None, ge=0, description="first trained layer of both towers; absent: frozen; 0: all (fine-tuning)")
-    vision: TowerSettings | None = Field(None, description="picture tower of its own, where `towers` is not given")
-    text: TextTowerSettings | None = Field(None, description="text tower of its own, where `towers` is not given")
+    vision_from: str | None = Field(None, description="in its place: labelling model whose picture tower is used")
+    text_from: str | None = Field(None, description="and the one whose text tower and words are used")
+    vision: TowerSettings | None = Field(None, description="in place of vision_from: a picture tower of its own")
+    text: TextTowerSettings | None = Field(None, description="in place of text_from: a text tower of its own")
     model: PromptFusionSection | LateConcatenationSection = Field(discriminator="kind")
     stage: tuple[StageSettings, ...] = Field(min_length=1, description="what happens, in order")
 
     @model_validator(mode="after")
     def _one_origin_of_towers(self) -> ClassifyRun:
-        if (self.towers is None) == (self.vision is None or self.text is None):
-            raise ValueError("give either towers (a trained two-tower model) or both vision and text")
+        for side in ("vision", "text"):
+            given = [name for name in ("towers", f"{side}_from", side) if getattr(self, name) is not None]
+            if len(given) != 1:
+                found = " and ".join(given) or "none"
+                raise ValueError(f"the {side} tower comes from exactly one of towers, {side}_from and {side}; found {found}")
         return self
 
 
@@ -152,30 +159,71 @@ class Towers(NamedTuple):
     """Two towers, their settings, and what is needed to feed them."""
 
     vision: nn.Module
-    text: nn.Module
     vision_settings: Any
-    text_settings: Any
-    vocabulary: Any
     preprocessing: Preprocessing
+    text: nn.Module
+    text_settings: Any
+    vocabulary: Vocabulary | Subwords
+
+
+def towers_of(name: str) -> Towers:
+    """Both towers of a two-tower model, or of a labelling model that reads both sides. Raises ModelError, ConfigError."""
+    if checkpoint.read_config(find_model(name)).get("task") == "classify":
+        trained = load_classifier(name, "cpu")
+        for side, what in enumerate(("pictures", "texts")):
+            _must_read(trained, name, side, what)
+        vision, text = trained.model.image_tower, trained.model.text_tower
+    else:
+        trained = load_two_towers(name, "cpu")
+        vision, text = trained.model.vision, trained.model.text
+    settings = trained.settings
+    return Towers(vision, settings.vision, settings.preprocessing, text, settings.text, trained.vocabulary)
 
 
 def make_towers(run: ClassifyRun, table: LabelTable, places: np.ndarray) -> Towers:
     """The towers of a trained model, or new ones with the words of the training texts. Raises ModelError, ConfigError."""
     if run.towers is not None:
-        trained = load_two_towers(run.towers, "cpu")
-        settings = trained.settings
-        vision, text = (part.model_copy(update={"trainable_from": run.trainable_from}) for part in (settings.vision, settings.text))
-        towers = Towers(build_tower(vision), build_text_tower(text), vision, text, trained.vocabulary, settings.preprocessing)
-        towers.vision.load_state_dict(trained.model.vision.state_dict())
-        towers.text.load_state_dict(trained.model.text.state_dict())
-        return towers
+        found = towers_of(run.towers)
+        vision, text = (
+            part.model_copy(update={"trainable_from": run.trainable_from}) for part in (found.vision_settings, found.text_settings)
+        )
+        vision_tower, text_tower = _with_weights(build_tower(vision), found.vision), _with_weights(build_text_tower(text), found.text)
+        return found._replace(vision=vision_tower, vision_settings=vision, text=text_tower, text_settings=text)
+    return Towers(*_picture_side(run), *_text_side(run, table, places))
+
+
+def _picture_side(run: ClassifyRun) -> tuple[nn.Module, Any, Preprocessing]:
+    if run.vision_from is None:
+        tower = build_tower(run.vision)
+        return tower, run.vision, reader_preprocessing(tower.preprocessing)
+    trained = load_classifier(run.vision_from, "cpu")
+    _must_read(trained, run.vision_from, 0, "pictures")
+    settings = trained.settings.vision.model_copy(update={"trainable_from": run.trainable_from})
+    return _with_weights(build_tower(settings), trained.model.image_tower), settings, trained.settings.preprocessing
+
+
+def _text_side(run: ClassifyRun, table: LabelTable, places: np.ndarray) -> tuple[nn.Module, Any, Vocabulary | Subwords]:
+    if run.text_from is not None:
+        trained = load_classifier(run.text_from, "cpu")
+        _must_read(trained, run.text_from, 1, "texts")
+        settings = trained.settings.text.model_copy(update={"trainable_from": run.trainable_from})
+        return _with_weights(build_text_tower(settings), trained.model.text_tower), settings, trained.vocabulary
     vocabulary = Vocabulary.build((table.read(int(place)).text for place in places), run.data.minimum_count)
     text = run.text
     if isinstance(text, BertTowerConfig) and text.architecture is not None:
         sizes = {"vocab_size": vocabulary.size, "pad_token_id": vocabulary.special.pad, "max_position_embeddings": run.data.max_words + 2}
         text = text.model_copy(update={"architecture": {**text.architecture, **sizes}})
-    vision = build_tower(run.vision)
-    return Towers(vision, build_text_tower(text), run.vision, text, vocabulary, reader_preprocessing(vision.preprocessing))
+    return build_text_tower(text), text, vocabulary
+
+
+def _must_read(trained: Classifier, name: str, side: int, what: str) -> None:
+    if not trained.reads[side]:
+        raise ConfigError(f"{name} is a model that reads no {what}: it has no tower for them")
+
+
+def _with_weights(tower: nn.Module, trained: nn.Module) -> nn.Module:
+    tower.load_state_dict(trained.state_dict())
+    return tower
 
 
 def whole(section: PromptFusionSection | LateConcatenationSection, labels: int) -> FusionSettings:
@@ -335,5 +383,5 @@ def card_of(run: ClassifyRun, folder: Path, command: str, rows: LabelRows, model
         "licence": run.licence or "not stated",
         "command": command,
         "trained_parameters": trained,
-        **({"towers": run.towers} if run.towers else {}),
+        **{name: getattr(run, name) for name in ("towers", "vision_from", "text_from") if getattr(run, name) is not None},
     }

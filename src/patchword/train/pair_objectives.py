@@ -54,9 +54,7 @@ class Contrastive(nn.Module):
         features = self.model.vision(batch.inputs.pixels_B3HW)
         pictures_BE = gather.rows(self.model.pictures_of(features))
         texts_JE = gather.rows(self.model.embed_texts(batch.tokens_RT, batch.tokens_RT != self.pad))
-        # bf16 has steps of 1/16 at a similarity of 14, and similarities differ by less than that at first: never let autocast round them.
-        with torch.autocast(pictures_BE.device.type, enabled=False):
-            similarity_BJ = self.model.scale() * pictures_BE.float() @ texts_JE.float().T
+        similarity_BJ = self.model.scale() * pictures_BE @ texts_JE.T
         if self.model.bias is None:
             total = softmax_loss(similarity_BJ, owner_J, first, count)
         else:
