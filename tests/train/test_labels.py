@@ -10,6 +10,7 @@ import pytest
 import skimage.data
 import torch
 from PIL import Image
+from transformers import BertConfig, BertModel, BertTokenizerFast, ViTConfig, ViTModel
 
 from patchword.config import read_toml
 from patchword.tasks.classify import load_classifier
@@ -164,6 +165,38 @@ def test_tokens_from_the_command_are_those_that_a_training_caches(trained, confi
     finally:
         (data / "rows.csv").write_bytes((data / "rows.csv").read_bytes()[:-1])
     assert status == 2 and "stale: its table" in wrong
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A ViT and a BERT with its WordPiece tokenizer, as transformers saves them."""
+    folder = tmp_path_factory.mktemp("published")
+    torch.manual_seed(0)
+    sizes = dict(num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
+    ViTModel(ViTConfig(hidden_size=16, image_size=12, patch_size=6, **sizes)).save_pretrained(folder / "vit")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "squa", "##re", "says", '"', ","]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder / "bert")
+    BertModel(BertConfig(hidden_size=12, vocab_size=len(words), max_position_embeddings=20, **sizes)).save_pretrained(folder / "bert")
+    return folder
+
+
+def test_published_towers_with_their_tokenizer(published, config, data, patchword, tmp_path):
+    settings = [f'vision={{kind="vit",source="{published / "vit"}"}}', f'text={{kind="bert",source="{published / "bert"}"}}']
+    settings += [f"out={tmp_path / 'run'}", "stage.0.epochs=1", "stage.0.validate_every=1", "model.fused_layers=0", "--device", "cpu"]
+    status, _, wrong = patchword("train", config, *settings)
+    assert status == 0, wrong
+    found = load_classifier(tmp_path / "run" / "best", "cpu")
+    tokens = BertTokenizerFast.from_pretrained(published / "bert")("a red square, unheard", return_tensors="pt")
+    batch = found.batch([data / "0.png"], ["a red square, unheard"])
+    assert torch.equal(batch.ids_BL, tokens["input_ids"])
+    with torch.no_grad():
+        first_BC = BertModel.from_pretrained(published / "bert", add_pooling_layer=False)(**tokens).last_hidden_state[:, 0]
+        class_BC = ViTModel.from_pretrained(published / "vit", add_pooling_layer=False)(batch.pixels_B3HW).last_hidden_state[:, 0]
+        expected_BY = (found.model.image_head(class_BC) + found.model.text_head(first_BC)) / 2
+        torch.testing.assert_close(found.model(*parts(batch)), expected_BY, rtol=1e-4, atol=1e-5)
+    shutil.rmtree(published / "bert")  # the folder of the model is whole: it needs no other
+    assert load_classifier(tmp_path / "run" / "best", "cpu").explain(data / "0.png", "a red square").words[2:4] == ("red", "squa")
 
 
 def test_frozen_towers_do_not_move_and_trained_ones_do(trained, config, patchword, tmp_path):

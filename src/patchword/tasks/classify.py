@@ -28,6 +28,7 @@ from patchword.models.prompt_fusion import PromptFusion, PromptFusionConfig
 from patchword.results import GatheredLayer, Labelled
 from patchword.tasks.caption import Picture, find_model, model_card, read_settings, read_vocabulary
 from patchword.tasks.retrieve import TextTowerSettings, build_text_tower
+from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.towers import layered
@@ -73,7 +74,7 @@ class Classifier:
         self,
         model: LabelModel,
         settings: ClassifierSettings,
-        vocabulary: Vocabulary | Subwords,
+        vocabulary: Vocabulary | Subwords | Pieces,
         card: dict[str, Any],
         device: torch.device,
     ) -> None:

@@ -32,6 +32,7 @@ from patchword.tasks.classify import Classifier, ClassifierSettings, FusionSetti
 from patchword.tasks.retrieve import TextTowerSettings, build_text_tower, load_two_towers
 from patchword.tasks.token_store import DecodedInputs, expected_entries, store_tokens
 from patchword.tasks.training_data import HELD_OUT_SEED, pixel_inputs, reader_preprocessing
+from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.towers.settings import BertTowerConfig
@@ -163,7 +164,7 @@ class Towers(NamedTuple):
     preprocessing: Preprocessing
     text: nn.Module
     text_settings: Any
-    vocabulary: Vocabulary | Subwords
+    vocabulary: Vocabulary | Subwords | Pieces
 
 
 def towers_of(name: str) -> Towers:
@@ -202,12 +203,14 @@ def _picture_side(run: ClassifyRun) -> tuple[nn.Module, Any, Preprocessing]:
     return _with_weights(build_tower(settings), trained.model.image_tower), settings, trained.settings.preprocessing
 
 
-def _text_side(run: ClassifyRun, table: LabelTable, places: np.ndarray) -> tuple[nn.Module, Any, Vocabulary | Subwords]:
+def _text_side(run: ClassifyRun, table: LabelTable, places: np.ndarray) -> tuple[nn.Module, Any, Vocabulary | Subwords | Pieces]:
     if run.text_from is not None:
         trained = load_classifier(run.text_from, "cpu")
         _must_read(trained, run.text_from, 1, "texts")
         settings = trained.settings.text.model_copy(update={"trainable_from": run.trainable_from})
         return _with_weights(build_text_tower(settings), trained.model.text_tower), settings, trained.vocabulary
+    if run.text.source is not None:
+        return build_text_tower(run.text), run.text, Pieces.from_pretrained(run.text.source, run.text.revision)
     vocabulary = Vocabulary.build((table.read(int(place)).text for place in places), run.data.minimum_count)
     text = run.text
     if isinstance(text, BertTowerConfig) and text.architecture is not None:

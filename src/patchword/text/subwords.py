@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from patchword.errors import ModelError
 from patchword.ids import SpecialIds
+from patchword.text.pieces import Pieces
 from patchword.text.words import UNKNOWN, Vocabulary, real_ids
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ class Subwords:
         return cls(tokenizer)
 
 
-def vocabulary_from_json(content: dict) -> Vocabulary | Subwords:
-    """The vocabulary of a model folder, words or subwords as its `splitter` says. Raises `ModelError`."""
+def vocabulary_from_json(content: dict) -> Vocabulary | Subwords | Pieces:
+    """The vocabulary of a model folder: words, subwords or a published tokenizer's pieces, as its `splitter` says. Raises `ModelError`."""
+    if content.get("splitter") == Pieces.splitter:
+        return Pieces.from_json(content)
     return Subwords.from_json(content) if content.get("splitter") == Subwords.splitter else Vocabulary.from_json(content)

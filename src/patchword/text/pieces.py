@@ -1,0 +1,83 @@
+"""The tokenizer of a published text tower (WordPiece of BERT, byte pairs of RoBERTa), behind the interface of `Vocabulary`.
+
+Ids are the tokenizer's own, since they are the rows of the tower's embedding. Its state is kept whole in `vocab.json`, so that a model
+folder needs no other file and no hub.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patchword.errors import ModelError
+from patchword.ids import SpecialIds
+from patchword.text.words import real_ids
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class Pieces:
+    """Pieces of a published tokenizer with their own ids; start and end are its class and separator tokens."""
+
+    splitter = "pieces"
+
+    def __init__(self, tokenizer: Tokenizer, special: SpecialIds) -> None:
+        self._tokenizer, self.special = tokenizer, special
+        # Truncation and padding of the file would cut texts in silence: lengths are the batch's business.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, revision: str | None = None) -> Pieces:
+        """The tokenizer beside published weights, from a folder or by a hub id. Raises `ModelError` when there is none that will do."""
+        from transformers import AutoTokenizer
+
+        try:
+            found = AutoTokenizer.from_pretrained(source, revision=revision)
+            backend = found.backend_tokenizer
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as reason:
+            said = " ".join(str(reason).split())[:200]
+            raise ModelError(
+                f"{source}: holds no tokenizer that can be read ({said}). Expected tokenizer.json beside the weights."
+            ) from reason
+        ids = (found.pad_token_id, found.cls_token_id, found.sep_token_id, found.unk_token_id)
+        if None in ids:
+            named = ", ".join(
+                name for name, number in zip(("padding", "class", "separator", "unknown"), ids, strict=True) if number is None
+            )
+            raise ModelError(f"{source}: its tokenizer has no {named} token: use a tower of the BERT family")
+        return cls(backend, SpecialIds(pad=ids[0], start=ids[1], end=ids[2], unknown=ids[3]))
+
+    @property
+    def size(self) -> int:
+        """V: all pieces, special ones too."""
+        return self._tokenizer.get_vocab_size()
+
+    def encode(self, caption: str) -> list[int]:
+        """Ids of the pieces, without start and end."""
+        return self._tokenizer.encode(caption, add_special_tokens=False).ids
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """One piece per id up to the first end, as the tokenizer spells it. Raises `DataError` for a foreign id."""
+        return [str(self._tokenizer.id_to_token(number)) for number in real_ids(ids, self.special, self.size)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text that the ids spell. Raises `DataError` for a foreign id."""
+        return self._tokenizer.decode(real_ids(ids, self.special, self.size), skip_special_tokens=True).strip()
+
+    def to_json(self) -> dict:
+        """What `vocab.json` of a model folder holds: the tokenizer whole."""
+        return {"splitter": self.splitter, "special": self.special._asdict(), "tokenizer": json.loads(self._tokenizer.to_str())}
+
+    @classmethod
+    def from_json(cls, content: dict) -> Pieces:
+        """The inverse of `to_json`. Raises `ModelError` when the tokenizer is missing or broken."""
+        from tokenizers import Tokenizer
+
+        try:
+            return cls(Tokenizer.from_str(json.dumps(content["tokenizer"])), SpecialIds(**content["special"]))
+        except Exception as reason:  # the library raises bare Exception for whatever it does not like
+            raise ModelError(f"the tokenizer of the vocabulary cannot be read: {reason}") from reason
