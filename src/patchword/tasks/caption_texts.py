@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from patchword import checkpoint
 from patchword.data.records import CaptionRecord
 from patchword.errors import ConfigError
 from patchword.log import progress
@@ -20,14 +19,14 @@ from patchword.tasks.retrieve import TwoTowerModel, load_two_towers
 _AT_ONCE = 1024
 
 
-def text_towers(name: str, tower: torch.nn.Module) -> TwoTowerModel:
-    """The two-tower model `name`, on the CPU. Raises ConfigError where its vision tower is another one than `tower`."""
+def text_towers(name: str, tower: str) -> TwoTowerModel:
+    """The two-tower model `name`, on the CPU. Raises ConfigError where its vision tower is not `tower`, the one of the codebook."""
     towers = load_two_towers(name, "cpu")
-    found, expected = tower_id(towers), checkpoint.tower_digest(tower)[:16]
-    if found != expected:
+    found = tower_id(towers)
+    if found != tower:
         raise ConfigError(
-            f"text_from names {name}, whose vision tower is {found!r}, and this run has the tower {expected!r}: its text space is another; "
-            "name the two-tower model that the tower was taken from"
+            f"text_from names {name}, whose vision tower is {found!r}, and the codebook's is {tower!r}: its text space is another; "
+            "name the two-tower model that tower and codebook were taken from"
         )
     return towers
 

@@ -113,11 +113,11 @@ class CaptionRecipe:
         self.model = CaptionModel.build(run.tower, run.captioner, self.vocabulary.size, codebook)
         if run.tower_from:
             load_tower_weights(self.model.tower, find_model(run.tower_from))
+        if codebook is not None:
+            self._check_codebook(codebook)
         if run.captioner_from:
             self.load_weights(Path(run.captioner_from))
-        if codebook is not None:
-            codebook.check_tower(checkpoint.tower_digest(self.model.tower)[:16])
-        self._towers = text_towers(run.text_from, self.model.tower) if run.text_from else None
+        self._towers = text_towers(run.text_from, codebook.tower) if self._embeds_captions() else None
         self.preprocessing = reader_preprocessing(self.model.tower.preprocessing)
         inputs = self._inputs([record.file for record in (*train, *selection)])
         self.train = CaptionData.build(train, self.vocabulary, inputs, run.data.max_words)
@@ -141,6 +141,18 @@ class CaptionRecipe:
         }
         self._reward: CaptionReward | None = None
         self._step_began = time.perf_counter()
+
+    def _check_codebook(self, codebook: Codebook) -> None:
+        """Raises ModelError for a codebook of another tower, ConfigError for one that `captioner_from` was not trained with (its tower may
+        have learnt since, which the codebook's id does not know)."""
+        if self.run.captioner_from is None:
+            codebook.check_tower(checkpoint.tower_digest(self.model.tower)[:16])
+        elif checkpoint.read_config(Path(self.run.captioner_from)).get("codebook") != codebook.describe():
+            raise ConfigError(f"{self.run.captioner_from} was trained with another codebook than {self.run.codebook}: give the one it has")
+
+    def _embeds_captions(self) -> bool:
+        objectives = [stage.objective for stage in self.stages]
+        return any(isinstance(one, CrossEntropySettings) and is_used(one.text_regulariser) for one in objectives)
 
     def _inputs(self, files: list[str]) -> PictureInputs:
         data = self.run.data
