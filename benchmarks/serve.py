@@ -1,8 +1,9 @@
 """The service under load, from a second process on loopback: `python benchmarks/serve.py --model NAME [--requests 2000] [--clients 16]`.
 
 Prints (1) the service's CPU seconds per caption with batches of up to 16 beside those with batches of one, at the same number of clients,
-(2) latencies, (3) lost or swapped answers among mixed requests (each is compared with a direct call of the model), and (4) how far the
-resident memory of the service moved from request 500 to the end. Each run is bounded by --requests and --seconds. Linux: it reads /proc.
+(2) latencies, (3) lost or swapped answers among mixed requests (captions by several searches, whole and streamed, labels, searches of an
+index; each is compared with a direct call of the model), and (4) how far the resident memory of the service moved from request 500 to the
+end. Each run is bounded by --requests and --seconds. Needs the extras `serve` and `search`. Linux: it reads /proc.
 """
 
 from __future__ import annotations
@@ -15,17 +16,24 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
+from urllib.parse import urlencode
 
 import numpy as np
 from PIL import Image
 
 import patchword
+from patchword.data.index import open_index, update_index
+from patchword.tasks.retrieve import load_two_towers
 
+LABELS = ("a dog", "two men", "a red shirt", "snow", "a street", "children playing")
 BOUNDARY = "patchword-benchmark"
 
 
@@ -36,33 +44,86 @@ def pictures(count: int) -> list[Image.Image]:
     return [Image.fromarray(blots).resize((320, 240), Image.Resampling.BICUBIC) for blots in coarse]
 
 
-def requests_and_answers(model: str) -> list[tuple[str, dict[str, str], bytes, str]]:
-    """(path, headers, body, expected caption) of each kind of request: options x bodies x pictures, answered by direct calls."""
-    loaded = patchword.load(model)
-    mixed = []
-    for picture in pictures(24):
-        content = io.BytesIO()
-        picture.save(content, "PNG")
-        raw = content.getvalue()
+class Request(NamedTuple):
+    """One kind of request, with what a direct call of the model answers."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    read: Callable[[bytes], object]
+    """What of the response is compared."""
+    expected: object
+
+
+def caption_in(content: bytes) -> object:
+    return json.loads(content)["caption"]
+
+
+def caption_in_stream(content: bytes) -> object:
+    *_, last = content.decode().strip().split("\n\n")
+    return json.loads(last.split("data: ", 1)[1]).get("caption")
+
+
+def captions(model: str, shots: list[Image.Image]) -> list[Request]:
+    """Searches of several widths, as raw bodies and as forms, and streams."""
+    loaded, mixed = patchword.load(model), []
+    for picture in shots:
+        raw = png(picture)
         head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\n\r\n'
         form = head.encode() + raw + f"\r\n--{BOUNDARY}--\r\n".encode()
         for beams, n_best, trace in ((3, 1, False), (1, 1, False), (3, 3, True)):
             expected = loaded.caption([picture], beams=beams, n_best=n_best, trace=trace)[0].text
             path = f"/caption?beams={beams}&n_best={n_best}&trace={'true' if trace else 'false'}"
-            mixed.append((path, {"Content-Type": "image/png"}, raw, expected))
-            mixed.append((path, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}, form, expected))
+            mixed.append(Request(path, {"Content-Type": "image/png"}, raw, caption_in, expected))
+            mixed.append(Request(path, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}, form, caption_in, expected))
+        streamed = loaded.caption([picture], beams=1)[0].text
+        mixed.append(Request("/caption?stream=true", {"Content-Type": "image/png"}, raw, caption_in_stream, streamed))
     return mixed
+
+
+def labels_and_searches(shots: list[Image.Image], folder: Path) -> list[Request]:
+    """Labels of each picture, and searches of an index of all, which is made in `folder`."""
+    towers, mixed = load_two_towers("two-towers"), []
+    (folder / "pictures").mkdir()
+    for number, picture in enumerate(shots):
+        picture.save(folder / "pictures" / f"{number}.png")
+    update_index(folder / "pictures", folder / "index", towers.embed_images, towers.identity, name="two-towers")
+    for picture in shots:
+        shares = towers.label([picture], LABELS)[0]
+        expected = [LABELS[i] for i in np.argsort(-shares, kind="stable")]
+        path = "/label?" + urlencode([("label", label) for label in LABELS])
+        mixed.append(Request(path, {"Content-Type": "image/png"}, png(picture), answers_in, expected))
+    with open_index(folder / "index", towers.identity) as index:
+        for text in LABELS:
+            expected = [Path(hit.path).name for hit in index.search(towers.embed_texts([text])[0], 3)]
+            body = json.dumps({"text": text, "k": 3}).encode()
+            mixed.append(Request("/search", {"Content-Type": "application/json"}, body, names_in, expected))
+    return mixed
+
+
+def answers_in(content: bytes) -> object:
+    return [one["text"] for one in json.loads(content)["answers"]]
+
+
+def names_in(content: bytes) -> object:
+    return [one["name"] for one in json.loads(content)["hits"]]
+
+
+def png(picture: Image.Image) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
 
 
 class Served:
     """A service in a process of its own, of which CPU time and memory are read."""
 
-    def __init__(self, model: str, batch: int) -> None:
+    def __init__(self, model: str, batch: int, *more: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         program = "import sys; from patchword.cli import main; sys.argv[0] = 'patchword'; main()"
-        words = ["serve", "--model", model, "--port", str(self.port), "--batch", str(batch), "--deadline", "120"]
+        words = ["serve", "--model", model, "--port", str(self.port), "--batch", str(batch), "--deadline", "120", *more]
         self.process = subprocess.Popen([sys.executable, "-c", program, *words], stdout=subprocess.DEVNULL)
 
     def __enter__(self) -> Served:
@@ -96,29 +157,28 @@ class Served:
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def load(served: Served, mixed: list, count: int, clients: int, seconds: float, memory_from: int | None = None) -> dict[str, float]:
+def load(served: Served, mixed: list[Request], count: int, clients: int, seconds: float, early: int | None = None) -> dict[str, float]:
     """Send `count` requests from `clients` threads, or as many as `seconds` allow."""
     lock, seen = Lock(), {"lost": 0, "wrong": 0, "done": 0, "start_mib": 0.0}
     latencies: list[float] = []
     end = time.monotonic() + seconds
 
-    def one(request: tuple) -> None:
+    def one(request: Request) -> None:
         if time.monotonic() > end:
             return
-        path, headers, body, expected = request
         began = time.perf_counter()
-        status, answer = served.ask("POST", path, body, headers)
+        status, answer = served.ask("POST", request.path, request.body, request.headers)
         took = time.perf_counter() - began
         with lock:
             latencies.append(took)
             seen["done"] += 1
             seen["lost"] += status != 200
-            seen["wrong"] += status == 200 and json.loads(answer)["caption"] != expected
-            if seen["done"] == memory_from:
+            seen["wrong"] += status == 200 and request.read(answer) != request.expected
+            if seen["done"] == early:
                 seen["start_mib"] = served.resident_mib()
 
     for request in mixed[:: max(1, len(mixed) // 8)]:
-        served.ask("POST", request[0], request[2], request[1])
+        served.ask("POST", request.path, request.body, request.headers)
     before, began = served.cpu_seconds(), time.perf_counter()
     with ThreadPoolExecutor(clients) as threads:
         list(threads.map(one, itertools.islice(itertools.cycle(mixed), count)))
@@ -140,9 +200,10 @@ def main() -> None:
     words.add_argument("--clients", type=int, default=16)
     words.add_argument("--seconds", type=float, default=300.0, help="most seconds of each of the three runs")
     options = words.parse_args()
-    mixed = requests_and_answers(options.model)
-    print(f"{len(mixed)} kinds of requests, {len({expected for *_, expected in mixed})} different captions; {options.clients} clients")
-    same = [request for request in mixed if request[0].startswith("/caption?beams=3&n_best=1")]
+    shots = pictures(24)
+    said = captions(options.model, shots)
+    print(f"{len({str(request.expected) for request in said})} different captions of {len(shots)} pictures; {options.clients} clients")
+    same = [request for request in said if request.path.startswith("/caption?beams=3&n_best=1")]
     costs = {}
     for batch in (1, 16):
         with Served(options.model, batch) as served:
@@ -153,12 +214,16 @@ def main() -> None:
             f"p95 {found['p95_ms']:.0f} ms, {found['per_second']:.1f} captions/s, {found['done']} requests"
         )
     print(f"CPU per caption with batching / without: {costs[16] / costs[1]:.2f}")
-    with Served(options.model, 16) as served:
-        found = load(served, mixed, options.requests, options.clients, options.seconds, memory_from=min(500, options.requests // 4))
+    with tempfile.TemporaryDirectory() as folder:
+        mixed = said + labels_and_searches(shots, Path(folder))
+        np.random.default_rng(1).shuffle(mixed)
+        with Served(options.model, 16, "--index", str(Path(folder) / "index")) as served:
+            early = min(500, options.requests // 4)
+            found = load(served, mixed, options.requests, options.clients, options.seconds, early=early)
     print(
-        f"mixed: {found['done']} requests, {found['lost']} lost, {found['wrong']} other than the direct call, "
+        f"mixed: {found['done']} requests of {len(mixed)} kinds, {found['lost']} lost, {found['wrong']} other than the direct call, "
         f"p50 {found['p50_ms']:.0f} ms, p95 {found['p95_ms']:.0f} ms; "
-        f"resident {found['start_mib']:.0f} MiB early, {found['end_mib']:.0f} MiB at the end"
+        f"resident {found['start_mib']:.0f} MiB at request {early}, {found['end_mib']:.0f} MiB at the end"
     )
 
 
