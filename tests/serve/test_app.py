@@ -155,7 +155,7 @@ def test_different_questions_share_a_batch(client_for):
 )
 def test_what_is_not_configured_says_so(path, what, client_for, make_png):
     refused = client_for().post(path, content=make_png())
-    assert refused.status_code == 501
+    assert refused.status_code == 404
     assert refused.json()["error"] == {
         "code": "not_configured",
         "message": f"this service was started without {what}",

@@ -56,7 +56,7 @@ _PICTURE_BODY = {
         },
     }
 }
-_REFUSED = {status: {"model": ErrorBody} for status in (400, 401, 403, 404, 408, 413, 415, 422, 501, 503, 504)}
+_REFUSED = {status: {"model": ErrorBody} for status in (400, 401, 403, 404, 408, 413, 415, 422, 503, 504)}
 
 
 class SearchRequest(BaseModel):
@@ -285,7 +285,7 @@ def _add_others(app: FastAPI, service: Service) -> None:
 def _configured(ability: object, what: str, does: str) -> None:
     if ability is None:
         do = f"start or use a service that {does}; GET /models says which can"
-        raise Refusal(501, "not_configured", f"this service was started without {what}", do)
+        raise Refusal(404, "not_configured", f"this service was started without {what}", do)
 
 
 def _found(hit: Hit) -> Found:
