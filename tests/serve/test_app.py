@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from patchword.errors import DataError
-from patchword.results import Answer, Caption
+from patchword.results import Answer, Asked, Caption
 from patchword.serve.abilities import Hit
+from patchword.serve.asking import AskOptions
 from patchword.serve.batching import Call
 from patchword.serve.refusals import Refusal
 
@@ -16,11 +17,16 @@ class Everything:
     def search(self, text, k):
         return [Hit(f"{text}-{i}.jpg", 1.0 - i / 10, Image.new("RGB", (9, 9))) for i in range(k)]
 
-    def ask(self, pictures, questions, n_best=1):
-        if "zzz" in questions:
+    card = {"name": "able", "example": "why?"}
+
+    def ask(self, pictures, questions, n_best=1, *, anyway=False):
+        return [list(self.explain(*pair, n_best, anyway).answers) for pair in zip(pictures, questions, strict=True)]
+
+    def explain(self, picture, question, n_best=3, anyway=False):
+        if question == "zzz" and not anyway:
             raise DataError("'zzz' has no word that the model knows")
-        pairs = zip(pictures, questions, strict=True)
-        return [[Answer(f"{question} {picture.size[0]}", 0.9), Answer("no", 0.1)] for picture, question in pairs]
+        answers = (Answer(f"{question} {picture.size[0]}", 0.9), Answer("no", 0.1))
+        return Asked(question, answers, (question,), np.full((1, 2), 0.5), np.array([[[0.25, 0.75]]]), ("sky", "sea"))
 
     def label(self, picture, labels):
         return [(label, 1 / len(labels)) for label in reversed(labels)]
@@ -122,7 +128,7 @@ def test_models_are_listed_and_chosen(client_for, fake, make_png):
     other.card = {"name": "other"}
     client = client_for(models={"fake": fake, "other": other})
     facts = client.get("/models").json()
-    assert facts["models"][0] == {"name": "fake", "description": "says colours", "limits": "knows nothing else"}
+    assert facts["models"][0] == {"name": "fake", "description": "says colours", "limits": "knows nothing else", "example": ""}
     assert [model["name"] for model in facts["models"]] == ["fake", "other"]
     assert facts["can"] == {"caption": True, "search": False, "ask": False, "label": False}
     client.post("/caption?model=other", content=make_png())
@@ -138,7 +144,9 @@ def test_search_ask_and_label(client_for, make_png):
     assert [(hit["name"], hit["score"]) for hit in hits] == [("dog-0.jpg", 1.0), ("dog-1.jpg", 0.9)]
     assert hits[0]["picture"].startswith("data:image/jpeg;base64,")
     assert client.post("/ask?question=why", content=make_png()).json()["answers"][0] == {"text": "why 30", "probability": 0.9}
-    assert client.post("/ask?question=zzz", content=make_png()).json()["error"]["code"] == "unknown_words"
+    refused = client.post("/ask?question=zzz", content=make_png())
+    assert refused.status_code == 422 and refused.json()["error"]["code"] == "not_answered"
+    assert client.post("/ask?question=zzz&anyway=true", content=make_png()).json()["answers"][0]["text"] == "zzz 30"
     answers = client.post("/label?label=a&label=b", content=make_png()).json()["answers"]
     assert [one["text"] for one in answers] == ["b", "a"]
     assert all(client.get("/models").json()["can"].values())
@@ -147,7 +155,16 @@ def test_search_ask_and_label(client_for, make_png):
 def test_different_questions_share_a_batch(client_for):
     service = client_for(answers=Everything()).app.state.service
     asked = [(Image.new("RGB", (width, 9)), question) for width, question in ((5, "a"), (6, "b"))]
-    assert [answers[0][0] for answers in service.run(Call("ask", ()), asked)] == ["a 5", "b 6"]
+    assert [found.answers[0].text for found in service.run(Call("ask", AskOptions(False, False)), asked)] == ["a 5", "b 6"]
+
+
+def test_where_a_question_looked(client_for, make_png):
+    client = client_for(answers=Everything())
+    found = client.post("/ask?question=why&trace=true", content=make_png()).json()
+    assert found["tokens"] == ["why"] and found["attention"]["weights"] == [[0.25, 0.75]] and found["looked"] == [0.5, 0.5]
+    assert found["concepts"] == ["sky", "sea"] and found["attention"]["columns"] == 2
+    assert client.post("/ask?question=why", content=make_png()).json()["tokens"] is None
+    assert client.get("/models").json()["answerer"]["example"] == "why?"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from patchword.results import Answer
+from patchword.errors import DataError
+from patchword.results import Answer, Asked
 from patchword.serve.abilities import Hit
 from patchword.serve.app import create_app
 from patchword.serve.connections import bounded_protocol
@@ -30,8 +31,14 @@ class Everything:
     def search(self, text, k):
         return [Hit(f"{text} <b>{i}</b>.jpg", 0.5, Image.new("RGB", (40, 30), (i, 9, 9)) if i else None) for i in range(3)]
 
-    def ask(self, pictures, questions, n_best=1):
-        return [[Answer(question.upper(), 0.75), Answer("no", 0.25)] for question in questions]
+    card = {"name": "able", "description": "knows shapes", "limits": "no photographs", "example": "which shape?"}
+
+    def explain(self, picture, question, n_best=3, anyway=False):
+        if "photograph" in question and not anyway:
+            raise DataError("unlike the pictures that able was trained on")
+        looked_hw = np.array([[0.0, 0, 1], [0, 0, 0]])
+        words = tuple(question.split())
+        return Asked(question, (Answer(question.upper(), 0.75), Answer("no", 0.25)), words, looked_hw, np.stack([looked_hw] * len(words)))
 
     def label(self, picture, labels):
         return [(label, 1 / len(labels)) for label in labels]
@@ -190,6 +197,16 @@ def test_questions_and_labels(page_of, photo):
     page.press("#question", "Enter")
     page.wait_for_selector("#answers li")
     assert page.locator("#answers li").all_inner_texts()[0].split() == ["WHY", "<B>?", "75", "%"]
+    assert page.inner_text("#ask-about") == "able: knows shapes. no photographs"
+    assert page.get_attribute("#question", "placeholder") == "which shape?"
+    page.hover("#asked button")
+    page.wait_for_timeout(300)
+    assert brightness(page, 0, 2) > 180 > 120 > brightness(page, 1, 0), "the word lights what it looked at"
+    page.fill("#question", "which photograph")
+    page.press("#question", "Enter")
+    page.click("#anyway")
+    page.wait_for_selector("#answers li")
+    assert page.is_hidden("#refused") and "WHICH PHOTOGRAPH" in page.inner_text("#answers")
     page.fill("#labels", "a cat, a dog,")
     page.press("#labels", "Enter")
     page.wait_for_selector("#labelled li")

@@ -2,18 +2,19 @@ import pytest
 from PIL import Image
 
 from patchword.errors import ConfigError
-from patchword.serve.loading import load_all
+from patchword.serve.loading import Shipped, load_all
 
-CAPTIONER, TOWERS = "flickr8k", "two-towers"
+CAPTIONER, TOWERS, ANSWERER = "flickr8k", "two-towers", "easy-vqa"
 
 
 def offered(names, index=None):
-    return load_all(names, index, CAPTIONER, TOWERS, "cpu")
+    return load_all(names, index, Shipped(CAPTIONER, TOWERS, ANSWERER), "cpu")
 
 
 def test_what_is_not_named_is_what_ships():
     offer = offered([])
-    assert list(offer.models) == [CAPTIONER] and offer.index is None and offer.answers is None
+    assert list(offer.models) == [CAPTIONER] and offer.index is None
+    assert offer.answers.card["name"] == ANSWERER
     assert [label for label, _ in offer.labels.label(Image.new("RGB", (50, 50)), ["a dog", "a man"])]
 
 
@@ -21,8 +22,9 @@ def test_each_model_does_what_it_was_trained_for():
     assert list(offered([TOWERS]).models) == [CAPTIONER]
     with pytest.raises(ConfigError, match="two of the models have the name 'flickr8k': rename a folder"):
         offered([CAPTIONER, CAPTIONER])
-    with pytest.raises(ConfigError, match="2 two-tower models were named"):
-        offered([TOWERS, TOWERS])
+    for name, kind in ((TOWERS, "two-tower"), (ANSWERER, "question-answering")):
+        with pytest.raises(ConfigError, match=f"2 {kind} models were named"):
+            offered([name, name])
 
 
 def test_an_index_is_searched_by_the_towers_that_made_it(tmp_path):

@@ -10,6 +10,8 @@ import typer
 from patchword.cli.caption import DEFAULT_MODEL
 from patchword.cli.index import DEFAULT_MODEL as DEFAULT_TOWERS
 
+DEFAULT_ANSWERER = "easy-vqa"
+
 
 def serve(
     model: Annotated[list[str] | None, typer.Option("--model", help="Shipped name, folder or hub id; may be repeated.")] = None,
@@ -37,9 +39,9 @@ def serve(
 
     check_address(host, token)
     from patchword.serve.app import create_app
-    from patchword.serve.loading import load_all
+    from patchword.serve.loading import Shipped, load_all
 
-    offer = load_all(model or [], index, DEFAULT_MODEL, DEFAULT_TOWERS, device)
+    offer = load_all(model or [], index, Shipped(DEFAULT_MODEL, DEFAULT_TOWERS, DEFAULT_ANSWERER), device)
     limits = Limits(batch=batch, queue=queue, deadline_seconds=deadline)
     app = create_app(offer.models, index=offer.index, answers=offer.answers, labels=offer.labels, token=token, limits=limits)
     print(f"Patchword is ready at http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl+C ends it)", flush=True)

@@ -10,13 +10,9 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel
 
-from patchword.errors import DataError
 from patchword.explain.captions import shares
 from patchword.explain.pictures import seen_box
-from patchword.results import Answer, Caption
-from patchword.serve.refusals import unknown_words
-
-_ANSWERS = 5
+from patchword.results import Caption
 
 
 class CaptionsPictures(Protocol):
@@ -48,14 +44,6 @@ class FindsPictures(Protocol):
     """Search by text."""
 
     def search(self, text: str, k: int) -> Sequence[Hit]: ...
-
-
-class AnswersQuestions(Protocol):
-    """Answers about a picture."""
-
-    def ask(self, pictures: Sequence[Image.Image], questions: Sequence[str], n_best: int = 1) -> Sequence[Sequence[Answer]]:
-        """For each picture and its question `n_best` answers, best first. Raises DataError for a question without a word that the model
-        knows."""
 
 
 class LabelsPictures(Protocol):
@@ -113,14 +101,6 @@ class CaptionAnswer(BaseModel):
     """All of them, the caption first."""
 
 
-def asked(model: AnswersQuestions, pictures: Sequence[Image.Image], questions: Sequence[str]) -> Sequence[Sequence[tuple[str, float]]]:
-    """The best answers to each question, with their probabilities. Raises `Refusal` for a question without a word that the model knows."""
-    try:
-        return [[(one.text, one.probability) for one in answers] for answers in model.ask(pictures, questions, _ANSWERS)]
-    except DataError as error:
-        raise unknown_words(error) from error
-
-
 def caption_answer(name: str, model: CaptionsPictures, caption: Caption, picture: Image.Image, trace: bool) -> CaptionAnswer:
     """A caption as the service sends it; what made each word only where `trace` was asked for."""
     everyone = [caption, *caption.alternatives]
@@ -142,7 +122,7 @@ def caption_answer(name: str, model: CaptionsPictures, caption: Caption, picture
         return answer
     return answer.model_copy(
         update={
-            "attention": _attention(model, caption, picture),
+            "attention": None if caption.attention_Thw is None else attention_of(model, caption.attention_Thw, picture),
             "sentinel": None if caption.sentinel is None else [round(float(share), 4) for share in caption.sentinel],
             "concepts": None if caption.concepts is None else list(caption.concepts),
             "prototypes": None if caption.prototypes is None else [_spoke(caption, pairs) for pairs in caption.prototypes],
@@ -163,16 +143,15 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _attention(model: CaptionsPictures, caption: Caption, picture: Image.Image) -> Attention | None:
-    if caption.attention_Thw is None:
-        return None
-    words, rows, columns = caption.attention_Thw.shape
-    weights = np.nan_to_num(caption.attention_Thw.reshape(words, rows * columns), nan=0.0, posinf=0.0, neginf=0.0)
+def attention_of(model: Any, maps_Thw: np.ndarray, picture: Image.Image) -> Attention:
+    """Attention maps as the service sends them; what is not finite counts as 0."""
+    words, rows, columns = maps_Thw.shape
+    weights = np.nan_to_num(maps_Thw.reshape(words, rows * columns), nan=0.0, posinf=0.0, neginf=0.0)
     shares = [[round(float(weight), 4) for weight in word] for word in weights]
     return Attention(rows=rows, columns=columns, weights=shares, box=_box(model, picture))
 
 
-def _box(model: CaptionsPictures, picture: Image.Image) -> tuple[float, float, float, float]:
+def _box(model: Any, picture: Image.Image) -> tuple[float, float, float, float]:
     """A model without recorded preprocessing (one of the hub) is taken to see the whole picture."""
     preprocessing = getattr(getattr(model, "settings", None), "preprocessing", None)
     if preprocessing is None:

@@ -24,7 +24,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from patchword import __version__
 from patchword.explain.page import look
 from patchword.serve import abilities
-from patchword.serve.abilities import CaptionAnswer, Hit, StreamsWords, asked, caption_answer
+from patchword.serve.abilities import CaptionAnswer, Hit, StreamsWords, caption_answer
+from patchword.serve.asking import AnswersQuestions, AskAnswer, AskOptions, Scored, answered
 from patchword.serve.batching import Batcher, Call, Job
 from patchword.serve.guards import Guard
 from patchword.serve.limits import Limits
@@ -83,15 +84,8 @@ class SearchAnswer(BaseModel):
     hits: list[Found]
 
 
-class Scored(BaseModel):
-    """An answer or a label with its probability."""
-
-    text: str
-    probability: float
-
-
-class ScoredAnswer(BaseModel):
-    """Answers or labels, best first."""
+class LabelAnswer(BaseModel):
+    """Labels, best first."""
 
     answers: list[Scored]
 
@@ -102,12 +96,14 @@ class ModelFacts(BaseModel):
     name: str
     description: str
     limits: str = Field(description="what it was not made for")
+    example: str = Field("", description="a question like those that it was trained on")
 
 
 class Models(BaseModel):
     """What this service offers."""
 
     models: list[ModelFacts]
+    answerer: ModelFacts | None = Field(description="what answers questions")
     can: dict[str, bool] = Field(description="which of caption, search, ask and label this service was started for")
 
 
@@ -124,7 +120,7 @@ class Service:
         self,
         models: Mapping[str, abilities.CaptionsPictures],
         index: abilities.FindsPictures | None,
-        answers: abilities.AnswersQuestions | None,
+        answers: AnswersQuestions | None,
         labels: abilities.LabelsPictures | None,
         limits: Limits,
         numbers: Numbers,
@@ -151,8 +147,7 @@ class Service:
         if call.task == "search":
             return [self.index.search(text, *call.options) for text in items]
         if call.task == "ask":
-            pictures, questions = zip(*items, strict=True)
-            return asked(self.answers, pictures, questions)
+            return answered(self.answers, items, call.options)
         return [self.labels.label(picture, list(call.options)) for picture in items]
 
     def model(self, name: str | None) -> str:
@@ -184,7 +179,7 @@ def create_app(
     models: Mapping[str, abilities.CaptionsPictures],
     *,
     index: abilities.FindsPictures | None = None,
-    answers: abilities.AnswersQuestions | None = None,
+    answers: AnswersQuestions | None = None,
     labels: abilities.LabelsPictures | None = None,
     token: str | None = None,
     limits: Limits | None = None,
@@ -265,21 +260,23 @@ def _add_others(app: FastAPI, service: Service) -> None:
         hits = await unless_gone(request, job.answer())
         return JSONResponse(SearchAnswer(hits=[_found(hit) for hit in hits]).model_dump(mode="json"))
 
-    @app.post("/ask", response_model=ScoredAnswer, openapi_extra=_PICTURE_BODY)
-    async def ask(request: Request, question: Question) -> Response:
-        """Answers to a question about a picture, best first."""
+    @app.post("/ask", response_model=AskAnswer, openapi_extra=_PICTURE_BODY)
+    async def ask(request: Request, question: Question, trace: bool = False, anyway: bool = False) -> Response:
+        """Answers to a question about a picture, best first. With `trace`, say where the words of the question looked; with `anyway`,
+        answer about pictures unlike those that the model was trained on, too."""
         _configured(service.answers, "a question model", "answers questions")
         picture, deadline = await service.picture(request)
-        job = service.enter(Call("ask", ()), picture, deadline, (picture, question))
-        return _scored(await unless_gone(request, job.answer()))
+        job = service.enter(Call("ask", AskOptions(trace, anyway)), picture, deadline, (picture, question))
+        return JSONResponse((await unless_gone(request, job.answer())).model_dump(mode="json"))
 
-    @app.post("/label", response_model=ScoredAnswer, openapi_extra=_PICTURE_BODY)
+    @app.post("/label", response_model=LabelAnswer, openapi_extra=_PICTURE_BODY)
     async def label(request: Request, label: Annotated[list[Label], Query(min_length=1, max_length=100)]) -> Response:
         """Which of the given labels fits a picture, best first."""
         _configured(service.labels, "a labelling model", "labels pictures")
         picture, deadline = await service.picture(request)
         job = service.enter(Call("label", tuple(label)), picture, deadline)
-        return _scored(await unless_gone(request, job.answer()))
+        found = await unless_gone(request, job.answer())
+        return JSONResponse(LabelAnswer(answers=[Scored(text=text, probability=share) for text, share in found]).model_dump(mode="json"))
 
 
 def _configured(ability: object, what: str, does: str) -> None:
@@ -297,19 +294,19 @@ def _found(hit: Hit) -> Found:
     return Found(name=hit.name, score=hit.score, picture=f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}")
 
 
-def _scored(pairs: Sequence[tuple[str, float]]) -> Response:
-    return JSONResponse(ScoredAnswer(answers=[Scored(text=text, probability=share) for text, share in pairs]).model_dump(mode="json"))
+def _facts(name: str, card: Mapping[str, object]) -> ModelFacts:
+    return ModelFacts(name=name, **{key: str(card.get(key, "")) for key in ("description", "limits", "example")})
 
 
 def _add_facts(app: FastAPI, service: Service) -> None:
     @app.get("/models", response_model=Models)
     async def models() -> Models:
-        facts = [
-            ModelFacts(name=name, description=str(model.card.get("description", "")), limits=str(model.card.get("limits", "")))
-            for name, model in service.models.items()
-        ]
         abilities = {"search": service.index, "ask": service.answers, "label": service.labels}
-        return Models(models=facts, can={"caption": True, **{name: ability is not None for name, ability in abilities.items()}})
+        return Models(
+            models=[_facts(name, model.card) for name, model in service.models.items()],
+            answerer=None if service.answers is None else _facts(str(service.answers.card.get("name", "")), service.answers.card),
+            can={"caption": True, **{name: ability is not None for name, ability in abilities.items()}},
+        )
 
     @app.get("/health", response_model=Status)
     async def health() -> Status:

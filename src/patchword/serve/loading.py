@@ -15,18 +15,25 @@ from patchword.tasks.caption import find_model, load
 from patchword.tasks.retrieve import load_two_towers
 
 
+class Shipped(NamedTuple):
+    """Names of the shipped models."""
+
+    captioner: str
+    towers: str
+    answerer: str
+
+
 class Offer(NamedTuple):
     """The arguments of `create_app`."""
 
     models: dict[str, Any]
     index: IndexSearch | None
-    answers: AnsweringModel | None
+    answers: AnsweringModel
     labels: TowerLabels
 
 
-def load_all(names: Sequence[str], index: Path | None, captioner: str, towers: str, device: str | None) -> Offer:
-    """Load each model of `names` and open the index; where no captioning model is named, `captioner` is taken, and where nothing is that
-    can label, neither a two-tower model nor an index with one, `towers`.
+def load_all(names: Sequence[str], index: Path | None, shipped: Shipped, device: str | None) -> Offer:
+    """Load each model of `names` and open the index; of what nobody named, and what the index does not bring along, the shipped one.
 
     Raises:
         ModelError: what a name stands for cannot be had.
@@ -49,12 +56,12 @@ def load_all(names: Sequence[str], index: Path | None, captioner: str, towers: s
         if len(found) > 1:
             raise ConfigError(f"{len(found)} {kind} models were named, and the service takes one: leave the others out")
     if not models:
-        models[captioner] = load(captioner, device)
+        models[shipped.captioner] = load(shipped.captioner, device)
     search = None
     if index is not None:
         with open_index(index) as named:
             searching = load_two_towers(named.name, device)
         search = IndexSearch(open_index(index, searching.identity), searching)
         labelling.append(searching)
-    labels = TowerLabels(labelling[0] if labelling else load_two_towers(towers, device))
-    return Offer(models, search, answering[0] if answering else None, labels)
+    labels = TowerLabels(labelling[0] if labelling else load_two_towers(shipped.towers, device))
+    return Offer(models, search, answering[0] if answering else load_answerer(shipped.answerer, device), labels)

@@ -1,6 +1,6 @@
 // The page of the service: a picture in, its caption word by word, questions, labels, search. `words.js` shows what made each word.
 
-import { $, calm, captionText, element, forget, pointAt, scoredLine, settle, show } from "./words.js";
+import { $, calm, captionText, element, forget, pointAt, scoredLine, settle, show, showAsked } from "./words.js";
 
 const MOST_BYTES = 20 * 2 ** 20; // as the service's own limit: a larger body would only be refused after the upload
 
@@ -53,10 +53,10 @@ async function begin() {
   $("model").replaceChildren(...facts.models.map((model) => element("option", model.name, { value: model.name })));
   $("model-row").hidden = facts.models.length < 2;
   for (const ability of ["ask", "label", "search"]) $(ability + "-section").hidden = !facts.can[ability];
-  const about = () => {
-    const model = facts.models[$("model").selectedIndex];
-    $("about").textContent = [model.name + ":", model.description, model.limits && "— " + model.limits].filter(Boolean).join(" ");
-  };
+  const said = (model) => model.name + ": " + [model.description, model.limits].filter(Boolean).join(". ");
+  if (facts.answerer) $("ask-about").textContent = said(facts.answerer);
+  if (facts.answerer && facts.answerer.example) $("question").placeholder = facts.answerer.example;
+  const about = () => ($("about").textContent = said(facts.models[$("model").selectedIndex]));
   $("model").onchange = () => {
     about();
     if (picture) guarded(captioned);
@@ -73,7 +73,7 @@ function take(file) {
     $("picture").hidden = $("unseen").hidden = true;
     $("picture").src = URL.createObjectURL(file);
     for (const list of ["answers", "labelled"]) $(list).replaceChildren();
-    $("asked").hidden = true;
+    $("asked").hidden = $("refused").hidden = true;
     await captioned();
   });
 }
@@ -160,6 +160,19 @@ async function copy() {
 
 const scored = (answers) => answers.slice(0, 10).map(({ text, probability }) => scoredLine(element("span", text), probability));
 
+async function ask(anyway) {
+  const question = $("question").value;
+  $("answers").replaceChildren();
+  $("asked").hidden = $("refused").hidden = true;
+  try {
+    showAsked(question, await call("/ask?" + new URLSearchParams({ question, anyway, trace: "true" }), pictureBody()));
+  } catch (error) {
+    if (error.code !== "not_answered") throw error;
+    $("refused-what").textContent = error.message;
+    $("refused").hidden = false;
+  }
+}
+
 async function search() {
   const body = JSON.stringify({ text: $("query").value, k: 12 });
   const found = await call("/search", { method: "POST", body, headers: { "Content-Type": "application/json" } });
@@ -213,13 +226,12 @@ submit("token-form", async () => {
   sessionStorage.setItem("token", $("token").value);
   await begin();
 });
-submit("ask-form", async () => {
-  const question = $("question").value;
-  const found = await call("/ask?" + new URLSearchParams({ question }), pictureBody());
-  $("asked").textContent = question;
-  $("asked").hidden = false;
-  $("answers").replaceChildren(...scored(found.answers));
-});
+submit("ask-form", () => ask(false));
+$("anyway").addEventListener("click", () => guarded(() => ask(true)));
+for (const part of ["asked", "answers"]) {
+  $(part).addEventListener("pointerleave", settle);
+  $(part).addEventListener("focusout", settle);
+}
 submit("label-form", async () => {
   const labels = $("labels").value.split(",").map((label) => label.trim()).filter(Boolean);
   const options = new URLSearchParams(labels.map((label) => ["label", label]));

@@ -183,11 +183,23 @@ export function pointAt(across, down) {
   $("why").replaceChildren(element("h3", "Patch in " + place(i)), ...(hasConcepts() ? [element("p", "Its concept: " + answer.concepts[i])] : []), element("p", says));
 }
 
+// A question with its answers: its words light where they looked, the answers what they were chosen by.
+export function showAsked(question, found) {
+  const light = (weights) => () => shade(weights, true, found.attention);
+  const asked = found.attention
+    ? found.tokens.flatMap((token, t) => [element("button", spelled(token), { type: "button", onpointerenter: light(found.attention.weights[t]), onfocus: light(found.attention.weights[t]) }), " "])
+    : [question];
+  $("asked").replaceChildren(...asked);
+  $("asked").hidden = false;
+  $("answers").replaceChildren(...found.answers.map(({ text, probability }) => scoredLine(element("span", text), probability)));
+  $("answers").onpointerenter = found.attention && found.looked ? light(found.looked) : null;
+}
+
 // Darken what had no part: values over their own maximum, over the part of the picture that the model saw; null lights all of it.
-function shade(values, smooth) {
+function shade(values, smooth, grid = answer && answer.attention) {
   $("stage").classList.toggle("lit", values !== null);
   if (values === null) return;
-  const { rows, columns, box } = answer.attention;
+  const { rows, columns, box } = grid;
   const small = new OffscreenCanvas(columns, rows);
   const pen = small.getContext("2d");
   const pixels = pen.createImageData(columns, rows);

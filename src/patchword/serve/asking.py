@@ -1,0 +1,88 @@
+"""Questions about a picture: answers with their probabilities, and where the words of the question looked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel
+
+from patchword.errors import DataError
+from patchword.results import Answer, Asked
+from patchword.serve.abilities import Attention, attention_of
+from patchword.serve.refusals import Refusal
+
+_ANSWERS = 5
+
+
+class AnswersQuestions(Protocol):
+    """What `patchword.tasks.answer.load_answerer` returns. Both methods raise DataError for a question without a word that the model knows,
+    and for a picture unlike all that it was trained on, unless `anyway`."""
+
+    card: dict[str, Any]
+    """At least "name"; "description", "limits" and "example", a question, where there are some."""
+
+    def ask(
+        self, pictures: Sequence[Image.Image], questions: Sequence[str], n_best: int = 1, *, anyway: bool = False
+    ) -> Sequence[Sequence[Answer]]:
+        """For each picture and its question `n_best` answers, best first."""
+
+    def explain(self, picture: Image.Image, question: str, n_best: int = 3, anyway: bool = False) -> Asked:
+        """The same for one, with where the words looked."""
+
+
+class AskOptions(NamedTuple):
+    """What may share a batch."""
+
+    trace: bool
+    anyway: bool
+
+
+class Scored(BaseModel):
+    """An answer or a label with its probability."""
+
+    text: str
+    probability: float
+
+
+class AskAnswer(BaseModel):
+    """Answers, best first, and what led to them."""
+
+    answers: list[Scored]
+    tokens: list[str] | None = None
+    """The words of the question as the model reads them."""
+    attention: Attention | None = None
+    """Where each of them looked."""
+    looked: list[float] | None = None
+    """Share of each patch in what the answer was chosen by, on the same grid."""
+    concepts: list[str] | None = None
+
+
+def answered(model: AnswersQuestions, items: Sequence[tuple[Image.Image, str]], options: AskOptions) -> list[AskAnswer]:
+    """The answers to each question about its picture. Raises `Refusal` for what the model will not answer."""
+    try:
+        if options.trace:
+            return [_explained(model, picture, model.explain(picture, question, _ANSWERS, options.anyway)) for picture, question in items]
+        pictures, questions = zip(*items, strict=True)
+        found = model.ask(pictures, questions, _ANSWERS, anyway=options.anyway)
+    except DataError as error:
+        do = "ask in other words, ask about another picture, or repeat it with anyway=true"
+        raise Refusal(422, "not_answered", str(error), do) from error
+    return [AskAnswer(answers=_scored(answers)) for answers in found]
+
+
+def _scored(answers: Sequence[Answer]) -> list[Scored]:
+    return [Scored(text=one.text, probability=one.probability) for one in answers]
+
+
+def _explained(model: AnswersQuestions, picture: Image.Image, asked: Asked) -> AskAnswer:
+    looked = None if asked.answer_attention_hw is None else np.round(np.nan_to_num(asked.answer_attention_hw).ravel().astype(float), 4)
+    return AskAnswer(
+        answers=_scored(asked.answers),
+        tokens=list(asked.tokens),
+        attention=None if asked.attention_Lhw is None else attention_of(model, asked.attention_Lhw, picture),
+        looked=None if looked is None else looked.tolist(),
+        concepts=None if asked.concepts is None else list(asked.concepts),
+    )
