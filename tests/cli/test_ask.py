@@ -105,6 +105,11 @@ def test_evaluation_repeats_the_validation_of_the_training(patchword, world, tra
     assert sum(hits) / len(hits) == pytest.approx(found["VQA_accuracy"])
 
 
+def test_the_report_of_the_training_speaks_of_answers(trained):
+    page = (trained.parent / "report.html").read_text()
+    assert "Sample answers" in page and "questions_alone" in page and "captions" not in page
+
+
 def test_ask_prints_the_best_first_and_explains(patchword, world, trained, tmp_path):
     row = rows(world, "train")[0]
     photo = world / "images" / row["image"]

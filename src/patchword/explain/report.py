@@ -77,15 +77,15 @@ def _warnings(run: Run) -> Iterable[str]:
         skipped = counted(len(run.skipped), "step")
         yield f"{skipped} skipped for a loss that was not finite, last at step {number(last['at'])} (image ids: {ids})."
     if run.steps and not run.validations:
-        yield "There was no validation yet: nothing here says how good the captions are."
+        yield "There was no validation yet: nothing here says how good the model is."
     best = _best(run, "CIDEr")
     since = sum(event["at"] > best[1] for event in run.validations) if best else 0
     if since >= _LOST_AFTER:
         yield f"CIDEr was best at step {number(best[1])}; none of the {since} validations since was better."
     for file, rows in run.predictions.items():
-        empty = sum(not str(row.get("caption", "")).strip() for row in rows)
+        empty = sum(not text.strip() for text in _said(rows))
         if empty:
-            yield f"{empty} of {len(rows)} captions in predictions/{file} are empty."
+            yield f"{empty} of {len(rows)} {_kind(run)}s in predictions/{file} are empty."
 
 
 def _curves(run: Run) -> Html:
@@ -99,10 +99,11 @@ def _curves(run: Run) -> Html:
     forced_losses = [_curve("validation, teacher forcing", checks, lambda event: part(event, "teacher_forced").get("loss"))]
     names = _names(steps, "losses", leave={"loss"})
     captions = [metric for metric in _names(checks, "scores") if metric != "CIDEr"]
+    scores = "Scores" if len(captions) == len(_names(checks, "scores")) else "Other scores of decoded captions"
     figures = [
         figure("Loss", [_curve("training", steps, lambda event: event.get("loss")), *forced_losses]),
         figure("CIDEr of decoded captions", [_curve("CIDEr", checks, lambda event: part(event, "scores").get("CIDEr"))]),
-        figure("Other scores of decoded captions", _nested(checks, "scores", captions)),
+        figure(scores, _nested(checks, "scores", captions)),
         figure("Under teacher forcing", _nested(checks, "teacher_forced", _names(checks, "teacher_forced", leave={"loss"}))),
         figure("Parts of the loss", _nested(steps, "losses", names)) if len(names) > 1 else Html(),
         *_model_curves(steps, figure),
@@ -174,12 +175,15 @@ def _samples(run: Run, pictures: Path | None) -> Html:
         listed = "".join(f"<li>{escape(reference)}</li>" for reference in references) if isinstance(references, list) else ""
         file = sample.get("file", sample.get("image_id", ""))
         cards.append(
-            f'<div class="sample">{sample_picture(pictures, sample)}<b>{escape(sample.get("caption", ""))}</b>'
+            f'<div class="sample">{sample_picture(pictures, sample)}'
+            + (f"<p>{escape(sample['question'])}</p>" if "question" in sample else "")
+            + f"<b>{escape(sample.get('caption', sample.get('answer', '')))}</b>"
             f'<p class="soft">{name(file)}</p>' + (f"<ul>{listed}</ul>" if listed else "") + "</div>"
         )
     lead = "In bold what the model says, below what people said."
     more = f" The first {_SAMPLES} of {len(run.samples)}." if len(run.samples) > _SAMPLES else ""
-    return section("Sample captions", note(lead + more), Html(f'<div class="samples">{"".join(cards)}</div>'))
+    title = "Sample answers" if "question" in run.samples[0] else "Sample captions"
+    return section(title, note(lead + more), Html(f'<div class="samples">{"".join(cards)}</div>'))
 
 
 def sample_picture(pictures: Path | None, sample: dict) -> str:
@@ -200,12 +204,22 @@ def sample_picture(pictures: Path | None, sample: dict) -> str:
 def _predictions(run: Run) -> Html:
     rows = []
     for file, results in run.predictions.items():
-        captions = [str(row.get("caption", "")) for row in results]
+        captions = _said(results)
         words = [word for caption in captions for word in caption.split()]
         often = Counter(captions).most_common(1)
         rows.append((name(file), len(captions), len(set(captions)), len(set(words)), len(words) / max(len(captions), 1), *_often(often)))
-    head = ["file", "captions", "different ones", "different words", "words per caption", "times", "most frequent caption"]
+    kind = _kind(run)
+    head = ["file", f"{kind}s", "different ones", "different words", f"words per {kind}", "times", f"most frequent {kind}"]
     return section("Predictions", table(head, rows))
+
+
+def _said(rows: list[dict]) -> list[str]:
+    """The captions of COCO results, or the answers of VQA's."""
+    return [str(row.get("caption", row.get("answer", ""))) for row in rows]
+
+
+def _kind(run: Run) -> str:
+    return "answer" if any("answer" in row for rows in run.predictions.values() for row in rows[:1]) else "caption"
 
 
 def _often(often: list[tuple[str, int]]) -> tuple[object, object]:

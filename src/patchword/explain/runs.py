@@ -37,7 +37,8 @@ def read_run(folder: Path | str) -> Run:
         troubles.append(f"There is no folder {folder}.")
     config = _json(folder / "config.json", dict, troubles)
     events, stages = _in_one_count(_events(folder / "metrics.jsonl", troubles))
-    samples = [sample for sample in _json(folder / "samples.json", list, troubles) if isinstance(sample, dict)]
+    has_samples = config.get("task", "caption") == "caption" or (folder / "samples.json").exists()  # other tasks may show none
+    samples = [sample for sample in (_json(folder / "samples.json", list, troubles) if has_samples else []) if isinstance(sample, dict)]
     predictions = {path.name: _json(path, list, troubles) for path in sorted(folder.glob("predictions/*.json"))}
     predictions = {name: [row for row in rows if isinstance(row, dict)] for name, rows in predictions.items()}
     kinds = {kind: [event for event in events if event["event"] == kind] for kind in ("step", "validation", "skipped")}

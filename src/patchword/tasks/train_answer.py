@@ -178,10 +178,25 @@ class AnswerRecipe:
                 values = [score.per_item[record.question_id] for record in self.selection if record.kind == kind]
                 scores[f"VQA_accuracy, {kind}"] = float(np.mean(values))
         if accelerator.is_main_process:
-            out = self.folder / "predictions" / f"{self.stages[stage].name}-{epoch + 1:03d}.json"
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps([{"question_id": number, "answer": text} for number, text in predicted.items()]), encoding="utf-8")
+            self._write_predictions(f"{self.stages[stage].name}-{epoch + 1:03d}", predicted, score.per_item)
         return Validation(score.value, {"scores": scores})
+
+    def _write_predictions(self, name: str, predicted: dict[int | str, str], values: dict[int | str, float]) -> None:
+        """VQA's results format, and for the report the questions that went worst."""
+        out = self.folder / "predictions" / f"{name}.json"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps([{"question_id": number, "answer": text} for number, text in predicted.items()]), encoding="utf-8")
+        samples = [
+            {
+                "image_id": record.image_id,
+                "file": record.file,
+                "question": record.question,
+                "answer": predicted[record.question_id],
+                "references": [record.answer],
+            }
+            for record in sorted(self.selection, key=lambda record: values[record.question_id])[:24]
+        ]
+        (self.folder / "samples.json").write_text(json.dumps(samples, ensure_ascii=False, indent=1), encoding="utf-8")
 
     def _predicted(self, device: torch.device) -> dict[int | str, str]:
         model = AnsweringModel(self.model, self.settings, self.vocabulary, self.card, device)
