@@ -151,7 +151,7 @@ def test_what_cannot_be_asked(patchword, world, trained):
     status, _, err = patchword("ask", photo, "is there a circle?", "--model", "two-towers")
     assert status == 2 and "is a model for 'retrieve', and one for 'answer' is needed" in err
     status, _, err = patchword("evaluate", "two-towers", "--data", world / "questions.jsonl", "--images", world / "images")
-    assert status == 2 and "evaluate takes a model that answers questions, two-towers is one for 'retrieve'" in err
+    assert status == 2 and "evaluate takes a model that labels or answers questions, two-towers is one for 'retrieve'" in err
 
 
 def test_from_python_one_or_many(world, trained):

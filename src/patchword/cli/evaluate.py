@@ -31,8 +31,7 @@ def evaluate(
     batch: Annotated[int, typer.Option(min=1, help="Pictures that go through the model together.")] = 32,
 ) -> None:
     """VQA accuracy by kind of question, beside what can be answered without the pictures; of labels accuracy, micro and macro F1 and a
-    table per class. A picture that cannot be read is named and left
-    out, and the exit status is 1."""
+    table per class. A picture that cannot be read is named and left out, and the exit status is 1."""
     from patchword.tasks.load import task_of
 
     task = task_of(model)

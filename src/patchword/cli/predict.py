@@ -21,6 +21,9 @@ def predict(
         Path, typer.Option("--out", help="File to write: a list of {image_id, caption} or {question_id, answer}; labels: .csv or .jsonl.")
     ],
     split: Annotated[str, typer.Option(help="Split whose pictures are captioned or asked about.")] = "test",
+    answers: Annotated[
+        Path | None, typer.Option(help="Questions: annotations of VQA v2, where they do not lie beside the questions.")
+    ] = None,
     beam: Annotated[int | None, typer.Option(help="Hypotheses that the search follows; the model's own number where left out.")] = None,
     missing: Annotated[MissingChoice, typer.Option(help="Labels: rows without text or picture: error, image-only or text-only.")] = "error",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
@@ -38,7 +41,7 @@ def predict(
     if task_name == "answer":
         from patchword.cli.questions import predict_answers
 
-        raise typer.Exit(predict_answers(model, data, images, out, split, device, batch))
+        raise typer.Exit(predict_answers(model, data, answers, images, out, split, device, batch))
     from patchword.data.pictures import open_picture
     from patchword.data.readers import read_captions, split_records
     from patchword.log import progress

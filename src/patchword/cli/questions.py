@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from patchword.tasks.answer import Answered
 
 
-def predict_answers(model: str, data: Path, images: Path, out: Path, split: str, device: str | None, batch: int) -> int:
+def predict_answers(
+    model: str, data: Path, answers: Path | None, images: Path, out: Path, split: str, device: str | None, batch: int
+) -> int:
     """Write the results file of VQA; returns the exit status."""
     from patchword.data.question_formats import read_questions
     from patchword.data.readers import split_records
 
-    answered, lost = _answered(model, split_records(read_questions(data), split), images, split, device, batch)
+    answered, lost = _answered(model, split_records(read_questions(data, answers), split), images, split, device, batch)
     rows = [{"question_id": record.question_id, "answer": answer.text} for record, answer in answered if answer is not None]
     _write(out, rows)
     print(f"{out}: {len(rows)} answers" + (f", {lost} questions about pictures that could not be read are left out" if lost else ""))
