@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from patchword.cli import app
 from patchword.errors import ConfigError, DataError
 from patchword.explain.compare import stored_numbers, write_comparison
+from patchword.explain.configurations import configurations
 from patchword.explain.runs import best_validation, read_run, training_seconds
 
 REFERENCES = {
@@ -30,7 +31,7 @@ def validation(at, epoch, cider, best, **scores):
     return {**event, "scores": scores, "teacher_forced": forced}
 
 
-def run_folder(folder, ciders, captions, clocked=True, weights=None):
+def run_folder(folder, ciders, captions, clocked=True, weights=None, **config):
     """One validation for each CIDEr at steps 50, 100, ...; `captions` by validation, each a list for the images 1, 2, 3."""
     (folder / "predictions").mkdir(parents=True)
     events = []
@@ -41,7 +42,7 @@ def run_folder(folder, ciders, captions, clocked=True, weights=None):
         rows = [{"image_id": i, "caption": said} for i, said in enumerate(captions[epoch], 1)]
         (folder / "predictions" / f"words-{epoch + 1:03d}.json").write_text(json.dumps(rows))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    (folder / "config.json").write_text(json.dumps({"stage": [{"name": "words", "batch": 20}]}))
+    (folder / "config.json").write_text(json.dumps({"stage": [{"name": "words", "batch": 20}], **config}))
     samples = [{"image_id": i, "file": f"{i}.png", "caption": "of the last", "references": REFERENCES[str(i)]} for i in (1, 2)]
     (folder / "samples.json").write_text(json.dumps(samples))
     if weights:
@@ -67,7 +68,7 @@ def test_the_page_and_the_table(runs, tmp_path, parse):
     text = " ".join(page.text)
     for said in ("Decoded captions", "Under teacher forcing", "not comparable with decoded captions", "top-5 accuracy", "BLEU-4"):
         assert said in text
-    assert page.tags.count("figure") == 3 and page.images == []
+    assert page.tags.count("figure") == 3 and len(page.images) == 1, "the bars"
     assert "a dog runs on the grass" in text and "a man in a shirt" in text, "captions of the best validation, side by side"
     assert "of the last" not in text
     written = (tmp_path / "out" / "table.md").read_text()
@@ -114,7 +115,7 @@ def test_pictures_are_embedded_only_when_asked(runs, tmp_path, parse):
     result = CliRunner().invoke(app, ["compare", *map(str, runs), "--out", str(tmp_path / "out"), "--images", str(tmp_path)])
     assert result.output.strip() == str(tmp_path / "out" / "compare.html")
     page = parse((tmp_path / "out" / "compare.html").read_text())
-    assert len(page.images) == 1 and any("the picture cannot be shown" in piece for piece in page.text)
+    assert len(page.images) == 2 and any("the picture cannot be shown" in piece for piece in page.text)
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path, parse):
@@ -141,3 +142,55 @@ def test_refusals(runs, tmp_path):
     (tmp_path / "torn").write_bytes(b"\x08\0\0\0\0\0\0\0{{{")
     with pytest.raises(DataError, match="no readable header"):
         stored_numbers(tmp_path / "torn")
+
+
+@pytest.fixture
+def seeded(tmp_path):
+    """Two configurations: small with seeds 1 and 2 (CIDEr 0.2 and 0.4), large with one seed; captions/s of the first alone."""
+    folders = [
+        run_folder(tmp_path / "small-1", [0.2], [POOR], seed=1, out="a", width=8),
+        run_folder(tmp_path / "large-1", [0.5], [GOOD], seed=1, out="b", width=16),
+        run_folder(tmp_path / "small-2", [0.4], [GOOD], seed=2, out="c", width=8),
+    ]
+    path = folders[0] / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"best": true', '"captions_per_second": 31.25, "best": true'))
+    return folders
+
+
+def test_seeds_of_one_configuration_are_taken_together(seeded, tmp_path, parse):
+    page = parse(write_comparison(seeded, tmp_path / "out").read_text())
+    written = (tmp_path / "out" / "table.md").read_text()
+    # mean 0.3; standard deviation of 0.2 and 0.4 is 0.1 * sqrt(2)
+    assert "| small | 2 | 0.3 ± 0.14 | 0.1 ± 0 |" in written.replace("\u00a0", " ") and "| large-1 | 1 | 0.5 | 0.1 |" in written
+    assert re.search(r"^\| small-1 .*\| 31.25 \|$", written, re.M) and re.search(r"^\| large-1 .*\| – \|$", written, re.M)
+    assert "Captions per second: encoder and search" in written and "Configurations against" not in written
+    text = " ".join(page.text)
+    assert "Of several seeds of one configuration, the first." in text
+    assert (tmp_path / "out" / "bars.png").read_bytes().startswith(b"\x89PNG") and len(page.images) == 1
+
+
+def test_configurations_are_compared_over_seeds(seeded, tmp_path):
+    """A picture's score is the mean of its seeds: small says POOR and GOOD, large GOOD, so large gains half of their difference."""
+    write_comparison(seeded, tmp_path / "out", REFERENCES)
+    written = (tmp_path / "out" / "table.md").read_text()
+    place = written.split("\n")[2].split(" | ").index("CIDEr")
+    rows = [re.search(rf"^\| {name} \|.*", written, re.M)[0].split(" | ") for name in ("small-1", "small-2", "large-1")]
+    poor, good, large = (float(row[place].strip("*")) for row in rows)
+    row = re.search(r"^\| large-1 \| CIDEr \| (.*) \|$", written, re.M)[1].split(" | ")
+    assert "### Configurations against small" in written and "small-2 against" not in written
+    assert float(row[0]) == pytest.approx(large - (poor + good) / 2, rel=1e-3)
+    assert float(row[1]) <= float(row[0]) <= float(row[2])
+
+
+def test_what_is_one_configuration():
+    """Runs are one where all but seed, out and description agree, and none is where no seed stands in the configuration."""
+    configs = [{"seed": 1, "out": "x"}, {"seed": 2, "description": "again"}, {"seed": 1, "width": 3}, {}, {}]
+    names = ["fused-m32-10", "fused-m32-11", "wide", "p", "q"]
+    assert configurations(names, configs) == [("fused-m32", (0, 1)), ("wide", (2,)), ("p", (3,)), ("q", (4,))]
+    both = configurations(["a-1", "a-2", "a-3", "a-4"], [{"seed": n, "width": n // 2} for n in (2, 3, 4, 5)])
+    assert [one.name for one in both] == ["a-1", "a-3"]  # both would be called a
+
+
+def test_bars_of_one_configuration_are_not_drawn(tmp_path):
+    write_comparison([run_folder(tmp_path / "one", [0.2], [POOR])], tmp_path / "out")
+    assert not (tmp_path / "out" / "bars.png").exists()

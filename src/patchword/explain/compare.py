@@ -5,6 +5,7 @@ Decoded scores and those under teacher forcing stand in separate tables: a capti
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,14 +14,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from patchword.errors import ConfigError, DataError
+from patchword.explain.bars import Bar, save_bars
+from patchword.explain.configurations import Configuration, configurations, mean_over_seeds, spread
 from patchword.explain.curves import Curve, Panel, curve_figure, save_panels, thinned
 from patchword.explain.page import Best, Html, escape, join, name, note, number, page, section, table, warning
 from patchword.explain.report import sample_picture
 from patchword.explain.runs import Run, best_validation, part, read_run, real, training_seconds
 from patchword.metrics import ALL_METRICS
 from patchword.metrics.bootstrap import compare as paired_bootstrap
+from patchword.metrics.bootstrap import intervals
 from patchword.metrics.files import read_predictions
 from patchword.metrics.reporting import Result, Settings, evaluate
+from patchword.metrics.scores import Score
 
 _SCORED = Settings((*ALL_METRICS, "diversity"), frozenset(), "ptb")
 _SAMPLES = 24
@@ -65,7 +70,9 @@ def write_comparison(
     split: str = "val",
     pictures: Path | None = None,
 ) -> Path:
-    """Write compare.html, table.md, curves.png and curves.svg into `out`; returns the page's path.
+    """Write compare.html, table.md, curves and bars (PNG and SVG) into `out`; returns the page's path.
+
+    Runs that differ by nothing but the seed are also shown together, and compared by configuration.
 
     Args:
         references: captions of the pictures by image id; with them the captions are scored anew, with all metrics, and differences to
@@ -78,14 +85,23 @@ def write_comparison(
         DataError: predictions that do not fit the references.
     """
     sides = [_side(folder, shown, references, split) for folder, shown in zip(folders, _names(folders), strict=True)]
-    tables = [_decoded(sides), *(_differences(sides) if references else []), _forced(sides)]
-    panels = _panels(sides)
+    together = configurations([side.name for side in sides], [side.run.config for side in sides])
+    repeated = len(together) < len(sides)
+    shown = [sides[one.members[0]] for one in together]  # of several seeds the first: curves and captions of all would hide one another
+    compared = []
+    if references:
+        compared = _differences_together(sides, together) if repeated else _differences(sides)
+    tables = [_decoded(sides), _together(sides, together), *compared, _forced(sides)]
+    panels, bars = _panels(shown), _bars(sides, together)
     out.mkdir(parents=True, exist_ok=True)
-    if panels:
-        for kind in ("png", "svg"):
+    for kind in ("png", "svg"):
+        if panels:
             save_panels(out / f"curves.{kind}", panels, "step")
+        if len(bars) > 1:
+            save_bars(out / f"bars.{kind}", "CIDEr of decoded captions", _bars_label(bars), bars)
+    picture = out / "bars.png" if len(bars) > 1 else None
     (out / "table.md").write_text("\n\n".join(map(_markdown, filter(_has_rows, tables))) + "\n", encoding="utf-8")
-    (out / "compare.html").write_text(_page(sides, tables, panels, pictures), encoding="utf-8")
+    (out / "compare.html").write_text(_page(sides, shown, tables, panels, picture, pictures), encoding="utf-8")
     return out / "compare.html"
 
 
@@ -131,24 +147,33 @@ def stored_numbers(path: Path) -> dict[str, int]:
     return counts
 
 
+def _scores(side: Side) -> dict[str, float]:
+    """Scored anew where references were given, else as its best validation says."""
+    if side.result is not None:
+        return {metric: score.value for metric, score in side.result.report.scores.items()}
+    return _finite(part(side.best, "scores"))
+
+
 def _decoded(sides: Sequence[Side]) -> Table:
-    scored = [
-        {metric: score.value for metric, score in side.result.report.scores.items()} if side.result else _finite(part(side.best, "scores"))
-        for side in sides
-    ]
+    scored = [_scores(side) for side in sides]
     metrics = list(dict.fromkeys(metric for values in scored for metric in values))
     parts = list(dict.fromkeys(whole for side in sides for whole in side.numbers))
+    speeds = [real(side.best.get("captions_per_second")) for side in sides]
+    timed = any(map(math.isfinite, speeds))
     rows = []
-    for side, values in zip(sides, scored, strict=True):
+    for side, values, speed in zip(sides, scored, speeds, strict=True):
         seconds, _ = training_seconds(side.run)
         rows.append(
             (side.name, side.best.get("at"), *(values.get(metric) for metric in metrics))
             + tuple(side.numbers[whole] / 1e6 if whole in side.numbers else None for whole in parts)
             + (round(seconds / 60, 1) if math.isfinite(seconds) else None,)
+            + ((speed if math.isfinite(speed) else None,) if timed else ())
         )
-    head = ("run", "best at step", *metrics, *(f"{whole}, M numbers" for whole in parts), "minutes")
+    head = ("run", "best at step", *metrics, *(f"{whole}, M numbers" for whole in parts), "minutes", *(["captions/s"] if timed else []))
     guessed = [side.name for side in sides if not training_seconds(side.run)[1]]
-    remark = f"Minutes estimated from images per second, not measured: {', '.join(guessed)}." if guessed else ""
+    remarks = [f"Minutes estimated from images per second, not measured: {', '.join(guessed)}."] if guessed else []
+    remarks += ["Captions per second: encoder and search, without the tower, while validating on the run's machine."] if timed else []
+    remark = " ".join(remarks)
     return Table("Decoded captions, best validation of each run", head, _with_best(head, rows, set(metrics)), remark)
 
 
@@ -172,6 +197,62 @@ def _differences(sides: Sequence[Side]) -> list[Table]:
         head = ("metric", "difference", "95 % from", "to", "p")
         tables.append(Table(f"{side.name} against {sides[0].name}", head, rows, "Paired bootstrap over pictures, 1000 resamples."))
     return tables
+
+
+def _together(sides: Sequence[Side], together: Sequence[Configuration]) -> Table:
+    """Mean and spread over seeds; no rows where no configuration was run twice."""
+    repeated = any(len(one.members) > 1 for one in together)
+    scored = [[_scores(sides[member]) for member in one.members] for one in together]
+    metrics = [metric for metric in dict.fromkeys(metric for runs in scored for values in runs for metric in values)]
+    rows = []
+    for one, runs in zip(together, scored, strict=True):
+        cells = [_spread([values[metric] for values in runs if metric in values]) for metric in metrics]
+        rows.append((one.name, len(one.members), *cells))
+    remark = "Runs that differ by the seed alone: mean ± standard deviation over seeds."
+    return Table("Seeds together", ("configuration", "seeds", *metrics), rows if repeated else [], remark)
+
+
+def _spread(values: Sequence[float]) -> str | float | None:
+    if len(values) < 2:
+        return values[0] if values else None
+    mean, deviation = spread(values)
+    return f"{number(mean)}\u00a0±\u00a0{deviation:.2g}"  # spaces at which no line breaks
+
+
+def _score_together(sides: Sequence[Side], one: Configuration, metric: str) -> Score | None:
+    scores = [sides[member].result.overlap[metric] for member in one.members if sides[member].result is not None]
+    return mean_over_seeds(scores) if scores else None
+
+
+def _differences_together(sides: Sequence[Side], together: Sequence[Configuration]) -> list[Table]:
+    """What each configuration gains over the first on the same pictures, each picture's score being the mean over seeds."""
+    rows = []
+    for metric in ("CIDEr", "ROUGE_L") if len(together) > 1 else ():
+        first = _score_together(sides, together[0], metric)
+        for one in together[1:]:
+            found = paired_bootstrap(({metric: first}, None), ({metric: _score_together(sides, one, metric)}, None))[metric]
+            rows.append((one.name, metric, found.value, found.interval.low, found.interval.high, found.p))
+    head = ("configuration", "metric", "difference", "95 % from", "to", "p")
+    remark = "Means over seeds; paired bootstrap over pictures, 1000 resamples. The spread over seeds is not in the intervals."
+    return [Table(f"Configurations against {together[0].name}", head, rows, remark)]
+
+
+def _bars(sides: Sequence[Side], together: Sequence[Configuration]) -> list[Bar]:
+    bars = []
+    for one in together:
+        values = [scores["CIDEr"] for member in one.members if "CIDEr" in (scores := _scores(sides[member]))]
+        if not values:
+            continue
+        whole = _score_together(sides, one, "CIDEr")
+        interval = (None, None) if whole is None else intervals({"CIDEr": whole}, None)["CIDEr"]
+        bars.append(Bar(one.name, spread(values)[0], *interval, values))
+    return bars
+
+
+def _bars_label(bars: Sequence[Bar]) -> str:
+    parts = ["lines: 95 % over pictures (bootstrap)"] if any(bar.low is not None for bar in bars) else []
+    parts += ["points: seeds"] if any(len(bar.points) > 1 for bar in bars) else []
+    return "CIDEr" + (f" ({'; '.join(parts)})" if parts else "")
 
 
 def _finite(scores: Mapping[str, object]) -> dict[str, float]:
@@ -212,16 +293,28 @@ def _training_loss(side: Side) -> tuple[str, list[tuple[float, float]]]:
     ]
 
 
-def _page(sides: Sequence[Side], tables: Sequence[Table], panels: Sequence[Panel], pictures: Path | None) -> str:
+def _page(
+    sides: Sequence[Side],
+    shown: Sequence[Side],
+    tables: Sequence[Table],
+    panels: Sequence[Panel],
+    bars: Path | None,
+    pictures: Path | None,
+) -> str:
+    """`shown` are the runs whose curves and captions are drawn, `bars` the picture of bars where there is one."""
     troubles = [warning(f"{side.name}: {trouble}") for side in sides for trouble in side.run.troubles]
     troubles += [warning(f"{side.name}: there was no validation yet.") for side in sides if not side.best]
     parts = [section(one.title, table(one.head, one.rows), note(one.remark) if one.remark else "") for one in filter(_has_rows, tables)]
     figures = [curve_figure(panel.title, panel.curves, "step") for panel in panels]
+    few = note("Of several seeds of one configuration, the first.") if len(shown) < len(sides) else ""
+    if bars is not None:
+        uri = f"data:image/png;base64,{base64.b64encode(bars.read_bytes()).decode()}"
+        parts.append(section("Bars", Html(f'<img class="bars" alt="CIDEr of each configuration" src="{uri}">')))
     if figures:
-        parts.append(section("Curves", Html(f'<div class="curves">{join(figures)}</div>')))
-    samples = _samples(sides)
+        parts.append(section("Curves", few, Html(f'<div class="curves">{join(figures)}</div>')))
+    samples = _samples(shown)
     if samples:
-        cards = join(_card(sample, sides, pictures) for sample in samples)
+        cards = join(_card(sample, shown, pictures) for sample in samples)
         parts.append(section("The same pictures", Html(f'<div class="samples">{cards}</div>')))
     return page(f"{' · '.join(side.name for side in sides)}", [*troubles, *parts], lead="Best of each column in bold.")
 
