@@ -31,6 +31,7 @@ def features(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
 ) -> None:
     """Run a tower once over all pictures of a data set and store its features in half precision, for data.features of a training."""
+    from patchword.data.question_formats import holds_questions, read_questions
     from patchword.data.readers import read_captions
     from patchword.device import choose_device
     from patchword.log import progress
@@ -43,7 +44,8 @@ def features(
     tower, preprocessing = load_tower(model)
     if size is not None:
         preprocessing = preprocessing.model_copy(update={"size": size})
-    files = [record.file for record in read_captions(data)]
+    records = read_questions(data) if holds_questions(data) else read_captions(data)
+    files = list(dict.fromkeys(record.file for record in records))
     with progress() as bar:
         task = bar.add_task("features", total=len(files) * views, status="")
         store = store_features(
