@@ -2,8 +2,8 @@
 
     python examples/ship_a_model.py runs/flickr8k/best OUT --name flickr8k --scores scores.json --on "Flickr8k val, 1,000 pictures, beam 3"
 
-`scores.json` is what `patchword score --out` wrote, or `evaluate --out` for answers. Two-tower models are shipped the same way; their scores
-come from the run's log.
+`scores.json` is what `patchword score --out` wrote, or `evaluate --out` for answers. Two-tower models are shipped the same way; their
+scores come from the log of the run.
 """
 
 from __future__ import annotations
