@@ -26,7 +26,7 @@ from patchword.train.start import start
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 TOP = 12  # layers of the towers
-TUNED = ["trainable_from=0", "data.cache_tokens=false", "stage.0.epochs=6", 'stage.0.learning_rates={""=3e-4,"head"=3e-3}']
+TUNED = ["trainable_from=0", "data.cache_tokens=false", "stage.0.epochs=4", 'stage.0.learning_rates={""=3e-4,"head"=3e-3}']
 TUNED_NAME = "late concatenation, everything trained"
 PLAIN = {
     "picture alone, linear probe": ["model.inputs=image"],

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from patchword.errors import DataError
-from patchword.metrics.classification import class_table, classification, confusion_matrix, vqa_accuracy
+from patchword.metrics.classification import class_table, classification, confusion_matrix, several_labels, several_table, vqa_accuracy
 
 TRUTH = ["cat", "cat", "cat", "dog", "dog", "owl"]
 GUESS = ["cat", "cat", "dog", "dog", "owl", "dog"]
@@ -49,3 +49,24 @@ def test_vqa_accuracy_of_one_answer_and_errors():
         vqa_accuracy({1: []}, {1: "x"})
     with pytest.raises(DataError, match="1 ids on one side only: 2"):
         vqa_accuracy({1: ["a"]}, {1: "a", 2: "b"})
+
+
+def test_several_labels_by_hand():
+    """Right pairs: red at 0, round at 2, red at 2: 3 of 5 true and 4 guessed ones, so micro F1 = 2 * 3 / (5 + 4)."""
+    truth = [("red",), ("round", "red"), ("red", "round"), ()]
+    guessed = [("red",), ("soft",), ("round", "red"), ()]
+    found = several_labels(truth, guessed, ["red", "round", "soft", "never"])
+    assert found["micro_F1"].value == pytest.approx(6 / 9)
+    assert found["exact"].value == pytest.approx(3 / 4)
+    # red: 2 right, 3 true, 2 guessed; round: 1, 2, 1; soft: 0, 0, 1; never does not occur
+    assert found["macro_F1"].per_item == pytest.approx({"red": 4 / 5, "round": 2 / 3, "soft": 0.0})
+    assert found["macro_F1"].value == pytest.approx((4 / 5 + 2 / 3) / 3)
+    red = several_table(truth, guessed, ["red", "round", "soft"])[0]
+    assert (red.precision, red.recall, red.count) == (1.0, pytest.approx(2 / 3), 3)
+
+
+def test_several_labels_refuse_what_they_do_not_know():
+    with pytest.raises(DataError, match="item 1 has the label 'odd'"):
+        several_labels([("a",), ("odd",)], [(), ()], ["a"])
+    with pytest.raises(DataError, match="1 true sets of labels and 0 predictions"):
+        several_labels([("a",)], [], ["a"])

@@ -67,3 +67,30 @@ def test_towers_without_a_class_token_give_their_mean_patch_and_clip_its_pooled_
 def test_a_missing_tower_is_named():
     with pytest.raises(ConfigError, match=r"inputs = 'both' reads from the text tower, and there is none: add a \[text_tower\] section"):
         LateConcatenation(LateConcatenationConfig(classes=4), vit(), None)
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_it_goes_on_from_tokens_inside_the_towers(left):
+    sizes = {**SIZES, "num_hidden_layers": 2}
+    vision = VitTower.from_architecture(ViTConfig(hidden_size=8, image_size=8, patch_size=4, **sizes))
+    text = BertTower.from_architecture(BertConfig(hidden_size=12, vocab_size=20, max_position_embeddings=9, **sizes))
+    model = LateConcatenation(LateConcatenationConfig(classes=4), vision, text)
+    image_BNC, _ = vision.embed(IMAGE)
+    text_BLC, mask_BL = text.embed(IDS_BL, MASK_BL)
+    for layer in vision.layers[: 2 - left]:
+        image_BNC = layer(image_BNC)
+    for layer in text.layers[: 2 - left]:
+        text_BLC = layer(text_BLC, mask_BL)
+    resumed = model.fuse(model.resume(image_BNC, text_BLC, mask_BL, left))
+    torch.testing.assert_close(resumed, model(IMAGE, IDS_BL, None, MASK_BL))
+
+
+def test_a_missing_side_counts_as_zero():
+    model = LateConcatenation(LateConcatenationConfig(classes=4), vit(), bert())
+    summary = model.lower(IMAGE, IDS_BL, None, MASK_BL)
+    has_image_B, has_text_B = torch.tensor([True, False, True]), torch.tensor([True, True, False])
+    logits_BY = model.fuse(summary, has_image_B, has_text_B)
+    weight, bias = model.head.weight, model.head.bias
+    torch.testing.assert_close(logits_BY[0], model.fuse(summary)[0])
+    torch.testing.assert_close(logits_BY[1], weight[:, 8:] @ summary.text_BC[1] + bias)
+    torch.testing.assert_close(logits_BY[2], weight[:, :8] @ summary.image_BC[2] + bias)

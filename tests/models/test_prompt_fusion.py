@@ -209,3 +209,11 @@ def test_settings_that_contradict_one_another_are_refused():
         PromptFusionConfig(classes=2, query=(1, 2, 3))
     with pytest.raises(ValueError, match="fusion_context is -1: lengths are 0 or more"):
         PromptFusionConfig(classes=2, fusion_context=-1)
+
+
+def test_a_row_that_lacks_a_side_is_labelled_by_the_other_head(batch):
+    model = made(fused_layers=2, query=2, query_context=1, fusion_context=1)
+    tokens = model.lower(*batch)
+    image_BY, text_BY = model.fuse_heads(tokens)
+    logits_BY = model.fuse(tokens, torch.tensor([True, False, True]), torch.tensor([True, True, False]))
+    torch.testing.assert_close(logits_BY, torch.stack([(image_BY[0] + text_BY[0]) / 2, text_BY[1], image_BY[2]]))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from patchword.composed import CaptionModel
-from patchword.config import read_toml, validate
+from patchword.config import read_toml, validate, write_toml
 from patchword.layers.codebook import Codebook
 from patchword.tasks.search_structure import StructureRun
 from patchword.train.groups import assign
@@ -40,3 +40,10 @@ def test_learning_rates_name_parameters_of_the_model(path):
     names = [name for name, _ in model.named_parameters()]
     for stage in settings.stage:
         assert set(assign(names, stage.learning_rates)) == set(names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_config_is_written_as_it_is_read(path, tmp_path):
+    values = read_toml(path)
+    (tmp_path / "again.toml").write_text(write_toml(values), encoding="utf-8")
+    assert read_toml(tmp_path / "again.toml") == values

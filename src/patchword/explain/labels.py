@@ -53,7 +53,7 @@ def gathered_page(items: Sequence[tuple[object, Image.Image, Labelled]], title: 
     """A document of (name, picture, labels): probabilities, and in each fused layer where each query prompt looked. The picture should be
     cut to what the model saw."""
     lead = (
-        "Each query prompt of a fused layer gathers from one side what the other side is told. Bright patches and dark words are those "
+        "Each query prompt of a fused layer gathers from one side what the other side is told. Bright patches and marked words are those "
         "that it looked at; each map and each row of words is scaled to its own maximum."
     )
     return page(title, [section(name, _explained(picture, labelled)) for name, picture, labelled in items], lead=lead)
@@ -96,10 +96,10 @@ def _words(gathered: GatheredLayer, words: Sequence[str]) -> Html:
 
 def gathered_figure(picture: Image.Image, labelled: Labelled, path: Path | str) -> None:
     """Write one picture per fused layer, under the mean of its query prompts, with the words below, as a figure for print."""
-    layers = labelled.layers
-    figure, axes = _figures(max(2.4 * max(len(layers), 1), 3.0), 3.4, max(len(layers), 1))
-    small = picture.convert("RGB")
+    layers, small = labelled.layers, picture.convert("RGB")
     small.thumbnail((480, 480), Image.Resampling.LANCZOS)
+    width = 2.4 * max(len(layers), 1)
+    figure, axes = _figures(width, 1.0 + 0.14 * len(labelled.words) + width / max(len(layers), 1) * small.height / small.width, max(len(layers), 1))
     best, share = next(iter(labelled.probabilities.items()))
     figure.suptitle(f"{clean(best)} {percent(share)}", fontsize=11, parse_math=False)
     for axis in axes:
@@ -114,7 +114,7 @@ def gathered_figure(picture: Image.Image, labelled: Labelled, path: Path | str) 
         said = gathered.words_QL.mean(0)
         lines = [f"{clean(word)} {percent(float(part))}" for word, part in zip(labelled.words, said, strict=True)]
         axis.text(0.5, -0.04, "\n".join(lines), transform=axis.transAxes, ha="center", va="top", fontsize=7, parse_math=False)
-    figure.savefig(path, metadata=undated(path))
+    figure.savefig(path, metadata=undated(path), bbox_inches="tight")
 
 
 def _figure(width: float, height: float):
