@@ -233,6 +233,9 @@ def test_predict_writes_probabilities_and_evaluate_scores_them(trained, data, pa
     found = json.loads((folder / "scores.json").read_text())
     assert found["scores"]["accuracy"] == accuracy == pytest.approx(scores(trained.parent)["accuracy"])
     assert picture_width(folder / "confusion.png") > 100
+    (data / "odd.csv").write_text("image,text,label,split\n0.png,red,match,val\n1.png,red,odd,val\n")
+    status, _, wrong = patchword("evaluate", trained, "--data", data / "odd.csv", "--images", data, "--out", tmp_path / "none")
+    assert status == 2 and "line 3: the label 'odd' is none of the 2 labels" in wrong and not (tmp_path / "none").exists()
     lines = tmp_path / "rows.jsonl"
     patchword("predict", trained, "--data", data / "rows.csv", "--images", data, "--split", "all", "--out", lines)
     assert len(lines.read_text(encoding="utf-8").splitlines()) == 120

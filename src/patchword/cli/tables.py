@@ -22,19 +22,29 @@ MissingChoice = Literal["error", "image-only", "text-only"]
 
 
 class Rows:
-    """Predicted rows of a split, with a progress bar; `bad` counts pictures that could not be decoded."""
+    """Predicted rows of a split, with a progress bar; `bad` counts pictures that could not be decoded.
 
-    def __init__(self, classifier: Classifier, data: Path, images: Path, split: str, missing: MissingChoice, batch: int) -> None:
-        self.classifier, self.data, self.images, self.split = classifier, data, images, split
+    All rows are looked at before the first is labelled: what is wrong with the last of a million is said at once. With `labelled` they
+    must have labels that the model knows.
+    """
+
+    def __init__(
+        self, classifier: Classifier, data: Path, images: Path, split: str, missing: MissingChoice, batch: int, labelled: bool = False
+    ) -> None:
+        from patchword.tasks.classify import check_rows, open_table, rows_of_split
+
+        self.classifier, self.images, self.split = classifier, images, split
         self.missing, self.batch, self.bad = missing, batch, 0
+        self.table = open_table(classifier, data)
+        self.count = check_rows(classifier, rows_of_split(self.table, split), images, missing, labelled)
 
     def __iter__(self) -> Iterator[Predicted]:
         from patchword.log import progress
-        from patchword.tasks.classify import open_table, predict_rows, rows_of_split
+        from patchword.tasks.classify import predict_rows, rows_of_split
 
-        records = rows_of_split(open_table(self.classifier, self.data), self.split)
+        records = rows_of_split(self.table, self.split)
         with progress(sys.stderr.isatty()) as bar:
-            task = bar.add_task(f"labels of {self.split}", total=None, status="")
+            task = bar.add_task(f"labels of {self.split}", total=self.count, status="")
             for rows in predict_rows(self.classifier, records, self.images, self.missing, self._unreadable, self.batch):
                 yield from rows
                 bar.update(task, advance=len(rows))
@@ -89,22 +99,18 @@ def evaluate_table(
     name: str, data: Path, images: Path, split: str, missing: MissingChoice, out: Path | None, device: str | None, batch: int
 ) -> int:
     """Print scores and a table per class, and write the files; returns the exit status."""
-    from patchword.data.label_batches import known
     from patchword.tasks.classify import load_classifier
 
     classifier = load_classifier(name, device)
     labels = classifier.settings.labels
-    classes = dict.fromkeys(labels, 0)
-    rows = Rows(classifier, data, images, split, missing, batch)
+    rows = Rows(classifier, data, images, split, missing, batch, labelled=True)
     predicted = iter(rows)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         predicted = write_predictions(predicted, classifier, out / "predictions.csv")
     truth, chosen = [], []
     for row in predicted:
-        if not row.record.labels and not classifier.settings.several:
-            raise DataError(f"{row.record.where}: the row has no label to compare with: give one, or use `patchword predict`")
-        truth.append(tuple(known(label, row.record.where, classes) for label in row.record.labels))
+        truth.append(row.record.labels if classifier.settings.several else row.record.labels[:1])
         chosen.append(classifier.chosen(row.probabilities_Y))
     if not truth:
         raise DataError(f"{data}: none of the {rows.bad} rows of split {split!r} could be labelled")

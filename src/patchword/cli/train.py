@@ -39,10 +39,12 @@ def _list_settings() -> None:
     from rich.table import Table
 
     from patchword.config import fields
+    from patchword.tasks.search_structure import StructureRun
     from patchword.train.start import RECIPES
 
     console = Console(width=None if sys.stdout.isatty() else 200)
-    for task, (schema, _) in RECIPES.items():
+    schemas = {task: schema for task, (schema, _) in RECIPES.items()} | {"structure": StructureRun}
+    for task, schema in schemas.items():
         table = Table("setting", "type", "default", "meaning", title=f'task = "{task}"')
         for field in fields(schema):
             table.add_row(field.name, field.type, field.default, field.meaning)

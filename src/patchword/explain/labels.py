@@ -98,8 +98,9 @@ def gathered_figure(picture: Image.Image, labelled: Labelled, path: Path | str) 
     """Write one picture per fused layer, under the mean of its query prompts, with the words below, as a figure for print."""
     layers, small = labelled.layers, picture.convert("RGB")
     small.thumbnail((480, 480), Image.Resampling.LANCZOS)
-    width = 2.4 * max(len(layers), 1)
-    figure, axes = _figures(width, 1.0 + 0.14 * len(labelled.words) + width / max(len(layers), 1) * small.height / small.width, max(len(layers), 1))
+    count = max(len(layers), 1)
+    height = 1.0 + 0.14 * len(labelled.words) + 2.4 * small.height / small.width
+    figure, axes = _figures(2.4 * count, height, count)
     best, share = next(iter(labelled.probabilities.items()))
     figure.suptitle(f"{clean(best)} {percent(share)}", fontsize=11, parse_math=False)
     for axis in axes:

@@ -16,7 +16,7 @@ from torch import nn
 
 from patchword import checkpoint
 from patchword.composed import TowerSettings, build_tower
-from patchword.data.label_batches import LabelBatch, encode_texts
+from patchword.data.label_batches import LabelBatch, encode_texts, known
 from patchword.data.label_tables import LabelTable, Missing, TableColumns, absent
 from patchword.data.pictures import Preprocessing, open_picture
 from patchword.data.readers import held_out_by_name
@@ -185,6 +185,19 @@ def rows_of_split(table: LabelTable, split: str) -> Iterator[LabelRecord]:
             yield record
     if not found:
         raise DataError(f"{table.path}: no row belongs to the split {split!r}; there is: {', '.join(sorted(others)) or 'nothing'}")
+
+
+def check_rows(classifier: Classifier, records: Iterator[LabelRecord], images: Path, missing: Missing, labelled: bool) -> int:
+    """The number of rows. Raises DataError naming the first that lacks something, or with `labelled` has no label or an unknown one."""
+    classes, count = dict.fromkeys(classifier.settings.labels, 0), 0
+    for record in records:
+        absent(record, images, classifier.reads, missing)
+        if labelled and not record.labels and not classifier.settings.several:
+            raise DataError(f"{record.where}: the row has no label to compare with: give one, or use `patchword predict`")
+        for label in record.labels if labelled else ():
+            known(label, record.where, classes)
+        count += 1
+    return count
 
 
 def predict_rows(
