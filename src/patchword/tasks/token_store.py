@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from patchword import checkpoint
 from patchword.data.batches import Inputs
-from patchword.data.label_batches import LabelData
+from patchword.data.label_batches import LabelBatch, LabelData
 from patchword.data.pictures import Preprocessing, open_picture
 from patchword.data.store import Store, fingerprint, write_store
 from patchword.errors import ConfigError
@@ -48,7 +48,6 @@ def expected_entries(vision: nn.Module, text: nn.Module, before_last: int, rows:
     }
 
 
-@torch.inference_mode()
 def store_tokens(
     vision: nn.Module,
     text: nn.Module,
@@ -74,17 +73,21 @@ def store_tokens(
     vision, text = vision.to(device).eval(), text.to(device).eval()
     longest = max((len(rows.vocabulary.encode(rows.table.read(int(place)).text)[: rows.max_words]) for place in rows.places), default=0) + 2
 
-    def lower(tower: nn.Module, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        return run_layers(tower.layers, tokens, mask, 0, tower.depth - before_last)
-
     def chunks() -> Iterator[dict[str, np.ndarray]]:
         for places in rows.plan(batch, None):
-            found = rows.batch(places, None).to(device)
-            image_BNC = lower(vision, *vision.embed(found.pixels_B3HW))
-            text_BLC = lower(text, *text.embed(found.ids_BL, found.mask_BL))
-            text_BLC = nn.functional.pad(text_BLC, (0, 0, 0, longest - text_BLC.shape[1]))
-            lengths_B = found.mask_BL.sum(1).to(torch.int32)
-            yield {"image": image_BNC.half().cpu().numpy(), "text": text_BLC.half().cpu().numpy(), "length": lengths_B.cpu().numpy()}
+            yield _lower(vision, text, before_last, rows.batch(places, None).to(device), longest)
 
     entries = expected_entries(vision, text, before_last, rows)
     return write_store(folder, [str(place) for place in rows.places.tolist()], entries, chunks(), advance)
+
+
+@torch.inference_mode()
+def _lower(vision: nn.Module, text: nn.Module, before_last: int, batch: LabelBatch, longest: int) -> dict[str, np.ndarray]:
+    """The fields of a store for one batch. The mode is set here, not around the towers' moves: they may be trained over afterwards."""
+    image_BNC, _ = vision.embed(batch.pixels_B3HW)
+    image_BNC = run_layers(vision.layers, image_BNC, None, 0, vision.depth - before_last)
+    text_BLC, mask_BL = text.embed(batch.ids_BL, batch.mask_BL)
+    text_BLC = run_layers(text.layers, text_BLC, mask_BL, 0, text.depth - before_last)
+    text_BLC = nn.functional.pad(text_BLC, (0, 0, 0, longest - text_BLC.shape[1]))
+    lengths_B = batch.mask_BL.sum(1).to(torch.int32)
+    return {"image": image_BNC.half().cpu().numpy(), "text": text_BLC.half().cpu().numpy(), "length": lengths_B.cpu().numpy()}

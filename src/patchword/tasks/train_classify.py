@@ -285,7 +285,6 @@ class LabelRows:
             task = bar.add_task("tokens of both towers", total=len(rows.places), status="")
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             store = store_tokens(vision, text, self.before_last, rows, folder, device, lambda count: bar.update(task, advance=count))
-        vision.to("cpu"), text.to("cpu")
         return store
 
 
