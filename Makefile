@@ -13,9 +13,10 @@ test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-browser: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
-	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium) || echo "install chromium by hand, then call this again"
-	$(BIN)/python -m pytest -q tests/serve/test_browser.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt playwright
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || (apt-get update -qq && apt-get install -y -qq chromium) \
+		|| { echo "There is no Chromium and apt-get could not install it: install it by hand, then call this again."; exit 1; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/serve/test_browser.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -197,7 +197,7 @@ def test_questions_and_labels(page_of, photo):
     page.press("#question", "Enter")
     page.wait_for_selector("#answers li")
     assert page.locator("#answers li").all_inner_texts()[0].split() == ["WHY", "<B>?", "75", "%"]
-    assert page.inner_text("#ask-about") == "able: knows shapes. no photographs"
+    assert page.inner_text("#ask-about") == "able: Knows shapes. No photographs."
     assert page.get_attribute("#question", "placeholder") == "which shape?"
     page.hover("#asked button")
     page.wait_for_timeout(300)
@@ -217,9 +217,9 @@ def test_another_model_captions_the_same_picture(page_of, photo, fake, streaming
     streaming_fake.card = {"name": "other", "description": "another one", "limits": ""}
     page = page_of(models={"fake": fake, "other": streaming_fake})
     caption(page, photo)
-    assert page.inner_text("#about").startswith("fake: says colours")
+    assert page.inner_text("#about").startswith("fake: Says colours.")
     page.select_option("#model", "other")
-    until(page, "document.getElementById('about').innerText === 'other: another one'")
+    until(page, "document.getElementById('about').innerText.trim() === 'other: Another one.'")
     page.wait_for_selector("#caption button")
     assert (len(fake.batches), len(streaming_fake.batches)) == (1, 1)
 
@@ -267,7 +267,7 @@ def test_errors_are_told(page_of, tmp_path, photo):
     (tmp_path / "text.jpg").write_text("no picture")
     page.set_input_files("#file", tmp_path / "text.jpg")
     page.wait_for_selector("#error:not([hidden])")
-    assert "not a picture of a known kind" in page.inner_text("#error") and "send JPEG, PNG" in page.inner_text("#error")
+    assert "not a picture of a known kind" in page.inner_text("#error") and "Send JPEG, PNG" in page.inner_text("#error")
     keep(page, "error")
     with open(tmp_path / "large.jpg", "wb") as large:
         large.truncate(21 * 2**20)
@@ -275,6 +275,9 @@ def test_errors_are_told(page_of, tmp_path, photo):
     until(page, "document.getElementById('error').innerText.includes('21 MB')")
     caption(page, photo)
     assert page.is_hidden("#error"), "a success takes the message away"
+    page.set_input_files("#file", tmp_path / "text.jpg")
+    page.wait_for_selector("#error:not([hidden])")
+    assert page.get_attribute("#picture", "alt") == "colour 230 230 230" and page.locator("#caption button").count() == 4, "nothing is lost"
 
 
 def test_narrow_screen_in_the_dark(page_of, photo):

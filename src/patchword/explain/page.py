@@ -113,5 +113,7 @@ def number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage, with a decimal where it is small."""
+    """A share as a percentage, with a decimal where it is small; what is not nothing is not shown as nothing."""
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
     return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %"

@@ -5,11 +5,14 @@ import { $, calm, captionText, element, forget, pointAt, scoredLine, settle, sho
 const MOST_BYTES = 20 * 2 ** 20; // as the service's own limit: a larger body would only be refused after the upload
 
 let picture = null; // the file on show
+let kept = null; // the last picture that got a caption, and that: a picture that fails does not take them away
 let running = new AbortController(); // the request for its caption: a new picture ends it
 
+const sentence = (text) => text && text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+
 function complain({ message, do: todo }) {
-  $("error-what").textContent = message;
-  $("error-do").textContent = todo ? "What to do: " + todo + "." : "";
+  $("error-what").textContent = sentence(message);
+  $("error-do").textContent = todo ? "What to do: " + sentence(todo) : "";
   $("error").hidden = false;
   $("status").textContent = "";
   $("error").scrollIntoView({ block: "nearest" });
@@ -53,7 +56,7 @@ async function begin() {
   $("model").replaceChildren(...facts.models.map((model) => element("option", model.name, { value: model.name })));
   $("model-row").hidden = facts.models.length < 2;
   for (const ability of ["ask", "label", "search"]) $(ability + "-section").hidden = !facts.can[ability];
-  const said = (model) => model.name + ": " + [model.description, model.limits].filter(Boolean).join(". ");
+  const said = (model) => model.name + ": " + [model.description, model.limits].map(sentence).join(" ");
   if (facts.answerer) $("ask-about").textContent = said(facts.answerer);
   if (facts.answerer && facts.answerer.example) $("question").placeholder = facts.answerer.example;
   const about = () => ($("about").textContent = said(facts.models[$("model").selectedIndex]));
@@ -68,14 +71,18 @@ function take(file) {
   if (!file) return;
   guarded(async () => {
     if (file.size > MOST_BYTES) throw { message: "The picture has " + Math.round(file.size / 2 ** 20) + " MB.", do: "choose one of at most 20 MB" };
-    picture = file;
-    URL.revokeObjectURL($("picture").src);
-    $("picture").hidden = $("unseen").hidden = true;
-    $("picture").src = URL.createObjectURL(file);
+    display(file);
     for (const list of ["answers", "labelled"]) $(list).replaceChildren();
     $("asked").hidden = $("refused").hidden = true;
     await captioned();
   });
+}
+
+function display(file) {
+  picture = file;
+  URL.revokeObjectURL($("picture").src);
+  $("picture").hidden = $("unseen").hidden = true;
+  $("picture").src = URL.createObjectURL(file);
 }
 
 function draft(words) {
@@ -93,10 +100,14 @@ async function captioned() {
   $("status").textContent = "Looking at the picture";
   try {
     const found = await streamed(mine.signal);
+    kept = { picture, found };
     show(found);
     $("status").textContent = "Caption: " + found.caption;
   } catch (error) {
-    if (mine === running && error.name !== "AbortError") {
+    if (mine === running && kept) {
+      display(kept.picture);
+      show(kept.found);
+    } else if (mine === running) {
       picture = null;
       $("result").hidden = true;
       document.body.classList.remove("begun");
@@ -168,7 +179,7 @@ async function ask(anyway) {
     showAsked(question, await call("/ask?" + new URLSearchParams({ question, anyway, trace: "true" }), pictureBody()));
   } catch (error) {
     if (error.code !== "not_answered") throw error;
-    $("refused-what").textContent = error.message;
+    $("refused-what").textContent = sentence(error.message);
     $("refused").hidden = false;
   }
 }

@@ -14,9 +14,10 @@ export function element(tag, text, properties = {}, ...children) {
   return made;
 }
 
-export const percent = (share) => (share >= 0.0995 || share === 0 ? Math.round(100 * share) : (100 * share).toFixed(1)) + " %";
+// As explain/page.py writes it: what is not nothing is not shown as nothing.
+const percent = (share) => (share > 0 && share < 0.0005 ? "< 0.1" : share >= 0.0995 || share === 0 ? Math.round(100 * share) : (100 * share).toFixed(1)) + " %";
 
-export function bar(share) {
+function bar(share) {
   const filled = element("i");
   filled.style.width = 100 * Math.min(Math.max(share, 0), 1) + "%";
   const all = element("span", undefined, { className: "share" }, filled);
