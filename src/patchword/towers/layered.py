@@ -124,11 +124,16 @@ def load_published(model_class: Any, source: str, revision: str | None, argument
     Raises:
         ModelError: the source cannot be read, or has no weights for some parameter of the tower.
     """
-    dtype = torch.get_default_dtype()
+    from transformers.utils import logging  # here: towers that are ours alone do without transformers
+
+    dtype, said = torch.get_default_dtype(), logging.get_verbosity()
+    logging.set_verbosity_error()  # half a CLIP leaves the other half's weights: transformers would list them all
     try:
         model, report = model_class.from_pretrained(source, revision=revision, output_loading_info=True, dtype=dtype, **arguments)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"no {model_class.__name__} weights could be read from {source!r}: {error}") from error
+    finally:
+        logging.set_verbosity(said)
     missing = sorted(str(key) for key in (*report["missing_keys"], *report.get("mismatched_keys", ())))
     if missing:
         raise ModelError(
