@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import json
 import math
 import sys
@@ -133,19 +130,16 @@ def page(query: str, found: list) -> str:
     """One HTML file with small copies of the pictures inside, so that it can be sent; pictures that are gone are named."""
     from patchword.data.pictures import open_picture
     from patchword.errors import PictureError
+    from patchword.explain.page import Html, name, note
+    from patchword.explain.page import page as document
+    from patchword.explain.pictures import picture_uri
 
-    cells = []
+    cards = []
     for one in found:
-        caption = f"{one.score:.3f} {html.escape(printable(one.path))}"
         try:
-            picture = open_picture(one.path)
-            picture.thumbnail((320, 320))
-            content = io.BytesIO()
-            picture.save(content, "JPEG", quality=80)
-            shown = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}">'
+            shown = f'<img alt="" src="{picture_uri(open_picture(one.path), 320)}">'
         except PictureError as error:
-            shown = f"<p>{html.escape(printable(str(error)))}</p>"
-        cells.append(f"<figure>{shown}<figcaption>{caption}</figcaption></figure>")
-    style = "body{font:14px sans-serif;margin:2em}figure{display:inline-block;width:320px;margin:8px;overflow-wrap:anywhere}"
-    title = html.escape(printable(query))
-    return f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{style}</style><h1>{title}</h1>{"".join(cells)}\n'
+            shown = note(printable(str(error)))
+        cards.append(f'<div class="sample">{shown}{name(printable(one.path))} <span class="soft">{one.score:.3f}</span></div>')
+    listed = Html(f'<div class="samples">{"".join(cards)}</div>')
+    return document(printable(query), [listed], lead="The pictures nearest to this, best first, each with its cosine.")

@@ -252,5 +252,5 @@ def _hypotheses(caption: Caption) -> Html:
         (str(i + 1), one.text, f"{one.log_probability:.3f}", percent(share), "yes" if one.complete else "no")
         for i, (one, share) in enumerate(zip(everyone, shares(everyone), strict=True))
     ]
-    head = ["", "caption", "log-probability", "share among these", "ended by itself"]
+    head = ["rank", "caption", "log-probability", "share among these", "ended by itself"]
     return Html(f"<h3>The hypotheses of the search</h3>\n{table(head, rows)}")
