@@ -93,7 +93,8 @@ def test_what_made_a_word_reaches_report_and_service(tmp_path):
     from patchword.cli.caption import caption
 
     captioning, start = model("self_concat", AlignmentConfig(layers=1, contrast_width=0)), VOCABULARY.special.start
-    remember(captioning, [start, *VOCABULARY.encode("a dog in")], [start, *VOCABULARY.encode("the snow")])
+    dog, snow = ([start, *VOCABULARY.encode(said)] for said in ("a dog in", "the snow"))
+    remember(captioning, dog, dog, snow)
     captioning.save(tmp_path / "m")
     Image.fromarray(np.arange(48 * 64 * 3, dtype=np.uint32).astype(np.uint8).reshape(48, 64, 3)).save(tmp_path / "a.png")
     loaded = load(tmp_path / "m", "cpu")

@@ -46,5 +46,6 @@ def read_prototypes(model: Path) -> dict[str, Any]:
 
 
 def nearest_captions(described: dict[str, Any]) -> dict[str, list[str]]:
-    """The training contexts of the last decoder layer's prototypes, by the index that `Caption.prototypes` gives."""
-    return {str(index): prototype["contexts"] for index, prototype in enumerate(described["layers"][-1]) if prototype["contexts"]}
+    """The training contexts of the last decoder layer's prototypes, each once, by the index that `Caption.prototypes` gives."""
+    last = described["layers"][-1]
+    return {str(index): list(dict.fromkeys(prototype["contexts"])) for index, prototype in enumerate(last) if prototype["contexts"]}
