@@ -142,6 +142,10 @@ def _type_name(annotation: Any) -> str:
         return " | ".join(json.dumps(value) for value in typing.get_args(annotation))
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return " | ".join("nothing" if part is type(None) else _type_name(part) for part in typing.get_args(annotation))
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _type_name(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) is tuple:
+        return f"tuple[{', '.join('...' if part is ... else _type_name(part) for part in typing.get_args(annotation))}]"
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return annotation.__name__
     return str(annotation).replace("typing.", "").replace("pathlib.", "")

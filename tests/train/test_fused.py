@@ -308,3 +308,15 @@ def test_a_codebook_serves_its_own_tower_alone(workshop, fused, call, tmp_path):
     (tmp_path / "edited" / "config.json").write_text(json.dumps(swapped))
     with pytest.raises((ModelError, ConfigError), match="has shape|exceeds"):
         call("caption", picture, "--model", tmp_path / "edited", "--device", "cpu")
+
+
+def test_prototypes_are_listed_with_their_contexts(workshop, fused, call):
+    """What a prototype of language shows are runs of words out of training captions; the shares of the bank add up."""
+    layers = json.loads(call("memory", fused / "best", "--json"))["layers"]
+    pictures = json.loads((workshop[0] / "scenes" / "dataset.json").read_text())["images"]
+    captions = [f" {' '.join(told['tokens'])} " for one in pictures if one["split"] == "train" for told in one["sentences"]]
+    assert [len(layer) for layer in layers] == [8, 8]
+    for layer in layers:
+        assert sum(one["bank_share"] for one in layer) == pytest.approx(1)
+        contexts = {context for one in layer for context in one["contexts"]} - {"(beginning of a caption)"}
+        assert len(contexts) > 4 and all(any(f" {context} " in caption for caption in captions) for context in contexts)

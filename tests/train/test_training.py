@@ -145,7 +145,7 @@ def test_dry_run_measures_and_writes_nothing(config, patchword, tmp_path):
 
 def test_settings_are_listed_and_checked(config, patchword):
     listed = patchword("train", "--help-config")
-    assert "stage" in listed.stdout and "doubly_stochastic" in listed.stdout
+    assert "[[stage]] objective(cross_entropy).doubly_stochastic " in listed.stdout and "float | tuple[float, float]" in listed.stdout
     wrong = patchword("train", config, "stage.0.epochz=3", "--device", "cpu")
     assert wrong.returncode == 2
     assert "epochz: unknown setting" in wrong.stderr

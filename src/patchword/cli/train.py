@@ -36,6 +36,7 @@ def train(
 
 def _list_settings() -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from patchword.config import fields
@@ -47,5 +48,5 @@ def _list_settings() -> None:
     for task, schema in schemas.items():
         table = Table("setting", "type", "default", "meaning", title=f'task = "{task}"')
         for field in fields(schema):
-            table.add_row(field.name, field.type, field.default, field.meaning)
+            table.add_row(*map(escape, (field.name, field.type, field.default, field.meaning)))  # [[stage]] is no markup
         console.print(table)
