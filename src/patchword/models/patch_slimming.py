@@ -215,14 +215,17 @@ class PatchSlimming(nn.Module):
             means_Jd = unit(tokens_JLd.sum(dim=1) / mask_JL.sum(dim=1, keepdim=True))
         return CaptionSide(unit(tokens_JLd), mask_JL, means_Jd)
 
-    def align(self, images: ImageSide, captions: CaptionSide, tile: Tile | None = None) -> Aligned:
-        """Every picture with every caption, tile by tile; captions of like length share a tile. The tile never changes the result."""
+    def align(
+        self, images: ImageSide, captions: CaptionSide, tile: Tile | None = None, product_dtype: torch.dtype = torch.float32
+    ) -> Aligned:
+        """Every picture with every caption, tile by tile; captions of like length share a tile. The tile never changes the result;
+        `product_dtype` as in `compare`."""
         tile = tile or tile_for(images.patches_INd.device, images.patches_INd[0].numel(), captions=32)
         order_J = captions.mask_JL.sum(dim=1).argsort(descending=True, stable=True)
         pieces = CaptionSide(*(field[order_J] for field in captions)).split(tile.captions)
         rows = []
         for some_images in images.split(tile.images):
-            columns = [self.compare(some_images, some_captions) for some_captions in pieces]
+            columns = [self.compare(some_images, some_captions, product_dtype) for some_captions in pieces]
             rows.append([torch.cat(parts, dim=1) for parts in zip(*columns, strict=True)])
         similarities_IJ, keep_IJN = (torch.cat(parts) for parts in zip(*rows, strict=True))
         back_J = order_J.argsort()

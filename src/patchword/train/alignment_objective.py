@@ -81,9 +81,11 @@ class Alignment(nn.Module):
         mask_RT = torch.arange(batch.tokens_RT.shape[1], device=batch.lengths_R.device) < batch.lengths_R[:, None]
         texts = model.read(batch.tokens_RT, mask_RT)
         owner_J, lengths_J, first = gather.owners(batch.picture_of_row_R, batch.picture_count), gather.rows(batch.lengths_R), gather.first
-        aligned = model.head.align(
-            model.head.images(pictures.tokens, model.class_token), model.head.captions(gather.padded_rows(texts.tokens), lengths_J)
-        )
+        images = model.head.images(pictures.tokens, model.class_token)
+        captions = model.head.captions(gather.padded_rows(texts.tokens), lengths_J)
+        # What is selected is decided in float32 whatever the precision; the products of words and patches, the bulk of the work, follow it.
+        half = torch.is_autocast_enabled(pictures.tokens.device.type)
+        aligned = model.head.align(images, captions, product_dtype=torch.bfloat16 if half else torch.float32)
         similarities_IJ = gather.rows(aligned.similarities_IJ)
         total = shares.pictures * gather.processes
         losses = {"align": self._loss(similarities_IJ, owner_J, shares.progress * self.epochs) / total}
