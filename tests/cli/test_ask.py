@@ -6,6 +6,8 @@ import pytest
 import skimage.data
 from PIL import Image
 
+from patchword.errors import ConfigError
+
 CONFIG = """
 task = "answer"
 out = "{out}"
@@ -207,6 +209,19 @@ def test_region_alignment_with_a_codebook_of_two_towers(patchword, world, towers
     assert patchword(*asked)[0] == 0
     page = (tmp_path / "page.html").read_text()
     assert "Concepts of the patches" in page and any(f" {word}, " in page for word in ("red", "blue", "ball", "dog"))
+
+
+def test_training_from_stored_features(patchword, world, trained, tmp_path):
+    """The tower's features of the pictures of questions, stored once; a stage that would train the tower is refused."""
+    where = ("--data", world / "questions.jsonl", "--images", world / "images", "--out", tmp_path / "store", "--device", "cpu")
+    out = patchword("features", trained, *where)[1]
+    assert "32 pictures; grid_BNC (32, 36, 32) float16" in out
+    settings = (f"tower_from={trained}", f"data.features={tmp_path / 'store'}", "stage.0.epochs=1", f"out={tmp_path / 'run'}")
+    with pytest.raises(ConfigError, match="data.features replaces the tower, and a stage trains it"):
+        train(world / "run.toml", *settings)
+    best = train(world / "run.toml", *settings, "stage.0.learning_rates.tower=0.0") / "best"
+    row = rows(world, "val")[0]
+    assert patchword("ask", world / "images" / row["image"], row["question"], "--model", best, "--anyway")[0] == 0
 
 
 def test_generated_answers(patchword, world, tmp_path):

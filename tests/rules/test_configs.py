@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from patchword.composed import CaptionModel
+from patchword.composed import AnswerModel, CaptionModel
 from patchword.config import read_toml, validate, write_toml
 from patchword.layers.codebook import Codebook
 from patchword.tasks.search_structure import StructureRun
@@ -15,6 +15,7 @@ from patchword.train.start import RECIPES
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted(CONFIGS.rglob("*.toml"))
 CAPTIONING = [path for path in FILES if 'task = "caption"' in path.read_text(encoding="utf-8")]
+ANSWERING = [path for path in FILES if 'task = "answer"' in path.read_text(encoding="utf-8")]
 TINY_CLIP = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 12, "num_attention_heads": 2, "projection_dim": 8}
 
 
@@ -40,6 +41,21 @@ def test_learning_rates_name_parameters_of_the_model(path):
     names = [name for name, _ in model.named_parameters()]
     for stage in settings.stage:
         assert set(assign(names, stage.learning_rates)) == set(names)
+
+
+@pytest.mark.parametrize("path", ANSWERING, ids=lambda path: path.stem)
+def test_answering_configs_fit_their_model(path):
+    settings = validate(read_toml(path), RECIPES["answer"][0], str(path))
+    tower = settings.tower
+    if tower.kind == "clip":
+        tower = tower.model_copy(update={"source": None, "revision": None, "architecture": {**TINY_CLIP, "image_size": 32}})
+    codebook = Codebook(["dog", "cat", "red"], torch.randn(3, 8), "none") if settings.codebook else None
+    questions = settings.question_answering.model_copy(update={"width": 16, "heads": 2, "hidden": 16})
+    model = AnswerModel.build(tower, questions, settings.generator, vocabulary_size=12, answers=3, codebook=codebook)
+    assert model.tower_is_frozen == (tower.kind == "clip")
+    assert settings.data.max_words < settings.question_answering.max_positions
+    for stage in settings.stage:
+        assert assign([name for name, _ in model.named_parameters()], stage.learning_rates)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

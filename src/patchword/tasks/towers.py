@@ -9,20 +9,22 @@ from torch import nn
 from patchword import checkpoint
 from patchword.data.pictures import Preprocessing
 from patchword.errors import ModelError
+from patchword.tasks.answer import load_answerer
 from patchword.tasks.caption import find_model, load
 from patchword.tasks.retrieve import load_two_towers
 
-_PREFIXES = {"caption": "tower", "retrieve": "vision", "align": "towers.vision"}
+_PREFIXES = {"caption": "tower", "answer": "tower", "retrieve": "vision", "align": "towers.vision"}
 """Per task the beginning of the names of its vision tower's weights; the last part is also the section of its config."""
 
 
 def load_tower(name: str | Path) -> tuple[nn.Module, Preprocessing]:
-    """The vision tower of a captioning or two-tower model, `hub:ID` for a CLIP of transformers. Raises ModelError for a model without."""
-    if str(name).startswith("hub:") or _task(find_model(name)) != "caption":
-        towers = load_two_towers(name, "cpu")
-        return towers.model.vision, towers.settings.preprocessing
-    captioning = load(name, "cpu")
-    return captioning.model.tower, captioning.settings.preprocessing
+    """The vision tower of any model that has one, `hub:ID` for a CLIP of transformers. Raises ModelError for a model without."""
+    task = "retrieve" if str(name).startswith("hub:") else _task(find_model(name))
+    if task in ("caption", "answer"):
+        reader = load(name, "cpu") if task == "caption" else load_answerer(name, "cpu")
+        return reader.model.tower, reader.settings.preprocessing
+    towers = load_two_towers(name, "cpu")
+    return towers.model.vision, towers.settings.preprocessing
 
 
 def load_tower_weights(tower: nn.Module, folder: Path) -> None:

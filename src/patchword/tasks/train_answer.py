@@ -37,6 +37,7 @@ from patchword.tasks.towers import load_tower_weights, stored_digest
 from patchword.tasks.training_data import HELD_OUT_SEED, pixel_inputs, reader_preprocessing
 from patchword.text.words import Vocabulary
 from patchword.train.answer_objectives import Answering
+from patchword.train.groups import highest_rate
 from patchword.train.loop import Validation
 from patchword.train.settings import RunSettings, StageSettings
 
@@ -138,8 +139,8 @@ class AnswerRecipe:
     def _inputs(self, preprocessing: Any, files: list[str]) -> PictureInputs:
         if not self.run.data.features:
             return pixel_inputs(self.run.data, preprocessing, files)
-        if not self.model.tower_is_frozen:
-            raise ConfigError("data.features replaces the tower, and tower.trainable_from lets it learn: leave one of them out")
+        if not self.model.tower_is_frozen and any(highest_rate(stage, "tower") > 0 for stage in self.stages):
+            raise ConfigError("data.features replaces the tower, and a stage trains it: set its learning rate to 0, or leave features out")
         store = Store.open(Path(self.run.data.features), {"preprocessing": preprocessing.model_dump(mode="json")})
         store.check({"tower": stored_digest(self.model.tower, store.manifest["until_layer"])})
         return FeatureInputs(store)

@@ -42,6 +42,7 @@ from patchword.tasks.training_data import (
     reader_preprocessing,
 )
 from patchword.train.caption_objectives import CrossEntropy, CrossEntropySettings, SelfCritical, SelfCriticalSettings, is_used
+from patchword.train.groups import highest_rate
 from patchword.train.loop import Validation
 from patchword.train.rewards import CaptionReward
 from patchword.train.settings import RunSettings, StageSettings
@@ -178,7 +179,7 @@ class CaptionRecipe:
 
     def _check_replaced(self, store: Store) -> None:
         """A store replaces what is frozen, and nothing else. Raises ConfigError when a stage would train what the store replaces."""
-        if not any(_rate(stage, "tower") > 0 for stage in self.stages) or self.model.tower_is_frozen:
+        if not any(highest_rate(stage, "tower") > 0 for stage in self.stages) or self.model.tower_is_frozen:
             return
         until, first = store.manifest["until_layer"], first_trained(self.model.tower)
         if until is None or first < until:
@@ -326,9 +327,3 @@ class CaptionRecipe:
     def load_extra_state(self, tensors: dict[str, Tensor]) -> None:
         if self._prototypes is not None:
             self._prototypes.load_resume_state(tensors)
-
-
-def _rate(stage: CaptionStage, group: str) -> float:
-    return max(
-        (rate for prefix, rate in stage.learning_rates.items() if prefix.split(".")[0] == group), default=stage.learning_rates.get("", 0.0)
-    )

@@ -33,6 +33,12 @@ def assign(names: list[str], rates: Mapping[str, float]) -> dict[str, str]:
     return groups
 
 
+def highest_rate(settings: StageSettings, part: str) -> float:
+    """The highest rate of a part of the model (its first name, such as "tower"), or that of the rest where it has no group."""
+    rates = settings.learning_rates
+    return max((rate for prefix, rate in rates.items() if prefix.split(".")[0] == part), default=rates.get("", 0.0))
+
+
 def freeze(model: nn.Module, trainable: Mapping[str, bool], rates: Mapping[str, float]) -> None:
     """A parameter learns in a stage when its module lets it (`trainable`, by name) and the rate of its group is not 0."""
     groups = assign([name for name, _ in model.named_parameters()], rates)
