@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from patchword.layers.linear import Linear
+
 _CACHED_ELEMENTS = 2**19
 """Sums worked on at a time on a processor: two megabytes, so that several passes stay in its cache, and are worth their calls."""
 _DEVICE_ELEMENTS = 2**26
@@ -30,9 +32,9 @@ class AdditiveAttention(nn.Module):
 
     def __init__(self, annotation_width: int, query_width: int, width: int, scoring: Literal["tanh", "relu"]) -> None:
         super().__init__()
-        self.key = nn.Linear(annotation_width, width)
-        self.query = nn.Linear(query_width, width)
-        self.score = nn.Linear(width, 1)
+        self.key = Linear(annotation_width, width)
+        self.query = Linear(query_width, width)
+        self.score = Linear(width, 1)
         self._scores = {"tanh": tanh_scores, "relu": relu_scores}[scoring]
 
     def project(self, grid_BNC: Tensor) -> Tensor:

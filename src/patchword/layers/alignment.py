@@ -22,8 +22,9 @@ from torch.nn import functional as F
 
 from patchword.errors import ConfigError, ModelError
 from patchword.layers.codebook import Assigned, Codebook, assign
+from patchword.layers.linear import Linear
 from patchword.layers.positions import GridGeometry, grid_positions
-from patchword.layers.transformer import CrossAttention, FeedForward, padding_bias
+from patchword.layers.transformer import CrossAttention, FeedForward, add_dropped, padding_bias
 from patchword.types import VisualFeatures
 
 _CELU_ALPHA = 1.3
@@ -61,7 +62,7 @@ class AlignmentLayer(nn.Module):
         """`keyed_BNC` are the concept tokens with their positions, `concepts_BNC` without."""
         keys_BHND, values_BHND = self.cross.project(concepts_BNC, keyed_BNC)
         looked_BNC, _ = self.cross(x_BNC, keys_BHND, values_BHND, bias)
-        return self.feed_forward(self.cross_norm(x_BNC + F.dropout(looked_BNC, self.dropout, self.training)))
+        return self.feed_forward(self.cross_norm(add_dropped(x_BNC, looked_BNC, self.dropout, self.training)))
 
 
 class RegionAlignment(nn.Module):
@@ -75,7 +76,7 @@ class RegionAlignment(nn.Module):
         _check_top_k(config.top_k, len(codebook))
         self.config = config
         self.codebook = codebook
-        self.embed = nn.Linear(codebook.embeddings_WE.shape[1], width)
+        self.embed = Linear(codebook.embeddings_WE.shape[1], width)
         self.embed_norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList(AlignmentLayer(width, heads, hidden, dropout) for _ in range(config.layers))
         self.geometry = GridGeometry(heads) if config.grid_geometry else None
@@ -132,8 +133,8 @@ class PatchContrast(nn.Module):
 
     def __init__(self, width: int, projection: int, temperature: float = 0.07, anchors: int = 1024) -> None:
         super().__init__()
-        self.expand = nn.Linear(width, width)
-        self.project = nn.Linear(width, projection)
+        self.expand = Linear(width, width)
+        self.project = Linear(width, projection)
         self.temperature = temperature
         self.anchors = anchors
 

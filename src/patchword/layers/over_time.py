@@ -14,18 +14,20 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from patchword.layers.linear import linear
+
 
 class OverTime:
     """One map of one run: pass `offsets_PY` on to the steps, in order, and call the map once for every step of them."""
 
     def __init__(self, weight_YX: Tensor, offsets_PY: Tensor) -> None:
         self._inputs: list[Tensor] = []
-        self._weight_XY = weight_YX.detach().T
+        self._weight_YX = weight_YX.detach()
         self.offsets_PY: Tensor = _WeightOnce.apply(offsets_PY, weight_YX, self._inputs)
 
     def __call__(self, offsets_nY: Tensor, inputs_nX: Tensor) -> Tensor:
         self._inputs.append(inputs_nX.detach())
-        return torch.addmm(offsets_nY, inputs_nX, self._weight_XY)
+        return offsets_nY + linear(inputs_nX, self._weight_YX)
 
 
 class _WeightOnce(torch.autograd.Function):
@@ -38,4 +40,4 @@ class _WeightOnce(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_PY: Tensor) -> tuple[Tensor, Tensor, None]:
         inputs_PX = torch.cat(ctx.inputs).to(grad_PY.dtype)
-        return grad_PY, (grad_PY.T @ inputs_PX).to(ctx.weight_dtype), None
+        return grad_PY, linear(grad_PY.T, inputs_PX.T).to(ctx.weight_dtype), None

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from patchword.layers.attention import attend
 from patchword.layers.bank import Bank, Clustered, cluster
+from patchword.layers.linear import Linear
 from patchword.layers.transformer import initialise, merge_heads
 from patchword.types import Observed
 
@@ -270,8 +271,8 @@ class PrototypeRecall(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.output = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.output = Linear(width, width)
         self.gate_C = nn.Parameter(torch.zeros(width))
         initialise(self)
 

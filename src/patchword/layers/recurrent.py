@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from patchword.layers.linear import linear
 
 
 class LstmState(NamedTuple):
@@ -84,7 +85,7 @@ def lstm_sequence(inputs_RTE: Tensor, state: LstmState, cell: nn.LSTMCell) -> tu
 
     What torch's LSTM layer hides, and a visual sentinel needs. The inputs are projected for all words in one product.
     """
-    gates_RTG = F.linear(inputs_RTE, cell.weight_ih, cell.bias_ih + cell.bias_hh)
+    gates_RTG = linear(inputs_RTE, cell.weight_ih, cell.bias_ih + cell.bias_hh)
     hiddens, cells = [], []
     for gates_RG in gates_RTG.unbind(dim=1):
         state = lstm_update(torch.addmm(gates_RG, state.hidden_RS, cell.weight_hh.T), state.cell_RS)

@@ -12,10 +12,11 @@ from collections import namedtuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
 
 from patchword.errors import ConfigError, ModelError
 from patchword.layers.attention import attend
+from patchword.layers.linear import Linear, linear
 
 
 def check_heads(width: int, heads: int) -> None:
@@ -59,7 +60,7 @@ def initialise(module: nn.Module) -> None:
                 nn.init.zeros_(part.bias)
 
 
-class FusedLinear(nn.Linear):
+class FusedLinear(Linear):
     """Several square projections of one input in a single matrix product."""
 
 
@@ -70,7 +71,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.qkv = FusedLinear(width, 3 * width)
-        self.output = nn.Linear(width, width)
+        self.output = Linear(width, width)
 
     def project(self, x_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (B, H, T, D) each."""
@@ -93,9 +94,9 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(width, width)
+        self.query = Linear(width, width)
         self.keys_values = FusedLinear(width, 2 * width)
-        self.output = nn.Linear(width, width)
+        self.output = Linear(width, width)
 
     def project(self, seen_BNC: Tensor, keyed_BNC: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Keys and values, (B, H, N, D) each; leading axes may be more than one. `keyed_BNC` is what keys are made of, where that differs
@@ -104,7 +105,7 @@ class CrossAttention(nn.Module):
             keys_BNC, values_BNC = self.keys_values(seen_BNC).chunk(2, dim=-1)
         else:
             (keys_CC, values_CC), (keys_C, values_C) = self.keys_values.weight.chunk(2), self.keys_values.bias.chunk(2)
-            keys_BNC, values_BNC = F.linear(keyed_BNC, keys_CC, keys_C), F.linear(seen_BNC, values_CC, values_C)
+            keys_BNC, values_BNC = linear(keyed_BNC, keys_CC, keys_C), linear(seen_BNC, values_CC, values_C)
         heads = (self.heads, -1)
         return keys_BNC.unflatten(-1, heads).transpose(-3, -2), values_BNC.unflatten(-1, heads).transpose(-3, -2)
 
@@ -127,19 +128,66 @@ def weights_of_rows(weights_BHTN: Tensor, rows: int) -> Tensor:
     return weights_BHTN.unflatten(2, (rows // images, -1)).transpose(1, 2).flatten(0, 1)
 
 
+def add_dropped(x_BTC: Tensor, part_BTC: Tensor, p: float, training: bool) -> Tensor:
+    """x + dropout(part) at probability p: a residual of a transformer."""
+    return _AddDropped.apply(x_BTC, part_BTC, p) if training and p else x_BTC + part_BTC
+
+
+class _AddDropped(torch.autograd.Function):
+    """Keeps one byte for each number of the part; torch's dropout on a processor keeps four, and writes the dropped part out."""
+
+    @staticmethod
+    def forward(ctx, x_BTC: Tensor, part_BTC: Tensor, p: float) -> Tensor:
+        noise_BTC = torch.empty_like(part_BTC).bernoulli_(1 - p)
+        ctx.save_for_backward(noise_BTC.bool())
+        ctx.p, ctx.dtype = p, part_BTC.dtype
+        return torch.addcmul(x_BTC, part_BTC.to(x_BTC.dtype), noise_BTC.to(x_BTC.dtype), value=1 / (1 - p))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_BTC: Tensor) -> tuple[Tensor, Tensor, None]:
+        (kept_BTC,) = ctx.saved_tensors
+        return grad_BTC, torch.where(kept_BTC, grad_BTC, 0).div_(1 - ctx.p).to(ctx.dtype), None
+
+
+def relu_dropped_(x_BTC: Tensor, p: float, training: bool) -> Tensor:
+    """dropout(ReLU(x)) at probability p, in place."""
+    return _ReluDropout.apply(x_BTC, p) if training and p else x_BTC.relu_()
+
+
+class _ReluDropout(torch.autograd.Function):
+    """Keeps the result alone, which the next layer keeps anyway: where it is zero, no gradient passes. Autograd would keep the rectified
+    values and the noise beside it, and these are the widest tensors of a transformer. The noise is drawn as torch's dropout draws it on a
+    processor."""
+
+    @staticmethod
+    def forward(ctx, x_BTC: Tensor, p: float) -> Tensor:
+        ctx.mark_dirty(x_BTC)
+        ctx.p = p
+        x_BTC.relu_().mul_(torch.empty_like(x_BTC).bernoulli_(1 - p).div_(1 - p))
+        ctx.save_for_backward(x_BTC)
+        return x_BTC
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_BTC: Tensor) -> tuple[Tensor, None]:
+        (dropped_BTC,) = ctx.saved_tensors
+        return torch.where(dropped_BTC > 0, grad_BTC, 0).div_(1 - ctx.p), None
+
+
 class FeedForward(nn.Module):
     """LN(x + dropout(W2 dropout(ReLU(W1 x)))), position by position."""
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.expand = nn.Linear(width, hidden)
-        self.contract = nn.Linear(hidden, width)
+        self.expand = Linear(width, hidden)
+        self.contract = Linear(hidden, width)
         self.norm = nn.LayerNorm(width)
         self.dropout = dropout
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        hidden_BTC = F.dropout(self.expand(x_BTC).relu_(), self.dropout, self.training)
-        return self.norm(x_BTC + F.dropout(self.contract(hidden_BTC), self.dropout, self.training))
+        hidden_BTC = relu_dropped_(self.expand(x_BTC), self.dropout, self.training)
+        return self.norm(add_dropped(x_BTC, self.contract(hidden_BTC), self.dropout, self.training))
 
 
 class EncoderLayer(nn.Module):
@@ -153,8 +201,8 @@ class EncoderLayer(nn.Module):
         self.dropout = dropout
 
     def forward(self, x_BNC: Tensor, bias: Tensor | None = None) -> Tensor:
-        mixed_BNC = F.dropout(self.attention(x_BNC, bias), self.dropout, self.training)
-        return self.feed_forward(self.attention_norm(x_BNC + mixed_BNC))
+        mixed_BNC = add_dropped(x_BNC, self.attention(x_BNC, bias), self.dropout, self.training)
+        return self.feed_forward(self.attention_norm(mixed_BNC))
 
 
 def cache_type(layers: int) -> type[tuple]:

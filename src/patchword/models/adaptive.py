@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from patchword.layers.additive import tanh_scores
 from patchword.layers.features import grid_of, mean_of_grid
+from patchword.layers.linear import Linear
 from patchword.layers.packing import at_words, valid
 from patchword.layers.recurrent import LstmState, lstm_sequence
 from patchword.types import Decoded, Trace, VisualFeatures
@@ -59,8 +60,8 @@ class Sentinel(nn.Module):
 
     def __init__(self, input_width: int, width: int) -> None:
         super().__init__()
-        self.input = nn.Linear(input_width, width)
-        self.hidden = nn.Linear(width, width, bias=False)
+        self.input = Linear(input_width, width)
+        self.hidden = Linear(width, width, bias=False)
 
     def forward(self, inputs_RTX: Tensor, previous_RTS: Tensor, cells_RTS: Tensor) -> Tensor:
         """Equations 9 and 10, for inputs x_t, the states before them, and the memory cells after them."""
@@ -78,16 +79,16 @@ class Adaptive(nn.Module):
         self.embedding = nn.Embedding(vocabulary_size, config.word_width)
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         self.word_dropout = nn.Dropout(config.word_dropout)
-        self.patch = nn.Linear(feature_width, config.width)
-        self.picture = nn.Linear(feature_width, config.width)
+        self.patch = Linear(feature_width, config.width)
+        self.picture = Linear(feature_width, config.width)
         self.recurrence = nn.LSTMCell(config.word_width + config.width, config.width)
         self.sentinel = Sentinel(config.word_width + config.width, config.width)
-        self.key = nn.Linear(config.width, config.attention_width, bias=False)
-        self.sentinel_key = nn.Linear(config.width, config.attention_width, bias=False)
-        self.query = nn.Linear(config.width, config.attention_width, bias=False)
+        self.key = Linear(config.width, config.attention_width, bias=False)
+        self.sentinel_key = Linear(config.width, config.attention_width, bias=False)
+        self.query = Linear(config.width, config.attention_width, bias=False)
         self.score = nn.Linear(config.attention_width, 1, bias=False)
         self.dropout = nn.Dropout(config.dropout)
-        self.words = nn.Linear(config.width, vocabulary_size)
+        self.words = Linear(config.width, vocabulary_size)
         nn.init.uniform_(self.words.weight, -0.1, 0.1)
         nn.init.zeros_(self.words.bias)
 

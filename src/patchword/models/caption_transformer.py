@@ -28,6 +28,7 @@ from patchword.errors import ConfigError, ModelError
 from patchword.layers.alignment import AlignmentConfig, PatchContrast, RegionAlignment
 from patchword.layers.attention import attend
 from patchword.layers.codebook import Codebook
+from patchword.layers.linear import Linear
 from patchword.layers.positions import grid_positions, sine_positions
 from patchword.layers.prototypes import (
     CONTEXT_WIDTH,
@@ -42,6 +43,7 @@ from patchword.layers.transformer import (
     EncoderLayer,
     FeedForward,
     SelfAttention,
+    add_dropped,
     cache_type,
     causal_bias,
     check_heads,
@@ -126,15 +128,15 @@ class CaptionDecoderLayer(nn.Module):
     ) -> Looked:
         """The layer after its own attention, whose heads' contexts are given: teacher forcing and stepping differ only before."""
         prototypes_RHTM = None
-        y_RTC = self.attention_norm(y_RTC + F.dropout(self.attention.merge(context_RHTD), self.dropout, self.training))
+        y_RTC = self.attention_norm(add_dropped(y_RTC, self.attention.merge(context_RHTD), self.dropout, self.training))
         keys_BHND, values_BHND = memory.keys_BLHND[:, layer], memory.values_BLHND[:, layer]
         last = layer == memory.keys_BLHND.shape[1] - 1  # only the last layer's attention over patches is shown, so only it is stored
         looked_RTC, cross_RHTN = self.cross(y_RTC, keys_BHND, values_BHND, memory.bias_B11N, trace and last)
-        looked_RTC = F.dropout(looked_RTC, self.dropout, self.training)
+        looked_RTC = add_dropped(y_RTC, looked_RTC, self.dropout, self.training)
         if columns is not None and self.beside is not None:
             recalled_RTC, prototypes_RHTM = self.beside(y_RTC, columns, trace)
             looked_RTC = looked_RTC + recalled_RTC
-        y_RTC = self.cross_norm(y_RTC + looked_RTC)
+        y_RTC = self.cross_norm(looked_RTC)
         if columns is not None and self.after is not None:
             recalled_RTC, prototypes_RHTM = self.after(y_RTC, columns, trace)
             y_RTC = y_RTC + recalled_RTC
@@ -156,17 +158,17 @@ class CaptionTransformer(nn.Module):
         self.config = config
         self.vocabulary_size = vocabulary_size
         self.state_type = cache_type(config.decoder_layers)
-        self.embed = nn.Linear(feature_width, config.width)
+        self.embed = Linear(feature_width, config.width)
         self.embed_norm = nn.LayerNorm(config.width)
         self.encoder = nn.ModuleList(
             EncoderLayer(config.width, config.heads, config.hidden, config.dropout) for _ in range(config.encoder_layers)
         )
         self.words = nn.Embedding(vocabulary_size, config.width)
         self.decoder = nn.ModuleList(CaptionDecoderLayer(config) for _ in range(config.decoder_layers))
-        self.output = nn.Linear(config.width, vocabulary_size, bias=False)
+        self.output = Linear(config.width, vocabulary_size, bias=False)
         positions_TC = sine_positions(torch.arange(config.max_positions), config.width)
         self.register_buffer("positions_TC", positions_TC, persistent=False)
-        self.embed_global = nn.Linear(feature_width, config.width) if config.global_token else None
+        self.embed_global = Linear(feature_width, config.width) if config.global_token else None
         self._add_parts(codebook)
         initialise(self)
         nn.init.normal_(self.words.weight, std=config.width**-0.5)
@@ -179,7 +181,7 @@ class CaptionTransformer(nn.Module):
             if config.alignment.contrast_width:
                 self.contrast = PatchContrast(config.width, config.alignment.contrast_width)
             if config.alignment.text_regulariser:
-                self.to_text = nn.Linear(config.width, codebook.embeddings_WE.shape[1])
+                self.to_text = Linear(config.width, codebook.embeddings_WE.shape[1])
         if config.memory is not None:
             self.memory = PrototypeMemory(config.memory, config.decoder_layers, config.width, config.heads)
 
@@ -254,9 +256,7 @@ class CaptionTransformer(nn.Module):
         real_R11 = torch.ones(len(tokens_R), 1, 1, dtype=torch.bool, device=tokens_R.device)
         return self.output(y_R1C[:, 0]), self.state_type(*caches), _trace(seen, memory, real_R11, ()) if trace else None
 
-    def observe(
-        self, trace: Trace, tokens_BT: Tensor, lengths_B: Tensor, memory: CaptionMemory, pictures_B: Tensor | None = None
-    ) -> None:
+    def observe(self, trace: Trace, tokens_BT: Tensor, lengths_B: Tensor, memory: CaptionMemory, pictures_B: Tensor | None = None) -> None:
         """One training step of the prototype memory, from the trace of `decode`; call it after the optimiser's step. Nothing without one.
 
         What the bank remembers of a key to show a person is, for self-attention, the tokens up to it; for cross-attention the number of
@@ -271,9 +271,7 @@ class CaptionTransformer(nn.Module):
             real_BN, contexts_BNW = self._patches_observed(trace, memory, pictures_B)
             self.memory.observe(trace.observed, real_BN, contexts_BNW, trace.prototype_weights_BTLM)
 
-    def contrast_loss(
-        self, memory: CaptionMemory, labels_BN: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def contrast_loss(self, memory: CaptionMemory, labels_BN: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Patch contrast over F, with the assigned words as labels, or `labels_BN` of a segmentation (negative: none).
 
         Raises ModelError where the model has no contrast head.

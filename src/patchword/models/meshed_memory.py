@@ -25,11 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchword.layers.attention import attend
+from patchword.layers.linear import Linear, linear
 from patchword.layers.positions import sine_positions
 from patchword.layers.transformer import (
     CrossAttention,
     FeedForward,
     SelfAttention,
+    add_dropped,
     cache_type,
     causal_bias,
     check_heads,
@@ -38,6 +40,7 @@ from patchword.layers.transformer import (
     initialise,
     merge_heads,
     padding_bias,
+    relu_dropped_,
     weights_of_rows,
 )
 from patchword.types import Decoded, Trace, VisualFeatures
@@ -88,9 +91,10 @@ class MemoryAugmentedLayer(nn.Module):
         values_BHND = torch.cat((values_BHND, self._slots(self.slot_values_MC, values_BHND, len(self.slot_values_MC))), dim=2)
         if mask_BN is not None:
             mask_BN = F.pad(mask_BN, (0, len(self.slot_keys_MC)), value=True)
-        context_BHND, _ = attend(queries_BHND, keys_BHND, values_BHND, padding_bias(mask_BN, x_BNC))
-        mixed_BNC = F.dropout(self.attention.merge(context_BHND), self.dropout, self.training)
-        return self.feed_forward(self.attention_norm(x_BNC + mixed_BNC))
+        # The queries leave the common product, so that it is freed: keys and values are copies already.
+        context_BHND, _ = attend(queries_BHND.contiguous(), keys_BHND, values_BHND, padding_bias(mask_BN, x_BNC))
+        mixed_BNC = add_dropped(x_BNC, self.attention.merge(context_BHND), self.dropout, self.training)
+        return self.feed_forward(self.attention_norm(mixed_BNC))
 
     def _slots(self, slots_MC: Tensor, like_BHND: Tensor, scale: int) -> Tensor:
         slots_HMD = (slots_MC * scale**0.5).unflatten(-1, like_BHND.shape[1::2]).transpose(0, 1)
@@ -106,7 +110,7 @@ class MeshedDecoderLayer(nn.Module):
         self.attention_norm = nn.LayerNorm(config.width)
         self.cross = CrossAttention(config.width, config.heads)
         self.cross_norm = nn.LayerNorm(config.width)
-        self.gates = nn.ModuleList(nn.Linear(2 * config.width, config.width) for _ in range(config.encoder_layers))
+        self.gates = nn.ModuleList(Linear(2 * config.width, config.width) for _ in range(config.encoder_layers))
         self.feed_forward = FeedForward(config.width, config.hidden, config.dropout)
         self.dropout = config.dropout
 
@@ -114,15 +118,17 @@ class MeshedDecoderLayer(nn.Module):
         self, y_RTC: Tensor, context_RHTD: Tensor, seen: MeshedMemory, layer: int, want_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
         """The layer after its own attention, whose heads' contexts are given: teacher forcing and stepping differ only before."""
-        y_RTC = self.attention_norm(y_RTC + F.dropout(self.attention.merge(context_RHTD), self.dropout, self.training))
+        y_RTC = self.attention_norm(add_dropped(y_RTC, self.attention.merge(context_RHTD), self.dropout, self.training))
         levels = len(self.gates)
         queries_BHTD = self.cross.queries(y_RTC, len(seen.keys_BLXND)).repeat(1, levels, 1, 1)
         looked_BXTD, weights = attend(queries_BHTD, seen.keys_BLXND[:, layer], seen.values_BLXND[:, layer], seen.bias_B11N, want_weights)
         meshed_RTC = 0.0
         for gate, context_BHTD in zip(self.gates, looked_BXTD.chunk(levels, dim=1), strict=True):
             looked_RTC = self.cross.output(merge_heads(context_BHTD).view(y_RTC.shape))
-            looked_RTC = self.cross_norm(y_RTC + F.dropout(looked_RTC, self.dropout, self.training))
-            meshed_RTC = meshed_RTC + gate(torch.cat((y_RTC, looked_RTC), dim=-1)).sigmoid() * looked_RTC
+            looked_RTC = self.cross_norm(add_dropped(y_RTC, looked_RTC, self.dropout, self.training))
+            own_CC, looked_CC = gate.weight.chunk(2, dim=1)  # the product with [y ; c] without writing that down
+            gate_RTC = (linear(looked_RTC, looked_CC, gate.bias) + linear(y_RTC, own_CC)).sigmoid_()
+            meshed_RTC = meshed_RTC + gate_RTC * looked_RTC
         return self.feed_forward(meshed_RTC * levels**-0.5), weights
 
 
@@ -138,12 +144,12 @@ class MeshedMemoryTransformer(nn.Module):
         self.config = config
         self.vocabulary_size = vocabulary_size
         self.state_type = cache_type(config.decoder_layers)
-        self.embed = nn.Linear(feature_width, config.width)
+        self.embed = Linear(feature_width, config.width)
         self.embed_norm = nn.LayerNorm(config.width)
         self.encoder = nn.ModuleList(MemoryAugmentedLayer(config) for _ in range(config.encoder_layers))
         self.words = nn.Embedding(vocabulary_size, config.width)
         self.decoder = nn.ModuleList(MeshedDecoderLayer(config) for _ in range(config.decoder_layers))
-        self.output = nn.Linear(config.width, vocabulary_size, bias=False)
+        self.output = Linear(config.width, vocabulary_size, bias=False)
         positions_TC = sine_positions(torch.arange(1, config.max_positions + 1), config.width)
         self.register_buffer("positions_TC", positions_TC)  # saved: published weights hold another table
         initialise(self)
@@ -154,8 +160,7 @@ class MeshedMemoryTransformer(nn.Module):
 
     def encode_levels(self, features: VisualFeatures) -> Tensor:
         """The outputs of all encoder levels, bottom first, (B, S, N, C)."""
-        x_BNC = self.embed(features.grid_BNC).relu()
-        x_BNC = self.embed_norm(F.dropout(x_BNC, self.config.dropout, self.training))
+        x_BNC = self.embed_norm(relu_dropped_(self.embed(features.grid_BNC), self.config.dropout, self.training))
         levels = []
         for layer in self.encoder:
             x_BNC = layer(x_BNC, features.mask_BN)

@@ -26,12 +26,14 @@ from torch.nn import functional as F
 from patchword.errors import ConfigError, ModelError
 from patchword.layers.alignment import AlignmentConfig, PatchContrast, RegionAlignment
 from patchword.layers.codebook import Codebook
+from patchword.layers.linear import Linear
 from patchword.layers.positions import grid_positions, sine_positions
 from patchword.layers.transformer import (
     CrossAttention,
     EncoderLayer,
     FeedForward,
     SelfAttention,
+    add_dropped,
     check_heads,
     check_length,
     initialise,
@@ -104,9 +106,9 @@ class QuestionLayer(nn.Module):
         self, y_RLC: Tensor, question_bias: Tensor, patches_RNC: Tensor, patch_bias: Tensor | None, trace: bool
     ) -> tuple[Tensor, Tensor | None]:
         """The layer's output and, where wanted, its attention (R, H, L, N) over the patches."""
-        y_RLC = self.attention_norm(y_RLC + F.dropout(self.attention(y_RLC, question_bias), self.dropout, self.training))
+        y_RLC = self.attention_norm(add_dropped(y_RLC, self.attention(y_RLC, question_bias), self.dropout, self.training))
         looked_RLC, weights_RHLN = self.cross(y_RLC, *self.cross.project(patches_RNC), patch_bias, trace)
-        y_RLC = self.cross_norm(y_RLC + F.dropout(looked_RLC, self.dropout, self.training))
+        y_RLC = self.cross_norm(add_dropped(y_RLC, looked_RLC, self.dropout, self.training))
         return self.feed_forward(y_RLC), weights_RHLN
 
 
@@ -123,7 +125,7 @@ class QuestionEncoder(nn.Module):
         if (config.alignment is None) != (codebook is None):
             raise ModelError("region alignment and a codebook go together: give both, or leave out [model.alignment] and the codebook")
         self.config = config
-        self.embed = nn.Linear(feature_width, config.width)
+        self.embed = Linear(feature_width, config.width)
         self.embed_norm = nn.LayerNorm(config.width)
         self.picture_layers = nn.ModuleList(
             EncoderLayer(config.width, config.heads, config.hidden, config.dropout) for _ in range(config.picture_layers)
@@ -210,7 +212,7 @@ class AnswerClassifier(nn.Module):
         """Raises as `QuestionEncoder`."""
         super().__init__()
         self.encoder = QuestionEncoder(config, feature_width, vocabulary_size, codebook)
-        self.head = nn.Linear(config.width, answers)
+        self.head = Linear(config.width, answers)
 
     def forward(
         self, features: VisualFeatures, question_RL: Tensor, lengths_R: Tensor, picture_of_row_R: Tensor | None = None

@@ -20,12 +20,12 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from patchword.layers.additive import AdditiveAttention
 from patchword.layers.features import grid_of, mean_of_grid
+from patchword.layers.linear import Linear, linear
 from patchword.layers.over_time import OverTime
 from patchword.layers.packing import pack, unpack
 from patchword.layers.recurrent import LstmState, lstm_update
@@ -76,8 +76,8 @@ class DeepOutput(nn.Module):
 
     def __init__(self, config: ShowAttendTellConfig, feature_width: int, vocabulary_size: int) -> None:
         super().__init__()
-        self.state = nn.Linear(config.width, config.word_width)
-        self.context = nn.Linear(feature_width, config.word_width, bias=False)
+        self.state = Linear(config.width, config.word_width)
+        self.context = Linear(feature_width, config.word_width, bias=False)
         self.dropout = nn.Dropout(config.dropout)
         self.words = _uniform_linear(config.word_width, vocabulary_size)
 
@@ -97,9 +97,9 @@ class ShowAttendTell(nn.Module):
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         self.word_dropout = nn.Dropout(config.word_dropout)
         self.attention = AdditiveAttention(feature_width, config.width, config.attention_width, config.scoring)
-        self.gate = nn.Linear(config.width, {"scalar": 1, "vector": feature_width}[config.gate])
+        self.gate = Linear(config.width, {"scalar": 1, "vector": feature_width}[config.gate])
         self.recurrence = nn.LSTMCell(config.word_width + feature_width, config.width)
-        initial = {"mlp": _two_layers, "linear": nn.Linear}[config.initial]
+        initial = {"mlp": _two_layers, "linear": Linear}[config.initial]
         self.initial_hidden = initial(feature_width, config.width)
         self.initial_cell = initial(feature_width, config.width)
         self._widths = [config.attention_width, self.gate.out_features, 4 * config.width]
@@ -120,7 +120,7 @@ class ShowAttendTell(nn.Module):
             memory = ShowAttendTellMemory(*(None if part is None else part.index_select(0, packing.order_B) for part in memory))
         words_PE = self._embed(tokens_BT.flatten()[packing.places_P])
         into_words, into_context = self._input_weights()
-        contexts_in = OverTime(into_context, F.linear(words_PE, into_words, self.recurrence.bias_ih + self.recurrence.bias_hh))
+        contexts_in = OverTime(into_context, linear(words_PE, into_words, self.recurrence.bias_ih + self.recurrence.bias_hh))
         hidden_in = OverTime(*self._hidden_weights(contexts_in.offsets_PY))
         state = LstmState(memory.hidden_BS, memory.cell_BS)
         hiddens, contexts, attentions = [], [], []
@@ -148,8 +148,8 @@ class ShowAttendTell(nn.Module):
         hidden_BKS = state.hidden_RS.view(len(memory.grid_BNC), -1, self.config.width)
         context_BKC, attention_BKN = self._look(memory, self.attention.query(hidden_BKS), self.gate(hidden_BKS))
         context_RC = context_BKC.flatten(0, 1)
-        gates_RG = F.linear(words_RE, into_words, self.recurrence.bias_ih + self.recurrence.bias_hh)
-        gates_RG = gates_RG + F.linear(context_RC, into_context) + F.linear(state.hidden_RS, self.recurrence.weight_hh)
+        gates_RG = linear(words_RE, into_words, self.recurrence.bias_ih + self.recurrence.bias_hh)
+        gates_RG = gates_RG + linear(context_RC, into_context) + linear(state.hidden_RS, self.recurrence.weight_hh)
         state = lstm_update(gates_RG, state.cell_RS)
         logits_RV = self.output(words_RE, state.hidden_RS, context_RC)
         return logits_RV, state, Trace(attention_BTN=attention_BKN.flatten(0, 1).unsqueeze(1)) if trace else None
@@ -175,12 +175,12 @@ class ShowAttendTell(nn.Module):
 
 
 def _two_layers(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, outputs), nn.Tanh(), nn.Linear(outputs, outputs))
+    return nn.Sequential(Linear(inputs, outputs), nn.Tanh(), Linear(outputs, outputs))
 
 
-def _uniform_linear(inputs: int, outputs: int) -> nn.Linear:
+def _uniform_linear(inputs: int, outputs: int) -> Linear:
     """A layer over the vocabulary, begun within +-0.1 and without preference for any word."""
-    layer = nn.Linear(inputs, outputs)
+    layer = Linear(inputs, outputs)
     nn.init.uniform_(layer.weight, -0.1, 0.1)
     nn.init.zeros_(layer.bias)
     return layer

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from patchword.errors import ModelError
 from patchword.layers.features import grid_of, mean_of_grid
+from patchword.layers.linear import Linear
 from patchword.layers.packing import at_words, valid
 from patchword.layers.recurrent import Gru, HiddenState, Lstm, LstmState, Rnn
 from patchword.types import Decoded, Trace, VisualFeatures
@@ -48,7 +49,7 @@ class FirstInput(nn.Module):
 
     def __init__(self, feature_width: int, width: int) -> None:
         super().__init__()
-        self.project = nn.Linear(feature_width, width)
+        self.project = Linear(feature_width, width)
 
     def forward(self, mean_BC: Tensor, recurrence: Lstm | Gru | Rnn) -> State:
         picture_BS = self.project(mean_BC)
@@ -60,7 +61,7 @@ class InitialState(nn.Module):
 
     def __init__(self, feature_width: int, width: int) -> None:
         super().__init__()
-        self.project = nn.Linear(feature_width, width)
+        self.project = Linear(feature_width, width)
         self.normalise = nn.BatchNorm1d(width)
 
     def forward(self, mean_BC: Tensor, recurrence: Lstm | Gru | Rnn) -> State:
@@ -83,7 +84,7 @@ class ShowTell(nn.Module):
         self.picture = {"first_input": FirstInput, "initial_state": InitialState}[config.picture](feature_width, config.width)
         self.recurrence = {"lstm": Lstm, "gru": Gru, "rnn": Rnn}[config.cell](config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
-        self.words = nn.Linear(config.width, vocabulary_size)
+        self.words = Linear(config.width, vocabulary_size)
         nn.init.uniform_(self.words.weight, -0.1, 0.1)
         nn.init.zeros_(self.words.bias)
 
