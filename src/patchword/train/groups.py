@@ -60,9 +60,9 @@ def build_optimiser(model: nn.Module, settings: StageSettings) -> torch.optim.Op
                 decay = settings.weight_decay if decays else 0.0
                 parts.append({"params": members, "lr": rate, "base_rate": rate, "weight_decay": decay, "group": prefix or "rest"})
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(parts, momentum=settings.betas[0])
+        return torch.optim.SGD(parts, momentum=settings.betas[0], fused=True)
     rule = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
-    return rule(parts, betas=settings.betas)
+    return rule(parts, betas=settings.betas, fused=True)  # one pass over weights, gradients and moments: what memory allows, nothing less
 
 
 def rate_factor(settings: StageSettings, step: int, steps_per_epoch: int) -> float:
