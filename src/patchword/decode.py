@@ -93,8 +93,8 @@ def sample(
     if temperature <= 0 or top_k < 0 or not 0 < top_p <= 1:
         raise ConfigError(f"sampling needs temperature > 0, top_k >= 0 and 0 < top_p <= 1; found {temperature}, {top_k} and {top_p}")
 
-    def draw(log_probabilities_RV: Tensor, allowed_RV: Tensor) -> Tensor:
-        scores_RV = log_probabilities_RV.masked_fill(~allowed_RV, -math.inf) / temperature
+    def draw(log_probabilities_RV: Tensor) -> Tensor:
+        scores_RV = log_probabilities_RV / temperature
         if top_k:
             least_R1 = scores_RV.topk(min(top_k, scores_RV.shape[-1])).values[:, -1:]
             scores_RV = scores_RV.masked_fill(scores_RV < least_R1, -math.inf)
@@ -136,11 +136,10 @@ def beam_search(
     tokens_R = running.tokens_RT.new_full((R,), special.start)
     for _ in range(max_length):
         logits_RV, state, _ = captioner.step(tokens_R, memory, state)
-        log_probabilities_RV, allowed_RV = _scored(logits_RV, running, special, no_repeat_ngram, forbid_unknown)
-        log_probabilities_RV.masked_fill_(~allowed_RV, -math.inf)
-        rows_R, tokens_R = _select(running, log_probabilities_RV, beams, special, length_penalty, retire)
+        log_probabilities_RV = _scored(logits_RV, running, special, no_repeat_ngram, forbid_unknown)
+        rows_R, tokens_R, added_R = _select(running, log_probabilities_RV, beams, special, length_penalty, retire)
         state = select_rows(state, rows_R)
-        running = select_rows(running, rows_R).extend(tokens_R, log_probabilities_RV[rows_R, tokens_R], special)
+        running = select_rows(running, rows_R).extend(tokens_R, added_R, special)
         if _settled(running, beams, n_best, length_penalty, max_length):
             break
     return _best(running, beams, n_best, special, length_penalty, retire)
@@ -216,7 +215,7 @@ def _roll_out(
     max_length: int,
     no_repeat_ngram: int,
     forbid_unknown: bool,
-    choose: Callable[[Tensor, Tensor], Tensor],
+    choose: Callable[[Tensor], Tensor],
 ) -> Decodings:
     """The last of `_steps`."""
     steps = _steps(captioner, memory, special, copies, max_length, no_repeat_ngram, forbid_unknown, choose)
@@ -231,41 +230,41 @@ def _steps(
     max_length: int,
     no_repeat_ngram: int,
     forbid_unknown: bool,
-    choose: Callable[[Tensor, Tensor], Tensor],
+    choose: Callable[[Tensor], Tensor],
 ) -> Iterator[_Running]:
-    """One token after the other for B * copies independent rows; `choose` picks it from (log-probabilities, allowed), both (R, V)."""
+    """One token after the other for B * copies independent rows; `choose` picks it from the log-probabilities (R, V)."""
     state, R = captioner.start(memory, copies), _images(memory) * copies
     running = _Running.begin(R, special, _device(memory))
     yield running
     tokens_R = running.tokens_RT.new_full((R,), special.start)
     for _ in range(max_length):
         logits_RV, state, _ = captioner.step(tokens_R, memory, state)
-        log_probabilities_RV, allowed_RV = _scored(logits_RV, running, special, no_repeat_ngram, forbid_unknown)
-        tokens_R = choose(log_probabilities_RV, allowed_RV)
+        log_probabilities_RV = _scored(logits_RV, running, special, no_repeat_ngram, forbid_unknown)
+        tokens_R = choose(log_probabilities_RV)
         running = running.extend(tokens_R, log_probabilities_RV.gather(1, tokens_R[:, None]).squeeze(1), special)
         yield running
         if running.ended_R.all():
             break
 
 
-def _likeliest(log_probabilities_RV: Tensor, allowed_RV: Tensor) -> Tensor:
-    return log_probabilities_RV.masked_fill(~allowed_RV, -math.inf).argmax(dim=-1)
+def _likeliest(log_probabilities_RV: Tensor) -> Tensor:
+    return log_probabilities_RV.argmax(dim=-1)
 
 
-def _scored(logits_RV: Tensor, running: _Running, special: SpecialIds, ngram: int, forbid_unknown: bool) -> tuple[Tensor, Tensor]:
-    """Log-probabilities in single precision, and where a token may follow."""
+def _scored(logits_RV: Tensor, running: _Running, special: SpecialIds, ngram: int, forbid_unknown: bool) -> Tensor:
+    """Log-probabilities of all tokens in single precision, then minus infinity where a token may not follow."""
     log_probabilities_RV = logits_RV.float().log_softmax(dim=-1)
-    allowed_RV = torch.ones_like(log_probabilities_RV, dtype=torch.bool)
     if forbid_unknown:
-        allowed_RV[:, [special.pad, special.start, special.unknown]] = False
+        for token in (special.pad, special.start, special.unknown):
+            log_probabilities_RV[:, token] = -math.inf
     steps = running.tokens_RT.shape[1]
     if 0 < ngram <= steps:
         windows_RWN = running.tokens_RT.unfold(1, ngram, 1)
         suffix_R1N = running.tokens_RT[:, None, steps - ngram + 1 :]
         seen_RW = (windows_RWN[..., :-1] == suffix_R1N).all(dim=-1)
         repeats_RV = torch.zeros_like(log_probabilities_RV).scatter_add_(1, windows_RWN[..., -1], seen_RW.to(log_probabilities_RV.dtype))
-        allowed_RV &= repeats_RV == 0
-    return log_probabilities_RV, allowed_RV
+        log_probabilities_RV.masked_fill_(repeats_RV > 0, -math.inf)
+    return log_probabilities_RV
 
 
 def _nucleus(scores_RV: Tensor, top_p: float) -> Tensor:
@@ -278,20 +277,24 @@ def _nucleus(scores_RV: Tensor, top_p: float) -> Tensor:
 
 def _select(
     running: _Running, log_probabilities_RV: Tensor, beams: int, special: SpecialIds, length_penalty: float, retire: bool
-) -> tuple[Tensor, Tensor]:
-    """The rows to go on from and the token to add to each: the best `beams` candidates of every picture.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows to go on from, the token to add to each and its log-probability: the best `beams` candidates of every picture.
 
-    A hypothesis that has ended has one candidate, itself. Retired, it ranks before all that is alive, so that it keeps its seat and the
-    living share the others.
+    No row can give more than its own best `beams`, so that only these are compared between rows. A hypothesis that has ended has one
+    candidate, itself. Retired, it ranks before all that is alive, so that it keeps its seat and the living share the others.
     """
     R, V = log_probabilities_RV.shape
-    living_RV = (running.totals_R[:, None] + log_probabilities_RV) / (running.lengths_R[:, None] + 1) ** length_penalty
+    added_RK, tokens_RK = log_probabilities_RV.topk(min(beams, V), dim=-1)
+    tokens_RK = tokens_RK.masked_fill(running.ended_R[:, None], special.pad)
+    scores_RK = (running.totals_R[:, None] + added_RK) / (running.lengths_R[:, None] + 1) ** length_penalty
     resting_R = torch.full_like(running.totals_R, math.inf) if retire else running.scores_R(length_penalty)
-    candidates_RV = living_RV.masked_fill(running.ended_R[:, None], -math.inf)
-    candidates_RV[:, special.pad] = torch.where(running.ended_R, resting_R, candidates_RV[:, special.pad])
-    best_BK = candidates_RV.view(R // beams, beams * V).topk(beams).indices
+    scores_RK = scores_RK.masked_fill(running.ended_R[:, None], -math.inf)
+    scores_RK[:, 0] = torch.where(running.ended_R, resting_R, scores_RK[:, 0])
+    best_BK = scores_RK.view(R // beams, -1).topk(beams).indices
     first_row_B1 = torch.arange(0, R, beams, device=best_BK.device)[:, None]
-    return (first_row_B1 + best_BK // V).flatten(), (best_BK % V).flatten()
+    rows_R = (first_row_B1 + best_BK // tokens_RK.shape[1]).flatten()
+    places_R = (best_BK % tokens_RK.shape[1]).flatten()
+    return rows_R, tokens_RK[rows_R, places_R], added_RK[rows_R, places_R]
 
 
 def _settled(running: _Running, beams: int, n_best: int, length_penalty: float, max_length: int) -> bool:

@@ -130,6 +130,21 @@ def test_prototypes_that_repeat_keys_equal_attention_with_repeated_keys():
     torch.testing.assert_close(weights_BHTM, expected_BHTN[..., 4:])
 
 
+@pytest.mark.parametrize("own", [None, 0.7], ids=["no segments", "segments"])
+def test_attention_without_weights_is_the_same_attention(own):
+    queries_BHTD, keys_BHTD, values_BHTD = torch.randn(3, 3, HEADS, 4, WIDTH // HEADS).unbind()
+    bias_M = torch.tensor([0.0, -2.0, float("-inf"), 0.5, 0.0])
+    own_HD = None if own is None else torch.full((HEADS, WIDTH // HEADS), own)
+    columns = columns_of(torch.randn(5, WIDTH), torch.randn(5, WIDTH), bias_M, own_HD)
+    causal_TT = torch.full((4, 4), float("-inf")).triu(1)
+    for columns_now, bias in ((columns, causal_TT), (columns, None), (columns._replace(bias_M=None), causal_TT)):
+        expected_BHTD, _ = attend_with_prototypes(queries_BHTD, keys_BHTD, values_BHTD, columns_now, bias)
+        with torch.no_grad():
+            found_BHTD, weights = attend_with_prototypes(queries_BHTD, keys_BHTD, values_BHTD, columns_now, bias, want_weights=False)
+        assert weights is None
+        torch.testing.assert_close(found_BHTD, expected_BHTD)
+
+
 def test_masked_columns_equal_plain_attention():
     queries_BHTD, keys_BHTD, values_BHTD = torch.randn(3, 3, HEADS, 4, WIDTH // HEADS).unbind()
     columns = columns_of(torch.randn(5, WIDTH), torch.randn(5, WIDTH), torch.full((5,), float("-inf")))

@@ -74,7 +74,8 @@ class Columns(NamedTuple):
     bias_M: Tensor | None
     """Log-bias of each column; -inf where there is no prototype. None where all exist and are fully on."""
     own_HD: Tensor | None
-    """Segment embedding of the sequence's own keys; None where prototypes have a softmax of their own."""
+    """Segment embedding of the sequence's own keys less that of the prototypes, for a softmax sees only the difference; None where
+    prototypes have a softmax of their own."""
     share: Tensor
     """Factor on a gated addition: exp of the log-bias."""
 
@@ -124,8 +125,8 @@ class PrototypeMemory(nn.Module):
             biases = [None if every else bias_LM[layer] for layer in layers]
             return tuple(self._columns(self.keys_LMC[layer], self.values_LMC[layer], biases[layer], None) for layer in layers)
         biases = [None if every and log_bias == 0 else bias_LM[layer] + self.log_bias for layer in layers]
-        keys_LMC, own_LHD = self.keys_LMC + self.segment_memory_LC[:, None], self.segment_own_LC.unflatten(-1, (self.heads, -1))
-        return tuple(self._columns(keys_LMC[layer], self.values_LMC[layer], biases[layer], own_LHD[layer]) for layer in layers)
+        own_LHD = (self.segment_own_LC - self.segment_memory_LC).unflatten(-1, (self.heads, -1))
+        return tuple(self._columns(self.keys_LMC[layer], self.values_LMC[layer], biases[layer], own_LHD[layer]) for layer in layers)
 
     def _columns(self, keys_MC: Tensor, values_MC: Tensor, bias_M: Tensor | None, own_HD: Tensor | None) -> Columns:
         keys_HMD, values_HMD = (x_MC.unflatten(-1, (self.heads, -1)).transpose(0, 1) for x_MC in (keys_MC, values_MC))
@@ -238,14 +239,22 @@ class PrototypeMemory(nn.Module):
 
 
 def attend_with_prototypes(
-    queries_BHTD: Tensor, keys_BHND: Tensor, values_BHND: Tensor, columns: Columns, bias: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+    queries_BHTD: Tensor,
+    keys_BHND: Tensor,
+    values_BHND: Tensor,
+    columns: Columns,
+    bias: Tensor | None = None,
+    want_weights: bool = True,
+) -> tuple[Tensor, Tensor | None]:
     """Attention with one softmax over a sequence's own keys and the prototypes behind them; all queries see all prototypes.
 
-    `bias` is additive over the own keys (B, H, T, N). Returns the context (B, H, T, D) and the weights on prototypes (B, H, T, M). The
-    prototypes are multiplied once for all rows instead of being copied to each.
+    `bias` is additive over the own keys (B, H, T, N). Returns the context (B, H, T, D) and the weights on prototypes (B, H, T, M), which
+    may be None where they are not wanted. The prototypes are multiplied once for all rows instead of being copied to each.
     """
     rows, heads, length, width = queries_BHTD.shape
+    plain = queries_BHTD.device.type == "cpu" and queries_BHTD.dtype == columns.keys_HMD.dtype == torch.float32
+    if plain and not want_weights and not torch.is_grad_enabled():
+        return _merged(queries_BHTD, keys_BHND, values_BHND, columns, bias), None
     queries_BHTD = queries_BHTD * width**-0.5
     own_BHTN = queries_BHTD @ keys_BHND.transpose(-2, -1)
     if columns.own_HD is not None:
@@ -263,6 +272,24 @@ def attend_with_prototypes(
         x_HXY.unflatten(1, (rows, length)).transpose(0, 1) for x_HXY in (own_HXN, recalled_HXD, weights_HXM)
     )
     return own_BHTN @ values_BHND + recalled_BHTD, weights_BHTM
+
+
+def _merged(queries_BHTD: Tensor, keys_BHND: Tensor, values_BHND: Tensor, columns: Columns, bias: Tensor | None) -> Tensor:
+    """The same context from two attentions and the logarithms of their softmax's sums; the scores are never written down.
+
+    softmax over [a ; b] is the mean of the softmax over a and that over b, weighted by their sums. torch's kernel gives the logarithm of
+    the sum, to which the segment embedding of the own keys adds the same for all of them.
+    """
+    rows, _, length, width = queries_BHTD.shape
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    own_BHTD, own_BHT = flash(queries_BHTD, keys_BHND, values_BHND, attn_mask=bias)
+    if columns.own_HD is not None:
+        own_BHT = own_BHT + (queries_BHTD * columns.own_HD[:, None]).sum(dim=-1) * width**-0.5
+    queries_1HXD = queries_BHTD.transpose(0, 1).flatten(1, 2)[None]
+    bias_11XM = None if columns.bias_M is None else columns.bias_M.expand(1, 1, rows * length, -1)
+    recalled_1HXD, recalled_1HX = flash(queries_1HXD, columns.keys_HMD[None], columns.values_HMD[None], attn_mask=bias_11XM)
+    recalled_BHTD, recalled_BHT = (x_1HX[0].unflatten(1, (rows, length)).transpose(0, 1) for x_1HX in (recalled_1HXD, recalled_1HX))
+    return torch.lerp(recalled_BHTD, own_BHTD, (own_BHT - recalled_BHT).sigmoid()[..., None])
 
 
 class PrototypeRecall(nn.Module):

@@ -116,12 +116,18 @@ class CaptionDecoderLayer(nn.Module):
         self.dropout = config.dropout
 
     def attend_to_words(
-        self, queries_RHTD: Tensor, keys_RHTD: Tensor, values_RHTD: Tensor, columns: Columns | None, bias: Tensor | None
+        self,
+        queries_RHTD: Tensor,
+        keys_RHTD: Tensor,
+        values_RHTD: Tensor,
+        columns: Columns | None,
+        bias: Tensor | None,
+        want_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """Contexts of all heads from the words so far and, with prototypes among the keys, the weights on these."""
+        """Contexts of all heads from the words so far and, with prototypes among the keys and where wanted, the weights on these."""
         if columns is None or self.beside is not None or self.after is not None:
             return attend(queries_RHTD, keys_RHTD, values_RHTD, bias)
-        return attend_with_prototypes(queries_RHTD, keys_RHTD, values_RHTD, columns, bias)
+        return attend_with_prototypes(queries_RHTD, keys_RHTD, values_RHTD, columns, bias, want_weights)
 
     def forward(
         self, y_RTC: Tensor, context_RHTD: Tensor, memory: CaptionMemory, layer: int, columns: Columns | None, trace: bool
@@ -223,7 +229,9 @@ class CaptionTransformer(nn.Module):
         columns, observed, seen = self._columns(), [], []
         for number, layer in enumerate(self.decoder):
             queries_RHTD, keys_RHTD, values_RHTD = layer.attention.project(y_RTC)
-            context_RHTD, concatenated_RHTM = layer.attend_to_words(queries_RHTD, keys_RHTD, values_RHTD, columns[number], hidden_TT)
+            context_RHTD, concatenated_RHTM = layer.attend_to_words(
+                queries_RHTD, keys_RHTD, values_RHTD, columns[number], hidden_TT, trace
+            )
             y_RTC, cross_RHTN, recalled_RHTM = layer(y_RTC, context_RHTD, memory, number, columns[number], trace)
             if trace:
                 observed.append(self._observed(keys_RHTD, values_RHTD, memory, number))
@@ -249,7 +257,7 @@ class CaptionTransformer(nn.Module):
             queries_RH1D, keys_RH1D, values_RH1D = layer.attention.project(y_R1C)
             caches.append(grown(state[number], keys_RH1D, values_RH1D))
             keys_RHTD, values_RHTD = caches[-1].unbind(dim=1)
-            context_RH1D, concatenated_RH1M = layer.attend_to_words(queries_RH1D, keys_RHTD, values_RHTD, columns[number], None)
+            context_RH1D, concatenated_RH1M = layer.attend_to_words(queries_RH1D, keys_RHTD, values_RHTD, columns[number], None, trace)
             y_R1C, cross_RH1N, recalled_RH1M = layer(y_R1C, context_RH1D, memory, number, columns[number], trace)
             if trace:
                 seen.append((cross_RH1N, concatenated_RH1M if recalled_RH1M is None else recalled_RH1M))
