@@ -1,10 +1,12 @@
 """Beam search on one core: our decoders against transformers' `generate`, and against the bare matrix products.
 
-    python benchmarks/decode.py [--repeats 3] [--tokens 196 49] [--prototypes 1024] [--m2]
+    python benchmarks/decode.py [--repeats 3] [--tokens 196 49] [--prototypes 1024] [--m2] [--torchs-product]
 
 Same process, same sizes (width 512, 3 layers, 8 heads, 10,000 words), fp32, 32 pictures whose encoder output is given, 5 beams, 20 forced
 steps. The numbers are CPU seconds, the best of the repeats, taken in turns; `floor` is every weight matrix times the rows of a beam, 20
-times, and nothing else. `--m2` adds Meshed-Memory at the paper's size: 20 pictures of 50 regions, 5 beams, 20 steps.
+times, and nothing else, by torch's product and by ours. `--m2` adds Meshed-Memory at the paper's size: 20 pictures of 50 regions, 5 beams,
+20 steps. `--torchs-product` leaves the choice of the library of products to torch (see `layers/linear.py`), as it is on processors where
+MKL is fast.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import BertConfig, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from patchword.decode import beam_search
+from patchword.layers import linear
 from patchword.layers.prototypes import PrototypeConfig
 from patchword.models.caption_transformer import CaptionTransformer, CaptionTransformerConfig
 from patchword.models.meshed_memory import MeshedMemoryConfig, MeshedMemoryTransformer
@@ -70,17 +74,17 @@ def theirs(tokens: int) -> Callable[[], object]:
     return lambda: model.generate(decoder_input_ids=start, encoder_outputs=BaseModelOutput(given.last_hidden_state), **options, **ids)
 
 
-def floor(rows: int) -> Callable[[], object]:
+def floor(rows: int, product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[[], object]:
     """The weights of a decoder times the rows, nothing else."""
     layer = [(WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, WIDTH), (WIDTH, WIDTH), (WIDTH, HIDDEN), (HIDDEN, WIDTH)]
     shapes = layer * LAYERS + [(WIDTH, WORDS)]
-    weights = [torch.randn(inputs, outputs) for inputs, outputs in shapes]
+    weights = [torch.randn(outputs, inputs) for inputs, outputs in shapes]
     rows_of = {inputs: torch.randn(rows, inputs) for inputs, _ in shapes}
 
     def products() -> None:
         for _ in range(STEPS):
             for weight in weights:
-                rows_of[weight.shape[0]] @ weight
+                product(rows_of[weight.shape[1]], weight)
 
     return products
 
@@ -108,16 +112,22 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[196, 49])
     parser.add_argument("--prototypes", type=int, default=1024)
     parser.add_argument("--m2", action="store_true", help="also Meshed-Memory at the paper's size")
+    parser.add_argument("--torchs-product", action="store_true", help="products by the library that torch chooses")
     chosen = parser.parse_args()
+    if chosen.torchs_product:
+        linear.mkl_is_slow = lambda: False
     torch.manual_seed(0)
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, one thread, CPU seconds, best of {chosen.repeats}")
     for tokens in chosen.tokens:
         work = {"generate": theirs(tokens), "ours": ours(tokens, 0), "with memory": ours(tokens, chosen.prototypes)}
-        seconds = best_seconds(work | {"floor": floor(PICTURES * BEAMS), "greedy floor": floor(PICTURES)}, chosen.repeats)
+        work |= {"floor": floor(PICTURES * BEAMS, functional.linear), "greedy floor": floor(PICTURES, functional.linear)}
+        if linear.mkl_is_slow():
+            work |= {"our floor": floor(PICTURES * BEAMS, linear.linear), "our greedy floor": floor(PICTURES, linear.linear)}
+        seconds = best_seconds(work, chosen.repeats)
         print(f"\n{tokens} tokens, {PICTURES} pictures, {BEAMS} beams, {STEPS} steps")
         for name, found in seconds.items():
-            print(f"  {name:14s}{found:8.2f} s {PICTURES / found:8.1f} captions/s   {seconds['generate'] / found:5.2f} x generate")
+            print(f"  {name:18s}{found:8.2f} s {PICTURES / found:8.1f} captions/s   {seconds['generate'] / found:5.2f} x generate")
     if chosen.m2:
         print(f"\nMeshed-Memory, 20 pictures of 50 regions: {best_seconds({'m2': meshed()}, chosen.repeats)['m2']:.2f} s")
 

@@ -5,6 +5,10 @@
 50 pictures of 50 regions (width 2048), captions of 20 tokens, 10,201 words, width 512, 3 + 3 layers, 8 heads, dropout 0.1, one thread:
 forward, cross-entropy and backward. CPU seconds, the best of the repeats, and the most memory beyond what weights and gradients take, each
 model in a process of its own. Meshed-Memory does more work than the plain model: it looks at three encoder levels, and weighs them.
+`torch's product` leaves the choice of the library of products to torch (see `layers/linear.py`), as it is on processors where MKL is fast.
+
+Then the rest of a step at the size of Meshed-Memory: AdamW in torch's three forms, and clipping. An optimiser reads at least weights,
+gradients and both moments and writes all but the gradients; `floor` is the time of a copy that moves as many bytes.
 """
 
 from __future__ import annotations
@@ -13,15 +17,18 @@ import argparse
 import multiprocessing
 import resource
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from patchword.layers import linear
 from patchword.models.caption_transformer import CaptionTransformer, CaptionTransformerConfig
 from patchword.models.meshed_memory import MeshedMemoryConfig, MeshedMemoryTransformer
 from patchword.types import VisualFeatures
 
+TORCHS = ", torch's product"
 PICTURES, REGIONS, WIDTH_IN, LENGTH, WORDS, WIDTH = 50, 50, 2048, 20, 10_201, 512
 
 
@@ -57,10 +64,12 @@ MODELS = {
 }
 
 
-def measure(name: str, repeats: int, found) -> None:
+def measure(name: str, repeats: int) -> tuple[float, float]:
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    model, best = MODELS[name]().train(), float("inf")
+    if name.endswith(TORCHS):
+        linear.mkl_is_slow = lambda: False
+    model, best = MODELS[name.removesuffix(TORCHS)]().train(), float("inf")
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     regions_BNC, tokens_BT = torch.randn(PICTURES, REGIONS, WIDTH_IN), torch.randint(4, WORDS, (PICTURES, LENGTH))
@@ -69,7 +78,31 @@ def measure(name: str, repeats: int, found) -> None:
         begin = time.process_time()
         F.cross_entropy(model(regions_BNC, tokens_BT).flatten(0, 1), tokens_BT.roll(-1, 1).flatten()).backward()
         best = min(best, time.process_time() - begin)
-    found.put((best, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20))
+    return best, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+
+
+def rest(repeats: int) -> dict[str, tuple[float, float]]:
+    """CPU seconds and gigabytes moved, at least, by the parts of a step that do not depend on the batch."""
+    parameters = list(MeshedMemoryTransformer(MeshedMemoryConfig(), WIDTH_IN, WORDS).parameters())
+    for parameter in parameters:
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    gigabytes = sum(parameter.numel() for parameter in parameters) * 4 / 1e9
+    source = torch.ones(sum(parameter.numel() for parameter in parameters))
+    target = torch.empty_like(source)
+    forms = {"AdamW, plain": {"foreach": False}, "AdamW, foreach": {"foreach": True}, "AdamW, fused": {"fused": True}}
+    work = {name: (torch.optim.AdamW(parameters, lr=1e-4, **form).step, 7 * gigabytes) for name, form in forms.items()}
+    work["clipping"] = (lambda: nn.utils.clip_grad_norm_(parameters, 5.0), 3 * gigabytes)
+    work["copy"] = (lambda: target.copy_(source), 2 * gigabytes)
+    found = {}
+    for name, (call, moved) in work.items():
+        call()
+        best = float("inf")
+        for _ in range(repeats):
+            begin = time.process_time()
+            call()
+            best = min(best, time.process_time() - begin)
+        found[name] = (best, moved)
+    return found
 
 
 def main() -> None:
@@ -77,14 +110,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     chosen = parser.parse_args()
     context = multiprocessing.get_context("spawn")
-    print(f"torch {torch.__version__}, one thread, best of {chosen.repeats}\n{'model':22s}CPU seconds    GiB")
-    for name in MODELS:
-        found = context.Queue()
-        process = context.Process(target=measure, args=(name, chosen.repeats, found))
-        process.start()
-        seconds, gibibytes = found.get()
-        process.join()
-        print(f"{name:22s}{seconds:11.2f}{gibibytes:7.2f}", flush=True)
+    print(f"torch {torch.__version__}, one thread, best of {chosen.repeats}\n{'model':38s}CPU seconds    GiB")
+    for name in [*MODELS, "meshed memory" + TORCHS, "caption transformer" + TORCHS]:
+        with ProcessPoolExecutor(1, mp_context=context) as process:
+            seconds, gibibytes = process.submit(measure, name, chosen.repeats).result()
+        print(f"{name:38s}{seconds:11.2f}{gibibytes:7.2f}", flush=True)
+    torch.set_num_threads(1)
+    found = rest(max(5, chosen.repeats))
+    rate = found["copy"][1] / found["copy"][0]
+    print(f"\n{'the rest of a step':22s}milliseconds  gigabytes  floor, ms")
+    for name, (seconds, moved) in found.items():
+        print(f"{name:22s}{seconds * 1e3:12.1f}{moved:11.2f}{moved / rate * 1e3:11.1f}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ H heads, D width of one head, P the pair of keys and values.
 from __future__ import annotations
 
 from collections import namedtuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +121,22 @@ class CrossAttention(nn.Module):
         context_BHTD, weights_BHTN = attend(self.queries(x_RTC, len(keys_BHND)), keys_BHND, values_BHND, bias, want_weights)
         context_RTC = self.output(merge_heads(context_BHTD).view(x_RTC.shape))
         return context_RTC, None if weights_BHTN is None else weights_of_rows(weights_BHTN, len(x_RTC))
+
+
+class Attended(NamedTuple):
+    """What one decoder layer's cross-attention looks at."""
+
+    keys_BHND: Tensor
+    values_BHND: Tensor
+    bias_B11N: Tensor | None
+    last: bool
+
+
+def each_layer(keys_BLHND: Tensor, values_BLHND: Tensor, bias_B11N: Tensor | None) -> list[Attended]:
+    """The keys and values of all decoder layers apart, all at once: an index for each would fill a gradient as large as all on the way
+    back."""
+    keys, values = keys_BLHND.unbind(dim=1), values_BLHND.unbind(dim=1)
+    return [Attended(k_BHND, v_BHND, bias_B11N, k_BHND is keys[-1]) for k_BHND, v_BHND in zip(keys, values, strict=True)]
 
 
 def weights_of_rows(weights_BHTN: Tensor, rows: int) -> Tensor:

@@ -39,6 +39,7 @@ from patchword.layers.prototypes import (
     attend_with_prototypes,
 )
 from patchword.layers.transformer import (
+    Attended,
     CrossAttention,
     EncoderLayer,
     FeedForward,
@@ -48,6 +49,7 @@ from patchword.layers.transformer import (
     causal_bias,
     check_heads,
     check_length,
+    each_layer,
     grown,
     initialise,
     merge_heads,
@@ -91,6 +93,10 @@ class CaptionMemory(NamedTuple):
     concepts_BN: Tensor | None
     """Codebook row of each patch; None without region alignment."""
 
+    def by_layer(self) -> list[Attended]:
+        """What each decoder layer looks at."""
+        return each_layer(self.keys_BLHND, self.values_BLHND, self.bias_B11N)
+
 
 class Looked(NamedTuple):
     """A decoder layer's output and, where wanted, its attention."""
@@ -130,14 +136,12 @@ class CaptionDecoderLayer(nn.Module):
         return attend_with_prototypes(queries_RHTD, keys_RHTD, values_RHTD, columns, bias, want_weights)
 
     def forward(
-        self, y_RTC: Tensor, context_RHTD: Tensor, memory: CaptionMemory, layer: int, columns: Columns | None, trace: bool
+        self, y_RTC: Tensor, context_RHTD: Tensor, seen: Attended, columns: Columns | None, trace: bool
     ) -> Looked:
         """The layer after its own attention, whose heads' contexts are given: teacher forcing and stepping differ only before."""
         prototypes_RHTM = None
         y_RTC = self.attention_norm(add_dropped(y_RTC, self.attention.merge(context_RHTD), self.dropout, self.training))
-        keys_BHND, values_BHND = memory.keys_BLHND[:, layer], memory.values_BLHND[:, layer]
-        last = layer == memory.keys_BLHND.shape[1] - 1  # only the last layer's attention over patches is shown, so only it is stored
-        looked_RTC, cross_RHTN = self.cross(y_RTC, keys_BHND, values_BHND, memory.bias_B11N, trace and last)
+        looked_RTC, cross_RHTN = self.cross(y_RTC, *seen[:3], trace and seen.last)  # of the attentions over patches the last is shown
         looked_RTC = add_dropped(y_RTC, looked_RTC, self.dropout, self.training)
         if columns is not None and self.beside is not None:
             recalled_RTC, prototypes_RHTM = self.beside(y_RTC, columns, trace)
@@ -226,13 +230,13 @@ class CaptionTransformer(nn.Module):
         check_length(length, self.config.max_positions)
         y_RTC = self._words(tokens_BT, self.positions_TC[:length])
         hidden_TT = causal_bias(length, y_RTC)
-        columns, observed, seen = self._columns(), [], []
+        columns, pictures, observed, seen = self._columns(), memory.by_layer(), [], []
         for number, layer in enumerate(self.decoder):
             queries_RHTD, keys_RHTD, values_RHTD = layer.attention.project(y_RTC)
             context_RHTD, concatenated_RHTM = layer.attend_to_words(
                 queries_RHTD, keys_RHTD, values_RHTD, columns[number], hidden_TT, trace
             )
-            y_RTC, cross_RHTN, recalled_RHTM = layer(y_RTC, context_RHTD, memory, number, columns[number], trace)
+            y_RTC, cross_RHTN, recalled_RHTM = layer(y_RTC, context_RHTD, pictures[number], columns[number], trace)
             if trace:
                 observed.append(self._observed(keys_RHTD, values_RHTD, memory, number))
                 seen.append((cross_RHTN, concatenated_RHTM if recalled_RHTM is None else recalled_RHTM))
@@ -252,13 +256,13 @@ class CaptionTransformer(nn.Module):
         length = state[0].shape[3] + 1
         check_length(length, self.config.max_positions)
         y_R1C = self._words(tokens_R[:, None], self.positions_TC[length - 1])
-        columns, caches, seen = self._columns(), [], []
+        columns, pictures, caches, seen = self._columns(), memory.by_layer(), [], []
         for number, layer in enumerate(self.decoder):
             queries_RH1D, keys_RH1D, values_RH1D = layer.attention.project(y_R1C)
             caches.append(grown(state[number], keys_RH1D, values_RH1D))
             keys_RHTD, values_RHTD = caches[-1].unbind(dim=1)
             context_RH1D, concatenated_RH1M = layer.attend_to_words(queries_RH1D, keys_RHTD, values_RHTD, columns[number], None, trace)
-            y_R1C, cross_RH1N, recalled_RH1M = layer(y_R1C, context_RH1D, memory, number, columns[number], trace)
+            y_R1C, cross_RH1N, recalled_RH1M = layer(y_R1C, context_RH1D, pictures[number], columns[number], trace)
             if trace:
                 seen.append((cross_RH1N, concatenated_RH1M if recalled_RH1M is None else recalled_RH1M))
         real_R11 = torch.ones(len(tokens_R), 1, 1, dtype=torch.bool, device=tokens_R.device)

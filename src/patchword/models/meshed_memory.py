@@ -28,6 +28,7 @@ from patchword.layers.attention import attend
 from patchword.layers.linear import Linear, linear
 from patchword.layers.positions import sine_positions
 from patchword.layers.transformer import (
+    Attended,
     CrossAttention,
     FeedForward,
     SelfAttention,
@@ -36,6 +37,7 @@ from patchword.layers.transformer import (
     causal_bias,
     check_heads,
     check_length,
+    each_layer,
     grown,
     initialise,
     merge_heads,
@@ -70,6 +72,10 @@ class MeshedMemory(NamedTuple):
     values_BLXND: Tensor
     bias_B11N: Tensor | None
     """-inf on padded regions; None where there are none."""
+
+    def by_layer(self) -> list[Attended]:
+        """What each decoder layer looks at."""
+        return each_layer(self.keys_BLXND, self.values_BLXND, self.bias_B11N)
 
 
 class MemoryAugmentedLayer(nn.Module):
@@ -115,13 +121,13 @@ class MeshedDecoderLayer(nn.Module):
         self.dropout = config.dropout
 
     def forward(
-        self, y_RTC: Tensor, context_RHTD: Tensor, seen: MeshedMemory, layer: int, want_weights: bool
+        self, y_RTC: Tensor, context_RHTD: Tensor, seen: Attended, want_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
         """The layer after its own attention, whose heads' contexts are given: teacher forcing and stepping differ only before."""
         y_RTC = self.attention_norm(add_dropped(y_RTC, self.attention.merge(context_RHTD), self.dropout, self.training))
         levels = len(self.gates)
-        queries_BHTD = self.cross.queries(y_RTC, len(seen.keys_BLXND)).repeat(1, levels, 1, 1)
-        looked_BXTD, weights = attend(queries_BHTD, seen.keys_BLXND[:, layer], seen.values_BLXND[:, layer], seen.bias_B11N, want_weights)
+        queries_BHTD = self.cross.queries(y_RTC, len(seen.keys_BHND)).repeat(1, levels, 1, 1)
+        looked_BXTD, weights = attend(queries_BHTD, seen.keys_BHND, seen.values_BHND, seen.bias_B11N, want_weights)
         meshed_RTC = 0.0
         for gate, context_BHTD in zip(self.gates, looked_BXTD.chunk(levels, dim=1), strict=True):
             looked_RTC = self.cross.output(merge_heads(context_BHTD).view(y_RTC.shape))
@@ -186,9 +192,9 @@ class MeshedMemoryTransformer(nn.Module):
         y_RTC = self.words(tokens_BT) + self.positions_TC[:length]
         hidden_TT = causal_bias(length, y_RTC)
         weights_BXTN = None
-        for number, layer in enumerate(self.decoder):
+        for layer, seen in zip(self.decoder, memory.by_layer(), strict=True):
             context_RHTD, _ = attend(*layer.attention.project(y_RTC), hidden_TT)
-            y_RTC, weights_BXTN = layer(y_RTC, context_RHTD, memory, number, trace and number == len(self.decoder) - 1)
+            y_RTC, weights_BXTN = layer(y_RTC, context_RHTD, seen, trace and seen.last)
         real_RT1 = (torch.arange(length, device=y_RTC.device) < lengths_B[:, None])[..., None]
         logits_RTV = self.output(y_RTC * real_RT1)  # no bias: a zero state scores zero
         return Decoded(logits_RTV, _trace(weights_BXTN, real_RT1))
@@ -207,11 +213,11 @@ class MeshedMemoryTransformer(nn.Module):
         check_length(length, self.config.max_positions)
         y_R1C = (self.words(tokens_R) + self.positions_TC[length - 1])[:, None]
         caches, weights_BXTN = [], None
-        for number, layer in enumerate(self.decoder):
+        for layer, seen in zip(self.decoder, memory.by_layer(), strict=True):
             queries_RH1D, keys_RH1D, values_RH1D = layer.attention.project(y_R1C)
             caches.append(grown(state[number], keys_RH1D, values_RH1D))
             context_RH1D, _ = attend(queries_RH1D, *caches[-1].unbind(dim=1))
-            y_R1C, weights_BXTN = layer(y_R1C, context_RH1D, memory, number, trace and number == len(self.decoder) - 1)
+            y_R1C, weights_BXTN = layer(y_R1C, context_RH1D, seen, trace and seen.last)
         real_R11 = torch.ones(len(tokens_R), 1, 1, dtype=torch.bool, device=tokens_R.device)
         return self.output(y_R1C[:, 0]), self.state_type(*caches), _trace(weights_BXTN, real_R11)
 

@@ -218,9 +218,8 @@ class Run:
                 accelerator.backward(named["loss"])
             for name, value in named.items():
                 losses[name] = losses.get(name, 0.0) + value.detach().float()
-        values = {
-            name: value.item() for name, value in zip(losses, accelerator.reduce(torch.stack(list(losses.values())), "mean"), strict=True)
-        }
+        means = accelerator.reduce(torch.stack(list(losses.values())), "mean").tolist()
+        values = dict(zip(losses, means, strict=True))
         norm = self._clip(settings)
         if not math.isfinite(values["loss"]) or not math.isfinite(norm):
             self._skip(parts, values["loss"], buffers)
