@@ -135,9 +135,7 @@ class CaptionDecoderLayer(nn.Module):
             return attend(queries_RHTD, keys_RHTD, values_RHTD, bias)
         return attend_with_prototypes(queries_RHTD, keys_RHTD, values_RHTD, columns, bias, want_weights)
 
-    def forward(
-        self, y_RTC: Tensor, context_RHTD: Tensor, seen: Attended, columns: Columns | None, trace: bool
-    ) -> Looked:
+    def forward(self, y_RTC: Tensor, context_RHTD: Tensor, seen: Attended, columns: Columns | None, trace: bool) -> Looked:
         """The layer after its own attention, whose heads' contexts are given: teacher forcing and stepping differ only before."""
         prototypes_RHTM = None
         y_RTC = self.attention_norm(add_dropped(y_RTC, self.attention.merge(context_RHTD), self.dropout, self.training))
@@ -233,9 +231,7 @@ class CaptionTransformer(nn.Module):
         columns, pictures, observed, seen = self._columns(), memory.by_layer(), [], []
         for number, layer in enumerate(self.decoder):
             queries_RHTD, keys_RHTD, values_RHTD = layer.attention.project(y_RTC)
-            context_RHTD, concatenated_RHTM = layer.attend_to_words(
-                queries_RHTD, keys_RHTD, values_RHTD, columns[number], hidden_TT, trace
-            )
+            context_RHTD, concatenated_RHTM = layer.attend_to_words(queries_RHTD, keys_RHTD, values_RHTD, columns[number], hidden_TT, trace)
             y_RTC, cross_RHTN, recalled_RHTM = layer(y_RTC, context_RHTD, pictures[number], columns[number], trace)
             if trace:
                 observed.append(self._observed(keys_RHTD, values_RHTD, memory, number))

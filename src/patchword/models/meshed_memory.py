@@ -120,9 +120,7 @@ class MeshedDecoderLayer(nn.Module):
         self.feed_forward = FeedForward(config.width, config.hidden, config.dropout)
         self.dropout = config.dropout
 
-    def forward(
-        self, y_RTC: Tensor, context_RHTD: Tensor, seen: Attended, want_weights: bool
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, y_RTC: Tensor, context_RHTD: Tensor, seen: Attended, want_weights: bool) -> tuple[Tensor, Tensor | None]:
         """The layer after its own attention, whose heads' contexts are given: teacher forcing and stepping differ only before."""
         y_RTC = self.attention_norm(add_dropped(y_RTC, self.attention.merge(context_RHTD), self.dropout, self.training))
         levels = len(self.gates)
@@ -213,9 +211,9 @@ class MeshedMemoryTransformer(nn.Module):
         check_length(length, self.config.max_positions)
         y_R1C = (self.words(tokens_R) + self.positions_TC[length - 1])[:, None]
         caches, weights_BXTN = [], None
-        for layer, seen in zip(self.decoder, memory.by_layer(), strict=True):
+        for layer, cache_RPHTD, seen in zip(self.decoder, state, memory.by_layer(), strict=True):
             queries_RH1D, keys_RH1D, values_RH1D = layer.attention.project(y_R1C)
-            caches.append(grown(state[number], keys_RH1D, values_RH1D))
+            caches.append(grown(cache_RPHTD, keys_RH1D, values_RH1D))
             context_RH1D, _ = attend(queries_RH1D, *caches[-1].unbind(dim=1))
             y_R1C, weights_BXTN = layer(y_R1C, context_RH1D, seen, trace and seen.last)
         real_R11 = torch.ones(len(tokens_R), 1, 1, dtype=torch.bool, device=tokens_R.device)
