@@ -49,7 +49,7 @@ def step_with(prototypes: int, placement: str, device: torch.device):
 
 def filled(vectors: int, device: torch.device) -> Bank:
     bank = Bank.empty(vectors, 1, 512, 8, device)
-    bank.add(torch.randn(1, vectors, 512, device=device), torch.randn(1, vectors, 512, device=device), bank.contexts_NW)
+    bank.add(torch.randn(1, vectors, 512, device=device), torch.randn(1, vectors, 512, device=device), bank.contexts_NW.clone())
     return bank
 
 
