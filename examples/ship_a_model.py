@@ -2,8 +2,7 @@
 
     python examples/ship_a_model.py runs/flickr8k/best OUT --name flickr8k --scores scores.json --on "Flickr8k val, 1,000 pictures, beam 3"
 
-`scores.json` is what `patchword score --out` wrote, or `evaluate --out` for answers. Two-tower models are shipped the same way; their
-scores come from the log of the run.
+`scores.json` is what `patchword score --out` wrote, `recall --out` for two towers and alignment, or `evaluate --out` for answers.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ def ship(
     model: Annotated[Path, typer.Argument(help="Model folder of a run.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     name: Annotated[str, typer.Option(help="Name of the model.")],
-    scores: Annotated[Path | None, typer.Option(help="JSON with a table `corpus` (score) or `all` (evaluate).")] = None,
+    scores: Annotated[Path | None, typer.Option(help="JSON with a table `corpus` (score), `scores` (recall) or `all` (evaluate).")] = None,
     on: Annotated[str, typer.Option(help="What the scores were measured on.")] = "",
     no_repeat_ngram: Annotated[int, typer.Option(help="Captioners: no so many words in a row twice; 0 leaves the run's setting.")] = 0,
     command: Annotated[str, typer.Option(help="Command that repeats the training, for the card; the run's own where left out.")] = "",
@@ -40,7 +39,7 @@ def ship(
         loaded.card["limits"] = limits
     if scores is not None:
         found = json.loads(scores.read_text(encoding="utf-8"))
-        corpus = found["corpus"] if "corpus" in found else {name: found["all"][name] for name in ("VQA_accuracy", "questions_alone")}
+        corpus = found.get("corpus") or found.get("scores") or {name: found["all"][name] for name in ("VQA_accuracy", "questions_alone")}
         loaded.card["scores"] = {metric: round(value, 4) for metric, value in corpus.items()}
         loaded.card["scores_on"] = on
     checkpoint.write_model_atomically(out, lambda partial: loaded.write(partial, half=True))
