@@ -52,6 +52,13 @@ def test_a_pair_is_scored_and_explained_word_by_word(patchword, aligner, cat, tm
     assert found["similarity"] == pytest.approx(float(alone[0, 0]), abs=2e-3)
 
 
+def test_the_shipped_model_explains_a_pair_offline(patchword, cat):
+    status, out, _ = patchword("pair", cat, "a cat looks up", "--json")
+    found = json.loads(out)
+    assert status == 0 and [one["word"] for one in found["words"]] == ["(start)", "a", "cat", "looks", "up", "(end)"]
+    assert -0.2 < found["similarity"] < 2 and len(found["kept"]) == 6
+
+
 def test_gifts_of_patches_make_up_a_word(aligner, cat):
     """What each patch gives, times the patch's weight, is the cosine: the frame marks the largest gift, and shares sum to one."""
     pair = load_alignment(aligner, "cpu").explain(cat, "a cat in snow")
