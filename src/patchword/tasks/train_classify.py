@@ -253,7 +253,7 @@ class LabelRows:
         self.towers = make_towers(run, table, splits.train)
         self.max_words = min(data.max_words, self.towers.text.max_length - 2)
         self.classes = {label: number for number, label in enumerate(splits.labels)}
-        self._data, self._sides = data, sides
+        self._data = data
         everything = np.sort(np.concatenate([splits.train, splits.selection]))
         inputs: Any = None
         if data.features is not None:
