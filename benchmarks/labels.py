@@ -1,6 +1,6 @@
 """Prompt fusion against the plain ways on a table of pictures, texts and labels, and its ablation: one run after the other, in one process.
 
-    python benchmarks/labels.py fashion.csv IMAGES --out runs/labels                  # about half an hour of one CPU core
+    python benchmarks/labels.py fashion.csv IMAGES --out runs/labels                  # some 40 minutes of one CPU core (an estimate)
     python benchmarks/labels.py fashion.csv IMAGES --out runs/labels --tables         # the tables of what is there
 
 Towers are trained on the training rows, each on its own side (configs/towers-fashion.toml), then frozen. Every method sees the same rows,
