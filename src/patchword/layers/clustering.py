@@ -57,13 +57,22 @@ def _seeds(points_ND: Tensor, count: int, generator: torch.Generator) -> Tensor:
     uniform = torch.rand(count, generator=generator).tolist()
     chosen_MD = points_ND.new_empty(count, points_ND.shape[1])
     chosen_MD[0] = points_ND[0]
-    apart_N = (points_ND - points_ND[0]).square().sum(dim=1)
+    norms_N = points_ND.square().sum(dim=1)
+    apart_N = _apart(points_ND, norms_N, 0)
     for seed in range(1, count):
         reached_N = apart_N.double().cumsum(dim=0)
         place = torch.searchsorted(reached_N, reached_N[-1:] * uniform[seed], right=True).clamp(max=len(points_ND) - 1)
         chosen_MD[seed] = points_ND[place[0]]
-        apart_N = torch.minimum(apart_N, (points_ND - chosen_MD[seed]).square().sum(dim=1))
+        apart_N = torch.minimum(apart_N, _apart(points_ND, norms_N, place[0]))
     return chosen_MD
+
+
+def _apart(points_ND: Tensor, norms_N: Tensor, place: int | Tensor) -> Tensor:
+    """Squared distances to one of the points, which is read once and not written: |p|^2 + |c|^2 - 2 p c. What that leaves of nothing by
+    rounding is nothing, so that a point and its copies are not drawn twice."""
+    sums_N = norms_N + norms_N[place]
+    apart_N = sums_N - 2 * (points_ND @ points_ND[place])
+    return apart_N.masked_fill_(apart_N <= 1e-5 * sums_N, 0)
 
 
 def _nearest(points_ND: Tensor, centres_MD: Tensor) -> tuple[Tensor, Tensor]:
