@@ -1,6 +1,7 @@
 """Losses over pairs, on two processes and on one: the same loss and the same gradient."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import torch
 from patchword.data.batches import CaptionBatch, Inputs
 from patchword.models.aligned_towers import AlignedTowers
 from patchword.models.patch_slimming import PatchSlimmingConfig
-from patchword.models.two_towers import TwoTowers, TwoTowersConfig
+from patchword.models.two_towers import TwoTowers, TwoTowersConfig, softmax_loss
 from patchword.towers.bert import BertTower
 from patchword.towers.settings import BertTowerConfig, ConvolutionalConfig
 from patchword.train.alignment_objective import Alignment, HingeSettings, InfoNceSettings
@@ -94,6 +95,19 @@ def test_two_processes_equal_one(of_two, name):
     assert of_two[name][0] == pytest.approx(float(loss), rel=1e-5)
     theirs = torch.tensor(of_two[name][1])
     assert gradient.abs().max() > 1e-3 and (theirs - gradient).abs().max() < 1e-5 * gradient.abs().max()
+
+
+def test_cosines_are_not_rounded_under_autocast():
+    """At a scale of 100 bf16 would round them to halves; the loss is that of the same embeddings in full precision."""
+    objective, batch = objective_of("softmax"), batch_of([0, 1, 2, 3, 4])
+    towers = objective.model
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        towers.log_scale.fill_(math.log(100.0))
+        found = objective(batch, Shares(1.0, 5, 0.15))["loss"]
+        pictures_BE = towers.embed_pictures(batch.inputs.pixels_B3HW).float()
+        texts_JE = towers.embed_texts(batch.tokens_RT, batch.tokens_RT != 0).float()
+    expected = softmax_loss(100 * pictures_BE @ texts_JE.T, batch.picture_of_row_R, 0, 5) / 5
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_alignment_learns_a_handful_of_pairs():

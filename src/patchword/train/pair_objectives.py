@@ -54,7 +54,9 @@ class Contrastive(nn.Module):
         features = self.model.vision(batch.inputs.pixels_B3HW)
         pictures_BE = gather.rows(self.model.pictures_of(features))
         texts_JE = gather.rows(self.model.embed_texts(batch.tokens_RT, batch.tokens_RT != self.pad))
-        similarity_BJ = self.model.scale() * pictures_BE @ texts_JE.T
+        # Cosines times a scale of up to 100 come in steps of a half in bf16: they are taken in full precision, under autocast too.
+        with torch.autocast(pictures_BE.device.type, enabled=False):
+            similarity_BJ = self.model.scale() * pictures_BE.float() @ texts_JE.float().T
         if self.model.bias is None:
             total = softmax_loss(similarity_BJ, owner_J, first, count)
         else:
