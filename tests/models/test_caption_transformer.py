@@ -194,8 +194,12 @@ def test_observing_changes_no_gradient_path():
 
 
 def test_a_model_without_memory_observes_nothing():
-    found, memory, tokens_BT = decoded(made(CASES["baseline"]), trace=True)
-    made(CASES["baseline"]).observe(found.trace, tokens_BT, full(tokens_BT), memory)
+    model = made(CASES["baseline"])
+    found, memory, tokens_BT = decoded(model, trace=True)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.observe(found.trace, tokens_BT, full(tokens_BT), memory)
+    assert model.memory is None and before.keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_a_global_token_joins_the_patches():
