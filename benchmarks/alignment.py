@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from patchword.layers.all_pairs import all_pairs, ragged
 from patchword.losses import hinge_loss
-from patchword.models.patch_slimming import PatchSlimming, PatchSlimmingConfig
+from patchword.models.pairs.patch_slimming import PatchSlimming, PatchSlimmingConfig
 
 WIDTH, PATCHES, KEEP = 512, 196, 0.5
 

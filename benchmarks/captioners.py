@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from patchword.decode import beam_search
 from patchword.losses import caption_cross_entropy, doubly_stochastic
-from patchword.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
+from patchword.models.captioners.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 from patchword.types import SpecialIds, VisualFeatures
 
 PUBLISHED = {"train": 7.4, "beam": 3.9}

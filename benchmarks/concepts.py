@@ -13,10 +13,10 @@ from typing import Annotated
 
 import typer
 
-from patchword.data.readers import read_captions, split_records
+from patchword.data.formats.readers import read_captions, split_records
 from patchword.layers.codebook import Codebook
-from patchword.tasks.codebook import picture_concepts
-from patchword.tasks.retrieve import load_two_towers
+from patchword.tasks.retrieve.codebook import picture_concepts
+from patchword.tasks.retrieve.load import load_two_towers
 
 
 def measure(

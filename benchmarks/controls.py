@@ -18,13 +18,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from patchword.data.readers import read_captions, split_records
+from patchword.data.formats.readers import read_captions, split_records
 from patchword.layers.codebook import Assigned
 from patchword.log import progress
 from patchword.metrics.bootstrap import compare
 from patchword.metrics.reporting import Settings, evaluate
-from patchword.models.caption_transformer import CaptionTransformer
-from patchword.tasks.caption import CaptioningModel, load
+from patchword.models.captioners.caption_transformer import CaptionTransformer
+from patchword.tasks.caption.load import load
+from patchword.tasks.caption.model import CaptioningModel
 
 Control = tuple[str, Callable[[], None]]
 

@@ -24,8 +24,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from patchword.decode import beam_search
 from patchword.layers import linear
 from patchword.layers.prototypes import PrototypeConfig
-from patchword.models.caption_transformer import CaptionTransformer, CaptionTransformerConfig
-from patchword.models.meshed_memory import MeshedMemoryConfig, MeshedMemoryTransformer
+from patchword.models.captioners.caption_transformer import CaptionTransformer, CaptionTransformerConfig
+from patchword.models.captioners.meshed_memory import MeshedMemoryConfig, MeshedMemoryTransformer
 from patchword.types import SpecialIds, VisualFeatures
 
 WIDTH, LAYERS, HEADS, HIDDEN, WORDS = 512, 3, 8, 2048, 10_000

@@ -21,7 +21,7 @@ from patchword.data.pictures import open_picture
 from patchword.data.sources import find_pictures
 from patchword.errors import PictureError
 from patchword.layers.familiarity import mean_patch
-from patchword.tasks.answer import AnsweringModel, load_answerer
+from patchword.tasks.answer.model import AnsweringModel, load_answerer
 
 COLOURS = {
     "red": (255, 0, 0),

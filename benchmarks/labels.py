@@ -18,11 +18,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from patchword.data.label_tables import absent
+from patchword.data.formats.labels import absent
 from patchword.data.pictures import open_picture
 from patchword.metrics.classification import classification
-from patchword.tasks.classify import Classifier, load_classifier, open_table, rows_of_split
-from patchword.train.start import start
+from patchword.tasks.label.model import Classifier, load_labelling_model, open_table, rows_of_split
+from patchword.tasks.start import start
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 TOP = 12  # layers of the towers
@@ -111,7 +111,7 @@ def one(results: Path, group: str, name: str, seed: int, config: Path, settings:
     began = time.process_time()
     start(config, [*settings, f"out={folder}"], True, False, None, f"patchword train configs/{config.name} {' '.join(settings)}")
     trained = time.process_time() - began
-    classifier = load_classifier(folder / "best")
+    classifier = load_labelling_model(folder / "best")
     row: dict[str, Any] = {"group": group, "name": name, "seed": seed, **rows.score(classifier), "cpu_seconds": round(trained, 1)}
     row["trained_parameters"] = classifier.card["trained_parameters"]
     with open(results, "a", encoding="utf-8") as file:

@@ -16,7 +16,7 @@ from torch import nn
 
 from patchword.layers.bank import Bank, cluster
 from patchword.layers.prototypes import PrototypeConfig
-from patchword.models.caption_transformer import CaptionTransformer, CaptionTransformerConfig
+from patchword.models.captioners.caption_transformer import CaptionTransformer, CaptionTransformerConfig
 from patchword.types import VisualFeatures
 
 PICTURES, BEAMS, PATCHES, PREFIX = 32, 5, 196, 10

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, ViTConfig
 
-from patchword.models.prompt_fusion import FusionTokens, PromptFusion, PromptFusionConfig, label_loss
-from patchword.models.prompt_search import saved_bytes
+from patchword.models.fusion.prompt_fusion import FusionTokens, PromptFusion, PromptFusionConfig, label_loss
+from patchword.models.fusion.prompt_search import saved_bytes
 from patchword.towers.bert import BertTower
 from patchword.towers.vit import VitTower
 

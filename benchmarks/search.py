@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-import patchword.data.index as index_file
-import patchword.data.vectors as vectors_file
-from patchword.data.index import PictureIndex, open_index
+import patchword.search.index as index_file
+import patchword.search.vectors as vectors_file
+from patchword.search.index import PictureIndex, open_index
 
 BATCH = 10_000
 

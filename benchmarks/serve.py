@@ -30,8 +30,8 @@ import numpy as np
 from PIL import Image
 
 import patchword
-from patchword.data.index import open_index, update_index
-from patchword.tasks.retrieve import load_two_towers
+from patchword.search.index import open_index, update_index
+from patchword.tasks.retrieve.load import load_two_towers
 
 LABELS = ("a dog", "two men", "a red shirt", "snow", "a street", "children playing")
 BOUNDARY = "patchword-benchmark"

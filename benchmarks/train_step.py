@@ -24,8 +24,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from patchword.layers import linear
-from patchword.models.caption_transformer import CaptionTransformer, CaptionTransformerConfig
-from patchword.models.meshed_memory import MeshedMemoryConfig, MeshedMemoryTransformer
+from patchword.models.captioners.caption_transformer import CaptionTransformer, CaptionTransformerConfig
+from patchword.models.captioners.meshed_memory import MeshedMemoryConfig, MeshedMemoryTransformer
 from patchword.types import VisualFeatures
 
 TORCHS = ", torch's product"

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from patchword import checkpoint
-from patchword.tasks.load import load
+from patchword.checkpoints import folder as checkpoint
+from patchword.tasks.table import load
 
 
 def ship(

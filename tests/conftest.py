@@ -1,6 +1,10 @@
-"""What tests of several folders share."""
+"""What tests of several folders share: tiny models with random weights, drawn data, a training that takes seconds, the command line."""
 
 import json
+import os
+import subprocess
+import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +60,210 @@ def write_panoptic():
         return path
 
     return write
+
+
+CONFIG = """
+task = "caption"
+out = "{out}"
+seed = 3
+checkpoint_steps = 1
+log_steps = 1
+[data]
+annotations = "{data}/dataset.json"
+images = "{data}/images"
+cache = "{cache}"
+minimum_count = 1
+[data.augmentation]
+smallest_area = 0.8
+[tower]
+kind = "convolutional"
+stem = 8
+widths = [8, 16]
+blocks = [0, 0]
+size = 16
+drop_path = 0.1
+[captioner]
+kind = "show_attend_tell"
+word_width = 16
+width = 24
+attention_width = 16
+dropout = 0.3
+[decoding]
+beams = 2
+max_length = 12
+[[stage]]
+name = "first"
+epochs = 2
+batch = 16
+captions_per_picture = 2
+learning_rates = {{ "tower" = 1e-3, "captioner" = 5e-3 }}
+warm_up_steps = 3
+[stage.objective]
+kind = "cross_entropy"
+doubly_stochastic = 0.1
+[[stage]]
+name = "second"
+epochs = 1
+batch = 16
+learning_rates = {{ "tower" = 0.0, "captioner" = 1e-3 }}
+"""
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory) -> Path:
+    from patchword.data.scenes import write_scenes
+
+    folder = tmp_path_factory.mktemp("scenes")
+    for split, count in (("train", 48), ("val", 12)):
+        write_scenes(folder, count, level=1, size=24, split=split)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def config(scenes, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("config")
+    path = folder / "run.toml"
+    path.write_text(CONFIG.format(out=folder / "run", data=scenes, cache=folder / "cache"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def run_patchword():
+    """Calls the command line in a process of its own, as a person does; returns the finished process."""
+
+    def call(
+        *arguments: object, start_only: bool = False, environment: dict | None = None
+    ) -> subprocess.CompletedProcess | subprocess.Popen:
+        command = [sys.executable, "-c", "from patchword.cli import main; main()", *map(str, arguments)]
+        settings = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONWARNINGS": "default", **(environment or {})}
+        if start_only:
+            return subprocess.Popen(command, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=240)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def trained(config, run_patchword) -> Path:
+    """The run folder of a finished training."""
+    finished = run_patchword("train", config, "--device", "cpu")
+    assert finished.returncode == 0, finished.stderr
+    return config.parent / "run"
+
+
+WORDS = "a photo of the picture dog cat red blue ball in snow wine glass"
+
+
+@pytest.fixture(scope="session")
+def towers(tmp_path_factory) -> Path:
+    """The folder of the model."""
+    import torch
+
+    from patchword.data.pictures import Preprocessing
+    from patchword.models.pairs.two_towers import TwoTowersConfig
+    from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings, build_two_towers
+    from patchword.text.words import Vocabulary
+    from patchword.towers.bert import BertTowerConfig
+    from patchword.towers.convolutional import ConvolutionalConfig
+
+    vocabulary = Vocabulary.build([WORDS], minimum_count=1)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    settings = TwoTowerSettings(
+        vision=ConvolutionalConfig(stem=8, widths=(8,), blocks=(0,), size=16, shared_width=12),
+        text=BertTowerConfig(architecture={**sizes, "vocab_size": vocabulary.size, "max_position_embeddings": 24}, trainable_from=0),
+        two_towers=TwoTowersConfig(width=12),
+        preprocessing=Preprocessing(size=16, fit="squash", interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+        vocabulary_size=vocabulary.size,
+    )
+    torch.manual_seed(4)
+    folder = tmp_path_factory.mktemp("models") / "towers"
+    TwoTowerModel(build_two_towers(settings), settings, vocabulary, {"name": "towers"}, torch.device("cpu")).write(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def aligner(towers) -> Path:
+    """The folder of an alignment model over the same towers, its head random."""
+    import torch
+
+    from patchword.models.pairs.patch_slimming import PatchSlimmingConfig
+    from patchword.tasks.align.model import AlignmentModel, AlignModelSettings, build_aligned
+    from patchword.tasks.retrieve.load import load_two_towers
+
+    trained = load_two_towers(towers, "cpu")
+    settings = AlignModelSettings(**trained.settings.model_dump(), patch_slimming=PatchSlimmingConfig(width=12, aggregated=3))
+    torch.manual_seed(5)
+    model = build_aligned(settings, None)
+    model.towers.load_state_dict(trained.model.state_dict())
+    model.begin_in_the_shared_space()
+    folder = towers.with_name("aligner")
+    AlignmentModel(model, settings, trained.vocabulary, {"name": "aligner"}, torch.device("cpu")).write(folder)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder with a red picture, a blue one under a name that is no ASCII, and a file that is no picture."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (20, 20), "red").save(folder / "red.png")
+    Image.new("RGB", (20, 20), "blue").save(folder / "bl\u00e5.png")
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture
+def patchword(monkeypatch, capsys):
+    """Calls the command line as a user types it; gives exit status, standard output and standard error."""
+    from patchword.cli import main
+
+    def call(*words):
+        monkeypatch.setattr("sys.argv", ["patchword", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return call
+
+
+class Page(HTMLParser):
+    """Every tag closed in order; no script, no handler, nothing from elsewhere."""
+
+    EMPTY = {"meta", "img", "line", "circle", "polyline", "br"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.text, self.images = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        values = dict(attributes)
+        assert tag not in ("script", "iframe", "object", "link", "base", "form")
+        assert not [key for key in values if key.startswith("on")]
+        assert values.get("src", "data:").startswith("data:image/") or "src" not in values
+        assert "href" not in values
+        if tag == "img":
+            assert values["alt"]
+            self.images.append(values["src"])
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text.append(data)
+
+
+@pytest.fixture
+def parse():
+    """Parse a page or fragment strictly; the result has its text, tags and images."""
+    return Page

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 if TYPE_CHECKING:
-    from patchword.tasks.load import load
+    from patchword.tasks.table import load
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from patchword.version import version
+
+        return version()
     if name == "load":
-        from patchword.tasks.load import load
+        from patchword.tasks.table import load
 
         return load
     raise AttributeError(f"module 'patchword' has no attribute {name!r}")

@@ -11,18 +11,28 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from patchword.data.batches import Inputs
+from patchword.data.captions import Inputs
+from patchword.data.pictures import Preprocessing
 from patchword.errors import ConfigError
 from patchword.layers.codebook import Codebook
 from patchword.layers.familiarity import Familiarity
-from patchword.models.adaptive import Adaptive, AdaptiveConfig
-from patchword.models.caption_transformer import CaptionTransformer, CaptionTransformerConfig
-from patchword.models.meshed_memory import MeshedMemoryConfig, MeshedMemoryTransformer
-from patchword.models.question_answering import AnswerClassifier, AnswerGenerator, QuestionConfig, QuestionEncoder
-from patchword.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
-from patchword.models.show_tell import ShowTell, ShowTellConfig
+from patchword.models.captioners.adaptive import Adaptive, AdaptiveConfig
+from patchword.models.captioners.caption_transformer import CaptionTransformer, CaptionTransformerConfig
+from patchword.models.captioners.meshed_memory import MeshedMemoryConfig, MeshedMemoryTransformer
+from patchword.models.captioners.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
+from patchword.models.captioners.show_tell import ShowTell, ShowTellConfig
+from patchword.models.fusion.question_answering import AnswerClassifier, AnswerGenerator, QuestionConfig, QuestionEncoder
 from patchword.towers.convolutional import ConvolutionalTower
-from patchword.towers.settings import ClipTowerConfig, ConvolutionalConfig, ResNetTowerConfig, SwinTowerConfig, VitTowerConfig
+from patchword.towers.layered import Preprocessing as TowerPreprocessing
+from patchword.towers.settings import (
+    BertTowerConfig,
+    ClipTextTowerConfig,
+    ClipTowerConfig,
+    ConvolutionalConfig,
+    ResNetTowerConfig,
+    SwinTowerConfig,
+    VitTowerConfig,
+)
 from patchword.types import Captioner, VisualFeatures
 
 TowerSettings = Annotated[
@@ -140,3 +150,29 @@ class AnswerModel(TowerModel):
             return cls(built, AnswerClassifier(questions, built.width, vocabulary_size, answers, codebook))
         encoder = QuestionEncoder(questions, built.width, vocabulary_size, codebook)
         return cls(built, AnswerGenerator(encoder, build_captioner(generator, questions.width, vocabulary_size, None)))
+
+
+TextTowerSettings = Annotated[BertTowerConfig | ClipTextTowerConfig, Field(discriminator="kind")]
+
+
+def build_text_tower(settings: TextTowerSettings) -> nn.Module:
+    """The text tower of these settings; transformers is imported here, not before."""
+    if isinstance(settings, BertTowerConfig):
+        from patchword.towers.bert import BertTower
+
+        return BertTower(settings)
+    from patchword.towers.clip import ClipTextTower
+
+    return ClipTextTower(settings)
+
+
+def reader_preprocessing(tower: TowerPreprocessing) -> Preprocessing:
+    """A tower's plain values as the preprocessing that decodes pictures."""
+    return Preprocessing(
+        size=tower.size,
+        fit="squash" if tower.fit == "squash" else "short_side_center_crop",
+        cover=tower.resize / tower.size,
+        interpolation=tower.resample,
+        mean=tower.mean,
+        std=tower.std,
+    )

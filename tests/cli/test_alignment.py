@@ -7,8 +7,8 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from patchword.tasks.align import load_alignment
-from patchword.tasks.retrieve import load_two_towers
+from patchword.tasks.align.model import load_alignment
+from patchword.tasks.retrieve.load import load_two_towers
 
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "snow": (255, 255, 255), "dog": (90, 60, 30)}
 

@@ -54,7 +54,7 @@ def world(tmp_path_factory):
 
 
 def train(config, *settings):
-    from patchword.train.start import start
+    from patchword.tasks.start import start
 
     return start(config, settings, resume=False, dry_run=False, device="cpu", command="patchword train run.toml")
 
@@ -129,7 +129,7 @@ def test_ask_prints_the_best_first_and_explains(patchword, world, trained, tmp_p
 
 def test_a_picture_unlike_the_training_is_refused(patchword, world, trained, tmp_path):
     """The limit is drawn close by hand: eight pictures are too few to draw it (the shipped model's own is tested on photographs)."""
-    from patchword.tasks.answer import load_answerer
+    from patchword.tasks.answer.model import load_answerer
 
     model = load_answerer(trained, "cpu")
     model.model.familiarity.limit.fill_(4.0)
@@ -226,7 +226,7 @@ def test_training_from_stored_features(patchword, world, trained, tmp_path):
 
 def test_generated_answers(patchword, world, tmp_path):
     """A small captioner words the answers; its probabilities are those of whole answers."""
-    from patchword.tasks.answer import load_answerer
+    from patchword.tasks.answer.model import load_answerer
 
     settings = (
         f"out={tmp_path / 'run'}",

@@ -4,9 +4,9 @@ import torch
 
 
 def test_a_word_list_becomes_a_codebook_of_its_tower(patchword, towers, tmp_path):
-    from patchword.checkpoint import weights_digest
+    from patchword.checkpoints.folder import weights_digest
     from patchword.layers.codebook import Codebook
-    from patchword.tasks.retrieve import load_two_towers
+    from patchword.tasks.retrieve.load import load_two_towers
 
     (tmp_path / "words.txt").write_text("# animals\ndog\ncat\ndog\n\nzebra\nwine glass\nglass eye\n", encoding="utf-8")
     status, out, err = patchword("codebook", tmp_path / "words.txt", "--tower", towers, "--out", tmp_path / "book")

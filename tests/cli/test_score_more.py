@@ -42,7 +42,7 @@ def test_clip_score_is_that_of_the_model_given(patchword, colours, towers):
     assert code == 0 and f"CLIPScore of {towers}: comparable with that of the same towers only" in shown
     assert "RefCLIPScore" in shown.split("Bootstrap")[1]
     content = json.loads(out.read_text(encoding="utf-8"))
-    from patchword.tasks.retrieve import load_two_towers
+    from patchword.tasks.retrieve.load import load_two_towers
 
     model = load_two_towers(towers)
     picture, caption = model.embed_images([colours / "pictures" / "first.png"])[0], model.embed_texts(["A photo depicts a red ball"])[0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchword.data.readers import read_captions
+from patchword.data.formats.readers import read_captions
 from patchword.data.scenes import (
     Scene,
     Thing,

@@ -3,10 +3,10 @@ import torch
 from torch import nn
 from transformers import CLIPVisionConfig, ViTConfig
 
-from patchword.checkpoint import tower_digest, weights_digest
+from patchword.checkpoints.folder import tower_digest, weights_digest
+from patchword.checkpoints.towers import first_trained, stored_digest
 from patchword.errors import ConfigError
 from patchword.layers.adapters import Adapter
-from patchword.tasks.towers import first_trained, stored_digest
 from patchword.towers.clip import ClipTower, ClipTowerConfig
 from patchword.towers.settings import AdaptersConfig
 from patchword.towers.vit import VitTower, VitTowerConfig

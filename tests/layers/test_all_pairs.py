@@ -4,7 +4,7 @@ import torch
 from patchword.errors import DataError
 from patchword.layers.all_pairs import all_pairs, ragged, two_stage
 from patchword.layers.patch_word import Tile, max_mean
-from patchword.models.patch_slimming import PatchSlimming, PatchSlimmingConfig
+from patchword.models.pairs.patch_slimming import PatchSlimming, PatchSlimmingConfig
 
 CPU = torch.device("cpu")
 

@@ -8,9 +8,10 @@ import torch
 from patchword.composed import AnswerModel, CaptionModel
 from patchword.config import read_toml, validate, write_toml
 from patchword.layers.codebook import Codebook
-from patchword.tasks.search_structure import StructureRun
+from patchword.lookup import look_up
+from patchword.tasks.label.structure import StructureRun
+from patchword.tasks.table import TASKS
 from patchword.train.groups import assign
-from patchword.train.start import RECIPES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted(CONFIGS.rglob("*.toml"))
@@ -22,7 +23,7 @@ TINY_CLIP = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 12
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_config_is_valid(path):
     values = read_toml(path)
-    schema = StructureRun if values["task"] == "structure" else RECIPES[values["task"]][0]
+    schema = StructureRun if values["task"] == "structure" else look_up(TASKS[values["task"]].run)
     settings = validate(values, schema, str(path))
     text = path.read_text(encoding="utf-8")
     assert settings.out == f"runs/{path.relative_to(CONFIGS).as_posix().removesuffix('.toml')}"
@@ -31,7 +32,7 @@ def test_a_config_is_valid(path):
 
 @pytest.mark.parametrize("path", CAPTIONING, ids=lambda path: path.stem)
 def test_learning_rates_name_parameters_of_the_model(path):
-    settings = validate(read_toml(path), RECIPES["caption"][0], str(path))
+    settings = validate(read_toml(path), look_up(TASKS["caption"].run), str(path))
     tower = settings.tower
     if tower.kind == "clip":
         tower = tower.model_copy(update={"source": None, "revision": None, "architecture": {**TINY_CLIP, "image_size": 32}})
@@ -45,7 +46,7 @@ def test_learning_rates_name_parameters_of_the_model(path):
 
 @pytest.mark.parametrize("path", ANSWERING, ids=lambda path: path.stem)
 def test_answering_configs_fit_their_model(path):
-    settings = validate(read_toml(path), RECIPES["answer"][0], str(path))
+    settings = validate(read_toml(path), look_up(TASKS["answer"].run), str(path))
     tower = settings.tower
     if tower.kind == "clip":
         tower = tower.model_copy(update={"source": None, "revision": None, "architecture": {**TINY_CLIP, "image_size": 32}})

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from patchword.results import Caption
 from patchword.serve.app import create_app
 from patchword.serve.limits import Limits
+from patchword.tasks.caption.result import Caption
 
 
 class FakeModel:

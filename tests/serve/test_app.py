@@ -6,11 +6,12 @@ import pytest
 from PIL import Image
 
 from patchword.errors import DataError
-from patchword.results import Answer, Asked, Caption
 from patchword.serve.abilities import Hit
 from patchword.serve.asking import AskOptions
 from patchword.serve.batching import Call
 from patchword.serve.refusals import Refusal
+from patchword.tasks.answer.result import Answer, Asked
+from patchword.tasks.caption.result import Caption
 
 
 class Everything:

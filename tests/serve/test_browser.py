@@ -12,11 +12,11 @@ import uvicorn
 from PIL import Image
 
 from patchword.errors import DataError
-from patchword.results import Answer, Asked
 from patchword.serve.abilities import Hit
 from patchword.serve.app import create_app
 from patchword.serve.connections import bounded_protocol
 from patchword.serve.limits import Limits
+from patchword.tasks.answer.result import Answer, Asked
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 if CHROMIUM is None:

@@ -46,20 +46,20 @@ def test_frozen_tower_does_not_move(trained):
     assert last["tower.stem.1.num_batches_tracked"] == 6
 
 
-def test_run_folder_is_not_overwritten(trained, config, patchword):
-    again = patchword("train", config, "--device", "cpu")
+def test_run_folder_is_not_overwritten(trained, config, run_patchword):
+    again = run_patchword("train", config, "--device", "cpu")
     assert again.returncode == 2
     assert "holds a run already: add --resume to go on with it" in again.stderr
-    other = patchword("train", config, "seed=4", "--resume", "--device", "cpu")
+    other = run_patchword("train", config, "seed=4", "--resume", "--device", "cpu")
     assert "was begun with other settings (seed)" in other.stderr
 
 
-def test_kill_and_resume_is_the_same_run(trained, config, patchword, tmp_path):
+def test_kill_and_resume_is_the_same_run(trained, config, run_patchword, tmp_path):
     """Killed twice at points that the clock chooses, resumed: same losses, same validations, same weights, bit for bit."""
     arguments = ("train", config, f"out={tmp_path / 'run'}", "--resume", "--device", "cpu")
     state = tmp_path / "run" / "checkpoints" / "last" / "training.json"
     for wanted in (2, 9):
-        process = patchword(*arguments, start_only=True)
+        process = run_patchword(*arguments, start_only=True)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
             if state.exists():
@@ -71,7 +71,7 @@ def test_kill_and_resume_is_the_same_run(trained, config, patchword, tmp_path):
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    finished = patchword(*arguments)
+    finished = run_patchword(*arguments)
     assert finished.returncode == 0, finished.stderr
     assert "resumed at step" in finished.stderr
     assert events(tmp_path / "run") == events(trained)
@@ -89,7 +89,7 @@ dropout = 0.0
 """
 
 
-def test_two_processes_equal_one(config, patchword, tmp_path):
+def test_two_processes_equal_one(config, run_patchword, tmp_path):
     """The same global batch on one process and on two (gloo): the same losses to 1e-5. Dropout 0, a tower without batch norm, frozen."""
     text = config.read_text()
     start, end = text.index("[captioner]"), text.index("[decoding]")
@@ -125,10 +125,10 @@ def test_two_processes_equal_one(config, patchword, tmp_path):
     assert runs[1] == pytest.approx(runs[2], abs=1e-5)
 
 
-def test_overflow_is_skipped_then_stops(config, patchword, tmp_path):
+def test_overflow_is_skipped_then_stops(config, run_patchword, tmp_path):
     """A rate that blows the weights up: steps are skipped and counted, and the third in a row ends the run with the image ids."""
     out = tmp_path / "run"
-    finished = patchword("train", config, f"out={out}", "stage.0.learning_rates={'' = 1e30}", "stage.0.clip_norm=0", "--device", "cpu")
+    finished = run_patchword("train", config, f"out={out}", "stage.0.learning_rates={'' = 1e30}", "stage.0.clip_norm=0", "--device", "cpu")
     assert finished.returncode == 2
     assert "was not finite in 3 steps in a row" in finished.stderr and "with images [" in finished.stderr
     skipped = [row for row in events(out) if row["event"] == "skipped"]
@@ -136,17 +136,17 @@ def test_overflow_is_skipped_then_stops(config, patchword, tmp_path):
     assert (out / "report.html").exists()
 
 
-def test_dry_run_measures_and_writes_nothing(config, patchword, tmp_path):
-    finished = patchword("train", config, f"out={tmp_path / 'run'}", "--dry-run", "--device", "cpu")
+def test_dry_run_measures_and_writes_nothing(config, run_patchword, tmp_path):
+    finished = run_patchword("train", config, f"out={tmp_path / 'run'}", "--dry-run", "--device", "cpu")
     assert finished.returncode == 0, finished.stderr
     assert "minutes per epoch" in " ".join(finished.stdout.split()) or "first" in finished.stdout
     assert not (tmp_path / "run").exists()
 
 
-def test_settings_are_listed_and_checked(config, patchword):
-    listed = patchword("train", "--help-config")
+def test_settings_are_listed_and_checked(config, run_patchword):
+    listed = run_patchword("train", "--help-config")
     assert "[[stage]] objective(cross_entropy).doubly_stochastic " in listed.stdout and "float | tuple[float, float]" in listed.stdout
-    wrong = patchword("train", config, "stage.0.epochz=3", "--device", "cpu")
+    wrong = run_patchword("train", config, "stage.0.epochz=3", "--device", "cpu")
     assert wrong.returncode == 2
     assert "epochz: unknown setting" in wrong.stderr
     assert wrong.stderr.count("\n") == 1

@@ -7,7 +7,6 @@ import sys
 
 import typer
 
-from patchword import __version__
 from patchword.cli.ask import ask
 from patchword.cli.caption import caption
 from patchword.cli.check import check
@@ -29,6 +28,7 @@ from patchword.cli.structure import structure
 from patchword.cli.submit import submit
 from patchword.cli.train import train
 from patchword.errors import PatchwordError
+from patchword.version import version
 
 app = typer.Typer(
     name="patchword",
@@ -61,7 +61,7 @@ app.command()(memory)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"patchword {__version__}")
+        print(f"patchword {version()}")
         raise typer.Exit()
 
 

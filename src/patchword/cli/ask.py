@@ -25,7 +25,7 @@ def ask(
     """Answer a question about a picture, best answer first, each with its probability; a picture unlike those that the model was trained
     on is refused."""
     from patchword.data.pictures import open_picture
-    from patchword.tasks.answer import load_answerer
+    from patchword.tasks.answer.model import load_answerer
 
     picture = open_picture(photo)
     picture.filename = str(photo)  # so that an error can name it
@@ -41,8 +41,8 @@ def ask(
         for answer in asked.answers:
             print(f"{answer.probability:.3f}  {answer.text}")
     if explain is not None:
-        from patchword.explain.answers import answer_page
-        from patchword.explain.pictures import seen_part
+        from patchword.data.pictures import seen_part
+        from patchword.tasks.answer.page import answer_page
 
         preprocessing = answerer.settings.preprocessing
         seen = seen_part(picture, preprocessing.fit, preprocessing.hw)

@@ -14,7 +14,7 @@ import typer
 from patchword.errors import ConfigError, PictureError
 
 if TYPE_CHECKING:
-    from patchword.results import Caption
+    from patchword.tasks.caption.result import Caption
 
 DEFAULT_MODEL = "flickr8k"
 FIGURES = (".png", ".svg", ".pdf")
@@ -39,7 +39,7 @@ def caption(
     """Print a caption per picture; a picture that cannot be read is one line on standard error, and exit status 1 at the end."""
     from patchword.data.sources import find_pictures
     from patchword.log import progress
-    from patchword.tasks.caption import load
+    from patchword.tasks.caption.load import load
 
     pictures = find_pictures(paths)
     done = _already(out)
@@ -103,7 +103,7 @@ def _shown(image: Any, result: Caption) -> Any:
 
 
 def _explain(out: Path, pages: list[tuple[str, Any, Caption]]) -> None:
-    from patchword.explain.captions import caption_figure, caption_page
+    from patchword.tasks.caption.page import caption_figure, caption_page
 
     if out.suffix.lower() not in FIGURES:
         out.write_text(caption_page(pages), encoding="utf-8")

@@ -24,7 +24,7 @@ def check(
     from rich.console import Console
     from rich.progress import track
 
-    from patchword.data.doctor import examine
+    from patchword.data.formats.check import examine
 
     progress = Console(stderr=True)
 

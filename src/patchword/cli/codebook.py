@@ -23,8 +23,8 @@ def codebook(
 ) -> None:
     """Embed a word list with a text tower, for region alignment; words that the tower does not know are listed and left out."""
     from patchword.errors import ConfigError
-    from patchword.tasks.codebook import gather_words, make_codebook
-    from patchword.tasks.retrieve import load_two_towers
+    from patchword.tasks.retrieve.codebook import gather_words, make_codebook
+    from patchword.tasks.retrieve.load import load_two_towers
 
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} exists and is not empty: choose another folder for the codebook, or remove it first")

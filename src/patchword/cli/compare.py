@@ -21,8 +21,8 @@ def compare(
 ) -> None:
     """Compare runs: scores of each one's best validation, sizes, minutes, captions per second, seeds taken together, bars, curves, and
     their captions of the same pictures."""
-    from patchword.explain.compare import write_comparison
     from patchword.metrics.files import read_references
+    from patchword.reports.compare import write_comparison
 
     if images is not None and not images.is_dir():
         raise ConfigError(f"there is no folder {images}: --images names the folder of the pictures")

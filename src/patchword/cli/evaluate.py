@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from patchword.cli.tables import MissingChoice
 from patchword.errors import ConfigError
+from patchword.tasks.requests import MissingChoice
 
 
 def evaluate(
@@ -32,17 +32,14 @@ def evaluate(
 ) -> None:
     """VQA accuracy by kind of question, beside what can be answered without the pictures; of labels accuracy, micro and macro F1 and a
     table per class. A picture that cannot be read is named and left out, and the exit status is 1."""
-    from patchword.tasks.load import task_of
+    from patchword.lookup import look_up
+    from patchword.tasks.requests import EvaluateRequest
+    from patchword.tasks.table import TASKS, task_of
 
     task = task_of(model)
-    if task == "classify":
-        from patchword.cli.tables import evaluate_table
-
-        raise typer.Exit(evaluate_table(model, data, images, split, missing, out, device, batch))
-    if task != "answer":
+    if TASKS[task].evaluate is None:
         raise ConfigError(
             f"evaluate takes a model that labels or answers questions, {model} is one for {task!r}: `patchword predict`, then `score`"
         )
-    from patchword.cli.questions import evaluate_answers
-
-    raise typer.Exit(evaluate_answers(model, data, images, split, answers, training, out, device, batch))
+    request = EvaluateRequest(model, data, images, split, answers, training, missing, out, device, batch)
+    raise typer.Exit(look_up(TASKS[task].evaluate)(request))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from patchword.cli.tables import MissingChoice
+from patchword.tasks.label.evaluate import MissingChoice
 
 
 def features(
@@ -31,12 +31,12 @@ def features(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
 ) -> None:
     """Run a tower once over all pictures of a data set and store its features in half precision, for data.features of a training."""
-    from patchword.data.question_formats import holds_questions, read_questions
-    from patchword.data.readers import read_captions
+    from patchword.checkpoints.towers import load_tower
+    from patchword.data.formats.questions import holds_questions, read_questions
+    from patchword.data.formats.readers import read_captions
     from patchword.device import choose_device
+    from patchword.jobs.features import store_features
     from patchword.log import progress
-    from patchword.tasks.features import store_features
-    from patchword.tasks.towers import load_tower
 
     if tokens is not None:
         _tokens_of_both(model, data, images, out, tokens, missing, max_words, device)
@@ -68,12 +68,12 @@ def _tokens_of_both(
 ) -> None:
     import numpy as np
 
-    from patchword.data.label_batches import LabelData
-    from patchword.data.label_tables import LabelTable, TableColumns
+    from patchword.data.formats.labels import LabelTable, TableColumns
+    from patchword.data.labels import LabelData
     from patchword.device import choose_device
     from patchword.log import progress
-    from patchword.tasks.token_store import DecodedInputs, store_tokens
-    from patchword.tasks.train_classify import towers_of
+    from patchword.tasks.label.tokens import DecodedInputs, store_tokens
+    from patchword.tasks.label.train import towers_of
 
     towers = towers_of(model)
     table = LabelTable(data, TableColumns())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from patchword.data.index import Concepts
+    from patchword.search.index import Concepts
 
 DEFAULT_MODEL = "two-towers"
 
@@ -26,14 +26,14 @@ def index(
 ) -> None:
     """Embed new and changed pictures, forget deleted ones; go on where an interrupted run was. Pictures that cannot be read are listed,
     with exit status 1 at the end."""
-    from patchword.tasks.retrieve import load_two_towers
+    from patchword.tasks.retrieve.load import load_two_towers
 
     # A search may start from another place.
     name = str(Path(model).resolve()) if Path(model).is_dir() else model
     towers, words = load_two_towers(model), None
     if concepts is not None:
         from patchword.layers.codebook import Codebook
-        from patchword.tasks.codebook import picture_concepts
+        from patchword.tasks.retrieve.codebook import picture_concepts
 
         words = picture_concepts(towers, Codebook.read(concepts))
     if make_index(folder, out, towers, name, as_json, words):
@@ -46,7 +46,7 @@ def make_index(folder: Path, out: Path, towers, model: str, as_json: bool, conce
     from rich.progress import Progress
 
     from patchword.cli.search import printable
-    from patchword.data.index import update_index
+    from patchword.search.index import update_index
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

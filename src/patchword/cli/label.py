@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from patchword.results import Labelled
+    from patchword.tasks.label.result import Labelled
 
 BATCH = 32
 
@@ -40,14 +40,14 @@ def label(
 ) -> None:
     """Print the labels of each picture, best first, with their probabilities among the labels given; a picture that cannot be read is one
     line on standard error, and exit status 1 at the end."""
-    from patchword.tasks.load import task_of
+    from patchword.tasks.table import task_of
 
-    trained = task_of(model) == "classify"
+    trained = task_of(model) == "label"
     if trained and labels is not None:
         raise ConfigError(f"{model} has its own labels, those that it was trained on: leave out --labels")
     if not trained and (text or explain is not None):
         raise ConfigError(
-            f"--text and --explain are for models of `patchword train` with task classify, and {model} is none: leave them out"
+            f"--text and --explain are for models of `patchword train` with task label, and {model} is none: leave them out"
         )
     if not trained and labels is None:
         raise ConfigError('--labels is missing: name what to choose from, for instance --labels "a dog, a cat"')
@@ -76,7 +76,7 @@ def _zero_shot(photos: list[str], labels: str, model: str, as_json: bool, device
     """Labels by the cosine of picture and words; returns the exit status."""
     names = split_labels(labels)
     from patchword.data.sources import find_pictures
-    from patchword.tasks.retrieve import load_two_towers
+    from patchword.tasks.retrieve.load import load_two_towers
 
     paths = find_pictures(photos)
     towers = load_two_towers(model, device)
@@ -90,17 +90,17 @@ def _zero_shot(photos: list[str], labels: str, model: str, as_json: bool, device
 
 def _trained(photos: list[str], model: str, text: str, explain: Path | None, as_json: bool, device: str | None) -> int:
     """Labels of a model that was trained on them; returns the exit status."""
+    from patchword.data.pictures import seen_part
     from patchword.data.sources import find_pictures
-    from patchword.explain.labels import gathered_figure, gathered_page
-    from patchword.explain.pictures import seen_part
-    from patchword.tasks.classify import load_classifier
+    from patchword.tasks.label.model import load_labelling_model
+    from patchword.tasks.label.page import gathered_figure, gathered_page
 
     paths = find_pictures(photos)
     if explain is not None and explain.suffix.lower() == ".png" and len(paths) > 1:
         raise ConfigError(
             f"--explain {explain} is a figure of one picture, and {len(paths)} were given: name a page, for instance out.html"
         )
-    classifier = load_classifier(model, device)
+    classifier = load_labelling_model(model, device)
     settings, bad = classifier.settings, 0
     items: list[tuple[str, Image.Image, Labelled]] = []
     for read, pictures, unreadable in _opened(paths):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from patchword.errors import ModelError
-from patchword.tasks.prototypes import read_prototypes
+from patchword.tasks.caption.prototypes import read_prototypes
 
 
 def memory(

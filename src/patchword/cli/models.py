@@ -13,7 +13,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print the facts
     from rich.console import Console
     from rich.table import Table
 
-    from patchword.tasks.caption import SHIPPED, shipped_models
+    from patchword.checkpoints.model import SHIPPED, shipped_models
 
     facts = []
     for name in shipped_models():

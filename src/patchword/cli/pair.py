@@ -23,11 +23,10 @@ def pair(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
 ) -> None:
     """Print the similarity of a picture and a text, and for each word its best patch (row, column) with the cosine."""
-    from patchword.data.pictures import open_picture
+    from patchword.data.pictures import open_picture, seen_part
     from patchword.errors import DataError
-    from patchword.explain.pairs import pair_figure, pair_page
-    from patchword.explain.pictures import seen_part
-    from patchword.tasks.align import load_alignment
+    from patchword.tasks.align.model import load_alignment
+    from patchword.tasks.align.page import pair_figure, pair_page
 
     if explain is not None and explain.suffix.lower() not in (".html", ".png", ".svg", ".pdf"):
         raise DataError(f"--explain {explain}: expected a name that ends in .html, .png, .svg or .pdf")

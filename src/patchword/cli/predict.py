@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from patchword.cli.tables import MissingChoice
-from patchword.errors import PictureError
+from patchword.errors import ConfigError
+from patchword.tasks.requests import MissingChoice
 
 
 def predict(
@@ -31,41 +29,13 @@ def predict(
 ) -> None:
     """Caption every picture of a split, answer the questions about it, or label its rows; a picture that cannot be read is named on
     standard error and left out, and the exit status is 1."""
-    from patchword.tasks.load import task_of
+    from patchword.lookup import look_up
+    from patchword.tasks.requests import PredictRequest
+    from patchword.tasks.table import TASKS, task_of
 
-    task_name = task_of(model)
-    if task_name == "classify":
-        from patchword.cli.tables import predict_table
-
-        raise typer.Exit(predict_table(model, data, images, out, split, missing, device, batch))
-    if task_name == "answer":
-        from patchword.cli.questions import predict_answers
-
-        raise typer.Exit(predict_answers(model, data, answers, images, out, split, device, batch))
-    from patchword.data.pictures import open_picture
-    from patchword.data.readers import read_captions, split_records
-    from patchword.log import progress
-    from patchword.tasks.caption import load
-
-    records = split_records(read_captions(data), split)
-    captioner = load(model, device)
-    rows, bad = [], 0
-    with progress() as bar:
-        task = bar.add_task(f"captions of {split}", total=len(records), status="")
-        for first in range(0, len(records), batch):
-            ids, pictures = [], []
-            for record in records[first : first + batch]:
-                try:
-                    pictures.append(open_picture(images / record.file))
-                    ids.append(record.image_id)
-                except PictureError as error:
-                    print(f"patchword: {' '.join(str(error).split())}", file=sys.stderr)
-                    bad += 1
-            results = captioner.caption(pictures, beams=beam, trace=False) if pictures else []
-            rows += [{"image_id": image, "caption": result.text} for image, result in zip(ids, results, strict=True)]
-            bar.update(task, advance=batch)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-    partial.replace(out)
-    print(f"{out}: {len(rows)} captions" + (f", {bad} pictures could not be read" if bad else ""))
-    raise typer.Exit(1 if bad else 0)
+    task = task_of(model)
+    if TASKS[task].predict is None:
+        offered = ", ".join(name for name, one in TASKS.items() if one.predict is not None)
+        raise ConfigError(f"predict takes models for {offered}, and {model} is one for {task!r}")
+    request = PredictRequest(model, data, images, out, split, answers, beam, missing, device, batch)
+    raise typer.Exit(look_up(TASKS[task].predict)(request))

@@ -47,7 +47,7 @@ def recall(
 
     from patchword.errors import DataError
     from patchword.log import progress
-    from patchword.tasks.recall import measure, read_split
+    from patchword.tasks.align.recall import measure, read_split
 
     if first is not None and shortlist is None:
         raise DataError(f"--first {first} chooses a shortlist: say how long with --shortlist N")

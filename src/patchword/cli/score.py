@@ -95,7 +95,7 @@ def _further(
 
     found: list[Any] = []
     if clip_model is not None and images is not None:
-        from patchword.tasks.retrieve import load_two_towers
+        from patchword.tasks.retrieve.load import load_two_towers
 
         found.append(ClipScores(load_two_towers(clip_model), references, images))
     if objects is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 if TYPE_CHECKING:
-    from patchword.data.index import Found
+    from patchword.search.index import Found
 
 
 def search(
@@ -30,8 +30,8 @@ def search(
     as_html: Annotated[Path | None, typer.Option("--html", help="Write a page with the pictures to this file.")] = None,
 ) -> None:
     """Print the pictures nearest to a sentence or a picture, best first, with their cosine; with --rerank their similarity by alignment."""
-    from patchword.data.index import open_index
-    from patchword.tasks.retrieve import load_two_towers
+    from patchword.search.index import open_index
+    from patchword.tasks.retrieve.load import load_two_towers
 
     check_query(query, like)
     again = None
@@ -52,7 +52,7 @@ class Again(NamedTuple):
 
 def _alignment(rerank: str, like: Path | None) -> Any:
     from patchword.errors import DataError
-    from patchword.tasks.align import load_alignment
+    from patchword.tasks.align.model import load_alignment
 
     if like is not None:
         raise DataError(f"--rerank aligns words with patches, and the query is the picture {like}: give words, or leave --rerank out")
@@ -80,8 +80,8 @@ def find(
     again: Again | None = None,
 ) -> None:
     """The command with its model loaded: `towers` has `embed_texts`, `embed_images` and `identity`."""
-    from patchword.data.index import open_index
     from patchword.data.pictures import open_picture
+    from patchword.search.index import open_index
 
     check_query(query, like)
     with open_index(index, towers.identity) as opened:
@@ -130,9 +130,9 @@ def page(query: str, found: list) -> str:
     """One HTML file with small copies of the pictures inside, so that it can be sent; pictures that are gone are named."""
     from patchword.data.pictures import open_picture
     from patchword.errors import PictureError
-    from patchword.explain.page import Html, name, note
-    from patchword.explain.page import page as document
-    from patchword.explain.pictures import picture_uri
+    from patchword.html.page import Html, name, note
+    from patchword.html.page import page as document
+    from patchword.html.pictures import picture_uri
 
     cards = []
     for one in found:

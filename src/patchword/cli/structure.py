@@ -20,7 +20,7 @@ def structure(
     from rich.console import Console
     from rich.table import Table
 
-    from patchword.tasks.search_structure import search_structure
+    from patchword.tasks.label.structure import search_structure
 
     found = search_structure(config, overrides or [], resume, device)
     table = Table("score", "cost", "fused layers", "query", "query context", "fusion context", "map width")

@@ -28,7 +28,7 @@ def train(
         return
     if config is None:
         raise ConfigError("train needs a configuration: `patchword train configs/show-attend-tell-flickr8k.toml data.images=FOLDER`")
-    from patchword.train.start import start
+    from patchword.tasks.start import start
 
     command = "patchword train " + shlex.join([str(config), *(overrides or [])])
     start(config, overrides or [], resume, dry_run, device, command)
@@ -40,11 +40,12 @@ def _list_settings() -> None:
     from rich.table import Table
 
     from patchword.config import fields
-    from patchword.tasks.search_structure import StructureRun
-    from patchword.train.start import RECIPES
+    from patchword.lookup import look_up
+    from patchword.tasks.label.structure import StructureRun
+    from patchword.tasks.table import TASKS
 
     console = Console(width=None if sys.stdout.isatty() else 200)
-    schemas = {task: schema for task, (schema, _) in RECIPES.items()} | {"structure": StructureRun}
+    schemas = {task: look_up(one.run) for task, one in TASKS.items()} | {"structure": StructureRun}
     for task, schema in schemas.items():
         table = Table("setting", "type", "default", "meaning", title=f'task = "{task}"')
         for field in fields(schema):

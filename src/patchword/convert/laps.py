@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from patchword.errors import ModelError
-from patchword.models.patch_slimming import PatchSlimming, PatchSlimmingConfig, aggregated_tokens
+from patchword.models.pairs.patch_slimming import PatchSlimming, PatchSlimmingConfig, aggregated_tokens
 
 KEYS = {
     "aggr_net.weight.0.weight": "aggregation.norm.weight",

@@ -1,4 +1,4 @@
-"""Weights of the public Meshed-Memory code (aimagelab/meshed-memory-transformer) into `models/meshed_memory.py`.
+"""Weights of the public Meshed-Memory code (aimagelab/meshed-memory-transformer) into `models/captioners/meshed_memory.py`.
 
     encoder.fc, encoder.layer_norm                       embed, embed_norm
     encoder.layers.i.mhatt.attention.fc_{q,k,v}, fc_o    encoder.i.attention.qkv, .output
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from patchword.errors import ModelError
-from patchword.models.meshed_memory import MeshedMemoryConfig, MeshedMemoryTransformer
+from patchword.models.captioners.meshed_memory import MeshedMemoryConfig, MeshedMemoryTransformer
 
 
 def from_reference(state: Mapping[str, Tensor], options: Mapping[str, object]) -> MeshedMemoryTransformer:

@@ -1,4 +1,4 @@
-"""Weights of the public PMF code (yaoweilee/PMF, commit 0858587) into `models/prompt_fusion.py`.
+"""Weights of the public PMF code (yaoweilee/PMF, commit 0858587) into `models/fusion/prompt_fusion.py`.
 
     vit_encoder.*, bert_encoder.*                  image_tower.model.*, text_tower.model.*   under the names of newer transformers
     vit_encoder.heads, bert_encoder.heads          image_head, text_head
@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from patchword.errors import ModelError
-from patchword.models.prompt_fusion import PromptFusion, PromptFusionConfig
+from patchword.models.fusion.prompt_fusion import PromptFusion, PromptFusionConfig
 from patchword.towers.bert import BertTower, BertTowerConfig
 from patchword.towers.vit import VitTower, VitTowerConfig
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from patchword.errors import ModelError
-from patchword.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
+from patchword.models.captioners.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 
 _NAMES = {
     "embedding": "embedding",

@@ -10,7 +10,7 @@ import io
 import os
 import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Union
 
 import numpy as np
 from PIL import Image
@@ -257,3 +257,22 @@ def _without_far_ends(width: int, height: int, rows: int, columns: int) -> tuple
     longest_h = max(1, 8 * width * rows // columns)
     left, top = max(0, width - longest_w) // 2, max(0, height - longest_h) // 2
     return left, top, width - left, height - top
+
+
+Picture = Union[str, Path, Image.Image, np.ndarray]  # noqa: UP007 - read at run time by help()
+
+
+def seen_box(width: int, height: int, fit: str, hw: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the part of a picture that a model sees, as shares of its width and height: all of it, or with
+    `fit` "short_side_center_crop" the middle with the aspect of `hw` (the model's height and width)."""
+    if fit != "short_side_center_crop":
+        return 0.0, 0.0, 1.0, 1.0
+    scale = max(hw[1] / width, hw[0] / height)
+    across, down = hw[1] / (scale * width), hw[0] / (scale * height)
+    return (1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2
+
+
+def seen_part(picture: Image.Image, fit: str, hw: tuple[int, int]) -> Image.Image:
+    """The picture cut to what the model sees: what an attention grid is to be laid over."""
+    shares = zip(seen_box(*picture.size, fit, hw), picture.size * 2, strict=True)
+    return picture.crop(tuple(round(share * length) for share, length in shares))

@@ -59,7 +59,7 @@ def ragged(batches: Iterable[tuple[Tensor, Tensor]]) -> RaggedTokens:
 
 
 class Head(Protocol):
-    """What is asked of an alignment head; `models/patch_slimming.py` has one."""
+    """What is asked of an alignment head; `models/pairs/patch_slimming.py` has one."""
 
     def images(self, tokens_INd: Tensor, class_token: bool, mask_IN: Tensor | None = None) -> NamedTuple: ...
 

@@ -156,7 +156,7 @@ def _counting_scores(
 def _outside_scores(name: str, references: ReferenceTokens, predictions: Tokens) -> dict[str, Score]:
     """METEOR and SPICE need tables or Java: they are imported only when wanted."""
     if name == "meteor":
-        from patchword.metrics.meteor import Meteor
+        from patchword.metrics.meteor.score import Meteor
 
         return Meteor().score(references, predictions)
     from patchword.metrics.spice import Spice

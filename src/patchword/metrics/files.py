@@ -49,7 +49,7 @@ def read_references(path: Path, split: str | None = None) -> dict[str, list[str]
         return _coco(content, path)
     if isinstance(content, dict) and isinstance(content.get("images"), list):
         return _karpathy(content["images"], path, split)
-    from patchword.data.readers import read_captions, split_records
+    from patchword.data.formats.readers import read_captions, split_records
 
     records = read_captions(path)
     chosen = split_records(records, split) if split else records

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel
 
-from patchword.explain.captions import shares
-from patchword.explain.pictures import seen_box
-from patchword.results import Caption
+from patchword.data.pictures import seen_box
+from patchword.tasks.caption.page import shares
+from patchword.tasks.caption.result import Caption
 
 
 class CaptionsPictures(Protocol):

@@ -21,8 +21,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
-from patchword import __version__
-from patchword.explain.page import look
+from patchword.html.page import look
 from patchword.serve import abilities
 from patchword.serve.abilities import CaptionAnswer, Hit, StreamsWords, caption_answer
 from patchword.serve.asking import AnswersQuestions, AskAnswer, AskOptions, Scored, answered
@@ -33,6 +32,7 @@ from patchword.serve.numbers import Numbers
 from patchword.serve.refusals import ErrorBody, Refusal, full, stopping
 from patchword.serve.streaming import Telling, Words, events, streamed
 from patchword.serve.uploads import Held, read_body, read_picture, unless_gone
+from patchword.version import version
 
 _DECODERS = 2  # threads that decode pictures, beside the one of the model
 _THUMBNAIL = 240
@@ -197,7 +197,7 @@ def create_app(
         await service.stop()
 
     # The interactive documentation pages would load scripts from elsewhere: only the document itself is served.
-    app = FastAPI(title="Patchword", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, responses=_REFUSED)
+    app = FastAPI(title="Patchword", version=version(), lifespan=lifespan, docs_url=None, redoc_url=None, responses=_REFUSED)
     app.state.service = service
     _add_captions(app, service)
     _add_others(app, service)

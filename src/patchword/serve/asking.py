@@ -10,15 +10,15 @@ from PIL import Image
 from pydantic import BaseModel
 
 from patchword.errors import DataError
-from patchword.results import Answer, Asked
 from patchword.serve.abilities import Attention, attention_of
 from patchword.serve.refusals import Refusal
+from patchword.tasks.answer.result import Answer, Asked
 
 _ANSWERS = 5
 
 
 class AnswersQuestions(Protocol):
-    """What `patchword.tasks.answer.load_answerer` returns. Both methods raise DataError for a question without a word that the model knows,
+    """What `patchword.tasks.answer.model.load_answerer` returns. Both methods raise DataError for a question without a word that the model knows,
     and for a picture unlike all that it was trained on, unless `anyway`."""
 
     card: dict[str, Any]

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from patchword import checkpoint
-from patchword.data.index import open_index
+from patchword.checkpoints import folder as checkpoint
+from patchword.checkpoints.model import find_model
 from patchword.errors import ConfigError
+from patchword.search.index import open_index
 from patchword.serve.searching import IndexSearch, TowerLabels
-from patchword.tasks.answer import AnsweringModel, load_answerer
-from patchword.tasks.caption import find_model, load
-from patchword.tasks.retrieve import load_two_towers
+from patchword.tasks.answer.model import AnsweringModel, load_answerer
+from patchword.tasks.caption.load import load
+from patchword.tasks.retrieve.load import load_two_towers
 
 
 class Shipped(NamedTuple):

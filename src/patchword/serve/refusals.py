@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
-from patchword.explain.page import clean
+from patchword.html.page import clean
 
 
 class ErrorDetail(BaseModel):

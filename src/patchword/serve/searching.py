@@ -18,13 +18,13 @@ _THUMBNAIL = (240, 240)
 
 
 class PictureIndex(Protocol):
-    """`patchword.data.index.open_index` gives one; its results have `path` and `score`."""
+    """`patchword.search.index.open_index` gives one; its results have `path` and `score`."""
 
     def search(self, query_E: np.ndarray, k: int) -> Sequence[Any]: ...
 
 
 class TwoTowers(Protocol):
-    """`patchword.tasks.retrieve.load_two_towers` gives one."""
+    """`patchword.tasks.retrieve.load.load_two_towers` gives one."""
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray: ...
 

@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 
 from PIL import Image
 
-from patchword.results import Caption
 from patchword.serve.abilities import CaptionAnswer, StreamsWords
 from patchword.serve.batching import Batcher, Job
 from patchword.serve.refusals import Refusal
+from patchword.tasks.caption.result import Caption
 
 
 class Words:

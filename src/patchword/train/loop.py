@@ -20,11 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from patchword.errors import TrainingError
-from patchword.log import MetricsLog, progress
-from patchword.train.groups import build_optimiser, freeze, rate_factor, set_rates
-from patchword.train.settings import StageSettings
-from patchword.train.state import (
+from patchword.checkpoints.state import (
     Position,
     pack_optimiser,
     prefixed,
@@ -35,6 +31,10 @@ from patchword.train.state import (
     without_prefix,
     write_state,
 )
+from patchword.errors import TrainingError
+from patchword.log import MetricsLog, progress
+from patchword.train.groups import build_optimiser, freeze, rate_factor, set_rates
+from patchword.train.settings import StageSettings
 
 BAD_STEPS_IN_A_ROW = 3
 

@@ -10,10 +10,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from patchword.data.question_only import CommonestAnswer
 from patchword.data.scenes import sayings
 from patchword.data.scenes.sayings import NUMBERS, Phrase
 from patchword.data.scenes.world import COLOURS, PURPOSES, SHAPES, SIZES, Scene, related
+from patchword.data.question_only import CommonestAnswer
 
 Kind = Literal["exist", "count", "colour", "shape", "size", "relation", "compare"]
 KINDS: tuple[Kind, ...] = ("exist", "count", "colour", "shape", "size", "relation", "compare")

@@ -1,0 +1,113 @@
+"""The state of an interrupted training, without pickle: tensors in safetensors, everything else in JSON.
+
+There is no generator state: the random numbers of a step are seeded by the run's seed and the number of the step (see `loop.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import BaseModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from patchword.errors import ConfigError, ModelError
+
+
+class Position(NamedTuple):
+    """Where a training stands: the next batch to be trained on."""
+
+    stage: int = 0
+    epoch: int = 0
+    index: int = 0
+    """Batches of the epoch that are done."""
+    step: int = 0
+    """Optimiser steps of the whole run."""
+    stage_step: int = 0
+
+
+def pack_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Moments and step counts under `<parameter index>.<name>`; the settings of the groups come from the configuration."""
+    packed = {}
+    for index, state in optimiser.state_dict()["state"].items():
+        for name, value in state.items():
+            if value is not None:
+                packed[f"{index}.{name}"] = torch.as_tensor(value)
+    return packed
+
+
+def unpack_optimiser(optimiser: torch.optim.Optimizer, packed: dict[str, Tensor]) -> None:
+    """Put packed moments back. Raises ModelError when they belong to other parameters."""
+    content = optimiser.state_dict()
+    count = sum(len(group["params"]) for group in content["param_groups"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in packed.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    if state and max(state) >= count:
+        raise ModelError(
+            f"the saved optimiser has {max(state) + 1} parameters, this model {count}: resume with the configuration that began the run"
+        )
+    content["state"] = state
+    optimiser.load_state_dict(content)
+
+
+def replace_folder(made: Path, target: Path) -> None:
+    """Put a finished folder in the place of another; a kill at any moment leaves the old or the new one (see `recover_folder`)."""
+    old = target.with_name(target.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    made.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(target: Path) -> None:
+    """After a kill inside `replace_folder`: put the old folder back if the new one had not arrived."""
+    old = target.with_name(target.name + ".old")
+    if not target.exists() and old.exists():
+        old.rename(target)
+
+
+def write_state(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    """Write the training state beside the model: tensors to training.safetensors, everything else to training.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / "training.safetensors")
+    (folder / "training.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
+
+
+def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Raises ModelError when the folder holds no training state."""
+    try:
+        values = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        return load_file(folder / "training.safetensors"), values
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} holds no training state to resume ({error}): start the run without --resume") from error
+
+
+def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under longer names."""
+    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+
+
+def without_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with the prefix, under the rest of their names."""
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def check_claim(folder: Path, settings: BaseModel, resume: bool) -> None:
+    """Raises ConfigError where the folder holds a run that this configuration did not begin, or that is not to be resumed."""
+    path = folder / "config.json"
+    if not path.exists():
+        return
+    if not resume:
+        raise ConfigError(f"{folder} holds a run already: add --resume to go on with it, or choose another folder with out=FOLDER")
+    before, content = json.loads(path.read_text(encoding="utf-8")), settings.model_dump(mode="json")
+    changed = sorted(key for key in content if content[key] != before.get(key))
+    if changed:
+        found = f"{folder} was begun with other settings ({', '.join(changed)})"
+        raise ConfigError(f"{found}: resume with the same ones, or choose another out")

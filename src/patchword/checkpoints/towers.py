@@ -1,0 +1,83 @@
+"""A vision tower out of a model folder, what belongs to it, and what identifies it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+from torch import nn
+
+from patchword.checkpoints import folder as checkpoint
+from patchword.checkpoints.model import check_published, find_model, hub_id, is_hub
+from patchword.composed import TowerSettings, build_tower, reader_preprocessing
+from patchword.config import validate
+from patchword.data.pictures import Preprocessing
+from patchword.errors import ModelError
+
+SECTIONS = ("tower", "vision")
+"""Sections of config.json that describe a vision tower; the names of its weights begin or go on with the same word."""
+
+
+class _TowerSection(BaseModel, frozen=True):
+    tower: TowerSettings = Field(discriminator="kind")
+    preprocessing: Preprocessing
+
+
+def load_tower(name: str | Path) -> tuple[nn.Module, Preprocessing]:
+    """The vision tower of any model that has one, `hub:ID` for a CLIP of transformers. Raises ModelError for a model without."""
+    if is_hub(name):
+        from patchword.towers.clip import ClipTower
+        from patchword.towers.settings import ClipTowerConfig
+
+        tower = ClipTower(ClipTowerConfig(source=hub_id(name)))
+        return tower, reader_preprocessing(tower.preprocessing)
+    folder = find_model(name)
+    config = checkpoint.read_config(folder)
+    stored = {"tower": config[_section(folder, config)], "preprocessing": config["preprocessing"]}
+    settings = validate(stored, _TowerSection, str(folder / "config.json"))
+    tower = build_tower(settings.tower)
+    if config.get("tower_sha256") is None:
+        checkpoint.load_weights(tower, folder, checkpoint.prefix_of(folder, _section(folder, config)))
+    else:
+        check_published(tower, folder, config["tower_sha256"])
+        if getattr(tower, "adapters", ()):
+            checkpoint.load_weights(tower.adapters, folder, "tower.adapters.")
+    return tower, settings.preprocessing
+
+
+def load_tower_weights(tower: nn.Module, folder: Path) -> None:
+    """The tower of a model folder into `tower`, whose adapters stay as they are where the folder's tower has none.
+
+    Raises ModelError for a model without a tower, or with one of another shape.
+    """
+    config = checkpoint.read_config(folder)
+    section = _section(folder, config)
+    prefix = checkpoint.prefix_of(folder, section)
+    if getattr(tower, "adapters", ()) and config[section].get("adapters") is None:
+        checkpoint.load_weights(tower.model, folder, f"{prefix}model.")
+    else:
+        checkpoint.load_weights(tower, folder, prefix)
+
+
+def first_trained(tower: nn.Module) -> int:
+    """The first layer in which something may learn, an adapter or the layer itself; the number of layers where nothing may."""
+    trained = tower.config.trainable_from
+    return min(_first_adapted(tower), len(tower.layers) if trained is None else trained)
+
+
+def stored_digest(tower: nn.Module, until_layer: int | None) -> str:
+    """What a feature store calls its tower: adapters count only where what is stored passed them."""
+    passed = until_layer is None or until_layer > _first_adapted(tower)
+    return checkpoint.weights_digest(tower) if passed else checkpoint.tower_digest(tower)
+
+
+def _first_adapted(tower: nn.Module) -> int:
+    return len(tower.layers) - len(getattr(tower, "adapters", ()))
+
+
+def _section(folder: Path, config: dict[str, Any]) -> str:
+    for section in SECTIONS:
+        if section in config and "preprocessing" in config:
+            return section
+    raise ModelError(f"{folder} is a model for {config.get('task')!r} without a vision tower of its own: name another model")

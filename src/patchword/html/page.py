@@ -1,0 +1,119 @@
+"""The parts that every page of Patchword is made of: the frame, sections, tables, tiles.
+
+Pages are one file: no script, no font, no picture from elsewhere; their own content policy forbids all of it, so that a hostile word
+or file name could do nothing even where escaping failed. Values are escaped by the parts; `Html` marks what is already HTML.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Iterable, Sequence
+from importlib import resources
+
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
+
+
+class Html(str):
+    """A piece of HTML, already escaped."""
+
+
+class Best(float):
+    """A number of a table that is the best of its column: it stands in bold."""
+
+
+def escape(value: object) -> Html:
+    """Any value as HTML text, safe in attributes too; characters that no page may hold become U+FFFD. `Html` passes unchanged."""
+    return value if isinstance(value, Html) else Html(html.escape(clean(value)))
+
+
+def clean(value: object) -> str:
+    """Text that can be written to a file and drawn: lone surrogates (undecodable file names) and controls become U+FFFD."""
+    return _CONTROLS.sub("\ufffd", str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def join(parts: Iterable[object]) -> Html:
+    """Parts one after the other, escaped where they are plain text."""
+    return Html("".join(escape(part) for part in parts))
+
+
+def look() -> Html:
+    """The style sheet of all pages."""
+    return Html(resources.files("patchword.html").joinpath("look.css").read_text(encoding="utf-8"))
+
+
+def page(title: object, parts: Iterable[Html], *, lead: object = "", css: str = "") -> str:
+    """A whole document. `css` are further rules, built from our own values only."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{look()}{css}</style>\n</head>\n"
+        f'<body class="patchword">\n<main>\n<h1>{escape(title)}</h1>\n'
+        + (f'<p class="soft">{escape(lead)}</p>\n' if lead else "")
+        + "\n".join(parts)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def section(title: object, *parts: object) -> Html:
+    """A titled part of a page."""
+    return Html(f"<section>\n<h2>{escape(title)}</h2>\n{join(parts)}\n</section>")
+
+
+def note(text: object) -> Html:
+    """A remark in soft print."""
+    return Html(f'<p class="soft">{escape(text)}</p>')
+
+
+def warning(text: object) -> Html:
+    """A remark that must not be missed."""
+    return Html(f'<p class="warning" role="note">{escape(text)}</p>')
+
+
+def name(value: object) -> Html:
+    """A file name or another string from outside, kept from turning the text around it (right-to-left characters)."""
+    return Html(f'<span class="name">{escape(value)}</span>')
+
+
+def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Html:
+    """A table that scrolls sideways on a narrow screen. Numbers stand to the right; a None is a dash."""
+    rows = [tuple(row) for row in rows]
+    numeric = [bool(rows) and all(isinstance(row[i], (int, float, type(None))) for row in rows) for i in range(len(head))]
+
+    def cell(value: object, i: int) -> str:
+        shown = "–" if value is None else number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+        if isinstance(value, Best):
+            shown = Html(f"<b>{shown}</b>")
+        sentence = not numeric[i] and isinstance(value, str) and len(value) > 40
+        kind = ' class="number"' if numeric[i] else ' class="sentence"' if sentence else ""
+        return f"<td{kind}>{escape(shown)}</td>"
+
+    kinds = [' class="number"' if right else "" for right in numeric]
+    heads = "".join(f'<th scope="col"{kind}>{escape(title)}</th>' for title, kind in zip(head, kinds, strict=True))
+    body = "\n".join("<tr>" + "".join(cell(value, i) for i, value in enumerate(row)) + "</tr>" for row in rows)
+    return Html(f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>')
+
+
+def tiles(facts: Iterable[tuple[object, object]]) -> Html:
+    """Large values with a small label under each: (label, value) pairs."""
+    boxes = "".join(f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span></div>' for label, value in facts)
+    return Html(f'<div class="tiles">{boxes}</div>')
+
+
+def number(value: float) -> str:
+    """A number as a reader wants it: four significant digits, thousands in groups."""
+    if not math.isfinite(value):
+        return "not finite"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}" if abs(value) < 1e9 else f"{value:.3e}"
+    return f"{value:.4g}"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage, with a decimal where it is small; what is not nothing is not shown as nothing."""
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
+    return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %"

@@ -1,0 +1,160 @@
+"""Patch-word alignment of pictures and texts: how well they fit, and which patch speaks for which word.
+
+photo -> vision tower -> patches;  text -> text tower -> words;  patches, words -> models/patch_slimming -> similarity, explanation
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from patchword.checkpoints import folder as checkpoint
+from patchword.checkpoints.model import find_model, model_card, read_settings, read_vocabulary
+from patchword.data.pictures import Picture
+from patchword.device import choose_device
+from patchword.layers.alignment import AlignmentConfig
+from patchword.layers.all_pairs import RaggedTokens, all_pairs, ragged
+from patchword.layers.codebook import Codebook
+from patchword.models.pairs.aligned_towers import AlignedTowers, Looked
+from patchword.models.pairs.patch_slimming import PatchSlimmingConfig
+from patchword.tasks.align.result import AlignedPair, PointedWord
+from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings, build_two_towers
+from patchword.text.subwords import Subwords
+from patchword.text.words import Vocabulary
+
+
+class AlignModelSettings(TwoTowerSettings, extra="forbid", frozen=True):
+    """What config.json of an alignment model says beside the facts about its training."""
+
+    patch_slimming: PatchSlimmingConfig
+    region_alignment: AlignmentConfig | None = None
+    codebook: dict[str, Any] | None = Field(None, description="words of region alignment; the embeddings are among the weights")
+
+
+class Cached(NamedTuple):
+    """Pictures or texts, each encoded once: tokens for the head in half precision, unit vectors (n, E) for a shortlist."""
+
+    tokens: RaggedTokens
+    vectors_NE: Tensor
+
+
+class AlignmentModel:
+    """Aligned towers with the vocabulary and the preprocessing that belong to them."""
+
+    def __init__(
+        self,
+        model: AlignedTowers,
+        settings: AlignModelSettings,
+        vocabulary: Vocabulary | Subwords,
+        card: dict[str, Any],
+        device: torch.device,
+    ) -> None:
+        self.model = model.to(device).eval()
+        self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
+        self.towers = TwoTowerModel(model.towers, settings, vocabulary, card, device)
+
+    def picture_cache(self, pictures: Sequence[Picture], batch: int = 32, progress: Callable[[int], None] | None = None) -> Cached:
+        """Raises PictureError for a picture that cannot be decoded."""
+        parts = (self._look(pictures[i : i + batch]) for i in range(0, len(pictures), batch))
+        return cached((_whole(part) for part in parts), progress)
+
+    def _look(self, pictures: Sequence[Picture]) -> Looked:
+        return self.model.look(self.model.towers.vision(self.towers.pixels(pictures)))
+
+    def text_cache(self, texts: Sequence[str], batch: int = 256, progress: Callable[[int], None] | None = None) -> Cached:
+        """Raises DataError for a text without a word that the model knows."""
+
+        def parts() -> Iterator[tuple[Looked, Tensor]]:
+            for first in range(0, len(texts), batch):
+                ids_JL, mask_JL = self.towers.ids(texts[first : first + batch])
+                yield self.model.read(ids_JL, mask_JL), mask_JL.sum(1)
+
+        return cached(parts(), progress)
+
+    def similarities(self, pictures: Cached, texts: Cached, progress: Callable[[int], None] | None = None, bf16: bool = False) -> Tensor:
+        """Similarities (pictures, texts) of all pairs; `progress` hears of pairs. `bf16` rounds the products of words and patches."""
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        return all_pairs(
+            self.model.head, pictures.tokens, texts.tokens, self.model.class_token, self.device, product_dtype=dtype, progress=progress
+        )
+
+    @torch.inference_mode()
+    def explain(self, picture: Picture, text: str) -> AlignedPair:
+        """One pair: what is kept, merged and dropped of the picture, and where each word points.
+
+        Raises PictureError for a picture that cannot be decoded, DataError for a text without a word that the model knows.
+        """
+        looked = self._look([picture])
+        ids_JL, mask_JL = self.towers.ids([text])
+        read = self.model.read(ids_JL, mask_JL)
+        trace = self.model.head.explain(looked.tokens[0], read.tokens[0], self.model.class_token)
+        config = self.settings.patch_slimming
+        rows, columns = looked.hw if looked.hw is not None else (1, len(trace.kept_N))
+        weights_Phw = trace.tokens_PN.reshape(-1, rows, columns).cpu().numpy()
+        fused = len(weights_Phw) - 1 if config.fused_token else None
+        merged = range(int(self.model.class_token), len(weights_Phw) - config.fused_token)
+        names = ["the whole picture"] * self.model.class_token + [f"token {n + 1}" for n in range(len(merged))]
+        names += ["the dropped patches"] * config.fused_token
+        words = ["(start)", *self.vocabulary.tokens(ids_JL[0].tolist()), "(end)"]
+        gifts_Lhw = trace.gifts_LN.reshape(-1, rows, columns).cpu().numpy()
+        pointed = []
+        for place, (word, token) in enumerate(zip(words, trace.word_token_L.tolist(), strict=True)):
+            patch = divmod(int(trace.word_patch_L[place]), columns)
+            pointed.append(PointedWord(word, names[token], token, float(trace.cosines_LP[place, token]), patch, gifts_Lhw[place]))
+        return AlignedPair(
+            text=text,
+            similarity=trace.similarity,
+            cosine=float(looked.vectors[0] @ read.vectors[0]),
+            words=tuple(pointed),
+            scores_hw=trace.scores_N.reshape(rows, columns).cpu().numpy(),
+            kept_hw=trace.kept_N.reshape(rows, columns).cpu().numpy(),
+            weights_Phw=weights_Phw,
+            merged=tuple(merged),
+            fused=fused,
+        )
+
+    def write(self, folder: Path, half: bool = False) -> None:
+        """The files of the model folder."""
+        config = {"task": "align", **self.card, **self.settings.model_dump(mode="json")}
+        checkpoint.write_model(folder, config, self.model.state_dict(), self.vocabulary.to_json(), model_card(self.card), half)
+
+
+@torch.inference_mode()
+def cached(parts: Iterator[tuple[Looked, Tensor]], progress: Callable[[int], None] | None = None) -> Cached:
+    """A cache from what a model makes of batches, each with its numbers of tokens; `progress` hears of pictures or texts."""
+    vectors = []
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for looked, lengths_B in parts:
+            vectors.append(looked.vectors.float().cpu())
+            if progress is not None:
+                progress(len(lengths_B))
+            yield looked.tokens, lengths_B
+
+    tokens = ragged(batches())
+    return Cached(tokens, torch.cat(vectors))
+
+
+def _whole(looked: Looked) -> tuple[Looked, Tensor]:
+    return looked, torch.full((len(looked.tokens),), looked.tokens.shape[1])
+
+
+def build_aligned(settings: AlignModelSettings, codebook: Codebook | None) -> AlignedTowers:
+    """The model of these settings, its weights random or those of published towers."""
+    return AlignedTowers(build_two_towers(settings), settings.patch_slimming, settings.region_alignment, codebook)
+
+
+def load_alignment(name: str | Path, device: str | None = None) -> AlignmentModel:
+    """An alignment model by the name of a shipped one, a folder or a hub id. Raises ModelError when it is no such model."""
+    folder = find_model(name)
+    settings, card = read_settings(folder, "align", AlignModelSettings)
+    codebook = None if settings.codebook is None else Codebook.described(settings.codebook)
+    model = build_aligned(settings, codebook)
+    checkpoint.load_weights(model, folder)
+    vocabulary = read_vocabulary(folder, settings.vocabulary_size)
+    return AlignmentModel(model, settings, vocabulary, card, choose_device(device))

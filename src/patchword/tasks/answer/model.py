@@ -1,0 +1,250 @@
+"""Answers to questions about pictures.
+
+    photo -> data/pictures -> tower -> encoder.look --.
+    question -> vocabulary --------------------> encoder.read -> choice from a list, or decode -> Answer
+
+`load_answerer` gives an `AnsweringModel`; `model.ask("photo.jpg", "what color is the shape?")` goes through these steps in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import BaseModel
+from torch import Tensor
+
+from patchword.checkpoints import folder as checkpoint
+from patchword.checkpoints.model import find_model, model_card, portable, read_settings, read_vocabulary, restore_weights
+from patchword.composed import AnswerModel, CaptionerSettings, TowerSettings
+from patchword.data.captions import Inputs, padded
+from patchword.data.pictures import Picture, Preprocessing, open_picture
+from patchword.data.questions import Targets, gather
+from patchword.data.records import QuestionRecord
+from patchword.decode import beam_search
+from patchword.device import choose_device
+from patchword.errors import DataError, PictureError
+from patchword.layers.codebook import Codebook
+from patchword.layers.familiarity import mean_patch
+from patchword.models.fusion.question_answering import AskedPicture, QuestionConfig
+from patchword.tasks.answer.result import Answer, Asked
+from patchword.text.subwords import Subwords
+from patchword.text.words import Vocabulary
+from patchword.types import VisualFeatures
+
+_BEAMS = 3
+
+
+class AnswerSettings(BaseModel, extra="forbid", frozen=True):
+    """What config.json of a question-answering model says beside the facts about its training."""
+
+    tower: TowerSettings
+    question_answering: QuestionConfig
+    generator: CaptionerSettings | None = None
+    targets: Targets
+    """What was learnt: "answer" makes probabilities over the list, "scores" one for each answer by itself, "words" of whole sequences."""
+    answers: tuple[str, ...]
+    """The list that answers are chosen from; empty where they are generated."""
+    preprocessing: Preprocessing
+    vocabulary_size: int
+    max_words: int
+    """Longest question, and longest generated answer, in words."""
+    tower_sha256: str | None = None
+    codebook: dict[str, Any] | None = None
+
+
+class AnsweringModel:
+    """A tower, an answerer, a vocabulary, the list of answers and the preprocessing that belongs to them."""
+
+    def __init__(
+        self, model: AnswerModel, settings: AnswerSettings, vocabulary: Vocabulary | Subwords, card: dict[str, Any], device: torch.device
+    ) -> None:
+        self.model = model.to(device).eval()
+        self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
+
+    def ask(
+        self,
+        pictures: Picture | Sequence[Picture],
+        questions: str | Sequence[str],
+        n_best: int = 1,
+        batch: int = 32,
+        anyway: bool = False,
+    ) -> list[Answer] | list[list[Answer]]:
+        """Ask one question about one picture, or the n-th of a list about the n-th of a list.
+
+        Args:
+            pictures: path, PIL image or array (H, W, 3), or a list of these.
+            questions: a question, or one for each picture.
+            n_best: how many answers come back, best first; fewer where the model knows fewer.
+            anyway: answer about pictures that are unlike all those of the training, too.
+
+        Returns:
+            The answers of one question, or a list of them for a list.
+
+        Raises:
+            PictureError: a picture that cannot be decoded, with its name and the reason.
+            DataError: a question without a word that the model knows, a picture unlike those it was trained on, or lists of different
+                lengths.
+        """
+        if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
+            return self.ask([pictures], [str(questions)], n_best, batch, anyway)[0]
+        if isinstance(questions, str) or len(questions) != len(pictures):
+            found = "one question" if isinstance(questions, str) else f"{len(questions)} questions"
+            raise DataError(f"{found} for {len(pictures)} pictures: give a list with one for each")
+        for question in questions:
+            self.check_question(question)
+        answers: list[list[Answer]] = []
+        for first in range(0, len(pictures), batch):
+            features = self.features([open_picture(picture) for picture in pictures[first : first + batch]])
+            if not anyway:
+                self.check_familiar(features, pictures[first : first + batch])
+            answers += self.answer(features, questions[first : first + batch], None, n_best)
+        return answers
+
+    def explain(self, picture: Picture, question: str, n_best: int = 3, anyway: bool = False) -> Asked:
+        """Answers, and where each word of the question looked. Raises as `ask`."""
+        self.check_question(question)
+        features = self.features([open_picture(picture)])
+        if not anyway:
+            self.check_familiar(features, [picture])
+        with torch.inference_mode():
+            asked = self._asked(features, [question], None, trace=True)
+        words = tuple(self.vocabulary.tokens(self._ids(question)))
+        concepts = None
+        if asked.concepts_RN is not None and self.settings.codebook is not None:
+            concepts = tuple(self.settings.codebook["words"][row] for row in asked.concepts_RN[0].tolist())
+        answers = tuple(self._answers(asked, n_best)[0])
+        if features.hw is None:
+            return Asked(question, answers, words, concepts=concepts)
+        looked_Lhw = asked.looked_RLN[0].float().cpu().numpy().reshape(-1, *features.hw)
+        return Asked(question, answers, words, looked_Lhw[0], looked_Lhw[1:], concepts)
+
+    def check_question(self, question: str) -> None:
+        """Raises DataError for a question of which the model knows no word."""
+        ids = self.vocabulary.encode(question)
+        if all(number == self.vocabulary.special.unknown for number in ids):
+            like = self.card.get("example", "those that it was trained on")
+            raise DataError(f"{question!r} has no word that the model knows; ask as in its training: {like!r}")
+
+    def check_familiar(self, features: VisualFeatures, pictures: Sequence[Picture]) -> None:
+        """Raises DataError naming the first picture that lies further from the training pictures than others of their kind do."""
+        familiarity = self.model.familiarity
+        for picture, distance in zip(pictures, familiarity.distance(mean_patch(features)).tolist(), strict=True):
+            if distance > familiarity.limit:
+                name = picture if isinstance(picture, (str, Path)) else getattr(picture, "filename", "") or "the picture"
+                raise DataError(
+                    f"{name}: unlike the pictures that {self.card.get('name', 'the model')} was trained on (distance {distance:.0f}, "
+                    f"{familiarity.limit:.0f} at most), so an answer would be a guess; ask another model, or insist with 'anyway'"
+                )
+
+    def unknown_words(self, question: str) -> list[str]:
+        """The words of a question that the model never learnt: they all look alike to it."""
+        if isinstance(self.vocabulary, Subwords):
+            return []
+        unknown = self.vocabulary.special.unknown
+        return [word for word in question.split() if unknown in self.vocabulary.encode(word)]
+
+    @torch.inference_mode()
+    def features(self, pictures: Sequence[Image.Image]) -> VisualFeatures:
+        """The tower's features of decoded pictures."""
+        pixels_BHWC = np.stack([self.settings.preprocessing.apply(picture) for picture in pictures])
+        pixels_B3HW = torch.from_numpy(self.settings.preprocessing.normalise(pixels_BHWC)).to(self.device)
+        return self.model.features(Inputs(pixels_B3HW=pixels_B3HW))
+
+    @torch.inference_mode()
+    def answer(
+        self, features: VisualFeatures, questions: Sequence[str], picture_of_row_R: Tensor | None, n_best: int = 1
+    ) -> list[list[Answer]]:
+        """Answers to R questions about B pictures; without `picture_of_row_R` the n-th is about the n-th. Words that are not known are
+        read as unknown ones."""
+        return self._answers(self._asked(features, questions, picture_of_row_R, trace=False), n_best)
+
+    def _ids(self, question: str) -> list[int]:
+        return self.vocabulary.encode(question)[: self.settings.max_words]
+
+    def _asked(self, features: VisualFeatures, questions: Sequence[str], picture_of_row_R: Tensor | None, trace: bool) -> AskedPicture:
+        questions_RL, lengths_R = padded([self._ids(question) for question in questions], self.vocabulary.special, ends=False)
+        encoder = self.model.answerer.encoder
+        return encoder(features, questions_RL.to(self.device), lengths_R.to(self.device), picture_of_row_R, trace)
+
+    @torch.inference_mode()
+    def _answers(self, asked: AskedPicture, n_best: int) -> list[list[Answer]]:
+        if self.settings.targets == "words":
+            return self._worded(asked, n_best)
+        logits_RA = self.model.answerer.choose(asked).float()
+        shares_RA = logits_RA.sigmoid() if self.settings.targets == "scores" else logits_RA.softmax(1)
+        best = shares_RA.topk(min(n_best, shares_RA.shape[1]), dim=1)
+        return [
+            [Answer(self.settings.answers[number], share) for number, share in zip(numbers, shares, strict=True)]
+            for numbers, shares in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    def _worded(self, asked: AskedPicture, n_best: int) -> list[list[Answer]]:
+        answerer, longest = self.model.answerer, self.settings.max_words + 1
+        found = beam_search(answerer, answerer.remember(asked), self.vocabulary.special, max(_BEAMS, n_best), longest, n_best=n_best)
+        shares_RK = found.log_probabilities_BK.exp().tolist()
+        return [
+            [
+                Answer(self.vocabulary.decode(ids[:length]), share)
+                for ids, length, share in zip(rows, lengths, shares, strict=True)
+                if length
+            ]
+            for rows, lengths, shares in zip(found.tokens_BKT.tolist(), found.lengths_BK.tolist(), shares_RK, strict=True)
+        ]
+
+    def write(self, folder: Path, half: bool = False) -> None:
+        """The files of the model folder."""
+        settings, weights = portable(self.settings, self.model)
+        config = {"task": "answer", **self.card, **settings.model_dump(mode="json")}
+        checkpoint.write_model(folder, config, weights, self.vocabulary.to_json(), model_card(self.card), half)
+
+
+class Answered(NamedTuple):
+    """One question of a data set and the model's answer to it; None where the picture cannot be read."""
+
+    record: QuestionRecord
+    answer: Answer | None
+
+
+def answer_questions(
+    model: AnsweringModel, records: Sequence[QuestionRecord], images: Path, unreadable: Callable[[PictureError, int], None], batch: int = 32
+) -> Iterator[list[Answered]]:
+    """The answers to the questions of a data set, some pictures at a time, each picture opened once; `unreadable` is told of a picture
+    that cannot be read and how many questions it takes with it."""
+    pictures = gather(records)
+    files = list(pictures)
+    for first in range(0, len(files), batch):
+        opened, asked, lost = [], [], []
+        for file in files[first : first + batch]:
+            try:
+                opened.append(open_picture(images / file))
+                asked += [(len(opened) - 1, record) for record in pictures[file]]
+            except PictureError as error:
+                unreadable(error, len(pictures[file]))
+                lost += pictures[file]
+        answers: list[list[Answer]] = []
+        if opened:
+            owners_R = torch.tensor([b for b, _ in asked], device=model.device)
+            answers = model.answer(model.features(opened), [record.question for _, record in asked], owners_R)
+        found = [Answered(record, best[0]) for (_, record), best in zip(asked, answers, strict=True)]
+        yield found + [Answered(record, None) for record in lost]
+
+
+def load_answerer(name: str | Path, device: str | None = None) -> AnsweringModel:
+    """A question-answering model by the name of a shipped one, a folder, or a hub id of a Patchword folder.
+
+    Raises ModelError when it is no such model, or its folder is incomplete or of another format.
+    """
+    folder = find_model(name)
+    settings, card = read_settings(folder, "answer", AnswerSettings)
+    vocabulary = read_vocabulary(folder, settings.vocabulary_size)
+    codebook = None if settings.codebook is None else Codebook.described(settings.codebook)
+    model = AnswerModel.build(
+        settings.tower, settings.question_answering, settings.generator, settings.vocabulary_size, len(settings.answers), codebook
+    )
+    restore_weights(model, model.answerer, "answerer.", folder, settings.tower_sha256)
+    return AnsweringModel(model, settings, vocabulary, {"name": folder.name, **card}, choose_device(device))

@@ -1,0 +1,91 @@
+"""Captioners that transformers knows (BLIP, GIT, BLIP-2 and other image-text-to-text models) behind the interface of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from patchword.data.pictures import Picture, open_picture
+from patchword.errors import ModelError
+from patchword.tasks.caption.result import Caption
+
+
+class HubCaptioner:
+    """A processor and a model of transformers; captions come from its own `generate`, without a prompt."""
+
+    def __init__(self, model: Any, processor: Any, name: str, device: torch.device) -> None:
+        self.model = model.to(device).eval()
+        self.processor, self.device = processor, device
+        self.card = {"name": name, "description": f"{type(model).__name__} of transformers, from {name}"}
+
+    @classmethod
+    def load(cls, name: str, device: torch.device) -> HubCaptioner:
+        """From a folder or a hub id. Raises ModelError when it cannot be had or is no image-text-to-text model."""
+        try:
+            processor = AutoProcessor.from_pretrained(name)
+            model, report = AutoModelForImageTextToText.from_pretrained(name, output_loading_info=True)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ModelError(f"transformers gives no captioner for {name!r}: {error}") from error
+        if report["missing_keys"]:
+            first = sorted(str(key) for key in report["missing_keys"])[0]
+            raise ModelError(f"{name!r} lacks weights of {type(model).__name__} ({first} and others): they would be random")
+        return cls(model, processor, name, device)
+
+    def caption(
+        self,
+        pictures: Picture | Sequence[Picture],
+        beams: int | None = None,
+        n_best: int = 1,
+        trace: bool = False,
+        batch: int = 8,
+        max_length: int = 30,
+    ) -> Caption | list[Caption]:
+        """As `CaptioningModel.caption`; these models have no trace, so there is never an attention map."""
+        if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
+            return self.caption([pictures], beams, n_best, trace, batch, max_length)[0]
+        width = max(beams or 3, n_best)
+        captions: list[Caption] = []
+        for first in range(0, len(pictures), batch):
+            images = [open_picture(picture) for picture in pictures[first : first + batch]]
+            captions += self._generate(images, width, n_best, max_length)
+        return captions
+
+    @torch.inference_mode()
+    def _generate(self, images: list[Image.Image], beams: int, n_best: int, max_length: int) -> list[Caption]:
+        inputs = self.processor(images=images, return_tensors="pt").to(self.device)
+        found = self.model.generate(
+            **inputs,
+            num_beams=beams,
+            num_return_sequences=n_best,
+            max_new_tokens=max_length,
+            do_sample=False,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+        totals = self._log_probabilities(found, beams)
+        hypotheses = [self._caption(row, total) for row, total in zip(found.sequences, totals, strict=True)]
+        results = []
+        for first in range(0, len(hypotheses), n_best):
+            best, *others = hypotheses[first : first + n_best]
+            results.append(Caption(**{**vars(best), "alternatives": tuple(others)}))
+        return results
+
+    def _log_probabilities(self, found: Any, beams: int) -> list[float]:
+        """Sum over the generated tokens, the end token included."""
+        indices = found.beam_indices if beams > 1 else None
+        scores_RT = self.model.compute_transition_scores(found.sequences, found.scores, indices, normalize_logits=beams == 1)
+        return scores_RT.masked_fill(~torch.isfinite(scores_RT), 0.0).sum(1).tolist()
+
+    def _caption(self, ids: torch.Tensor, total: float) -> Caption:
+        tokenizer = self.processor.tokenizer
+        text = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        words = tuple(piece for piece in tokenizer.convert_ids_to_tokens(ids.tolist()) if piece not in tokenizer.all_special_tokens)
+        ends = self.model.generation_config.eos_token_id
+        ends = set(ends) if isinstance(ends, list) else {ends}
+        return Caption(text=text, log_probability=total, tokens=words, complete=any(int(number) in ends for number in ids[1:]))

@@ -1,0 +1,228 @@
+"""Captions for pictures, from a photograph to words: the page to read first.
+
+    photo -> data/pictures -> tower -> captioner.encode -> decode -> vocabulary -> Caption
+
+`load` gives a `CaptioningModel`; `model.caption(...)` goes through these steps in order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import BaseModel, Field
+
+from patchword.checkpoints import folder as checkpoint
+from patchword.checkpoints.model import model_card, portable
+from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings
+from patchword.data.captions import Inputs
+from patchword.data.pictures import Picture, Preprocessing, open_picture, seen_part
+from patchword.decode import Decodings, beam_search, explain_tokens, greedy_steps
+from patchword.html.pictures import small_jpeg
+from patchword.models.captioners.caption_transformer import CaptionTransformer
+from patchword.tasks.caption.prototypes import context_words, write_prototypes
+from patchword.tasks.caption.result import Caption
+from patchword.text.subwords import Subwords
+from patchword.text.words import Vocabulary
+from patchword.types import Trace, VisualFeatures
+
+
+class DecodingSettings(BaseModel, extra="forbid", frozen=True):
+    """How captions are searched for where the caller does not say."""
+
+    beams: int = Field(3, gt=0, description="hypotheses that the search follows; 1 is greedy")
+    max_length: int = Field(20, gt=1, description="longest caption in tokens, the end token included")
+    length_penalty: float = Field(0.0, ge=0, description="0: sum of log-probabilities decides; 1: their mean")
+    no_repeat_ngram: int = Field(0, ge=0, description="no n words in a row occur twice; 0: allowed")
+
+
+class ModelSettings(BaseModel, extra="forbid", frozen=True):
+    """What config.json of a captioning model says beside the facts about its training."""
+
+    tower: TowerSettings
+    captioner: CaptionerSettings
+    preprocessing: Preprocessing
+    decoding: DecodingSettings
+    vocabulary_size: int
+    tower_sha256: str | None = None
+    """Digest of a frozen public tower that the folder names by id and revision instead of holding its weights."""
+    codebook: dict[str, Any] | None = None
+    """Words, templates and tower of the codebook, for models with region alignment; its embeddings are among the weights."""
+
+
+class CaptioningModel:
+    """A tower, a captioner, a vocabulary and the preprocessing that belongs to them."""
+
+    def __init__(
+        self, model: CaptionModel, settings: ModelSettings, vocabulary: Vocabulary | Subwords, card: dict[str, Any], device: torch.device
+    ) -> None:
+        self.model = model.to(device).eval()
+        self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
+
+    def caption(
+        self,
+        pictures: Picture | Sequence[Picture],
+        beams: int | None = None,
+        n_best: int = 1,
+        trace: bool = True,
+        batch: int = 16,
+    ) -> Caption | list[Caption]:
+        """Caption one picture, or a list of them.
+
+        Args:
+            pictures: path, PIL image or array (H, W, 3), or a list of these.
+            beams: hypotheses of the search; the model's own setting where left out.
+            n_best: how many hypotheses come back; all but the best as `alternatives`.
+            trace: whether the attention maps are computed, and a small copy of the picture is kept with them.
+
+        Returns:
+            A Caption for one picture, a list for a list, in its order.
+
+        Raises:
+            PictureError: a picture that cannot be decoded, with its name and the reason.
+        """
+        if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
+            return self.caption([pictures], beams, n_best, trace, batch)[0]
+        captions: list[Caption] = []
+        for first in range(0, len(pictures), batch):
+            images = [open_picture(picture) for picture in pictures[first : first + batch]]
+            pixels_BHWC = np.stack([self.settings.preprocessing.apply(image) for image in images])
+            found = self.caption_features(self.features(pixels_BHWC), beams, n_best, trace)
+            captions += [replace(one, picture=self._seen(image)) for one, image in zip(found, images, strict=True)] if trace else found
+        return captions
+
+    def _seen(self, picture: Image.Image) -> bytes:
+        return small_jpeg(seen_part(picture, self.settings.preprocessing.fit, self.settings.preprocessing.hw))
+
+    def stream(self, picture: Picture, trace: bool = False) -> Generator[str, None, Caption]:
+        """The words of one picture's caption, each as soon as it is known: greedy search, for a search with beams knows its first word
+        only when it has ended. The generator's return value is the whole Caption.
+
+        Raises PictureError when the picture cannot be decoded.
+        """
+        image = open_picture(picture)
+        features = self.features(self.settings.preprocessing.apply(image)[None])
+        decoding, captioner, special = self.settings.decoding, self.model.captioner, self.vocabulary.special
+        with torch.inference_mode():
+            memory = captioner.encode(features)
+        said, found = 0, None
+        for found in greedy_steps(captioner, memory, special, decoding.max_length, decoding.no_repeat_ngram):
+            words = self.vocabulary.tokens(found.tokens_BKT[0, 0].tolist())
+            yield from words[said:]
+            said = len(words)
+        if not trace:
+            return self._caption(found, None, 0, 0, features.hw)
+        with torch.inference_mode():
+            explained = explain_tokens(captioner, memory, special, found.tokens_BKT[:, 0], found.lengths_BK[:, 0])
+        return replace(self._caption(found, explained, 0, 0, features.hw), picture=self._seen(image))
+
+    @torch.inference_mode()
+    def features(self, pixels_BHWC: np.ndarray) -> VisualFeatures:
+        """The tower's features of pictures that went through the preprocessing's geometry (uint8)."""
+        pixels_B3HW = torch.from_numpy(self.settings.preprocessing.normalise(pixels_BHWC)).to(self.device)
+        return self.model.features(Inputs(pixels_B3HW=pixels_B3HW))
+
+    @torch.inference_mode()
+    def caption_features(self, features: VisualFeatures, beams: int | None = None, n_best: int = 1, trace: bool = True) -> list[Caption]:
+        """Search and words for features of B pictures."""
+        decoding, captioner, special = self.settings.decoding, self.model.captioner, self.vocabulary.special
+        memory = captioner.encode(features)
+        width = max(decoding.beams if beams is None else beams, n_best)
+        found = beam_search(
+            captioner, memory, special, width, decoding.max_length, decoding.length_penalty, n_best, decoding.no_repeat_ngram
+        )
+        traces: list[Trace | None] = [None] * n_best
+        if trace:
+            for k in range(n_best):
+                traces[k] = explain_tokens(captioner, memory, special, found.tokens_BKT[:, k], found.lengths_BK[:, k].clamp(min=1))
+        return [self._captions_of(found, traces, b, features.hw) for b in range(len(found.tokens_BKT))]
+
+    def _captions_of(self, found: Decodings, traces: list[Trace | None], b: int, hw: tuple[int, int] | None) -> Caption:
+        found_K = [k for k in range(found.tokens_BKT.shape[1]) if math.isfinite(found.log_probabilities_BK[b, k])]
+        # A model whose weights blew up finds nothing: its first, empty, hypothesis says so by its log-probability.
+        hypotheses = [self._caption(found, traces[k], b, k, hw) for k in found_K or [0]]
+        return replace(hypotheses[0], alternatives=tuple(hypotheses[1:]))
+
+    def _caption(self, found: Decodings, trace: Trace | None, b: int, k: int, hw: tuple[int, int] | None) -> Caption:
+        ids = found.tokens_BKT[b, k, : int(found.lengths_BK[b, k])].tolist()
+        words = tuple(self.vocabulary.tokens(ids))
+        attention_Thw, sentinel, concepts, prototypes, contexts = None, None, None, None, {}
+        if trace is not None and trace.attention_BTN is not None and hw is not None:
+            attention_Thw = trace.attention_BTN[b, : len(words)].float().cpu().numpy().reshape(len(words), *hw)
+        if trace is not None and trace.sentinel_BT is not None:
+            sentinel = tuple(trace.sentinel_BT[b, : len(words)].tolist())
+        if trace is not None and trace.concepts_BN is not None and self.settings.codebook is not None:
+            concepts = tuple(self.settings.codebook["words"][row] for row in trace.concepts_BN[b].tolist())
+        if trace is not None and trace.prototype_weights_BTLM is not None:
+            weights_TM = trace.prototype_weights_BTLM[b, : len(words), -1]
+            best_T = weights_TM.topk(min(3, weights_TM.shape[1]))
+            prototypes = tuple(
+                tuple(zip(indices, values, strict=True))
+                for indices, values in zip(best_T.indices.tolist(), best_T.values.tolist(), strict=True)
+            )
+            known = self.card.get("prototype_captions", {})
+            contexts = {index: tuple(known[str(index)]) for index in set(best_T.indices.flatten().tolist()) if str(index) in known}
+        return Caption(
+            text=self.vocabulary.decode(ids),
+            log_probability=float(found.log_probabilities_BK[b, k]),
+            tokens=words,
+            complete=bool(found.finished_BK[b, k]),
+            attention_Thw=attention_Thw,
+            sentinel=sentinel,
+            concepts=concepts,
+            prototypes=prototypes,
+            contexts=contexts,
+        )
+
+    def save(self, folder: str | Path, half: bool = False) -> None:
+        """Write the model folder; it appears under its name when it is complete. `half` stores fp16."""
+        checkpoint.write_model_atomically(Path(folder), lambda partial: self.write(partial, half))
+
+    def write(self, folder: Path, half: bool = False) -> None:
+        """The files of the model folder, without the care for interruptions that `save` takes."""
+        settings, weights = portable(self.settings, self.model)
+        card = {key: value for key, value in self.card.items() if key != "prototype_captions"}
+        config = {"task": "caption", **card, **settings.model_dump(mode="json")}
+        checkpoint.write_model(folder, config, weights, self.vocabulary.to_json(), model_card(card), half)
+        captioner = self.model.captioner
+        if isinstance(captioner, CaptionTransformer) and captioner.memory is not None:
+            concepts = [] if settings.codebook is None else settings.codebook["words"]
+            words_of = context_words(self.vocabulary.decode, captioner.memory.config.placement, concepts)
+            write_prototypes(folder, captioner.memory.describe(words_of))
+
+    def push_to_hub(self, repository: str, private: bool = True) -> str:
+        """Upload the model folder to a hub repository; returns its address."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(repository, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            self.save(folder)
+            return str(api.upload_folder(repo_id=repository, folder_path=folder))
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+

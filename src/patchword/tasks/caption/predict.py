@@ -1,0 +1,40 @@
+"""Captions of a split, in the results format of COCO."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from patchword.data.formats.readers import read_captions, split_records
+from patchword.data.pictures import open_picture
+from patchword.errors import PictureError
+from patchword.log import progress
+from patchword.tasks.caption.load import load
+from patchword.tasks.requests import PredictRequest
+
+
+def predict(request: PredictRequest) -> int:
+    """Write a list of {image_id, caption}; returns the exit status, 1 where a picture could not be read and is left out."""
+    records = split_records(read_captions(request.data), request.split)
+    captioner = load(request.model, request.device)
+    rows, bad = [], 0
+    with progress() as bar:
+        task = bar.add_task(f"captions of {request.split}", total=len(records), status="")
+        for first in range(0, len(records), request.batch):
+            part = records[first : first + request.batch]
+            ids, pictures = [], []
+            for record in part:
+                try:
+                    pictures.append(open_picture(request.images / record.file))
+                    ids.append(record.image_id)
+                except PictureError as error:
+                    print(f"patchword: {' '.join(str(error).split())}", file=sys.stderr)
+                    bad += 1
+            results = captioner.caption(pictures, beams=request.beam, trace=False) if pictures else []
+            rows += [{"image_id": image, "caption": result.text} for image, result in zip(ids, results, strict=True)]
+            bar.update(task, advance=len(part))
+    partial = request.out.with_name(request.out.name + ".partial")
+    partial.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    partial.replace(request.out)
+    print(f"{request.out}: {len(rows)} captions" + (f", {bad} pictures could not be read" if bad else ""))
+    return 1 if bad else 0

@@ -1,0 +1,150 @@
+"""What `predict` and `evaluate` share for models that label the rows of a table: probabilities, written as they come."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patchword.errors import ConfigError, DataError
+from patchword.tasks.requests import EvaluateRequest, MissingChoice, PredictRequest
+
+if TYPE_CHECKING:
+    from patchword.data.records import LabelRecord
+    from patchword.errors import PictureError
+    from patchword.metrics.classification import ClassRow
+    from patchword.metrics.scores import Score
+    from patchword.tasks.label.model import LabellingModel, Predicted
+
+class Rows:
+    """Predicted rows of a split, with a progress bar; `bad` counts pictures that could not be decoded.
+
+    All rows are looked at before the first is labelled: what is wrong with the last of a million is said at once. With `labelled` they
+    must have labels that the model knows.
+    """
+
+    def __init__(
+        self, classifier: LabellingModel, data: Path, images: Path, split: str, missing: MissingChoice, batch: int, labelled: bool = False
+    ) -> None:
+        from patchword.tasks.label.model import check_rows, open_table, rows_of_split
+
+        self.classifier, self.images, self.split = classifier, images, split
+        self.missing, self.batch, self.bad = missing, batch, 0
+        self.table = open_table(classifier, data)
+        self.count = check_rows(classifier, rows_of_split(self.table, split), images, missing, labelled)
+
+    def __iter__(self) -> Iterator[Predicted]:
+        from patchword.log import progress
+        from patchword.tasks.label.model import predict_rows, rows_of_split
+
+        records = rows_of_split(self.table, self.split)
+        with progress(sys.stderr.isatty()) as bar:
+            task = bar.add_task(f"labels of {self.split}", total=self.count, status="")
+            for rows in predict_rows(self.classifier, records, self.images, self.missing, self._unreadable, self.batch):
+                yield from rows
+                bar.update(task, advance=len(rows))
+
+    def _unreadable(self, record: LabelRecord, error: PictureError) -> None:
+        print(f"patchword: {record.where}: {' '.join(str(error).split())}", file=sys.stderr)
+        self.bad += 1
+
+
+def write_predictions(rows: Iterator[Predicted], classifier: LabellingModel, out: Path) -> Iterator[Predicted]:
+    """Pass rows on and write them to a CSV or JSON lines file, which appears under its name when all are there.
+
+    Raises ConfigError for another kind of file.
+    """
+    suffix = out.suffix.lower()
+    if suffix not in (".csv", ".jsonl"):
+        raise ConfigError(f"--out {out}: the table of probabilities is written as .csv or .jsonl: name it so")
+    labels = classifier.settings.labels
+    partial = out.with_name(out.name + ".partial")
+    with open(partial, "w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        if suffix == ".csv":
+            table.writerow(["image", "text", "label", "predicted", *(f"p({label})" for label in labels)])
+        for row in rows:
+            chosen = classifier.chosen(row.probabilities_Y)
+            shares = [float(f"{share:.6g}") for share in row.probabilities_Y.tolist()]
+            if suffix == ".csv":
+                joined = [(classifier.settings.columns.separator or "").join(part) for part in (row.record.labels, chosen)]
+                table.writerow([row.record.file, row.record.text, *joined, *shares])
+            else:
+                said = {"image": row.record.file, "text": row.record.text, "labels": row.record.labels, "predicted": chosen}
+                said |= {"probabilities": dict(zip(labels, shares, strict=True))}
+                file.write(json.dumps(said, ensure_ascii=False) + "\n")
+            yield row
+    partial.replace(out)
+
+
+def predict(request: PredictRequest) -> int:
+    """Write the probabilities of all rows of a split; returns the exit status."""
+    from patchword.tasks.label.model import load_labelling_model
+
+    classifier = load_labelling_model(request.model, request.device)
+    rows = Rows(classifier, request.data, request.images, request.split, request.missing, request.batch)
+    count = sum(1 for _ in write_predictions(iter(rows), classifier, request.out))
+    print(f"{request.out}: {count} rows" + (f", {rows.bad} pictures could not be read" if rows.bad else ""))
+    return 1 if rows.bad else 0
+
+
+def evaluate(request: EvaluateRequest) -> int:
+    """Print scores and a table per class, and write the files; returns the exit status."""
+    from patchword.tasks.label.model import load_labelling_model
+
+    out = request.out
+    classifier = load_labelling_model(request.model, request.device)
+    labels = classifier.settings.labels
+    rows = Rows(classifier, request.data, request.images, request.split, request.missing, request.batch, labelled=True)
+    predicted = iter(rows)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        predicted = write_predictions(predicted, classifier, out / "predictions.csv")
+    truth, chosen = [], []
+    for row in predicted:
+        truth.append(row.record.labels if classifier.settings.several else row.record.labels[:1])
+        chosen.append(classifier.chosen(row.probabilities_Y))
+    if not truth:
+        raise DataError(f"{request.data}: none of the {rows.bad} rows of split {request.split!r} could be labelled")
+    scores, table = _scored(truth, chosen, labels, classifier.settings.several, out)
+    _print(scores, table, len(truth))
+    if out is not None:
+        values = {"rows": len(truth), "split": request.split, "scores": {name: score.value for name, score in scores.items()}}
+        values["classes"] = [row._asdict() for row in table]
+        (out / "scores.json").write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
+        print(f"{out}: predictions.csv, scores.json" + ("" if classifier.settings.several else ", confusion.png"))
+    return 1 if rows.bad else 0
+
+
+def _scored(
+    truth: list[tuple[str, ...]], chosen: list[tuple[str, ...]], labels: tuple[str, ...], several: bool, out: Path | None
+) -> tuple[dict[str, Score], list[ClassRow]]:
+    from patchword.metrics.classification import class_table, classification, confusion_matrix, several_labels, several_table
+
+    if several:
+        return several_labels(truth, chosen, labels), several_table(truth, chosen, labels)
+    true, guessed = [row[0] for row in truth], [row[0] for row in chosen]
+    counts_KK = confusion_matrix(true, guessed, labels)
+    if out is not None:
+        from patchword.reports.figures import confusion_figure
+
+        confusion_figure(counts_KK, labels, out / "confusion.png")
+    return classification(true, guessed, labels), class_table(counts_KK, labels)
+
+
+def _print(scores: dict[str, Score], rows: list[ClassRow], count: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("label", "precision", "recall", "F1", "rows", title=f"{count} rows")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(row.label, f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}", str(row.count))
+    console = Console(width=100)
+    console.print(table)
+    for name, score in scores.items():
+        console.print(f"{name} {score.value:.4f}", highlight=False)

@@ -1,0 +1,93 @@
+"""Tokens of two frozen towers, computed once: an epoch of prompt fusion then costs the fused layers alone.
+
+One row per row of a table: the tokens that go into the last layers of each tower, cast to fp16, texts padded to the longest. A training
+from the store equals one from the pictures after the same cast, as long as pictures are not augmented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from patchword.checkpoints import folder as checkpoint
+from patchword.data.captions import Inputs
+from patchword.data.labels import LabelBatch, LabelData
+from patchword.data.pictures import Preprocessing, open_picture
+from patchword.data.store import Store, fingerprint, write_store
+from patchword.errors import ConfigError
+from patchword.towers.layered import run_layers
+
+
+@dataclass(frozen=True)
+class DecodedInputs:
+    """Pictures decoded when they are asked for: for one pass over them, a cache would cost more than it saves."""
+
+    images: Path
+    preprocessing: Preprocessing
+
+    def load(self, files: Sequence[str], generator: torch.Generator | None) -> Inputs:
+        pixels_BHWC = np.stack([self.preprocessing.apply(open_picture(self.images / name)) for name in files])
+        return Inputs(pixels_B3HW=torch.from_numpy(self.preprocessing.normalise(pixels_BHWC)))
+
+
+def expected_entries(vision: nn.Module, text: nn.Module, before_last: int, rows: LabelData) -> dict[str, Any]:
+    """What a store must say of itself to be used: towers, layers, preprocessing, the table as it is now, and how texts are cut."""
+    status = rows.table.path.stat()
+    return {
+        "towers": fingerprint([checkpoint.weights_digest(vision), checkpoint.weights_digest(text)]),
+        "before_last": before_last,
+        "preprocessing": rows.inputs.preprocessing.model_dump(mode="json"),
+        "table": fingerprint([status.st_size, status.st_mtime_ns, rows.table.columns.model_dump(mode="json")]),
+        "max_words": rows.max_words,
+    }
+
+
+def store_tokens(
+    vision: nn.Module,
+    text: nn.Module,
+    before_last: int,
+    rows: LabelData,
+    folder: Path,
+    device: torch.device,
+    advance: Callable[[int], None],
+    batch: int = 64,
+) -> Store:
+    """Write the store of the tokens before the last `before_last` layers of both towers; it appears when it is complete.
+
+    Raises:
+        ConfigError: a tower whose layers do not come apart, or that has fewer layers.
+        DataError, PictureError: a row that lacks something, a picture that cannot be decoded.
+    """
+    for tower in (vision, text):
+        if not tower.appendable or tower.depth < before_last:
+            found = f"a {type(tower).__name__} of {tower.depth} layers"
+            raise ConfigError(
+                f"tokens before the last {before_last} layers were asked for, of {found}: use a ViT and a BERT that have them"
+            )
+    vision, text = vision.to(device).eval(), text.to(device).eval()
+    longest = max((len(rows.vocabulary.encode(rows.table.read(int(place)).text)[: rows.max_words]) for place in rows.places), default=0) + 2
+
+    def chunks() -> Iterator[dict[str, np.ndarray]]:
+        for places in rows.plan(batch, None):
+            yield _lower(vision, text, before_last, rows.batch(places, None).to(device), longest)
+
+    entries = expected_entries(vision, text, before_last, rows)
+    return write_store(folder, [str(place) for place in rows.places.tolist()], entries, chunks(), advance)
+
+
+@torch.inference_mode()
+def _lower(vision: nn.Module, text: nn.Module, before_last: int, batch: LabelBatch, longest: int) -> dict[str, np.ndarray]:
+    """The fields of a store for one batch. The mode is set here, not around the towers' moves: they may be trained over afterwards."""
+    image_BNC, _ = vision.embed(batch.pixels_B3HW)
+    image_BNC = run_layers(vision.layers, image_BNC, None, 0, vision.depth - before_last)
+    text_BLC, mask_BL = text.embed(batch.ids_BL, batch.mask_BL)
+    text_BLC = run_layers(text.layers, text_BLC, mask_BL, 0, text.depth - before_last)
+    text_BLC = nn.functional.pad(text_BLC, (0, 0, 0, longest - text_BLC.shape[1]))
+    lengths_B = batch.mask_BL.sum(1).to(torch.int32)
+    return {"image": image_BNC.half().cpu().numpy(), "text": text_BLC.half().cpu().numpy(), "length": lengths_B.cpu().numpy()}

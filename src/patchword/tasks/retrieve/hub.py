@@ -1,0 +1,59 @@
+"""Published CLIP models (`hub:openai/clip-vit-base-patch32` and their kind) as two towers, for search, labels and codebooks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import CLIPModel, CLIPTokenizer
+
+from patchword.composed import reader_preprocessing
+from patchword.errors import ModelError
+from patchword.ids import SpecialIds
+from patchword.models.pairs.two_towers import TwoTowers, TwoTowersConfig
+from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings
+from patchword.towers.clip import ClipTextTower, ClipTextTowerConfig, ClipTower, ClipTowerConfig
+
+
+class ClipWords:
+    """CLIP's tokenizer with its own ids, which its published text tower needs. It has no unknown piece: that id never occurs."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.size = len(tokenizer)
+        self.special = SpecialIds(pad=tokenizer.eos_token_id, start=tokenizer.bos_token_id, end=tokenizer.eos_token_id, unknown=self.size)
+
+    def encode(self, caption: str) -> list[int]:
+        """Ids of the pieces, without start and end."""
+        return self._tokenizer.encode(caption, add_special_tokens=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Raises ModelError: a published CLIP is named by its id wherever it is used, and not copied into a model folder."""
+        raise ModelError("a published CLIP is not saved as a model folder: name it by hub:ID wherever it is used")
+
+
+def load_clip(name: str, device: torch.device) -> TwoTowerModel:
+    """From a folder or a hub id, with the learned scale of the cosines. Raises ModelError when it cannot be had or is no CLIP."""
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(name)
+        scale = CLIPModel.from_pretrained(name).logit_scale.exp().item()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        said = " ".join(str(error).split())[:200]
+        expected = "expected a folder or hub id with its weights and tokenizer"
+        raise ModelError(f"transformers gives no CLIP for {name!r} ({said}): {expected}") from error
+    vision_settings, text_settings = ClipTowerConfig(source=name), ClipTextTowerConfig(source=name)
+    vision, text = ClipTower(vision_settings), ClipTextTower(text_settings)
+    words = ClipWords(tokenizer)
+    if words.size != text.vocabulary_size:
+        found = f"a tokenizer of {words.size} pieces and a text tower of {text.vocabulary_size}"
+        raise ModelError(f"{name!r} has {found}: the files are mixed up")
+    sizes = TwoTowersConfig(width=vision.shared_width, initial_scale=scale, largest_scale=max(100.0, scale))
+    settings = TwoTowerSettings(
+        vision=vision_settings,
+        text=text_settings,
+        two_towers=sizes,
+        preprocessing=reader_preprocessing(vision.preprocessing),
+        vocabulary_size=words.size,
+    )
+    card = {"name": name, "description": f"CLIP of transformers, from {name}"}
+    return TwoTowerModel(TwoTowers(sizes, vision, text), settings, words, card, device)

@@ -1,0 +1,118 @@
+"""Pictures and texts as vectors of one space: what search, labels and contrastive training share.
+
+photo -> data/pictures -> vision tower -> unit vector;   text -> vocabulary -> text tower -> unit vector
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from patchword.checkpoints import folder as checkpoint
+from patchword.checkpoints.model import model_card
+from patchword.composed import TextTowerSettings, TowerSettings, build_text_tower, build_tower
+from patchword.data.pictures import Picture, Preprocessing, open_picture
+from patchword.errors import DataError
+from patchword.models.pairs.two_towers import TwoTowers, TwoTowersConfig
+from patchword.text.subwords import Subwords
+from patchword.text.words import Vocabulary
+
+TEMPLATES = ("a photo of {}.", "a picture of {}.", "{}.")
+"""Prompts over which a label's vector is averaged, a small version of CLIP's ensemble."""
+
+
+class TwoTowerSettings(BaseModel, extra="forbid", frozen=True):
+    """What config.json of a two-tower model says beside the facts about its training."""
+
+    vision: TowerSettings
+    text: TextTowerSettings
+    two_towers: TwoTowersConfig
+    preprocessing: Preprocessing
+    vocabulary_size: int
+
+
+def build_two_towers(settings: TwoTowerSettings) -> TwoTowers:
+    """The two-tower model of these settings, its weights random or those of published towers."""
+    return TwoTowers(settings.two_towers, build_tower(settings.vision), build_text_tower(settings.text))
+
+
+
+
+class TwoTowerModel:
+    """Two towers with the vocabulary and the preprocessing that belong to them."""
+
+    def __init__(
+        self, model: TwoTowers, settings: TwoTowerSettings, vocabulary: Vocabulary | Subwords, card: dict[str, Any], device: torch.device
+    ) -> None:
+        self.model = model.to(device).eval()
+        self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
+        self.identity = checkpoint.weights_digest(model)
+        """SHA-256 of the weights: an index remembers it, and refuses vectors of another model."""
+
+    @torch.inference_mode()
+    def embed_images(self, pictures: Sequence[Picture], batch: int = 32) -> np.ndarray:
+        """Unit vectors (n, E), float32. Raises PictureError for a picture that cannot be decoded."""
+        vectors = [np.zeros((0, self.settings.two_towers.width), dtype=np.float32)]
+        for first in range(0, len(pictures), batch):
+            vectors.append(self.model.embed_pictures(self.pixels(pictures[first : first + batch])).float().cpu().numpy())
+        return np.concatenate(vectors)
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str], batch: int = 256) -> np.ndarray:
+        """Unit vectors (n, E), float32. Raises DataError for a text without a word that the model knows."""
+        vectors = [np.zeros((0, self.settings.two_towers.width), dtype=np.float32)]
+        for first in range(0, len(texts), batch):
+            vectors.append(self.model.embed_texts(*self.ids(texts[first : first + batch])).float().cpu().numpy())
+        return np.concatenate(vectors)
+
+    def pixels(self, pictures: Sequence[Picture]) -> Tensor:
+        """Pictures (n, 3, H, W) as the vision tower takes them. Raises PictureError for one that cannot be decoded."""
+        pixels_BHWC = np.stack([self.settings.preprocessing.apply(open_picture(picture)) for picture in pictures])
+        return torch.from_numpy(self.settings.preprocessing.normalise(pixels_BHWC)).to(self.device)
+
+    def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids (n, longest) with start and end, cut to what the text tower takes, and the mask of the real ones.
+
+        Raises DataError for a text without a word that the model knows.
+        """
+        special = self.vocabulary.special
+        rows = []
+        for text in texts:
+            ids = self.vocabulary.encode(text)[: self.model.text.max_length - 2]
+            if not self.knows(text):
+                raise DataError(f"{text!r} has no word that the model knows: try plain words such as 'two dogs in snow'")
+            rows.append([special.start, *ids, special.end])
+        ids_BL = torch.full((len(rows), max(map(len, rows))), special.pad)
+        mask_BL = torch.zeros(ids_BL.shape, dtype=torch.bool)
+        for b, row in enumerate(rows):
+            ids_BL[b, : len(row)] = torch.tensor(row)
+            mask_BL[b, : len(row)] = True
+        return ids_BL.to(self.device), mask_BL.to(self.device)
+
+    def knows(self, text: str) -> bool:
+        """Whether there is a word in the text that the model knows, within its longest text."""
+        ids = self.vocabulary.encode(text)[: self.model.text.max_length - 2]
+        return any(number != self.vocabulary.special.unknown for number in ids)
+
+    def label(self, pictures: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = TEMPLATES) -> np.ndarray:
+        """Probability of each label for each picture (n, labels): softmax over scaled cosines with the mean vector of the prompts."""
+        vectors = []
+        for label in labels:
+            mean_E = self.embed_texts([template.format(label) for template in templates]).mean(0)
+            vectors.append(mean_E / np.linalg.norm(mean_E))
+        scores = self.embed_images(pictures) @ np.stack(vectors).T * self.model.scale().item()
+        shifted = np.exp(scores - scores.max(1, keepdims=True))
+        return shifted / shifted.sum(1, keepdims=True)
+
+    def write(self, folder: Path, half: bool = False) -> None:
+        """The files of the model folder."""
+        config = {"task": "retrieve", **self.card, **self.settings.model_dump(mode="json")}
+        checkpoint.write_model(folder, config, self.model.state_dict(), self.vocabulary.to_json(), model_card(self.card), half)
+
+

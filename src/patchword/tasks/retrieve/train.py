@@ -1,0 +1,165 @@
+"""Training two towers: the recipe that the loop runs. Recall on pictures that were not trained on selects the model.
+
+With a `captioner` section the towers also learn from captioning: a captioner reads the vision tower's grid beside the contrastive loss, as
+in CoCa (Yu et al. 2022, arXiv 2205.01917; ours has whole captioners in place of its cascaded text decoder). It teaches the patches what the
+pooled picture alone does not; only the towers are saved as the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from pydantic import Field
+from torch import Tensor, nn
+
+from patchword.checkpoints import folder as checkpoint
+from patchword.composed import CaptionerSettings, TextTowerSettings, TowerSettings, build_captioner, reader_preprocessing
+from patchword.data.captions import CaptionBatch, CaptionData, PixelInputs, PlanEntry
+from patchword.errors import ConfigError
+from patchword.metrics.retrieval import retrieval
+from patchword.models.pairs.two_towers import TwoTowersConfig
+from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings, build_two_towers
+from patchword.tasks.retrieve.objective import CaptioningWeights, Contrastive
+from patchword.train.data import DataSettings, build_vocabulary, pair_plan, pixel_inputs, read_splits, with_vocabulary
+from patchword.train.gather import Gather
+from patchword.train.loop import Validation
+from patchword.train.settings import RunSettings, StageSettings
+
+
+class RetrieveStage(StageSettings, frozen=True):
+    """A stage in which two towers learn."""
+
+    captions_per_picture: int = Field(2, gt=0, description="captions of a picture in a batch, all of them positives")
+    caption_weight: float = Field(0.0, ge=0, description="weight of the captioner's cross-entropy beside the contrastive loss (CoCa: 2)")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each word that is spread over the vocabulary in that loss")
+    size: int | None = Field(
+        None, ge=16, description="side of the pictures in this stage, for towers that take any; absent: the tower's own size"
+    )
+
+
+class RetrieveRun(RunSettings, frozen=True):
+    """The configuration of a training of two towers."""
+
+    task: Literal["retrieve"] = "retrieve"
+    data: DataSettings
+    vision: TowerSettings = Field(discriminator="kind")
+    vision_from: str | None = Field(None, description="folder of a trained two-tower model whose weights the training begins with")
+    text: TextTowerSettings = Field(discriminator="kind")
+    two_towers: TwoTowersConfig = TwoTowersConfig()
+    captioner: CaptionerSettings | None = Field(None, description="captioner that is trained beside the towers and then left out (CoCa)")
+    stage: tuple[RetrieveStage, ...] = Field(min_length=1, description="what happens, in order")
+
+
+class RetrieveRecipe:
+    """What `train/loop.py` needs to train two towers; see its Recipe."""
+
+    def __init__(self, run: RetrieveRun, folder: Path, command: str) -> None:
+        self.run, self.stages = run, run.stage
+        train, selection = read_splits(run.data)
+        self.vocabulary = build_vocabulary(run.data, train)
+        torch.manual_seed(run.seed)
+        text = with_vocabulary(run.text, self.vocabulary, run.data.max_words)
+        draft = TwoTowerSettings.model_construct(vision=run.vision, text=text, two_towers=run.two_towers)
+        self.towers = build_two_towers(draft)
+        if run.vision_from:
+            checkpoint.load_weights(self.towers, Path(run.vision_from))
+        self.captioner = None
+        self.model: nn.Module = self.towers
+        if run.captioner is not None:
+            self.captioner = build_captioner(run.captioner, self.towers.vision.width, self.vocabulary.size, None)
+            self.model = nn.ModuleDict({"towers": self.towers, "captioner": self.captioner})
+        _check_caption_weights(run)
+        preprocessing = reader_preprocessing(self.towers.vision.preprocessing)
+        self.settings = TwoTowerSettings(
+            vision=run.vision,
+            text=text,
+            two_towers=run.two_towers,
+            preprocessing=preprocessing,
+            vocabulary_size=self.vocabulary.size,
+        )
+        inputs = pixel_inputs(run.data, preprocessing, [record.file for record in (*train, *selection)])
+        self.inputs = tuple(_resized(inputs, stage.size) for stage in run.stage)
+        self.train = CaptionData.build(train, self.vocabulary, inputs, run.data.max_words)
+        self.selection = CaptionData.build(selection, self.vocabulary, inputs, run.data.max_words)
+        self.card = {
+            "name": folder.name,
+            "description": run.description or f"{run.vision.kind} and {run.text.kind} towers, trained contrastively with Patchword.",
+            "dataset": f"{Path(run.data.annotations).name}: {len(train)} training pictures, selected on {len(selection)} others",
+            "licence": run.licence or "not stated",
+            "command": command,
+        }
+
+    def objective(self, stage: int) -> nn.Module:
+        settings = self.stages[stage]
+        captioner = self.captioner if settings.caption_weight > 0 else None
+        weights = CaptioningWeights(settings.caption_weight, settings.label_smoothing)
+        return Contrastive(self.towers, self.vocabulary.special.pad, Gather(), captioner, weights)
+
+    def plan(self, stage: int, epoch: int) -> list[list[PlanEntry]]:
+        settings = self.stages[stage]
+        generator = np.random.default_rng([self.run.seed, stage, epoch])
+        return pair_plan(self.train, settings.batch, settings.captions_per_picture, generator)
+
+    def batch(self, stage: int, entries: list[PlanEntry], generator: torch.Generator) -> CaptionBatch:
+        return replace(self.train, inputs=self.inputs[stage]).batch(entries, generator)
+
+    def image_ids(self, batch: CaptionBatch) -> list[Any]:
+        return list(batch.image_ids)
+
+    def before_step(self, stage: int, progress: float) -> None:
+        pass
+
+    def after_step(self, step: int, objective: nn.Module) -> dict[str, float]:
+        return {"scale": self.towers.scale().item()}
+
+    @torch.inference_mode()
+    def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation | None:
+        """Recalls both ways over all captions of the selection; rSum selects."""
+        self.model.eval()
+        pictures, texts, owners = [], [], []
+        for entries in self.selection.plan(64, max(len(tokens) for tokens in self.selection.tokens), False, None):
+            batch = self.selection.batch(entries, None).to(accelerator.device)
+            owners.append(batch.picture_of_row_R + sum(len(part) for part in pictures))
+            pictures.append(self.towers.embed_pictures(batch.inputs.pixels_B3HW))
+            texts.append(self.towers.embed_texts(batch.tokens_RT, batch.tokens_RT != self.vocabulary.special.pad))
+        similarity_NC = (torch.cat(pictures) @ torch.cat(texts).T).float().cpu().numpy()
+        scores = {name: score.value for name, score in retrieval(similarity_NC, torch.cat(owners).cpu().numpy()).items()}
+        return Validation(scores["rSum"], {"scores": scores})
+
+    def save_model(self, folder: Path) -> None:
+        device = next(self.model.parameters()).device
+        TwoTowerModel(self.towers, self.settings, self.vocabulary, self.card, device).write(folder)
+
+    def load_weights(self, folder: Path) -> None:
+        checkpoint.load_weights(self.towers, folder)
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """The captioner's weights: they are no part of the model, and a resumed training needs them."""
+        return {} if self.captioner is None else self.captioner.state_dict()
+
+    def load_extra_state(self, tensors: dict[str, Tensor]) -> None:
+        if self.captioner is not None:
+            self.captioner.load_state_dict(tensors)
+
+
+def _check_caption_weights(run: RetrieveRun) -> None:
+    """Raises ConfigError where a stage weighs a captioner that there is not, or none weighs the one there is."""
+    weighed = [stage.name for stage in run.stage if stage.caption_weight > 0]
+    if weighed and run.captioner is None:
+        raise ConfigError(f"stage {weighed[0]!r} has a caption_weight and there is no [captioner] section: add one, or set the weight to 0")
+    if run.captioner is not None and not weighed:
+        raise ConfigError("a [captioner] section is given and no stage has a caption_weight above 0: it would learn nothing")
+
+
+def _resized(inputs: PixelInputs, size: int | None) -> PixelInputs:
+    """The same pictures, seen at another size."""
+    return inputs if size is None else replace(inputs, preprocessing=inputs.preprocessing.model_copy(update={"size": size}))
+
+
+
+

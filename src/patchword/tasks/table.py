@@ -1,0 +1,83 @@
+"""The tasks of Patchword, one entry each: where its models are loaded, trained, predicted with and evaluated.
+
+Everything is named as "module:name" and imported when it is asked for, so that captioning never loads what labelling needs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from patchword.checkpoints import folder as checkpoint
+from patchword.checkpoints.model import find_model, is_hub
+from patchword.errors import ModelError
+from patchword.lookup import look_up
+
+
+class Task(NamedTuple):
+    """Where the parts of a task are, each as "module:name" below `patchword`; None for what a task does not offer."""
+
+    load: str
+    """(name, device) -> a model."""
+    run: str
+    """Schema of its configuration file."""
+    recipe: str
+    """(run, folder, command) -> what the loop trains."""
+    predict: str | None = None
+    """(PredictRequest) -> exit status: what `patchword predict` does with its models."""
+    evaluate: str | None = None
+    """(EvaluateRequest) -> exit status: what `patchword evaluate` does with its models."""
+
+
+TASKS = {
+    "caption": Task(
+        load="tasks.caption.load:load",
+        run="tasks.caption.train:CaptionRun",
+        recipe="tasks.caption.train:CaptionRecipe",
+        predict="tasks.caption.predict:predict",
+    ),
+    "retrieve": Task(
+        load="tasks.retrieve.load:load_two_towers",
+        run="tasks.retrieve.train:RetrieveRun",
+        recipe="tasks.retrieve.train:RetrieveRecipe",
+    ),
+    "align": Task(
+        load="tasks.align.model:load_alignment",
+        run="tasks.align.train:AlignRun",
+        recipe="tasks.align.train:AlignRecipe",
+    ),
+    "answer": Task(
+        load="tasks.answer.model:load_answerer",
+        run="tasks.answer.train:AnswerRun",
+        recipe="tasks.answer.train:AnswerRecipe",
+        predict="tasks.answer.evaluate:predict",
+        evaluate="tasks.answer.evaluate:evaluate",
+    ),
+    "label": Task(
+        load="tasks.label.model:load_labelling_model",
+        run="tasks.label.train:LabelRun",
+        recipe="tasks.label.train:LabelRecipe",
+        predict="tasks.label.evaluate:predict",
+        evaluate="tasks.label.evaluate:evaluate",
+    ),
+}
+
+
+def load(name: str | Path, device: str | None = None) -> Any:
+    """A model by the name of a shipped one, a folder, or a hub id of a Patchword folder; `hub:ID` is a captioner of transformers.
+
+    What comes back can `caption` pictures, `label` and embed them, or be `ask`ed about them, as the model was trained to.
+    Raises ModelError when there is no such model, or its folder is incomplete or of another format.
+    """
+    return look_up(TASKS[task_of(name)].load)(name, device)
+
+
+def task_of(name: str | Path) -> str:
+    """What a model is for. Raises ModelError when there is no such model, or this version has no such task."""
+    if is_hub(name):
+        return "caption"
+    folder = find_model(name)
+    task = checkpoint.read_config(folder).get("task")
+    if task not in TASKS:
+        raise ModelError(f"{folder} is a model for {task!r}; this version of Patchword has: {', '.join(TASKS)}")
+    return task

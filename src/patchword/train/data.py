@@ -1,0 +1,130 @@
+"""The pictures and captions that a training runs on: read, split, decoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, Field, model_validator
+
+from patchword.composed import TextTowerSettings
+from patchword.data.augment import Augmentation
+from patchword.data.captions import CaptionData, PixelInputs, PlanEntry
+from patchword.data.formats.panoptic import panoptic_store
+from patchword.data.formats.readers import read_captions, split_records
+from patchword.data.pictures import Preprocessing
+from patchword.data.records import CaptionRecord
+from patchword.data.store import Store, cache_folder, pixel_store
+from patchword.errors import ConfigError
+from patchword.log import progress
+from patchword.text.subwords import Subwords
+from patchword.text.words import Vocabulary
+from patchword.towers.settings import BertTowerConfig
+
+HELD_OUT_SEED = 20240229
+"""The held-out pictures are the same whatever the seed of a run, so that runs can be compared."""
+
+
+class DataSettings(BaseModel, extra="forbid", frozen=True):
+    """Which pictures and captions are read, and how they are prepared."""
+
+    annotations: str = Field(
+        description="file (Karpathy JSON, COCO JSON, CSV, JSONL, Flickr tokens) or folder of photo.jpg beside photo.txt"
+    )
+    images: str = Field(description="folder of the pictures")
+    features: str | None = Field(None, description="feature store of the frozen tower (`patchword features`), in place of the pictures")
+    pixel_size: int | None = Field(None, ge=16, description="side at which pictures are cached; absent: the tower's own size")
+    cache: str | None = Field(None, description="folder of the pixel cache; absent: patchword in the user's cache folder")
+    augmentation: Augmentation | None = Field(None, description="random views while training; absent: the plain pictures")
+    splitter: Literal["english", "characters", "subwords"] = Field("english", description="how captions are split into words")
+    tokenizer: str | None = Field(None, description="subwords: folder or hub id of the tokenizer, CLIP's for instance")
+    minimum_count: int = Field(5, gt=0, description="words that occur less often in the training captions become unknown")
+    max_words: int = Field(20, gt=0, description="words beyond this are cut off while training")
+    held_out: int = Field(0, ge=0, description="training pictures set aside to select the model; 0: it is selected on split val")
+    limit: int = Field(0, ge=0, description="use only the first n training pictures (tests, dry runs); 0: all")
+
+
+class CaptionDataSettings(DataSettings, frozen=True):
+    """Data of a captioner, which may come with a segmentation."""
+
+    panoptic: str | None = Field(
+        None,
+        description="COCO panoptic JSON: its classes label the training pictures' patches for patch_contrast; absent: assigned words do",
+    )
+    panoptic_masks: str | None = Field(None, description="folder of the PNG files that the panoptic JSON names")
+
+    @model_validator(mode="after")
+    def _segmentation_is_whole(self) -> CaptionDataSettings:
+        if (self.panoptic is None) != (self.panoptic_masks is None):
+            raise ValueError("panoptic (the JSON) and panoptic_masks (the folder of its PNG files) go together: give both or neither")
+        if self.panoptic is not None and self.augmentation is not None:
+            raise ValueError("panoptic labels the cells of the plain picture, and augmentation shows others: leave one of them out")
+        return self
+
+
+def read_splits(data: DataSettings) -> tuple[list[CaptionRecord], list[CaptionRecord]]:
+    """Training pictures, and the pictures on which the model is selected. Raises ConfigError when nothing is left to train on."""
+    records = read_captions(Path(data.annotations))
+    train = split_records(records, "train")
+    if data.held_out:
+        if data.held_out >= len(train):
+            raise ConfigError(f"data.held_out is {data.held_out} and there are {len(train)} training pictures: hold out fewer")
+        order = np.random.default_rng(HELD_OUT_SEED).permutation(len(train))
+        selection = [train[i] for i in sorted(order[: data.held_out])]
+        train = [train[i] for i in sorted(order[data.held_out :])]
+    else:
+        selection = split_records(records, "val")
+    return train[: data.limit] if data.limit else train, selection
+
+
+def build_vocabulary(data: DataSettings, train: list[CaptionRecord]) -> Vocabulary | Subwords:
+    """Words of the training captions, or a given subword tokenizer. Raises ConfigError where the two settings do not fit."""
+    if (data.splitter == "subwords") != (data.tokenizer is not None):
+        found = f"data.splitter is {data.splitter!r} and data.tokenizer {data.tokenizer!r}"
+        raise ConfigError(f"{found}: subwords need a tokenizer, words have none")
+    if data.tokenizer is not None:
+        return Subwords.from_folder(data.tokenizer)
+    return Vocabulary.build([caption for record in train for caption in record.captions], data.minimum_count, data.splitter)
+
+
+def pixel_inputs(data: DataSettings, preprocessing: Preprocessing, files: list[str]) -> PixelInputs:
+    """Pictures decoded once into the pixel cache, at the size that the configuration asks for."""
+    size = data.pixel_size or preprocessing.hw[0]
+    cached = preprocessing.model_copy(update={"size": size})
+    cache = Path(data.cache) if data.cache else cache_folder()
+    with progress() as bar:
+        task = bar.add_task("decoding pictures", total=len(files), status="")
+        store = pixel_store(Path(data.images), files, cached, cache, lambda count: bar.update(task, advance=count))
+        bar.update(task, completed=len(files))
+    return PixelInputs(store, preprocessing, data.augmentation)
+
+
+def panoptic_classes(
+    data: CaptionDataSettings, records: Sequence[CaptionRecord], preprocessing: Preprocessing, hw: tuple[int, int]
+) -> Store:
+    """The segmentation's class of every cell of the training pictures, made once into the cache."""
+    cache = Path(data.cache) if data.cache else cache_folder()
+    with progress() as bar:
+        task = bar.add_task("reading masks", total=len(records), status="")
+        store = panoptic_store(
+            *(Path(data.panoptic), Path(data.panoptic_masks), records, preprocessing, hw, cache),
+            lambda count: bar.update(task, advance=count),
+        )
+        bar.update(task, completed=len(records))
+    return store
+
+
+def pair_plan(data: CaptionData, batch: int, captions_per_picture: int, generator: np.random.Generator) -> list[list[PlanEntry]]:
+    """The batches of an epoch in which pairs are told apart: all of one size, for a short one has few negatives and another loss."""
+    batches = data.plan(batch, captions_per_picture, False, generator)
+    return batches if len(batches) == 1 or len(batches[-1]) == batch else batches[:-1]
+
+
+def with_vocabulary(text: TextTowerSettings, vocabulary: Vocabulary | Subwords, max_words: int) -> TextTowerSettings:
+    """A text tower with random weights gets the size of the vocabulary, and room for the longest text with its start and end."""
+    if text.architecture is None or not isinstance(text, BertTowerConfig):
+        return text
+    sizes = {"vocab_size": vocabulary.size, "pad_token_id": vocabulary.special.pad, "max_position_embeddings": max_words + 2}
+    return text.model_copy(update={"architecture": {**text.architecture, **sizes}})

@@ -1,0 +1,110 @@
+"""Stored features stand for the frozen tower, and for nothing else."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data as photographs
+
+from patchword.composed import CaptionModel
+from patchword.data.captions import FeatureInputs, Inputs, PixelInputs
+from patchword.data.pictures import Preprocessing
+from patchword.data.store import Store, pixel_store
+from patchword.errors import ConfigError, StoreError
+from patchword.jobs.features import store_features
+from patchword.models.captioners.show_attend_tell import ShowAttendTellConfig
+from patchword.towers.settings import ConvolutionalConfig
+
+FILES = ["astronaut.png", "coffee.png", "chelsea.png"]
+PREPROCESSING = Preprocessing(size=32)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    for name in FILES:
+        Image.fromarray(getattr(photographs, name.removesuffix(".png"))()).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = ShowAttendTellConfig(word_width=8, width=8, attention_width=8)
+    return CaptionModel.build(ConvolutionalConfig(stem=4, widths=(8, 8), blocks=(0, 0), size=32), config, 12).eval()
+
+
+def stored(model, images, out, until_layer=None):
+    return store_features(model.tower, PREPROCESSING, images, FILES, out, torch.device("cpu"), lambda count: None, until_layer)
+
+
+def test_store_equals_pixels_after_the_same_cast(model, images, tmp_path):
+    """Loss from the store is the loss from the pictures, bit for bit, when the tower's output goes through fp16."""
+    store = stored(model, images, tmp_path / "store")
+    pixels = PixelInputs(pixel_store(images, FILES, PREPROCESSING, tmp_path / "cache"), PREPROCESSING, None).load(FILES, None)
+    read = FeatureInputs(Store.open(store.folder)).load(FILES, None)
+    with torch.inference_mode():
+        grid_BNC = model.features(pixels).grid_BNC
+        assert torch.equal(grid_BNC.half().float(), model.features(read).grid_BNC)
+    assert read.features.hw == (4, 4)
+
+
+@pytest.mark.parametrize("until", [0, 1])
+def test_tokens_inside_the_tower_go_on(model, images, tmp_path, until):
+    store = stored(model, images, tmp_path / "store", until)
+    pixels = PixelInputs(pixel_store(images, FILES, PREPROCESSING, tmp_path / "cache"), PREPROCESSING, None).load(FILES, None)
+    with torch.inference_mode():
+        whole, resumed = model.features(pixels), model.features(FeatureInputs(store).load(FILES, None))
+    assert resumed.hw == whole.hw
+    torch.testing.assert_close(resumed.grid_BNC, whole.grid_BNC, atol=2e-2, rtol=2e-2)
+
+
+def test_stale_partial_and_foreign_stores_are_errors(model, images, tmp_path):
+    store = stored(model, images, tmp_path / "store")
+    with pytest.raises(StoreError, match="is stale: its tower is"):
+        Store.open(store.folder, {"tower": "another"})
+    with pytest.raises(StoreError, match="has no row for other.png"):
+        store.rows(["other.png"])
+    with pytest.raises(ConfigError, match="stored features are 5 wide and the tower 8"):
+        model.features(Inputs(features=FeatureInputs(store).load(FILES, None).features._replace(grid_BNC=torch.zeros(3, 16, 5))))
+    np.save(store.folder / "grid_BNC.npy", np.zeros((3, 2, 8), dtype=np.float16))
+    with pytest.raises(StoreError, match="has shape .* the manifest says"):
+        Store.open(store.folder)
+    (store.folder / "manifest.json").unlink()
+    with pytest.raises(StoreError, match="was interrupted while it was written"):
+        Store.open(store.folder)
+    with pytest.raises(StoreError, match="holds no store"):
+        Store.open(tmp_path / "nothing")
+
+
+def test_pixel_cache_notices_a_changed_picture(images, tmp_path):
+    first = pixel_store(images, FILES, PREPROCESSING, tmp_path / "cache")
+    assert pixel_store(images, FILES, PREPROCESSING, tmp_path / "cache").folder == first.folder
+    changed = tmp_path / "images"
+    changed.mkdir()
+    for name in FILES:
+        (changed / name).write_bytes((images / name).read_bytes())
+    Image.fromarray(photographs.rocket()).save(changed / "coffee.png")
+    assert pixel_store(changed, FILES, PREPROCESSING, tmp_path / "cache").folder != first.folder
+
+
+def test_manifest_names_everything(model, images, tmp_path):
+    store = stored(model, images, tmp_path / "store")
+    manifest = json.loads((store.folder / "manifest.json").read_text())
+    assert {"tower", "preprocessing", "files", "fields", "pictures", "until_layer", "hw"} <= set(manifest)
+    assert manifest["files"] == FILES and manifest["fields"]["grid_BNC"] == [3, 16, 8]
+
+
+def test_random_views_are_drawn_in_training_and_never_in_evaluation(model, images, tmp_path):
+    store = store_features(
+        model.tower, PREPROCESSING, images, FILES, tmp_path / "store", torch.device("cpu"), lambda count: None, views=3
+    )
+    inputs = FeatureInputs(store)
+    plain_BNC = inputs.load(FILES, None).features.grid_BNC
+    assert torch.equal(plain_BNC, FeatureInputs(stored(model, images, tmp_path / "one")).load(FILES, None).features.grid_BNC)
+    drawn = [inputs.load(FILES, torch.Generator().manual_seed(seed)).features.grid_BNC for seed in range(8)]
+    assert torch.equal(drawn[0], inputs.load(FILES, torch.Generator().manual_seed(0)).features.grid_BNC)
+    seen = {tuple(grid_NC[0].tolist()) for grid_BNC in drawn for grid_NC in grid_BNC[:1]}
+    assert len(seen) == 3 and tuple(plain_BNC[0, 0].tolist()) in seen  # 8 draws of 3 views: all of them came
