@@ -35,7 +35,9 @@ def literal(head: PatchSlimming, tokens_Ind: Tensor, captions_JLd: Tensor, lengt
     class_I1d, patches_INd = tokens_Ind[:, :1], tokens_Ind[:, 1:]
     kept = math.ceil(patches_INd.shape[1] * KEEP)
     unit_INd = functional.normalize(patches_INd, dim=-1)
-    saliency_IN = (unit_INd * functional.normalize(patches_INd.mean(dim=1, keepdim=True), dim=-1)).sum(dim=-1).detach()
+    saliency_IN = (
+        (unit_INd * functional.normalize(patches_INd.mean(dim=1, keepdim=True), dim=-1)).sum(dim=-1).detach()
+    )
     columns = []
     for caption_Ld, length in zip(captions_JLd, lengths_J, strict=True):
         words_Ld = caption_Ld[:length]
@@ -45,8 +47,12 @@ def literal(head: PatchSlimming, tokens_Ind: Tensor, captions_JLd: Tensor, lengt
         kept_Ikd, dropped_Ird = ordered_INd[:, :kept], ordered_INd[:, kept:]
         mixes_ICk = head.aggregation(kept_Ikd).softmax(dim=-1)
         fused_I1d = scores_IN[:, kept:].softmax(dim=-1)[:, None] @ dropped_Ird
-        tokens_IPd = functional.normalize(torch.cat([class_I1d, mixes_ICk @ kept_Ikd, fused_I1d], dim=1), dim=-1)
-        scores_ILP = functional.leaky_relu(functional.normalize(words_Ld, dim=-1) @ tokens_IPd.transpose(1, 2), 0.1)
+        tokens_IPd = functional.normalize(
+            torch.cat([class_I1d, mixes_ICk @ kept_Ikd, fused_I1d], dim=1), dim=-1
+        )
+        scores_ILP = functional.leaky_relu(
+            functional.normalize(words_Ld, dim=-1) @ tokens_IPd.transpose(1, 2), 0.1
+        )
         columns.append(scores_ILP.amax(dim=2).mean(dim=1) + scores_ILP.amax(dim=1).mean(dim=1))
     return torch.stack(columns, dim=1)
 
@@ -57,7 +63,12 @@ def material(images: int, captions: int, words: int) -> tuple[PatchSlimming, Ten
     head = PatchSlimming(PatchSlimmingConfig(width=WIDTH, keep=KEEP, aggregated=39))
     spread = words // 3
     lengths_J = torch.randint(words - spread, words + spread + 1, (captions,)).sort(descending=True).values
-    return head, torch.randn(images, 1 + PATCHES, WIDTH), torch.randn(captions, int(lengths_J.max()), WIDTH), lengths_J
+    return (
+        head,
+        torch.randn(images, 1 + PATCHES, WIDTH),
+        torch.randn(captions, int(lengths_J.max()), WIDTH),
+        lengths_J,
+    )
 
 
 def training_step(ours: bool, words: int) -> dict[str, float]:
@@ -65,13 +76,21 @@ def training_step(ours: bool, words: int) -> dict[str, float]:
     images.requires_grad_()
     captions.requires_grad_()
     start = time.process_time()
-    similarities = head(images, captions, lengths, True) if ours else literal(head, images, captions, lengths.tolist())
+    similarities = (
+        head(images, captions, lengths, True) if ours else literal(head, images, captions, lengths.tolist())
+    )
     loss = hinge_loss(similarities, torch.arange(64), 0.2, True)
     between = time.process_time()
     loss.backward()
     end = time.process_time()
     checksum = float(images.grad.abs().sum() + captions.grad.abs().sum())
-    return {"forward": between - start, "backward": end - between, "cpu": end - start, "loss": float(loss.detach()), "gradient": checksum}
+    return {
+        "forward": between - start,
+        "backward": end - between,
+        "cpu": end - start,
+        "loss": float(loss.detach()),
+        "gradient": checksum,
+    }
 
 
 def evaluation(ours: bool, words: int) -> dict[str, float]:
@@ -94,15 +113,23 @@ def bf16() -> None:
     """How often bfloat16 products change what a caption or a picture finds first. Captions are noisy words of their picture."""
     head, images, _, _ = material(100, 1, 12)
     head.eval()
-    words = functional.normalize(images[:, 1:].repeat_interleave(5, dim=0)[:, :12] + 6 * torch.randn(500, 12, WIDTH), dim=-1)
+    words = functional.normalize(
+        images[:, 1:].repeat_interleave(5, dim=0)[:, :12] + 6 * torch.randn(500, 12, WIDTH), dim=-1
+    )
     caches = ragged([(images, torch.full((100,), 1 + PATCHES))]), ragged([(words, torch.full((500,), 12))])
     exact = all_pairs(head, *caches, True, torch.device("cpu"))
     rounded = all_pairs(head, *caches, True, torch.device("cpu"), product_dtype=torch.bfloat16)
     own = torch.arange(500) // 5
     recall = [float((s.argmax(dim=0) == own).float().mean()) * 100 for s in (exact, rounded)]
-    print(f"bfloat16 products, 100 pictures x 500 captions: largest difference {float((exact - rounded).abs().max()):.1e}")
-    print(f"  first picture of a caption changes for {float((exact.argmax(0) != rounded.argmax(0)).float().mean()):.2%}")
-    print(f"  first caption of a picture changes for {float((exact.argmax(1) != rounded.argmax(1)).float().mean()):.2%}")
+    print(
+        f"bfloat16 products, 100 pictures x 500 captions: largest difference {float((exact - rounded).abs().max()):.1e}"
+    )
+    print(
+        f"  first picture of a caption changes for {float((exact.argmax(0) != rounded.argmax(0)).float().mean()):.2%}"
+    )
+    print(
+        f"  first caption of a picture changes for {float((exact.argmax(1) != rounded.argmax(1)).float().mean()):.2%}"
+    )
     print(f"  text-to-image R@1 {recall[0]:.1f} exact, {recall[1]:.1f} with bfloat16")
 
 
@@ -126,7 +153,9 @@ def whole(images: int, captions: int) -> None:
     all_pairs(head, image_cache, caption_cache, True, torch.device("cpu"), progress=tell)
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     pairs = images * captions
-    print(f"{pairs} pairs: {wall:.0f} s, {cpu:.0f} CPU seconds, {pairs / cpu:.0f} pairs per CPU second, peak {peak():.0f} MiB")
+    print(
+        f"{pairs} pairs: {wall:.0f} s, {cpu:.0f} CPU seconds, {pairs / cpu:.0f} pairs per CPU second, peak {peak():.0f} MiB"
+    )
 
 
 def peak() -> float:
@@ -154,17 +183,24 @@ def table(repeats: int) -> None:
         time_ratio, memory_ratio = (rows[True][name] / rows[False][name] for name in ("cpu", "peak"))
         print(f"  ratio: {time_ratio:.2f} of the time, {memory_ratio:.2f} of the memory")
         for ours in (False, True):
-            runs = sorted((apart("evaluate", ours, words) for _ in range(repeats)), key=lambda run: run["cpu"] / run["pairs"])
+            runs = sorted(
+                (apart("evaluate", ours, words) for _ in range(repeats)),
+                key=lambda run: run["cpu"] / run["pairs"],
+            )
             rows[ours] = runs[len(runs) // 2]
             print(
                 f"all pairs, ~{words} words, {'ours   ' if ours else 'literal'}: {rows[ours]['pairs_per_cpu_second']:.0f} pairs per CPU "
                 f"second, peak {rows[ours]['peak']:.0f} MiB"
             )
-        print(f"  ratio: {rows[True]['pairs_per_cpu_second'] / rows[False]['pairs_per_cpu_second']:.1f} times the pairs")
+        print(
+            f"  ratio: {rows[True]['pairs_per_cpu_second'] / rows[False]['pairs_per_cpu_second']:.1f} times the pairs"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--all-pairs", nargs=2, type=int, metavar=("IMAGES", "CAPTIONS"))

@@ -61,12 +61,16 @@ class Literal(nn.Module):
         mean_BC = grid_BNC.mean(dim=1)
         return self.first_hidden(mean_BC), self.first_cell(mean_BC)
 
-    def word(self, tokens_B: Tensor, grid_BNC: Tensor, hidden_BS: Tensor, cell_BS: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def word(
+        self, tokens_B: Tensor, grid_BNC: Tensor, hidden_BS: Tensor, cell_BS: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         sums_BNA = self.patch_map(grid_BNC) + self.state_map(hidden_BS)[:, None]
         weights_BN = self.score(torch.relu(sums_BNA)).squeeze(2).softmax(dim=1)
         context_BC = (grid_BNC * weights_BN[..., None]).sum(dim=1)
         context_BC = torch.sigmoid(self.gate(hidden_BS)) * context_BC
-        hidden_BS, cell_BS = self.cell(torch.cat([self.embedding(tokens_B), context_BC], dim=1), (hidden_BS, cell_BS))
+        hidden_BS, cell_BS = self.cell(
+            torch.cat([self.embedding(tokens_B), context_BC], dim=1), (hidden_BS, cell_BS)
+        )
         return self.words(self.dropout(hidden_BS)), weights_BN, hidden_BS, cell_BS
 
     def forward(self, tokens_BT: Tensor, grid_BNC: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +78,9 @@ class Literal(nn.Module):
         logits_BTV = torch.zeros(*tokens_BT.shape, VOCABULARY)
         attention_BTN = torch.zeros(*tokens_BT.shape, PATCHES)
         for step, tokens_B in enumerate(tokens_BT.unbind(dim=1)):
-            logits_BTV[:, step], attention_BTN[:, step], hidden_BS, cell_BS = self.word(tokens_B, grid_BNC, hidden_BS, cell_BS)
+            logits_BTV[:, step], attention_BTN[:, step], hidden_BS, cell_BS = self.word(
+                tokens_B, grid_BNC, hidden_BS, cell_BS
+            )
         return logits_BTV, attention_BTN
 
     @torch.no_grad()
@@ -109,7 +115,9 @@ def train_ours():
     grid_BNC, tokens_BT, targets_BT, lengths_B = _batch()
 
     def step() -> None:
-        decoded = captioner.decode(tokens_BT, lengths_B, captioner.encode(VisualFeatures(grid_BNC)), trace=True)
+        decoded = captioner.decode(
+            tokens_BT, lengths_B, captioner.encode(VisualFeatures(grid_BNC)), trace=True
+        )
         words, count = caption_cross_entropy(decoded.logits_BTV, targets_BT, SPECIAL.pad)
         gaps, captions = doubly_stochastic(decoded.trace.attention_BTN, lengths_B, mean_over_patches=True)
         optimizer.zero_grad()
@@ -126,7 +134,10 @@ def train_literal():
 
     def step() -> None:
         logits_BTV, attention_BTN = decoder(tokens_BT, grid_BNC)
-        loss = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten()) + (1 - attention_BTN.sum(dim=1)).square().mean()
+        loss = (
+            F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
+            + (1 - attention_BTN.sum(dim=1)).square().mean()
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -179,11 +190,16 @@ def measure(case: str, threads: int, repeats: int) -> dict[str, float]:
         before = time.process_time()
         task()
         seconds.append(time.process_time() - before)
-    return {"seconds": statistics.median(seconds), "mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {
+        "seconds": statistics.median(seconds),
+        "mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--case", choices=CASES, help="measure this one here and print it as JSON")
@@ -193,10 +209,21 @@ def main() -> None:
         return
     found = {}
     for case in CASES:
-        command = [sys.executable, __file__, "--case", case, "--threads", str(options.threads), "--repeats", str(options.repeats)]
+        command = [
+            sys.executable,
+            __file__,
+            "--case",
+            case,
+            "--threads",
+            str(options.threads),
+            "--repeats",
+            str(options.repeats),
+        ]
         found[case] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     slower = found["calibration"]["seconds"] / QUIET_CALIBRATION
-    print(f"torch {torch.__version__}, {options.threads} threads; a matrix product takes {slower:.2f} times what it takes on a quiet core")
+    print(
+        f"torch {torch.__version__}, {options.threads} threads; a matrix product takes {slower:.2f} times what it takes on a quiet core"
+    )
     columns = f"{'ours':>10}{'literal':>10}{'ratio':>8}{'published':>11}{'ours quiet / published':>24}{'ours MiB':>10}{'literal MiB':>13}"
     print(f"{'task':8}{columns}")
     for task, published in PUBLISHED.items():

@@ -21,15 +21,25 @@ from patchword.metrics.frequencies import DocumentFrequencies
 from patchword.text.ptb import tokenize
 
 
-def check_set(name: str, references: dict, predictions: dict, corpus: dict, per_image: dict, meteor: bool) -> bool:
-    scores = report(references, predictions, metrics=("bleu", "rouge", "cider", *(("meteor",) if meteor else ()))).scores
+def check_set(
+    name: str, references: dict, predictions: dict, corpus: dict, per_image: dict, meteor: bool
+) -> bool:
+    scores = report(
+        references, predictions, metrics=("bleu", "rouge", "cider", *(("meteor",) if meteor else ()))
+    ).scores
     good = True
     for metric, score in scores.items():
         whole = abs(score.value - corpus[metric])
-        each = np.abs(np.array([*score.per_item.values()]) - per_image[metric]).max() if metric in per_image else 0.0
+        each = (
+            np.abs(np.array([*score.per_item.values()]) - per_image[metric]).max()
+            if metric in per_image
+            else 0.0
+        )
         fine = max(whole, each) <= (1e-9 if metric == "METEOR" else 1e-12)
         good &= fine
-        print(f"{name:12} {metric:8} corpus {whole:.1e}  per image {each:.1e}  {'equal' if fine else 'DIFFERENT'}")
+        print(
+            f"{name:12} {metric:8} corpus {whole:.1e}  per image {each:.1e}  {'equal' if fine else 'DIFFERENT'}"
+        )
     return good
 
 
@@ -61,7 +71,9 @@ def check_reward(step: dict, captions: list[list[str]]) -> bool:
     documents = []
     for group in captions:
         words = [" ".join(tokens).split() for tokens in tokenize(group[:5])]
-        documents.append([[numbers.setdefault(word, str(len(numbers) + 1)) for word in caption] for caption in words])
+        documents.append(
+            [[numbers.setdefault(word, str(len(numbers) + 1)) for word in caption] for caption in words]
+        )
     references = [[caption.split()[:-1] for caption in group] for group in step["refs"]]
     candidates = [caption.split()[:-1] for caption in step["res"]]
     reward = CiderReward(references, frequencies=DocumentFrequencies.of(documents))
@@ -72,7 +84,9 @@ def check_reward(step: dict, captions: list[list[str]]) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--meteor", action="store_true")
     options = parser.parse_args()
@@ -86,14 +100,30 @@ def main() -> None:
         references = dict(zip(inputs["ids"], (group[first:last] for group in inputs["caps"]), strict=True))
         captions = [group[0] for group in inputs["caps"]] if name == "human" else inputs["perturbed"]
         predictions = dict(zip(inputs["ids"], captions, strict=True))
-        good.append(check_set(name, references, predictions, scores["corpus"][name], scores["per_image"][name], options.meteor))
+        good.append(
+            check_set(
+                name,
+                references,
+                predictions,
+                scores["corpus"][name],
+                scores["per_image"][name],
+                options.meteor,
+            )
+        )
     raw, scores = read("golden_inputs_raw2017.json"), read("golden_scores_raw2017.json")
     references = {image: group[1:] for image, group in zip(raw["ids"], raw["caps"], strict=True)}
     predictions = {image: group[0] for image, group in zip(raw["ids"], raw["caps"], strict=True)}
-    good.append(check_set("raw2017", references, predictions, scores["corpus"], scores["per_image"], options.meteor))
+    good.append(
+        check_set("raw2017", references, predictions, scores["corpus"], scores["per_image"], options.meteor)
+    )
     items, scores = read("golden50.json")["items"], read("golden50_scores.json")
-    references, predictions = {item["id"]: item["refs"] for item in items}, {item["id"]: item["cand"] for item in items}
-    good.append(check_set("awkward", references, predictions, scores["corpus"], scores["per_image"], options.meteor))
+    references, predictions = (
+        {item["id"]: item["refs"] for item in items},
+        {item["id"]: item["cand"] for item in items},
+    )
+    good.append(
+        check_set("awkward", references, predictions, scores["corpus"], scores["per_image"], options.meteor)
+    )
     good += [check_tokens(read("ptb_cases.json")), check_unicode(read("ptb_unicode.json"))]
     good.append(check_reward(read("golden_scst.json"), inputs["caps"]))
     print("all equal" if all(good) else "NOT all equal")

@@ -31,10 +31,15 @@ def measure(
     towers = load_two_towers(model, "cpu")
     concepts = picture_concepts(towers, Codebook.read(codebook))
     files = [images / record.file for record in records]
-    found = [set(words) for first in range(0, len(files), 64) for words in concepts.of(files[first : first + 64])]
+    found = [
+        set(words) for first in range(0, len(files), 64) for words in concepts.of(files[first : first + 64])
+    ]
     said = [{word for caption in record.captions for word in caption.lower().split()} for record in records]
     total = sum(map(len, found))
-    hits, chance = (sum(len(a & b) for a, b in zip(found, captions, strict=True)) for captions in (said, said[1:] + said[:1]))
+    hits, chance = (
+        sum(len(a & b) for a, b in zip(found, captions, strict=True))
+        for captions in (said, said[1:] + said[:1])
+    )
     print(f"{len(concepts.words)} words, {total / len(records):.2f} concepts a picture")
     print(f"named by a caption of the picture: {hits / total:.1%}; of another picture: {chance / total:.1%}")
     often = sorted(concepts.words, key=lambda word: -sum(word in words for words in said))[:12]

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from patchword.data.formats.readers import read_captions, split_records
-from patchword.layers.codebook import Assigned
+from patchword.layers.codebook import ConceptAssignment
 from patchword.log import progress
 from patchword.metrics.bootstrap import compare
 from patchword.metrics.reporting import Settings, evaluate
@@ -41,7 +41,9 @@ def controls(captioner: CaptionTransformer, seed: int) -> Iterator[Control]:
         def shuffle_values() -> None:
             for layer, live_M in enumerate(live_LM):
                 rows = live_M.nonzero()[:, 0]
-                memory.values_LMC[layer, rows] = memory.values_LMC[layer, rows[torch.randperm(len(rows), generator=generator)]]
+                memory.values_LMC[layer, rows] = memory.values_LMC[
+                    layer, rows[torch.randperm(len(rows), generator=generator)]
+                ]
 
         def randomise() -> None:
             for layer, live_M in enumerate(live_LM):
@@ -53,14 +55,16 @@ def controls(captioner: CaptionTransformer, seed: int) -> Iterator[Control]:
         yield "prototypes removed", lambda: memory.set_log_bias(-math.inf)
         yield "prototypes: values shuffled among keys", shuffle_values
         yield "prototypes: random, same mean and spread", randomise
-    alignment = captioner.alignment
+    alignment = captioner.region_alignment
     if alignment is not None:
         assign = alignment.assign
 
         def exchange() -> None:
             words_WE = alignment.codebook.embeddings_WE
             other_W = torch.randperm(len(words_WE), generator=generator)
-            alignment.assign = lambda features: Assigned(found := assign(features).concepts_BN, words_WE[other_W[found]])
+            alignment.assign = lambda features: ConceptAssignment(
+                found := assign(features).concepts_BN, words_WE[other_W[found]]
+            )
 
         def skip() -> None:
             alignment.layers = torch.nn.ModuleList()
@@ -101,14 +105,24 @@ def measure(
             with torch.no_grad():
                 dict(controls(loaded.model.captioner, seed))[name]()
             result = evaluate(references, captions_of(loaded, images, records), settings)
-            values = [f"{result.report.scores[metric].value * 100:.1f}" for metric in ("Bleu_4", "ROUGE_L", "CIDEr")]
+            values = [
+                f"{result.report.scores[metric].value * 100:.1f}" for metric in ("Bleu_4", "ROUGE_L", "CIDEr")
+            ]
             if untouched is None:
                 untouched = result
                 table.add_row(name, *values, "", "", "")
             else:
-                found = compare((untouched.overlap, untouched.report.counts), (result.overlap, result.report.counts))["CIDEr"]
+                found = compare(
+                    (untouched.overlap, untouched.report.counts), (result.overlap, result.report.counts)
+                )["CIDEr"]
                 low, high = found.interval
-                table.add_row(name, *values, f"{found.value * 100:+.1f}", f"{low * 100:+.1f} to {high * 100:+.1f}", f"{found.p:.3f}")
+                table.add_row(
+                    name,
+                    *values,
+                    f"{found.value * 100:+.1f}",
+                    f"{low * 100:+.1f} to {high * 100:+.1f}",
+                    f"{found.p:.3f}",
+                )
             bar.update(task, advance=1)
     Console(width=140).print(table)
 

@@ -51,7 +51,13 @@ def ours(tokens: int, prototypes: int) -> Callable[[], object]:
     """Keys and values are projected in the search's time, as in transformers' first step."""
     memory = PrototypeConfig(count=prototypes) if prototypes else None
     config = CaptionTransformerConfig(
-        width=WIDTH, heads=HEADS, hidden=HIDDEN, encoder_layers=0, decoder_layers=LAYERS, dropout=0, memory=memory
+        width=WIDTH,
+        heads=HEADS,
+        hidden=HIDDEN,
+        encoder_layers=0,
+        decoder_layers=LAYERS,
+        dropout=0,
+        memory=memory,
     )
     captioner = CaptionTransformer(config, WIDTH, WORDS).eval()
     if prototypes:
@@ -63,20 +69,39 @@ def ours(tokens: int, prototypes: int) -> Callable[[], object]:
 
 
 def theirs(tokens: int) -> Callable[[], object]:
-    sizes = dict(hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=HIDDEN)
-    decoder = BertConfig(vocab_size=WORDS, is_decoder=True, add_cross_attention=True, max_position_embeddings=64, **sizes)
-    encoder = ViTConfig(hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=HEADS, intermediate_size=64)
-    model = VisionEncoderDecoderModel(VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)).eval()
+    sizes = dict(
+        hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=HIDDEN
+    )
+    decoder = BertConfig(
+        vocab_size=WORDS, is_decoder=True, add_cross_attention=True, max_position_embeddings=64, **sizes
+    )
+    encoder = ViTConfig(
+        hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=HEADS, intermediate_size=64
+    )
+    model = VisionEncoderDecoderModel(
+        VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    ).eval()
     given = BaseModelOutput(last_hidden_state=torch.randn(PICTURES, tokens, WIDTH))
-    options = dict(num_beams=BEAMS, min_new_tokens=STEPS, max_new_tokens=STEPS, do_sample=False, use_cache=True)
+    options = dict(
+        num_beams=BEAMS, min_new_tokens=STEPS, max_new_tokens=STEPS, do_sample=False, use_cache=True
+    )
     ids = dict(decoder_start_token_id=SPECIAL.start, eos_token_id=SPECIAL.end, pad_token_id=SPECIAL.pad)
     start = torch.full((PICTURES, 1), SPECIAL.start)
-    return lambda: model.generate(decoder_input_ids=start, encoder_outputs=BaseModelOutput(given.last_hidden_state), **options, **ids)
+    return lambda: model.generate(
+        decoder_input_ids=start, encoder_outputs=BaseModelOutput(given.last_hidden_state), **options, **ids
+    )
 
 
 def floor(rows: int, product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[[], object]:
     """The weights of a decoder times the rows, nothing else."""
-    layer = [(WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, WIDTH), (WIDTH, WIDTH), (WIDTH, HIDDEN), (HIDDEN, WIDTH)]
+    layer = [
+        (WIDTH, 3 * WIDTH),
+        (WIDTH, WIDTH),
+        (WIDTH, WIDTH),
+        (WIDTH, WIDTH),
+        (WIDTH, HIDDEN),
+        (HIDDEN, WIDTH),
+    ]
     shapes = layer * LAYERS + [(WIDTH, WORDS)]
     weights = [torch.randn(outputs, inputs) for inputs, outputs in shapes]
     rows_of = {inputs: torch.randn(rows, inputs) for inputs, _ in shapes}
@@ -112,7 +137,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[196, 49])
     parser.add_argument("--prototypes", type=int, default=1024)
     parser.add_argument("--m2", action="store_true", help="also Meshed-Memory at the paper's size")
-    parser.add_argument("--torchs-product", action="store_true", help="products by the library that torch chooses")
+    parser.add_argument(
+        "--torchs-product", action="store_true", help="products by the library that torch chooses"
+    )
     chosen = parser.parse_args()
     if chosen.torchs_product:
         linear.mkl_is_slow = lambda: False
@@ -120,16 +147,30 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, one thread, CPU seconds, best of {chosen.repeats}")
     for tokens in chosen.tokens:
-        work = {"generate": theirs(tokens), "ours": ours(tokens, 0), "with memory": ours(tokens, chosen.prototypes)}
-        work |= {"floor": floor(PICTURES * BEAMS, functional.linear), "greedy floor": floor(PICTURES, functional.linear)}
+        work = {
+            "generate": theirs(tokens),
+            "ours": ours(tokens, 0),
+            "with memory": ours(tokens, chosen.prototypes),
+        }
+        work |= {
+            "floor": floor(PICTURES * BEAMS, functional.linear),
+            "greedy floor": floor(PICTURES, functional.linear),
+        }
         if linear.mkl_is_slow():
-            work |= {"our floor": floor(PICTURES * BEAMS, linear.linear), "our greedy floor": floor(PICTURES, linear.linear)}
+            work |= {
+                "our floor": floor(PICTURES * BEAMS, linear.linear),
+                "our greedy floor": floor(PICTURES, linear.linear),
+            }
         seconds = best_seconds(work, chosen.repeats)
         print(f"\n{tokens} tokens, {PICTURES} pictures, {BEAMS} beams, {STEPS} steps")
         for name, found in seconds.items():
-            print(f"  {name:18s}{found:8.2f} s {PICTURES / found:8.1f} captions/s   {seconds['generate'] / found:5.2f} x generate")
+            print(
+                f"  {name:18s}{found:8.2f} s {PICTURES / found:8.1f} captions/s   {seconds['generate'] / found:5.2f} x generate"
+            )
     if chosen.m2:
-        print(f"\nMeshed-Memory, 20 pictures of 50 regions: {best_seconds({'m2': meshed()}, chosen.repeats)['m2']:.2f} s")
+        print(
+            f"\nMeshed-Memory, 20 pictures of 50 regions: {best_seconds({'m2': meshed()}, chosen.repeats)['m2']:.2f} s"
+        )
 
 
 if __name__ == "__main__":

@@ -43,7 +43,14 @@ def main(
 ) -> None:
     """Print a table."""
     answerer = load_answerer(model, "cpu")
-    table = Table("pictures", "number", "nearest", "median", "refused", title=f"limit {float(answerer.model.familiarity.limit):.1f}")
+    table = Table(
+        "pictures",
+        "number",
+        "nearest",
+        "median",
+        "refused",
+        title=f"limit {float(answerer.model.familiarity.limit):.1f}",
+    )
     for folder in folders:
         _row(table, answerer, str(folder), list(_readable(find_pictures([str(folder)])[:limit])))
     for size in (256, 64):
@@ -55,7 +62,10 @@ def main(
         shapes = answerer.ask(pictures, ["what shape is present?"] * 200, anyway=True)
         right = [
             sum(best[0].text == known for best, known in zip(found, truth, strict=True))
-            for found, truth in ((colours, [colour for _, colour, _ in drawn]), (shapes, [shape for _, _, shape in drawn]))
+            for found, truth in (
+                (colours, [colour for _, colour, _ in drawn]),
+                (shapes, [shape for _, _, shape in drawn]),
+            )
         ]
         print(f"drawings, {size} pixels: colour right {right[0]}, shape right {right[1]} of 200")
     Console(width=100).print(table)
@@ -74,7 +84,9 @@ def draw(random: np.random.Generator, size: int) -> tuple[Image.Image, str, str]
         w = r * random.uniform(0.5, 1)
         pen.rectangle((x - r, y - w, x + r, y + w), fill=COLOURS[colour])
     else:
-        pen.polygon([(x, y - r), (x - 0.9 * r, y + 0.7 * r), (x + 0.9 * r, y + 0.7 * r)], fill=COLOURS[colour])
+        pen.polygon(
+            [(x, y - r), (x - 0.9 * r, y + 0.7 * r), (x + 0.9 * r, y + 0.7 * r)], fill=COLOURS[colour]
+        )
     return picture, colour, shape
 
 
@@ -96,7 +108,9 @@ def _row(table: Table, answerer: AnsweringModel, name: str, pictures: list[Image
         features = answerer.features(pictures[first : first + 64])
         distances += answerer.model.familiarity.distance(mean_patch(features)).tolist()
     refused = sum(distance > float(answerer.model.familiarity.limit) for distance in distances)
-    table.add_row(name, str(len(distances)), f"{min(distances):.1f}", f"{np.median(distances):.1f}", str(refused))
+    table.add_row(
+        name, str(len(distances)), f"{min(distances):.1f}", f"{np.median(distances):.1f}", str(refused)
+    )
 
 
 if __name__ == "__main__":

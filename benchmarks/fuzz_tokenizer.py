@@ -17,7 +17,9 @@ from pathlib import Path
 from patchword.metrics.files import read_references
 from patchword.text.ptb import DROPPED, tokenize
 
-JOINTS = ". |, |! |? |; |: | - |-| -- |... | \"|\" | '|' |/| & | (|) |'s |.|'|\u2019s | \u2013 |\u2026 ".split("|")
+JOINTS = (
+    ". |, |! |? |; |: | - |-| -- |... | \"|\" | '|' |/| & | (|) |'s |.|'|\u2019s | \u2013 |\u2026 ".split("|")
+)
 ENDS = [".", ".", ".", "!", "?", " .", '"', "...", "?!", ")", ""]
 
 
@@ -30,9 +32,20 @@ def java_tokens(captions: list[str]) -> list[list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "captions.txt"
         file.write_text("".join(f"{caption}\nx\n" for caption in captions), encoding="utf-8")
-        command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase", str(file)]
+        command = [
+            "java",
+            "-cp",
+            str(jar),
+            "edu.stanford.nlp.process.PTBTokenizer",
+            "-preserveLines",
+            "-lowerCase",
+            str(file),
+        ]
         lines = subprocess.run(command, check=True, capture_output=True).stdout.decode("utf-8").split("\n")
-    return [[token for token in line.split(" ") if token and token not in DROPPED] for line in lines[: 2 * len(captions) : 2]]
+    return [
+        [token for token in line.split(" ") if token and token not in DROPPED]
+        for line in lines[: 2 * len(captions) : 2]
+    ]
 
 
 def caption_of(words: list[str], chance: random.Random) -> str:
@@ -43,13 +56,20 @@ def caption_of(words: list[str], chance: random.Random) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("captions", type=Path)
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     chance = random.Random(options.seed)
-    words = [word for group in read_references(options.captions).values() for caption in group for word in caption.split()]
+    words = [
+        word
+        for group in read_references(options.captions).values()
+        for caption in group
+        for word in caption.split()
+    ]
     captions = [caption_of(words, chance) for _ in range(options.count)]
     ours = tokenize([line for caption in captions for line in (caption, "x")])[::2]
     different = [(c, a, b) for c, a, b in zip(captions, ours, java_tokens(captions), strict=True) if a != b]

@@ -26,7 +26,12 @@ from patchword.tasks.start import start
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 TOP = 12  # layers of the towers
-TUNED = ["trainable_from=0", "data.cache_tokens=false", "stage.0.epochs=4", 'stage.0.learning_rates={""=3e-4,"head"=3e-3}']
+TUNED = [
+    "trainable_from=0",
+    "data.cache_tokens=false",
+    "stage.0.epochs=4",
+    'stage.0.learning_rates={""=3e-4,"head"=3e-3}',
+]
 TUNED_NAME = "late concatenation, everything trained"
 PLAIN = {
     "picture alone, linear probe": ["model.inputs=image"],
@@ -63,7 +68,13 @@ def runs(seeds: int) -> Iterator[tuple[str, str, int, str, list[str]]]:
     for count in LENGTHS:
         yield "prompt length", f"{count}", 1, "prompt-fusion-fashion", lengths(count)
     for first in FIRST_LAYERS:
-        yield "first fused layer", f"{first}", 1, "prompt-fusion-fashion", [f"model.fused_layers={TOP - first}"]
+        yield (
+            "first fused layer",
+            f"{first}",
+            1,
+            "prompt-fusion-fashion",
+            [f"model.fused_layers={TOP - first}"],
+        )
     for seed in range(2, seeds + 1):
         yield "methods", TUNED_NAME, seed, "late-concatenation-fashion", TUNED
 
@@ -99,20 +110,51 @@ def run_all(arguments: argparse.Namespace) -> None:
         name, folder = f"{side} tower, trained alone", out / f"{side}-tower"
         towers[section] = f"{section}_from={folder / 'best'}"
         if ("towers", name, 1) not in done:
-            one(results, "towers", name, 1, CONFIGS / "towers-fashion.toml", [*data, f"model.inputs={side}"], folder, rows)
+            one(
+                results,
+                "towers",
+                name,
+                1,
+                CONFIGS / "towers-fashion.toml",
+                [*data, f"model.inputs={side}"],
+                folder,
+                rows,
+            )
     for number, (group, name, seed, config, settings) in enumerate(runs(arguments.seeds)):
         if (group, name, seed) not in done:
             told = [*data, *towers.values(), f"seed={seed}", *settings]
             one(results, group, name, seed, CONFIGS / f"{config}.toml", told, out / f"run-{number}", rows)
 
 
-def one(results: Path, group: str, name: str, seed: int, config: Path, settings: list[str], folder: Path, rows: ValRows) -> None:
+def one(
+    results: Path,
+    group: str,
+    name: str,
+    seed: int,
+    config: Path,
+    settings: list[str],
+    folder: Path,
+    rows: ValRows,
+) -> None:
     """Train and score one run, and write its line."""
     began = time.process_time()
-    start(config, [*settings, f"out={folder}"], True, False, None, f"patchword train configs/{config.name} {' '.join(settings)}")
+    start(
+        config,
+        [*settings, f"out={folder}"],
+        True,
+        False,
+        None,
+        f"patchword train configs/{config.name} {' '.join(settings)}",
+    )
     trained = time.process_time() - began
     classifier = load_labelling_model(folder / "best")
-    row: dict[str, Any] = {"group": group, "name": name, "seed": seed, **rows.score(classifier), "cpu_seconds": round(trained, 1)}
+    row: dict[str, Any] = {
+        "group": group,
+        "name": name,
+        "seed": seed,
+        **rows.score(classifier),
+        "cpu_seconds": round(trained, 1),
+    }
     row["trained_parameters"] = classifier.card["trained_parameters"]
     with open(results, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
@@ -120,7 +162,11 @@ def one(results: Path, group: str, name: str, seed: int, config: Path, settings:
 
 
 def read(results: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()] if results.exists() else []
+    return (
+        [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+        if results.exists()
+        else []
+    )
 
 
 def print_tables(results: Path) -> None:
@@ -129,11 +175,15 @@ def print_tables(results: Path) -> None:
     for row in read(results):
         grouped.setdefault(row["group"], {}).setdefault(row["name"], []).append(row)
     for group, names in grouped.items():
-        print(f"\n| {group} | accuracy | macro F1 | trained parameters | CPU s | seeds |\n| --- | --: | --: | --: | --: | --: |")
+        print(
+            f"\n| {group} | accuracy | macro F1 | trained parameters | CPU s | seeds |\n| --- | --: | --: | --: | --: | --: |"
+        )
         for name, rows in names.items():
             values = [spread([100 * row[metric] for row in rows]) for metric in ("accuracy", "macro_F1")]
             seconds = mean(row["cpu_seconds"] for row in rows)
-            print(f"| {name} | {values[0]} | {values[1]} | {rows[0]['trained_parameters']:,} | {seconds:.0f} | {len(rows)} |")
+            print(
+                f"| {name} | {values[0]} | {values[1]} | {rows[0]['trained_parameters']:,} | {seconds:.0f} | {len(rows)} |"
+            )
 
 
 def spread(values: list[float]) -> str:
@@ -141,7 +191,9 @@ def spread(values: list[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("table", type=Path, help="CSV with image, text, label and split")
     parser.add_argument("images", type=Path, help="folder of the pictures")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")

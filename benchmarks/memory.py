@@ -36,12 +36,19 @@ def seconds(call, repeats: int, device: torch.device) -> float:
 
 def step_with(prototypes: int, placement: str, device: torch.device):
     memory = PrototypeConfig(count=prototypes, placement=placement) if prototypes else None
-    captioner = CaptionTransformer(CaptionTransformerConfig(encoder_layers=0, memory=memory), 512, 10_000).eval().to(device)
+    captioner = (
+        CaptionTransformer(CaptionTransformerConfig(encoder_layers=0, memory=memory), 512, 10_000)
+        .eval()
+        .to(device)
+    )
     if prototypes:
         nn.init.normal_(captioner.memory.keys_LMC)
         captioner.memory.live_LM.fill_(True)
     seen = captioner.encode(VisualFeatures(torch.randn(PICTURES, PATCHES, 512, device=device)))
-    tokens_R, state = torch.ones(PICTURES * BEAMS, dtype=torch.long, device=device), captioner.start(seen, BEAMS)
+    tokens_R, state = (
+        torch.ones(PICTURES * BEAMS, dtype=torch.long, device=device),
+        captioner.start(seen, BEAMS),
+    )
     for _ in range(PREFIX):
         _, state, _ = captioner.step(tokens_R, seen, state)
     return lambda: captioner.step(tokens_R, seen, state)
@@ -49,7 +56,11 @@ def step_with(prototypes: int, placement: str, device: torch.device):
 
 def filled(vectors: int, device: torch.device) -> Bank:
     bank = Bank.empty(vectors, 1, 512, 8, device)
-    bank.add(torch.randn(1, vectors, 512, device=device), torch.randn(1, vectors, 512, device=device), bank.contexts_NW.clone())
+    bank.add(
+        torch.randn(1, vectors, 512, device=device),
+        torch.randn(1, vectors, 512, device=device),
+        bank.contexts_NW.clone(),
+    )
     return bank
 
 
@@ -62,7 +73,9 @@ def main() -> None:
     device = torch.device(chosen.device)
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, {device}, best of {chosen.repeats}\n\nprototypes   placement      step, ms   of the bare step")
+    print(
+        f"torch {torch.__version__}, {device}, best of {chosen.repeats}\n\nprototypes   placement      step, ms   of the bare step"
+    )
     bare = seconds(step_with(0, "self_concat", device), chosen.repeats, device)
     print(f"{0:10d}   {'-':12s}{bare * 1e3:11.1f}{1:12.2f}")
     for placement in ("self_concat", "cross_add", "sequential"):
@@ -72,7 +85,9 @@ def main() -> None:
     print("\nbank, vectors   prototypes   clustering, s   bank of a layer, MiB")
     for vectors in (4096, 16384, 65536):
         bank, count = filled(vectors, device), min(1024, vectors // 39)
-        found = seconds(lambda bank=bank, count=count: cluster(bank, count, 32, 10, 4, torch.Generator()), 1, device)
+        found = seconds(
+            lambda bank=bank, count=count: cluster(bank, count, 32, 10, 4, torch.Generator()), 1, device
+        )
         print(f"{vectors:13d}{count:13d}{found:16.2f}{vectors * 512 * 8 / 2**20:23.0f}")
 
 

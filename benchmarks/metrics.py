@@ -42,7 +42,9 @@ def cpu_seconds() -> float:
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
-def cost(call: Callable[[], object], repeats: int, before: Callable[[], object] = lambda: None) -> tuple[Cost, object]:
+def cost(
+    call: Callable[[], object], repeats: int, before: Callable[[], object] = lambda: None
+) -> tuple[Cost, object]:
     runs, result = [], None
     for _ in range(repeats):
         before()
@@ -64,7 +66,9 @@ def their_tokens(references: dict, predictions: dict) -> tuple[dict, dict]:
 
     tokenizer = PTBTokenizer()
     return (
-        tokenizer.tokenize({image: [{"caption": caption} for caption in captions] for image, captions in references.items()}),
+        tokenizer.tokenize(
+            {image: [{"caption": caption} for caption in captions] for image, captions in references.items()}
+        ),
         tokenizer.tokenize({image: [{"caption": caption}] for image, caption in predictions.items()}),
     )
 
@@ -74,8 +78,17 @@ def their_scores(references: dict, predictions: dict) -> dict[str, float]:
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    values = dict(zip(("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4"), Bleu(4).compute_score(references, predictions)[0], strict=True))
-    rouge, cider = Rouge().compute_score(references, predictions)[0], Cider().compute_score(references, predictions)[0]
+    values = dict(
+        zip(
+            ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4"),
+            Bleu(4).compute_score(references, predictions)[0],
+            strict=True,
+        )
+    )
+    rouge, cider = (
+        Rouge().compute_score(references, predictions)[0],
+        Cider().compute_score(references, predictions)[0],
+    )
     return values | {"ROUGE_L": rouge, "CIDEr": cider}
 
 
@@ -94,7 +107,9 @@ def reward_costs(references: dict, repeats: int) -> tuple[Cost, Cost]:
     from pycocoevalcap.cider.cider_scorer import CiderScorer
 
     groups = list(references.values())
-    reward = CiderReward(groups, end_token=False, frequencies=DocumentFrequencies.of(groups, "image", end_token=False))
+    reward = CiderReward(
+        groups, end_token=False, frequencies=DocumentFrequencies.of(groups, "image", end_token=False)
+    )
     images = [image for image in range(50) for _ in range(5)]
     samples = [groups[image][place % len(groups[image])] for place, image in enumerate(images)]
 
@@ -110,7 +125,9 @@ def reward_costs(references: dict, repeats: int) -> tuple[Cost, Cost]:
 def peak_memory(part: str, inputs: Path) -> float:
     """Peak resident MB of a fresh process that scores everything but METEOR, and of its children."""
     command = [sys.executable, __file__, str(inputs), "--only", part]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ).stdout.split()[-1])
+    return float(
+        subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ).stdout.split()[-1]
+    )
 
 
 def run_once(part: str, references: dict, predictions: dict) -> None:
@@ -126,11 +143,15 @@ def run_once(part: str, references: dict, predictions: dict) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("inputs", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--meteor", action="store_true")
-    parser.add_argument("--only", choices=("ours", "theirs"), help="score once and print the peak memory in MB")
+    parser.add_argument(
+        "--only", choices=("ours", "theirs"), help="score once and print the peak memory in MB"
+    )
     options = parser.parse_args()
     data = json.loads(options.inputs.read_text(encoding="utf-8"))
     references = {image: captions[1:] for image, captions in zip(data["ids"], data["caps"], strict=True)}
@@ -144,9 +165,18 @@ def main() -> None:
     java, theirs = cost(lambda: their_tokens(references, predictions), repeats)
     ours_counted, report = cost(lambda: score_tokens(*tokens, METRICS), repeats)
     counted, expected = cost(lambda: their_scores(*theirs), repeats)
-    rows = [("tokenisation, cold", java, cold), ("tokenisation, warm", java, warm), ("BLEU, ROUGE-L, CIDEr", counted, ours_counted)]
+    rows = [
+        ("tokenisation, cold", java, cold),
+        ("tokenisation, warm", java, warm),
+        ("BLEU, ROUGE-L, CIDEr", counted, ours_counted),
+    ]
     for name, ours in (("without METEOR, cold", cold), ("without METEOR, warm", warm)):
-        rows.append((name, *(Cost(a.wall + b.wall, a.cpu + b.cpu) for a, b in ((java, counted), (ours, ours_counted)))))
+        rows.append(
+            (
+                name,
+                *(Cost(a.wall + b.wall, a.cpu + b.cpu) for a, b in ((java, counted), (ours, ours_counted))),
+            )
+        )
     values = {name: score.value for name, score in report.scores.items()}
     if options.meteor:
         jar, found = cost(lambda: their_meteor(*theirs), repeats)
@@ -155,14 +185,21 @@ def main() -> None:
         expected |= found
         values |= {name: score.value for name, score in meteor.scores.items()}
     rows.append(("reward, 250 samples", *reward_costs(tokens[0], repeats)))
-    print(f"{len(predictions)} images, {sum(map(len, references.values()))} references, median of {repeats}; seconds\n")
-    print("| part | pycocoevalcap wall | CPU | ours wall | CPU | ratio wall | CPU |\n| --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        f"{len(predictions)} images, {sum(map(len, references.values()))} references, median of {repeats}; seconds\n"
+    )
+    print(
+        "| part | pycocoevalcap wall | CPU | ours wall | CPU | ratio wall | CPU |\n| --- | --- | --- | --- | --- | --- | --- |"
+    )
     for name, peer, own in rows:
         ratios = f"{peer.wall / own.wall:.1f} | {peer.cpu / own.cpu:.1f}"
         print(f"| {name} | {peer.wall:.3f} | {peer.cpu:.3f} | {own.wall:.3f} | {own.cpu:.3f} | {ratios} |")
     peaks = [peak_memory(part, options.inputs) for part in ("theirs", "ours")]
     print(f"\npeak memory without METEOR: theirs {peaks[0]:.0f} MB, ours {peaks[1]:.0f} MB")
-    print("largest difference of a corpus value:", max(abs(values[name] - float(expected[name])) for name in expected))
+    print(
+        "largest difference of a corpus value:",
+        max(abs(values[name] - float(expected[name])) for name in expected),
+    )
 
 
 if __name__ == "__main__":

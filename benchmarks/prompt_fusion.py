@@ -35,7 +35,9 @@ HEADER = "| what is trained | parameters | share | saved MiB | step CPU s | cach
 def towers(tiny: bool, trainable_from: int | None) -> tuple[VitTower, BertTower]:
     torch.manual_seed(0)
     sizes = dict(hidden_size=32, intermediate_size=64, num_attention_heads=2) if tiny else {}
-    return VitTower.from_architecture(ViTConfig(**sizes), trainable_from), BertTower.from_architecture(BertConfig(**sizes), trainable_from)
+    return VitTower.from_architecture(ViTConfig(**sizes), trainable_from), BertTower.from_architecture(
+        BertConfig(**sizes), trainable_from
+    )
 
 
 def fusion(pair: tuple[VitTower, BertTower], layers: int, prompts: int) -> PromptFusion:
@@ -53,8 +55,12 @@ def literal_fuse(model: PromptFusion, tokens: FusionTokens) -> Tensor:
 
     for fused, image_layer, text_layer in model.fused_pairs():
         image, text = fused.image, fused.text
-        rows_v = torch.cat([z_v, *(part.expand(batch, -1, -1) for part in (image.query_context_MC, image.query_QC))], 1)
-        rows_t = torch.cat([z_t, *(part.expand(batch, -1, -1) for part in (text.query_context_MC, text.query_QC))], 1)
+        rows_v = torch.cat(
+            [z_v, *(part.expand(batch, -1, -1) for part in (image.query_context_MC, image.query_QC))], 1
+        )
+        rows_t = torch.cat(
+            [z_t, *(part.expand(batch, -1, -1) for part in (text.query_context_MC, text.query_QC))], 1
+        )
         for_text = fused.image_to_text(image_layer(rows_v)[:, -len(image.query_QC) :])
         for_image = fused.text_to_image(text_layer(rows_t, real(rows_t))[:, -len(text.query_QC) :])
         rows_v = torch.cat([z_v, image.fusion_context_MC.expand(batch, -1, -1), for_image], 1)
@@ -90,11 +96,15 @@ def report(name: str, model: PromptFusion, measured: Measured, lower: float | No
     share = trained / sum(parameter.numel() for parameter in model.parameters())
     step = measured.seconds + (lower or 0.0)
     cached = "- | -" if lower is None else f"{measured.seconds:.2f} | {measured.seconds / step:.2f}"
-    print(f"| {name} | {trained:,} | {share:.2%} | {measured.saved:.0f} | {step:.2f} | {cached} |", flush=True)
+    print(
+        f"| {name} | {trained:,} | {share:.2%} | {measured.saved:.0f} | {step:.2f} | {cached} |", flush=True
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tiny", action="store_true", help="small towers")
     tiny = parser.parse_args().tiny
     torch.set_num_threads(1)
@@ -116,7 +126,9 @@ def main() -> None:
         if (layers, prompts) == (2, 4):
             literal = measure(model, partial(literal_fuse, model, tokens), labels_B)
             report("PMF, F 2, M 4, literal", model, literal, lower)
-            difference = float((ours.logits_BY - literal.logits_BY).abs().max() / literal.logits_BY.abs().max())
+            difference = float(
+                (ours.logits_BY - literal.logits_BY).abs().max() / literal.logits_BY.abs().max()
+            )
     model = fusion(towers(tiny, 0), 2, 4)
     report("everything, F 2, M 4", model, measure(model, lambda: model(*inputs), labels_B), None)
     print(f"\nlargest difference of the logits to the literal equations, relative: {difference:.1e}")

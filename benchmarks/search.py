@@ -29,7 +29,10 @@ def vectors(count: int, width: int, centres: int, generator: np.random.Generator
     middle = generator.standard_normal((max(centres, 1), width), dtype=np.float32) * (centres > 0)
     for start in range(0, count, BATCH):
         rows = min(BATCH, count - start)
-        points = generator.standard_normal((rows, width), dtype=np.float32) * 0.7 + middle[generator.integers(len(middle), size=rows)]
+        points = (
+            generator.standard_normal((rows, width), dtype=np.float32) * 0.7
+            + middle[generator.integers(len(middle), size=rows)]
+        )
         yield points / np.linalg.norm(points, axis=1, keepdims=True)
 
 
@@ -44,7 +47,10 @@ def fill(out: Path, batches: Iterator[np.ndarray], flat_limit: int) -> tuple[Pic
         with work:
             if number == 0:
                 work.execute("insert into settings values ('width', ?)", (str(points.shape[1]),))
-            rows = [(f"/pictures/{number + i}.jpg".encode(), 0, 0, point.tobytes()) for i, point in enumerate(points)]
+            rows = [
+                (f"/pictures/{number + i}.jpg".encode(), 0, 0, point.tobytes())
+                for i, point in enumerate(points)
+            ]
             work.executemany("insert into pictures (path, size, time_ns, vector) values (?, ?, ?, ?)", rows)
         number += len(points)
         sample.append(points[:50])
@@ -64,23 +70,36 @@ def search(opened: PictureIndex, queries: np.ndarray) -> tuple[list[list[str]], 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--vectors", type=int, default=100_000)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--queries", type=int, default=100)
     options = parser.parse_args()
     for centres in (2000, 0):
-        print(f"{options.vectors} vectors of width {options.width}, {f'around {centres} centres' if centres else 'without centres'}")
+        print(
+            f"{options.vectors} vectors of width {options.width}, {f'around {centres} centres' if centres else 'without centres'}"
+        )
         results = {}
         for kind, limit in (("flat", options.vectors), ("cells", 0)):
             generator = np.random.default_rng(0)
             with tempfile.TemporaryDirectory() as folder:
-                opened, sample, built = fill(Path(folder) / "out", vectors(options.vectors, options.width, centres, generator), limit)
+                opened, sample, built = fill(
+                    Path(folder) / "out", vectors(options.vectors, options.width, centres, generator), limit
+                )
                 with opened:
                     queries = sample[generator.integers(len(sample), size=options.queries)]
                     noise = generator.standard_normal(queries.shape, dtype=np.float32) / options.width**0.5
                     results[kind], milliseconds, cpu = search(opened, queries + 0.5 * noise)
-                size = sum(path.stat().st_size for path in (Path(folder) / "out").iterdir() if path.suffix == ".faiss") / 2**20
+                size = (
+                    sum(
+                        path.stat().st_size
+                        for path in (Path(folder) / "out").iterdir()
+                        if path.suffix == ".faiss"
+                    )
+                    / 2**20
+                )
             middle, high = np.percentile(milliseconds, [50, 95])
             print(
                 f"  {kind:5}: stored and built in {built:.1f} s, {size:.0f} MiB; a search takes {middle:.1f} ms (95 %: {high:.1f} ms, "
@@ -90,7 +109,9 @@ def main() -> None:
         pairs = list(zip(results["flat"], results["cells"], strict=True))
         first = np.mean([exact[0] == found[0] for exact, found in pairs])
         ten = np.mean([len(set(exact) & set(found)) / 10 for exact, found in pairs])
-        print(f"  cells against flat: the same first picture {first:.1%}, recall of the ten nearest {ten:.1%}")
+        print(
+            f"  cells against flat: the same first picture {first:.1%}, recall of the ten nearest {ten:.1%}"
+        )
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 

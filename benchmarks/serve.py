@@ -75,9 +75,19 @@ def captions(model: str, shots: list[Image.Image]) -> list[Request]:
             expected = loaded.caption([picture], beams=beams, n_best=n_best, trace=trace)[0].text
             path = f"/caption?beams={beams}&n_best={n_best}&trace={'true' if trace else 'false'}"
             mixed.append(Request(path, {"Content-Type": "image/png"}, raw, caption_in, expected))
-            mixed.append(Request(path, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}, form, caption_in, expected))
+            mixed.append(
+                Request(
+                    path,
+                    {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"},
+                    form,
+                    caption_in,
+                    expected,
+                )
+            )
         streamed = loaded.caption([picture], beams=1)[0].text
-        mixed.append(Request("/caption?stream=true", {"Content-Type": "image/png"}, raw, caption_in_stream, streamed))
+        mixed.append(
+            Request("/caption?stream=true", {"Content-Type": "image/png"}, raw, caption_in_stream, streamed)
+        )
     return mixed
 
 
@@ -87,7 +97,9 @@ def labels_and_searches(shots: list[Image.Image], folder: Path) -> list[Request]
     (folder / "pictures").mkdir()
     for number, picture in enumerate(shots):
         picture.save(folder / "pictures" / f"{number}.png")
-    update_index(folder / "pictures", folder / "index", towers.embed_images, towers.identity, name="two-towers")
+    update_index(
+        folder / "pictures", folder / "index", towers.embed_images, towers.identity, name="two-towers"
+    )
     for picture in shots:
         shares = towers.label([picture], LABELS)[0]
         expected = [LABELS[i] for i in np.argsort(-shares, kind="stable")]
@@ -123,7 +135,18 @@ class Served:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         program = "import sys; from patchword.cli import main; sys.argv[0] = 'patchword'; main()"
-        words = ["serve", "--model", model, "--port", str(self.port), "--batch", str(batch), "--deadline", "120", *more]
+        words = [
+            "serve",
+            "--model",
+            model,
+            "--port",
+            str(self.port),
+            "--batch",
+            str(batch),
+            "--deadline",
+            "120",
+            *more,
+        ]
         self.process = subprocess.Popen([sys.executable, "-c", program, *words], stdout=subprocess.DEVNULL)
 
     def __enter__(self) -> Served:
@@ -140,7 +163,9 @@ class Served:
         self.process.terminate()
         self.process.wait()
 
-    def ask(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=150)
         try:
             connection.request(method, path, body, headers or {})
@@ -154,10 +179,16 @@ class Served:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def resident_mib(self) -> float:
-        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return (
+            int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+            * os.sysconf("SC_PAGE_SIZE")
+            / 2**20
+        )
 
 
-def load(served: Served, mixed: list[Request], count: int, clients: int, seconds: float, early: int | None = None) -> dict[str, float]:
+def load(
+    served: Served, mixed: list[Request], count: int, clients: int, seconds: float, early: int | None = None
+) -> dict[str, float]:
     """Send `count` requests from `clients` threads, or as many as `seconds` allow."""
     lock, seen = Lock(), {"lost": 0, "wrong": 0, "done": 0, "start_mib": 0.0}
     latencies: list[float] = []
@@ -202,7 +233,9 @@ def main() -> None:
     options = words.parse_args()
     shots = pictures(24)
     said = captions(options.model, shots)
-    print(f"{len({str(request.expected) for request in said})} different captions of {len(shots)} pictures; {options.clients} clients")
+    print(
+        f"{len({str(request.expected) for request in said})} different captions of {len(shots)} pictures; {options.clients} clients"
+    )
     same = [request for request in said if request.path.startswith("/caption?beams=3&n_best=1")]
     costs = {}
     for batch in (1, 16):

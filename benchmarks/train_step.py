@@ -44,7 +44,11 @@ class Plain(nn.Module):
 
     def forward(self, regions_BNC, tokens_BT):
         mask_TT = nn.Transformer.generate_square_subsequent_mask(tokens_BT.shape[1])
-        return self.output(self.transformer(self.embed(regions_BNC), self.words(tokens_BT), tgt_mask=mask_TT, tgt_is_causal=True))
+        return self.output(
+            self.transformer(
+                self.embed(regions_BNC), self.words(tokens_BT), tgt_mask=mask_TT, tgt_is_causal=True
+            )
+        )
 
 
 class Ours(nn.Module):
@@ -54,7 +58,9 @@ class Ours(nn.Module):
 
     def forward(self, regions_BNC, tokens_BT):
         lengths_B = torch.full((len(tokens_BT),), tokens_BT.shape[1])
-        return self.captioner.decode(tokens_BT, lengths_B, self.captioner.encode(VisualFeatures(regions_BNC))).logits_BTV
+        return self.captioner.decode(
+            tokens_BT, lengths_B, self.captioner.encode(VisualFeatures(regions_BNC))
+        ).logits_BTV
 
 
 MODELS = {
@@ -72,11 +78,16 @@ def measure(name: str, repeats: int) -> tuple[float, float]:
     model, best = MODELS[name.removesuffix(TORCHS)]().train(), float("inf")
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    regions_BNC, tokens_BT = torch.randn(PICTURES, REGIONS, WIDTH_IN), torch.randint(4, WORDS, (PICTURES, LENGTH))
+    regions_BNC, tokens_BT = (
+        torch.randn(PICTURES, REGIONS, WIDTH_IN),
+        torch.randint(4, WORDS, (PICTURES, LENGTH)),
+    )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(repeats):
         begin = time.process_time()
-        F.cross_entropy(model(regions_BNC, tokens_BT).flatten(0, 1), tokens_BT.roll(-1, 1).flatten()).backward()
+        F.cross_entropy(
+            model(regions_BNC, tokens_BT).flatten(0, 1), tokens_BT.roll(-1, 1).flatten()
+        ).backward()
         best = min(best, time.process_time() - begin)
     return best, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
 
@@ -89,8 +100,15 @@ def rest(repeats: int) -> dict[str, tuple[float, float]]:
     gigabytes = sum(parameter.numel() for parameter in parameters) * 4 / 1e9
     source = torch.ones(sum(parameter.numel() for parameter in parameters))
     target = torch.empty_like(source)
-    forms = {"AdamW, plain": {"foreach": False}, "AdamW, foreach": {"foreach": True}, "AdamW, fused": {"fused": True}}
-    work = {name: (torch.optim.AdamW(parameters, lr=1e-4, **form).step, 7 * gigabytes) for name, form in forms.items()}
+    forms = {
+        "AdamW, plain": {"foreach": False},
+        "AdamW, foreach": {"foreach": True},
+        "AdamW, fused": {"fused": True},
+    }
+    work = {
+        name: (torch.optim.AdamW(parameters, lr=1e-4, **form).step, 7 * gigabytes)
+        for name, form in forms.items()
+    }
     work["clipping"] = (lambda: nn.utils.clip_grad_norm_(parameters, 5.0), 3 * gigabytes)
     work["copy"] = (lambda: target.copy_(source), 2 * gigabytes)
     found = {}

@@ -1,7 +1,7 @@
 """Twenty captions of pictures that lie in installed packages, as a sheet and as a table: what the shipped model can and cannot do.
 
-    pip install scikit-image scikit-learn
-    python examples/captions_of_package_pictures.py --sheet docs/images/examples.png > captions.md
+pip install scikit-image scikit-learn
+python examples/captions_of_package_pictures.py --sheet docs/images/examples.png > captions.md
 """
 
 from __future__ import annotations

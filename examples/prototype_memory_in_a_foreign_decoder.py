@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from patchword.layers.codebook import Codebook, assign
 from patchword.layers.prototypes import PrototypeConfig, PrototypeMemory, PrototypeRecall
 from patchword.layers.transformer import merge_heads
-from patchword.types import Observed
+from patchword.types import KeysAndValues
 
 WIDTH, HEADS, LAYERS, WORDS, PATCHES = 32, 4, 2, 50, 9
 
@@ -29,7 +29,9 @@ class RememberingGpt2(nn.Module):
         self.memory = PrototypeMemory(settings, LAYERS, WIDTH, HEADS)
         self.recalls = nn.ModuleList(PrototypeRecall(WIDTH, HEADS) for _ in range(LAYERS))
         for layer, block in enumerate(self.gpt.transformer.h):
-            block.register_forward_hook(lambda module, inputs, output, layer=layer: self.recall(layer, output))
+            block.register_forward_hook(
+                lambda module, inputs, output, layer=layer: self.recall(layer, output)
+            )
 
     def recall(self, layer: int, output: torch.Tensor) -> torch.Tensor:
         columns = self.memory.columns()[layer]
@@ -43,7 +45,10 @@ class RememberingGpt2(nn.Module):
     def observe(self, output) -> None:
         """Keys and values of GPT-2's own cache, of the words only."""
         kept = [
-            Observed(merge_heads(layer.keys[:, :, PATCHES:].detach()), merge_heads(layer.values[:, :, PATCHES:].detach()))
+            KeysAndValues(
+                merge_heads(layer.keys[:, :, PATCHES:].detach()),
+                merge_heads(layer.values[:, :, PATCHES:].detach()),
+            )
             for layer in output.past_key_values.layers
         ]
         self.memory.observe(kept, torch.ones(kept[0].keys_BTD.shape[:2], dtype=torch.bool))
@@ -56,13 +61,17 @@ def main() -> None:
     patches, tokens = torch.randn(16, PATCHES, 16), torch.randint(WORDS, (16, 12))
     for step in range(12):
         output = model(patches, tokens)
-        loss = nn.functional.cross_entropy(output.logits[:, PATCHES:-1].flatten(0, 1), tokens[:, 1:].flatten())
+        loss = nn.functional.cross_entropy(
+            output.logits[:, PATCHES:-1].flatten(0, 1), tokens[:, 1:].flatten()
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         model.observe(output)
         gates = sum(recall.gate_C.detach().abs().mean().item() for recall in model.recalls) / LAYERS
-        print(f"step {step + 1:2d}  loss {loss.item():.3f}  prototypes alive {int(model.memory.live_LM.sum()):2d}  mean gate {gates:.4f}")
+        print(
+            f"step {step + 1:2d}  loss {loss.item():.3f}  prototypes alive {int(model.memory.live_LM.sum()):2d}  mean gate {gates:.4f}"
+        )
 
 
 if __name__ == "__main__":

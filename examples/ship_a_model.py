@@ -21,10 +21,18 @@ def ship(
     model: Annotated[Path, typer.Argument(help="Model folder of a run.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     name: Annotated[str, typer.Option(help="Name of the model.")],
-    scores: Annotated[Path | None, typer.Option(help="JSON with a table `corpus` (score), `scores` (recall) or `all` (evaluate).")] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(help="JSON with a table `corpus` (score), `scores` (recall) or `all` (evaluate)."),
+    ] = None,
     on: Annotated[str, typer.Option(help="What the scores were measured on.")] = "",
-    no_repeat_ngram: Annotated[int, typer.Option(help="Captioners: no so many words in a row twice; 0 leaves the run's setting.")] = 0,
-    command: Annotated[str, typer.Option(help="Command that repeats the training, for the card; the run's own where left out.")] = "",
+    no_repeat_ngram: Annotated[
+        int, typer.Option(help="Captioners: no so many words in a row twice; 0 leaves the run's setting.")
+    ] = 0,
+    command: Annotated[
+        str,
+        typer.Option(help="Command that repeats the training, for the card; the run's own where left out."),
+    ] = "",
     limits: Annotated[str, typer.Option(help="What the model cannot do, for the card.")] = "",
 ) -> None:
     """Write the folder; it must not exist."""
@@ -39,7 +47,11 @@ def ship(
         loaded.card["limits"] = limits
     if scores is not None:
         found = json.loads(scores.read_text(encoding="utf-8"))
-        corpus = found.get("corpus") or found.get("scores") or {name: found["all"][name] for name in ("VQA_accuracy", "questions_alone")}
+        corpus = (
+            found.get("corpus")
+            or found.get("scores")
+            or {name: found["all"][name] for name in ("VQA_accuracy", "questions_alone")}
+        )
         loaded.card["scores"] = {metric: round(value, 4) for metric, value in corpus.items()}
         loaded.card["scores_on"] = on
     checkpoint.write_model_atomically(out, lambda partial: loaded.write(partial, half=True))

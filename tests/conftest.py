@@ -11,7 +11,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-PIECES = ["a", "c", "d", "g", "o", "t", "!", "!</w>", "a</w>", "t</w>", "g</w>", "o</w>", "ca", "do", "cat</w>", "dog</w>", "s</w>", "s"]
+PIECES = [
+    "a",
+    "c",
+    "d",
+    "g",
+    "o",
+    "t",
+    "!",
+    "!</w>",
+    "a</w>",
+    "t</w>",
+    "g</w>",
+    "o</w>",
+    "ca",
+    "do",
+    "cat</w>",
+    "dog</w>",
+    "s</w>",
+    "s",
+]
 
 
 @pytest.fixture(scope="session")
@@ -25,10 +44,19 @@ def tiny_clip(tmp_path_factory) -> Path:
     (path / "vocab.json").write_text(json.dumps(pieces))
     (path / "merges.txt").write_text("#version: 0.2\nc a\nd o\nca t</w>\ndo g</w>\n")
     sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16, "projection_dim": 12}
-    text = {**sizes, "hidden_size": 8, "vocab_size": 20, "max_position_embeddings": 12, "bos_token_id": 18, "eos_token_id": 19}
+    text = {
+        **sizes,
+        "hidden_size": 8,
+        "vocab_size": 20,
+        "max_position_embeddings": 12,
+        "bos_token_id": 18,
+        "eos_token_id": 19,
+    }
     vision = {**sizes, "hidden_size": 16, "image_size": 16, "patch_size": 4}
     torch.manual_seed(2)
-    model = CLIPModel(CLIPConfig(vision_config=vision, text_config={**text, "pad_token_id": 19}, projection_dim=12))
+    model = CLIPModel(
+        CLIPConfig(vision_config=vision, text_config={**text, "pad_token_id": 19}, projection_dim=12)
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -53,7 +81,10 @@ def write_panoptic():
             for k, number in enumerate(ids):
                 colours_SS3[owners_KSS[k]] = (number % 256, number // 256 % 256, number // 65536)
             Image.fromarray(colours_SS3).save(folder / "panoptic" / f"{image_id}.png")
-            parts = [{"id": one, "category_id": 1 + SHAPES.index(thing.shape)} for one, thing in zip(ids, scene.things, strict=True)]
+            parts = [
+                {"id": one, "category_id": 1 + SHAPES.index(thing.shape)}
+                for one, thing in zip(ids, scene.things, strict=True)
+            ]
             annotations.append({"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": parts})
         path = folder / "panoptic.json"
         path.write_text(json.dumps({"annotations": annotations}))
@@ -135,9 +166,17 @@ def run_patchword():
         *arguments: object, start_only: bool = False, environment: dict | None = None
     ) -> subprocess.CompletedProcess | subprocess.Popen:
         command = [sys.executable, "-c", "from patchword.cli import main; main()", *map(str, arguments)]
-        settings = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONWARNINGS": "default", **(environment or {})}
+        settings = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "passive",
+            "PYTHONWARNINGS": "default",
+            **(environment or {}),
+        }
         if start_only:
-            return subprocess.Popen(command, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            return subprocess.Popen(
+                command, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
         return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=240)
 
     return call
@@ -170,14 +209,21 @@ def towers(tmp_path_factory) -> Path:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     settings = TwoTowerSettings(
         vision=ConvolutionalConfig(stem=8, widths=(8,), blocks=(0,), size=16, shared_width=12),
-        text=BertTowerConfig(architecture={**sizes, "vocab_size": vocabulary.size, "max_position_embeddings": 24}, trainable_from=0),
+        text=BertTowerConfig(
+            architecture={**sizes, "vocab_size": vocabulary.size, "max_position_embeddings": 24},
+            trainable_from=0,
+        ),
         two_towers=TwoTowersConfig(width=12),
-        preprocessing=Preprocessing(size=16, fit="squash", interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+        preprocessing=Preprocessing(
+            size=16, fit="squash", interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
+        ),
         vocabulary_size=vocabulary.size,
     )
     torch.manual_seed(4)
     folder = tmp_path_factory.mktemp("models") / "towers"
-    TwoTowerModel(build_two_towers(settings), settings, vocabulary, {"name": "towers"}, torch.device("cpu")).write(folder)
+    TwoTowerModel(
+        build_two_towers(settings), settings, vocabulary, {"name": "towers"}, torch.device("cpu")
+    ).write(folder)
     return folder
 
 
@@ -191,13 +237,17 @@ def aligner(towers) -> Path:
     from patchword.tasks.retrieve.load import load_two_towers
 
     trained = load_two_towers(towers, "cpu")
-    settings = AlignModelSettings(**trained.settings.model_dump(), patch_slimming=PatchSlimmingConfig(width=12, aggregated=3))
+    settings = AlignModelSettings(
+        **trained.settings.model_dump(), patch_slimming=PatchSlimmingConfig(width=12, aggregated=3)
+    )
     torch.manual_seed(5)
     model = build_aligned(settings, None)
     model.towers.load_state_dict(trained.model.state_dict())
     model.begin_in_the_shared_space()
     folder = towers.with_name("aligner")
-    AlignmentModel(model, settings, trained.vocabulary, {"name": "aligner"}, torch.device("cpu")).write(folder)
+    AlignmentModel(model, settings, trained.vocabulary, {"name": "aligner"}, torch.device("cpu")).write(
+        folder
+    )
     return folder
 
 

@@ -63,7 +63,9 @@ def log_probability(memory: Memory, picture: int, tokens: tuple[int, ...]) -> fl
 
 def all_captions(longest: int) -> list[tuple[int, ...]]:
     """Every caption that ends within `longest` tokens, and every one cut there."""
-    ended = [(*words, SPECIAL.end) for count in range(longest) for words in itertools.product(WORDS, repeat=count)]
+    ended = [
+        (*words, SPECIAL.end) for count in range(longest) for words in itertools.product(WORDS, repeat=count)
+    ]
     return ended + list(itertools.product(WORDS, repeat=longest))
 
 
@@ -75,13 +77,20 @@ def caption(found, picture=0, rank=0) -> tuple[int, ...]:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_wide_beam_equals_brute_force(seed, length_penalty):
     memory = Table().encode(seed)
-    found = beam_search(Table(), memory, SPECIAL, beams=40, max_length=3, n_best=5, length_penalty=length_penalty)
+    found = beam_search(
+        Table(), memory, SPECIAL, beams=40, max_length=3, n_best=5, length_penalty=length_penalty
+    )
     for picture in range(2):
-        score = {tokens: log_probability(memory, picture, tokens) / len(tokens) ** length_penalty for tokens in all_captions(3)}
+        score = {
+            tokens: log_probability(memory, picture, tokens) / len(tokens) ** length_penalty
+            for tokens in all_captions(3)
+        }
         best = sorted(score, key=score.get, reverse=True)[:5]
         assert [caption(found, picture, rank) for rank in range(5)] == best
         for rank, tokens in enumerate(best):
-            assert found.log_probabilities_BK[picture, rank].item() == pytest.approx(log_probability(memory, picture, tokens), abs=1e-4)
+            assert found.log_probabilities_BK[picture, rank].item() == pytest.approx(
+                log_probability(memory, picture, tokens), abs=1e-4
+            )
             assert found.finished_BK[picture, rank].item() == (tokens[-1] == SPECIAL.end)
 
 
@@ -91,15 +100,24 @@ def test_a_wide_beam_whose_finished_retire_equals_brute_force_among_those_that_e
     found = beam_search(Table(), memory, SPECIAL, beams=40, max_length=3, finished="retire")
     for picture in range(2):
         ended = [tokens for tokens in all_captions(3) if tokens[-1] == SPECIAL.end]
-        assert caption(found, picture) == max(ended, key=lambda tokens: log_probability(memory, picture, tokens))
+        assert caption(found, picture) == max(
+            ended, key=lambda tokens: log_probability(memory, picture, tokens)
+        )
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), finished=st.sampled_from(["keep", "retire"]), ngram=st.integers(0, 2), unknown=st.booleans())
+@given(
+    seed=st.integers(0, 10_000),
+    finished=st.sampled_from(["keep", "retire"]),
+    ngram=st.integers(0, 2),
+    unknown=st.booleans(),
+)
 def test_a_beam_of_one_is_greedy(seed, finished, ngram, unknown):
     memory = Table().encode(seed, pictures=3)
     one = greedy(Table(), memory, SPECIAL, 6, no_repeat_ngram=ngram, forbid_unknown=unknown)
-    beam = beam_search(Table(), memory, SPECIAL, 1, 6, finished=finished, no_repeat_ngram=ngram, forbid_unknown=unknown)
+    beam = beam_search(
+        Table(), memory, SPECIAL, 1, 6, finished=finished, no_repeat_ngram=ngram, forbid_unknown=unknown
+    )
     for found, expected in zip(beam, one, strict=True):
         assert_close(found, expected)
 
@@ -121,8 +139,18 @@ def test_pictures_of_a_batch_do_not_touch_each_other(seed, finished, beams):
     memory = Table().encode(seed, pictures=3)
     together = beam_search(Table(), memory, SPECIAL, beams, 6, n_best=2, finished=finished)
     for picture in range(3):
-        alone = beam_search(Table(), Memory(memory.tables_BLVV[picture : picture + 1]), SPECIAL, beams, 6, n_best=2, finished=finished)
-        assert [caption(alone, 0, rank) for rank in range(2)] == [caption(together, picture, rank) for rank in range(2)]
+        alone = beam_search(
+            Table(),
+            Memory(memory.tables_BLVV[picture : picture + 1]),
+            SPECIAL,
+            beams,
+            6,
+            n_best=2,
+            finished=finished,
+        )
+        assert [caption(alone, 0, rank) for rank in range(2)] == [
+            caption(together, picture, rank) for rank in range(2)
+        ]
         assert_close(alone.log_probabilities_BK[0], together.log_probabilities_BK[picture])
 
 
@@ -130,8 +158,14 @@ def literal_retiring_search(memory: Memory, beams: int, longest: int) -> list[tu
     """The course's rule for one picture: what ends is set aside and the beam narrows by one, until none is left."""
     alive, done = [((), 0.0)], []
     for _ in range(longest):
-        longer = [((*tokens, word), log_probability(memory, 0, (*tokens, word))) for tokens, _ in alive for word in range(V)]
-        longer = sorted((item for item in longer if item[0][-1] not in (0, 1, 3)), key=lambda item: -item[1])[:beams]
+        longer = [
+            ((*tokens, word), log_probability(memory, 0, (*tokens, word)))
+            for tokens, _ in alive
+            for word in range(V)
+        ]
+        longer = sorted((item for item in longer if item[0][-1] not in (0, 1, 3)), key=lambda item: -item[1])[
+            :beams
+        ]
         done += [item for item in longer if item[0][-1] == SPECIAL.end]
         alive = [item for item in longer if item[0][-1] != SPECIAL.end]
         beams = len(alive)
@@ -207,15 +241,22 @@ def test_token_log_probabilities_add_up_and_stop_at_the_end():
 
 def test_samples_follow_the_distribution():
     memory = Table().encode(5, pictures=1)
-    found = sample(Table(), memory, SPECIAL, 4000, 1, generator=torch.Generator().manual_seed(0), forbid_unknown=False)
+    found = sample(
+        Table(), memory, SPECIAL, 4000, 1, generator=torch.Generator().manual_seed(0), forbid_unknown=False
+    )
     shares = torch.bincount(found.tokens_BKT.flatten(), minlength=V) / 4000
     assert_close(shares, memory.tables_BLVV[0, 0, SPECIAL.start].softmax(0), atol=0.03, rtol=0)
-    assert_close(found.log_probabilities_BK.exp(), memory.tables_BLVV[0, 0, SPECIAL.start].softmax(0)[found.tokens_BKT[..., 0]])
+    assert_close(
+        found.log_probabilities_BK.exp(),
+        memory.tables_BLVV[0, 0, SPECIAL.start].softmax(0)[found.tokens_BKT[..., 0]],
+    )
 
 
 def test_sampling_is_repeatable_and_samples_differ():
     memory = Table().encode(5)
-    first, again = (sample(Table(), memory, SPECIAL, 8, 6, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    first, again = (
+        sample(Table(), memory, SPECIAL, 8, 6, generator=torch.Generator().manual_seed(1)) for _ in range(2)
+    )
     assert torch.equal(first.tokens_BKT, again.tokens_BKT)
     assert len({caption(first, 0, rank) for rank in range(8)}) > 1
 
@@ -223,10 +264,15 @@ def test_sampling_is_repeatable_and_samples_differ():
 @pytest.mark.parametrize("settings", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}])
 def test_the_narrowest_sampling_is_greedy(settings):
     memory = Table().encode(6)
-    assert torch.equal(sample(Table(), memory, SPECIAL, 1, 6, **settings).tokens_BKT, greedy(Table(), memory, SPECIAL, 6).tokens_BKT)
+    assert torch.equal(
+        sample(Table(), memory, SPECIAL, 1, 6, **settings).tokens_BKT,
+        greedy(Table(), memory, SPECIAL, 6).tokens_BKT,
+    )
 
 
-@pytest.mark.parametrize(("settings", "allowed"), [({"top_k": 2}, {4, 5}), ({"top_p": 0.75}, {4, 5}), ({"top_p": 0.35}, {4})])
+@pytest.mark.parametrize(
+    ("settings", "allowed"), [({"top_k": 2}, {4, 5}), ({"top_p": 0.75}, {4, 5}), ({"top_p": 0.35}, {4})]
+)
 def test_the_tail_is_never_drawn(settings, allowed):
     memory = Memory(torch.full((1, 6, V, V), -99.0))
     memory.tables_BLVV[..., 4:7] = torch.tensor([0.4, 0.35, 0.25]).log()
@@ -237,15 +283,29 @@ def test_the_tail_is_never_drawn(settings, allowed):
 def test_several_captions_of_a_picture_are_explained_through_a_repeated_memory():
     memory = Table().encode(0)
     assert torch.equal(repeat_images(memory, 2).tables_BLVV, memory.tables_BLVV[[0, 0, 1, 1]])
-    assert explain_tokens(Table(), memory, SPECIAL, torch.tensor([[4, 2], [5, 2]]), torch.tensor([2, 2])).attention_BTN is None
+    assert (
+        explain_tokens(
+            Table(), memory, SPECIAL, torch.tensor([[4, 2], [5, 2]]), torch.tensor([2, 2])
+        ).attention_BTN
+        is None
+    )
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda memory: beam_search(Table(), memory, SPECIAL, 2, 3, n_best=3), "a beam search of 2 beams cannot return 3 hypotheses"),
-        (lambda memory: beam_search(Table(), memory, SPECIAL, 2, 3, length_penalty=-1), "the length penalty is -1; it must be 0"),
-        (lambda memory: sample(Table(), memory, SPECIAL, 2, 3, temperature=0), r"needs temperature > 0, .* found 0, 0 and 1.0"),
+        (
+            lambda memory: beam_search(Table(), memory, SPECIAL, 2, 3, n_best=3),
+            "a beam search of 2 beams cannot return 3 hypotheses",
+        ),
+        (
+            lambda memory: beam_search(Table(), memory, SPECIAL, 2, 3, length_penalty=-1),
+            "the length penalty is -1; it must be 0",
+        ),
+        (
+            lambda memory: sample(Table(), memory, SPECIAL, 2, 3, temperature=0),
+            r"needs temperature > 0, .* found 0, 0 and 1.0",
+        ),
         (lambda memory: sample(Table(), memory, SPECIAL, 2, 3, top_p=0), "0 < top_p <= 1"),
     ],
 )

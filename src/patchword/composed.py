@@ -21,7 +21,12 @@ from patchword.models.captioners.caption_transformer import CaptionTransformer, 
 from patchword.models.captioners.meshed_memory import MeshedMemoryConfig, MeshedMemoryTransformer
 from patchword.models.captioners.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 from patchword.models.captioners.show_tell import ShowTell, ShowTellConfig
-from patchword.models.fusion.question_answering import AnswerClassifier, AnswerGenerator, QuestionConfig, QuestionEncoder
+from patchword.models.fusion.question_answering import (
+    AnswerClassifier,
+    AnswerGenerator,
+    QuestionConfig,
+    QuestionEncoder,
+)
 from patchword.towers.convolutional import ConvolutionalTower
 from patchword.towers.layered import Preprocessing as TowerPreprocessing
 from patchword.towers.settings import (
@@ -36,10 +41,12 @@ from patchword.towers.settings import (
 from patchword.types import Captioner, VisualFeatures
 
 TowerSettings = Annotated[
-    ConvolutionalConfig | ClipTowerConfig | VitTowerConfig | SwinTowerConfig | ResNetTowerConfig, Field(discriminator="kind")
+    ConvolutionalConfig | ClipTowerConfig | VitTowerConfig | SwinTowerConfig | ResNetTowerConfig,
+    Field(discriminator="kind"),
 ]
 CaptionerSettings = Annotated[
-    ShowTellConfig | ShowAttendTellConfig | AdaptiveConfig | MeshedMemoryConfig | CaptionTransformerConfig, Field(discriminator="kind")
+    ShowTellConfig | ShowAttendTellConfig | AdaptiveConfig | MeshedMemoryConfig | CaptionTransformerConfig,
+    Field(discriminator="kind"),
 ]
 
 _CAPTIONERS = {
@@ -67,12 +74,16 @@ def build_tower(settings: TowerSettings) -> nn.Module:
     return VitTower(settings) if isinstance(settings, VitTowerConfig) else SwinTower(settings)
 
 
-def build_captioner(settings: CaptionerSettings, feature_width: int, vocabulary_size: int, codebook: Codebook | None) -> Captioner:
+def build_captioner(
+    settings: CaptionerSettings, feature_width: int, vocabulary_size: int, codebook: Codebook | None
+) -> Captioner:
     """Raises ConfigError when a codebook is given to a captioner without region alignment, or missing from one with it."""
     if isinstance(settings, CaptionTransformerConfig):
         return CaptionTransformer(settings, feature_width, vocabulary_size, codebook)
     if codebook is not None:
-        raise ConfigError(f"a codebook is given and {settings.kind} has no region alignment: leave it out, or choose caption_transformer")
+        raise ConfigError(
+            f"a codebook is given and {settings.kind} has no region alignment: leave it out, or choose caption_transformer"
+        )
     return _CAPTIONERS[type(settings)](settings, feature_width, vocabulary_size)
 
 
@@ -103,7 +114,9 @@ class TowerModel(nn.Module):
         if inputs.features is not None:
             found = inputs.features.grid_BNC.shape[-1]
             if found != self.tower.width:
-                raise ConfigError(f"stored features are {found} wide and the tower {self.tower.width}: the store was made by another tower")
+                raise ConfigError(
+                    f"stored features are {found} wide and the tower {self.tower.width}: the store was made by another tower"
+                )
             return inputs.features
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.tower_is_frozen):
             if inputs.tokens is not None:
@@ -120,7 +133,11 @@ class CaptionModel(TowerModel):
 
     @classmethod
     def build(
-        cls, tower: TowerSettings, captioner: CaptionerSettings, vocabulary_size: int, codebook: Codebook | None = None
+        cls,
+        tower: TowerSettings,
+        captioner: CaptionerSettings,
+        vocabulary_size: int,
+        codebook: Codebook | None = None,
     ) -> CaptionModel:
         built = build_tower(tower)
         return cls(built, build_captioner(captioner, built.width, vocabulary_size, codebook))
@@ -149,7 +166,10 @@ class AnswerModel(TowerModel):
         if generator is None:
             return cls(built, AnswerClassifier(questions, built.width, vocabulary_size, answers, codebook))
         encoder = QuestionEncoder(questions, built.width, vocabulary_size, codebook)
-        return cls(built, AnswerGenerator(encoder, build_captioner(generator, questions.width, vocabulary_size, None)))
+        return cls(
+            built,
+            AnswerGenerator(encoder, build_captioner(generator, questions.width, vocabulary_size, None)),
+        )
 
 
 TextTowerSettings = Annotated[BertTowerConfig | ClipTextTowerConfig, Field(discriminator="kind")]

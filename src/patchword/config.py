@@ -24,13 +24,21 @@ except ModuleNotFoundError:  # Python 3.10
 
 Section = TypeVar("Section", bound=BaseModel)
 
+RENAMED_KEYS = {"question_answering": "answerer", "alignment": "region_alignment"}
+"""Settings of earlier versions, and what they are called now: an old file gets an error that names the new key."""
+
+RENAMED_TASKS = {"classify": "label"}
+"""The same for the values of `task`."""
+
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file. Raises ConfigError, naming line and column, where the file is missing or not TOML."""
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"no configuration at {path}: give the path of a TOML file, for instance one of configs/") from None
+        raise ConfigError(
+            f"no configuration at {path}: give the path of a TOML file, for instance one of configs/"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not a TOML file: {error}") from error
 
@@ -41,7 +49,9 @@ def override(settings: dict[str, Any], assignments: Sequence[str]) -> dict[str, 
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"{assignment!r} is not an override: write key=value, for instance optimiser.batch=64")
+            raise ConfigError(
+                f"{assignment!r} is not an override: write key=value, for instance optimiser.batch=64"
+            )
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -55,7 +65,9 @@ def _assign(settings: Any, path: list[str], value: Any, assignment: str) -> None
         last = depth == len(path) - 1
         if isinstance(settings, list):
             if not name.isdigit() or int(name) >= len(settings):
-                raise ConfigError(f"{assignment!r}: {'.'.join(path[:depth])} is a list of {len(settings)}; {name!r} is no index into it")
+                raise ConfigError(
+                    f"{assignment!r}: {'.'.join(path[:depth])} is a list of {len(settings)}; {name!r} is no index into it"
+                )
             key: Any = int(name)
         elif isinstance(settings, dict):
             key = name
@@ -76,8 +88,12 @@ def write_toml(settings: dict[str, Any], prefix: str = "") -> str:
         key = name if name.replace("_", "").replace("-", "").isalnum() else json.dumps(name)
         if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
             tables += [f"\n[[{prefix}{key}]]\n{write_toml(part, f'{prefix}{key}.')}" for part in value]
-        elif isinstance(value, dict) and not any(isinstance(part, dict) for part in value.values()) and prefix:
-            lines.append(f"{key} = {{ {', '.join(f'{json.dumps(k)} = {json.dumps(v)}' for k, v in value.items())} }}")
+        elif (
+            isinstance(value, dict) and not any(isinstance(part, dict) for part in value.values()) and prefix
+        ):
+            lines.append(
+                f"{key} = {{ {', '.join(f'{json.dumps(k)} = {json.dumps(v)}' for k, v in value.items())} }}"
+            )
         elif isinstance(value, dict):
             tables.append(f"\n[{prefix}{key}]\n{write_toml(value, f'{prefix}{key}.')}")
         else:
@@ -98,10 +114,18 @@ def validate(settings: dict[str, Any], schema: type[Section], where: str) -> Sec
         clauses = []
         for item in error.errors():
             name = ".".join(str(part) for part in item["loc"]) or "the whole"
-            found = "" if item["type"] == "missing" else f" (found {json.dumps(item['input'], default=str)[:80]})"
-            hint = "unknown setting; `patchword train --help-config` lists all" if item["type"] == "extra_forbidden" else item["msg"]
+            found = (
+                "" if item["type"] == "missing" else f" (found {json.dumps(item['input'], default=str)[:80]})"
+            )
+            hint = _unknown(str(item["loc"][-1])) if item["type"] == "extra_forbidden" else item["msg"]
             clauses.append(f"{name}: {hint}{found}")
         raise ConfigError(f"{where}: " + "; ".join(clauses)) from error
+
+
+def _unknown(key: str) -> str:
+    if key in RENAMED_KEYS:
+        return f"this setting is called {RENAMED_KEYS[key]!r} now"
+    return "unknown setting; `patchword train --help-config` lists all"
 
 
 class Field(typing.NamedTuple):
@@ -141,7 +165,9 @@ def _type_name(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return " | ".join(json.dumps(value) for value in typing.get_args(annotation))
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return " | ".join("nothing" if part is type(None) else _type_name(part) for part in typing.get_args(annotation))
+        return " | ".join(
+            "nothing" if part is type(None) else _type_name(part) for part in typing.get_args(annotation)
+        )
     if typing.get_origin(annotation) is typing.Annotated:
         return _type_name(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) is tuple:

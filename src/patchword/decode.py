@@ -67,7 +67,9 @@ def greedy_steps(
     forbid_unknown: bool = True,
 ) -> Iterator[Decodings]:
     """`greedy`, one token at a time: what has been decoded so far, after every token. The last is what `greedy` returns."""
-    for running in _steps(captioner, memory, special, 1, max_length, no_repeat_ngram, forbid_unknown, _likeliest):
+    for running in _steps(
+        captioner, memory, special, 1, max_length, no_repeat_ngram, forbid_unknown, _likeliest
+    ):
         yield _decodings(running, 1)
 
 
@@ -91,7 +93,9 @@ def sample(
     temperature 1 over all tokens. Raises ConfigError for a temperature, top_k or top_p out of range.
     """
     if temperature <= 0 or top_k < 0 or not 0 < top_p <= 1:
-        raise ConfigError(f"sampling needs temperature > 0, top_k >= 0 and 0 < top_p <= 1; found {temperature}, {top_k} and {top_p}")
+        raise ConfigError(
+            f"sampling needs temperature > 0, top_k >= 0 and 0 < top_p <= 1; found {temperature}, {top_k} and {top_p}"
+        )
 
     def draw(log_probabilities_RV: Tensor) -> Tensor:
         scores_RV = log_probabilities_RV / temperature
@@ -126,18 +130,26 @@ def beam_search(
     Raises ConfigError where n_best exceeds beams, or the length penalty is negative.
     """
     if not 1 <= n_best <= beams:
-        raise ConfigError(f"a beam search of {beams} beams cannot return {n_best} hypotheses: ask for 1 to {beams}")
+        raise ConfigError(
+            f"a beam search of {beams} beams cannot return {n_best} hypotheses: ask for 1 to {beams}"
+        )
     if length_penalty < 0:
-        raise ConfigError(f"the length penalty is {length_penalty}; it must be 0 (sum of log-probabilities) or more (1: their mean)")
+        raise ConfigError(
+            f"the length penalty is {length_penalty}; it must be 0 (sum of log-probabilities) or more (1: their mean)"
+        )
     retire = finished == "retire"
     state, R = captioner.start(memory, beams), _images(memory) * beams
     running = _Running.begin(R, special, _device(memory))
-    running.totals_R.view(-1, beams)[:, 1:] = -math.inf  # all beams of a picture begin alike: only the first may branch
+    running.totals_R.view(-1, beams)[
+        :, 1:
+    ] = -math.inf  # all beams of a picture begin alike: only the first may branch
     tokens_R = running.tokens_RT.new_full((R,), special.start)
     for _ in range(max_length):
         logits_RV, state, _ = captioner.step(tokens_R, memory, state)
         log_probabilities_RV = _scored(logits_RV, running, special, no_repeat_ngram, forbid_unknown)
-        rows_R, tokens_R, added_R = _select(running, log_probabilities_RV, beams, special, length_penalty, retire)
+        rows_R, tokens_R, added_R = _select(
+            running, log_probabilities_RV, beams, special, length_penalty, retire
+        )
         state = select_rows(state, rows_R)
         running = select_rows(running, rows_R).extend(tokens_R, added_R, special)
         if _settled(running, beams, n_best, length_penalty, max_length):
@@ -146,7 +158,9 @@ def beam_search(
 
 
 @torch.no_grad()
-def explain_tokens(captioner: Captioner, memory: NamedTuple, special: SpecialIds, tokens_BT: Tensor, lengths_B: Tensor) -> Trace:
+def explain_tokens(
+    captioner: Captioner, memory: NamedTuple, special: SpecialIds, tokens_BT: Tensor, lengths_B: Tensor
+) -> Trace:
     """What made each token of one given caption per picture, by one pass of teacher forcing: entry t belongs to `tokens_BT[:, t]`.
 
     `tokens_BT` as in `Decodings`: without the start token. For several captions of a picture repeat the memory first (`repeat_images`).
@@ -200,7 +214,8 @@ class _Running(NamedTuple):
             torch.cat([self.token_log_probabilities_RT, log_probabilities_R[:, None]], dim=1),
             self.lengths_R + ~self.ended_R,
             self.totals_R + log_probabilities_R,
-            self.ended_R | (tokens_R == special.end) & (log_probabilities_R > -math.inf) & (self.totals_R > -math.inf),
+            self.ended_R
+            | (tokens_R == special.end) & (log_probabilities_R > -math.inf) & (self.totals_R > -math.inf),
         )
 
     def scores_R(self, length_penalty: float) -> Tensor:
@@ -241,7 +256,9 @@ def _steps(
         logits_RV, state, _ = captioner.step(tokens_R, memory, state)
         log_probabilities_RV = _scored(logits_RV, running, special, no_repeat_ngram, forbid_unknown)
         tokens_R = choose(log_probabilities_RV)
-        running = running.extend(tokens_R, log_probabilities_RV.gather(1, tokens_R[:, None]).squeeze(1), special)
+        running = running.extend(
+            tokens_R, log_probabilities_RV.gather(1, tokens_R[:, None]).squeeze(1), special
+        )
         yield running
         if running.ended_R.all():
             break
@@ -251,7 +268,9 @@ def _likeliest(log_probabilities_RV: Tensor) -> Tensor:
     return log_probabilities_RV.argmax(dim=-1)
 
 
-def _scored(logits_RV: Tensor, running: _Running, special: SpecialIds, ngram: int, forbid_unknown: bool) -> Tensor:
+def _scored(
+    logits_RV: Tensor, running: _Running, special: SpecialIds, ngram: int, forbid_unknown: bool
+) -> Tensor:
     """Log-probabilities of all tokens in single precision, then minus infinity where a token may not follow."""
     log_probabilities_RV = logits_RV.float().log_softmax(dim=-1)
     if forbid_unknown:
@@ -262,7 +281,9 @@ def _scored(logits_RV: Tensor, running: _Running, special: SpecialIds, ngram: in
         windows_RWN = running.tokens_RT.unfold(1, ngram, 1)
         suffix_R1N = running.tokens_RT[:, None, steps - ngram + 1 :]
         seen_RW = (windows_RWN[..., :-1] == suffix_R1N).all(dim=-1)
-        repeats_RV = torch.zeros_like(log_probabilities_RV).scatter_add_(1, windows_RWN[..., -1], seen_RW.to(log_probabilities_RV.dtype))
+        repeats_RV = torch.zeros_like(log_probabilities_RV).scatter_add_(
+            1, windows_RWN[..., -1], seen_RW.to(log_probabilities_RV.dtype)
+        )
         log_probabilities_RV.masked_fill_(repeats_RV > 0, -math.inf)
     return log_probabilities_RV
 
@@ -271,12 +292,19 @@ def _nucleus(scores_RV: Tensor, top_p: float) -> Tensor:
     """Scores with minus infinity outside the fewest likeliest tokens that together hold `top_p`."""
     sorted_RV, order_RV = scores_RV.sort(dim=-1, descending=True)
     shares_RV = sorted_RV.softmax(dim=-1)
-    outside_RV = shares_RV.cumsum(dim=-1) - shares_RV >= top_p  # what stands before a token already holds enough
+    outside_RV = (
+        shares_RV.cumsum(dim=-1) - shares_RV >= top_p
+    )  # what stands before a token already holds enough
     return scores_RV.masked_fill(torch.zeros_like(outside_RV).scatter(1, order_RV, outside_RV), -math.inf)
 
 
 def _select(
-    running: _Running, log_probabilities_RV: Tensor, beams: int, special: SpecialIds, length_penalty: float, retire: bool
+    running: _Running,
+    log_probabilities_RV: Tensor,
+    beams: int,
+    special: SpecialIds,
+    length_penalty: float,
+    retire: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The rows to go on from, the token to add to each and its log-probability: the best `beams` candidates of every picture.
 
@@ -309,7 +337,9 @@ def _settled(running: _Running, beams: int, n_best: int, length_penalty: float, 
     return bool((worst_kept_B >= reach_BK.amax(dim=1)).all())
 
 
-def _best(running: _Running, beams: int, n_best: int, special: SpecialIds, length_penalty: float, retire: bool) -> Decodings:
+def _best(
+    running: _Running, beams: int, n_best: int, special: SpecialIds, length_penalty: float, retire: bool
+) -> Decodings:
     """The hypotheses in the order of their scores; where the finished retire, those before the unfinished."""
     order_BK = running.scores_R(length_penalty).view(-1, beams).argsort(dim=1, descending=True, stable=True)
     if retire:
@@ -344,7 +374,9 @@ def _first_tensor(memory: NamedTuple) -> Tensor:
             return part
         if isinstance(part, tuple) and part:
             return _first_tensor(part)
-    raise ConfigError(f"a captioner's memory must hold tensors with one row per picture; {type(memory).__name__} holds none")
+    raise ConfigError(
+        f"a captioner's memory must hold tensors with one row per picture; {type(memory).__name__} holds none"
+    )
 
 
 def _images(memory: NamedTuple) -> int:

@@ -17,7 +17,9 @@ def choose_device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}; try cpu, or leave it out") from error
+        raise ConfigError(
+            f"device {name!r} cannot be used here: {str(error).splitlines()[0]}; try cpu, or leave it out"
+        ) from error
     return device
 
 

@@ -13,14 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def caption_cross_entropy(logits_BTV: Tensor, targets_BT: Tensor, pad_id: int, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+def caption_cross_entropy(
+    logits_BTV: Tensor, targets_BT: Tensor, pad_id: int, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Sum of -log p(target) over the words, and their number (a tensor, for reduction over processes).
 
     `targets_BT[b, t]` is the token after position t, `pad_id` where there is none: such places count for nothing. With `label_smoothing`
     = s a share s of each target is spread evenly over the vocabulary (Szegedy et al. 2016).
     """
     total = F.cross_entropy(
-        logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), ignore_index=pad_id, reduction="sum", label_smoothing=label_smoothing
+        logits_BTV.flatten(0, 1).float(),
+        targets_BT.flatten(),
+        ignore_index=pad_id,
+        reduction="sum",
+        label_smoothing=label_smoothing,
     )
     return total, (targets_BT != pad_id).sum()
 
@@ -34,7 +40,9 @@ def doubly_stochastic(
     (`mean_over_patches`), which makes the same weight 196 times smaller on a grid of 14 x 14. Words at t >= lengths and patches that are
     not real (`mask_BN`) count for nothing.
     """
-    words_BT1 = (torch.arange(attention_BTN.shape[1], device=attention_BTN.device) < lengths_B[:, None])[..., None]
+    words_BT1 = (torch.arange(attention_BTN.shape[1], device=attention_BTN.device) < lengths_B[:, None])[
+        ..., None
+    ]
     gaps_BN = (1 - (attention_BTN.float() * words_BT1).sum(dim=1)).square()
     patches_B = torch.full_like(gaps_BN[:, 0], gaps_BN.shape[1])
     if mask_BN is not None:
@@ -53,7 +61,9 @@ def hinge_loss(similarities_IJ: Tensor, owner_J: Tensor, margin: float, hardest:
     own_J = similarities_IJ[owner_J, torch.arange(len(owner_J), device=owner_J.device)]
     mine_IJ = torch.arange(len(similarities_IJ), device=owner_J.device)[:, None] == owner_J
     other_pictures_IJ = (margin + similarities_IJ - own_J).clamp_min(0).masked_fill(mine_IJ, 0.0)
-    other_captions_JJ = (margin + similarities_IJ[owner_J] - own_J[:, None]).clamp_min(0).masked_fill(mine_IJ[owner_J], 0.0)
+    other_captions_JJ = (
+        (margin + similarities_IJ[owner_J] - own_J[:, None]).clamp_min(0).masked_fill(mine_IJ[owner_J], 0.0)
+    )
     if hardest:
         return other_captions_JJ.amax(dim=1).sum() + other_pictures_IJ.amax(dim=0).sum()
     return other_captions_JJ.sum() + other_pictures_IJ.sum()

@@ -41,7 +41,7 @@ class TextFeatures(NamedTuple):
     mask_BL: Tensor | None = None
 
 
-class Observed(NamedTuple):
+class KeysAndValues(NamedTuple):
     """Keys and values of one decoder layer, as a prototype bank stores them: after projection, before segment embeddings."""
 
     keys_BTD: Tensor
@@ -59,7 +59,7 @@ class Trace(NamedTuple):
     """Index of the codebook word assigned to each patch."""
     prototype_weights_BTLM: Tensor | None = None
     """Attention that each word gave to each memory prototype, per decoder layer, averaged over heads."""
-    observed: tuple[Observed, ...] = ()
+    observed: tuple[KeysAndValues, ...] = ()
     """Per decoder layer, what the prototype bank observes."""
 
 
@@ -82,7 +82,9 @@ class Captioner(Protocol):
 
     def encode(self, features: VisualFeatures) -> NamedTuple: ...
 
-    def decode(self, tokens_BT: Tensor, lengths_B: Tensor, memory: NamedTuple, trace: bool = False) -> Decoded: ...
+    def decode(
+        self, tokens_BT: Tensor, lengths_B: Tensor, memory: NamedTuple, trace: bool = False
+    ) -> Decoded: ...
 
     def start(self, memory: NamedTuple, beams: int) -> NamedTuple: ...
 
@@ -91,7 +93,7 @@ class Captioner(Protocol):
     ) -> tuple[Tensor, NamedTuple, Trace | None]: ...
 
 
-class Projected(NamedTuple):
+class Projections(NamedTuple):
     """Tokens after the three maps of one attention, split into heads."""
 
     queries_BHND: Tensor
@@ -108,6 +110,8 @@ class TowerLayer(Protocol):
 
     def __call__(self, tokens_BNC: Tensor, mask_BN: Tensor | None = None) -> Tensor: ...
 
-    def project(self, tokens_BNC: Tensor) -> Projected: ...
+    def project(self, tokens_BNC: Tensor) -> Projections: ...
 
-    def attend(self, tokens_BQC: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask_BN: Tensor | None = None) -> Tensor: ...
+    def attend(
+        self, tokens_BQC: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask_BN: Tensor | None = None
+    ) -> Tensor: ...

@@ -33,7 +33,9 @@ def made(tower) -> CaptioningModel:
         decoding=DecodingSettings(beams=2, max_length=8),
         vocabulary_size=VOCABULARY.size,
     )
-    return CaptioningModel(model, settings, VOCABULARY, {"name": "test", "licence": "none"}, torch.device("cpu"))
+    return CaptioningModel(
+        model, settings, VOCABULARY, {"name": "test", "licence": "none"}, torch.device("cpu")
+    )
 
 
 @pytest.fixture
@@ -43,10 +45,19 @@ def small():
 
 def test_saved_model_says_the_same(small, tmp_path):
     small.save(tmp_path / "model")
-    assert {path.name for path in (tmp_path / "model").iterdir()} == {"config.json", "model.safetensors", "vocab.json", "README.md"}
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "vocab.json",
+        "README.md",
+    }
     loaded = patchword.load(tmp_path / "model", device="cpu")
     before, after = small.caption(skimage.data.coffee()), loaded.caption(skimage.data.coffee())
-    assert (before.text, before.log_probability, before.sentinel) == (after.text, after.log_probability, after.sentinel)
+    assert (before.text, before.log_probability, before.sentinel) == (
+        after.text,
+        after.log_probability,
+        after.sentinel,
+    )
     assert np.array_equal(before.attention_Thw, after.attention_Thw)
     assert before.attention_Thw.shape == (len(before.tokens), 4, 4)
     assert loaded.card["licence"] == "none"
@@ -77,7 +88,10 @@ def test_folder_is_not_overwritten(small, tmp_path):
     [
         (lambda folder: (folder / "config.json").unlink(), "no model at"),
         (lambda folder: (folder / "config.json").write_text("{"), "is not JSON"),
-        (lambda folder: (folder / "config.json").write_text('{"format": 99}'), "has format 99, this version of Patchword reads 1"),
+        (
+            lambda folder: (folder / "config.json").write_text('{"format": 99}'),
+            "has format 99, this version of Patchword reads 1",
+        ),
         (lambda folder: (folder / "vocab.json").unlink(), "vocab.json cannot be read"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"short"), "cannot be read"),
     ],
@@ -109,13 +123,18 @@ def test_tower_from_a_folder_is_saved_by_value(tmp_path):
     model.save(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["tower"]["source"] is None and config["tower_sha256"] is None
-    assert patchword.load(tmp_path / "model", device="cpu").caption(skimage.data.coffee()).text == model.caption(skimage.data.coffee()).text
+    assert (
+        patchword.load(tmp_path / "model", device="cpu").caption(skimage.data.coffee()).text
+        == model.caption(skimage.data.coffee()).text
+    )
 
 
 @pytest.mark.parametrize("adapters", [None, AdaptersConfig(blocks=1, bottleneck=3)])
 def test_public_frozen_tower_is_saved_by_reference(tmp_path, monkeypatch, adapters):
     """The folder holds no tower weights but those of adapters; another tower under the same id is refused."""
-    CLIPVisionModelWithProjection(CLIPVisionConfig(**SMALL_CLIP)).save_pretrained(tmp_path / "someone" / "clip")
+    CLIPVisionModelWithProjection(CLIPVisionConfig(**SMALL_CLIP)).save_pretrained(
+        tmp_path / "someone" / "clip"
+    )
     monkeypatch.chdir(tmp_path)
     model = made(ClipTowerConfig(source="someone/clip", revision="abc", adapters=adapters))
     for adapter in model.model.tower.adapters:
@@ -126,10 +145,14 @@ def test_public_frozen_tower_is_saved_by_reference(tmp_path, monkeypatch, adapte
     model.save(tmp_path / "model")
     names = load_file(tmp_path / "model" / "model.safetensors").keys()
     kept = {name.split(".")[1] for name in names if name.startswith("tower.")}
-    assert any(name.startswith("captioner.") for name in names) and kept == ({"adapters"} if adapters else set())
+    assert any(name.startswith("captioner.") for name in names) and kept == (
+        {"adapters"} if adapters else set()
+    )
     monkeypatch.chdir(tmp_path)
     loaded, coffee = patchword.load(tmp_path / "model", device="cpu"), skimage.data.coffee()
     assert loaded.caption(coffee).log_probability == model.caption(coffee).log_probability
-    CLIPVisionModelWithProjection(CLIPVisionConfig(**SMALL_CLIP)).save_pretrained(tmp_path / "someone" / "clip")
+    CLIPVisionModelWithProjection(CLIPVisionConfig(**SMALL_CLIP)).save_pretrained(
+        tmp_path / "someone" / "clip"
+    )
     with pytest.raises(ModelError, match="was trained with a tower of SHA-256"):
         patchword.load(tmp_path / "model", device="cpu")

@@ -36,7 +36,14 @@ def test_a_pair_is_scored_and_explained_word_by_word(patchword, aligner, cat, tm
     words = ("pair", cat, "a cat in snow", "--model", aligner, "--device", "cpu")
     status, out, _ = patchword(*words, "--explain", tmp_path / "page.html")
     assert status == 0 and out.startswith("similarity ") and "8 of 16 patches kept" in out
-    assert [line.split("  ")[-1].split(":")[0] for line in out.splitlines()[1:]] == ["(start)", "a", "cat", "in", "snow", "(end)"]
+    assert [line.split("  ")[-1].split(":")[0] for line in out.splitlines()[1:]] == [
+        "(start)",
+        "a",
+        "cat",
+        "in",
+        "snow",
+        "(end)",
+    ]
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "cat &lt;1&gt;.png" in page and "<script" not in page and page.count('class="best"') == 6
     # The picture once, as a background; a map each of scores, kept, merged, dropped, three tokens and six words.
@@ -55,7 +62,14 @@ def test_a_pair_is_scored_and_explained_word_by_word(patchword, aligner, cat, tm
 def test_the_shipped_model_explains_a_pair_offline(patchword, cat):
     status, out, _ = patchword("pair", cat, "a cat looks up", "--json")
     found = json.loads(out)
-    assert status == 0 and [one["word"] for one in found["words"]] == ["(start)", "a", "cat", "looks", "up", "(end)"]
+    assert status == 0 and [one["word"] for one in found["words"]] == [
+        "(start)",
+        "a",
+        "cat",
+        "looks",
+        "up",
+        "(end)",
+    ]
     assert -0.2 < found["similarity"] < 2 and len(found["kept"]) == 6
 
 
@@ -90,23 +104,47 @@ def test_recall_of_towers_of_alignment_and_of_two_stages(patchword, towers, alig
     data = ("--data", split / "data.csv", "--images", split, "--device", "cpu", "--json")
     by_towers = json.loads(patchword("recall", towers, *data)[1])
     assert (by_towers["pictures"], by_towers["captions"], by_towers["compared"]) == (4, 8, 32)
-    assert by_towers["scores"]["i2t_R@10"] == by_towers["scores"]["t2i_R@5"] == 100  # four pictures, eight captions
+    assert (
+        by_towers["scores"]["i2t_R@10"] == by_towers["scores"]["t2i_R@5"] == 100
+    )  # four pictures, eight captions
     by_words = json.loads(patchword("recall", aligner, *data, "--resamples", 20)[1])
     low, high = by_words["intervals"]["rSum"]
     assert low <= by_words["scores"]["rSum"] <= high
     # A shortlist of everything is the ranking of all pairs; one of a single candidate is that of the towers.
-    everything = json.loads(patchword("recall", aligner, *data, "--shortlist", 8, "--out", tmp_path / "found.json")[1])
+    everything = json.loads(
+        patchword("recall", aligner, *data, "--shortlist", 8, "--out", tmp_path / "found.json")[1]
+    )
     assert everything["scores"] == by_words["scores"] and everything["lost"] == {"i2t": 0, "t2i": 0}
     assert json.loads((tmp_path / "found.json").read_text())["scores"] == everything["scores"]
     one = json.loads(patchword("recall", aligner, *data, "--shortlist", 1, "--first", towers)[1])
     assert one["first_stage"] == by_towers["scores"]
     for way in ("i2t", "t2i"):
-        assert one["scores"][f"{way}_R@1"] == by_towers["scores"][f"{way}_R@1"] == pytest.approx(100 - one["lost"][way])
+        assert (
+            one["scores"][f"{way}_R@1"]
+            == by_towers["scores"][f"{way}_R@1"]
+            == pytest.approx(100 - one["lost"][way])
+        )
 
 
 def test_recall_prints_a_table(patchword, aligner, split):
-    status, out, _ = patchword("recall", aligner, "--data", split / "data.csv", "--images", split, "--shortlist", 3, "--device", "cpu")
-    assert status == 0 and "rSum" in out and "lost by the shortlist, beyond recovery: " in out and "peak memory" in out
+    status, out, _ = patchword(
+        "recall",
+        aligner,
+        "--data",
+        split / "data.csv",
+        "--images",
+        split,
+        "--shortlist",
+        3,
+        "--device",
+        "cpu",
+    )
+    assert (
+        status == 0
+        and "rSum" in out
+        and "lost by the shortlist, beyond recovery: " in out
+        and "peak memory" in out
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,7 +164,9 @@ def test_a_search_is_ranked_again_by_alignment(patchword, towers, aligner, photo
     for name in COLOURS:
         shutil.copy(split / f"{name}.png", photos / f"{name}2.png")
     assert patchword("index", photos, "--out", tmp_path / "out", "--model", towers)[0] == 1  # broken.jpg
-    status, out, _ = patchword("search", tmp_path / "out", "a red ball", "--rerank", aligner, "-k", 3, "--json")
+    status, out, _ = patchword(
+        "search", tmp_path / "out", "a red ball", "--rerank", aligner, "-k", 3, "--json"
+    )
     found = json.loads(out)["results"]
     assert status == 0 and len(found) == 3
     model = load_alignment(aligner)
@@ -138,7 +178,11 @@ def test_a_search_is_ranked_again_by_alignment(patchword, towers, aligner, photo
     (photos / "snow2.png").unlink()
     status, out, err = patchword("search", tmp_path / "out", "a red ball", "--rerank", aligner, "--json")
     results = json.loads(out)["results"]
-    assert status == 0 and results[-1] == {"path": str(photos / "snow2.png"), "score": None} and "snow2.png" in err
+    assert (
+        status == 0
+        and results[-1] == {"path": str(photos / "snow2.png"), "score": None}
+        and "snow2.png" in err
+    )
     status, _, err = patchword("search", tmp_path / "out", "--like", photos / "red.png", "--rerank", aligner)
     assert status == 2 and "give words, or leave --rerank out" in err
 
@@ -152,14 +196,28 @@ def test_towers_of_an_alignment_model_search_too(towers, aligner, photos):
 
 def test_concepts_of_patches_filter_a_search(patchword, towers, photos, tmp_path):
     (tmp_path / "words.txt").write_text("dog\nsnow\nred\nblue\n")
-    assert patchword("codebook", tmp_path / "words.txt", "--tower", towers, "--out", tmp_path / "book", "--device", "cpu")[0] == 0
+    assert (
+        patchword(
+            "codebook",
+            tmp_path / "words.txt",
+            "--tower",
+            towers,
+            "--out",
+            tmp_path / "book",
+            "--device",
+            "cpu",
+        )[0]
+        == 0
+    )
     words = ("index", photos, "--out", tmp_path / "out", "--model", towers)
     assert patchword(*words, "--concepts", tmp_path / "book")[0] == 1
     counted = {}
     for concept in ("dog", "snow", "red", "blue"):
         _, out, _ = patchword("search", tmp_path / "out", "a ball", "--concept", concept, "--json")
         counted[concept] = len(json.loads(out)["results"])
-    assert sum(counted.values()) >= 2  # both pictures have at least one concept: 16 patches, four words, a tenth suffices
+    assert (
+        sum(counted.values()) >= 2
+    )  # both pictures have at least one concept: 16 patches, four words, a tenth suffices
     status, _, err = patchword("search", tmp_path / "out", "a ball", "--concept", "fish")
     assert status == 2 and "knows no concept 'fish': it has 4, such as blue, dog, red, snow" in err
     status, _, err = patchword(*words)

@@ -13,7 +13,10 @@ def test_check(tmp_path):
     write_scenes(tmp_path, 1, size=32, split="val")
     run = CliRunner().invoke(app, ["check", str(file), "--images", str(tmp_path / "images")])
     assert run.exit_code == 0
-    assert run.stdout.splitlines()[0] == f"{file}: 3 pictures with 15 captions; splits: train 2, val 1; pictures in {tmp_path / 'images'}"
+    assert (
+        run.stdout.splitlines()[0]
+        == f"{file}: 3 pictures with 15 captions; splits: train 2, val 1; pictures in {tmp_path / 'images'}"
+    )
     assert run.stdout.splitlines()[-1] == "Nothing found would stop a training."
 
     (tmp_path / "images" / "iid_train_000001.png").unlink()
@@ -34,4 +37,7 @@ def test_a_path_that_does_not_exist_is_one_line(tmp_path, capsys, monkeypatch):
     except SystemExit as end:
         assert end.code == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"patchword: {tmp_path / 'none.csv'}: does not exist. Expected Karpathy JSON") and said.count("\n") == 1
+    assert (
+        said.startswith(f"patchword: {tmp_path / 'none.csv'}: does not exist. Expected Karpathy JSON")
+        and said.count("\n") == 1
+    )

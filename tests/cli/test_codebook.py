@@ -8,8 +8,12 @@ def test_a_word_list_becomes_a_codebook_of_its_tower(patchword, towers, tmp_path
     from patchword.layers.codebook import Codebook
     from patchword.tasks.retrieve.load import load_two_towers
 
-    (tmp_path / "words.txt").write_text("# animals\ndog\ncat\ndog\n\nzebra\nwine glass\nglass eye\n", encoding="utf-8")
-    status, out, err = patchword("codebook", tmp_path / "words.txt", "--tower", towers, "--out", tmp_path / "book")
+    (tmp_path / "words.txt").write_text(
+        "# animals\ndog\ncat\ndog\n\nzebra\nwine glass\nglass eye\n", encoding="utf-8"
+    )
+    status, out, err = patchword(
+        "codebook", tmp_path / "words.txt", "--tower", towers, "--out", tmp_path / "book"
+    )
     assert status == 0 and "3 words, 12 wide" in out
     assert "does not know 2 words: glass eye, zebra" in err
     book = Codebook.read(tmp_path / "book")
@@ -20,11 +24,20 @@ def test_a_word_list_becomes_a_codebook_of_its_tower(patchword, towers, tmp_path
 
 
 def test_words_of_captions_are_added(patchword, towers, tmp_path):
-    rows = [{"image": f"{number}.jpg", "caption": "a dog in the snow", "split": "train"} for number in range(3)]
+    rows = [
+        {"image": f"{number}.jpg", "caption": "a dog in the snow", "split": "train"} for number in range(3)
+    ]
     rows.append({"image": "v.jpg", "caption": "a cat and a cat and a cat", "split": "val"})
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     (tmp_path / "words.txt").write_text("ball\n", encoding="utf-8")
-    words = ("codebook", tmp_path / "words.txt", "--from-captions", tmp_path / "data.jsonl", "--tower", towers)
+    words = (
+        "codebook",
+        tmp_path / "words.txt",
+        "--from-captions",
+        tmp_path / "data.jsonl",
+        "--tower",
+        towers,
+    )
     status, out, _ = patchword(*words, "--minimum-count", "3", "--out", tmp_path / "book")
     description = json.loads((tmp_path / "book" / "codebook.json").read_text(encoding="utf-8"))
     assert status == 0 and description["words"] == ["ball", "dog", "snow"]
@@ -35,14 +48,20 @@ def test_words_of_captions_are_added(patchword, towers, tmp_path):
 def test_the_shipped_list_serves_where_none_is_given(patchword, towers, tmp_path):
     status, out, err = patchword("codebook", "--tower", towers, "--out", tmp_path / "book")
     assert status == 0 and "does not know" in err
-    assert {"dog", "cat"} <= set(json.loads((tmp_path / "book" / "codebook.json").read_text(encoding="utf-8"))["words"])
+    assert {"dog", "cat"} <= set(
+        json.loads((tmp_path / "book" / "codebook.json").read_text(encoding="utf-8"))["words"]
+    )
 
 
 def test_what_cannot_be_made(patchword, towers, tmp_path):
     (tmp_path / "words.txt").write_text("zebra\nyak\n", encoding="utf-8")
-    status, _, err = patchword("codebook", tmp_path / "words.txt", "--tower", towers, "--out", tmp_path / "book")
+    status, _, err = patchword(
+        "codebook", tmp_path / "words.txt", "--tower", towers, "--out", tmp_path / "book"
+    )
     assert status == 2 and "knows none of the 2 words (zebra, yak ...)" in err
-    status, _, err = patchword("codebook", tmp_path / "none.txt", "--tower", towers, "--out", tmp_path / "book")
+    status, _, err = patchword(
+        "codebook", tmp_path / "none.txt", "--tower", towers, "--out", tmp_path / "book"
+    )
     assert status == 2 and "no word list at" in err
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()

@@ -15,10 +15,15 @@ class Colours:
     identity = "colours"
 
     def embed_images(self, pictures):
-        return np.stack([np.asarray(picture.resize((1, 1)), dtype=np.float32).reshape(3) + 1 for picture in pictures])
+        return np.stack(
+            [np.asarray(picture.resize((1, 1)), dtype=np.float32).reshape(3) + 1 for picture in pictures]
+        )
 
     def embed_texts(self, texts):
-        return np.array([[text.count(name) + 0.01 for name in ("red", "green", "blue")] for text in texts], dtype=np.float32)
+        return np.array(
+            [[text.count(name) + 0.01 for name in ("red", "green", "blue")] for text in texts],
+            dtype=np.float32,
+        )
 
 
 @pytest.fixture

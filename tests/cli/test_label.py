@@ -4,7 +4,9 @@ import pytest
 
 
 def test_labels_best_first_and_a_broken_picture_named(patchword, towers, photos):
-    status, out, err = patchword("label", photos, "--labels", "a dog, a cat,red ball", "--model", towers, "--device", "cpu")
+    status, out, err = patchword(
+        "label", photos, "--labels", "a dog, a cat,red ball", "--model", towers, "--device", "cpu"
+    )
     assert status == 1 and len(err.splitlines()) == 1 and "broken.jpg" in err
     rows = [line.split("\t") for line in out.splitlines()]
     assert [row[0] for row in rows] == [str(photos / "bl\u00e5.png"), str(photos / "red.png")]
@@ -14,7 +16,9 @@ def test_labels_best_first_and_a_broken_picture_named(patchword, towers, photos)
 
 
 def test_json_holds_the_same(patchword, towers, photos):
-    status, out, _ = patchword("label", photos / "red.png", "--labels", "dog,cat", "--model", towers, "--json")
+    status, out, _ = patchword(
+        "label", photos / "red.png", "--labels", "dog,cat", "--model", towers, "--json"
+    )
     row = json.loads(out)
     assert status == 0 and row["image"] == str(photos / "red.png")
     assert sum(one["probability"] for one in row["labels"]) == pytest.approx(1)
@@ -23,7 +27,11 @@ def test_json_holds_the_same(patchword, towers, photos):
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [("dog", "names 1 label; expected two or more"), (" , ", "names 0 label"), ("dog, qwertz", "has no word that the model knows")],
+    [
+        ("dog", "names 1 label; expected two or more"),
+        (" , ", "names 0 label"),
+        ("dog, qwertz", "has no word that the model knows"),
+    ],
 )
 def test_labels_that_cannot_be_used(patchword, towers, photos, labels, message):
     status, out, err = patchword("label", photos / "red.png", "--labels", labels, "--model", towers)

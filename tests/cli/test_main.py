@@ -6,7 +6,9 @@ import pytest
 from patchword import __version__
 from patchword.cli import main
 
-COMMANDS = "caption index search label serve models check train predict score features codebook memory".split()
+COMMANDS = (
+    "caption index search label serve models check train predict score features codebook memory".split()
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -23,7 +25,12 @@ def test_an_error_is_one_line_and_debug_raises_it(patchword, monkeypatch):
     from patchword.errors import ConfigError
 
     status, out, err = patchword("train", "nowhere.toml")
-    assert status == 2 and out == "" and err.startswith("patchword: no configuration at nowhere.toml") and len(err.splitlines()) == 1
+    assert (
+        status == 2
+        and out == ""
+        and err.startswith("patchword: no configuration at nowhere.toml")
+        and len(err.splitlines()) == 1
+    )
     monkeypatch.setattr("sys.argv", ["patchword", "--debug", "train", "nowhere.toml"])
     with pytest.raises(ConfigError):
         main()
@@ -32,7 +39,11 @@ def test_an_error_is_one_line_and_debug_raises_it(patchword, monkeypatch):
 def test_a_console_that_is_not_utf8_shows_names_escaped(monkeypatch, towers, photos):
     console = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
     monkeypatch.setattr(sys, "stdout", console)
-    monkeypatch.setattr(sys, "argv", ["patchword", "label", str(photos / "bl\u00e5.png"), "--labels", "dog,cat", "--model", str(towers)])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["patchword", "label", str(photos / "bl\u00e5.png"), "--labels", "dog,cat", "--model", str(towers)],
+    )
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code and b"bl\\xe5.png\t" in console.buffer.getvalue()

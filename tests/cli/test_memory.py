@@ -13,7 +13,11 @@ def prototype(alive=True, attention=0.1, contexts=("a dog runs",)):
 
 @pytest.fixture()
 def folder(tmp_path):
-    first = [prototype(attention=0.02), prototype(attention=0.3, contexts=("a red ball", "the ball")), prototype(alive=False, contexts=())]
+    first = [
+        prototype(attention=0.02),
+        prototype(attention=0.3, contexts=("a red ball", "the ball")),
+        prototype(alive=False, contexts=()),
+    ]
     described = {"placement": "self_concat", "layers": [first, [prototype(attention=0.0)]]}
     (tmp_path / "prototypes.json").write_text(json.dumps(described))
     return tmp_path

@@ -7,7 +7,9 @@ from typer.testing import CliRunner, Result
 from patchword.cli import app
 from patchword.errors import ConfigError, DataError
 
-KIT = json.loads((Path(__file__).parents[1] / "data" / "metrics" / "captions.json").read_text(encoding="utf-8"))
+KIT = json.loads(
+    (Path(__file__).parents[1] / "data" / "metrics" / "captions.json").read_text(encoding="utf-8")
+)
 
 
 def run(*arguments: str | Path) -> Result:
@@ -19,15 +21,25 @@ def run(*arguments: str | Path) -> Result:
 
 def write(path: Path, predictions: dict[str, str]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([{"image_id": int(image), "caption": caption} for image, caption in predictions.items()]), encoding="utf-8")
+    path.write_text(
+        json.dumps([{"image_id": int(image), "caption": caption} for image, caption in predictions.items()]),
+        encoding="utf-8",
+    )
     return path
 
 
 @pytest.fixture
 def references(tmp_path: Path) -> Path:
-    rows = [{"image_id": int(image), "caption": caption} for image, captions in KIT["references"].items() for caption in captions]
+    rows = [
+        {"image_id": int(image), "caption": caption}
+        for image, captions in KIT["references"].items()
+        for caption in captions
+    ]
     path = tmp_path / "captions.json"
-    path.write_text(json.dumps({"images": [{"id": int(image)} for image in KIT["references"]], "annotations": rows}), encoding="utf-8")
+    path.write_text(
+        json.dumps({"images": [{"id": int(image)} for image in KIT["references"]], "annotations": rows}),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -38,10 +50,15 @@ def predictions(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def worse(tmp_path: Path) -> Path:
-    return write(tmp_path / "one" / "worse.json", {image: " ".join(text.split()[:5]) for image, text in KIT["predictions"].items()})
+    return write(
+        tmp_path / "one" / "worse.json",
+        {image: " ".join(text.split()[:5]) for image, text in KIT["predictions"].items()},
+    )
 
 
-def test_json_has_full_precision_and_the_names_of_the_field(predictions: Path, references: Path, tmp_path: Path) -> None:
+def test_json_has_full_precision_and_the_names_of_the_field(
+    predictions: Path, references: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "scores.json"
     shown = run(predictions, references, "--metrics", "bleu,rouge,cider", "--per-image", "--out", out).output
     assert "Bleu_1" in shown and "200 images" in shown and f"{100 * KIT['corpus']['CIDEr']:.2f}" in shown
@@ -59,7 +76,9 @@ def test_a_folder_gives_one_table(predictions: Path, worse: Path, references: Pa
 
 
 def test_compare_shows_interval_and_p_value(predictions: Path, worse: Path, references: Path) -> None:
-    shown = run(predictions, references, "--metrics", "bleu,cider", "--compare", worse, "--resamples", "200").output
+    shown = run(
+        predictions, references, "--metrics", "bleu,cider", "--compare", worse, "--resamples", "200"
+    ).output
     assert "results against worse: paired bootstrap over images, 200 resamples" in shown
     assert "+" in shown and "0.010" in shown
     with pytest.raises(ConfigError, match="--compare takes one on each side"):
@@ -67,7 +86,10 @@ def test_compare_shows_interval_and_p_value(predictions: Path, worse: Path, refe
 
 
 def test_intervals_hold_the_value(predictions: Path, references: Path) -> None:
-    assert "95 % interval" in run(predictions, references, "--metrics", "cider", "--intervals", "--resamples", "100").output
+    assert (
+        "95 % interval"
+        in run(predictions, references, "--metrics", "cider", "--intervals", "--resamples", "100").output
+    )
 
 
 def test_other_tokenizers_are_marked(predictions: Path, references: Path) -> None:
@@ -85,7 +107,9 @@ def test_missing_images_stop_it_unless_allowed(tmp_path: Path, references: Path)
 
 def test_duplicate_ids_stop_it(tmp_path: Path, references: Path) -> None:
     twice = tmp_path / "twice.json"
-    twice.write_text(json.dumps([{"image_id": 7, "caption": "a"}, {"image_id": 7, "caption": "b"}]), encoding="utf-8")
+    twice.write_text(
+        json.dumps([{"image_id": 7, "caption": "a"}, {"image_id": 7, "caption": "b"}]), encoding="utf-8"
+    )
     with pytest.raises(DataError, match=r"1 image ids stand more than once \(7\)"):
         run(twice, references)
 
@@ -99,7 +123,9 @@ def test_duplicate_ids_stop_it(tmp_path: Path, references: Path) -> None:
         ("[", "line 1: is not JSON"),
     ],
 )
-def test_malformed_predictions_are_named(tmp_path: Path, references: Path, content: str, message: str) -> None:
+def test_malformed_predictions_are_named(
+    tmp_path: Path, references: Path, content: str, message: str
+) -> None:
     path = tmp_path / "bad.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=message):
@@ -113,9 +139,21 @@ def test_karpathy_files_are_read_by_split(tmp_path: Path) -> None:
     ]
     path = tmp_path / "dataset.json"
     path.write_text(json.dumps({"images": images}), encoding="utf-8")
-    assert "1 images" in run(write(tmp_path / "p.json", {"1": "a dog"}), path, "--split", "test", "--metrics", "bleu").output
-    assert "1 images" in run(write(tmp_path / "p.json", {"2": "a cat"}), path, "--split", "train", "--metrics", "bleu").output
-    with pytest.raises(DataError, match=r"no image belongs to split 'val'; the file has test \(1\), train \(1\)"):
+    assert (
+        "1 images"
+        in run(
+            write(tmp_path / "p.json", {"1": "a dog"}), path, "--split", "test", "--metrics", "bleu"
+        ).output
+    )
+    assert (
+        "1 images"
+        in run(
+            write(tmp_path / "p.json", {"2": "a cat"}), path, "--split", "train", "--metrics", "bleu"
+        ).output
+    )
+    with pytest.raises(
+        DataError, match=r"no image belongs to split 'val'; the file has test \(1\), train \(1\)"
+    ):
         run(tmp_path / "p.json", path, "--split", "val")
 
 
@@ -134,7 +172,10 @@ def test_strict_counts_line_breaking_characters(tmp_path: Path) -> None:
     for name in "45":
         (folder / f"{name}.txt").write_text("a dog", encoding="utf-8")
     path = write(tmp_path / "p.json", {"4": "a red\u2028bus", "5": "a dog"})
-    with pytest.raises(DataError, match="1 captions of the predictions hold a line-breaking character.*shift the 1 captions after it"):
+    with pytest.raises(
+        DataError,
+        match="1 captions of the predictions hold a line-breaking character.*shift the 1 captions after it",
+    ):
         run(path, folder, "--strict")
     assert run(path, folder, "--metrics", "bleu").exit_code == 0
 

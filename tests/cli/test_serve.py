@@ -6,7 +6,9 @@ import pytest
 
 def run(*words):
     program = "import sys; from patchword.cli import main; sys.argv[0] = 'patchword'; main()"
-    done = subprocess.run([sys.executable, "-c", program, "serve", *words], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program, "serve", *words], capture_output=True, text=True, timeout=120
+    )
     return done.returncode, done.stdout, done.stderr
 
 

@@ -14,7 +14,10 @@ KITS = Path(__file__).parents[1] / "kits" / "laps"
 
 
 def kit(name):
-    tensors, options = load_file(KITS / f"{name}.safetensors"), json.loads((KITS / f"{name}.json").read_text())
+    tensors, options = (
+        load_file(KITS / f"{name}.safetensors"),
+        json.loads((KITS / f"{name}.json").read_text()),
+    )
     return tensors, {key[6:]: value for key, value in tensors.items() if key.startswith("state.")}, options
 
 
@@ -37,7 +40,10 @@ def test_similarities_masks_and_gradients_equal_the_public_code(name, class_toke
         gradient = tensors[f"grad.{theirs}"]
         assert close(parameters[ours].grad.reshape(gradient.shape), gradient), theirs
     with torch.no_grad():
-        assert float((head.eval()(images, captions, tensors["lens"], class_token) - tensors["sims"]).abs().max()) < 1e-6
+        assert (
+            float((head.eval()(images, captions, tensors["lens"], class_token) - tensors["sims"]).abs().max())
+            < 1e-6
+        )
 
 
 def test_weights_that_do_not_fit_are_refused():
@@ -46,5 +52,7 @@ def test_weights_that_do_not_fit_are_refused():
         from_reference(state, {key: value for key, value in options.items() if key != "aggr_ratio"})
     with pytest.raises(ModelError, match="aggr_net.scale missing or unknown"):
         from_reference({key: value for key, value in state.items() if key != "aggr_net.scale"}, options)
-    with pytest.raises(ModelError, match=r"aggr_net.weight.3.\w+ has shape .*39.*but these options make it .*78"):
+    with pytest.raises(
+        ModelError, match=r"aggr_net.weight.3.\w+ has shape .*39.*but these options make it .*78"
+    ):
         from_reference(state, {**options, "aggr_ratio": 0.8})

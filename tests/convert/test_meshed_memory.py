@@ -45,18 +45,24 @@ def test_log_probabilities_and_loss(kit, options, model):
     assert relative(log_probabilities_BTV[real_BT], kit["logp"][real_BT]) <= 1e-5
     targets_BT = kit["tokens"][:, 1:]
     loss = torch.nn.functional.nll_loss(
-        log_probabilities_BTV[:, :-1].flatten(0, 1), targets_BT.flatten(), ignore_index=options["special_ids"]["pad"]
+        log_probabilities_BTV[:, :-1].flatten(0, 1),
+        targets_BT.flatten(),
+        ignore_index=options["special_ids"]["pad"],
     )
     assert loss.item() == pytest.approx(kit["xe_loss"].item(), rel=1e-5)
 
 
 def test_gradients_of_every_parameter_and_of_the_regions(kit, options, model):
     regions_BNC = kit["regions"].clone().requires_grad_()
-    decoded = model.decode(kit["tokens"], torch.tensor(options["lengths"]), model.encode(VisualFeatures(grid_BNC=regions_BNC)))
+    decoded = model.decode(
+        kit["tokens"], torch.tensor(options["lengths"]), model.encode(VisualFeatures(grid_BNC=regions_BNC))
+    )
     (decoded.logits_BTV.log_softmax(dim=-1) * kit["cot"]).sum().backward()
     expected = {name.removeprefix("grad."): value for name, value in kit.items() if name.startswith("grad.")}
     expected["decoder.pos_emb.weight"] = kit["state.decoder.pos_emb.weight"]
-    expected_by_our_names = from_reference(expected, options).state_dict()  # gradients have the places of their weights
+    expected_by_our_names = from_reference(
+        expected, options
+    ).state_dict()  # gradients have the places of their weights
     floor = 1e-3 * options["largest_gradient"]
     for name, parameter in model.named_parameters():
         difference = (parameter.grad - expected_by_our_names[name]).abs().max()
@@ -66,7 +72,9 @@ def test_gradients_of_every_parameter_and_of_the_regions(kit, options, model):
 
 def test_a_missing_weight_is_named(kit, options):
     state = {name: value for name, value in kit.items() if name != "state.decoder.layers.1.fc_alpha2.bias"}
-    with pytest.raises(ModelError, match=r"hold no 'decoder\.layers\.1\.fc_alpha2\.bias'.*give its 'state_dict' entry"):
+    with pytest.raises(
+        ModelError, match=r"hold no 'decoder\.layers\.1\.fc_alpha2\.bias'.*give its 'state_dict' entry"
+    ):
         from_reference(state, options)
 
 

@@ -36,7 +36,12 @@ def run(kit, options):
     captioner = from_reference(kit, options)
     grid_BNC = kit["grid"].flatten(1, 2).clone().requires_grad_()
     lengths_B = kit["caption_lengths"].squeeze(1) - 1
-    decoded = captioner.decode(kit["captions"][:, : lengths_B.max()], lengths_B, captioner.encode(VisualFeatures(grid_BNC)), trace=True)
+    decoded = captioner.decode(
+        kit["captions"][:, : lengths_B.max()],
+        lengths_B,
+        captioner.encode(VisualFeatures(grid_BNC)),
+        trace=True,
+    )
     return captioner, grid_BNC, lengths_B, decoded
 
 
@@ -65,10 +70,14 @@ def test_whole_captions_with_their_own_lengths_begin_with_the_same_predictions(k
     captioner = from_reference(kit, options)
     lengths_B = kit["caption_lengths"].squeeze(1)
     with torch.no_grad():
-        decoded = captioner.decode(kit["captions"], lengths_B, captioner.encode(VisualFeatures(kit["grid"].flatten(1, 2))))
+        decoded = captioner.decode(
+            kit["captions"], lengths_B, captioner.encode(VisualFeatures(kit["grid"].flatten(1, 2)))
+        )
     for row, length in enumerate(lengths_B.tolist()):
         expected = kit["predictions_input_order"][row, : length - 1]
-        assert (decoded.logits_BTV[row, : length - 1] - expected).abs().max() <= 1e-5 * kit["predictions"].abs().max()
+        assert (decoded.logits_BTV[row, : length - 1] - expected).abs().max() <= 1e-5 * kit[
+            "predictions"
+        ].abs().max()
         assert not decoded.logits_BTV[row, length:].any()
 
 
@@ -95,7 +104,9 @@ def test_the_tutorials_beam_search(kit, options, beams):
     captioner = from_reference(kit, options)
     with torch.no_grad():
         memory = captioner.encode(VisualFeatures(kit["grid"].flatten(1, 2)))
-    found = beam_search(captioner, memory, SPECIAL, beams, options["max_steps"], finished="retire", forbid_unknown=False)
+    found = beam_search(
+        captioner, memory, SPECIAL, beams, options["max_steps"], finished="retire", forbid_unknown=False
+    )
     expected = kit[f"beam{beams}_tokens"][:, 1:]
     assert torch.equal(found.tokens_BKT[:, 0], expected)
     assert torch.equal(found.lengths_BK[:, 0] + 1, kit[f"beam{beams}_len"])

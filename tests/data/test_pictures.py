@@ -39,7 +39,11 @@ def near(image, expected, tolerance=0):
 @pytest.mark.parametrize(
     ("kind", "options"),
     [("PNG", {}), ("BMP", {}), ("GIF", {}), ("TIFF", {}), ("PPM", {}), ("TGA", {}), ("PCX", {}), ("SGI", {})]
-    + [("WEBP", {"lossless": True}), ("JPEG2000", {"irreversible": False}), ("TIFF", {"compression": "tiff_lzw"})],
+    + [
+        ("WEBP", {"lossless": True}),
+        ("JPEG2000", {"irreversible": False}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+    ],
 )
 def test_lossless_kinds_come_out_as_they_were(tmp_path, kind, options):
     content = encoded(corners(), kind, **options)
@@ -92,21 +96,35 @@ def test_transparency_shows_white():
     expected = Image.fromarray(np.array([[WHITE, (127, 127, 127)]], np.uint8))
     near(open_picture(encoded(half, "PNG")), expected, 1)
     near(open_picture(half.convert("LA")), expected, 1)
-    near(open_picture(encoded(Image.new("RGB", (2, 2), RED), "PNG", transparency=RED)), Image.new("RGB", (2, 2), WHITE))
-    near(open_picture(encoded(Image.new("L", (2, 2), 7), "PNG", transparency=7)), Image.new("RGB", (2, 2), WHITE))
+    near(
+        open_picture(encoded(Image.new("RGB", (2, 2), RED), "PNG", transparency=RED)),
+        Image.new("RGB", (2, 2), WHITE),
+    )
+    near(
+        open_picture(encoded(Image.new("L", (2, 2), 7), "PNG", transparency=7)),
+        Image.new("RGB", (2, 2), WHITE),
+    )
     palette = corners("P")
     clear = palette.getpixel((0, 0))
     expected = corners()
     expected.paste(WHITE, (0, 0, 4, 6))
     near(open_picture(encoded(palette, "PNG", transparency=clear)), expected)
-    near(open_picture(encoded(palette, "PNG", transparency=bytes([0 if n == clear else 255 for n in range(256)]))), expected)
+    near(
+        open_picture(
+            encoded(palette, "PNG", transparency=bytes([0 if n == clear else 255 for n in range(256)]))
+        ),
+        expected,
+    )
 
 
 def test_first_frame_of_what_moves():
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
     for kind in ("GIF", "WEBP", "PNG", "TIFF"):
         options = {"lossless": True} if kind == "WEBP" else {}
-        near(open_picture(encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)), frames[0])
+        near(
+            open_picture(encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)),
+            frames[0],
+        )
 
 
 def test_sixteen_bits_and_floats():
@@ -116,7 +134,10 @@ def test_sixteen_bits_and_floats():
     near(open_picture(encoded(Image.fromarray(ramp), "TIFF")), expected)
     near(open_picture(Image.fromarray(ramp.astype(np.int32))), expected)
     near(open_picture(Image.fromarray(np.array([[0, 100, 255]], np.int32))), expected)
-    near(open_picture(Image.fromarray(np.array([[-50, 50]], np.int32))), Image.fromarray(np.array([[0, 255]], np.uint8)))
+    near(
+        open_picture(Image.fromarray(np.array([[-50, 50]], np.int32))),
+        Image.fromarray(np.array([[0, 255]], np.uint8)),
+    )
     near(open_picture(Image.fromarray(np.array([[0, 100 / 255, 1]], np.float32))), expected)
     with pytest.raises(PictureError, match="<image>: the picture holds values that are not finite numbers"):
         open_picture(Image.fromarray(np.array([[0, np.nan]], np.float32)))
@@ -124,7 +145,13 @@ def test_sixteen_bits_and_floats():
 
 def test_arrays():
     pixels = np.asarray(corners())
-    for array in (pixels, pixels.astype(np.uint16) * 257, pixels / 255, (pixels / 255).astype(np.float32), np.asfortranarray(pixels)):
+    for array in (
+        pixels,
+        pixels.astype(np.uint16) * 257,
+        pixels / 255,
+        (pixels / 255).astype(np.float32),
+        np.asfortranarray(pixels),
+    ):
         near(open_picture(array), corners())
     near(open_picture(pixels[:, :, 0]), corners().getchannel(0))
     near(open_picture(pixels[:, :, :1] > 0), corners().getchannel(0))
@@ -153,20 +180,40 @@ def png_that_claims(width, height):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", r"the file is empty \(0 bytes\)"),
-        (b"hello, this is no picture", r"not a picture of a known kind \(it starts with b'hello, t'\)\. Expected JPEG, PNG"),
+        (
+            b"hello, this is no picture",
+            r"not a picture of a known kind \(it starts with b'hello, t'\)\. Expected JPEG, PNG",
+        ),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture of a known kind"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture of a known kind"),
-        (encoded(corners().resize((200, 200)), "JPEG")[:700], "cannot be decoded: .*truncated.* The file is damaged"),
-        (encoded(Image.effect_noise((64, 64), 50), "PNG")[:1500], "cannot be decoded: .* The file is damaged"),
-        (png_that_claims(12_000, 12_000), r"12000x12000 is 144,000,000 pixels, more than the limit of 100,000,000\. .* not decoded"),
-        (png_that_claims(60_000, 60_000), r"more than the limit of 178,956,970 that Pillow sets\. .* not decoded"),
+        (
+            encoded(corners().resize((200, 200)), "JPEG")[:700],
+            "cannot be decoded: .*truncated.* The file is damaged",
+        ),
+        (
+            encoded(Image.effect_noise((64, 64), 50), "PNG")[:1500],
+            "cannot be decoded: .* The file is damaged",
+        ),
+        (
+            png_that_claims(12_000, 12_000),
+            r"12000x12000 is 144,000,000 pixels, more than the limit of 100,000,000\. .* not decoded",
+        ),
+        (
+            png_that_claims(60_000, 60_000),
+            r"more than the limit of 178,956,970 that Pillow sets\. .* not decoded",
+        ),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", r"it is HEIC, as phones write it\. Make it a JPEG"),
     ],
 )
@@ -194,7 +241,9 @@ def test_places_where_there_is_no_picture(tmp_path):
         open_picture(tmp_path)
     with pytest.raises(PictureError, match="cannot be read: embedded null"):
         open_picture("a\0b.jpg")
-    with pytest.raises(PictureError, match="https://x.org/a.jpg: pictures are not fetched from the network. Download it"):
+    with pytest.raises(
+        PictureError, match="https://x.org/a.jpg: pictures are not fetched from the network. Download it"
+    ):
         open_picture("https://x.org/a.jpg")
 
 
@@ -235,7 +284,11 @@ def test_short_side_center_crop_takes_the_middle():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.tuples(*[st.integers(1, 90)] * 2), st.tuples(*[st.integers(1, 40)] * 2), st.sampled_from(["squash", "short_side_center_crop"]))
+@given(
+    st.tuples(*[st.integers(1, 90)] * 2),
+    st.tuples(*[st.integers(1, 40)] * 2),
+    st.sampled_from(["squash", "short_side_center_crop"]),
+)
 def test_any_picture_fits_any_size(source, size, fit):
     assert Preprocessing(size=size, fit=fit).apply(Image.new("RGB", source, RED)).shape == (*size, 3)
 
@@ -252,7 +305,9 @@ def test_the_cut_is_that_of_clip():
 
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (57, 83, 3), dtype=np.uint8))
     theirs = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
-    ours = Preprocessing(size=24, fit="short_side_center_crop", mean=tuple(theirs.image_mean), std=tuple(theirs.image_std))
+    ours = Preprocessing(
+        size=24, fit="short_side_center_crop", mean=tuple(theirs.image_mean), std=tuple(theirs.image_std)
+    )
     expected = theirs(noise, return_tensors="np")["pixel_values"]
     np.testing.assert_allclose(ours.normalise(ours.apply(noise)[None]), expected, atol=2e-6)
 
@@ -262,15 +317,26 @@ def test_normalise_by_hand():
     result = prepare.normalise(np.array([[[[255, 51, 0]]]], np.uint8))
     assert result.shape == (1, 3, 1, 1) and result.dtype == np.float32
     np.testing.assert_allclose(result.ravel(), [1.0, 0.2, -4.0], rtol=1e-6)
-    with pytest.raises(PictureError, match=r"pixels must be uint8 \(B, H, W, 3\), found float64 \(1, 3, 2, 2\)"):
+    with pytest.raises(
+        PictureError, match=r"pixels must be uint8 \(B, H, W, 3\), found float64 \(1, 3, 2, 2\)"
+    ):
         prepare.normalise(np.zeros((1, 3, 2, 2)))
 
 
 def test_preprocessing_round_trips_and_refuses_nonsense():
-    for prepare in (Preprocessing(size=224), Preprocessing(size=(96, 128), fit="short_side_center_crop", interpolation="bilinear")):
+    for prepare in (
+        Preprocessing(size=224),
+        Preprocessing(size=(96, 128), fit="short_side_center_crop", interpolation="bilinear"),
+    ):
         assert Preprocessing.model_validate_json(prepare.model_dump_json()) == prepare
     assert Preprocessing(size=224).hw == (224, 224) and Preprocessing(size=(96, 128)).hw == (96, 128)
-    for wrong in ({"size": 0}, {"size": 9000}, {"size": 8, "fit": "stretch"}, {"size": 8, "std": (1, 0, 1)}, {"size": 8, "colour": 1}):
+    for wrong in (
+        {"size": 0},
+        {"size": 9000},
+        {"size": 8, "fit": "stretch"},
+        {"size": 8, "std": (1, 0, 1)},
+        {"size": 8, "colour": 1},
+    ):
         with pytest.raises(ValidationError):
             Preprocessing(**wrong)
 
@@ -279,7 +345,9 @@ def test_imagenet_crop_takes_the_middle_seven_eighths():
     """Scaled to 256 on the short side, then the middle 224: a frame of a sixteenth of the picture is cut off on each side."""
     image = np.zeros((512, 512, 3), dtype=np.uint8)
     image[32:-32, 32:-32] = 255
-    inner = Preprocessing(size=224, fit="short_side_center_crop", cover=256 / 224).apply(Image.fromarray(image))
+    inner = Preprocessing(size=224, fit="short_side_center_crop", cover=256 / 224).apply(
+        Image.fromarray(image)
+    )
     assert inner.shape == (224, 224, 3) and inner[2:-2, 2:-2].min() == 255
     whole = Preprocessing(size=224, fit="short_side_center_crop").apply(Image.fromarray(image))
     assert whole[:10].max() < 128

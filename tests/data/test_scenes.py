@@ -31,8 +31,16 @@ from patchword.data.scenes import (
 )
 from patchword.data.scenes.draw import cover
 from patchword.data.scenes.questions import ANSWERS, Program
-from patchword.data.scenes.sayings import Exists, Ground, Phrase, Related
-from patchword.data.scenes.world import BACKGROUNDS, COLOURS, HELD_OUT_COMBOS, HELD_OUT_ORDERS, RELATIONS, SHAPES, SIZES
+from patchword.data.scenes.sayings import BackgroundStatement, ExistenceStatement, Phrase, RelationStatement
+from patchword.data.scenes.world import (
+    BACKGROUNDS,
+    COLOURS,
+    HELD_OUT_COMBOS,
+    HELD_OUT_ORDERS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+)
 from patchword.errors import DataError
 
 
@@ -73,14 +81,19 @@ def test_number_of_things_and_every_attribute():
         assert {len(one.things) for one in made} == numbers
         things = [one for each in made for one in each.things]
         assert {one.shape for one in things} == set(SHAPES) and {one.colour for one in things} == set(COLOURS)
-        assert {one.size for one in things} == set(SIZES) and {one.background for one in made} == set(BACKGROUNDS)
+        assert {one.size for one in things} == set(SIZES) and {one.background for one in made} == set(
+            BACKGROUNDS
+        )
     assert not set(COLOURS.values()) & set(BACKGROUNDS.values())
 
 
 def test_every_relation_is_met_at_level_two():
     facts = [fact for one in make_scenes(150, 2) for caption in describe(one, 2) for fact in caption.facts]
-    told = Counter(fact.relation for fact in facts if isinstance(fact, Related))
-    assert all(told[name] >= 5 for name in ("left of", "right of", "above", "below", "inside", "overlapping", "the same colour as"))
+    told = Counter(fact.relation for fact in facts if isinstance(fact, RelationStatement))
+    assert all(
+        told[name] >= 5
+        for name in ("left of", "right of", "above", "below", "inside", "overlapping", "the same colour as")
+    )
 
 
 @pytest.mark.parametrize(("level", "size"), [(1, 16), (2, 24), (3, 32), (3, 50)])
@@ -88,10 +101,14 @@ def test_masks_cover_what_is_drawn_and_nothing_else(level, size):
     made = make_scenes(40, level)
     pixels_BSSC, owners_BKSS, cover_BKSS = draw(made, size).astype(int), masks(made, size), cover(made, size)
     assert owners_BKSS.sum(axis=1).max() == 1  # no pixel has two owners
-    for one, pixels_SSC, owners_KSS, cover_KSS in zip(made, pixels_BSSC, owners_BKSS, cover_BKSS, strict=True):
+    for one, pixels_SSC, owners_KSS, cover_KSS in zip(
+        made, pixels_BSSC, owners_BKSS, cover_BKSS, strict=True
+    ):
         ground = cover_KSS.max(axis=0) == 0
         assert not owners_KSS[:, ground].any()
-        assert np.abs(pixels_SSC[ground] - BACKGROUNDS[one.background]).max() < 35  # noise has a deviation of 5
+        assert (
+            np.abs(pixels_SSC[ground] - BACKGROUNDS[one.background]).max() < 35
+        )  # noise has a deviation of 5
         for k, member in enumerate(one.things):
             whole = (cover_KSS[k] == 1) & (cover_KSS[k + 1 :] == 0).all(axis=0)
             assert owners_KSS[k, whole].all()
@@ -106,8 +123,18 @@ def test_masks_cover_what_is_drawn_and_nothing_else(level, size):
 
 def test_shapes_have_their_areas():
     """Against the closed formulas, in units of the squared radius."""
-    expected = {"circle": np.pi, "square": 1.64**2, "ring": np.pi * 0.75, "diamond": 1.3, "cross": 4 * 0.95 * 0.6 - 0.6**2}
-    expected |= {"triangle": 3 * np.sqrt(3) * 0.55**2, "half": np.pi / 2, "star": 10 * 0.5 * 0.42 * np.sin(np.pi / 5)}
+    expected = {
+        "circle": np.pi,
+        "square": 1.64**2,
+        "ring": np.pi * 0.75,
+        "diamond": 1.3,
+        "cross": 4 * 0.95 * 0.6 - 0.6**2,
+    }
+    expected |= {
+        "triangle": 3 * np.sqrt(3) * 0.55**2,
+        "half": np.pi / 2,
+        "star": 10 * 0.5 * 0.42 * np.sin(np.pi / 5),
+    }
     for shape in SHAPES:
         area = masks([scene(thing(shape, radius=0.4))], 200).sum() / (0.4 * 200) ** 2
         assert area == pytest.approx(expected[shape], rel=0.015), shape
@@ -127,13 +154,21 @@ def test_things_stay_on_the_canvas_and_mostly_in_sight():
         shares = visible_share(made, 48)
         seen = [share for one, row in zip(made, shares, strict=True) for share in row[: len(one.things)]]
         assert min(seen) > 0.05 and np.mean(seen) > 0.9
-        assert all(one.radius <= min(one.x, one.y, 1 - one.x, 1 - one.y) + 1e-9 for each in made for one in each.things)
+        assert all(
+            one.radius <= min(one.x, one.y, 1 - one.x, 1 - one.y) + 1e-9
+            for each in made
+            for one in each.things
+        )
 
 
 def test_too_small_or_unknown_is_refused():
-    with pytest.raises(DataError, match="cannot be drawn at 15 pixels: shapes are told apart from 16 pixels on"):
+    with pytest.raises(
+        DataError, match="cannot be drawn at 15 pixels: shapes are told apart from 16 pixels on"
+    ):
         draw(make_scenes(1), 15)
-    with pytest.raises(DataError, match="split 'dev' and level 1: expected split train, val, test and level 1, 2 or 3"):
+    with pytest.raises(
+        DataError, match="split 'dev' and level 1: expected split train, val, test and level 1, 2 or 3"
+    ):
         make_scenes(1, split="dev")
     with pytest.raises(DataError, match="level 4"):
         make_scenes(1, level=4)
@@ -184,18 +219,39 @@ def test_entailment_table(caption, truth):
 
 @pytest.mark.parametrize(
     "words",
-    ["", "a", "circle", "red circle", "a circle red", "two circle", "a circles", "a red circle left of", "a red a circle", "a dog", "and"]
-    + ["a circle and", "a circle on a pink background", "two circles left of a star", "a red red circle", "there is", "no red"],
+    [
+        "",
+        "a",
+        "circle",
+        "red circle",
+        "a circle red",
+        "two circle",
+        "a circles",
+        "a red circle left of",
+        "a red a circle",
+        "a dog",
+        "and",
+    ]
+    + [
+        "a circle and",
+        "a circle on a pink background",
+        "two circles left of a star",
+        "a red red circle",
+        "there is",
+        "no red",
+    ],
 )
 def test_what_is_not_of_the_grammar_is_never_entailed(words):
     assert parse(words) is None and not entails(TABLE, words)
 
 
 def test_parse_gives_the_facts():
-    assert parse("there are two big crimson rings and a little dome over an orange thing on a slate background") == (
-        Ground("slate"),
-        Exists(Phrase(2, "large", "red", "ring")),
-        Related(Phrase(None, "small", None, "half"), "above", Phrase(None, None, "orange", None)),
+    assert parse(
+        "there are two big crimson rings and a little dome over an orange thing on a slate background"
+    ) == (
+        BackgroundStatement("slate"),
+        ExistenceStatement(Phrase(2, "large", "red", "ring")),
+        RelationStatement(Phrase(None, "small", None, "half"), "above", Phrase(None, None, "orange", None)),
     )
 
 
@@ -215,7 +271,9 @@ def test_relations_by_hand():
     large = thing("ring", x=0.5, radius=0.3)
     assert related("inside", thing(x=0.55), large) and not related("inside", thing(x=0.7), large)
     assert not related("inside", thing(), thing("star", radius=0.3))  # nothing lies inside a star
-    assert related("overlapping", thing(x=0.5), thing(x=0.6)) and not related("overlapping", thing(x=0.5), thing(x=0.68))
+    assert related("overlapping", thing(x=0.5), thing(x=0.6)) and not related(
+        "overlapping", thing(x=0.5), thing(x=0.68)
+    )
     assert not related("overlapping", thing(), large)
 
 
@@ -267,10 +325,22 @@ def test_held_out_parts(held_out, level):
 
 
 def test_answers_by_hand():
-    red_circle, square, star = Phrase(None, None, "red", "circle"), Phrase(None, None, None, "square"), Phrase(None, None, None, "star")
-    assert answer(TABLE, Program("exist", star)) == "yes" and answer(TABLE, Program("exist", Phrase(None, None, "pink"))) == "no"
-    assert answer(TABLE, Program("count", red_circle)) == "two" and answer(TABLE, Program("count", Phrase(None, None, "pink"))) == "zero"
-    assert answer(TABLE, Program("colour", square)) == "blue" and answer(TABLE, Program("size", star)) == "small"
+    red_circle, square, star = (
+        Phrase(None, None, "red", "circle"),
+        Phrase(None, None, None, "square"),
+        Phrase(None, None, None, "star"),
+    )
+    assert (
+        answer(TABLE, Program("exist", star)) == "yes"
+        and answer(TABLE, Program("exist", Phrase(None, None, "pink"))) == "no"
+    )
+    assert (
+        answer(TABLE, Program("count", red_circle)) == "two"
+        and answer(TABLE, Program("count", Phrase(None, None, "pink"))) == "zero"
+    )
+    assert (
+        answer(TABLE, Program("colour", square)) == "blue" and answer(TABLE, Program("size", star)) == "small"
+    )
     assert answer(TABLE, Program("shape", Phrase(None, "large"))) == "square"
     assert answer(TABLE, Program("colour", red_circle)) is None  # there are two
     assert answer(TABLE, Program("compare", red_circle, None, square)) == "yes"
@@ -281,11 +351,17 @@ def test_answers_by_hand():
 
 def test_questions_are_answered_right_different_and_balanced():
     asked = [(one, question) for one in make_scenes(160, 3) for question in ask(one, 5)]
-    assert all(answer(one, question.program) == question.answer and question.answer in ANSWERS for one, question in asked)
+    assert all(
+        answer(one, question.program) == question.answer and question.answer in ANSWERS
+        for one, question in asked
+    )
     assert all(len({question.text for question in ask(one, 5)}) == 5 for one in make_scenes(20, 3))
     for kind in ("exist", "compare", "relation"):
         answers = Counter(question.answer for _, question in asked if question.kind == kind)
-        assert set(answers) == {"yes", "no"} and 0.38 < answers["yes"] / answers.total() < 0.62, (kind, answers)
+        assert set(answers) == {"yes", "no"} and 0.38 < answers["yes"] / answers.total() < 0.62, (
+            kind,
+            answers,
+        )
     numbers = Counter(question.answer for _, question in asked if question.kind == "count")
     assert numbers.most_common(1)[0][1] < 0.45 * numbers.total() and len(numbers) >= 5
     questions = [question for _, question in asked]
@@ -300,7 +376,9 @@ def test_a_scene_with_nothing_more_to_ask_gives_fewer_questions():
 def test_corruption_grows_with_severity_and_repeats(kind):
     made = make_scenes(4, 2)
     clean = draw(made, 32)
-    damage = [np.abs(corrupt(clean, made, kind, severity).astype(int) - clean).mean() for severity in range(1, 6)]
+    damage = [
+        np.abs(corrupt(clean, made, kind, severity).astype(int) - clean).mean() for severity in range(1, 6)
+    ]
     assert 0 < damage[0] and all(a < b for a, b in zip(damage, damage[1:], strict=False))
     assert np.array_equal(corrupt(clean, made, kind, 3), corrupt(clean, made, kind, 3))
 

@@ -33,17 +33,23 @@ def images(tmp_path_factory):
 def model():
     torch.manual_seed(0)
     config = ShowAttendTellConfig(word_width=8, width=8, attention_width=8)
-    return CaptionModel.build(ConvolutionalConfig(stem=4, widths=(8, 8), blocks=(0, 0), size=32), config, 12).eval()
+    return CaptionModel.build(
+        ConvolutionalConfig(stem=4, widths=(8, 8), blocks=(0, 0), size=32), config, 12
+    ).eval()
 
 
 def stored(model, images, out, until_layer=None):
-    return store_features(model.tower, PREPROCESSING, images, FILES, out, torch.device("cpu"), lambda count: None, until_layer)
+    return store_features(
+        model.tower, PREPROCESSING, images, FILES, out, torch.device("cpu"), lambda count: None, until_layer
+    )
 
 
 def test_store_equals_pixels_after_the_same_cast(model, images, tmp_path):
     """Loss from the store is the loss from the pictures, bit for bit, when the tower's output goes through fp16."""
     store = stored(model, images, tmp_path / "store")
-    pixels = PixelInputs(pixel_store(images, FILES, PREPROCESSING, tmp_path / "cache"), PREPROCESSING, None).load(FILES, None)
+    pixels = PixelInputs(
+        pixel_store(images, FILES, PREPROCESSING, tmp_path / "cache"), PREPROCESSING, None
+    ).load(FILES, None)
     read = FeatureInputs(Store.open(store.folder)).load(FILES, None)
     with torch.inference_mode():
         grid_BNC = model.features(pixels).grid_BNC
@@ -54,7 +60,9 @@ def test_store_equals_pixels_after_the_same_cast(model, images, tmp_path):
 @pytest.mark.parametrize("until", [0, 1])
 def test_tokens_inside_the_tower_go_on(model, images, tmp_path, until):
     store = stored(model, images, tmp_path / "store", until)
-    pixels = PixelInputs(pixel_store(images, FILES, PREPROCESSING, tmp_path / "cache"), PREPROCESSING, None).load(FILES, None)
+    pixels = PixelInputs(
+        pixel_store(images, FILES, PREPROCESSING, tmp_path / "cache"), PREPROCESSING, None
+    ).load(FILES, None)
     with torch.inference_mode():
         whole, resumed = model.features(pixels), model.features(FeatureInputs(store).load(FILES, None))
     assert resumed.hw == whole.hw
@@ -68,7 +76,13 @@ def test_stale_partial_and_foreign_stores_are_errors(model, images, tmp_path):
     with pytest.raises(StoreError, match="has no row for other.png"):
         store.rows(["other.png"])
     with pytest.raises(ConfigError, match="stored features are 5 wide and the tower 8"):
-        model.features(Inputs(features=FeatureInputs(store).load(FILES, None).features._replace(grid_BNC=torch.zeros(3, 16, 5))))
+        model.features(
+            Inputs(
+                features=FeatureInputs(store)
+                .load(FILES, None)
+                .features._replace(grid_BNC=torch.zeros(3, 16, 5))
+            )
+        )
     np.save(store.folder / "grid_BNC.npy", np.zeros((3, 2, 8), dtype=np.float16))
     with pytest.raises(StoreError, match="has shape .* the manifest says"):
         Store.open(store.folder)
@@ -99,11 +113,20 @@ def test_manifest_names_everything(model, images, tmp_path):
 
 def test_random_views_are_drawn_in_training_and_never_in_evaluation(model, images, tmp_path):
     store = store_features(
-        model.tower, PREPROCESSING, images, FILES, tmp_path / "store", torch.device("cpu"), lambda count: None, views=3
+        model.tower,
+        PREPROCESSING,
+        images,
+        FILES,
+        tmp_path / "store",
+        torch.device("cpu"),
+        lambda count: None,
+        views=3,
     )
     inputs = FeatureInputs(store)
     plain_BNC = inputs.load(FILES, None).features.grid_BNC
-    assert torch.equal(plain_BNC, FeatureInputs(stored(model, images, tmp_path / "one")).load(FILES, None).features.grid_BNC)
+    assert torch.equal(
+        plain_BNC, FeatureInputs(stored(model, images, tmp_path / "one")).load(FILES, None).features.grid_BNC
+    )
     drawn = [inputs.load(FILES, torch.Generator().manual_seed(seed)).features.grid_BNC for seed in range(8)]
     assert torch.equal(drawn[0], inputs.load(FILES, torch.Generator().manual_seed(0)).features.grid_BNC)
     seen = {tuple(grid_NC[0].tolist()) for grid_BNC in drawn for grid_NC in grid_BNC[:1]}

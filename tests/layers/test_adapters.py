@@ -11,7 +11,14 @@ from patchword.towers.clip import ClipTower, ClipTowerConfig
 from patchword.towers.settings import AdaptersConfig
 from patchword.towers.vit import VitTower, VitTowerConfig
 
-SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+SIZES = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 4,
+}
 ADAPTERS = AdaptersConfig(blocks=2, bottleneck=4)
 
 
@@ -42,7 +49,12 @@ def test_a_tower_with_adapters_starts_bit_equal_and_only_they_are_trained(kind):
     for ours, theirs in zip(adapted(pixels_B3HW), plain(pixels_B3HW), strict=True):
         assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
     learning = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
-    assert learning == {f"adapters.{number}.{part}.{kind}" for number in (0, 1) for part in ("down", "up") for kind in ("weight", "bias")}
+    assert learning == {
+        f"adapters.{number}.{part}.{kind}"
+        for number in (0, 1)
+        for part in ("down", "up")
+        for kind in ("weight", "bias")
+    }
     before_B3HW = adapted(pixels_B3HW).grid_BNC
     before_B3HW.sum().backward()
     assert all(adapter.up.weight.grad.abs().sum() > 0 for adapter in adapted.adapters)
@@ -63,13 +75,21 @@ def test_what_is_stored_below_the_adapters_does_not_depend_on_them():
     assert (first_trained(plain), first_trained(adapted)) == (3, 1)
     assert tower_digest(adapted) == tower_digest(plain) == weights_digest(plain)
     assert stored_digest(adapted, 1) == stored_digest(plain, 1)
-    assert stored_digest(adapted, 2) != stored_digest(plain, 2) and stored_digest(adapted, None) != stored_digest(plain, None)
+    assert stored_digest(adapted, 2) != stored_digest(plain, 2) and stored_digest(
+        adapted, None
+    ) != stored_digest(plain, None)
     pixels_B3HW = torch.randn(2, 3, 8, 8)
     tokens_BNC, _ = plain.embed(pixels_B3HW)
     nn.init.normal_(adapted.adapters[0].up.weight)
-    assert torch.equal(adapted.resume(plain.layers[0](tokens_BNC), None, 1).grid_BNC, adapted(pixels_B3HW).grid_BNC)
+    assert torch.equal(
+        adapted.resume(plain.layers[0](tokens_BNC), None, 1).grid_BNC, adapted(pixels_B3HW).grid_BNC
+    )
 
 
 def test_a_tower_has_no_more_adapters_than_blocks():
     with pytest.raises(ConfigError, match="adapters.blocks is 4, and the tower has 3 blocks: choose 1 to 3"):
-        ClipTower(ClipTowerConfig(architecture=CLIPVisionConfig(**SIZES).to_diff_dict(), adapters=AdaptersConfig(blocks=4)))
+        ClipTower(
+            ClipTowerConfig(
+                architecture=CLIPVisionConfig(**SIZES).to_diff_dict(), adapters=AdaptersConfig(blocks=4)
+            )
+        )

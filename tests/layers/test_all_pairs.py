@@ -33,7 +33,9 @@ def test_pictures_of_different_sizes_are_compared_as_if_alone(world):
     head, images, captions, lengths, _, caption_cache = world
     sizes = torch.tensor([10, 4, 10, 7, 10, 3, 9])
     found = all_pairs(head, ragged([(images, sizes)]), caption_cache, True, CPU, Tile(4, 8))
-    alone = torch.cat([head(images[i : i + 1, :n], captions, lengths, True) for i, n in enumerate(sizes.tolist())])
+    alone = torch.cat(
+        [head(images[i : i + 1, :n], captions, lengths, True) for i, n in enumerate(sizes.tolist())]
+    )
     assert torch.allclose(found, alone, atol=1e-6)
 
 
@@ -49,7 +51,9 @@ def test_two_stages_rank_the_shortlist_by_the_head_and_say_what_is_lost(world):
     coarse = torch.randn(7, 14)
     owner = torch.arange(14) // 2
     full = two_stage(head, coarse, image_cache, caption_cache, owner, 14, True, CPU)
-    assert torch.allclose(full.image_to_text_IJ, exact, atol=1e-6) and torch.allclose(full.text_to_image_IJ, exact, atol=1e-6)
+    assert torch.allclose(full.image_to_text_IJ, exact, atol=1e-6) and torch.allclose(
+        full.text_to_image_IJ, exact, atol=1e-6
+    )
     assert (full.compared, full.lost_image_to_text, full.lost_text_to_image) == (98, 0.0, 0.0)
     short = two_stage(head, coarse, image_cache, caption_cache, owner, 3, True, CPU)
     for i in range(7):

@@ -18,7 +18,9 @@ def test_with_and_without_weights_agree():
 
 def test_hidden_keys_weigh_nothing():
     keys = torch.ones(1, 1, 3, 2)
-    _, weights = attend(torch.ones(1, 1, 1, 2), keys, keys, hide(torch.tensor([True, False, True])), want_weights=True)
+    _, weights = attend(
+        torch.ones(1, 1, 1, 2), keys, keys, hide(torch.tensor([True, False, True])), want_weights=True
+    )
     assert_close(weights.flatten(), torch.tensor([0.5, 0.0, 0.5]))
 
 

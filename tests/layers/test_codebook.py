@@ -6,7 +6,15 @@ import torch
 from torch.nn import functional as F
 
 from patchword.errors import DataError, ModelError
-from patchword.layers.codebook import OBJECTS, TEMPLATES, Codebook, assign, build_codebook, concept_use, read_words
+from patchword.layers.codebook import (
+    OBJECTS,
+    TEMPLATES,
+    Codebook,
+    assign,
+    build_codebook,
+    concept_use,
+    read_words,
+)
 
 WORDS = ("dog", "grass", "sky", "red ball")
 UNIT_WE = torch.eye(4, 6)
@@ -24,7 +32,9 @@ def book():
 def test_embeddings_average_the_templates_at_unit_length():
     codebook = build_codebook(["dog"], embed, "clip", ("a {}", "the {} here"))
     sentences_SE = F.normalize(embed(["a dog", "the dog here"]), dim=-1)
-    torch.testing.assert_close(codebook.embeddings_WE, F.normalize(sentences_SE.mean(dim=0, keepdim=True), dim=-1))
+    torch.testing.assert_close(
+        codebook.embeddings_WE, F.normalize(sentences_SE.mean(dim=0, keepdim=True), dim=-1)
+    )
 
 
 def test_a_saved_codebook_comes_back(tmp_path):
@@ -40,7 +50,9 @@ def test_another_tower_refuses_it(tmp_path):
     book().save(tmp_path)
     codebook = Codebook.read(tmp_path)
     codebook.check_tower("clip")
-    with pytest.raises(ModelError, match=r"text space of 'clip' and the patches come from 'siglip'.*--tower TOWER --out DIR"):
+    with pytest.raises(
+        ModelError, match=r"text space of 'clip' and the patches come from 'siglip'.*--tower TOWER --out DIR"
+    ):
         codebook.check_tower("siglip")
 
 
@@ -130,4 +142,7 @@ def test_use_of_concepts_by_hand():
     mask_BN = torch.tensor([[True, True, True], [True, False, False]])
     used = concept_use(concepts_BN, 9, mask_BN)
     assert used["concepts_in_use"] == 3 and used["concept_entropy"] == pytest.approx(1.5 * math.log(2))
-    assert concept_use(torch.zeros(2, 4, dtype=torch.long), 9) == {"concepts_in_use": 1.0, "concept_entropy": 0.0}
+    assert concept_use(torch.zeros(2, 4, dtype=torch.long), 9) == {
+        "concepts_in_use": 1.0,
+        "concept_entropy": 0.0,
+    }

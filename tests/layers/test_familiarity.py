@@ -18,9 +18,13 @@ def test_distance_is_that_of_mahalanobis():
 
 
 def test_directions_in_which_training_never_varies_do_not_blow_up():
-    known_BC = torch.randn(50, 4, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 1.0, 0.0, 0.0])
+    known_BC = torch.randn(50, 4, generator=torch.Generator().manual_seed(1)) * torch.tensor(
+        [1.0, 1.0, 0.0, 0.0]
+    )
     familiarity = Familiarity(4)
-    assert (familiarity.distance(known_BC) < familiarity.limit).all()  # not fitted yet: everything is familiar
+    assert (
+        familiarity.distance(known_BC) < familiarity.limit
+    ).all()  # not fitted yet: everything is familiar
     familiarity.fit(known_BC, known_BC)
     assert torch.isfinite(familiarity.distance(known_BC + 1)).all()
     assert familiarity.distance(known_BC + torch.tensor([0.0, 0.0, 9.0, 0.0])).min() > familiarity.limit

@@ -35,13 +35,18 @@ def _layouts(rows: int, width: int) -> dict[str, torch.Tensor]:
 def test_values_and_gradients_are_those_of_torch(chosen, layout, with_bias):
     torch.manual_seed(0)
     rows, width, outputs = WIDE
-    inputs, weight_OI = _layouts(rows, width)[layout].requires_grad_(), torch.randn(outputs, width, requires_grad=True)
+    inputs, weight_OI = (
+        _layouts(rows, width)[layout].requires_grad_(),
+        torch.randn(outputs, width, requires_grad=True),
+    )
     bias_O = torch.randn(outputs, requires_grad=True) if with_bias else None
     wanted = [x for x in (inputs, weight_OI, bias_O) if x is not None]
     made, expected = linear(inputs, weight_OI, bias_O), F.linear(inputs, weight_OI, bias_O)
     slope = torch.randn_like(expected)
     torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-4)
-    for ours, theirs in zip(torch.autograd.grad(made, wanted, slope), torch.autograd.grad(expected, wanted, slope), strict=True):
+    for ours, theirs in zip(
+        torch.autograd.grad(made, wanted, slope), torch.autograd.grad(expected, wanted, slope), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
 
 
@@ -63,7 +68,9 @@ def test_autocast_keeps_its_precision(chosen):
 def test_a_part_of_a_weight_multiplies_like_its_copy(chosen):
     rows, width, outputs = WIDE
     inputs_RI, weight_OI = torch.randn(rows, width), torch.randn(outputs, 2 * width)
-    torch.testing.assert_close(linear(inputs_RI, weight_OI[:, width:]), inputs_RI @ weight_OI[:, width:].T, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        linear(inputs_RI, weight_OI[:, width:]), inputs_RI @ weight_OI[:, width:].T, rtol=1e-5, atol=1e-4
+    )
 
 
 def test_the_feed_forward_part_drops_and_rectifies_as_torch_does():
@@ -78,5 +85,7 @@ def test_the_feed_forward_part_drops_and_rectifies_as_torch_does():
     torch.manual_seed(1)
     hidden_BTC = F.dropout(layer.expand(x_BTC).relu(), 0.5)
     expected_BTC = layer.norm(x_BTC + F.dropout(layer.contract(hidden_BTC), 0.5))
-    for ours, theirs in zip(made, torch.autograd.grad((expected_BTC * slope_BTC).sum(), parameters), strict=True):
+    for ours, theirs in zip(
+        made, torch.autograd.grad((expected_BTC * slope_BTC).sum(), parameters), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)

@@ -7,8 +7,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from patchword.layers.attention import attend
-from patchword.layers.prototypes import CONTEXT_WIDTH, Columns, PrototypeConfig, PrototypeMemory, PrototypeRecall, attend_with_prototypes
-from patchword.types import Observed
+from patchword.layers.prototypes import (
+    CONTEXT_WIDTH,
+    Columns,
+    PrototypeConfig,
+    PrototypeMemory,
+    PrototypeRecall,
+    attend_with_prototypes,
+)
+from patchword.types import KeysAndValues
 
 WIDTH, HEADS, LAYERS = 8, 2, 2
 
@@ -21,7 +28,10 @@ def memory(**settings_):
 def batch(seed, rows=10, length=5):
     generator = torch.Generator().manual_seed(seed)
     observed = tuple(
-        Observed(torch.randn(rows, length, WIDTH, generator=generator), torch.randn(rows, length, WIDTH, generator=generator))
+        KeysAndValues(
+            torch.randn(rows, length, WIDTH, generator=generator),
+            torch.randn(rows, length, WIDTH, generator=generator),
+        )
         for _ in range(LAYERS)
     )
     lengths_B = torch.randint(1, length + 1, (rows,), generator=generator)
@@ -37,7 +47,10 @@ def run(module, start, stop):
 def columns_of(keys_MC, values_MC, bias_M=None, own_HD=None):
     heads = (HEADS, -1)
     bias_M = torch.zeros(len(keys_MC)) if bias_M is None else bias_M
-    keys_HMD, values_HMD = keys_MC.unflatten(-1, heads).transpose(0, 1), values_MC.unflatten(-1, heads).transpose(0, 1)
+    keys_HMD, values_HMD = (
+        keys_MC.unflatten(-1, heads).transpose(0, 1),
+        values_MC.unflatten(-1, heads).transpose(0, 1),
+    )
     return Columns(keys_HMD, values_HMD, bias_M, own_HD, torch.ones(()))
 
 
@@ -67,7 +80,7 @@ def test_the_bank_never_exceeds_its_cap(sizes, capacity):
     module = PrototypeMemory(PrototypeConfig(bank=capacity, count=1, cluster_every=1000), 1, WIDTH, HEADS)
     for size in sizes:
         keys_BTD = torch.randn(1, size, WIDTH)
-        module.observe((Observed(keys_BTD, keys_BTD),), torch.ones(1, size, dtype=torch.bool))
+        module.observe((KeysAndValues(keys_BTD, keys_BTD),), torch.ones(1, size, dtype=torch.bool))
     filled = module.resume_state()["bank.keys_LNC"].shape[1]
     assert filled == min(capacity, sum(sizes))
     assert module.statistics()["bank_fill"] == pytest.approx(filled / capacity)
@@ -120,11 +133,19 @@ def test_prototypes_that_repeat_keys_equal_attention_with_repeated_keys():
     queries_BHTD, keys_BHTD, values_BHTD = torch.randn(3, 3, HEADS, 4, WIDTH // HEADS).unbind()
     keys_MC, values_MC = torch.randn(2, 3, WIDTH).unbind()
     causal_TT = torch.full((4, 4), float("-inf")).triu(1)
-    found_BHTD, weights_BHTM = attend_with_prototypes(queries_BHTD, keys_BHTD, values_BHTD, columns_of(keys_MC, values_MC), causal_TT)
-    shared = [x.unflatten(-1, (HEADS, -1)).transpose(0, 1).expand(3, -1, -1, -1) for x in (keys_MC, values_MC)]
+    found_BHTD, weights_BHTM = attend_with_prototypes(
+        queries_BHTD, keys_BHTD, values_BHTD, columns_of(keys_MC, values_MC), causal_TT
+    )
+    shared = [
+        x.unflatten(-1, (HEADS, -1)).transpose(0, 1).expand(3, -1, -1, -1) for x in (keys_MC, values_MC)
+    ]
     bias_TN = torch.cat((causal_TT, torch.zeros(4, 3)), dim=1)
     expected_BHTD, expected_BHTN = attend(
-        queries_BHTD, torch.cat((keys_BHTD, shared[0]), 2), torch.cat((values_BHTD, shared[1]), 2), bias_TN, want_weights=True
+        queries_BHTD,
+        torch.cat((keys_BHTD, shared[0]), 2),
+        torch.cat((values_BHTD, shared[1]), 2),
+        bias_TN,
+        want_weights=True,
     )
     torch.testing.assert_close(found_BHTD, expected_BHTD)
     torch.testing.assert_close(weights_BHTM, expected_BHTN[..., 4:])
@@ -137,10 +158,16 @@ def test_attention_without_weights_is_the_same_attention(own):
     own_HD = None if own is None else torch.full((HEADS, WIDTH // HEADS), own)
     columns = columns_of(torch.randn(5, WIDTH), torch.randn(5, WIDTH), bias_M, own_HD)
     causal_TT = torch.full((4, 4), float("-inf")).triu(1)
-    for columns_now, bias in ((columns, causal_TT), (columns, None), (columns._replace(bias_M=None), causal_TT)):
+    for columns_now, bias in (
+        (columns, causal_TT),
+        (columns, None),
+        (columns._replace(bias_M=None), causal_TT),
+    ):
         expected_BHTD, _ = attend_with_prototypes(queries_BHTD, keys_BHTD, values_BHTD, columns_now, bias)
         with torch.no_grad():
-            found_BHTD, weights = attend_with_prototypes(queries_BHTD, keys_BHTD, values_BHTD, columns_now, bias, want_weights=False)
+            found_BHTD, weights = attend_with_prototypes(
+                queries_BHTD, keys_BHTD, values_BHTD, columns_now, bias, want_weights=False
+            )
         assert weights is None
         torch.testing.assert_close(found_BHTD, expected_BHTD)
 
@@ -158,7 +185,9 @@ def test_segment_embeddings_move_attention_between_own_keys_and_prototypes():
     shares = []
     for own in (0.0, 3.0):
         torch.nn.init.constant_(module.segment_own_LC, own)
-        shares.append(attend_with_prototypes(queries_BHTD, keys_BHTD, values_BHTD, module.columns()[0])[1].sum().item())
+        shares.append(
+            attend_with_prototypes(queries_BHTD, keys_BHTD, values_BHTD, module.columns()[0])[1].sum().item()
+        )
     assert shares[1] < 0.01 * shares[0]
 
 
@@ -181,7 +210,12 @@ def test_description_lists_contexts_use_and_dead_prototypes():
     contexts_BTW = torch.full((1, 100, CONTEXT_WIDTH), -1, dtype=torch.int32)
     contexts_BTW[:, :40, -1], contexts_BTW[:, 40:, -1] = 5, 6
     weights_RTLM = torch.tensor([0.5, 0.25, 0.0]).expand(1, 1, LAYERS, 3)
-    module.observe((Observed(keys_BTD, keys_BTD),) * LAYERS, torch.ones(1, 100, dtype=torch.bool), contexts_BTW, weights_RTLM)
+    module.observe(
+        (KeysAndValues(keys_BTD, keys_BTD),) * LAYERS,
+        torch.ones(1, 100, dtype=torch.bool),
+        contexts_BTW,
+        weights_RTLM,
+    )
     described = module.describe(lambda tokens: " ".join(map(str, tokens)))
     first_layer = described["layers"][0]
     assert described["placement"] == "self_concat"

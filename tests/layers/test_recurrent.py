@@ -39,7 +39,9 @@ def test_a_weight_differentiated_once_has_the_gradient_of_the_sum_over_steps():
     arguments = weight.requires_grad_(), offsets.requires_grad_()
     assert_close(recurrence(*arguments), plain(*arguments))
     for found, expected in zip(
-        torch.autograd.grad(recurrence(*arguments).sum(), arguments), torch.autograd.grad(plain(*arguments).sum(), arguments), strict=True
+        torch.autograd.grad(recurrence(*arguments).sum(), arguments),
+        torch.autograd.grad(plain(*arguments).sum(), arguments),
+        strict=True,
     ):
         assert_close(found, expected)
 

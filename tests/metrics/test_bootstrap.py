@@ -5,7 +5,9 @@ from patchword.errors import DataError
 from patchword.metrics import score_tokens
 from patchword.metrics.bootstrap import compare, intervals
 
-REFERENCES = {str(image): [["a", "dog", "on", "the", "beach"], ["one", "dog", f"w{image}"]] for image in range(60)}
+REFERENCES = {
+    str(image): [["a", "dog", "on", "the", "beach"], ["one", "dog", f"w{image}"]] for image in range(60)
+}
 GOOD = {image: ["a", "dog", "on", "the", "beach"] for image in REFERENCES}
 BAD = {image: ["a", "cat", "on", "the", "moon"] for image in REFERENCES}
 MIXED = {image: (GOOD if int(image) % 2 else BAD)[image] for image in REFERENCES}

@@ -7,7 +7,11 @@ SYNONYMS = {"dog": "dog", "puppy": "dog", "hot dog": "hot dog", "hot dogs": "hot
 
 
 def test_longest_phrase_first():
-    assert mentioned_objects("a puppy eats hot dogs on a table".split(), SYNONYMS) == ["dog", "hot dog", "table"]
+    assert mentioned_objects("a puppy eats hot dogs on a table".split(), SYNONYMS) == [
+        "dog",
+        "hot dog",
+        "table",
+    ]
 
 
 def test_hand_worked_numbers():

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from patchword.errors import DataError
-from patchword.metrics.classification import class_table, classification, confusion_matrix, several_labels, several_table, vqa_accuracy
+from patchword.metrics.classification import (
+    class_table,
+    classification,
+    confusion_matrix,
+    several_labels,
+    several_table,
+    vqa_accuracy,
+)
 
 TRUTH = ["cat", "cat", "cat", "dog", "dog", "owl"]
 GUESS = ["cat", "cat", "dog", "dog", "owl", "dog"]
@@ -11,7 +18,9 @@ GUESS = ["cat", "cat", "dog", "dog", "owl", "dog"]
 def test_hand_worked_numbers():
     found = classification(TRUTH, GUESS, ["cat", "dog", "owl", "yak"])
     assert found["accuracy"].value == found["micro_F1"].value == 0.5
-    assert found["macro_F1"].per_item == pytest.approx({"cat": 0.8, "dog": 0.4, "owl": 0.0})  # yak occurs nowhere
+    assert found["macro_F1"].per_item == pytest.approx(
+        {"cat": 0.8, "dog": 0.4, "owl": 0.0}
+    )  # yak occurs nowhere
     assert found["macro_F1"].value == pytest.approx(0.4)
 
 

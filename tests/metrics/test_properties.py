@@ -21,25 +21,33 @@ quick = settings(max_examples=30, deadline=None)
 def scores(pairs):
     """Scores of (references, prediction) pairs; image ids are places in the list."""
     references = {str(place): captions for place, (captions, _) in enumerate(pairs)}
-    return score_tokens(references, {str(place): words for place, (_, words) in enumerate(pairs)}, FAST).scores
+    return score_tokens(
+        references, {str(place): words for place, (_, words) in enumerate(pairs)}, FAST
+    ).scores
 
 
 @given(SETS)
 @quick
 def test_empty_captions_and_all_others_score_as_in_pycocoevalcap(pairs):
     pytest.importorskip("pycocoevalcap")
-    assume(any(words for captions, _ in pairs for words in captions))  # its CIDEr fails where no reference has a word
+    assume(
+        any(words for captions, _ in pairs for words in captions)
+    )  # its CIDEr fails where no reference has a word
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    references = {str(place): [" ".join(words) for words in captions] for place, (captions, _) in enumerate(pairs)}
+    references = {
+        str(place): [" ".join(words) for words in captions] for place, (captions, _) in enumerate(pairs)
+    }
     predictions = {str(place): [" ".join(words)] for place, (_, words) in enumerate(pairs)}
     with contextlib.redirect_stdout(io.StringIO()):
         bleu, bleu_items = Bleu(4).compute_score(references, predictions)
         rouge, rouge_items = Rouge().compute_score(references, predictions)
         cider, cider_items = Cider().compute_score(references, predictions)
-    expected = {f"Bleu_{n}": (value, items) for n, value, items in zip(range(1, 5), bleu, bleu_items, strict=True)}
+    expected = {
+        f"Bleu_{n}": (value, items) for n, value, items in zip(range(1, 5), bleu, bleu_items, strict=True)
+    }
     expected |= {"ROUGE_L": (rouge, rouge_items), "CIDEr": (cider, cider_items)}
     for name, score in scores(pairs).items():
         assert score.value == pytest.approx(expected[name][0], abs=1e-12), name
@@ -55,7 +63,10 @@ def test_an_image_scores_the_same_in_any_company(pairs, others):
         assert found == pytest.approx([*alone[name].per_item.values()], abs=1e-12)
 
 
-@given(st.lists(WORDS.filter(lambda words: len(words) >= 4), min_size=2, max_size=6, unique_by=tuple), st.integers(1, 4))
+@given(
+    st.lists(WORDS.filter(lambda words: len(words) >= 4), min_size=2, max_size=6, unique_by=tuple),
+    st.integers(1, 4),
+)
 @settings(max_examples=12, deadline=None)
 def test_a_caption_equal_to_all_its_references_cannot_be_beaten(captions, copies):
     found = scores([([words] * copies, words) for words in captions])
@@ -65,16 +76,23 @@ def test_a_caption_equal_to_all_its_references_cannot_be_beaten(captions, copies
     for place, words in enumerate(captions):
         # 10 with n-grams of every order that not all images hold; less where an order has none, never beaten by another caption.
         assert best[str(place)] <= 10 + 1e-9
-        others = scores([([own] * copies, captions[0] if at == place else own) for at, own in enumerate(captions)])
+        others = scores(
+            [([own] * copies, captions[0] if at == place else own) for at, own in enumerate(captions)]
+        )
         assert others["CIDEr"].per_item[str(place)] <= best[str(place)] + 1e-9, words
 
 
-@given(st.lists(WORDS.filter(bool), min_size=2, max_size=5), st.lists(st.tuples(st.integers(0, 1), WORDS), min_size=1, max_size=8))
+@given(
+    st.lists(WORDS.filter(bool), min_size=2, max_size=5),
+    st.lists(st.tuples(st.integers(0, 1), WORDS), min_size=1, max_size=8),
+)
 @quick
 def test_the_reward_of_a_sample_does_not_depend_on_its_batch(references, samples):
     groups = [references[:1], references[1:]]
     reward = CiderReward(groups, frequencies=DocumentFrequencies.of(groups))
     images, captions = [image for image, _ in samples], [words for _, words in samples]
     together = reward.reward(captions, images)
-    assert together == pytest.approx(np.concatenate([reward.reward([words], [image]) for image, words in samples]), abs=1e-12)
+    assert together == pytest.approx(
+        np.concatenate([reward.reward([words], [image]) for image, words in samples]), abs=1e-12
+    )
     assert reward.reward(captions[::-1], images[::-1])[::-1] == pytest.approx(together, abs=1e-12)

@@ -41,11 +41,18 @@ def test_equals_the_reference(case, five_thousand):
 def test_hand_worked_ranks():
     scores = np.array([[0.9, 0.1, 0.8, 0.7], [0.95, 0.2, 0.3, 0.1]])
     ranks = retrieval_ranks(scores, np.array([0, 0, 1, 1]))
-    assert ranks.image_to_text.tolist() == [0, 1]  # image 1: caption 0 (0.95) stands before its best, caption 2 (0.3)
+    assert ranks.image_to_text.tolist() == [
+        0,
+        1,
+    ]  # image 1: caption 0 (0.95) stands before its best, caption 2 (0.3)
     assert ranks.text_to_image.tolist() == [1, 1, 1, 1]
     found = retrieval(scores, np.array([0, 0, 1, 1]))
-    assert found["i2t_R@1"].value == 50.0 and found["t2i_R@1"].value == 0.0 and found["t2i_R@5"].value == 100.0
-    assert found["i2t_medR"].value == 1.0 and found["i2t_meanR"].value == 1.5 and found["t2i_medR"].value == 2.0
+    assert (
+        found["i2t_R@1"].value == 50.0 and found["t2i_R@1"].value == 0.0 and found["t2i_R@5"].value == 100.0
+    )
+    assert (
+        found["i2t_medR"].value == 1.0 and found["i2t_meanR"].value == 1.5 and found["t2i_medR"].value == 2.0
+    )
     assert found["rSum"].value == 50.0 + 100 + 100 + 0 + 100 + 100
 
 
@@ -56,8 +63,15 @@ def test_equal_scores_give_chance_not_perfection():
 
 def by_sorting(scores, owners):
     """The loops of the published evaluations, ties towards the lower index."""
-    images = np.array([min(np.flatnonzero(owners[np.argsort(-row, kind="stable")] == i)) for i, row in enumerate(scores)])
-    texts = np.array([np.flatnonzero(np.argsort(-scores[:, c], kind="stable") == owners[c])[0] for c in range(scores.shape[1])])
+    images = np.array(
+        [min(np.flatnonzero(owners[np.argsort(-row, kind="stable")] == i)) for i, row in enumerate(scores)]
+    )
+    texts = np.array(
+        [
+            np.flatnonzero(np.argsort(-scores[:, c], kind="stable") == owners[c])[0]
+            for c in range(scores.shape[1])
+        ]
+    )
     return images, texts
 
 
@@ -86,7 +100,12 @@ def test_folds_of_shuffled_captions_equal_folds_in_order():
     [
         (np.zeros(3), None, None, r"shape \(3,\); expected \(images, captions\)"),
         (np.zeros((2, 3)), None, None, "3 captions do not divide among 2 images"),
-        (np.zeros((2, 2)), np.array([0, 2]), None, "caption 1 belongs to image row 2, but the scores have rows 0 to 1"),
+        (
+            np.zeros((2, 2)),
+            np.array([0, 2]),
+            None,
+            "caption 1 belongs to image row 2, but the scores have rows 0 to 1",
+        ),
         (np.zeros((2, 2)), np.array([1, 1]), None, r"1 images have no caption \(first: row 0\)"),
         (np.zeros((2, 2)), np.array([0.0, 1.0]), None, "expected 2 integers"),
         (np.array([[0.1, np.nan], [np.inf, 0.2]]), None, None, "image 0 and caption 1 is NaN"),

@@ -10,7 +10,11 @@ from patchword.metrics.cider import CiderReward
 from patchword.metrics.frequencies import DocumentFrequencies
 
 KITS = Path(__file__).parents[1] / "data" / "metrics"
-REFERENCES = [[["a", "dog", "runs"], ["the", "dog"]], [["a", "red", "ball"]], [["two", "men"], ["men", "on", "a", "beach"]]]
+REFERENCES = [
+    [["a", "dog", "runs"], ["the", "dog"]],
+    [["a", "red", "ball"]],
+    [["two", "men"], ["men", "on", "a", "beach"]],
+]
 
 
 @pytest.fixture(scope="module")
@@ -33,33 +37,52 @@ def test_a_batch_of_one_equals_a_batch_of_many(step, convention: str, end_token:
     references, candidates, images, _ = step
     reward = CiderReward(references, convention, end_token)
     whole = reward.reward(candidates[:20], images[:20])
-    single = [reward.reward([candidate], [image])[0] for candidate, image in zip(candidates[:20], images[:20], strict=True)]
+    single = [
+        reward.reward([candidate], [image])[0]
+        for candidate, image in zip(candidates[:20], images[:20], strict=True)
+    ]
     assert np.abs(whole - single).max() < 1e-12
     order = np.random.default_rng(0).permutation(20)
-    assert np.abs(reward.reward([candidates[place] for place in order], images[order]) - whole[order]).max() < 1e-12
+    assert (
+        np.abs(reward.reward([candidates[place] for place in order], images[order]) - whole[order]).max()
+        < 1e-12
+    )
 
 
 def test_without_ends_the_image_convention_is_the_cider_of_the_set(step) -> None:
     references, candidates, _, _ = step
     predictions = {str(image): candidates[5 * image] for image in range(50)}
-    cider = score_tokens({str(image): group for image, group in enumerate(references)}, predictions, ("cider",)).scores["CIDEr"]
+    cider = score_tokens(
+        {str(image): group for image, group in enumerate(references)}, predictions, ("cider",)
+    ).scores["CIDEr"]
     found = CiderReward(references, "image", end_token=False).reward(candidates[::5], range(50))
     assert np.abs(found - [*cider.per_item.values()]).max() < 1e-12
     # In a batch that holds each image once, counting over the batch is the same.
-    assert np.abs(CiderReward(references, "corpus", end_token=False).reward(candidates[::5], range(50)) - found).max() < 1e-12
+    assert (
+        np.abs(
+            CiderReward(references, "corpus", end_token=False).reward(candidates[::5], range(50)) - found
+        ).max()
+        < 1e-12
+    )
 
 
 def test_the_corpus_convention_counts_each_sample_as_a_document(step) -> None:
     references, candidates, images, _ = step
     found = CiderReward(references, "corpus", end_token=False).reward(candidates, images)
     repeated = {str(place): references[image] for place, image in enumerate(images)}
-    cider = score_tokens(repeated, {str(place): words for place, words in enumerate(candidates)}, ("cider",)).scores["CIDEr"]
+    cider = score_tokens(
+        repeated, {str(place): words for place, words in enumerate(candidates)}, ("cider",)
+    ).scores["CIDEr"]
     assert np.abs(found - [*cider.per_item.values()]).max() < 1e-12
 
 
 def test_conventions_differ_and_ends_raise_the_score(step) -> None:
     references, candidates, images, _ = step
-    means = {(c, e): CiderReward(references, c, e).reward(candidates, images).mean() for c in ("image", "caption") for e in (True, False)}
+    means = {
+        (c, e): CiderReward(references, c, e).reward(candidates, images).mean()
+        for c in ("image", "caption")
+        for e in (True, False)
+    }
     assert len(set(means.values())) == 4
     assert means["image", True] > means["image", False]
 
@@ -92,7 +115,12 @@ def test_frequencies_survive_the_file(tmp_path: Path) -> None:
     assert made.documents == 5
     made.save(tmp_path / "df.npz")
     read = DocumentFrequencies.load(tmp_path / "df.npz")
-    assert (read.documents, read.unit, read.end_token, read.table.words) == (5, "caption", False, made.table.words)
+    assert (read.documents, read.unit, read.end_token, read.table.words) == (
+        5,
+        "caption",
+        False,
+        made.table.words,
+    )
     for ours, theirs in zip(made.counts, read.counts, strict=True):
         assert ours.tolist() == theirs.tolist()
     number = made.table.keys[0].tolist().index(made.table.words["dog"])
@@ -101,9 +129,14 @@ def test_frequencies_survive_the_file(tmp_path: Path) -> None:
 
 
 def test_errors_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="convention 'batch' does not exist; choose one of image, caption, corpus"):
+    with pytest.raises(
+        ConfigError, match="convention 'batch' does not exist; choose one of image, caption, corpus"
+    ):
         CiderReward(REFERENCES, "batch")
-    with pytest.raises(ConfigError, match="counted per image with end_token=True; the reward asks for caption with end_token=True"):
+    with pytest.raises(
+        ConfigError,
+        match="counted per image with end_token=True; the reward asks for caption with end_token=True",
+    ):
         CiderReward(REFERENCES, "caption", frequencies=DocumentFrequencies.of(REFERENCES))
     with pytest.raises(DataError, match="1 images have no reference, the first is number 1"):
         CiderReward([[["a"]], []])

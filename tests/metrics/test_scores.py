@@ -85,7 +85,9 @@ def test_order_of_images_and_of_references_changes_nothing(pairs: list, random) 
     usual = values(pairs)
     order = list(range(len(pairs)))
     random.shuffle(order)
-    shuffled = values([(random.sample(pairs[place][0], len(pairs[place][0])), pairs[place][1]) for place in order])
+    shuffled = values(
+        [(random.sample(pairs[place][0], len(pairs[place][0])), pairs[place][1]) for place in order]
+    )
     for name, found in usual.items():
         assert shuffled[name][0] == pytest.approx(found[0], abs=1e-12)
         assert shuffled[name][1:] == pytest.approx([found[1 + place] for place in order], abs=1e-12)
@@ -95,10 +97,14 @@ def test_order_of_images_and_of_references_changes_nothing(pairs: list, random) 
 @settings(max_examples=30, deadline=None)
 def test_cider_equals_its_definition(pairs: list) -> None:
     for found, (references, prediction) in zip(values(pairs)["CIDEr"][1:], pairs, strict=True):
-        assert found == pytest.approx(cider_by_definition(references, prediction, [refs for refs, _ in pairs]), abs=1e-9)
+        assert found == pytest.approx(
+            cider_by_definition(references, prediction, [refs for refs, _ in pairs]), abs=1e-9
+        )
 
 
-def cider_by_definition(references: list[list[str]], prediction: list[str], documents: list[list[list[str]]]) -> float:
+def cider_by_definition(
+    references: list[list[str]], prediction: list[str], documents: list[list[list[str]]]
+) -> float:
     def vector(words: list[str], n: int) -> dict[tuple[str, ...], float]:
         grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
         held = [{tuple(r[i : i + n]) for r in refs for i in range(len(r) - n + 1)} for refs in documents]
@@ -119,12 +125,18 @@ def cider_by_definition(references: list[list[str]], prediction: list[str], docu
 def test_very_large_vocabularies_do_not_overflow() -> None:
     random = np.random.default_rng(0)
     captions = [[f"w{number}" for number in random.integers(10**6, size=12)] for _ in range(2000)]
-    scores = score_tokens({str(i): [words] for i, words in enumerate(captions)}, {str(i): words for i, words in enumerate(captions)}, FAST)
+    scores = score_tokens(
+        {str(i): [words] for i, words in enumerate(captions)},
+        {str(i): words for i, words in enumerate(captions)},
+        FAST,
+    )
     assert scores.scores["CIDEr"].value == pytest.approx(10.0)
 
 
 def test_different_images_are_refused_by_name() -> None:
-    with pytest.raises(DataError, match=r"1 image \(b\) without a prediction, 1 image \(c\) without references"):
+    with pytest.raises(
+        DataError, match=r"1 image \(b\) without a prediction, 1 image \(c\) without references"
+    ):
         score_captions({"a": ["x"], "b": ["y"]}, {"a": "x", "c": "z"})
     with pytest.raises(DataError, match="there is nothing to score"):
         score_captions({}, {})
@@ -140,7 +152,10 @@ def test_unknown_names_are_refused() -> None:
 
 
 def test_other_tokenizers() -> None:
-    references, predictions = {"1": ["\u4e00\u53ea\u72d7"], "2": ["\u732b"]}, {"1": "\u4e00\u53ea \u72d7", "2": "\u732b"}
+    references, predictions = (
+        {"1": ["\u4e00\u53ea\u72d7"], "2": ["\u732b"]},
+        {"1": "\u4e00\u53ea \u72d7", "2": "\u732b"},
+    )
     assert score_captions(references, predictions, "char", ("bleu",))["Bleu_1"].value == pytest.approx(1.0)
     assert score_captions({"1": ["Dog."]}, {"1": "dog"}, "none", ("bleu",))["Bleu_1"].value < 1e-6
 

@@ -35,9 +35,9 @@ from typing import Any
 
 NAMES = {
     "label": "label",
-    "question_answering": "question_answering",
+    "question_answering": "answerer",
     "questions_per_picture": "questions_per_picture",
-    "region_alignment": "alignment",
+    "region_alignment": "region_alignment",
     "table": "table",
 }
 """Names in the TOML files that differ between versions of Patchword. To adapt the script, edit the values."""

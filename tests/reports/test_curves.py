@@ -23,7 +23,9 @@ def test_points_stand_where_their_values_say():
 
 
 def test_a_gap_interrupts_the_line(parse):
-    figure = curve_figure("t", [Curve("a", range(5), [1.0, 2.0, math.nan, 2.0, 1.0]), Curve("b", [0], [math.inf])], "step")
+    figure = curve_figure(
+        "t", [Curve("a", range(5), [1.0, 2.0, math.nan, 2.0, 1.0]), Curve("b", [0], [math.inf])], "step"
+    )
     assert [len(line) for line in lines(figure)] == [2, 2]
     assert "b" not in "".join(parse(figure).text).split(), "a curve without a finite value is left out"
     assert curve_figure("t", [Curve("b", [0], [math.nan])], "step") == ""
@@ -43,7 +45,10 @@ def test_thinning_keeps_means_and_ends():
     assert len(curve.x) == 100 and curve.x == curve.y and curve.x[0] == 4.5
 
 
-@pytest.mark.parametrize("low, high, expected", [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (97, 103, [98, 100, 102]), (-2e-7, 1e-7, None)])
+@pytest.mark.parametrize(
+    "low, high, expected",
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (97, 103, [98, 100, 102]), (-2e-7, 1e-7, None)],
+)
 def test_ticks_are_round(low, high, expected):
     found = ticks(low, high)
     assert expected is None or found == pytest.approx(expected)

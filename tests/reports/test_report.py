@@ -8,12 +8,27 @@ from patchword.reports.report import training_report
 
 
 def step(at, stage="joint", **more):
-    return {"event": "step", "stage": stage, "step": at, "epoch": 0, "loss": 4.0 - at / 100, "losses": {"loss": 3.0}, **more}
+    return {
+        "event": "step",
+        "stage": stage,
+        "step": at,
+        "epoch": 0,
+        "loss": 4.0 - at / 100,
+        "losses": {"loss": 3.0},
+        **more,
+    }
 
 
 def validation(at, cider, stage="joint"):
     scores = {"CIDEr": cider, "Bleu_4": 0.1234}
-    return {"event": "validation", "stage": stage, "step": at, "epoch": 0, "scores": scores, "teacher_forced": {"top5": 0.6, "loss": 3}}
+    return {
+        "event": "validation",
+        "stage": stage,
+        "step": at,
+        "epoch": 0,
+        "scores": scores,
+        "teacher_forced": {"top5": 0.6, "loss": 3},
+    }
 
 
 @pytest.fixture
@@ -29,13 +44,31 @@ def write(tmp_path):
 
 
 def test_a_finished_run(write, parse):
-    events = [step(at, gradient_norm=1.5, images_per_second=80.0, seconds=at * 60, learning_rates={"decoder": 1e-4}) for at in range(100)]
+    events = [
+        step(at, gradient_norm=1.5, images_per_second=80.0, seconds=at * 60, learning_rates={"decoder": 1e-4})
+        for at in range(100)
+    ]
     events += [validation(50, 0.2), validation(100, 0.35)]
     folder = write(events, config={"model": {"width": 512}})
     page = parse(training_report(folder))
     text = " ".join(page.text)
-    titles = ("Loss", "CIDEr of decoded captions", "Other scores of decoded captions", "Under teacher forcing", "Learning rates")
-    for title in (*titles, "Gradient norm", "Images per second", "model.width", "512", "0.3500", "0.1234", "1 h 39 min"):
+    titles = (
+        "Loss",
+        "CIDEr of decoded captions",
+        "Other scores of decoded captions",
+        "Under teacher forcing",
+        "Learning rates",
+    )
+    for title in (
+        *titles,
+        "Gradient norm",
+        "Images per second",
+        "model.width",
+        "512",
+        "0.3500",
+        "0.1234",
+        "1 h 39 min",
+    ):
         assert title in text
     assert "best CIDEr, at step 100" in text and "0.350" in text
     assert "warning" not in training_report(folder).split("</style>")[1], "a sound run shows no warning"
@@ -51,7 +84,13 @@ def test_nothing_there(missing, tmp_path, parse):
 
 def test_a_damaged_run_is_still_a_page(write, parse):
     folder = write(
-        [step(1, loss="nan"), {"event": "step"}, [1], step(2, losses=None, epoch=None, learning_rates=[1]), {"event": "other", "step": 1}],
+        [
+            step(1, loss="nan"),
+            {"event": "step"},
+            [1],
+            step(2, losses=None, epoch=None, learning_rates=[1]),
+            {"event": "other", "step": 1},
+        ],
         torn='{"event": "step", "st',
     )
     (folder / "config.json").write_text("[1]")
@@ -73,7 +112,13 @@ def test_skipped_steps_and_a_lost_best_are_said(write, parse):
 
 
 def test_a_resumed_step_counts_once_and_stages_follow_each_other(write, parse):
-    events = [step(1), step(2, loss=99.0), step(2, loss=1.0), validation(2, 0.1), step(1, "self_critical", loss=0.5)]
+    events = [
+        step(1),
+        step(2, loss=99.0),
+        step(2, loss=1.0),
+        validation(2, 0.1),
+        step(1, "self_critical", loss=0.5),
+    ]
     events += [validation(2, 0.3, "self_critical")]
     page = training_report(write(events))
     text = " ".join(parse(page).text)
@@ -102,4 +147,8 @@ def test_samples_and_pictures(write, parse, tmp_path):
     page = parse(training_report(folder, pictures))
     text = " ".join(page.text)
     assert len(page.images) == 1 and "a <dog>" in text and "it & it" in text
-    assert "outside of the folder" in text and "gone.png: does not exist" in text and "text.png: not a picture of a known kind" in text
+    assert (
+        "outside of the folder" in text
+        and "gone.png: does not exist" in text
+        and "text.png: not a picture of a known kind" in text
+    )

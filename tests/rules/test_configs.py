@@ -17,7 +17,13 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted(CONFIGS.rglob("*.toml"))
 CAPTIONING = [path for path in FILES if 'task = "caption"' in path.read_text(encoding="utf-8")]
 ANSWERING = [path for path in FILES if 'task = "answer"' in path.read_text(encoding="utf-8")]
-TINY_CLIP = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 12, "num_attention_heads": 2, "projection_dim": 8}
+TINY_CLIP = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 2,
+    "projection_dim": 8,
+}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -27,7 +33,9 @@ def test_a_config_is_valid(path):
     settings = validate(values, schema, str(path))
     text = path.read_text(encoding="utf-8")
     assert settings.out == f"runs/{path.relative_to(CONFIGS).as_posix().removesuffix('.toml')}"
-    assert text.startswith("# ") and f"{path.name}" in text.split("\ntask =")[0], "the header gives the command"
+    assert text.startswith("# ") and f"{path.name}" in text.split("\ntask =")[0], (
+        "the header gives the command"
+    )
 
 
 @pytest.mark.parametrize("path", CAPTIONING, ids=lambda path: path.stem)
@@ -35,9 +43,15 @@ def test_learning_rates_name_parameters_of_the_model(path):
     settings = validate(read_toml(path), look_up(TASKS["caption"].run), str(path))
     tower = settings.tower
     if tower.kind == "clip":
-        tower = tower.model_copy(update={"source": None, "revision": None, "architecture": {**TINY_CLIP, "image_size": 32}})
+        tower = tower.model_copy(
+            update={"source": None, "revision": None, "architecture": {**TINY_CLIP, "image_size": 32}}
+        )
     width = 8 if tower.kind == "clip" else tower.shared_width
-    codebook = Codebook([f"word {n}" for n in range(64)], torch.randn(64, width), "none") if settings.codebook else None
+    codebook = (
+        Codebook([f"word {n}" for n in range(64)], torch.randn(64, width), "none")
+        if settings.codebook
+        else None
+    )
     model = CaptionModel.build(tower, settings.captioner, vocabulary_size=12, codebook=codebook)
     names = [name for name, _ in model.named_parameters()]
     for stage in settings.stage:
@@ -49,12 +63,16 @@ def test_answering_configs_fit_their_model(path):
     settings = validate(read_toml(path), look_up(TASKS["answer"].run), str(path))
     tower = settings.tower
     if tower.kind == "clip":
-        tower = tower.model_copy(update={"source": None, "revision": None, "architecture": {**TINY_CLIP, "image_size": 32}})
+        tower = tower.model_copy(
+            update={"source": None, "revision": None, "architecture": {**TINY_CLIP, "image_size": 32}}
+        )
     codebook = Codebook(["dog", "cat", "red"], torch.randn(3, 8), "none") if settings.codebook else None
-    questions = settings.question_answering.model_copy(update={"width": 16, "heads": 2, "hidden": 16})
-    model = AnswerModel.build(tower, questions, settings.generator, vocabulary_size=12, answers=3, codebook=codebook)
+    questions = settings.answerer.model_copy(update={"width": 16, "heads": 2, "hidden": 16})
+    model = AnswerModel.build(
+        tower, questions, settings.generator, vocabulary_size=12, answers=3, codebook=codebook
+    )
     assert model.tower_is_frozen == (tower.kind == "clip")
-    assert settings.data.max_words < settings.question_answering.max_positions
+    assert settings.data.max_words < settings.answerer.max_positions
     for stage in settings.stage:
         assert assign([name for name, _ in model.named_parameters()], stage.learning_rates)
 

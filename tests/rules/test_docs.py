@@ -11,7 +11,10 @@ from patchword.cli import app
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "configs").rglob("*.toml")])
 COMMANDS = typer.main.get_command(app).commands
-OPTIONS = {name: {"--help", *(option for part in command.params for option in part.opts)} for name, command in COMMANDS.items()}
+OPTIONS = {
+    name: {"--help", *(option for part in command.params for option in part.opts)}
+    for name, command in COMMANDS.items()
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -35,17 +38,27 @@ def test_commands_that_a_page_prints_exist(page):
         if command not in OPTIONS:
             wrong.append(line)
         else:
-            wrong += [f"{line}: {word}" for word in words if re.match(r"--?[a-z]", word) and word.split("=")[0] not in OPTIONS[command]]
+            wrong += [
+                f"{line}: {word}"
+                for word in words
+                if re.match(r"--?[a-z]", word) and word.split("=")[0] not in OPTIONS[command]
+            ]
     assert not wrong
 
 
 def test_make_targets_that_the_readme_prints_exist():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    printed = set(re.findall(r"^make ([\w-]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    printed = set(
+        re.findall(r"^make ([\w-]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     assert printed and printed <= targets
 
 
-@pytest.mark.parametrize("page", [path for path in PAGES if path.suffix == ".md"], ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "page",
+    [path for path in PAGES if path.suffix == ".md"],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
 def test_links_to_files_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     broken = [link for link in links if "://" not in link and not (page.parent / link).exists()]

@@ -13,12 +13,14 @@ from PIL import Image
 import patchword.search.index as index_file
 import patchword.search.vectors as vectors_file
 from patchword.errors import DataError, MissingExtra, StoreError
-from patchword.search.index import Concepts, Found, open_index, update_index
+from patchword.search.index import Concepts, Match, open_index, update_index
 
 
 def embed(pictures):
     """The mean colour."""
-    return np.stack([np.asarray(picture.resize((1, 1)), dtype=np.float32).reshape(3) + 1 for picture in pictures])
+    return np.stack(
+        [np.asarray(picture.resize((1, 1)), dtype=np.float32).reshape(3) + 1 for picture in pictures]
+    )
 
 
 def paint(path, colour):
@@ -44,9 +46,17 @@ def test_pictures_are_found_by_vector_best_first(photos, tmp_path):
     report = update_index(photos, tmp_path / "out", embed, "colours")
     assert (report.added, report.pictures, report.bad) == (3, 3, [])
     with open_index(tmp_path / "out", "colours") as opened:
-        assert names(opened.search(np.array([1.0, 0.1, 0.2]))) == ["red.png", "blue\nsky é漢.png", "green.PNG"]
+        assert names(opened.search(np.array([1.0, 0.1, 0.2]))) == [
+            "red.png",
+            "blue\nsky é漢.png",
+            "green.PNG",
+        ]
         best = opened.search(np.array([0, 0, 5.0]), k=1)[0]
-        assert isinstance(best, Found) and best.path == str(photos / "blue\nsky é漢.png") and best.score == pytest.approx(1.0, abs=1e-3)
+        assert (
+            isinstance(best, Match)
+            and best.path == str(photos / "blue\nsky é漢.png")
+            and best.score == pytest.approx(1.0, abs=1e-3)
+        )
 
 
 def test_a_second_run_embeds_only_what_is_new_or_changed(photos, tmp_path):
@@ -70,7 +80,12 @@ def test_a_second_run_embeds_only_what_is_new_or_changed(photos, tmp_path):
     with open_index(out) as opened:
         assert names(opened.search(np.array([1.0, 1.0, 0.0]), k=1)) == ["red.png"]
         assert "green.PNG" not in names(opened.search(np.ones(3)))
-    assert sorted(path.name for path in out.iterdir()) == ["index.json", "lock.sqlite", "pictures-2.sqlite", "vectors-2.faiss"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "index.json",
+        "lock.sqlite",
+        "pictures-2.sqlite",
+        "vectors-2.faiss",
+    ]
 
 
 def test_large_photographs_reach_the_model_reduced(photos, tmp_path):
@@ -99,7 +114,10 @@ def test_bad_pictures_are_listed_with_the_reason_and_not_tried_twice(photos, tmp
     (photos / "torn.png").write_bytes((photos / "red.png").read_bytes()[:40])
     for _ in range(2):
         report = update_index(photos, tmp_path / "out", embed, "colours")
-        assert report.pictures == 3 and sorted(os.path.basename(path) for path, _ in report.bad) == ["empty.jpg", "torn.png"]
+        assert report.pictures == 3 and sorted(os.path.basename(path) for path, _ in report.bad) == [
+            "empty.jpg",
+            "torn.png",
+        ]
         assert all(reason for _, reason in report.bad)
     assert report.kept == 5
     os.utime(photos / "torn.png", ns=(1, 1))
@@ -122,11 +140,16 @@ def test_names_that_are_no_text(photos, tmp_path):
 def test_an_index_of_another_model_is_refused(photos, tmp_path):
     out = tmp_path / "out"
     update_index(photos, out, embed, "colours v1")
-    with pytest.raises(StoreError, match="holds vectors of the model 'colours v1', but the model at hand is 'colours v2'"):
+    with pytest.raises(
+        StoreError, match="holds vectors of the model 'colours v1', but the model at hand is 'colours v2'"
+    ):
         update_index(photos, out, embed, "colours v2")
     with pytest.raises(StoreError, match="make a new index in another folder"):
         open_index(out, "colours v2")
-    with open_index(out) as opened, pytest.raises(StoreError, match="query of width 2; this index of 'colours v1' expects 3"):
+    with (
+        open_index(out) as opened,
+        pytest.raises(StoreError, match="query of width 2; this index of 'colours v1' expects 3"),
+    ):
         opened.search(np.ones(2))
 
 
@@ -141,7 +164,9 @@ def test_an_interruption_keeps_what_was_done_and_shows_only_what_is_complete(pho
 
     with pytest.raises(KeyboardInterrupt):
         update_index(photos, out, failing, "colours", batch=1)
-    with pytest.raises(StoreError, match=r"never completed \(1 pictures are kept\); run `patchword index` again"):
+    with pytest.raises(
+        StoreError, match=r"never completed \(1 pictures are kept\); run `patchword index` again"
+    ):
         open_index(out)
     with pytest.raises(StoreError, match="holds vectors of the model 'colours'"):
         update_index(photos, out, embed, "others")
@@ -247,5 +272,12 @@ def test_without_faiss_the_pip_line_is_given(photos, tmp_path, monkeypatch):
 
 def test_progress_reaches_the_end(photos, tmp_path):
     seen = []
-    update_index(photos, tmp_path / "out", embed, "colours", batch=2, progress=lambda done, total: seen.append((done, total)))
+    update_index(
+        photos,
+        tmp_path / "out",
+        embed,
+        "colours",
+        batch=2,
+        progress=lambda done, total: seen.append((done, total)),
+    )
     assert seen == [(0, 3), (2, 3), (3, 3)]

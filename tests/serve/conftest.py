@@ -35,8 +35,16 @@ class FakeModel:
         tokens = ("colour", str(red), str(green), str(blue))
         maps = np.zeros((4, 2, 3), np.float32)
         maps[np.arange(4), 0, [0, 1, 2, 0]] = 1
-        memory = {"prototypes": (((3, 0.5), (4, 0.25), (5, 0.0)),) * 4, "contexts": {3: ("a red thing", "something red")}}
-        traced = {"attention_Thw": maps, "sentinel": (0.1, 0.2, 0.3, 0.4), "concepts": ("sky", "sea", "sea") * 2, **memory}
+        memory = {
+            "prototypes": (((3, 0.5), (4, 0.25), (5, 0.0)),) * 4,
+            "contexts": {3: ("a red thing", "something red")},
+        }
+        traced = {
+            "attention_Thw": maps,
+            "sentinel": (0.1, 0.2, 0.3, 0.4),
+            "concepts": ("sky", "sea", "sea") * 2,
+            **memory,
+        }
         others = tuple(Caption(f"other {k}", -3.0 - k, ("other", str(k))) for k in range(1, n_best))
         return Caption(" ".join(tokens), -2.0, tokens, alternatives=others, **(traced if trace else {}))
 

@@ -10,7 +10,7 @@ from patchword.serve.abilities import Hit
 from patchword.serve.asking import AskOptions
 from patchword.serve.batching import Call
 from patchword.serve.refusals import Refusal
-from patchword.tasks.answer.result import Answer, Asked
+from patchword.tasks.answer.result import Answer, Answers
 from patchword.tasks.caption.result import Caption
 
 
@@ -21,13 +21,18 @@ class Everything:
     card = {"name": "able", "example": "why?"}
 
     def ask(self, pictures, questions, n_best=1, *, anyway=False):
-        return [list(self.explain(*pair, n_best, anyway).answers) for pair in zip(pictures, questions, strict=True)]
+        return [
+            list(self.explain(*pair, n_best, anyway).answers)
+            for pair in zip(pictures, questions, strict=True)
+        ]
 
     def explain(self, picture, question, n_best=3, anyway=False):
         if question == "zzz" and not anyway:
             raise DataError("'zzz' has no word that the model knows")
         answers = (Answer(f"{question} {picture.size[0]}", 0.9), Answer("no", 0.1))
-        return Asked(question, answers, (question,), np.full((1, 2), 0.5), np.array([[[0.25, 0.75]]]), ("sky", "sea"))
+        return Answers(
+            question, answers, (question,), np.full((1, 2), 0.5), np.array([[[0.25, 0.75]]]), ("sky", "sea")
+        )
 
     def label(self, picture, labels):
         return [(label, 1 / len(labels)) for label in reversed(labels)]
@@ -42,7 +47,12 @@ def test_a_picture_as_body_and_as_form_give_the_same(client_for, make_png):
         client.post("/caption", files={"image": ("x.png", body, "image/png")}).json(),
     ]
     assert answers[0] == answers[1] == answers[2]
-    assert answers[0]["caption"] == "colour 200 10 30" and answers[0]["tokens"] == ["colour", "200", "10", "30"]
+    assert answers[0]["caption"] == "colour 200 10 30" and answers[0]["tokens"] == [
+        "colour",
+        "200",
+        "10",
+        "30",
+    ]
     assert answers[0]["attention"] is None and answers[0]["width"] == 30
 
 
@@ -69,7 +79,12 @@ def test_words_are_streamed_when_asked(client_for, make_png):
         assert response.headers["content-type"].startswith("text/event-stream")
         events = re.findall(r"event: (\w+)\ndata: (.*)\n\n", response.text)
         assert [kind for kind, _ in events] == ["queued", "word", "word", "word", "word", "caption"]
-        assert [json.loads(data)["token"] for kind, data in events if kind == "word"] == ["colour", "200", "10", "30"]
+        assert [json.loads(data)["token"] for kind, data in events if kind == "word"] == [
+            "colour",
+            "200",
+            "10",
+            "30",
+        ]
         assert json.loads(events[-1][1])["caption"] == "colour 200 10 30"
 
 
@@ -90,16 +105,27 @@ def test_words_of_greedy_search_are_streamed(client_for, streaming_fake, make_pn
 
 
 def test_a_search_sends_a_draft_before_its_words(client_for, streaming_fake, make_png):
-    response = client_for(streaming_fake).post("/caption?stream=true&beams=3&n_best=2&trace=true", content=make_png())
+    response = client_for(streaming_fake).post(
+        "/caption?stream=true&beams=3&n_best=2&trace=true", content=make_png()
+    )
     events = re.findall(r"event: (\w+)\ndata: (.*)\n\n", response.text)
     assert [kind for kind, _ in events] == ["queued", *["draft"] * 4, *["word"] * 4, "caption"]
-    assert [json.loads(data)["token"] for kind, data in events if kind == "draft"] == ["colour", "200", "10", "30"]
+    assert [json.loads(data)["token"] for kind, data in events if kind == "draft"] == [
+        "colour",
+        "200",
+        "10",
+        "30",
+    ]
     whole = json.loads(events[-1][1])
-    assert [one["caption"] for one in whole["hypotheses"]] == ["colour 200 10 30", "other 1"] and whole["attention"] is not None
+    assert [one["caption"] for one in whole["hypotheses"]] == ["colour 200 10 30", "other 1"] and whole[
+        "attention"
+    ] is not None
     assert streaming_fake.batches == [1], "the search ran once, behind the draft"
 
 
-def test_a_search_that_is_refused_after_its_draft_ends_the_stream_with_an_error(client_for, streaming_fake, make_png):
+def test_a_search_that_is_refused_after_its_draft_ends_the_stream_with_an_error(
+    client_for, streaming_fake, make_png
+):
     client = client_for(streaming_fake)
     batcher, entered = client.app.state.service.batcher, []
     first = batcher.enter
@@ -107,11 +133,15 @@ def test_a_search_that_is_refused_after_its_draft_ends_the_stream_with_an_error(
     def once(*arguments):
         entered.append(arguments)
         if len(entered) > 1:
-            raise Refusal(503, "queue_full", "as many requests as allowed are waiting already", "try again in 2 seconds")
+            raise Refusal(
+                503, "queue_full", "as many requests as allowed are waiting already", "try again in 2 seconds"
+            )
         return first(*arguments)
 
     batcher.enter = once
-    events = re.findall(r"event: (\w+)\n", client.post("/caption?stream=true&beams=3", content=make_png()).text)
+    events = re.findall(
+        r"event: (\w+)\n", client.post("/caption?stream=true&beams=3", content=make_png()).text
+    )
     assert events == ["queued", *["draft"] * 4, "error"]
 
 
@@ -129,7 +159,12 @@ def test_models_are_listed_and_chosen(client_for, fake, make_png):
     other.card = {"name": "other"}
     client = client_for(models={"fake": fake, "other": other})
     facts = client.get("/models").json()
-    assert facts["models"][0] == {"name": "fake", "description": "says colours", "limits": "knows nothing else", "example": ""}
+    assert facts["models"][0] == {
+        "name": "fake",
+        "description": "says colours",
+        "limits": "knows nothing else",
+        "example": "",
+    }
     assert [model["name"] for model in facts["models"]] == ["fake", "other"]
     assert facts["can"] == {"caption": True, "search": False, "ask": False, "label": False}
     client.post("/caption?model=other", content=make_png())
@@ -144,10 +179,16 @@ def test_search_ask_and_label(client_for, make_png):
     hits = client.post("/search", json={"text": "dog", "k": 2}).json()["hits"]
     assert [(hit["name"], hit["score"]) for hit in hits] == [("dog-0.jpg", 1.0), ("dog-1.jpg", 0.9)]
     assert hits[0]["picture"].startswith("data:image/jpeg;base64,")
-    assert client.post("/ask?question=why", content=make_png()).json()["answers"][0] == {"text": "why 30", "probability": 0.9}
+    assert client.post("/ask?question=why", content=make_png()).json()["answers"][0] == {
+        "text": "why 30",
+        "probability": 0.9,
+    }
     refused = client.post("/ask?question=zzz", content=make_png())
     assert refused.status_code == 422 and refused.json()["error"]["code"] == "not_answered"
-    assert client.post("/ask?question=zzz&anyway=true", content=make_png()).json()["answers"][0]["text"] == "zzz 30"
+    assert (
+        client.post("/ask?question=zzz&anyway=true", content=make_png()).json()["answers"][0]["text"]
+        == "zzz 30"
+    )
     answers = client.post("/label?label=a&label=b", content=make_png()).json()["answers"]
     assert [one["text"] for one in answers] == ["b", "a"]
     assert all(client.get("/models").json()["can"].values())
@@ -156,20 +197,32 @@ def test_search_ask_and_label(client_for, make_png):
 def test_different_questions_share_a_batch(client_for):
     service = client_for(answers=Everything()).app.state.service
     asked = [(Image.new("RGB", (width, 9)), question) for width, question in ((5, "a"), (6, "b"))]
-    assert [found.answers[0].text for found in service.run(Call("ask", AskOptions(False, False)), asked)] == ["a 5", "b 6"]
+    assert [found.answers[0].text for found in service.run(Call("ask", AskOptions(False, False)), asked)] == [
+        "a 5",
+        "b 6",
+    ]
 
 
 def test_where_a_question_looked(client_for, make_png):
     client = client_for(answers=Everything())
     found = client.post("/ask?question=why&trace=true", content=make_png()).json()
-    assert found["tokens"] == ["why"] and found["attention"]["weights"] == [[0.25, 0.75]] and found["looked"] == [0.5, 0.5]
+    assert (
+        found["tokens"] == ["why"]
+        and found["attention"]["weights"] == [[0.25, 0.75]]
+        and found["looked"] == [0.5, 0.5]
+    )
     assert found["concepts"] == ["sky", "sea"] and found["attention"]["columns"] == 2
     assert client.post("/ask?question=why", content=make_png()).json()["tokens"] is None
     assert client.get("/models").json()["answerer"]["example"] == "why?"
 
 
 @pytest.mark.parametrize(
-    "path, what", [("/search", "an index"), ("/ask?question=x", "a question model"), ("/label?label=x", "a labelling model")]
+    "path, what",
+    [
+        ("/search", "an index"),
+        ("/ask?question=x", "a question model"),
+        ("/label?label=x", "a labelling model"),
+    ],
 )
 def test_what_is_not_configured_says_so(path, what, client_for, make_png):
     refused = client_for().post(path, content=make_png())
@@ -194,7 +247,9 @@ def test_what_is_not_configured_says_so(path, what, client_for, make_png):
     ],
 )
 def test_malformed_json(body, where, client_for):
-    refused = client_for(index=Everything()).post("/search", content=body, headers={"Content-Type": "application/json"})
+    refused = client_for(index=Everything()).post(
+        "/search", content=body, headers={"Content-Type": "application/json"}
+    )
     assert refused.status_code == 422 and where in refused.json()["error"]["message"]
 
 
@@ -206,7 +261,9 @@ def test_large_json_is_refused(client_for):
 @pytest.mark.parametrize("query", ["beams=0", "beams=11", "n_best=x", "trace=maybe", "model=" + "x" * 201])
 def test_options_out_of_range(query, client_for, make_png):
     refused = client_for().post(f"/caption?{query}", content=make_png())
-    assert refused.status_code == 422 and refused.json()["error"]["message"].startswith("query." + query.partition("=")[0])
+    assert refused.status_code == 422 and refused.json()["error"]["message"].startswith(
+        "query." + query.partition("=")[0]
+    )
 
 
 def test_every_answer_carries_the_security_headers(client_for, make_png):
@@ -226,7 +283,9 @@ def test_every_answer_carries_the_security_headers(client_for, make_png):
 
 def test_the_page_is_whole_and_from_here(client_for):
     client = client_for()
-    page, script, words, style = (client.get(path).text for path in ("/", "/page.js", "/words.js", "/page.css"))
+    page, script, words, style = (
+        client.get(path).text for path in ("/", "/page.js", "/words.js", "/page.css")
+    )
     icon, *files = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert icon.startswith("data:image/svg+xml,") and files == ["/page.css", "/page.js"]
     assert re.findall(r'from "(.*)"', script + words) == ["./words.js"]
@@ -240,8 +299,13 @@ def test_the_page_is_whole_and_from_here(client_for):
 
 def test_other_sites_are_refused(client_for):
     client = client_for()
-    assert client.get("/health", headers={"Host": "evil.example:8321"}).json()["error"]["code"] == "wrong_host"
-    assert client.get("/health", headers={"Origin": "https://evil.example"}).json()["error"]["code"] == "other_site"
+    assert (
+        client.get("/health", headers={"Host": "evil.example:8321"}).json()["error"]["code"] == "wrong_host"
+    )
+    assert (
+        client.get("/health", headers={"Origin": "https://evil.example"}).json()["error"]["code"]
+        == "other_site"
+    )
     assert client.get("/health", headers={"Origin": "null"}).status_code == 403
     assert client.get("/health", headers={"Origin": "http://127.0.0.1:8321"}).status_code == 200
     for host in ("localhost", "localhost:8321", "[::1]:8321", "127.0.0.1"):
@@ -250,7 +314,12 @@ def test_other_sites_are_refused(client_for):
 
 def test_a_token_is_demanded(client_for, make_png):
     client = client_for(token="a-long-enough-secret")
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "a-long-enough-secret"}, {"Authorization": b"Bearer \xff"}):
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "a-long-enough-secret"},
+        {"Authorization": b"Bearer \xff"},
+    ):
         refused = client.post("/caption", content=make_png(), headers=headers)
         assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
     told = {"Authorization": "Bearer a-long-enough-secret", "Host": "my.machine:80"}
@@ -279,10 +348,21 @@ def test_metrics_count_what_happened(client_for, make_png):
 
 def test_openapi_names_all_paths_and_the_error(client_for):
     document = client_for().get("/openapi.json").json()
-    assert set(document["paths"]) == {"/caption", "/search", "/ask", "/label", "/models", "/health", "/ready", "/metrics"}
+    assert set(document["paths"]) == {
+        "/caption",
+        "/search",
+        "/ask",
+        "/label",
+        "/models",
+        "/health",
+        "/ready",
+        "/metrics",
+    }
     caption = document["paths"]["/caption"]["post"]
     assert "multipart/form-data" in caption["requestBody"]["content"] and "503" in caption["responses"]
-    assert caption["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("CaptionAnswer")
+    assert caption["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith(
+        "CaptionAnswer"
+    )
 
 
 def test_numbers_that_json_cannot_hold(client_for, fake, make_png):

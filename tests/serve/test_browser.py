@@ -16,29 +16,54 @@ from patchword.serve.abilities import Hit
 from patchword.serve.app import create_app
 from patchword.serve.connections import bounded_protocol
 from patchword.serve.limits import Limits
-from patchword.tasks.answer.result import Answer, Asked
+from patchword.tasks.answer.result import Answer, Answers
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
+    None,
+)
 if CHROMIUM is None:
     pytest.skip("no chromium here: make test-browser installs it where it can", allow_module_level=True)
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here: make test-browser installs it")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="no playwright here: make test-browser installs it"
+)
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-sync",
+    "--no-first-run",
+]
 SHOTS = os.environ.get("PATCHWORD_SCREENSHOTS")
 
 
 class Everything:
     def search(self, text, k):
-        return [Hit(f"{text} <b>{i}</b>.jpg", 0.5, Image.new("RGB", (40, 30), (i, 9, 9)) if i else None) for i in range(3)]
+        return [
+            Hit(f"{text} <b>{i}</b>.jpg", 0.5, Image.new("RGB", (40, 30), (i, 9, 9)) if i else None)
+            for i in range(3)
+        ]
 
-    card = {"name": "able", "description": "knows shapes", "limits": "no photographs", "example": "which shape?"}
+    card = {
+        "name": "able",
+        "description": "knows shapes",
+        "limits": "no photographs",
+        "example": "which shape?",
+    }
 
     def explain(self, picture, question, n_best=3, anyway=False):
         if "photograph" in question and not anyway:
             raise DataError("unlike the pictures that able was trained on")
         looked_hw = np.array([[0.0, 0, 1], [0, 0, 0]])
         words = tuple(question.split())
-        return Asked(question, (Answer(question.upper(), 0.75), Answer("no", 0.25)), words, looked_hw, np.stack([looked_hw] * len(words)))
+        return Answers(
+            question,
+            (Answer(question.upper(), 0.75), Answer("no", 0.25)),
+            words,
+            looked_hw,
+            np.stack([looked_hw] * len(words)),
+        )
 
     def label(self, picture, labels):
         return [(label, 1 / len(labels)) for label in labels]
@@ -60,7 +85,11 @@ def served():
     def start(models, **more):
         limits = Limits()
         app = create_app(models, limits=limits, **more)
-        server = uvicorn.Server(uvicorn.Config(app, port=0, http=bounded_protocol(limits), ws="none", log_level="error", access_log=False))
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app, port=0, http=bounded_protocol(limits), ws="none", log_level="error", access_log=False
+            )
+        )
         thread = threading.Thread(target=server.run)
         thread.start()
         running.append((server, thread))
@@ -82,13 +111,23 @@ def page_of(browser, served, fake):
 
     def start(width=1100, height=900, scheme="light", models=None, able=None, **more):
         address = served(models or {"fake": fake}, **(able or {"index": Everything()}))
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **more)
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, **more
+        )
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda request: None if request.url.startswith((address, "blob:", "data:")) else faults.append(request.url))
-        page.on("console", lambda line: faults.append(line.text) if "Content Security Policy" in line.text else None)
+        page.on(
+            "request",
+            lambda request: (
+                None if request.url.startswith((address, "blob:", "data:")) else faults.append(request.url)
+            ),
+        )
+        page.on(
+            "console",
+            lambda line: faults.append(line.text) if "Content Security Policy" in line.text else None,
+        )
         page.goto(address)
         until(page, "document.getElementById('about').textContent !== ''")
         return page
@@ -131,7 +170,10 @@ def brightness(page, row, column):
 
     shot = np.asarray(Image.open(io.BytesIO(page.locator("#stage").screenshot())).convert("L"), dtype=float)
     height, width = shot.shape[0] / 2, shot.shape[1] / 3
-    middle = shot[int((row + 0.4) * height) : int((row + 0.6) * height), int((column + 0.4) * width) : int((column + 0.6) * width)]
+    middle = shot[
+        int((row + 0.4) * height) : int((row + 0.6) * height),
+        int((column + 0.4) * width) : int((column + 0.6) * width),
+    ]
     return middle.mean()
 
 
@@ -148,14 +190,18 @@ def test_upload_and_word_hover(page_of, photo):
     assert brightness(page, 0, 1) > 180 > 120 > brightness(page, 1, 0)
     why = " ".join(page.inner_text("#why").split())
     assert "row 1 of 2, column 2 of 3 (100 %" in why and "80 % seen" in why
-    assert "sea 100 %" in why and "Prototype 3 50 %" in why and "a red thing" in why and "Prototype 5" not in why
+    assert (
+        "sea 100 %" in why and "Prototype 3 50 %" in why and "a red thing" in why and "Prototype 5" not in why
+    )
     keep(page, "hover")
     page.mouse.move(5, 5)
     page.wait_for_timeout(300)
     assert brightness(page, 1, 0) > 200
     considered = [line.split("\n") for line in page.locator("#hypotheses-list li").all_inner_texts()]
     shares = np.exp([-2.0, -4.0, -5.0])
-    shares = [f"{100 * share:.0f} %" if share > 0.1 else f"{100 * share:.1f} %" for share in shares / shares.sum()]
+    shares = [
+        f"{100 * share:.0f} %" if share > 0.1 else f"{100 * share:.1f} %" for share in shares / shares.sum()
+    ]
     assert considered == [["colour 230 230 230", shares[0]], ["other 1", shares[1]], ["other 2", shares[2]]]
 
 
@@ -165,16 +211,22 @@ def test_concepts_light_their_patches_and_a_patch_names_its_words(page_of, photo
     page.click("#caption button:nth-child(2)")
     page.hover("#why button.concept")
     page.wait_for_timeout(300)
-    assert brightness(page, 0, 2) > 180 and brightness(page, 1, 1) > 180 and brightness(page, 0, 0) < 120, "all patches of the sea"
+    assert brightness(page, 0, 2) > 180 and brightness(page, 1, 1) > 180 and brightness(page, 0, 0) < 120, (
+        "all patches of the sea"
+    )
     stage = page.locator("#stage").bounding_box()
     page.mouse.move(stage["x"] + stage["width"] * 0.9, stage["y"] + stage["height"] * 0.2)
     until(page, "document.getElementById('why').innerText.includes('column 3 of 3')")
     why = page.inner_text("#why")
     assert "Its concept: sea" in why and "“230” 100 %" in why
-    tints = page.evaluate("[...document.querySelectorAll('#caption button')].map((word) => word.style.getPropertyValue('--share'))")
+    tints = page.evaluate(
+        "[...document.querySelectorAll('#caption button')].map((word) => word.style.getPropertyValue('--share'))"
+    )
     assert [float(tint) for tint in tints] == [0, 0, 1, 0], "the word that looked there is tinted"
     page.mouse.move(5, 5)
-    assert page.get_attribute("#caption button:nth-child(2)", "aria-pressed") == "true", "the chosen word is lit again"
+    assert page.get_attribute("#caption button:nth-child(2)", "aria-pressed") == "true", (
+        "the chosen word is lit again"
+    )
 
 
 def test_words_appear_while_the_model_speaks(page_of, photo, streaming_fake):
@@ -182,7 +234,9 @@ def test_words_appear_while_the_model_speaks(page_of, photo, streaming_fake):
     page = page_of(models={"fake": streaming_fake})
     page.set_input_files("#file", photo)
     until(page, "document.getElementById('draft').innerText.trim() === 'colour'")
-    assert page.get_attribute("#draft", "aria-hidden") == "true" and page.locator("#caption button").count() == 0
+    assert (
+        page.get_attribute("#draft", "aria-hidden") == "true" and page.locator("#caption button").count() == 0
+    )
     streaming_fake.gate.set()
     page.wait_for_selector("#caption button")
     assert page.is_hidden("#draft") and page.inner_text("#status") == "Caption: colour 230 230 230"
@@ -210,7 +264,10 @@ def test_questions_and_labels(page_of, photo):
     page.fill("#labels", "a cat, a dog,")
     page.press("#labels", "Enter")
     page.wait_for_selector("#labelled li")
-    assert [line.split("\n")[0] for line in page.locator("#labelled li").all_inner_texts()] == ["a cat", "a dog"]
+    assert [line.split("\n")[0] for line in page.locator("#labelled li").all_inner_texts()] == [
+        "a cat",
+        "a dog",
+    ]
 
 
 def test_another_model_captions_the_same_picture(page_of, photo, fake, streaming_fake):
@@ -259,7 +316,9 @@ def test_search(page_of):
     page.wait_for_selector("#hits figure img")
     assert page.inner_text("#hits .gone") == "no picture"
     assert page.locator("#hits .name").all_inner_texts() == [f"<i>dog <b>{i}</b>.jpg" for i in range(3)]
-    assert page.is_hidden("#ask-section") and page.is_hidden("#label-section"), "what is not configured is not offered"
+    assert page.is_hidden("#ask-section") and page.is_hidden("#label-section"), (
+        "what is not configured is not offered"
+    )
 
 
 def test_errors_are_told(page_of, tmp_path, photo):
@@ -267,7 +326,9 @@ def test_errors_are_told(page_of, tmp_path, photo):
     (tmp_path / "text.jpg").write_text("no picture")
     page.set_input_files("#file", tmp_path / "text.jpg")
     page.wait_for_selector("#error:not([hidden])")
-    assert "not a picture of a known kind" in page.inner_text("#error") and "Send JPEG, PNG" in page.inner_text("#error")
+    assert "not a picture of a known kind" in page.inner_text(
+        "#error"
+    ) and "Send JPEG, PNG" in page.inner_text("#error")
     keep(page, "error")
     with open(tmp_path / "large.jpg", "wb") as large:
         large.truncate(21 * 2**20)
@@ -277,7 +338,10 @@ def test_errors_are_told(page_of, tmp_path, photo):
     assert page.is_hidden("#error"), "a success takes the message away"
     page.set_input_files("#file", tmp_path / "text.jpg")
     page.wait_for_selector("#error:not([hidden])")
-    assert page.get_attribute("#picture", "alt") == "colour 230 230 230" and page.locator("#caption button").count() == 4, "nothing is lost"
+    assert (
+        page.get_attribute("#picture", "alt") == "colour 230 230 230"
+        and page.locator("#caption button").count() == 4
+    ), "nothing is lost"
 
 
 def test_narrow_screen_in_the_dark(page_of, photo):
@@ -285,7 +349,9 @@ def test_narrow_screen_in_the_dark(page_of, photo):
     caption(page, photo)
     page.tap("#caption button:nth-child(1)")
     assert page.get_attribute("#caption button:nth-child(1)", "aria-pressed") == "true"
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing stands out sideways"
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
+        "nothing stands out sideways"
+    )
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 24, 30)"
     keep(page, "phone")
 
@@ -298,12 +364,17 @@ def test_keyboard_only(page_of, photo):
     page.focus("#caption button")
     for key, word in (("ArrowRight", 1), ("End", 3), ("Home", 0), ("ArrowRight", 1)):
         page.keyboard.press(key)
-        assert page.evaluate("[...document.activeElement.parentNode.children].indexOf(document.activeElement)") == word
+        assert (
+            page.evaluate("[...document.activeElement.parentNode.children].indexOf(document.activeElement)")
+            == word
+        )
     assert "column 2 of 3" in page.inner_text("#why")
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "copy", "all words are one stop of the tab key"
-    assert page.get_attribute("#caption button:nth-child(2)", "aria-pressed") == "true", "a chosen word stays lit"
+    assert page.get_attribute("#caption button:nth-child(2)", "aria-pressed") == "true", (
+        "a chosen word stays lit"
+    )
     page.keyboard.press("Enter")
     until(page, "document.getElementById('status').innerText.startsWith('Copied: colour 230')")
     assert page.inner_text("#copy") == "Copied"

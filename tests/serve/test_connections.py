@@ -34,7 +34,9 @@ def serve():
     def start(model, **limits):
         bounds = Limits(**limits)
         app = create_app({"fake": model}, limits=bounds)
-        config = uvicorn.Config(app, port=0, http=bounded_protocol(bounds), ws="none", log_level="error", access_log=False)
+        config = uvicorn.Config(
+            app, port=0, http=bounded_protocol(bounds), ws="none", log_level="error", access_log=False
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run)
         thread.start()
@@ -97,7 +99,11 @@ def test_slow_clients_are_let_go(serve, fake):
     silent, half_a_head, half_a_body = opened(port), opened(port, HEAD[:30]), opened(port, HEAD + b"x")
     assert everything(silent) == everything(half_a_head) == b""
     answer = everything(half_a_body)
-    assert answer.startswith(b"HTTP/1.1 408 ") and b'"slow_body"' in answer and b"the body did not arrive within 0.4 seconds" in answer
+    assert (
+        answer.startswith(b"HTTP/1.1 408 ")
+        and b'"slow_body"' in answer
+        and b"the body did not arrive within 0.4 seconds" in answer
+    )
     assert ask(port, "GET", "/health")[0] == 200
 
 
@@ -135,7 +141,10 @@ def test_a_client_that_leaves_cancels_its_work(serve, fake, make_png):
 
     running = opened(port, head + body)
     assert fake.entered.wait(60)
-    leaving, streaming = opened(port, head + body), opened(port, head.replace(b"/caption", b"/caption?stream=1") + body)
+    leaving, streaming = (
+        opened(port, head + body),
+        opened(port, head.replace(b"/caption", b"/caption?stream=1") + body),
+    )
     wait(lambda: metric(port, "waiting") == 2)
     leaving.close()
     streaming.close()
@@ -150,7 +159,9 @@ def test_words_arrive_while_the_model_still_runs(serve, streaming_fake, make_png
     streaming_fake.gate.clear()
     port = serve(streaming_fake)
     body = make_png()
-    reading = opened(port, HEAD.replace(b"/caption", b"/caption?stream=1").replace(b"1000", str(len(body)).encode()) + body)
+    reading = opened(
+        port, HEAD.replace(b"/caption", b"/caption?stream=1").replace(b"1000", str(len(body)).encode()) + body
+    )
     reading.settimeout(60)
     seen = b""
     while b'"colour"' not in seen:
@@ -236,7 +247,9 @@ def test_sigterm_finishes_what_was_taken(make_png):
             wait(lambda: metric(port, "batches_total") and metric(port, "waiting") >= 6)
             process.send_signal(signal.SIGTERM)
             found = [job.result() for job in jobs]
-        assert [json.loads(body)["caption"] for _, _, body in found] == [f"colour {i} {i} {i}" for i in range(12)]
+        assert [json.loads(body)["caption"] for _, _, body in found] == [
+            f"colour {i} {i} {i}" for i in range(12)
+        ]
         assert process.wait(30) == 0
         assert b"Traceback" not in process.stderr.read()
         with pytest.raises(OSError):
@@ -262,6 +275,9 @@ def test_open_addresses_demand_a_good_token(host, token, message):
         check_address(host, token)
 
 
-@pytest.mark.parametrize("host, token", [("127.0.0.1", None), ("::1", None), ("localhost", None), ("0.0.0.0", "a-long-enough-secret")])
+@pytest.mark.parametrize(
+    "host, token",
+    [("127.0.0.1", None), ("::1", None), ("localhost", None), ("0.0.0.0", "a-long-enough-secret")],
+)
 def test_addresses_that_may_be_served(host, token):
     assert check_address(host, token) is None

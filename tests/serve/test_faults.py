@@ -14,10 +14,17 @@ def huge_png(width, height):
     """A valid head of some bytes that claims a huge picture."""
 
     def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
 
 
 def gif(frames):
@@ -37,7 +44,11 @@ def refused(response, status, code):
     assert (response.status_code, response.json()["error"]["code"]) == (status, code), response.text
     error = response.json()["error"]
     assert set(error) == {"code", "message", "do"} and error["message"] and error["do"]
-    assert "Traceback" not in response.text and "site-packages" not in response.text and "/work" not in response.text
+    assert (
+        "Traceback" not in response.text
+        and "site-packages" not in response.text
+        and "/work" not in response.text
+    )
     return error
 
 
@@ -52,7 +63,13 @@ SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="9" h
         ("drawing.svg", SVG, "image/svg+xml", 415, "not_a_picture"),
         ("page.png", b"<html><script>alert(1)</script></html>", "image/png", 415, "not_a_picture"),
         ("pickle.png", b"\x80\x04\x95cos\nsystem\n(S'true'\ntR.", "image/png", 415, "not_a_picture"),
-        ("script.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image/png", 415, "not_a_picture"),
+        (
+            "script.eps",
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+            "image/png",
+            415,
+            "not_a_picture",
+        ),
         ("bomb.png", huge_png(20_000, 20_000), "image/png", 413, "too_many_pixels"),
         ("short.png", huge_png(40, 40), "image/png", 422, "damaged_picture"),
     ],
@@ -71,7 +88,9 @@ def test_truncated_uploads(client, make_png):
 
 def test_the_kind_is_told_by_content(client, make_png):
     for kind in ("PNG", "JPEG", "GIF", "BMP", "WEBP"):
-        found = client.post("/caption", files={"image": ("notes.txt", make_png((255, 255, 255), kind=kind), "text/plain")})
+        found = client.post(
+            "/caption", files={"image": ("notes.txt", make_png((255, 255, 255), kind=kind), "text/plain")}
+        )
         assert found.status_code == 200 and found.json()["caption"] == "colour 255 255 255"
 
 
@@ -83,7 +102,9 @@ def test_two_hundred_frames_are_one_picture(client):
 @pytest.mark.parametrize("kind", ["application/json", "text/plain", "application/x-www-form-urlencoded"])
 def test_wrong_content_type(client, kind):
     body = b'{"image": "http://example.com/x.jpg"}'
-    error = refused(client.post("/caption", content=body, headers={"Content-Type": kind}), 415, "wrong_content_type")
+    error = refused(
+        client.post("/caption", content=body, headers={"Content-Type": kind}), 415, "wrong_content_type"
+    )
     assert "multipart/form-data" in error["do"]
 
 
@@ -100,12 +121,21 @@ def test_large_bodies(client_for, make_png):
     assert crowded.app.state.service.held.bytes == client.app.state.service.held.bytes == 0
 
 
-@pytest.mark.parametrize("name", ["../../../../etc/passwd", "/etc/passwd", "C:\\windows\\x", "a\x00b", "x" * 500, "%2e%2e%2f", 'a"b'])
+@pytest.mark.parametrize(
+    "name",
+    ["../../../../etc/passwd", "/etc/passwd", "C:\\windows\\x", "a\x00b", "x" * 500, "%2e%2e%2f", 'a"b'],
+)
 def test_names_are_never_used(client, make_png, name):
-    assert client.post("/caption", files={"image": (name, make_png(), "image/png")}).json()["caption"] == "colour 200 10 30"
+    assert (
+        client.post("/caption", files={"image": (name, make_png(), "image/png")}).json()["caption"]
+        == "colour 200 10 30"
+    )
 
 
-@pytest.mark.parametrize("path", ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/page.js/../../app.py", "/page.html", "/static/x"])
+@pytest.mark.parametrize(
+    "path",
+    ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/page.js/../../app.py", "/page.html", "/static/x"],
+)
 def test_paths_never_reach_the_disk(client, path):
     refused(client.get(path), 404, "no_such_path")
 
@@ -115,8 +145,18 @@ def test_paths_never_reach_the_disk(client, path):
     [
         ("multipart/form-data", b"x", 400, "malformed_multipart"),
         ("multipart/form-data; boundary=B", b"no boundary at all", 400, "malformed_multipart"),
-        ("multipart/form-data; boundary=B", b"--B\r\nContent-Disposition: form-data\r\n\r\nx\r\n--B--\r\n", 422, "no_file"),
-        ("multipart/form-data; boundary=B", b'--B\r\nContent-Disposition: form-data; name="image"\r\n\r\nx\r\n--B--\r\n', 422, "no_file"),
+        (
+            "multipart/form-data; boundary=B",
+            b"--B\r\nContent-Disposition: form-data\r\n\r\nx\r\n--B--\r\n",
+            422,
+            "no_file",
+        ),
+        (
+            "multipart/form-data; boundary=B",
+            b'--B\r\nContent-Disposition: form-data; name="image"\r\n\r\nx\r\n--B--\r\n',
+            422,
+            "no_file",
+        ),
         ("multipart/form-data; boundary=B", b"--B--\r\n", 422, "no_file"),
         ("multipart/form-data; boundary=B", b"", 422, "no_file"),
     ],
@@ -128,14 +168,20 @@ def test_malformed_forms(client, kind, body, status, code):
 def test_a_form_that_ends_too_early(client, make_png):
     body = b'--B\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\n\r\n' + make_png()
     for end in (b"", b"\r\n--"):
-        response = client.post("/caption", content=body + end, headers={"Content-Type": "multipart/form-data; boundary=B"})
+        response = client.post(
+            "/caption", content=body + end, headers={"Content-Type": "multipart/form-data; boundary=B"}
+        )
         refused(response, 422, "no_file")
 
 
 def test_two_files_are_too_many(client, make_png):
     files = [("image", ("a.png", make_png())), ("image", ("b.png", make_png()))]
-    assert "2 files, expected one" in refused(client.post("/caption", files=files), 422, "many_files")["message"]
-    assert "parts" in refused(client.post("/caption", files=files * 10), 400, "malformed_multipart")["message"]
+    assert (
+        "2 files, expected one" in refused(client.post("/caption", files=files), 422, "many_files")["message"]
+    )
+    assert (
+        "parts" in refused(client.post("/caption", files=files * 10), 400, "malformed_multipart")["message"]
+    )
     fields = client.post("/caption", files=files[:1], data={"note": "x", "image": "y"})
     assert fields.status_code == 200, "fields beside the file are passed over"
 
@@ -161,6 +207,9 @@ def test_errors_of_the_model_are_not_told(client, make_png):
     assert client.post("/caption", content=make_png()).status_code == 200
 
 
-@pytest.mark.parametrize("method, path, status", [("GET", "/caption", 405), ("PUT", "/ask", 405), ("POST", "/", 405), ("GET", "/x", 404)])
+@pytest.mark.parametrize(
+    "method, path, status",
+    [("GET", "/caption", 405), ("PUT", "/ask", 405), ("POST", "/", 405), ("GET", "/x", 404)],
+)
 def test_wrong_methods_and_paths(client, method, path, status):
     refused(client.request(method, path), status, "no_such_path")

@@ -2,13 +2,13 @@ import pytest
 from PIL import Image
 
 from patchword.errors import ConfigError
-from patchword.serve.loading import Shipped, load_all
+from patchword.serve.loading import ShippedNames, load_all
 
 CAPTIONER, TOWERS, ANSWERER = "flickr8k", "two-towers", "easy-vqa"
 
 
 def offered(names, index=None):
-    return load_all(names, index, Shipped(CAPTIONER, TOWERS, ANSWERER), "cpu")
+    return load_all(names, index, ShippedNames(CAPTIONER, TOWERS, ANSWERER), "cpu")
 
 
 def test_what_is_not_named_is_what_ships():

@@ -25,7 +25,9 @@ def index(tmp_path):
     Image.new("RGB", (900, 300), (9, 200, 9)).save(tmp_path / "green.png")
     (tmp_path / "gone.png").write_text("not a picture any more")
     scores = {"green.png": 0.5, "gone.png": 0.25}
-    found = [SimpleNamespace(path=str(tmp_path / name), score=np.float32(score)) for name, score in scores.items()]
+    found = [
+        SimpleNamespace(path=str(tmp_path / name), score=np.float32(score)) for name, score in scores.items()
+    ]
     return SimpleNamespace(search=lambda vector_E, k: found[:k] if vector_E.shape == (4,) else None)
 
 
@@ -42,7 +44,10 @@ def test_labels_come_best_first():
 def test_unknown_words_are_a_refusal_not_an_error(client_for, index, make_png):
     able = Towers()
     client = client_for(index=IndexSearch(index, able), labels=TowerLabels(able))
-    for response in (client.post("/search", json={"text": "zzz"}), client.post("/label?label=zzz", content=make_png())):
+    for response in (
+        client.post("/search", json={"text": "zzz"}),
+        client.post("/label?label=zzz", content=make_png()),
+    ):
         assert response.status_code == 422
         assert response.json()["error"]["message"] == "'zzz' has no word that the model knows"
     with pytest.raises(Refusal, match="unknown_words"):

@@ -100,7 +100,14 @@ def test_any_text_has_tokens_without_spaces_in_lower_case(captions: list[str]) -
             assert not any(unicodedata.category(char) == "Cs" for char in word)
 
 
-@given(st.lists(st.sampled_from("a man dogs running, near the beach! t-shirt Mr. it's can't \u00e9t\u00e9 3.5".split()), max_size=12))
+@given(
+    st.lists(
+        st.sampled_from(
+            "a man dogs running, near the beach! t-shirt Mr. it's can't \u00e9t\u00e9 3.5".split()
+        ),
+        max_size=12,
+    )
+)
 def test_memory_changes_nothing(words: list[str]) -> None:
     caption = " ".join(words)
     assert tokenize([caption]) == tokenize([caption, caption])[:1] == tokenize([caption, "x"])[:1]

@@ -58,7 +58,16 @@ def test_characters_join_keeps_latin_words_apart():
 
 def test_layout_counts_and_order():
     vocabulary = Vocabulary.build(CAPTIONS, minimum_count=1)
-    assert vocabulary.words == ("a", "dog", "'s", "and", "ball", "cat", "runs", "the")  # by count, then alphabet
+    assert vocabulary.words == (
+        "a",
+        "dog",
+        "'s",
+        "and",
+        "ball",
+        "cat",
+        "runs",
+        "the",
+    )  # by count, then alphabet
     assert vocabulary.size == 12 and vocabulary.special == SpecialIds(pad=0, start=10, end=11, unknown=9)
     assert vocabulary.encode("a dog") == [1, 2]
     frequent = Vocabulary.build(CAPTIONS, minimum_count=2)
@@ -81,7 +90,10 @@ def test_decode_stops_at_the_end_and_drops_padding_and_start():
 
 @pytest.mark.parametrize("number", [-1, 12])
 def test_foreign_ids_are_refused(number):
-    with pytest.raises(DataError, match=f"token id {number} is outside the vocabulary of 12: the ids were made with another vocabulary"):
+    with pytest.raises(
+        DataError,
+        match=f"token id {number} is outside the vocabulary of 12: the ids were made with another vocabulary",
+    ):
         Vocabulary.build(CAPTIONS, minimum_count=1).decode([number])
 
 
@@ -96,11 +108,20 @@ def test_json_round_trip():
     ("content", "message"),
     [
         ({}, "needs splitter, minimum_count and a list of words, found nothing"),
-        ({"words": ["a", 3], "splitter": "english", "minimum_count": 1}, "a list of words, found words, splitter, minimum_count"),
+        (
+            {"words": ["a", 3], "splitter": "english", "minimum_count": 1},
+            "a list of words, found words, splitter, minimum_count",
+        ),
         ({"words": ["a", "b", "a"], "splitter": "english", "minimum_count": 1}, "holds 'a' twice"),
-        ({"words": ["a"], "splitter": "syllables", "minimum_count": 1}, "splits by 'syllables', expected one of english, characters"),
+        (
+            {"words": ["a"], "splitter": "syllables", "minimum_count": 1},
+            "splits by 'syllables', expected one of english, characters",
+        ),
         ({"splitter": "subwords"}, "a subword vocabulary needs its tokenizer, found splitter"),
-        ({"splitter": "subwords", "tokenizer": {"version": "1.0"}}, "the tokenizer of the subword vocabulary cannot be read"),
+        (
+            {"splitter": "subwords", "tokenizer": {"version": "1.0"}},
+            "the tokenizer of the subword vocabulary cannot be read",
+        ),
     ],
 )
 def test_broken_vocabularies_are_refused(content, message):
@@ -109,9 +130,13 @@ def test_broken_vocabularies_are_refused(content, message):
 
 
 def test_building_from_too_little_or_by_an_unknown_splitter():
-    with pytest.raises(DataError, match=r"no word occurs 9 times \(the most frequent one 3 times\): lower minimum_count"):
+    with pytest.raises(
+        DataError, match=r"no word occurs 9 times \(the most frequent one 3 times\): lower minimum_count"
+    ):
         Vocabulary.build(CAPTIONS, minimum_count=9)
-    with pytest.raises(DataError, match="captions cannot be split by 'syllables', expected one of english, characters"):
+    with pytest.raises(
+        DataError, match="captions cannot be split by 'syllables', expected one of english, characters"
+    ):
         Vocabulary.build(CAPTIONS, splitter="syllables")
 
 
@@ -135,7 +160,24 @@ def test_what_a_vocabulary_knows_survives_the_round_trip(captions, splitter):
 @pytest.fixture
 def clip_files(tmp_path):
     """CLIP's two files with sixteen pieces: a few letters, and merges up to "cat" and "dog"."""
-    pieces = ["a", "c", "d", "g", "o", "t", "a</w>", "t</w>", "g</w>", "o</w>", "ca", "do", "cat</w>", "dog</w>", "s</w>", "s"]
+    pieces = [
+        "a",
+        "c",
+        "d",
+        "g",
+        "o",
+        "t",
+        "a</w>",
+        "t</w>",
+        "g</w>",
+        "o</w>",
+        "ca",
+        "do",
+        "cat</w>",
+        "dog</w>",
+        "s</w>",
+        "s",
+    ]
     vocabulary = {piece: number for number, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
     (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
     (tmp_path / "merges.txt").write_text("#version: 0.2\nc a\nd o\nca t</w>\ndo g</w>\n")
@@ -160,10 +202,17 @@ def test_subwords_travel_in_one_json(clip_files):
 
 
 def test_a_folder_without_tokenizer_is_named(tmp_path):
-    with pytest.raises(ModelError, match="holds no tokenizer that can be read .* Expected tokenizer.json, or vocab.json and merges.txt"):
+    with pytest.raises(
+        ModelError,
+        match="holds no tokenizer that can be read .* Expected tokenizer.json, or vocab.json and merges.txt",
+    ):
         Subwords.from_folder(tmp_path)
 
 
 def test_text_and_data_need_no_torch():
-    modules = "patchword.text.words, patchword.text.subwords, patchword.data.formats.check, patchword.data.scenes"
-    subprocess.run([sys.executable, "-c", f"import sys, {modules}; assert 'torch' not in sys.modules"], check=True)
+    modules = (
+        "patchword.text.words, patchword.text.subwords, patchword.data.formats.check, patchword.data.scenes"
+    )
+    subprocess.run(
+        [sys.executable, "-c", f"import sys, {modules}; assert 'torch' not in sys.modules"], check=True
+    )

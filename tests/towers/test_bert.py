@@ -6,7 +6,14 @@ from patchword.errors import ModelError
 from patchword.towers.bert import BertTower
 from patchword.towers.layered import run_layers
 
-SIZES = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24, vocab_size=30, max_position_embeddings=14)
+SIZES = dict(
+    hidden_size=16,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    intermediate_size=24,
+    vocab_size=30,
+    max_position_embeddings=14,
+)
 
 
 @pytest.mark.parametrize("config_class", [BertConfig, RobertaConfig])
@@ -24,7 +31,9 @@ def test_bert_is_the_composition_of_its_parts_and_equals_transformers(config_cla
 
     tokens_BLC, mask = tower.embed(ids_BL, mask_BL, types_BL)
     stored_BLC = run_layers(tower.layers, tokens_BLC, mask, stop=1)
-    assert torch.equal(tower.finish(run_layers(tower.layers, stored_BLC, mask, start=1)).tokens_BLC, features.tokens_BLC)
+    assert torch.equal(
+        tower.finish(run_layers(tower.layers, stored_BLC, mask, start=1)).tokens_BLC, features.tokens_BLC
+    )
 
 
 def test_a_bert_layer_comes_apart():

@@ -9,7 +9,13 @@ from patchword.towers.clip import ClipTextTower, ClipTower, ClipTowerConfig
 from patchword.towers.layered import run_layers
 
 VISION = dict(
-    hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24, image_size=16, patch_size=4, projection_dim=12
+    hidden_size=16,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    intermediate_size=24,
+    image_size=16,
+    patch_size=4,
+    projection_dim=12,
 )
 TEXT = dict(
     hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, vocab_size=40, max_position_embeddings=10,
@@ -47,7 +53,12 @@ def test_the_vision_tower_equals_transformers(clip, folder, pixels_B3HW):
     torch.testing.assert_close(features.pooled_BE, theirs.pooler_output, rtol=0, atol=2e-6)
     torch.testing.assert_close(features.class_BC, theirs.last_hidden_state[:, 0], rtol=0, atol=2e-6)
     torch.testing.assert_close(features.grid_BNC, theirs.last_hidden_state[:, 1:], rtol=0, atol=2e-6)
-    assert features.hw == (4, 4) and features.aligned_BNE is None and tower.width == 16 and tower.shared_width == 12
+    assert (
+        features.hw == (4, 4)
+        and features.aligned_BNE is None
+        and tower.width == 16
+        and tower.shared_width == 12
+    )
 
 
 def test_the_vision_tower_is_the_composition_of_its_parts(folder, pixels_B3HW):
@@ -55,7 +66,9 @@ def test_the_vision_tower_is_the_composition_of_its_parts(folder, pixels_B3HW):
     features = tower(pixels_B3HW)
     stored_BNC = run_layers(tower.layers, *tower.embed(pixels_B3HW), stop=2)
     resumed = tower.resume(stored_BNC, None, 2)
-    assert torch.equal(resumed.grid_BNC, features.grid_BNC) and torch.equal(resumed.aligned_BNE, features.aligned_BNE)
+    assert torch.equal(resumed.grid_BNC, features.grid_BNC) and torch.equal(
+        resumed.aligned_BNE, features.aligned_BNE
+    )
     alone = tower.finish(tower.layers[2](stored_BNC))
     assert torch.equal(alone.pooled_BE, features.pooled_BE) and alone.aligned_BNE is None
 
@@ -94,9 +107,16 @@ def test_correlative_attention_is_the_sum_of_two_softmaxes(clip, folder, pixels_
     last = clip.vision_model.encoder.layers[-1]
     x_BNC = clip.vision_model(pixels_B3HW, output_hidden_states=True).hidden_states[-2]
     normed_BNC = last.layer_norm1(x_BNC)
-    heads = [to_heads(normed_BNC).view(2, 17, 2, 8) for to_heads in (last.self_attn.q_proj, last.self_attn.k_proj, last.self_attn.v_proj)]
-    weights_BHNM = sum(torch.einsum("bnhd,bmhd->bhnm", part, part).div(8**0.5).softmax(-1) for part in heads[:2])
-    y_BNC = x_BNC + last.self_attn.out_proj(torch.einsum("bhnm,bmhd->bnhd", weights_BHNM, heads[2]).flatten(2))
+    heads = [
+        to_heads(normed_BNC).view(2, 17, 2, 8)
+        for to_heads in (last.self_attn.q_proj, last.self_attn.k_proj, last.self_attn.v_proj)
+    ]
+    weights_BHNM = sum(
+        torch.einsum("bnhd,bmhd->bhnm", part, part).div(8**0.5).softmax(-1) for part in heads[:2]
+    )
+    y_BNC = x_BNC + last.self_attn.out_proj(
+        torch.einsum("bhnm,bmhd->bnhd", weights_BHNM, heads[2]).flatten(2)
+    )
     y_BNC = y_BNC + last.mlp(last.layer_norm2(y_BNC))
     expected_BNE = clip.visual_projection(clip.vision_model.post_layernorm(y_BNC))[:, 1:]
     torch.testing.assert_close(tower(pixels_B3HW).aligned_BNE, expected_BNE, rtol=0, atol=5e-6)
@@ -117,10 +137,14 @@ def test_the_text_tower_equals_transformers(clip, folder):
     for row, end in enumerate((7, 3, 1)):
         ids_BL[row, end:] = 39  # transformers pads CLIP's texts with the end-of-text token
     features = tower(ids_BL)
-    torch.testing.assert_close(features.pooled_BE, clip.get_text_features(ids_BL).pooler_output, rtol=0, atol=2e-6)
+    torch.testing.assert_close(
+        features.pooled_BE, clip.get_text_features(ids_BL).pooler_output, rtol=0, atol=2e-6
+    )
     assert features.mask_BL.sum(1).tolist() == [8, 4, 2]
     theirs_BLC = clip.text_model(ids_BL).last_hidden_state
-    torch.testing.assert_close(features.tokens_BLC[features.mask_BL], theirs_BLC[features.mask_BL], rtol=0, atol=2e-6)
+    torch.testing.assert_close(
+        features.tokens_BLC[features.mask_BL], theirs_BLC[features.mask_BL], rtol=0, atol=2e-6
+    )
 
 
 def test_texts_without_an_end_are_refused(folder):

@@ -18,7 +18,9 @@ def test_resnet_is_the_composition_of_its_parts_and_equals_transformers():
     torch.testing.assert_close(features.grid_BNC, map_BCHW.flatten(2).transpose(1, 2))
 
     stored_BCHW = run_layers(tower.layers, *tower.embed(pixels_B3HW), stop=1)
-    assert torch.equal(tower.finish(run_layers(tower.layers, stored_BCHW, None, start=1)).grid_BNC, features.grid_BNC)
+    assert torch.equal(
+        tower.finish(run_layers(tower.layers, stored_BCHW, None, start=1)).grid_BNC, features.grid_BNC
+    )
 
 
 @pytest.mark.parametrize("grid", [(14, 14), (1, 1), (2, 3)])

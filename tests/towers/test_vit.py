@@ -6,8 +6,17 @@ from patchword.errors import ConfigError, ModelError
 from patchword.towers.layered import by_value, run_layers
 from patchword.towers.vit import SwinTower, SwinTowerConfig, VitTower, VitTowerConfig
 
-VIT = ViTConfig(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24, image_size=16, patch_size=4)
-SWIN = SwinConfig(image_size=32, patch_size=4, embed_dim=8, depths=[2, 2], num_heads=[2, 4], window_size=4, mlp_ratio=2.0)
+VIT = ViTConfig(
+    hidden_size=16,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    intermediate_size=24,
+    image_size=16,
+    patch_size=4,
+)
+SWIN = SwinConfig(
+    image_size=32, patch_size=4, embed_dim=8, depths=[2, 2], num_heads=[2, 4], window_size=4, mlp_ratio=2.0
+)
 
 
 @pytest.fixture
@@ -42,7 +51,9 @@ def test_masked_tokens_of_a_vit_layer_change_nothing(pixels_B3HW):
     tokens_BNC, _ = tower.embed(pixels_B3HW)
     mask_BN = torch.ones(2, 17, dtype=torch.bool)
     mask_BN[:, 9:] = False
-    torch.testing.assert_close(tower.layers[0](tokens_BNC, mask_BN)[:, :9], tower.layers[0](tokens_BNC[:, :9]))
+    torch.testing.assert_close(
+        tower.layers[0](tokens_BNC, mask_BN)[:, :9], tower.layers[0](tokens_BNC[:, :9])
+    )
 
 
 @pytest.mark.parametrize("depths", [[2, 2], [1, 3]])
@@ -52,7 +63,9 @@ def test_swin_equals_transformers(depths):
     tower = SwinTower.from_architecture(architecture)
     pixels_B3HW = torch.randn(2, 3, 32, 32)
     features = tower(pixels_B3HW)
-    torch.testing.assert_close(features.grid_BNC, tower.model(pixels_B3HW).last_hidden_state, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        features.grid_BNC, tower.model(pixels_B3HW).last_hidden_state, rtol=0, atol=1e-6
+    )
     assert tower.depth == 4 and tower.width == 16 and features.hw == (4, 4) and features.class_BC is None
 
 
@@ -75,7 +88,9 @@ def test_how_much_is_trained(first):
 
 
 def test_frozen_parts_rest_in_evaluation_mode():
-    architecture = ViTConfig(**{**VIT.to_dict(), "hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5})
+    architecture = ViTConfig(
+        **{**VIT.to_dict(), "hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5}
+    )
     pixels_B3HW = torch.randn(1, 3, 16, 16)
     frozen = VitTower.from_architecture(architecture).train()
     assert torch.equal(frozen(pixels_B3HW).grid_BNC, frozen(pixels_B3HW).grid_BNC)
@@ -94,7 +109,9 @@ def test_published_weights_from_a_folder(tmp_path, pixels_B3HW):
     theirs = ViTModel(VIT).eval()
     theirs.save_pretrained(tmp_path)
     tower = VitTower.from_pretrained(tmp_path)
-    torch.testing.assert_close(tower(pixels_B3HW).grid_BNC, theirs(pixels_B3HW).last_hidden_state[:, 1:], rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        tower(pixels_B3HW).grid_BNC, theirs(pixels_B3HW).last_hidden_state[:, 1:], rtol=0, atol=1e-6
+    )
 
     copy = VitTower(VitTowerConfig.model_validate_json(by_value(tower).model_dump_json()))
     copy.load_state_dict(tower.state_dict())
@@ -110,7 +127,9 @@ def test_weights_that_would_start_random_are_refused(tmp_path):
     shorter = ViTModel(ViTConfig(**{**VIT.to_dict(), "num_hidden_layers": 2}))
     shorter.config.num_hidden_layers = 3
     shorter.save_pretrained(tmp_path / "short")
-    with pytest.raises(ModelError, match="has no weights for 16 parameters of ViTModel, the first is layers.2"):
+    with pytest.raises(
+        ModelError, match="has no weights for 16 parameters of ViTModel, the first is layers.2"
+    ):
         VitTower.from_pretrained(tmp_path / "short")
 
 

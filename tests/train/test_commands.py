@@ -28,7 +28,15 @@ def test_bad_pictures_do_not_stop_the_others(trained, photographs, run_patchword
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.png").write_text("not a picture")
     finished = run_patchword(
-        "caption", tmp_path, tmp_path / "missing.jpg", photographs / "coffee.jpg", "--model", trained / "best", "--json", "--device", "cpu"
+        "caption",
+        tmp_path,
+        tmp_path / "missing.jpg",
+        photographs / "coffee.jpg",
+        "--model",
+        trained / "best",
+        "--json",
+        "--device",
+        "cpu",
     )
     assert finished.returncode == 1
     assert len(finished.stderr.strip().splitlines()) == 3
@@ -40,24 +48,41 @@ def test_bad_pictures_do_not_stop_the_others(trained, photographs, run_patchword
 
 def test_csv_goes_on_where_it_stopped(trained, photographs, run_patchword, tmp_path):
     out = tmp_path / "captions.csv"
-    first = run_patchword("caption", photographs / "coffee.jpg", "--model", trained / "best", "--out", out, "--device", "cpu")
+    first = run_patchword(
+        "caption", photographs / "coffee.jpg", "--model", trained / "best", "--out", out, "--device", "cpu"
+    )
     assert first.returncode == 0, first.stderr
     with open(out, "a") as file:
         file.write('"interrupted')
-    second = run_patchword("caption", photographs, "--model", trained / "best", "--out", out, "--sidecar", "--device", "cpu")
+    second = run_patchword(
+        "caption", photographs, "--model", trained / "best", "--out", out, "--sidecar", "--device", "cpu"
+    )
     assert len(second.stdout.splitlines()) == 3
     rows = list(csv.DictReader(out.read_text().splitlines()))
     assert sorted(Path(row["image"]).stem for row in rows) == ["astronaut", "chelsea", "coffee", "rocket"]
-    assert (photographs / "rocket.txt").read_text().strip() == next(row["caption"] for row in rows if "rocket" in row["image"])
+    assert (photographs / "rocket.txt").read_text().strip() == next(
+        row["caption"] for row in rows if "rocket" in row["image"]
+    )
 
 
 def test_explained_page(trained, photographs, run_patchword, tmp_path):
     finished = run_patchword(
-        "caption", photographs / "coffee.jpg", "--model", trained / "best", "--explain", tmp_path / "page.html", "--device", "cpu"
+        "caption",
+        photographs / "coffee.jpg",
+        "--model",
+        trained / "best",
+        "--explain",
+        tmp_path / "page.html",
+        "--device",
+        "cpu",
     )
     assert finished.returncode == 0, finished.stderr
     page = (tmp_path / "page.html").read_text()
-    assert "coffee.jpg" in page and "data:image" in page and "http://" not in page.replace("http://www.w3.org", "")
+    assert (
+        "coffee.jpg" in page
+        and "data:image" in page
+        and "http://" not in page.replace("http://www.w3.org", "")
+    )
 
 
 def test_predict_then_score(trained, scenes, run_patchword, tmp_path):
@@ -78,7 +103,9 @@ def test_predict_then_score(trained, scenes, run_patchword, tmp_path):
     )
     assert made.returncode == 0, made.stderr
     assert len(json.loads(out.read_text())) == 12
-    scored = run_patchword("score", out, scenes / "dataset.json", "--split", "val", "--out", tmp_path / "scores.json")
+    scored = run_patchword(
+        "score", out, scenes / "dataset.json", "--split", "val", "--out", tmp_path / "scores.json"
+    )
     assert scored.returncode == 0, scored.stderr
     corpus = json.loads((tmp_path / "scores.json").read_text())["corpus"]
     steps = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
@@ -95,7 +122,16 @@ def test_unknown_model_names_what_there_is(run_patchword):
 def test_training_from_stored_features(trained, scenes, config, run_patchword, tmp_path):
     """Features of the trained tower, then a decoder on them; a store of another tower is refused, as is training what it replaces."""
     store = tmp_path / "store"
-    where = ("--data", scenes / "dataset.json", "--images", scenes / "images", "--out", store, "--device", "cpu")
+    where = (
+        "--data",
+        scenes / "dataset.json",
+        "--images",
+        scenes / "images",
+        "--out",
+        store,
+        "--device",
+        "cpu",
+    )
     made = run_patchword("features", trained / "best", *where)
     assert made.returncode == 0 and "60 pictures; grid_BNC (60, 4, 16) float16" in made.stdout, made.stderr
     common = ("train", config, f"data.features={store}", f"out={tmp_path / 'run'}", "--device", "cpu")
@@ -103,6 +139,8 @@ def test_training_from_stored_features(trained, scenes, config, run_patchword, t
     assert "data.features replaces the whole tower, and a stage trains it" in tuned.stderr
     foreign = run_patchword(*common, "stage.0.learning_rates.tower=0.0")
     assert "is stale: its tower is" in foreign.stderr
-    frozen = run_patchword(*common, f"tower_from={trained / 'best'}", "stage.0.learning_rates.tower=0.0", "--resume")
+    frozen = run_patchword(
+        *common, f"tower_from={trained / 'best'}", "stage.0.learning_rates.tower=0.0", "--resume"
+    )
     assert frozen.returncode == 0, frozen.stderr
     assert (tmp_path / "run" / "best" / "model.safetensors").exists()

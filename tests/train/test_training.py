@@ -25,7 +25,15 @@ def weights(folder):
 
 def test_run_folder_holds_everything(trained):
     names = {path.name for path in trained.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "checkpoints", "best", "predictions", "samples.json", "report.html"}
+    assert names == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "best",
+        "predictions",
+        "samples.json",
+        "report.html",
+    }
     kinds = [row["event"] for row in events(trained)]
     assert kinds.count("step") == 2 * 3 + 15 and kinds.count("validation") == 3
     steps = [row for row in events(trained) if row["event"] == "step"]
@@ -33,7 +41,11 @@ def test_run_folder_holds_everything(trained):
     assert "tower" not in steps[-1]["learning_rates"]
     assert steps[-1]["loss"] < steps[0]["loss"]
     validation = [row for row in events(trained) if row["event"] == "validation"][-1]
-    assert {"Bleu_4", "CIDEr"} <= set(validation["scores"]) and set(validation["teacher_forced"]) == {"loss", "top5", "bleu4"}
+    assert {"Bleu_4", "CIDEr"} <= set(validation["scores"]) and set(validation["teacher_forced"]) == {
+        "loss",
+        "top5",
+        "bleu4",
+    }
     card = (trained / "best" / "README.md").read_text()
     assert "48 training pictures" in card and "patchword train" in card
 
@@ -117,7 +129,12 @@ def test_two_processes_equal_one(config, run_patchword, tmp_path):
             str(29600 + processes),
         ]
         command += [str(script), "train", str(tmp_path / "run.toml"), f"out={out}", "--device", "cpu"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "ACCELERATE_USE_CPU": "true"}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "passive",
+            "ACCELERATE_USE_CPU": "true",
+        }
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr[-3000:]
         runs[processes] = [row["loss"] for row in events(out) if row["event"] == "step"]
@@ -128,7 +145,15 @@ def test_two_processes_equal_one(config, run_patchword, tmp_path):
 def test_overflow_is_skipped_then_stops(config, run_patchword, tmp_path):
     """A rate that blows the weights up: steps are skipped and counted, and the third in a row ends the run with the image ids."""
     out = tmp_path / "run"
-    finished = run_patchword("train", config, f"out={out}", "stage.0.learning_rates={'' = 1e30}", "stage.0.clip_norm=0", "--device", "cpu")
+    finished = run_patchword(
+        "train",
+        config,
+        f"out={out}",
+        "stage.0.learning_rates={'' = 1e30}",
+        "stage.0.clip_norm=0",
+        "--device",
+        "cpu",
+    )
     assert finished.returncode == 2
     assert "was not finite in 3 steps in a row" in finished.stderr and "with images [" in finished.stderr
     skipped = [row for row in events(out) if row["event"] == "skipped"]
@@ -145,7 +170,10 @@ def test_dry_run_measures_and_writes_nothing(config, run_patchword, tmp_path):
 
 def test_settings_are_listed_and_checked(config, run_patchword):
     listed = run_patchword("train", "--help-config")
-    assert "[[stage]] objective(cross_entropy).doubly_stochastic " in listed.stdout and "float | tuple[float, float]" in listed.stdout
+    assert (
+        "[[stage]] objective(cross_entropy).doubly_stochastic " in listed.stdout
+        and "float | tuple[float, float]" in listed.stdout
+    )
     wrong = run_patchword("train", config, "stage.0.epochz=3", "--device", "cpu")
     assert wrong.returncode == 2
     assert "epochz: unknown setting" in wrong.stderr

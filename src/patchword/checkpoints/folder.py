@@ -19,14 +19,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from patchword.checkpoints.upgrades import upgraded_config, upgraded_name
 from patchword.errors import ModelError
 from patchword.version import version
 
-FORMAT = 1
+FORMAT = 2
+"""Of config.json; `upgrades.py` brings folders of earlier formats up to it."""
 
 
 def write_model(
-    folder: Path, config: dict[str, Any], weights: dict[str, Tensor], vocabulary: dict[str, Any] | None, card: str, half: bool = False
+    folder: Path,
+    config: dict[str, Any],
+    weights: dict[str, Tensor],
+    vocabulary: dict[str, Any] | None,
+    card: str,
+    half: bool = False,
 ) -> None:
     """Write a model folder. It must not exist yet, or be empty: callers write to a temporary name and rename (`checkpoints/state.py`).
 
@@ -36,7 +43,9 @@ def write_model(
     tensors = {}
     for name, tensor in weights.items():
         tensor = tensor.detach().cpu()
-        tensors[name] = (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous().clone()
+        tensors[name] = (
+            (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous().clone()
+        )
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     if vocabulary is not None:
         _write_json(folder / "vocab.json", vocabulary)
@@ -65,10 +74,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder} is no model folder: it has no config.json") from None
     except ValueError as error:
         raise ModelError(f"{path} is not JSON ({error}): the folder is damaged") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else None
-        raise ModelError(f"{path} has format {found!r}, this version of Patchword reads {FORMAT}")
-    return config
+    found = config.get("format") if isinstance(config, dict) else None
+    if not isinstance(found, int) or not 1 <= found <= FORMAT:
+        raise ModelError(f"{path} has format {found!r}, this version of Patchword reads 1 to {FORMAT}")
+    return upgraded_config(config, found)
 
 
 def read_vocabulary(folder: Path) -> dict[str, Any]:
@@ -76,7 +85,9 @@ def read_vocabulary(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / 'vocab.json'} cannot be read ({error}): the folder is incomplete") from error
+        raise ModelError(
+            f"{folder / 'vocab.json'} cannot be read ({error}): the folder is incomplete"
+        ) from error
 
 
 def load_weights(module: nn.Module, folder: Path, prefix: str = "") -> None:
@@ -86,17 +97,22 @@ def load_weights(module: nn.Module, folder: Path, prefix: str = "") -> None:
     """
     path = folder / "model.safetensors"
     try:
-        stored = {name[len(prefix) :]: tensor for name, tensor in load_file(path).items() if name.startswith(prefix)}
+        tensors = {upgraded_name(name): tensor for name, tensor in load_file(path).items()}
+        stored = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} cannot be read ({error}): the folder is incomplete or damaged") from error
     wanted = module.state_dict()
     missing, extra = sorted(set(wanted) - set(stored)), sorted(set(stored) - set(wanted))
     if missing or extra:
-        raise ModelError(f"{path} does not fit this model: {len(missing)} tensors missing {missing[:3]}, {len(extra)} too many {extra[:3]}")
+        raise ModelError(
+            f"{path} does not fit this model: {len(missing)} tensors missing {missing[:3]}, {len(extra)} too many {extra[:3]}"
+        )
     with torch.no_grad():
         for name, tensor in wanted.items():
             if stored[name].shape != tensor.shape:
-                raise ModelError(f"{path}: {name} has shape {tuple(stored[name].shape)}, this model needs {tuple(tensor.shape)}")
+                raise ModelError(
+                    f"{path}: {name} has shape {tuple(stored[name].shape)}, this model needs {tuple(tensor.shape)}"
+                )
             tensor.copy_(stored[name])
 
 
@@ -124,7 +140,9 @@ def weights_digest(module: nn.Module) -> str:
 
 def tower_digest(tower: nn.Module) -> str:
     """`weights_digest` of a vision tower without its adapters: these begin as nothing, and leave the space of its patches what it is."""
-    return _digest({name: tensor for name, tensor in tower.state_dict().items() if not name.startswith("adapters.")})
+    return _digest(
+        {name: tensor for name, tensor in tower.state_dict().items() if not name.startswith("adapters.")}
+    )
 
 
 def tower_id(vision: nn.Module) -> str:

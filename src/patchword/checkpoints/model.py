@@ -33,7 +33,11 @@ def read_settings(folder: Path, task: str, schema: type[Settings]) -> tuple[Sett
     if config.get("task") != task:
         raise ModelError(f"{folder} is a model for {config.get('task')!r}, and one for {task!r} is needed")
     named = {key: value for key, value in config.items() if key in schema.model_fields}
-    card = {key: value for key, value in config.items() if key not in schema.model_fields and key not in ("format", "patchword", "task")}
+    card = {
+        key: value
+        for key, value in config.items()
+        if key not in schema.model_fields and key not in ("format", "patchword", "task")
+    }
     return validate(named, schema, str(folder / "config.json")), card
 
 
@@ -41,7 +45,9 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary | Subwords:
     """vocab.json of a model folder. Raises ModelError where it has another size than config.json says."""
     vocabulary = vocabulary_from_json(checkpoint.read_vocabulary(folder))
     if vocabulary.size != size:
-        raise ModelError(f"{folder}: vocab.json has {vocabulary.size} tokens, config.json says {size}: the folder is mixed up")
+        raise ModelError(
+            f"{folder}: vocab.json has {vocabulary.size} tokens, config.json says {size}: the folder is mixed up"
+        )
     return vocabulary
 
 
@@ -52,13 +58,17 @@ def portable(settings: Any, model: TowerModel) -> tuple[Any, dict[str, torch.Ten
         if settings.tower.trainable_from is None and not Path(settings.tower.source).exists():
             settings = settings.model_copy(update={"tower_sha256": checkpoint.tower_digest(model.tower)})
             own = {name: tensor for name, tensor in weights.items() if not name.startswith("tower.")}
-            weights = own | {name: tensor for name, tensor in weights.items() if name.startswith("tower.adapters.")}
+            weights = own | {
+                name: tensor for name, tensor in weights.items() if name.startswith("tower.adapters.")
+            }
         else:
             settings = settings.model_copy(update={"tower": layered.by_value(model.tower)})
     return settings, weights
 
 
-def restore_weights(model: TowerModel, reader: torch.nn.Module, prefix: str, folder: Path, tower_sha256: str | None) -> None:
+def restore_weights(
+    model: TowerModel, reader: torch.nn.Module, prefix: str, folder: Path, tower_sha256: str | None
+) -> None:
     """Weights of a model folder; a tower that the folder names by reference must be the one that it was trained with. `reader` is the
     model's part behind the tower, whose weights begin with `prefix`.
 
@@ -77,7 +87,9 @@ def check_published(tower: torch.nn.Module, folder: Path, tower_sha256: str) -> 
     """Raises ModelError where a tower that a model folder names by reference is not the one that it was trained with."""
     found = checkpoint.tower_digest(tower)
     if found != tower_sha256:
-        raise ModelError(f"{folder} was trained with a tower of SHA-256 {tower_sha256[:12]}..., and its id now gives {found[:12]}...")
+        raise ModelError(
+            f"{folder} was trained with a tower of SHA-256 {tower_sha256[:12]}..., and its id now gives {found[:12]}..."
+        )
 
 
 def shipped_models() -> list[str]:
@@ -114,7 +126,12 @@ def find_model(name: str | Path) -> Path:
 
 def model_card(card: dict[str, Any]) -> str:
     """README.md of a model folder from the facts that config.json records."""
-    lines = [f"# {card.get('name', 'A captioning model')}", "", str(card.get("description", "Made with Patchword.")), ""]
+    lines = [
+        f"# {card.get('name', 'A captioning model')}",
+        "",
+        str(card.get("description", "Made with Patchword.")),
+        "",
+    ]
     for key, value in card.items():
         if isinstance(value, dict):
             value = ", ".join(f"{name} {number}" for name, number in value.items())

@@ -76,7 +76,10 @@ def recover_folder(target: Path) -> None:
 def write_state(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
     """Write the training state beside the model: tensors to training.safetensors, everything else to training.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / "training.safetensors")
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        folder / "training.safetensors",
+    )
     (folder / "training.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
@@ -86,7 +89,9 @@ def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         values = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         return load_file(folder / "training.safetensors"), values
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} holds no training state to resume ({error}): start the run without --resume") from error
+        raise ModelError(
+            f"{folder} holds no training state to resume ({error}): start the run without --resume"
+        ) from error
 
 
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -105,7 +110,9 @@ def check_claim(folder: Path, settings: BaseModel, resume: bool) -> None:
     if not path.exists():
         return
     if not resume:
-        raise ConfigError(f"{folder} holds a run already: add --resume to go on with it, or choose another folder with out=FOLDER")
+        raise ConfigError(
+            f"{folder} holds a run already: add --resume to go on with it, or choose another folder with out=FOLDER"
+        )
     before, content = json.loads(path.read_text(encoding="utf-8")), settings.model_dump(mode="json")
     changed = sorted(key for key in content if content[key] != before.get(key))
     if changed:

@@ -80,4 +80,6 @@ def _section(folder: Path, config: dict[str, Any]) -> str:
     for section in SECTIONS:
         if section in config and "preprocessing" in config:
             return section
-    raise ModelError(f"{folder} is a model for {config.get('task')!r} without a vision tower of its own: name another model")
+    raise ModelError(
+        f"{folder} is a model for {config.get('task')!r} without a vision tower of its own: name another model"
+    )

@@ -67,7 +67,9 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version and stop."
+    ),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error as well."),
 ) -> None:
     pass
@@ -77,7 +79,9 @@ def main() -> None:
     """Entry point of the `patchword` script: an error of ours is one line on standard error and its exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a console that is not UTF-8 shows what it can, and the rest escaped
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a console that is not UTF-8 shows what it can, and the rest escaped
     try:
         app()
     except PatchwordError as error:

@@ -15,12 +15,26 @@ DEFAULT_MODEL = "easy-vqa"
 def ask(
     photo: Annotated[Path, typer.Argument(help="The picture.")],
     question: Annotated[str, typer.Argument(help='The question, such as "what color is the shape?".')],
-    model: Annotated[str, typer.Option("--model", help="A shipped name, a folder or a hub id.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Option("--model", help="A shipped name, a folder or a hub id.")
+    ] = DEFAULT_MODEL,
     n_best: Annotated[int, typer.Option("-n", "--n-best", min=1, help="How many answers.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: image, question, answers with probabilities.")] = False,
-    explain: Annotated[Path | None, typer.Option(help="Write a page that shows where each word of the question looked.")] = None,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Answer even about a picture unlike all that the model was trained on.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object: image, question, answers with probabilities."),
+    ] = False,
+    explain: Annotated[
+        Path | None, typer.Option(help="Write a page that shows where each word of the question looked.")
+    ] = None,
+    anyway: Annotated[
+        bool,
+        typer.Option(
+            "--anyway", help="Answer even about a picture unlike all that the model was trained on."
+        ),
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
+    ] = None,
 ) -> None:
     """Answer a question about a picture, best answer first, each with its probability; a picture unlike those that the model was trained
     on is refused."""
@@ -33,7 +47,10 @@ def ask(
     asked = answerer.explain(picture, question, n_best, anyway)
     unknown = answerer.unknown_words(question)
     if unknown:
-        print(f"patchword: the model never learnt {', '.join(unknown)}: the answer takes no notice of it", file=sys.stderr)
+        print(
+            f"patchword: the model never learnt {', '.join(unknown)}: the answer takes no notice of it",
+            file=sys.stderr,
+        )
     if as_json:
         answers = [{"answer": answer.text, "probability": answer.probability} for answer in asked.answers]
         print(json.dumps({"image": str(photo), "question": question, "answers": answers}, ensure_ascii=False))

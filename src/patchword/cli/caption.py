@@ -24,16 +24,34 @@ FIGURES = (".png", ".svg", ".pdf")
 def caption(
     paths: Annotated[list[str], typer.Argument(help="Pictures, folders, globs.")],
     model: Annotated[
-        str, typer.Option("--model", help="A shipped name, a folder, a hub id, or hub:ID of a transformers captioner.")
+        str,
+        typer.Option(
+            "--model", help="A shipped name, a folder, a hub id, or hub:ID of a transformers captioner."
+        ),
     ] = DEFAULT_MODEL,
-    beam: Annotated[int | None, typer.Option(help="Hypotheses that the search follows; the model's own number where left out.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line: image, caption, score, tokens.")] = False,
-    explain: Annotated[Path | None, typer.Option(help="Write a page that shows what made each word; .png, .svg or .pdf: a figure.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write a CSV (image, caption, score); pictures that it holds already are left out.")
+    beam: Annotated[
+        int | None,
+        typer.Option(help="Hypotheses that the search follows; the model's own number where left out."),
     ] = None,
-    sidecar: Annotated[bool, typer.Option("--sidecar", help="Write photo.txt beside every photo.jpg.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object per line: image, caption, score, tokens.")
+    ] = False,
+    explain: Annotated[
+        Path | None,
+        typer.Option(help="Write a page that shows what made each word; .png, .svg or .pdf: a figure."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a CSV (image, caption, score); pictures that it holds already are left out."
+        ),
+    ] = None,
+    sidecar: Annotated[
+        bool, typer.Option("--sidecar", help="Write photo.txt beside every photo.jpg.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Pictures that are captioned together.")] = 16,
 ) -> None:
     """Print a caption per picture; a picture that cannot be read is one line on standard error, and exit status 1 at the end."""
@@ -46,7 +64,9 @@ def caption(
     pictures = [path for path in pictures if str(path) not in done]
     captioner = load(model, device)
     if explain is not None and explain.suffix.lower() in FIGURES and len(pictures) > 1:
-        raise ConfigError(f"--explain {explain} is a figure of one picture, and there are {len(pictures)}: let it end in .html")
+        raise ConfigError(
+            f"--explain {explain} is a figure of one picture, and there are {len(pictures)}: let it end in .html"
+        )
     pages: list[tuple[str, Any, Caption]] = []
     bad = 0
     sink = _CsvSink(out) if out is not None else None
@@ -58,7 +78,11 @@ def caption(
                 print(f"patchword: {' '.join(str(error).split())}", file=sys.stderr)
                 bad += 1
             good = [(path, image) for path, image in images]
-            results = captioner.caption([image for _, image in good], beams=beam, trace=explain is not None) if good else []
+            results = (
+                captioner.caption([image for _, image in good], beams=beam, trace=explain is not None)
+                if good
+                else []
+            )
             for (path, image), result in zip(good, results, strict=True):
                 _print(path, result, as_json)
                 if sidecar:
@@ -113,7 +137,12 @@ def _explain(out: Path, pages: list[tuple[str, Any, Caption]]) -> None:
 
 def _print(path: Path, result: Caption, as_json: bool) -> None:
     if as_json:
-        row = {"image": str(path), "caption": result.text, "score": result.log_probability, "tokens": list(result.tokens)}
+        row = {
+            "image": str(path),
+            "caption": result.text,
+            "score": result.log_probability,
+            "tokens": list(result.tokens),
+        }
         print(json.dumps(row, ensure_ascii=False), flush=True)
     else:
         print(f"{path}\t{result.text}", flush=True)
@@ -124,7 +153,11 @@ def _already(out: Path | None) -> set[str]:
     if out is None or not out.exists():
         return set()
     with open(out, encoding="utf-8", newline="") as file:
-        return {row["image"] for row in csv.DictReader(file) if row.get("caption") is not None and row.get("score")}
+        return {
+            row["image"]
+            for row in csv.DictReader(file)
+            if row.get("caption") is not None and row.get("score")
+        }
 
 
 class _CsvSink:

@@ -10,13 +10,21 @@ import typer
 
 def check(
     data: Annotated[
-        Path, typer.Argument(help="Annotations: Karpathy or COCO JSON, Flickr token file, CSV, JSONL, or a folder; or questions.")
+        Path,
+        typer.Argument(
+            help="Annotations: Karpathy or COCO JSON, Flickr token file, CSV, JSONL, or a folder; or questions."
+        ),
     ],
     images: Annotated[
-        Path | None, typer.Option("--images", help="Folder of the pictures (default: DATA itself, 'images' beside it, or its folder).")
+        Path | None,
+        typer.Option(
+            "--images",
+            help="Folder of the pictures (default: DATA itself, 'images' beside it, or its folder).",
+        ),
     ] = None,
     answers: Annotated[
-        Path | None, typer.Option("--answers", help="Annotations of VQA v2, where they do not lie beside the questions.")
+        Path | None,
+        typer.Option("--answers", help="Annotations of VQA v2, where they do not lie beside the questions."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
 ) -> None:

@@ -13,13 +13,25 @@ from patchword.cli.index import DEFAULT_MODEL
 
 def codebook(
     out: Annotated[Path, typer.Option("--out", help="Folder of the codebook.")],
-    words: Annotated[Path | None, typer.Argument(help="Words or phrases, one per line; 80 everyday objects where left out.")] = None,
-    tower: Annotated[str, typer.Option("--tower", help="Two towers: shipped name, folder, hub id, or hub:ID of a CLIP.")] = DEFAULT_MODEL,
-    from_captions: Annotated[
-        Path | None, typer.Option("--from-captions", help="Annotations: nouns and adjectives of the training captions are added.")
+    words: Annotated[
+        Path | None,
+        typer.Argument(help="Words or phrases, one per line; 80 everyday objects where left out."),
     ] = None,
-    minimum_count: Annotated[int, typer.Option(min=1, help="How often a word of the captions must occur.")] = 5,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
+    tower: Annotated[
+        str, typer.Option("--tower", help="Two towers: shipped name, folder, hub id, or hub:ID of a CLIP.")
+    ] = DEFAULT_MODEL,
+    from_captions: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-captions", help="Annotations: nouns and adjectives of the training captions are added."
+        ),
+    ] = None,
+    minimum_count: Annotated[
+        int, typer.Option(min=1, help="How often a word of the captions must occur.")
+    ] = 5,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
+    ] = None,
 ) -> None:
     """Embed a word list with a text tower, for region alignment; words that the tower does not know are listed and left out."""
     from patchword.errors import ConfigError
@@ -27,9 +39,16 @@ def codebook(
     from patchword.tasks.retrieve.load import load_two_towers
 
     if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} exists and is not empty: choose another folder for the codebook, or remove it first")
+        raise ConfigError(
+            f"{out} exists and is not empty: choose another folder for the codebook, or remove it first"
+        )
     made = make_codebook(load_two_towers(tower, device), gather_words(words, from_captions, minimum_count))
     if made.unknown:
-        print(f"patchword: the tower does not know {len(made.unknown)} words: {', '.join(made.unknown)}", file=sys.stderr)
+        print(
+            f"patchword: the tower does not know {len(made.unknown)} words: {', '.join(made.unknown)}",
+            file=sys.stderr,
+        )
     made.codebook.save(out)
-    print(f"{out}: {len(made.codebook)} words, {made.codebook.embeddings_WE.shape[1]} wide, for the tower {made.codebook.tower}")
+    print(
+        f"{out}: {len(made.codebook)} words, {made.codebook.embeddings_WE.shape[1]} wide, for the tower {made.codebook.tower}"
+    )

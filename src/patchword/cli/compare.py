@@ -11,13 +11,26 @@ from patchword.errors import ConfigError
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; differences are counted from the first.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for compare.html, table.md, curves and bars (PNG and SVG).")],
-    data: Annotated[Path | None, typer.Option(help="Annotations: captions are scored anew, with all metrics and intervals.")] = None,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folders; differences are counted from the first."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for compare.html, table.md, curves and bars (PNG and SVG).")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Annotations: captions are scored anew, with all metrics and intervals."),
+    ] = None,
     split: Annotated[
-        str, typer.Option(help="Split of --data; RUN/predictions/SPLIT.json goes before the best validation's captions.")
+        str,
+        typer.Option(
+            help="Split of --data; RUN/predictions/SPLIT.json goes before the best validation's captions."
+        ),
     ] = "val",
-    images: Annotated[Path | None, typer.Option(help="Folder of the pictures: sample pictures are embedded in the page.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures: sample pictures are embedded in the page.")
+    ] = None,
 ) -> None:
     """Compare runs: scores of each one's best validation, sizes, minutes, captions per second, seeds taken together, bars, curves, and
     their captions of the same pictures."""

@@ -14,20 +14,36 @@ from patchword.tasks.requests import MissingChoice
 def evaluate(
     model: Annotated[str, typer.Argument(help="A shipped name, a folder or a hub id.")],
     data: Annotated[
-        Path, typer.Option("--data", help="Questions with their answers (for VQA v2 the questions file), or a table with labels.")
+        Path,
+        typer.Option(
+            "--data",
+            help="Questions with their answers (for VQA v2 the questions file), or a table with labels.",
+        ),
     ],
     images: Annotated[Path, typer.Option("--images", help="Folder of the pictures.")],
     split: Annotated[str, typer.Option(help="Split that is evaluated.")] = "val",
-    answers: Annotated[Path | None, typer.Option(help="Annotations of VQA v2, where they do not lie beside the questions.")] = None,
-    training: Annotated[
-        Path | None, typer.Option(help="Training questions, for what the question alone tells; the train split of --data where left out.")
+    answers: Annotated[
+        Path | None, typer.Option(help="Annotations of VQA v2, where they do not lie beside the questions.")
     ] = None,
-    missing: Annotated[MissingChoice, typer.Option(help="Labels: rows without text or picture: error, image-only or text-only.")] = "error",
+    training: Annotated[
+        Path | None,
+        typer.Option(
+            help="Training questions, for what the question alone tells; the train split of --data where left out."
+        ),
+    ] = None,
+    missing: Annotated[
+        MissingChoice,
+        typer.Option(help="Labels: rows without text or picture: error, image-only or text-only."),
+    ] = "error",
     out: Annotated[
         Path | None,
-        typer.Option(help="JSON file for the values; labels: folder for predictions.csv, scores.json, confusion.png."),
+        typer.Option(
+            help="JSON file for the values; labels: folder for predictions.csv, scores.json, confusion.png."
+        ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures that go through the model together.")] = 32,
 ) -> None:
     """VQA accuracy by kind of question, beside what can be answered without the pictures; of labels accuracy, micro and macro F1 and a

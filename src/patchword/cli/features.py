@@ -11,24 +11,47 @@ from patchword.tasks.label.evaluate import MissingChoice
 
 
 def features(
-    model: Annotated[str, typer.Argument(help="Model whose tower is used: a shipped name, a folder, a hub id, or hub:ID of a CLIP.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Model whose tower is used: a shipped name, a folder, a hub id, or hub:ID of a CLIP."
+        ),
+    ],
     data: Annotated[Path, typer.Option("--data", help="Annotations that name the pictures.")],
     images: Annotated[Path, typer.Option("--images", help="Folder of the pictures.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the store.")],
     size: Annotated[
-        int | None, typer.Option(help="Side of the pictures in pixels; the tower's own where left out (convolutional towers).")
+        int | None,
+        typer.Option(
+            help="Side of the pictures in pixels; the tower's own where left out (convolutional towers)."
+        ),
     ] = None,
-    until_layer: Annotated[int | None, typer.Option(help="Store the tokens that go into this layer, not the tower's output.")] = None,
+    until_layer: Annotated[
+        int | None, typer.Option(help="Store the tokens that go into this layer, not the tower's output.")
+    ] = None,
     tokens: Annotated[
         int | None,
-        typer.Option(min=0, help="Two towers and a table with texts: store the tokens of both before their last N layers (prompt fusion)."),
+        typer.Option(
+            min=0,
+            help="Two towers and a table with texts: store the tokens of both before their last N layers (prompt fusion).",
+        ),
     ] = None,
     missing: Annotated[
-        MissingChoice, typer.Option(help="--tokens: rows without text or picture: error, image-only or text-only.")
+        MissingChoice,
+        typer.Option(help="--tokens: rows without text or picture: error, image-only or text-only."),
     ] = "error",
-    max_words: Annotated[int, typer.Option(min=1, help="--tokens: words of a text beyond this are cut off, as data.max_words says.")] = 40,
-    views: Annotated[int, typer.Option(min=1, help="Views of each picture: the plain one, then random ones for training.")] = 1,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
+    max_words: Annotated[
+        int,
+        typer.Option(
+            min=1, help="--tokens: words of a text beyond this are cut off, as data.max_words says."
+        ),
+    ] = 40,
+    views: Annotated[
+        int, typer.Option(min=1, help="Views of each picture: the plain one, then random ones for training.")
+    ] = 1,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
+    ] = None,
 ) -> None:
     """Run a tower once over all pictures of a data set and store its features in half precision, for data.features of a training."""
     from patchword.checkpoints.towers import load_tower
@@ -64,7 +87,14 @@ def features(
 
 
 def _tokens_of_both(
-    model: str, data: Path, images: Path, out: Path, before_last: int, missing: MissingChoice, max_words: int, device: str | None
+    model: str,
+    data: Path,
+    images: Path,
+    out: Path,
+    before_last: int,
+    missing: MissingChoice,
+    max_words: int,
+    device: str | None,
 ) -> None:
     import numpy as np
 
@@ -84,6 +114,14 @@ def _tokens_of_both(
     with progress() as bar:
         task = bar.add_task("tokens of both towers", total=len(places), status="")
         chosen = choose_device(device)
-        store = store_tokens(towers.vision, towers.text, before_last, rows, out, chosen, lambda count: bar.update(task, advance=count))
+        store = store_tokens(
+            towers.vision,
+            towers.text,
+            before_last,
+            rows,
+            out,
+            chosen,
+            lambda count: bar.update(task, advance=count),
+        )
     shapes = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in store.fields.items())
     print(f"{out}: {len(places)} rows; {shapes}")

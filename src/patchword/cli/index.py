@@ -17,10 +17,18 @@ DEFAULT_MODEL = "two-towers"
 
 def index(
     folder: Annotated[Path, typer.Argument(help="Folder of pictures; its sub-folders are searched too.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the index; made, continued or brought up to date.")],
-    model: Annotated[str, typer.Option("--model", help="Two towers: shipped name, folder, hub id, or hub:ID of a CLIP.")] = DEFAULT_MODEL,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the index; made, continued or brought up to date.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", help="Two towers: shipped name, folder, hub id, or hub:ID of a CLIP.")
+    ] = DEFAULT_MODEL,
     concepts: Annotated[
-        Path | None, typer.Option("--concepts", help="Codebook made with --model: its words are stored by picture, for search --concept.")
+        Path | None,
+        typer.Option(
+            "--concepts",
+            help="Codebook made with --model: its words are stored by picture, for search --concept.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
@@ -40,7 +48,9 @@ def index(
         raise typer.Exit(1)
 
 
-def make_index(folder: Path, out: Path, towers, model: str, as_json: bool, concepts: Concepts | None = None) -> int:
+def make_index(
+    folder: Path, out: Path, towers, model: str, as_json: bool, concepts: Concepts | None = None
+) -> int:
     """The command with its model loaded: `towers` has `embed_images` (pictures to vectors) and `identity`. Returns how many were bad."""
     from rich.console import Console
     from rich.progress import Progress
@@ -61,7 +71,12 @@ def make_index(folder: Path, out: Path, towers, model: str, as_json: bool, conce
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if as_json:
-        counts = {"added": report.added, "changed": report.changed, "removed": report.removed, "kept": report.kept}
+        counts = {
+            "added": report.added,
+            "changed": report.changed,
+            "removed": report.removed,
+            "kept": report.kept,
+        }
         bad = [{"path": path, "reason": reason} for path, reason in report.bad]
         print(json.dumps({**counts, "pictures": report.pictures, "bad": bad}))
         return len(bad)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from patchword.tasks.label.result import Labelled
+    from patchword.tasks.label.result import Labels
 
 BATCH = 32
 
@@ -26,17 +26,31 @@ def label(
     photos: Annotated[list[str], typer.Argument(help="Pictures, folders, globs.")],
     labels: Annotated[
         str | None,
-        typer.Option("--labels", help='What to choose from, with commas between: "a dog, a cat"; not for a trained labelling model.'),
+        typer.Option(
+            "--labels",
+            help='What to choose from, with commas between: "a dog, a cat"; not for a trained labelling model.',
+        ),
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", help="Two towers (shipped name, folder, hub id, hub:ID of a CLIP), or a trained labelling model.")
+        str,
+        typer.Option(
+            "--model",
+            help="Two towers (shipped name, folder, hub id, hub:ID of a CLIP), or a trained labelling model.",
+        ),
     ] = DEFAULT_MODEL,
     text: Annotated[str, typer.Option(help="Labelling models: the text that goes with the pictures.")] = "",
     explain: Annotated[
-        Path | None, typer.Option(help="Labelling models: write a page, or a .png of one picture, of what the query prompts gathered.")
+        Path | None,
+        typer.Option(
+            help="Labelling models: write a page, or a .png of one picture, of what the query prompts gathered."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line: image, labels with their probabilities.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object per line: image, labels with their probabilities.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
+    ] = None,
 ) -> None:
     """Print the labels of each picture, best first, with their probabilities among the labels given; a picture that cannot be read is one
     line on standard error, and exit status 1 at the end."""
@@ -50,9 +64,13 @@ def label(
             f"--text and --explain are for models of `patchword train` with task label, and {model} is none: leave them out"
         )
     if not trained and labels is None:
-        raise ConfigError('--labels is missing: name what to choose from, for instance --labels "a dog, a cat"')
+        raise ConfigError(
+            '--labels is missing: name what to choose from, for instance --labels "a dog, a cat"'
+        )
     raise typer.Exit(
-        _trained(photos, model, text, explain, as_json, device) if trained else _zero_shot(photos, labels, model, as_json, device)
+        _trained(photos, model, text, explain, as_json, device)
+        if trained
+        else _zero_shot(photos, labels, model, as_json, device)
     )
 
 
@@ -88,7 +106,9 @@ def _zero_shot(photos: list[str], labels: str, model: str, as_json: bool, device
     return 1 if bad else 0
 
 
-def _trained(photos: list[str], model: str, text: str, explain: Path | None, as_json: bool, device: str | None) -> int:
+def _trained(
+    photos: list[str], model: str, text: str, explain: Path | None, as_json: bool, device: str | None
+) -> int:
     """Labels of a model that was trained on them; returns the exit status."""
     from patchword.data.pictures import seen_part
     from patchword.data.sources import find_pictures
@@ -102,11 +122,16 @@ def _trained(photos: list[str], model: str, text: str, explain: Path | None, as_
         )
     classifier = load_labelling_model(model, device)
     settings, bad = classifier.settings, 0
-    items: list[tuple[str, Image.Image, Labelled]] = []
+    items: list[tuple[str, Image.Image, Labels]] = []
     for read, pictures, unreadable in _opened(paths):
         bad += unreadable
         if pictures:
-            _print(read, list(settings.labels), classifier.probabilities(pictures, [text] * len(pictures)), as_json)
+            _print(
+                read,
+                list(settings.labels),
+                classifier.probabilities(pictures, [text] * len(pictures)),
+                as_json,
+            )
         if explain is not None:
             for path, picture in zip(read, pictures, strict=True):
                 seen = seen_part(picture, settings.preprocessing.fit, settings.preprocessing.hw)
@@ -122,7 +147,9 @@ def split_labels(labels: str) -> list[str]:
     """The labels between the commas, each once. Raises DataError for fewer than two: one alone always has probability 1."""
     names = list(dict.fromkeys(name.strip() for name in labels.split(",") if name.strip()))
     if len(names) < 2:
-        raise DataError(f'--labels {labels!r} names {len(names)} label; expected two or more with commas between, such as "a dog, a cat"')
+        raise DataError(
+            f'--labels {labels!r} names {len(names)} label; expected two or more with commas between, such as "a dog, a cat"'
+        )
     return names
 
 
@@ -130,7 +157,10 @@ def _print(paths: list[Path], names: list[str], shares_BL: np.ndarray, as_json: 
     for path, shares_L in zip(paths, shares_BL, strict=True):
         ranked = sorted(zip(names, shares_L.tolist(), strict=True), key=lambda pair: -pair[1])
         if as_json:
-            row = {"image": str(path), "labels": [{"label": name, "probability": share} for name, share in ranked]}
+            row = {
+                "image": str(path),
+                "labels": [{"label": name, "probability": share} for name, share in ranked],
+            }
             print(json.dumps(row, ensure_ascii=False), flush=True)
         else:
             print("\t".join([str(path), *(f"{name} {share:.3f}" for name, share in ranked)]), flush=True)

@@ -15,14 +15,18 @@ from patchword.tasks.caption.prototypes import read_prototypes
 def memory(
     model: Annotated[Path, typer.Argument(help="Model folder, or its prototypes.json.")],
     layer: Annotated[int | None, typer.Option(min=0, help="Only this decoder layer.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="Prototypes to show for each layer, the most attended first.")] = 20,
+    top: Annotated[
+        int, typer.Option(min=1, help="Prototypes to show for each layer, the most attended first.")
+    ] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """List the prototypes of a memory: the training contexts nearest to each, its use, and how many are dead."""
     described = read_prototypes(model)
     layers = described["layers"]
     if layer is not None and layer >= len(layers):
-        raise ModelError(f"{model} has {len(layers)} decoder layers with prototypes, counted from 0; there is no layer {layer}")
+        raise ModelError(
+            f"{model} has {len(layers)} decoder layers with prototypes, counted from 0; there is no layer {layer}"
+        )
     if as_json:
         print(json.dumps(described, indent=1, ensure_ascii=False))
         return

@@ -30,5 +30,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print the facts
     table = Table("name", "task", "MiB", "description", "data", "scores")
     for fact in facts:
         scores = ", ".join(f"{name} {value}" for name, value in (fact["scores"] or {}).items())
-        table.add_row(fact["name"], fact["task"], str(fact["MiB"]), fact["description"], fact["dataset"], scores)
+        table.add_row(
+            fact["name"], fact["task"], str(fact["MiB"]), fact["description"], fact["dataset"], scores
+        )
     Console().print(table)

@@ -14,13 +14,20 @@ DEFAULT_MODEL = "laps"
 def pair(
     photo: Annotated[Path, typer.Argument(help="The picture.")],
     text: Annotated[str, typer.Argument(help="The text, in words.")],
-    model: Annotated[str, typer.Option("--model", help="Alignment model: a shipped name, a folder or a hub id.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Option("--model", help="Alignment model: a shipped name, a folder or a hub id.")
+    ] = DEFAULT_MODEL,
     explain: Annotated[
         Path | None,
-        typer.Option("--explain", help="Write what was kept, merged and dropped, and each word's patch: .html, or .png, .svg, .pdf."),
+        typer.Option(
+            "--explain",
+            help="Write what was kept, merged and dropped, and each word's patch: .html, or .png, .svg, .pdf.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
+    ] = None,
 ) -> None:
     """Print the similarity of a picture and a text, and for each word its best patch (row, column) with the cosine."""
     from patchword.data.pictures import open_picture, seen_part
@@ -42,10 +49,22 @@ def pair(
             pair_figure(found, seen, explain)
     if as_json:
         words = [
-            {"word": one.word, "nearest": one.found, "cosine": one.cosine, "row": one.patch[0], "column": one.patch[1]}
+            {
+                "word": one.word,
+                "nearest": one.found,
+                "cosine": one.cosine,
+                "row": one.patch[0],
+                "column": one.patch[1],
+            }
             for one in found.words
         ]
-        row = {"image": str(photo), "text": text, "similarity": found.similarity, "cosine": found.cosine, "words": words}
+        row = {
+            "image": str(photo),
+            "text": text,
+            "similarity": found.similarity,
+            "cosine": found.cosine,
+            "words": words,
+        }
         print(json.dumps({**row, "kept": found.kept_hw.astype(int).tolist()}, ensure_ascii=False))
         return
     rows, columns = found.kept_hw.shape
@@ -53,4 +72,6 @@ def pair(
     print(f"similarity {found.similarity:.3f}, cosine of the towers {found.cosine:.3f}, {kept}")
     for one in found.words:
         place = f"row {one.patch[0] + 1} of {rows}, column {one.patch[1] + 1} of {columns}"
-        print(f"{one.cosine:6.3f}  {one.word}: {one.found}, {place}{'' if found.kept_hw[one.patch] else ' (dropped)'}")
+        print(
+            f"{one.cosine:6.3f}  {one.word}: {one.found}, {place}{'' if found.kept_hw[one.patch] else ' (dropped)'}"
+        )

@@ -12,19 +12,39 @@ from patchword.tasks.requests import MissingChoice
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="A shipped name, a folder, a hub id, or hub:ID of a transformers captioner.")],
-    data: Annotated[Path, typer.Option("--data", help="Annotations that name the pictures, questions about them, or a table with texts.")],
+    model: Annotated[
+        str, typer.Argument(help="A shipped name, a folder, a hub id, or hub:ID of a transformers captioner.")
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data", help="Annotations that name the pictures, questions about them, or a table with texts."
+        ),
+    ],
     images: Annotated[Path, typer.Option("--images", help="Folder of the pictures.")],
     out: Annotated[
-        Path, typer.Option("--out", help="File to write: a list of {image_id, caption} or {question_id, answer}; labels: .csv or .jsonl.")
+        Path,
+        typer.Option(
+            "--out",
+            help="File to write: a list of {image_id, caption} or {question_id, answer}; labels: .csv or .jsonl.",
+        ),
     ],
     split: Annotated[str, typer.Option(help="Split whose pictures are captioned or asked about.")] = "test",
     answers: Annotated[
-        Path | None, typer.Option(help="Questions: annotations of VQA v2, where they do not lie beside the questions.")
+        Path | None,
+        typer.Option(help="Questions: annotations of VQA v2, where they do not lie beside the questions."),
     ] = None,
-    beam: Annotated[int | None, typer.Option(help="Hypotheses that the search follows; the model's own number where left out.")] = None,
-    missing: Annotated[MissingChoice, typer.Option(help="Labels: rows without text or picture: error, image-only or text-only.")] = "error",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
+    beam: Annotated[
+        int | None,
+        typer.Option(help="Hypotheses that the search follows; the model's own number where left out."),
+    ] = None,
+    missing: Annotated[
+        MissingChoice,
+        typer.Option(help="Labels: rows without text or picture: error, image-only or text-only."),
+    ] = "error",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Pictures that go through the model together.")] = 32,
 ) -> None:
     """Caption every picture of a split, answer the questions about it, or label its rows; a picture that cannot be read is named on

@@ -24,23 +24,42 @@ def recall(
     data: Annotated[Path, typer.Option("--data", help="Annotations that name the pictures.")],
     images: Annotated[Path, typer.Option("--images", help="Folder of the pictures.")],
     model: Annotated[
-        str, typer.Argument(help="Two towers or alignment model: shipped name, folder, hub id, hub:ID of a CLIP.")
+        str,
+        typer.Argument(help="Two towers or alignment model: shipped name, folder, hub id, hub:ID of a CLIP."),
     ] = DEFAULT_MODEL,
-    split: Annotated[str, typer.Option("--split", help="Split to measure on; select models on val, report test once.")] = "val",
+    split: Annotated[
+        str, typer.Option("--split", help="Split to measure on; select models on val, report test once.")
+    ] = "val",
     protocol: Annotated[
-        Protocol, typer.Option("--protocol", help="flickr, coco-5k: all pictures of the split; coco-1k: mean over folds of 1,000.")
+        Protocol,
+        typer.Option(
+            "--protocol",
+            help="flickr, coco-5k: all pictures of the split; coco-1k: mean over folds of 1,000.",
+        ),
     ] = Protocol.flickr,
     shortlist: Annotated[
-        int | None, typer.Option("--shortlist", min=1, help="Two stages: the best N by cosine are ranked again by alignment.")
+        int | None,
+        typer.Option(
+            "--shortlist", min=1, help="Two stages: the best N by cosine are ranked again by alignment."
+        ),
     ] = None,
     first: Annotated[
-        str | None, typer.Option("--first", help="Two towers that make the shortlist; the model's own where left out.")
+        str | None,
+        typer.Option("--first", help="Two towers that make the shortlist; the model's own where left out."),
     ] = None,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Round the products of words and patches to bfloat16.")] = False,
-    resamples: Annotated[int, typer.Option("--resamples", min=0, help="Bootstrap resamples for 95 % intervals; 0: none.")] = 0,
-    out: Annotated[Path | None, typer.Option("--out", help="JSON file for the values in full precision.")] = None,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Round the products of words and patches to bfloat16.")
+    ] = False,
+    resamples: Annotated[
+        int, typer.Option("--resamples", min=0, help="Bootstrap resamples for 95 % intervals; 0: none.")
+    ] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="JSON file for the values in full precision.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
+    ] = None,
 ) -> None:
     """R@1, R@5, R@10 both ways, median and mean rank, rSum: all pictures of a split against their captions, five of each."""
     from dataclasses import asdict
@@ -54,7 +73,14 @@ def recall(
     chosen = read_split(data, images, split, protocol.value)
     with progress() as bar:
         found = measure(model, chosen, protocol.value, shortlist, first, bf16, resamples, device, bar)
-    facts = {"model": model, "split": split, "protocol": protocol.value, "shortlist": shortlist, "first": first, **asdict(found)}
+    facts = {
+        "model": model,
+        "split": split,
+        "protocol": protocol.value,
+        "shortlist": shortlist,
+        "first": first,
+        **asdict(found),
+    }
     if out is not None:
         out.write_text(json.dumps(facts, indent=1), encoding="utf-8")
     if as_json:
@@ -69,10 +95,14 @@ def _print(model: str, split: str, found) -> None:
 
     titles = ["", "R@1", "R@5", "R@10", "median rank", "mean rank"]
     table = Table(*titles, title=f"{model}: {found.pictures} pictures of {split} x {found.captions} captions")
-    kinds = [("", found.scores)] + ([("shortlist's own order: ", found.first_stage)] if found.first_stage else [])
+    kinds = [("", found.scores)] + (
+        [("shortlist's own order: ", found.first_stage)] if found.first_stage else []
+    )
     for kind, scores in kinds:
         for way, name in (("i2t", "picture to text"), ("t2i", "text to picture")):
-            cells = [f"{scores[f'{way}_R@{k}']:.1f}" + _bounds(found, f"{way}_R@{k}", kind) for k in (1, 5, 10)]
+            cells = [
+                f"{scores[f'{way}_R@{k}']:.1f}" + _bounds(found, f"{way}_R@{k}", kind) for k in (1, 5, 10)
+            ]
             table.add_row(kind + name, *cells, f"{scores[f'{way}_medR']:g}", f"{scores[f'{way}_meanR']:.1f}")
     Console(width=None).print(table)
     print(f"rSum {found.scores['rSum']:.1f}{_bounds(found, 'rSum', '')}")
@@ -85,4 +115,8 @@ def _print(model: str, split: str, found) -> None:
 
 
 def _bounds(found, name: str, kind: str) -> str:
-    return f" ({found.intervals[name][0]:.1f}-{found.intervals[name][1]:.1f})" if name in found.intervals and not kind else ""
+    return (
+        f" ({found.intervals[name][0]:.1f}-{found.intervals[name][1]:.1f})"
+        if name in found.intervals and not kind
+        else ""
+    )

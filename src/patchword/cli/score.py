@@ -17,22 +17,50 @@ if TYPE_CHECKING:
 
 def score(
     predictions: Annotated[Path, typer.Argument(help="COCO results JSON, or a folder of several.")],
-    references: Annotated[Path, typer.Argument(help="COCO captions JSON, Karpathy JSON, or a folder of ID.txt with a caption per line.")],
-    metrics: Annotated[str, typer.Option(help="Comma-separated: bleu, meteor, rouge, cider, spice, cider-plain, diversity.")] = "",
+    references: Annotated[
+        Path,
+        typer.Argument(
+            help="COCO captions JSON, Karpathy JSON, or a folder of ID.txt with a caption per line."
+        ),
+    ],
+    metrics: Annotated[
+        str, typer.Option(help="Comma-separated: bleu, meteor, rouge, cider, spice, cider-plain, diversity.")
+    ] = "",
     split: Annotated[str | None, typer.Option(help="Split of a Karpathy file.")] = None,
-    tokenizer: Annotated[str, typer.Option(help="ptb; char or none are not comparable with coco-caption.")] = "ptb",
-    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Score the images that both sides have, and say so.")] = False,
-    compare: Annotated[Path | None, typer.Option(help="Other predictions: what PREDICTIONS gain over them, and how surely.")] = None,
+    tokenizer: Annotated[
+        str, typer.Option(help="ptb; char or none are not comparable with coco-caption.")
+    ] = "ptb",
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Score the images that both sides have, and say so.")
+    ] = False,
+    compare: Annotated[
+        Path | None, typer.Option(help="Other predictions: what PREDICTIONS gain over them, and how surely.")
+    ] = None,
     intervals: Annotated[bool, typer.Option("--intervals", help="95 % bootstrap intervals.")] = False,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 1000,
-    training: Annotated[Path | None, typer.Option(help="References of the training, for the share of unseen captions.")] = None,
-    clip_model: Annotated[str | None, typer.Option(help="Two towers, as for search: adds CLIPScore and RefCLIPScore.")] = None,
+    training: Annotated[
+        Path | None, typer.Option(help="References of the training, for the share of unseen captions.")
+    ] = None,
+    clip_model: Annotated[
+        str | None, typer.Option(help="Two towers, as for search: adds CLIPScore and RefCLIPScore.")
+    ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the pictures, for --clip-model.")] = None,
-    objects: Annotated[Path | None, typer.Option(help="COCO instances, or JSON of object names by image id: adds CHAIR.")] = None,
-    synonyms: Annotated[Path | None, typer.Option(help="For CHAIR: lines of an object and phrases that name it, with commas.")] = None,
-    groups: Annotated[Path | None, typer.Option(help="nocaps captions file: each domain is a set of its own, then all of it.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at line-breaking characters, which shift captions in Java.")] = False,
-    per_image: Annotated[bool, typer.Option("--per-image", help="Write the values of each image to --out as well.")] = False,
+    objects: Annotated[
+        Path | None, typer.Option(help="COCO instances, or JSON of object names by image id: adds CHAIR.")
+    ] = None,
+    synonyms: Annotated[
+        Path | None, typer.Option(help="For CHAIR: lines of an object and phrases that name it, with commas.")
+    ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(help="nocaps captions file: each domain is a set of its own, then all of it."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at line-breaking characters, which shift captions in Java.")
+    ] = False,
+    per_image: Annotated[
+        bool, typer.Option("--per-image", help="Write the values of each image to --out as well.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the values in full precision.")] = None,
 ) -> None:
     """Bleu_1 to Bleu_4, METEOR, ROUGE_L, CIDEr and SPICE, equal to coco-caption; a metric that cannot run is left out, with the reason."""
@@ -52,15 +80,22 @@ def score(
 
     def scored(place: Path) -> dict[str, Any]:
         if groups is not None:
-            return _by_domain(read_prediction_files(place), groups, wanted, settings, training_captions, further)
+            return _by_domain(
+                read_prediction_files(place), groups, wanted, settings, training_captions, further
+            )
         files = read_prediction_files(place)
-        return {name: evaluate(wanted, captions, settings, training_captions, further) for name, captions in files.items()}
+        return {
+            name: evaluate(wanted, captions, settings, training_captions, further)
+            for name, captions in files.items()
+        }
 
     found = scored(predictions)
     other: dict[str, Any] = scored(compare) if compare is not None else {}
     for place, files in ((predictions, found), (compare, other)):
         if compare is not None and len(files) > 1:
-            raise ConfigError(f"{place} holds {len(files)} files of predictions; --compare takes one on each side")
+            raise ConfigError(
+                f"{place} holds {len(files)} files of predictions; --compare takes one on each side"
+            )
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     print(settings.remarks(found))
     console.print(_table(found, marked=groups is None))
@@ -77,18 +112,34 @@ def score(
 
 
 def _refuse_halves(
-    clip_model: str | None, images: Path | None, objects: Path | None, synonyms: Path | None, groups: Path | None, compare: Path | None
+    clip_model: str | None,
+    images: Path | None,
+    objects: Path | None,
+    synonyms: Path | None,
+    groups: Path | None,
+    compare: Path | None,
 ) -> None:
     if (clip_model is None) != (images is None):
-        raise ConfigError("CLIPScore needs two towers and the pictures: give both --clip-model and --images, or neither")
+        raise ConfigError(
+            "CLIPScore needs two towers and the pictures: give both --clip-model and --images, or neither"
+        )
     if synonyms is not None and objects is None:
-        raise ConfigError("--synonyms belongs to CHAIR, which needs the objects of the pictures: name them with --objects")
+        raise ConfigError(
+            "--synonyms belongs to CHAIR, which needs the objects of the pictures: name them with --objects"
+        )
     if groups is not None and compare is not None:
-        raise ConfigError("--groups gives several rows and --compare takes one on each side: choose one of them")
+        raise ConfigError(
+            "--groups gives several rows and --compare takes one on each side: choose one of them"
+        )
 
 
 def _further(
-    clip_model: str | None, references: Path, images: Path | None, objects: Path | None, synonyms: Path | None, tokenizer: str
+    clip_model: str | None,
+    references: Path,
+    images: Path | None,
+    objects: Path | None,
+    synonyms: Path | None,
+    tokenizer: str,
 ) -> list[Any]:
     """What computes CLIPScore and CHAIR, where they are wanted."""
     from patchword.cli.score_more import ChairScores, ClipScores
@@ -104,7 +155,12 @@ def _further(
 
 
 def _by_domain(
-    files: dict[str, dict[str, str]], groups: Path, references: dict[str, list[str]], settings: Any, training: Any, further: list[Any]
+    files: dict[str, dict[str, str]],
+    groups: Path,
+    references: dict[str, list[str]],
+    settings: Any,
+    training: Any,
+    further: list[Any],
 ) -> dict[str, Any]:
     """One result for each file and nocaps domain."""
     from patchword.cli.score_more import read_groups
@@ -129,14 +185,20 @@ def _table(found: dict[str, Any], marked: bool) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     best = {}
     for name in names:
-        values = [result.report.scores[name].value for result in found.values() if name in result.report.scores]
+        values = [
+            result.report.scores[name].value for result in found.values() if name in result.report.scores
+        ]
         best[name] = min(values) if name in _LESS_IS_BETTER else max(values)
     for file, result in found.items():
         cells = []
         for name in names:
             value = result.report.scores[name].value if name in result.report.scores else None
             text = "" if value is None else _shown(name, value)
-            cells.append(f"[bold]{text}[/bold]" if marked and len(found) > 1 and value == best[name] and name not in _NOT_BETTER else text)
+            cells.append(
+                f"[bold]{text}[/bold]"
+                if marked and len(found) > 1 and value == best[name] and name not in _NOT_BETTER
+                else text
+            )
         table.add_row(file, *cells)
     return table
 
@@ -147,7 +209,13 @@ _NOT_BETTER = ("length", "repetition", "dangling", "vocabulary", "unseen")
 
 
 def _shown(name: str, value: float) -> str:
-    return f"{value:.1f}" if name == "length" else f"{value:.0f}" if name == "vocabulary" else f"{100 * value:.2f}"
+    return (
+        f"{value:.1f}"
+        if name == "length"
+        else f"{value:.0f}"
+        if name == "vocabulary"
+        else f"{100 * value:.2f}"
+    )
 
 
 def _interval_table(found: dict[str, Any], resamples: int) -> Table:
@@ -159,7 +227,12 @@ def _interval_table(found: dict[str, Any], resamples: int) -> Table:
     table = Table("predictions", "metric", "value", "95 % interval", title=title, title_justify="left")
     for file, result in found.items():
         for name, (low, high) in intervals(result.overlap, result.report.counts, resamples).items():
-            table.add_row(file, name, f"{100 * result.report.scores[name].value:.2f}", f"{100 * low:.2f} to {100 * high:.2f}")
+            table.add_row(
+                file,
+                name,
+                f"{100 * result.report.scores[name].value:.2f}",
+                f"{100 * low:.2f} to {100 * high:.2f}",
+            )
     return table
 
 
@@ -170,12 +243,22 @@ def _difference_table(found: dict[str, Any], other: dict[str, Any], resamples: i
 
     (name, result), (baseline, before) = next(iter(found.items())), next(iter(other.items()))
     title = f"{name} against {baseline}: paired bootstrap over images, {resamples} resamples"
-    table = Table("metric", baseline, name, "difference", "95 % interval", "p", title=title, title_justify="left")
-    differences = compare((before.overlap, before.report.counts), (result.overlap, result.report.counts), resamples)
+    table = Table(
+        "metric", baseline, name, "difference", "95 % interval", "p", title=title, title_justify="left"
+    )
+    differences = compare(
+        (before.overlap, before.report.counts), (result.overlap, result.report.counts), resamples
+    )
     for metric, difference in differences.items():
         values = [f"{100 * side.report.scores[metric].value:.2f}" for side in (before, result)]
         low, high = difference.interval
-        table.add_row(metric, *values, f"{100 * difference.value:+.2f}", f"{100 * low:+.2f} to {100 * high:+.2f}", f"{difference.p:.3f}")
+        table.add_row(
+            metric,
+            *values,
+            f"{100 * difference.value:+.2f}",
+            f"{100 * low:+.2f} to {100 * high:+.2f}",
+            f"{difference.p:.3f}",
+        )
     return table
 
 

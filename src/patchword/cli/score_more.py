@@ -26,10 +26,14 @@ class ClipScores:
         self._pictures: dict[str, np.ndarray] = {}
         self._texts: dict[str, np.ndarray] = {}
 
-    def __call__(self, references: Mapping[str, Sequence[str]], predictions: Mapping[str, str]) -> dict[str, Score]:
+    def __call__(
+        self, references: Mapping[str, Sequence[str]], predictions: Mapping[str, str]
+    ) -> dict[str, Score]:
         """Both scores by image id. Raises DataError for an image without a picture, PictureError for one that cannot be read."""
         names = list(predictions)
-        files = find_images(self._references, self._images, (name for name in names if name not in self._pictures))
+        files = find_images(
+            self._references, self._images, (name for name in names if name not in self._pictures)
+        )
         self._pictures |= zip(files, self._towers.embed_images(list(files.values())), strict=True)
         captions = [PREFIX + predictions[name] for name in names]
         wanted = [PREFIX + caption for name in names for caption in references[name]]
@@ -43,7 +47,8 @@ class ClipScores:
             np.array(owners),
         )
         return {
-            metric: Score(score.value, dict(zip(names, score.per_item.values(), strict=True))) for metric, score in found.items()
+            metric: Score(score.value, dict(zip(names, score.per_item.values(), strict=True)))
+            for metric, score in found.items()
         }
 
 
@@ -52,20 +57,33 @@ class ChairScores:
 
     def __init__(self, objects: Path, synonyms: Path | None, tokenizer: str) -> None:
         self._objects = read_objects(objects)
-        self._synonyms = read_synonyms(synonyms) if synonyms else own_names(set().union(*self._objects.values()))
+        self._synonyms = (
+            read_synonyms(synonyms) if synonyms else own_names(set().union(*self._objects.values()))
+        )
         self._tokenize = TOKENIZERS[tokenizer]
 
-    def __call__(self, references: Mapping[str, Sequence[str]], predictions: Mapping[str, str]) -> dict[str, Score]:
+    def __call__(
+        self, references: Mapping[str, Sequence[str]], predictions: Mapping[str, str]
+    ) -> dict[str, Score]:
         """Both scores by image id. Raises DataError for an image without objects."""
         shown: dict[str, set[str]] = {}
         for image in predictions:
             if image in self._objects:
-                named = (mentioned_objects(words, self._synonyms) for words in self._tokenize(list(references[image])))
+                named = (
+                    mentioned_objects(words, self._synonyms)
+                    for words in self._tokenize(list(references[image]))
+                )
                 shown[image] = self._objects[image].union(*named)
-        return chair(dict(zip(predictions, self._tokenize(list(predictions.values())), strict=True)), shown, self._synonyms)
+        return chair(
+            dict(zip(predictions, self._tokenize(list(predictions.values())), strict=True)),
+            shown,
+            self._synonyms,
+        )
 
 
-def read_groups(path: Path, references: Mapping[str, object], predictions: Mapping[str, object]) -> dict[str, list[str]]:
+def read_groups(
+    path: Path, references: Mapping[str, object], predictions: Mapping[str, object]
+) -> dict[str, list[str]]:
     """Image ids by nocaps domain, of all images on either side. Raises DataError for an image that the file gives no domain."""
     content = parsed(path)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):

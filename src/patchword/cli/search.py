@@ -11,23 +11,37 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 if TYPE_CHECKING:
-    from patchword.search.index import Found
+    from patchword.search.index import Match
 
 
 def search(
     index: Annotated[Path, typer.Argument(help="Folder made by `patchword index`.")],
     query: Annotated[str, typer.Argument(help="What to find, in words.")] = "",
-    like: Annotated[Path | None, typer.Option("--like", help="A picture: find those like it, instead of words.")] = None,
+    like: Annotated[
+        Path | None, typer.Option("--like", help="A picture: find those like it, instead of words.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="How many pictures.")] = 10,
-    concept: Annotated[list[str] | None, typer.Option("--concept", help="Only pictures with this concept; may be repeated.")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Two-tower model (default: the one the index was made with).")] = None,
+    concept: Annotated[
+        list[str] | None, typer.Option("--concept", help="Only pictures with this concept; may be repeated.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Two-tower model (default: the one the index was made with)."),
+    ] = None,
     rerank: Annotated[
         str | None,
-        typer.Option("--rerank", help="Alignment model that ranks a shortlist again: a shipped name, a folder or a hub id."),
+        typer.Option(
+            "--rerank",
+            help="Alignment model that ranks a shortlist again: a shipped name, a folder or a hub id.",
+        ),
     ] = None,
-    shortlist: Annotated[int, typer.Option("--shortlist", min=1, help="With --rerank: pictures that are looked at again.")] = 50,
+    shortlist: Annotated[
+        int, typer.Option("--shortlist", min=1, help="With --rerank: pictures that are looked at again.")
+    ] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
-    as_html: Annotated[Path | None, typer.Option("--html", help="Write a page with the pictures to this file.")] = None,
+    as_html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page with the pictures to this file.")
+    ] = None,
 ) -> None:
     """Print the pictures nearest to a sentence or a picture, best first, with their cosine; with --rerank their similarity by alignment."""
     from patchword.search.index import open_index
@@ -36,13 +50,13 @@ def search(
     check_query(query, like)
     again = None
     if rerank is not None:
-        again = Again(_alignment(rerank, like), shortlist)
+        again = ReRanking(_alignment(rerank, like), shortlist)
     with open_index(index) as opened:
         name = model or opened.name
     find(index, load_two_towers(name), query, like, k, concept or [], as_json, as_html, again)
 
 
-class Again(NamedTuple):
+class ReRanking(NamedTuple):
     """The second stage of a search."""
 
     aligner: Any
@@ -55,7 +69,9 @@ def _alignment(rerank: str, like: Path | None) -> Any:
     from patchword.tasks.align.model import load_alignment
 
     if like is not None:
-        raise DataError(f"--rerank aligns words with patches, and the query is the picture {like}: give words, or leave --rerank out")
+        raise DataError(
+            f"--rerank aligns words with patches, and the query is the picture {like}: give words, or leave --rerank out"
+        )
     return load_alignment(rerank)
 
 
@@ -65,7 +81,9 @@ def check_query(query: str, like: Path | None) -> None:
 
     if bool(query.strip()) == (like is not None):
         found = "words and a picture" if like is not None else "an empty query"
-        raise DataError(f'search: found {found}; expected either words (patchword search INDEX "two dogs in snow") or --like PICTURE')
+        raise DataError(
+            f'search: found {found}; expected either words (patchword search INDEX "two dogs in snow") or --like PICTURE'
+        )
 
 
 def find(
@@ -77,7 +95,7 @@ def find(
     concepts: list[str],
     as_json: bool,
     as_html: Path | None,
-    again: Again | None = None,
+    again: ReRanking | None = None,
 ) -> None:
     """The command with its model loaded: `towers` has `embed_texts`, `embed_images` and `identity`."""
     from patchword.data.pictures import open_picture
@@ -85,7 +103,9 @@ def find(
 
     check_query(query, like)
     with open_index(index, towers.identity) as opened:
-        vectors = towers.embed_images([open_picture(like)]) if like is not None else towers.embed_texts([query])
+        vectors = (
+            towers.embed_images([open_picture(like)]) if like is not None else towers.embed_texts([query])
+        )
         found = opened.search(vectors[0], k if again is None else max(k, again.shortlist), concepts)
     if again is not None:
         found = ranked_again(found, again.aligner, query)[:k]
@@ -100,7 +120,7 @@ def find(
             print(f"{one.score:.3f}  {printable(one.path)}")
 
 
-def ranked_again(found: list[Found], aligner: Any, query: str) -> list[Found]:
+def ranked_again(found: list[Match], aligner: Any, query: str) -> list[Match]:
     """By similarity of patches and words, best first. Pictures that can no longer be read follow in their old order, each named once on
     standard error, with a score of minus infinity: their cosine is of another scale."""
     from patchword.data.pictures import open_picture
@@ -116,7 +136,9 @@ def ranked_again(found: list[Found], aligner: Any, query: str) -> list[Found]:
             gone.append(one._replace(score=float("-inf")))
     if not pictures:
         return gone
-    similarities = aligner.similarities(aligner.picture_cache(pictures), aligner.text_cache([query]))[:, 0].tolist()
+    similarities = aligner.similarities(aligner.picture_cache(pictures), aligner.text_cache([query]))[
+        :, 0
+    ].tolist()
     ranked = sorted(zip(similarities, read, strict=True), key=lambda pair: -pair[0])
     return [one._replace(score=similarity) for similarity, one in ranked] + gone
 
@@ -140,6 +162,10 @@ def page(query: str, found: list) -> str:
             shown = f'<img alt="" src="{picture_uri(open_picture(one.path), 320)}">'
         except PictureError as error:
             shown = note(printable(str(error)))
-        cards.append(f'<div class="sample">{shown}{name(printable(one.path))} <span class="soft">{one.score:.3f}</span></div>')
+        cards.append(
+            f'<div class="sample">{shown}{name(printable(one.path))} <span class="soft">{one.score:.3f}</span></div>'
+        )
     listed = Html(f'<div class="samples">{"".join(cards)}</div>')
-    return document(printable(query), [listed], lead="The pictures nearest to this, best first, each with its cosine.")
+    return document(
+        printable(query), [listed], lead="The pictures nearest to this, best first, each with its cosine."
+    )

@@ -14,15 +14,30 @@ DEFAULT_ANSWERER = "easy-vqa"
 
 
 def serve(
-    model: Annotated[list[str] | None, typer.Option("--model", help="Shipped name, folder or hub id; may be repeated.")] = None,
-    index: Annotated[Path | None, typer.Option("--index", help="Folder made by `patchword index`: adds search.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; other than loopback it needs --token.")] = "127.0.0.1",
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="Shipped name, folder or hub id; may be repeated.")
+    ] = None,
+    index: Annotated[
+        Path | None, typer.Option("--index", help="Folder made by `patchword index`: adds search.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; other than loopback it needs --token.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8321,
-    token: Annotated[str | None, typer.Option(envvar="PATCHWORD_TOKEN", help="What every request must carry.", show_envvar=True)] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="PATCHWORD_TOKEN", help="What every request must carry.", show_envvar=True),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; chosen where left out.")] = None,
-    batch: Annotated[int, typer.Option(min=1, max=256, help="Largest number of requests that run together.")] = 16,
-    queue: Annotated[int, typer.Option(min=1, max=10_000, help="Requests that may wait; the next one is refused.")] = 64,
-    deadline: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds from a request to its answer.")] = 30.0,
+    batch: Annotated[
+        int, typer.Option(min=1, max=256, help="Largest number of requests that run together.")
+    ] = 16,
+    queue: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Requests that may wait; the next one is refused.")
+    ] = 64,
+    deadline: Annotated[
+        float, typer.Option(min=0.1, max=3600, help="Seconds from a request to its answer.")
+    ] = 30.0,
 ) -> None:
     """Serve a page on which a photograph is dropped and captioned, and a JSON API behind it."""
     from patchword.errors import MissingExtra
@@ -39,10 +54,22 @@ def serve(
 
     check_address(host, token)
     from patchword.serve.app import create_app
-    from patchword.serve.loading import Shipped, load_all
+    from patchword.serve.loading import ShippedNames, load_all
 
-    offer = load_all(model or [], index, Shipped(DEFAULT_MODEL, DEFAULT_TOWERS, DEFAULT_ANSWERER), device)
+    offer = load_all(
+        model or [], index, ShippedNames(DEFAULT_MODEL, DEFAULT_TOWERS, DEFAULT_ANSWERER), device
+    )
     limits = Limits(batch=batch, queue=queue, deadline_seconds=deadline)
-    app = create_app(offer.models, index=offer.index, answers=offer.answers, labels=offer.labels, token=token, limits=limits)
-    print(f"Patchword is ready at http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl+C ends it)", flush=True)
+    app = create_app(
+        offer.models,
+        index=offer.index,
+        answers=offer.answers,
+        labels=offer.labels,
+        token=token,
+        limits=limits,
+    )
+    print(
+        f"Patchword is ready at http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl+C ends it)",
+        flush=True,
+    )
     run(app, host, port, limits)

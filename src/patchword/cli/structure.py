@@ -11,10 +11,22 @@ _SHOWN = 10
 
 
 def structure(
-    config: Annotated[Path, typer.Argument(help="TOML file of the search, for instance configs/prompt-fusion-search-fashion.toml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change: key=value, for instance budget=50000.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the search of the run folder; begin if there is none.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
+    config: Annotated[
+        Path,
+        typer.Argument(
+            help="TOML file of the search, for instance configs/prompt-fusion-search-fashion.toml."
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings to change: key=value, for instance budget=50000.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the search of the run folder; begin if there is none."),
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
+    ] = None,
 ) -> None:
     """Train one network that holds all structures of a space, rank them by evolution, and write structure.toml, which `train` takes."""
     from rich.console import Console
@@ -25,9 +37,16 @@ def structure(
     found = search_structure(config, overrides or [], resume, device)
     table = Table("score", "cost", "fused layers", "query", "query context", "fusion context", "map width")
     for scored in found.ranked[:_SHOWN]:
-        lengths = (scored.structure.query, scored.structure.query_context, scored.structure.fusion_context, scored.structure.map_width)
+        lengths = (
+            scored.structure.query,
+            scored.structure.query_context,
+            scored.structure.fusion_context,
+            scored.structure.map_width,
+        )
         shown = (" ".join(map(str, part)) if isinstance(part, tuple) else str(part) for part in lengths)
-        table.add_row(f"{scored.score:.4f}", f"{scored.cost:,.0f}", str(scored.structure.fused_layers), *shown)
+        table.add_row(
+            f"{scored.score:.4f}", f"{scored.cost:,.0f}", str(scored.structure.fused_layers), *shown
+        )
     console = Console(width=110)
     console.print(table)
     console.print(

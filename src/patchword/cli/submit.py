@@ -9,9 +9,17 @@ import typer
 
 
 def submit(
-    predictions: Annotated[Path, typer.Argument(help="Predictions, COCO results JSON: a list of {image_id, caption}.")],
-    annotations: Annotated[Path, typer.Argument(help="The server's image info or captions JSON, whose images must all be captioned.")],
-    out: Annotated[Path, typer.Option("--out", help="File to write, for instance captions_test2014_mymodel_results.json.")],
+    predictions: Annotated[
+        Path, typer.Argument(help="Predictions, COCO results JSON: a list of {image_id, caption}.")
+    ],
+    annotations: Annotated[
+        Path,
+        typer.Argument(help="The server's image info or captions JSON, whose images must all be captioned."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="File to write, for instance captions_test2014_mymodel_results.json."),
+    ],
 ) -> None:
     """Check predictions against the images that a server expects and write the file it accepts; the server itself is not contacted."""
     import json
@@ -28,8 +36,12 @@ def submit(
             raise DataError(f"{path} is not JSON: {error}") from error
 
     info = read(annotations)
-    if not isinstance(info, dict) or not all(isinstance(image, dict) and "id" in image for image in info.get("images", [None])):
-        raise DataError(f"{annotations} has no list `images` with ids; give the server's annotation or image info file")
+    if not isinstance(info, dict) or not all(
+        isinstance(image, dict) and "id" in image for image in info.get("images", [None])
+    ):
+        raise DataError(
+            f"{annotations} has no list `images` with ids; give the server's annotation or image info file"
+        )
     entries = check_submission(read(predictions), [image["id"] for image in info["images"]])
     write_submission(entries, out)
     print(f"{out}: {len(entries)} captions, one for each image of {annotations.name}")

@@ -13,21 +13,36 @@ from patchword.errors import ConfigError
 
 
 def train(
-    config: Annotated[Path | None, typer.Argument(help="TOML file of the run, for instance one of configs/.")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change: key=value, for instance stage.0.epochs=3.")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(help="TOML file of the run, for instance one of configs/.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings to change: key=value, for instance stage.0.epochs=3.")
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint of the run folder; begin if there is none.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on from the last checkpoint of the run folder; begin if there is none."
+        ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure memory and time, overfit one batch, and stop.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")] = None,
-    help_config: Annotated[bool, typer.Option("--help-config", help="List every setting with its default and meaning.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Measure memory and time, overfit one batch, and stop.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
+    ] = None,
+    help_config: Annotated[
+        bool, typer.Option("--help-config", help="List every setting with its default and meaning.")
+    ] = False,
 ) -> None:
     """Train a model from a configuration; `--resume` goes on after an interruption, bit for bit on a CPU."""
     if help_config:
         _list_settings()
         return
     if config is None:
-        raise ConfigError("train needs a configuration: `patchword train configs/show-attend-tell-flickr8k.toml data.images=FOLDER`")
+        raise ConfigError(
+            "train needs a configuration: `patchword train configs/show-attend-tell-flickr8k.toml data.images=FOLDER`"
+        )
     from patchword.tasks.start import start
 
     command = "patchword train " + shlex.join([str(config), *(overrides or [])])
@@ -49,5 +64,7 @@ def _list_settings() -> None:
     for task, schema in schemas.items():
         table = Table("setting", "type", "default", "meaning", title=f'task = "{task}"')
         for field in fields(schema):
-            table.add_row(*map(escape, (field.name, field.type, field.default, field.meaning)))  # [[stage]] is no markup
+            table.add_row(
+                *map(escape, (field.name, field.type, field.default, field.meaning))
+            )  # [[stage]] is no markup
         console.print(table)

@@ -29,13 +29,19 @@ def from_reference(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> P
     `ratio_weight` too, but its function does not depend on them. Raises ModelError for missing or unknown names and for sizes that
     contradict the options.
     """
-    missing = [name for name in ("embed_size", "num_patches", "sparse_ratio", "aggr_ratio") if name not in options]
+    missing = [
+        name for name in ("embed_size", "num_patches", "sparse_ratio", "aggr_ratio") if name not in options
+    ]
     if missing:
-        raise ModelError(f"options of a LAPS head lack {', '.join(missing)}: pass those that the reference was built with")
+        raise ModelError(
+            f"options of a LAPS head lack {', '.join(missing)}: pass those that the reference was built with"
+        )
     named = {name[max(name.find("aggr_net."), 0) :]: tensor for name, tensor in state.items()}
     if set(named) != set(KEYS) or len(named) != len(state):
         wrong = sorted(set(named) ^ set(KEYS)) or sorted(state)
-        raise ModelError(f"weights of a LAPS head: {', '.join(wrong[:5])} missing or unknown; expected exactly {', '.join(KEYS)}")
+        raise ModelError(
+            f"weights of a LAPS head: {', '.join(wrong[:5])} missing or unknown; expected exactly {', '.join(KEYS)}"
+        )
     width, keep = int(options["embed_size"]), float(options["sparse_ratio"])
     tokens = aggregated_tokens(int(options["num_patches"]), keep, float(options["aggr_ratio"]))
     head = PatchSlimming(PatchSlimmingConfig(width=width, keep=keep, aggregated=tokens))
@@ -46,6 +52,8 @@ def from_reference(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> P
         # The reference holds its one scale as (1, 1, 1).
         weights[key] = tensor.reshape(()) if key == "aggregation.scale" else tensor
         if weights[key].shape != ours[key].shape:
-            raise ModelError(f"{name} has shape {tuple(tensor.shape)}, but these options make it {tuple(ours[key].shape)}")
+            raise ModelError(
+                f"{name} has shape {tuple(tensor.shape)}, but these options make it {tuple(ours[key].shape)}"
+            )
     head.load_state_dict(weights)
     return head

@@ -46,7 +46,9 @@ def from_reference(state: Mapping[str, Tensor], options: Mapping[str, object]) -
         dropout=0.1,
         max_positions=len(source.look("decoder.pos_emb.weight")) - 1,
     )
-    model = MeshedMemoryTransformer(config, source.look("encoder.fc.weight").shape[1], len(source.look("decoder.word_emb.weight")))
+    model = MeshedMemoryTransformer(
+        config, source.look("encoder.fc.weight").shape[1], len(source.look("decoder.word_emb.weight"))
+    )
     model.load_state_dict(_converted(source, config))
     source.check_empty()
     return model.eval()
@@ -107,7 +109,9 @@ class _Source:
         return tensor
 
     def count(self, prefix: str) -> int:
-        return len({name.removeprefix(prefix).split(".")[0] for name in self._weights if name.startswith(prefix)})
+        return len(
+            {name.removeprefix(prefix).split(".")[0] for name in self._weights if name.startswith(prefix)}
+        )
 
     def move(self, ours: dict[str, Tensor], theirs: str, mine: str) -> None:
         for kind in ("weight", "bias"):
@@ -128,5 +132,7 @@ class _Source:
 def _heads(options: Mapping[str, object]) -> int:
     heads = options.get("heads")
     if not isinstance(heads, int):
-        raise ModelError("the number of heads cannot be read from the weights; give it in the options, as in {'heads': 8}")
+        raise ModelError(
+            "the number of heads cannot be read from the weights; give it in the options, as in {'heads': 8}"
+        )
     return heads

@@ -22,13 +22,27 @@ from patchword.models.fusion.prompt_fusion import PromptFusion, PromptFusionConf
 from patchword.towers.bert import BertTower, BertTowerConfig
 from patchword.towers.vit import VitTower, VitTowerConfig
 
-_UNUSED = re.compile(r"^(vit|bert)_encoder\.pooler\.|^bert_encoder\.embeddings\.(position|token_type)_ids$|embeddings\.mask_token$")
+_UNUSED = re.compile(
+    r"^(vit|bert)_encoder\.pooler\.|^bert_encoder\.embeddings\.(position|token_type)_ids$|embeddings\.mask_token$"
+)
 
 _VIT_NAMES = (
-    (r"^vit_encoder\.encoder\.layer\.(\d+)\.attention\.attention\.query\.", r"image_tower.model.layers.\1.attention.q_proj."),
-    (r"^vit_encoder\.encoder\.layer\.(\d+)\.attention\.attention\.key\.", r"image_tower.model.layers.\1.attention.k_proj."),
-    (r"^vit_encoder\.encoder\.layer\.(\d+)\.attention\.attention\.value\.", r"image_tower.model.layers.\1.attention.v_proj."),
-    (r"^vit_encoder\.encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"image_tower.model.layers.\1.attention.o_proj."),
+    (
+        r"^vit_encoder\.encoder\.layer\.(\d+)\.attention\.attention\.query\.",
+        r"image_tower.model.layers.\1.attention.q_proj.",
+    ),
+    (
+        r"^vit_encoder\.encoder\.layer\.(\d+)\.attention\.attention\.key\.",
+        r"image_tower.model.layers.\1.attention.k_proj.",
+    ),
+    (
+        r"^vit_encoder\.encoder\.layer\.(\d+)\.attention\.attention\.value\.",
+        r"image_tower.model.layers.\1.attention.v_proj.",
+    ),
+    (
+        r"^vit_encoder\.encoder\.layer\.(\d+)\.attention\.output\.dense\.",
+        r"image_tower.model.layers.\1.attention.o_proj.",
+    ),
     (r"^vit_encoder\.encoder\.layer\.(\d+)\.intermediate\.dense\.", r"image_tower.model.layers.\1.mlp.fc1."),
     (r"^vit_encoder\.encoder\.layer\.(\d+)\.output\.dense\.", r"image_tower.model.layers.\1.mlp.fc2."),
     (r"^vit_encoder\.encoder\.layer\.(\d+)\.", r"image_tower.model.layers.\1."),
@@ -57,7 +71,9 @@ def our_name(theirs: str) -> str:
         name, found = re.subn(pattern, ours, theirs)
         if found:
             return name
-    raise ModelError(f"PMF weights have an entry {theirs!r} that the public code does not have: pass its state dict and nothing else")
+    raise ModelError(
+        f"PMF weights have an entry {theirs!r} that the public code does not have: pass its state dict and nothing else"
+    )
 
 
 def from_reference(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> PromptFusion:
@@ -75,9 +91,13 @@ def from_reference(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> P
     needed = ("vit", "bert", "n_fusion_layers", "n_qp", "n_qcp", "n_fcp", "n_classes")
     absent = [name for name in needed if name not in options]
     if absent:
-        raise ModelError(f"options of a PMF model lack {', '.join(absent)}: pass those that the reference was built with")
+        raise ModelError(
+            f"options of a PMF model lack {', '.join(absent)}: pass those that the reference was built with"
+        )
     if any(name.startswith("state.") for name in state):
-        state = {name.removeprefix("state."): value for name, value in state.items() if name.startswith("state.")}
+        state = {
+            name.removeprefix("state."): value for name, value in state.items() if name.startswith("state.")
+        }
     hidden = int(options.get("mlp_hidden_sz", -1))
     config = PromptFusionConfig(
         classes=options["n_classes"],
@@ -109,5 +129,7 @@ def _fill(model: PromptFusion, state: Mapping[str, Tensor]) -> None:
         weights[name] = value
     missing = sorted(set(ours) - set(weights))
     if missing:
-        raise ModelError(f"PMF weights lack {len(missing)} parameters, the first in our names is {missing[0]}: pass the whole state dict")
+        raise ModelError(
+            f"PMF weights lack {len(missing)} parameters, the first in our names is {missing[0]}: pass the whole state dict"
+        )
     model.load_state_dict(weights)

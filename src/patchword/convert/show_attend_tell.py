@@ -44,26 +44,36 @@ def from_reference(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> S
         initial="linear",
         dropout=options.get("dropout", 0.5),
     )
-    captioner = ShowAttendTell(config, feature_width=_option(options, "encoder_dim"), vocabulary_size=_option(options, "vocab_size"))
+    captioner = ShowAttendTell(
+        config, feature_width=_option(options, "encoder_dim"), vocabulary_size=_option(options, "vocab_size")
+    )
     try:
         captioner.load_state_dict(_renamed(state))
     except RuntimeError as error:
-        raise ModelError(f"the reference weights do not fit the options (names or sizes differ, see below): {error}") from error
+        raise ModelError(
+            f"the reference weights do not fit the options (names or sizes differ, see below): {error}"
+        ) from error
     return captioner.eval()
 
 
 def _option(options: Mapping[str, Any], name: str) -> int:
     if name not in options:
-        raise ModelError(f"the options of the reference decoder lack {name!r}; found: {', '.join(sorted(options)) or 'nothing'}")
+        raise ModelError(
+            f"the options of the reference decoder lack {name!r}; found: {', '.join(sorted(options)) or 'nothing'}"
+        )
     return options[name]
 
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    prefixed = {name.removeprefix("state."): tensor for name, tensor in state.items() if name.startswith("state.")}
+    prefixed = {
+        name.removeprefix("state."): tensor for name, tensor in state.items() if name.startswith("state.")
+    }
     renamed = {}
     for name, tensor in (prefixed or state).items():
         module, _, parameter = name.rpartition(".")
         if module not in _NAMES:
-            raise ModelError(f"the reference weights hold {name!r}, which its decoder does not have: pass the decoder's state_dict()")
+            raise ModelError(
+                f"the reference weights hold {name!r}, which its decoder does not have: pass the decoder's state_dict()"
+            )
         renamed[f"{_NAMES[module]}.{parameter}"] = tensor
     return renamed

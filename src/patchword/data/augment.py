@@ -17,15 +17,24 @@ from torch.nn.functional import affine_grid, grid_sample
 class Augmentation(BaseModel, extra="forbid", frozen=True):
     """How far a random view may go from the plain picture."""
 
-    smallest_area: float = Field(0.5, gt=0, le=1, description="smallest share of the picture that a crop keeps")
+    smallest_area: float = Field(
+        0.5, gt=0, le=1, description="smallest share of the picture that a crop keeps"
+    )
     aspect: float = Field(1.25, ge=1, description="largest ratio by which a crop is stretched")
-    mirror: float = Field(0.5, ge=0, le=1, description="probability of a mirror image; 0 where captions speak of left and right")
+    mirror: float = Field(
+        0.5, ge=0, le=1, description="probability of a mirror image; 0 where captions speak of left and right"
+    )
     colour: float = Field(
-        0.3, ge=0, lt=1, description="largest relative change of brightness and contrast; saturation changes a third more"
+        0.3,
+        ge=0,
+        lt=1,
+        description="largest relative change of brightness and contrast; saturation changes a third more",
     )
 
 
-def random_views(pixels_BHWC: Tensor, size: int, settings: Augmentation, generator: torch.Generator) -> Tensor:
+def random_views(
+    pixels_BHWC: Tensor, size: int, settings: Augmentation, generator: torch.Generator
+) -> Tensor:
     """uint8 (B, H, W, 3) to float (B, 3, size, size) on the scale 0 to 1 (a little outside after the change of colours)."""
     pixels_B3HW = pixels_BHWC.permute(0, 3, 1, 2).float() / 255
     batch = pixels_B3HW.shape[0]

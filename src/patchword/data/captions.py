@@ -44,10 +44,18 @@ class Inputs(NamedTuple):
     first_layer: int = 0
 
     def to(self, device: torch.device) -> Inputs:
-        moved = [part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in (self.pixels_B3HW, self.tokens)]
+        moved = [
+            part.to(device, non_blocking=True) if isinstance(part, Tensor) else part
+            for part in (self.pixels_B3HW, self.tokens)
+        ]
         features = self.features
         if features is not None:
-            features = VisualFeatures(*(part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in features))
+            features = VisualFeatures(
+                *(
+                    part.to(device, non_blocking=True) if isinstance(part, Tensor) else part
+                    for part in features
+                )
+            )
         return Inputs(moved[0], features, moved[1], self.first_layer)
 
 
@@ -106,10 +114,14 @@ class PixelInputs:
         if generator is not None and self.augmentation is not None:
             views_B3HW = random_views(torch.from_numpy(pixels_BHWC), height, self.augmentation, generator)
         elif pixels_BHWC.shape[1:3] == (height, width):
-            return Inputs(pixels_B3HW=torch.from_numpy(self.preprocessing.normalise(pixels_BHWC)))  # as at test time, to the last bit
+            return Inputs(
+                pixels_B3HW=torch.from_numpy(self.preprocessing.normalise(pixels_BHWC))
+            )  # as at test time, to the last bit
         else:
             views_B3HW = torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2).float() / 255
-            views_B3HW = torch.nn.functional.interpolate(views_B3HW, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
+            views_B3HW = torch.nn.functional.interpolate(
+                views_B3HW, (height, width), mode="bicubic", antialias=True
+            ).clamp(0, 1)
         mean = torch.tensor(self.preprocessing.mean).view(1, 3, 1, 1)
         std = torch.tensor(self.preprocessing.std).view(1, 3, 1, 1)
         return Inputs(pixels_B3HW=(views_B3HW - mean) / std)
@@ -127,7 +139,10 @@ class FeatureInputs:
             drawn = torch.randint(views, (len(files),), generator=generator).tolist()
             files = [view_name(file, view) for file, view in zip(files, drawn, strict=True)]
         rows = self.store.rows(files)
-        parts = {name: torch.from_numpy(np.stack([array[row] for row in rows])).float() for name, array in self.store.fields.items()}
+        parts = {
+            name: torch.from_numpy(np.stack([array[row] for row in rows])).float()
+            for name, array in self.store.fields.items()
+        }
         if self.store.manifest["until_layer"] is not None:
             return Inputs(tokens=parts["tokens"], first_layer=self.store.manifest["until_layer"])
         hw = self.store.manifest["hw"]
@@ -156,7 +171,9 @@ def plan_epoch(
     if per_picture == 0:
         entries = [PlanEntry(i, (j,)) for i, captions in enumerate(rows) for j in range(len(captions))]
     else:
-        entries = [PlanEntry(i, _drawn(len(captions), per_picture, generator)) for i, captions in enumerate(rows)]
+        entries = [
+            PlanEntry(i, _drawn(len(captions), per_picture, generator)) for i, captions in enumerate(rows)
+        ]
     if generator is None:
         return [entries[first : first + batch] for first in range(0, len(entries), batch)]
     entries = [entries[i] for i in generator.permutation(len(entries))]
@@ -166,7 +183,10 @@ def plan_epoch(
         entries = [
             entry
             for first in range(0, len(entries), pool)
-            for entry in sorted(entries[first : first + pool], key=lambda entry: max(longest[entry.record][j] for j in entry.captions))
+            for entry in sorted(
+                entries[first : first + pool],
+                key=lambda entry: max(longest[entry.record][j] for j in entry.captions),
+            )
         ]
     batches = [entries[first : first + batch] for first in range(0, len(entries), batch)]
     return [batches[i] for i in generator.permutation(len(batches))] if bucketed else batches
@@ -183,7 +203,9 @@ def padded(rows: Sequence[Sequence[int]], special: SpecialIds, ends: bool) -> tu
     extra = 2 if ends else 1
     tokens_RT = torch.full((len(rows), max((len(row) for row in rows), default=0) + extra), special.pad)
     for r, row in enumerate(rows):
-        tokens_RT[r, : len(row) + extra] = torch.tensor([special.start, *row, *([special.end] if ends else [])])
+        tokens_RT[r, : len(row) + extra] = torch.tensor(
+            [special.start, *row, *([special.end] if ends else [])]
+        )
     return tokens_RT, torch.tensor([len(row) + extra for row in rows], dtype=torch.long)
 
 
@@ -201,7 +223,9 @@ class CaptionData:
     """Of each record the vectors of its captions, (captions, E) fp16."""
 
     @classmethod
-    def build(cls, records: Sequence[CaptionRecord], vocabulary: TokenSource, inputs: PictureInputs, max_length: int) -> CaptionData:
+    def build(
+        cls, records: Sequence[CaptionRecord], vocabulary: TokenSource, inputs: PictureInputs, max_length: int
+    ) -> CaptionData:
         """Captions into ids; words beyond `max_length` are cut off.
 
         Raises:
@@ -212,17 +236,25 @@ class CaptionData:
             rows = [tuple(vocabulary.encode(caption)[:max_length]) for caption in record.captions]
             for row, caption in zip(rows, record.captions, strict=True):
                 if not row:
-                    raise DataError(f"image {record.image_id}: caption {caption!r} has no word; `patchword check` lists all such captions")
+                    raise DataError(
+                        f"image {record.image_id}: caption {caption!r} has no word; `patchword check` lists all such captions"
+                    )
                 if not 0 <= min(row) <= max(row) < vocabulary.size:
-                    raise DataError(f"image {record.image_id}: token id {max(row)} is outside the vocabulary of {vocabulary.size} words")
+                    raise DataError(
+                        f"image {record.image_id}: token id {max(row)} is outside the vocabulary of {vocabulary.size} words"
+                    )
             encoded.append(tuple(rows))
         return cls(tuple(records), tuple(encoded), vocabulary.special, inputs)
 
-    def plan(self, batch: int, captions_per_picture: int, bucketed: bool, generator: np.random.Generator | None) -> list[list[PlanEntry]]:
+    def plan(
+        self, batch: int, captions_per_picture: int, bucketed: bool, generator: np.random.Generator | None
+    ) -> list[list[PlanEntry]]:
         """The batches of one epoch, see `plan_epoch`."""
         return plan_epoch(self.tokens, batch, captions_per_picture, bucketed, generator)
 
-    def batch(self, entries: Sequence[PlanEntry], generator: torch.Generator | None, with_references: bool = False) -> CaptionBatch:
+    def batch(
+        self, entries: Sequence[PlanEntry], generator: torch.Generator | None, with_references: bool = False
+    ) -> CaptionBatch:
         """The batch of plan entries; `generator` draws random views, None takes the plain pictures."""
         records = [self.records[entry.record] for entry in entries]
         rows = [self.tokens[entry.record][j] for entry in entries for j in entry.captions]
@@ -244,4 +276,6 @@ class CaptionData:
         return torch.from_numpy(np.stack([self.segmentation.fields["classes"][row] for row in rows])).long()
 
     def _texts_of(self, entries: Sequence[PlanEntry]) -> Tensor:
-        return torch.from_numpy(np.stack([self.texts[entry.record][j] for entry in entries for j in entry.captions])).float()
+        return torch.from_numpy(
+            np.stack([self.texts[entry.record][j] for entry in entries for j in entry.captions])
+        ).float()

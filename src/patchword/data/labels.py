@@ -51,8 +51,16 @@ class LabelBatch(NamedTuple):
         return len(self.wheres)
 
     def to(self, device: torch.device) -> LabelBatch:
-        moved = {name: part.to(device, non_blocking=True) for name, part in self._asdict().items() if isinstance(part, Tensor)}
-        tokens = None if self.tokens is None else StoredTokens(*(part.to(device, non_blocking=True) for part in self.tokens))
+        moved = {
+            name: part.to(device, non_blocking=True)
+            for name, part in self._asdict().items()
+            if isinstance(part, Tensor)
+        }
+        tokens = (
+            None
+            if self.tokens is None
+            else StoredTokens(*(part.to(device, non_blocking=True) for part in self.tokens))
+        )
         return self._replace(tokens=tokens, **moved)
 
 
@@ -65,7 +73,8 @@ class TokenInputs:
     def load(self, places: Sequence[int]) -> StoredTokens:
         rows = self.store.rows([str(place) for place in places])
         image_BNC, text_BLC = (
-            torch.from_numpy(np.stack([self.store.fields[name][row] for row in rows])).float() for name in ("image", "text")
+            torch.from_numpy(np.stack([self.store.fields[name][row] for row in rows])).float()
+            for name in ("image", "text")
         )
         lengths_B = torch.from_numpy(self.store.fields["length"][rows].astype(np.int64))
         mask_BL = torch.arange(int(lengths_B.max())) < lengths_B[:, None]
@@ -105,11 +114,15 @@ class LabelData:
         """`generator` draws random views; None takes the plain pictures."""
         records = [self.table.read(place) for place in places]
         gaps = [absent(record, self.images, self.reads, self.missing) for record in records]
-        labels = torch.zeros(0) if self.classes is None else encode_labels(records, self.classes, self.several)
+        labels = (
+            torch.zeros(0) if self.classes is None else encode_labels(records, self.classes, self.several)
+        )
         has_image_B, has_text_B = (torch.tensor([not gap[side] for gap in gaps]) for side in (0, 1))
         wheres = tuple(f"{record.where}, byte {record.place}" for record in records)
         if isinstance(self.inputs, TokenInputs):
-            return LabelBatch(wheres, None, None, None, self.inputs.load(places), labels, has_image_B, has_text_B)
+            return LabelBatch(
+                wheres, None, None, None, self.inputs.load(places), labels, has_image_B, has_text_B
+            )
         pixels = None
         if self.inputs is not None:
             there = [record.file for record, has in zip(records, has_image_B.tolist(), strict=True) if has]
@@ -122,7 +135,9 @@ class LabelData:
 
 def encode_texts(texts: Sequence[str], vocabulary: TokenSource, max_words: int) -> tuple[Tensor, Tensor]:
     """Ids (B, L) with start and end, and their mask; words beyond `max_words` are cut off."""
-    ids_BL, lengths_B = padded([vocabulary.encode(text)[:max_words] for text in texts], vocabulary.special, ends=True)
+    ids_BL, lengths_B = padded(
+        [vocabulary.encode(text)[:max_words] for text in texts], vocabulary.special, ends=True
+    )
     return ids_BL, torch.arange(ids_BL.shape[1]) < lengths_B[:, None]
 
 

@@ -42,7 +42,9 @@ _ORIENTATION_TAG = 0x0112
 
 
 def open_picture(
-    source: str | Path | bytes | Image.Image | np.ndarray, pixel_limit: int = PIXEL_LIMIT, name: str | None = None
+    source: str | Path | bytes | Image.Image | np.ndarray,
+    pixel_limit: int = PIXEL_LIMIT,
+    name: str | None = None,
 ) -> Image.Image:
     """Decode a picture: first frame, upright, transparency over white, 8 bits, RGB.
 
@@ -65,15 +67,21 @@ def open_lazily(source: str | Path | bytes, name: str) -> Image.Image:
     Image.init()
     formats = [kind for kind in _SAFE_FORMATS if kind in Image.OPEN]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # complaints about metadata, and the size, which is judged by our own limit
+        warnings.simplefilter(
+            "ignore"
+        )  # complaints about metadata, and the size, which is judged by our own limit
         try:
             return Image.open(stream, formats=formats)
         except Image.UnidentifiedImageError as reason:
             start = stream.getvalue()[:12]
             if start[4:] in _HEIC:
-                raise PictureError(f"{name}: not a picture that can be read: it is HEIC, as phones write it. Make it a JPEG.") from reason
+                raise PictureError(
+                    f"{name}: not a picture that can be read: it is HEIC, as phones write it. Make it a JPEG."
+                ) from reason
             expected = f"Expected {', '.join(formats)}."
-            raise PictureError(f"{name}: not a picture of a known kind (it starts with {start[:8]!r}). {expected}") from reason
+            raise PictureError(
+                f"{name}: not a picture of a known kind (it starts with {start[:8]!r}). {expected}"
+            ) from reason
         except Image.DecompressionBombError as reason:
             limit = f"more than the limit of {2 * Image.MAX_IMAGE_PIXELS:,} that Pillow sets"
             raise PictureError(f"{name}: {limit}. Make it smaller first; it was not decoded.") from reason
@@ -83,12 +91,16 @@ def open_lazily(source: str | Path | bytes, name: str) -> Image.Image:
 
 def _content(source: str | Path | bytes, name: str) -> bytes:
     if isinstance(source, str) and source.startswith(("http://", "https://")):
-        raise PictureError(f"{name}: pictures are not fetched from the network. Download it and give the path of the file.")
+        raise PictureError(
+            f"{name}: pictures are not fetched from the network. Download it and give the path of the file."
+        )
     try:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
     except (OSError, ValueError) as reason:
         missing = isinstance(reason, FileNotFoundError)
-        found = "does not exist" if missing else f"cannot be read: {getattr(reason, 'strerror', None) or reason}"
+        found = (
+            "does not exist" if missing else f"cannot be read: {getattr(reason, 'strerror', None) or reason}"
+        )
         raise PictureError(f"{name}: {found}. Give the path of a picture file.") from reason
     if not content:
         raise PictureError(f"{name}: the file is empty (0 bytes). Fetch it again or leave it out.")
@@ -99,11 +111,15 @@ def _decoded(image: Image.Image, name: str, pixel_limit: int) -> Image.Image:
     width, height = image.size
     if width * height > pixel_limit:
         found = f"{width}x{height} is {width * height:,} pixels"
-        raise PictureError(f"{name}: {found}, more than the limit of {pixel_limit:,}. Make it smaller first; it was not decoded.")
+        raise PictureError(
+            f"{name}: {found}, more than the limit of {pixel_limit:,}. Make it smaller first; it was not decoded."
+        )
     if width == 0 or height == 0:
         raise PictureError(f"{name}: the picture has no pixels ({width}x{height}).")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # complaints about metadata and palettes, of no use to whoever wants the picture
+        warnings.simplefilter(
+            "ignore"
+        )  # complaints about metadata and palettes, of no use to whoever wants the picture
         try:
             image.load()
             turn = _UPRIGHT.get(orientation(image))
@@ -111,7 +127,9 @@ def _decoded(image: Image.Image, name: str, pixel_limit: int) -> Image.Image:
             return image.transpose(turn) if turn is not None else image
         except PictureError as reason:
             raise PictureError(f"{name}: {reason}") from reason
-        except Exception as reason:  # a damaged file makes a decoder raise anything from OSError to IndexError
+        except (
+            Exception
+        ) as reason:  # a damaged file makes a decoder raise anything from OSError to IndexError
             raise _damaged(name, reason) from reason
 
 
@@ -155,10 +173,14 @@ def _from_array(array: np.ndarray, pixel_limit: int) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
-        raise PictureError(f"<array>: the shape is {array.shape}, expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): channels come last.")
+        raise PictureError(
+            f"<array>: the shape is {array.shape}, expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): channels come last."
+        )
     if array.shape[0] * array.shape[1] > pixel_limit:
         size = f"{array.shape[1]}x{array.shape[0]}"
-        raise PictureError(f"<array>: {size} is more than the limit of {pixel_limit:,} pixels. Make it smaller first.")
+        raise PictureError(
+            f"<array>: {size} is more than the limit of {pixel_limit:,} pixels. Make it smaller first."
+        )
     if array.dtype == np.uint8:
         return Image.fromarray(np.ascontiguousarray(array))
     if array.dtype == bool:
@@ -167,12 +189,16 @@ def _from_array(array: np.ndarray, pixel_limit: int) -> Image.Image:
         return Image.fromarray(np.rint(array / 257.0).astype(np.uint8))
     if array.dtype.kind == "f" and np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1:
         return Image.fromarray(np.rint(array * 255.0).astype(np.uint8))
-    raise PictureError(f"<array>: the values are {array.dtype}, expected uint8, uint16, bool, or finite floats from 0 to 1.")
+    raise PictureError(
+        f"<array>: the values are {array.dtype}, expected uint8, uint16, bool, or finite floats from 0 to 1."
+    )
 
 
 def _damaged(name: str, reason: BaseException) -> PictureError:
     said = " ".join(str(reason).split()) or type(reason).__name__
-    return PictureError(f"{name}: cannot be decoded: {said}. The file is damaged: fetch it again or leave it out.")
+    return PictureError(
+        f"{name}: cannot be decoded: {said}. The file is damaged: fetch it again or leave it out."
+    )
 
 
 Positive = Annotated[int, Field(ge=1, le=8192)]
@@ -190,7 +216,9 @@ class Preprocessing(BaseModel):
         description="squash: the whole picture, aspect not kept; short_side_center_crop: scaled until it covers the size, then the middle",
     )
     cover: float = Field(
-        default=1.0, ge=1, description="center crop: the picture is scaled to cover this many times the size (ImageNet networks: 1 / 0.875)"
+        default=1.0,
+        ge=1,
+        description="center crop: the picture is scaled to cover this many times the size (ImageNet networks: 1 / 0.875)",
     )
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     mean: Channels = Field(default=(0.485, 0.456, 0.406), description="per channel, on the scale 0 to 1")
@@ -225,7 +253,12 @@ class Preprocessing(BaseModel):
         cut_left, cut_top, cut_right, cut_bottom = _without_far_ends(width, height, rows, columns)
         scaled, left, top = self._scaled(cut_right - cut_left, cut_bottom - cut_top)
         across, down = (cut_right - cut_left) / scaled[0], (cut_bottom - cut_top) / scaled[1]
-        return cut_left + left * across, cut_top + top * down, cut_left + (left + columns) * across, cut_top + (top + rows) * down
+        return (
+            cut_left + left * across,
+            cut_top + top * down,
+            cut_left + (left + columns) * across,
+            cut_top + (top + rows) * down,
+        )
 
     def _scaled(self, width: int, height: int) -> tuple[tuple[int, int], int, int]:
         """Width and height to which a picture is scaled before its middle is cut out, and the cut's left and top in it."""
@@ -241,10 +274,14 @@ class Preprocessing(BaseModel):
     def normalise(self, pixels_BHWC: np.ndarray) -> np.ndarray:
         """uint8 (B, H, W, 3) to float32 (B, 3, H, W): divided by 255, mean taken off, divided by the standard deviation."""
         if pixels_BHWC.dtype != np.uint8 or pixels_BHWC.ndim != 4 or pixels_BHWC.shape[3] != 3:
-            raise PictureError(f"pixels must be uint8 (B, H, W, 3), found {pixels_BHWC.dtype} {pixels_BHWC.shape}")
+            raise PictureError(
+                f"pixels must be uint8 (B, H, W, 3), found {pixels_BHWC.dtype} {pixels_BHWC.shape}"
+            )
         scale_C = 1.0 / (255.0 * np.asarray(self.std, dtype=np.float32))
         offset_C = np.asarray(self.mean, dtype=np.float32) / np.asarray(self.std, dtype=np.float32)
-        return np.ascontiguousarray((pixels_BHWC * scale_C - offset_C).transpose(0, 3, 1, 2), dtype=np.float32)
+        return np.ascontiguousarray(
+            (pixels_BHWC * scale_C - offset_C).transpose(0, 3, 1, 2), dtype=np.float32
+        )
 
 
 def _without_far_ends(width: int, height: int, rows: int, columns: int) -> tuple[int, int, int, int]:

@@ -34,14 +34,22 @@ class QuestionBatch(NamedTuple):
     @property
     def target_count(self) -> int:
         """What is predicted: one answer per question, or the tokens of generated ones."""
-        return len(self.question_ids) if self.answer_lengths_R is None else int((self.answer_lengths_R - 1).sum())
+        return (
+            len(self.question_ids)
+            if self.answer_lengths_R is None
+            else int((self.answer_lengths_R - 1).sum())
+        )
 
     @property
     def picture_count(self) -> int:
         return len(self.image_ids)
 
     def to(self, device: torch.device) -> QuestionBatch:
-        moved = {name: part.to(device, non_blocking=True) for name, part in self._asdict().items() if isinstance(part, Tensor)}
+        moved = {
+            name: part.to(device, non_blocking=True)
+            for name, part in self._asdict().items()
+            if isinstance(part, Tensor)
+        }
         return self._replace(inputs=self.inputs.to(device), **moved)
 
 
@@ -86,9 +94,18 @@ class QuestionData:
                 targets.append(tuple(_ids(record.answer, record, vocabulary, max_length) for record in same))
             else:
                 targets.append(tuple(_target(record, numbers, kind) for record in same))
-        return cls(tuple(map(tuple, pictures.values())), tuple(tokens), tuple(targets), kind, vocabulary.special, inputs)
+        return cls(
+            tuple(map(tuple, pictures.values())),
+            tuple(tokens),
+            tuple(targets),
+            kind,
+            vocabulary.special,
+            inputs,
+        )
 
-    def plan(self, batch: int, questions_per_picture: int, generator: np.random.Generator | None) -> list[list[PlanEntry]]:
+    def plan(
+        self, batch: int, questions_per_picture: int, generator: np.random.Generator | None
+    ) -> list[list[PlanEntry]]:
         """The batches of one epoch, see `plan_epoch`."""
         return plan_epoch(self.tokens, batch, questions_per_picture, False, generator)
 
@@ -107,7 +124,9 @@ class QuestionData:
             inputs=self.inputs.load([self.records[entry.record][0].file for entry in entries], generator),
             questions_RL=questions_RL,
             lengths_R=lengths_R,
-            picture_of_row_R=torch.tensor([b for b, entry in enumerate(entries) for _ in entry.captions], dtype=torch.long),
+            picture_of_row_R=torch.tensor(
+                [b for b, entry in enumerate(entries) for _ in entry.captions], dtype=torch.long
+            ),
             answers=answers,
             answer_lengths_R=answer_lengths_R,
         )
@@ -127,7 +146,9 @@ def answer_scores(answers: Sequence[str]) -> dict[str, float]:
     if len(answers) == 1:
         return {answers[0]: 1.0}
     counts, people = Counter(answers), len(answers)
-    return {text: (n * min((n - 1) / 3, 1) + (people - n) * min(n / 3, 1)) / people for text, n in counts.items()}
+    return {
+        text: (n * min((n - 1) / 3, 1) + (people - n) * min(n / 3, 1)) / people for text, n in counts.items()
+    }
 
 
 def answerable(record: QuestionRecord, answers: Collection[str]) -> bool:
@@ -140,7 +161,9 @@ def _target(record: QuestionRecord, numbers: Mapping[str, int], kind: Targets) -
     if kind == "answer":
         listed = [text for text in sorted(scores, key=lambda text: -scores[text]) if text in numbers]
         if not listed:
-            raise DataError(f"image {record.image_id}: no answer to {record.question!r} is among the {len(numbers)} answers of the list")
+            raise DataError(
+                f"image {record.image_id}: no answer to {record.question!r} is among the {len(numbers)} answers of the list"
+            )
         return (numbers[listed[0]],)
     return tuple(scores.get(text, 0.0) for text in numbers)
 
@@ -148,7 +171,11 @@ def _target(record: QuestionRecord, numbers: Mapping[str, int], kind: Targets) -
 def _ids(text: str, record: QuestionRecord, vocabulary: TokenSource, max_length: int) -> tuple[int, ...]:
     row = tuple(vocabulary.encode(text)[:max_length])
     if not row:
-        raise DataError(f"image {record.image_id}: {text!r} has no word; take question {record.question_id!r} out")
+        raise DataError(
+            f"image {record.image_id}: {text!r} has no word; take question {record.question_id!r} out"
+        )
     if not 0 <= min(row) <= max(row) < vocabulary.size:
-        raise DataError(f"image {record.image_id}: token id {max(row)} is outside the vocabulary of {vocabulary.size} words")
+        raise DataError(
+            f"image {record.image_id}: token id {max(row)} is outside the vocabulary of {vocabulary.size} words"
+        )
     return row

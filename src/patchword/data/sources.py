@@ -8,7 +8,9 @@ from pathlib import Path
 
 from patchword.errors import DataError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".ppm", ".pgm"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".ppm", ".pgm"}
+)
 
 
 def find_pictures(names: Iterable[str]) -> list[Path]:
@@ -21,12 +23,16 @@ def find_pictures(names: Iterable[str]) -> list[Path]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            inside = sorted(
+                file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()
+            )
             if not inside:
                 raise DataError(f"{path} holds no picture ({', '.join(sorted(SUFFIXES))})")
             found.update(dict.fromkeys(inside))
         elif any(letter in name for letter in "*?[") and not path.exists():
-            matches = sorted(Path(match) for match in glob.glob(name, recursive=True) if Path(match).is_file())
+            matches = sorted(
+                Path(match) for match in glob.glob(name, recursive=True) if Path(match).is_file()
+            )
             if not matches:
                 raise DataError(f"no file matches {name!r}")
             found.update(dict.fromkeys(matches))

@@ -27,7 +27,9 @@ FORMAT = 1
 def cache_folder() -> Path:
     """Where caches go unless a configuration says otherwise: $PATCHWORD_CACHE, else patchword/ under $XDG_CACHE_HOME or ~/.cache."""
     given = os.environ.get("PATCHWORD_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "patchword"
+    return (
+        Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "patchword"
+    )
 
 
 def fingerprint(content: Any) -> str:
@@ -83,13 +85,17 @@ class Store:
             raise StoreError(f"{folder} {found} (no manifest.json): make it with `patchword features`")
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest.get("format") != FORMAT:
-            raise StoreError(f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}: make it again")
+            raise StoreError(
+                f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}: make it again"
+            )
         fields = {}
         for name, shape in manifest["fields"].items():
             try:
                 fields[name] = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError) as error:
-                raise StoreError(f"{folder / name}.npy cannot be read ({error}): make the store again") from error
+                raise StoreError(
+                    f"{folder / name}.npy cannot be read ({error}): make the store again"
+                ) from error
             if list(fields[name].shape) != shape:
                 raise StoreError(
                     f"{folder / name}.npy has shape {list(fields[name].shape)}, the manifest says {shape}: make the store again"
@@ -103,11 +109,17 @@ class Store:
         for name, value in expected.items():
             found = self.manifest.get(name)
             if found != value:
-                raise StoreError(f"{self.folder} is stale: its {name} is {_short(found)} and {_short(value)} is needed; make it again")
+                raise StoreError(
+                    f"{self.folder} is stale: its {name} is {_short(found)} and {_short(value)} is needed; make it again"
+                )
 
 
 def write_store(
-    folder: Path, files: Sequence[str], entries: dict[str, Any], chunks: Iterator[dict[str, np.ndarray]], advance: Callable[[int], None]
+    folder: Path,
+    files: Sequence[str],
+    entries: dict[str, Any],
+    chunks: Iterator[dict[str, np.ndarray]],
+    advance: Callable[[int], None],
 ) -> Store:
     """Write arrays chunk by chunk; `chunks` yields consecutive rows of every field, `advance` is told how many rows came.
 
@@ -123,7 +135,9 @@ def write_store(
         for name, values in chunk.items():
             if name not in arrays:
                 shape = (len(files), *values.shape[1:])
-                arrays[name] = np.lib.format.open_memmap(partial / f"{name}.npy", mode="w+", dtype=values.dtype, shape=shape)
+                arrays[name] = np.lib.format.open_memmap(
+                    partial / f"{name}.npy", mode="w+", dtype=values.dtype, shape=shape
+                )
             arrays[name][row : row + count] = values
         row += count
         advance(count)
@@ -140,20 +154,34 @@ def write_store(
 
 
 def pixel_store(
-    images: Path, files: Sequence[str], preprocessing: Preprocessing, cache: Path, advance: Callable[[int], None] = lambda count: None
+    images: Path,
+    files: Sequence[str],
+    preprocessing: Preprocessing,
+    cache: Path,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> Store:
     """Decoded pictures at the preprocessing's size, field `pixels` (uint8, H, W, 3); made on the first call, reused while nothing changed.
 
     Raises PictureError naming the first picture that cannot be decoded.
     """
-    key = fingerprint({"files": picture_files(images, files), "preprocessing": preprocessing.model_dump(mode="json"), "format": FORMAT})
+    key = fingerprint(
+        {
+            "files": picture_files(images, files),
+            "preprocessing": preprocessing.model_dump(mode="json"),
+            "format": FORMAT,
+        }
+    )
     folder = cache / "pixels" / key[:20]
     if (folder / "manifest.json").exists():
         return Store.open(folder, {"fingerprint": key})
 
     def chunks() -> Iterator[dict[str, np.ndarray]]:
         for first in range(0, len(files), 64):
-            yield {"pixels": np.stack([preprocessing.apply(open_picture(images / name)) for name in files[first : first + 64]])}
+            yield {
+                "pixels": np.stack(
+                    [preprocessing.apply(open_picture(images / name)) for name in files[first : first + 64]]
+                )
+            }
 
     return write_store(folder, files, {"fingerprint": key}, chunks(), advance)
 

@@ -81,10 +81,19 @@ def name(value: object) -> Html:
 def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Html:
     """A table that scrolls sideways on a narrow screen. Numbers stand to the right; a None is a dash."""
     rows = [tuple(row) for row in rows]
-    numeric = [bool(rows) and all(isinstance(row[i], (int, float, type(None))) for row in rows) for i in range(len(head))]
+    numeric = [
+        bool(rows) and all(isinstance(row[i], (int, float, type(None))) for row in rows)
+        for i in range(len(head))
+    ]
 
     def cell(value: object, i: int) -> str:
-        shown = "–" if value is None else number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+        shown = (
+            "–"
+            if value is None
+            else number(value)
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+            else value
+        )
         if isinstance(value, Best):
             shown = Html(f"<b>{shown}</b>")
         sentence = not numeric[i] and isinstance(value, str) and len(value) > 40
@@ -92,14 +101,23 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Html:
         return f"<td{kind}>{escape(shown)}</td>"
 
     kinds = [' class="number"' if right else "" for right in numeric]
-    heads = "".join(f'<th scope="col"{kind}>{escape(title)}</th>' for title, kind in zip(head, kinds, strict=True))
-    body = "\n".join("<tr>" + "".join(cell(value, i) for i, value in enumerate(row)) + "</tr>" for row in rows)
-    return Html(f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>')
+    heads = "".join(
+        f'<th scope="col"{kind}>{escape(title)}</th>' for title, kind in zip(head, kinds, strict=True)
+    )
+    body = "\n".join(
+        "<tr>" + "".join(cell(value, i) for i, value in enumerate(row)) + "</tr>" for row in rows
+    )
+    return Html(
+        f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    )
 
 
 def tiles(facts: Iterable[tuple[object, object]]) -> Html:
     """Large values with a small label under each: (label, value) pairs."""
-    boxes = "".join(f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span></div>' for label, value in facts)
+    boxes = "".join(
+        f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span></div>'
+        for label, value in facts
+    )
     return Html(f'<div class="tiles">{boxes}</div>')
 
 

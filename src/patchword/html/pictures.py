@@ -36,10 +36,6 @@ def opened(jpeg: bytes) -> Image.Image:
     return Image.open(io.BytesIO(jpeg))
 
 
-
-
-
-
 def smoothed(weights_hw: np.ndarray, longest: int = _MAP_SIDE) -> np.ndarray:
     """An attention map over its own maximum, enlarged with cell centres kept in place: float32 in [0, 1].
 

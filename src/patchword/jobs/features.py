@@ -58,8 +58,12 @@ def store_features(
         pixels_BHWC = np.stack([prepared.apply(open_picture(images / name)) for name in names])
         if not view:
             return torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(device)
-        views_B3HW = random_views(torch.from_numpy(pixels_BHWC), preprocessing.size, Augmentation(), generator)
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+        views_B3HW = random_views(
+            torch.from_numpy(pixels_BHWC), preprocessing.size, Augmentation(), generator
+        )
+        mean, std = (
+            torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
+        )
         return ((views_B3HW - mean) / std).to(device)
 
     def chunks() -> Iterator[dict[str, np.ndarray]]:
@@ -68,7 +72,11 @@ def store_features(
             if until_layer is None:
                 features = tower(pixels_B3HW)
                 hw[:] = features.hw or ()
-                yield {name: _half(getattr(features, name)) for name in FIELDS if getattr(features, name) is not None}
+                yield {
+                    name: _half(getattr(features, name))
+                    for name in FIELDS
+                    if getattr(features, name) is not None
+                }
             else:
                 tokens, mask = tower.embed(pixels_B3HW)
                 for layer in tower.layers[:until_layer]:

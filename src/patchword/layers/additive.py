@@ -30,7 +30,9 @@ _DEVICE_ELEMENTS = 2**26
 class AdditiveAttention(nn.Module):
     """Weights of N patches for each query; `scoring` names f."""
 
-    def __init__(self, annotation_width: int, query_width: int, width: int, scoring: Literal["tanh", "relu"]) -> None:
+    def __init__(
+        self, annotation_width: int, query_width: int, width: int, scoring: Literal["tanh", "relu"]
+    ) -> None:
         super().__init__()
         self.key = Linear(annotation_width, width)
         self.query = Linear(query_width, width)
@@ -103,7 +105,9 @@ def _pieces(keys_BNA: Tensor, queries_BKA: Tensor) -> Iterator[tuple[slice, Tens
         yield piece, sums_bKNA
 
 
-def _score(keys_BNA: Tensor, queries_BKA: Tensor, weight_A: Tensor, activate_: Callable[[Tensor], Tensor]) -> Tensor:
+def _score(
+    keys_BNA: Tensor, queries_BKA: Tensor, weight_A: Tensor, activate_: Callable[[Tensor], Tensor]
+) -> Tensor:
     weight_A = weight_A.to(keys_BNA.dtype)
     queries_BKA = queries_BKA.to(keys_BNA.dtype)
     scores_BKN = keys_BNA.new_empty(*queries_BKA.shape[:2], keys_BNA.shape[1])
@@ -132,5 +136,13 @@ def _score_backward(
         torch.matmul(grad_bKN[:, :, None], slope_bKNA, out=slopes_BKA[piece].unsqueeze(2))
         if grad_keys_BNA is not None:
             per_query_bKNA = slope_bKNA.mul_(grad_bKN[..., None])
-            torch.mul(per_query_bKNA.sum(dim=1) if K > 1 else per_query_bKNA[:, 0], weight_A, out=grad_keys_BNA[piece])
-    return grad_keys_BNA, (slopes_BKA * weight_A).to(ctx.saved_tensors[1].dtype), grad_weight_A.to(ctx.saved_tensors[2].dtype)
+            torch.mul(
+                per_query_bKNA.sum(dim=1) if K > 1 else per_query_bKNA[:, 0],
+                weight_A,
+                out=grad_keys_BNA[piece],
+            )
+    return (
+        grad_keys_BNA,
+        (slopes_BKA * weight_A).to(ctx.saved_tensors[1].dtype),
+        grad_weight_A.to(ctx.saved_tensors[2].dtype),
+    )

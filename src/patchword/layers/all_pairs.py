@@ -46,10 +46,15 @@ def ragged(batches: Iterable[tuple[Tensor, Tensor]]) -> RaggedTokens:
     """A cache from batches of (tokens_BLC, lengths_B), in order. Raises DataError where float16 cannot hold a value."""
     rows, lengths = [], []
     for tokens_BLC, lengths_B in batches:
-        mask_BL = torch.arange(tokens_BLC.shape[1], device=tokens_BLC.device) < lengths_B.to(tokens_BLC.device)[:, None]
+        mask_BL = (
+            torch.arange(tokens_BLC.shape[1], device=tokens_BLC.device)
+            < lengths_B.to(tokens_BLC.device)[:, None]
+        )
         rows_RC = tokens_BLC.detach()[mask_BL].half().cpu()
         if not rows_RC.isfinite().all():
-            raise DataError("token cache: a value is not finite or beyond float16 (65504); the towers' output should be near unit scale")
+            raise DataError(
+                "token cache: a value is not finite or beyond float16 (65504); the towers' output should be near unit scale"
+            )
         rows.append(rows_RC)
         lengths.append(lengths_B.cpu())
     if not rows:
@@ -58,19 +63,21 @@ def ragged(batches: Iterable[tuple[Tensor, Tensor]]) -> RaggedTokens:
     return RaggedTokens(torch.cat(rows), starts)
 
 
-class Head(Protocol):
+class AlignmentHead(Protocol):
     """What is asked of an alignment head; `models/pairs/patch_slimming.py` has one."""
 
     def images(self, tokens_INd: Tensor, class_token: bool, mask_IN: Tensor | None = None) -> NamedTuple: ...
 
     def captions(self, tokens_JLd: Tensor, lengths_J: Tensor) -> NamedTuple: ...
 
-    def compare(self, images: NamedTuple, captions: NamedTuple, product_dtype: torch.dtype = torch.float32) -> NamedTuple: ...
+    def compare(
+        self, images: NamedTuple, captions: NamedTuple, product_dtype: torch.dtype = torch.float32
+    ) -> NamedTuple: ...
 
 
 @torch.no_grad()
 def all_pairs(
-    head: Head,
+    head: AlignmentHead,
     images: RaggedTokens,
     captions: RaggedTokens,
     class_token: bool,
@@ -113,7 +120,7 @@ class TwoStage(NamedTuple):
 
 @torch.no_grad()
 def two_stage(
-    head: Head,
+    head: AlignmentHead,
     coarse_IJ: Tensor,
     images: RaggedTokens,
     captions: RaggedTokens,
@@ -131,8 +138,12 @@ def two_stage(
         raise DataError(f"shortlist of {shortlist}: expected at least one candidate")
     coarse_IJ = coarse_IJ.float().cpu()
     I, J = coarse_IJ.shape
-    of_image_IJ = torch.zeros(I, J, dtype=torch.bool).scatter_(1, coarse_IJ.topk(min(shortlist, J), dim=1).indices, True)
-    of_caption_IJ = torch.zeros(I, J, dtype=torch.bool).scatter_(0, coarse_IJ.topk(min(shortlist, I), dim=0).indices, True)
+    of_image_IJ = torch.zeros(I, J, dtype=torch.bool).scatter_(
+        1, coarse_IJ.topk(min(shortlist, J), dim=1).indices, True
+    )
+    of_caption_IJ = torch.zeros(I, J, dtype=torch.bool).scatter_(
+        0, coarse_IJ.topk(min(shortlist, I), dim=0).indices, True
+    )
     wanted_IJ = of_image_IJ | of_caption_IJ
     fine_IJ = torch.zeros(I, J)
     for i in range(I):
@@ -140,7 +151,9 @@ def two_stage(
         chosen_J = wanted_IJ[i].nonzero()[:, 0]
         chosen_J = chosen_J[captions.lengths[chosen_J].argsort(descending=True, stable=True)]
         for items in chosen_J.split(tile_for(device, _numbers(images)).captions):
-            fine_IJ[i, items] = head.compare(side, head.captions(*captions.padded(items, device))).similarities_IJ[0].cpu()
+            fine_IJ[i, items] = (
+                head.compare(side, head.captions(*captions.padded(items, device))).similarities_IJ[0].cpu()
+            )
         if progress is not None:
             progress(1)
     # Below every re-ranked pair, and among themselves as the first stage had them.
@@ -163,9 +176,13 @@ def _numbers(images: RaggedTokens) -> int:
     return max(1, images.flat_RC.numel() // len(images))
 
 
-def _images(head: Head, images: RaggedTokens, items: Tensor, class_token: bool, device: torch.device) -> NamedTuple:
+def _images(
+    head: AlignmentHead, images: RaggedTokens, items: Tensor, class_token: bool, device: torch.device
+) -> NamedTuple:
     tokens, lengths = images.padded(items, device)
     if int(lengths.min()) == int(lengths.max()):
         return head.images(tokens, class_token)
-    patches = torch.arange(tokens.shape[1] - class_token, device=device) < (lengths - int(class_token))[:, None]
+    patches = (
+        torch.arange(tokens.shape[1] - class_token, device=device) < (lengths - int(class_token))[:, None]
+    )
     return head.images(tokens, class_token, patches)

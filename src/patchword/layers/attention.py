@@ -34,7 +34,9 @@ def attend(
     # On a CPU the fused kernel's backward pass in bf16 takes about eight times the products' time (torch 2.13), in fp32 as long.
     slow_kernel = queries_BHTD.dtype == torch.bfloat16 and queries_BHTD.device.type == "cpu"
     if not want_weights and not slow_kernel:
-        return F.scaled_dot_product_attention(queries_BHTD, keys_BHND, values_BHND, attn_mask=bias, dropout_p=dropout), None
+        return F.scaled_dot_product_attention(
+            queries_BHTD, keys_BHND, values_BHND, attn_mask=bias, dropout_p=dropout
+        ), None
     scores_BHTN = queries_BHTD @ keys_BHND.transpose(-2, -1) / math.sqrt(queries_BHTD.shape[-1])
     if bias is not None:
         scores_BHTN = scores_BHTN + bias

@@ -16,7 +16,7 @@ from patchword.layers.clustering import kmeans, neighbour_values
 _VECTORS_PER_PROTOTYPE = 39  # fewer make poor means (the limit at which FAISS warns)
 
 
-class Clustered(NamedTuple):
+class ClusterResult(NamedTuple):
     """Prototypes of all layers; those with `sizes_LM` zero do not exist."""
 
     keys_LMC: Tensor
@@ -45,7 +45,11 @@ class Bank:
     def add(self, keys_LNC: Tensor, values_LNC: Tensor, contexts_NW: Tensor) -> None:
         """Writes the newest vectors over the oldest."""
         capacity = self.keys_LNC.shape[1]
-        keys_LNC, values_LNC, contexts_NW = keys_LNC[:, -capacity:], values_LNC[:, -capacity:], contexts_NW[-capacity:]
+        keys_LNC, values_LNC, contexts_NW = (
+            keys_LNC[:, -capacity:],
+            values_LNC[:, -capacity:],
+            contexts_NW[-capacity:],
+        )
         count = keys_LNC.shape[1]
         places_N = (torch.arange(count, device=keys_LNC.device) + self.pointer) % capacity
         self.keys_LNC[:, places_N] = keys_LNC.to(self.keys_LNC.dtype)
@@ -75,11 +79,13 @@ class Bank:
         return bank
 
 
-def cluster(bank: Bank, count: int, neighbours: int, iterations: int, contexts_kept: int, generator: torch.Generator) -> Clustered:
+def cluster(
+    bank: Bank, count: int, neighbours: int, iterations: int, contexts_kept: int, generator: torch.Generator
+) -> ClusterResult:
     """Prototypes of every layer from what the bank holds: at most `count`, and at least 39 vectors for each."""
     alive = max(1, min(count, bank.filled // _VECTORS_PER_PROTOTYPE))
     layers, _, width = bank.keys_LNC.shape
-    found = Clustered(
+    found = ClusterResult(
         bank.keys_LNC.new_zeros(layers, count, width),
         bank.keys_LNC.new_zeros(layers, count, width),
         torch.zeros(layers, count, dtype=torch.int64, device=bank.keys_LNC.device),

@@ -15,7 +15,9 @@ _CHUNK = 4096
 _SEEDS_PER_CENTRE = 16
 
 
-def kmeans(points_ND: Tensor, count: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def kmeans(
+    points_ND: Tensor, count: int, iterations: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """`count` centres (M, D) by Lloyd's iterations from k-means++ seeds (Arthur 2007), and how many points each has (M).
 
     A centre that loses all its points moves to the point that lies farthest from its own centre. `generator` lives on the CPU; fewer
@@ -34,7 +36,9 @@ def kmeans(points_ND: Tensor, count: int, iterations: int, generator: torch.Gene
     return centres_MD, nearest_N.bincount(minlength=count)
 
 
-def neighbour_values(centres_MD: Tensor, keys_ND: Tensor, values_ND: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
+def neighbour_values(
+    centres_MD: Tensor, keys_ND: Tensor, values_ND: Tensor, neighbours: int
+) -> tuple[Tensor, Tensor]:
     """A value for each centre, (M, D): the mean of the values of its nearest keys, weighted by exp(-distance); and who they were, (M, K).
 
     The weights are a softmax over negative distances, because exp(-distance) itself underflows at widths of some hundred. One neighbour
@@ -61,7 +65,9 @@ def _seeds(points_ND: Tensor, count: int, generator: torch.Generator) -> Tensor:
     apart_N = _apart(points_ND, norms_N, 0)
     for seed in range(1, count):
         reached_N = apart_N.double().cumsum(dim=0)
-        place = torch.searchsorted(reached_N, reached_N[-1:] * uniform[seed], right=True).clamp(max=len(points_ND) - 1)
+        place = torch.searchsorted(reached_N, reached_N[-1:] * uniform[seed], right=True).clamp(
+            max=len(points_ND) - 1
+        )
         chosen_MD[seed] = points_ND[place[0]]
         apart_N = torch.minimum(apart_N, _apart(points_ND, norms_N, place[0]))
     return chosen_MD

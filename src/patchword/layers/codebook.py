@@ -37,7 +37,7 @@ OBJECTS = Path(__file__).with_name("objects.txt")
 """A list of 80 everyday objects, one per line."""
 
 
-class Assigned(NamedTuple):
+class ConceptAssignment(NamedTuple):
     """The word of each patch."""
 
     concepts_BN: Tensor
@@ -52,13 +52,19 @@ class Codebook(nn.Module):
     Raises DataError where words repeat or do not match the embeddings.
     """
 
-    def __init__(self, words: Sequence[str], embeddings_WE: Tensor, tower: str, templates: Sequence[str] = TEMPLATES) -> None:
+    def __init__(
+        self, words: Sequence[str], embeddings_WE: Tensor, tower: str, templates: Sequence[str] = TEMPLATES
+    ) -> None:
         super().__init__()
         if len(words) != len(embeddings_WE):
-            raise DataError(f"a codebook of {len(words)} words came with {len(embeddings_WE)} embeddings; build it anew from its word list")
+            raise DataError(
+                f"a codebook of {len(words)} words came with {len(embeddings_WE)} embeddings; build it anew from its word list"
+            )
         repeated = [word for word, times in Counter(words).items() if times > 1]
         if repeated:
-            raise DataError(f"the codebook lists {repeated[0]!r} more than once ({len(repeated)} words repeat); list every word once")
+            raise DataError(
+                f"the codebook lists {repeated[0]!r} more than once ({len(repeated)} words repeat); list every word once"
+            )
         self.words = tuple(words)
         self.tower = tower
         self.templates = tuple(templates)
@@ -93,9 +99,13 @@ class Codebook(nn.Module):
         if missing or description["format"] != FORMAT:
             wrong_format = f"is of format {description.get('format')}, and this code reads {FORMAT}"
             found = f"lacks {', '.join(sorted(missing))}" if missing else wrong_format
-            raise ModelError(f"the description of a codebook {found}; build the codebook anew with 'patchword codebook'")
+            raise ModelError(
+                f"the description of a codebook {found}; build the codebook anew with 'patchword codebook'"
+            )
         if description["template_hash"] != template_hash(description["templates"]):
-            raise ModelError("the prompt templates of the codebook do not match their hash: the file was edited; build the codebook anew")
+            raise ModelError(
+                "the prompt templates of the codebook do not match their hash: the file was edited; build the codebook anew"
+            )
         zeros_WE = torch.zeros(len(description["words"]), description["width"])
         return cls(description["words"], zeros_WE, description["tower"], description["templates"])
 
@@ -104,7 +114,9 @@ class Codebook(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({"embeddings_WE": self.embeddings_WE.contiguous().cpu()}, folder / "codebook.safetensors")
-        (folder / "codebook.json").write_text(json.dumps(self.describe(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / "codebook.json").write_text(
+            json.dumps(self.describe(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
     @classmethod
     def read(cls, folder: Path) -> Codebook:
@@ -112,7 +124,9 @@ class Codebook(nn.Module):
         folder = Path(folder)
         for name in ("codebook.json", "codebook.safetensors"):
             if not (folder / name).is_file():
-                raise ModelError(f"{folder} holds no {name}, so it is no codebook; make one with 'patchword codebook WORDS.txt'")
+                raise ModelError(
+                    f"{folder} holds no {name}, so it is no codebook; make one with 'patchword codebook WORDS.txt'"
+                )
         codebook = cls.described(json.loads((folder / "codebook.json").read_text(encoding="utf-8")))
         codebook.load_state_dict(load_file(folder / "codebook.safetensors"))
         return codebook
@@ -128,7 +142,9 @@ def read_words(path: Path) -> list[str]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise DataError(f"no word list at {path}: give a text file with one word or phrase per line") from None
+        raise DataError(
+            f"no word list at {path}: give a text file with one word or phrase per line"
+        ) from None
     words = list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
     if not words:
         raise DataError(f"{path} lists no words: one word or phrase per line is expected")
@@ -137,7 +153,10 @@ def read_words(path: Path) -> list[str]:
 
 @torch.no_grad()
 def build_codebook(
-    words: Sequence[str], embed: Callable[[list[str]], Tensor], tower: str, templates: Sequence[str] = TEMPLATES
+    words: Sequence[str],
+    embed: Callable[[list[str]], Tensor],
+    tower: str,
+    templates: Sequence[str] = TEMPLATES,
 ) -> Codebook:
     """A codebook by prompt templates: each sentence is embedded and brought to unit length, and a word's sentences are averaged.
 
@@ -163,14 +182,18 @@ def assign(
     count_normalised: bool = False,
     scale: float = 100.0,
     mask_BN: Tensor | None = None,
-) -> Assigned:
+) -> ConceptAssignment:
     """The word of each patch, by the cosine of patch and word (Gao 2025).
 
     `argmax` takes the nearest word. `gumbel` draws it from softmax(scale * cosine) by a hard Gumbel-softmax at temperature 1, whose
     gradient passes straight through; draw so in training only. `top_k` leaves each image the words nearest to its own embedding
     `pooled_BE`. `count_normalised` divides a token by one more than the patches of its word (`mask_BN` says which patches are real).
     """
-    patches_BNE, words_BKE, rows_BK = F.normalize(aligned_BNE, dim=-1), codebook_WE.to(aligned_BNE.dtype), None
+    patches_BNE, words_BKE, rows_BK = (
+        F.normalize(aligned_BNE, dim=-1),
+        codebook_WE.to(aligned_BNE.dtype),
+        None,
+    )
     if top_k is not None:
         rows_BK = (F.normalize(pooled_BE, dim=-1) @ words_BKE.T).topk(top_k, dim=1).indices
         words_BKE = words_BKE[rows_BK]
@@ -185,8 +208,10 @@ def assign(
         concepts_BN = picked_BN if rows_BK is None else rows_BK.gather(1, picked_BN)
         tokens_BNE = codebook_WE.to(aligned_BNE.dtype)[concepts_BN]
     if count_normalised:
-        tokens_BNE = tokens_BNE / (_patches_of_same_word(concepts_BN, len(codebook_WE), mask_BN) + 1.0)[..., None].to(tokens_BNE.dtype)
-    return Assigned(concepts_BN, tokens_BNE)
+        tokens_BNE = tokens_BNE / (_patches_of_same_word(concepts_BN, len(codebook_WE), mask_BN) + 1.0)[
+            ..., None
+        ].to(tokens_BNE.dtype)
+    return ConceptAssignment(concepts_BN, tokens_BNE)
 
 
 def concept_use(concepts_BN: Tensor, words: int, mask_BN: Tensor | None = None) -> dict[str, float]:

@@ -35,8 +35,12 @@ def linear(inputs: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> T
     if not _suits(inputs, weight_OI):
         return F.linear(inputs, weight_OI, bias_O)
     inputs_RI = inputs.reshape(-1, inputs.shape[-1])
-    learns = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (inputs, weight_OI, bias_O))
-    outputs_RO = _Product.apply(inputs_RI, weight_OI, bias_O) if learns else _product(inputs_RI, weight_OI, bias_O)
+    learns = torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in (inputs, weight_OI, bias_O)
+    )
+    outputs_RO = (
+        _Product.apply(inputs_RI, weight_OI, bias_O) if learns else _product(inputs_RI, weight_OI, bias_O)
+    )
     return outputs_RO.view(*inputs.shape[:-1], len(weight_OI))
 
 
@@ -47,7 +51,9 @@ def mkl_is_slow() -> bool:
     if not both or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     description = Path("/proc/cpuinfo")
-    return "AuthenticAMD" in (description.read_text(encoding="utf-8") if description.exists() else platform.processor())
+    return "AuthenticAMD" in (
+        description.read_text(encoding="utf-8") if description.exists() else platform.processor()
+    )
 
 
 def _suits(inputs: Tensor, weight_OI: Tensor) -> bool:

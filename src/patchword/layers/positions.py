@@ -19,7 +19,9 @@ def sine_positions(positions_T: Tensor, width: int) -> Tensor:
 
     `positions_T` may hold any numbers; `width` must be even.
     """
-    frequencies = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float32, device=positions_T.device) / width)
+    frequencies = 10000.0 ** (
+        -torch.arange(0, width, 2, dtype=torch.float32, device=positions_T.device) / width
+    )
     angles_TF = positions_T.to(torch.float32)[:, None] * frequencies
     return torch.stack((angles_TF.sin(), angles_TF.cos()), dim=-1).flatten(1)
 
@@ -53,9 +55,13 @@ class GridGeometry(nn.Module):
         device = self.weigh.weight.device
         y_N = torch.arange(rows, device=device, dtype=torch.float32).repeat_interleave(columns)
         x_N = torch.arange(columns, device=device, dtype=torch.float32).repeat(rows)
-        apart_NN2 = torch.stack((x_N[:, None] - x_N, y_N[:, None] - y_N), dim=-1).abs().clamp(min=_CLOSEST).log()
+        apart_NN2 = (
+            torch.stack((x_N[:, None] - x_N, y_N[:, None] - y_N), dim=-1).abs().clamp(min=_CLOSEST).log()
+        )
         apart_NN4 = torch.cat((apart_NN2, torch.zeros_like(apart_NN2)), dim=-1)
         waves = _GEOMETRY_FEATURES // 8
-        frequencies = _GEOMETRY_SCALE * _GEOMETRY_WAVELENGTH ** (-torch.arange(waves, device=device, dtype=torch.float32) / waves)
+        frequencies = _GEOMETRY_SCALE * _GEOMETRY_WAVELENGTH ** (
+            -torch.arange(waves, device=device, dtype=torch.float32) / waves
+        )
         angles_NNF = (apart_NN4[..., None] * frequencies).flatten(2)
         return torch.cat((angles_NNF.sin(), angles_NNF.cos()), dim=-1).to(self.weigh.weight.dtype)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from patchword.types import Projected, TowerLayer
+from patchword.types import Projections, TowerLayer
 
 INITIAL_DEVIATION = 0.02
 """Standard deviation of untrained prompts, as in the public code."""
@@ -49,26 +49,34 @@ class PromptMap(nn.Module):
         return self.outer(torch.relu(self.inner(rows_BQC)))
 
 
-def joined_with(tokens: Projected, joining: list[Projected], mask_BN: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def joined_with(
+    tokens: Projections, joining: list[Projections], mask_BN: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Keys, values and mask of the tokens with the joining rows behind them; a prompt's rows (batch 1) serve all rows of the batch."""
     batch = tokens.keys_BHND.shape[0]
     keys = torch.cat([tokens.keys_BHND, *(rows.keys_BHND.expand(batch, -1, -1, -1) for rows in joining)], 2)
-    values = torch.cat([tokens.values_BHND, *(rows.values_BHND.expand(batch, -1, -1, -1) for rows in joining)], 2)
+    values = torch.cat(
+        [tokens.values_BHND, *(rows.values_BHND.expand(batch, -1, -1, -1) for rows in joining)], 2
+    )
     if mask_BN is None:
         return keys, values, None
     return keys, values, torch.cat([mask_BN, mask_BN.new_ones(batch, keys.shape[2] - mask_BN.shape[1])], 1)
 
 
-def query_attention(layer: TowerLayer, tokens: Projected, prompts: Prompts, mask_BN: Tensor | None) -> tuple[Tensor, ...]:
+def query_attention(
+    layer: TowerLayer, tokens: Projections, prompts: Prompts, mask_BN: Tensor | None
+) -> tuple[Tensor, ...]:
     """Queries (B, H, Q, D) of the query prompts, and the keys, values and mask of all that they attend to, the tokens first."""
-    rows_1MC = torch.cat([part for part in (prompts.query_context_MC, prompts.query_QC) if part is not None])[None]
+    rows_1MC = torch.cat([part for part in (prompts.query_context_MC, prompts.query_QC) if part is not None])[
+        None
+    ]
     joining = layer.project(rows_1MC)
     keys, values, mask_BM = joined_with(tokens, [joining], mask_BN)
     queries_BHQD = joining.queries_BHND[:, :, -prompts.query_QC.shape[0] :].expand(keys.shape[0], -1, -1, -1)
     return queries_BHQD, keys, values, mask_BM
 
 
-def query_rows(layer: TowerLayer, tokens: Projected, prompts: Prompts, mask_BN: Tensor | None) -> Tensor:
+def query_rows(layer: TowerLayer, tokens: Projections, prompts: Prompts, mask_BN: Tensor | None) -> Tensor:
     """The query stage: the query prompts' rows of layer([tokens; query context; query]), shape (B, Q, C).
 
     Args:
@@ -81,7 +89,7 @@ def query_rows(layer: TowerLayer, tokens: Projected, prompts: Prompts, mask_BN: 
 def fused_rows(
     layer: TowerLayer,
     tokens_BNC: Tensor,
-    tokens: Projected,
+    tokens: Projections,
     prompts: Prompts,
     message_BQC: Tensor | None,
     mask_BN: Tensor | None,

@@ -25,10 +25,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from patchword.layers.attention import attend
-from patchword.layers.bank import Bank, Clustered, cluster
+from patchword.layers.bank import Bank, ClusterResult, cluster
 from patchword.layers.linear import Linear
 from patchword.layers.transformer import initialise, merge_heads
-from patchword.types import Observed
+from patchword.types import KeysAndValues
 
 CONTEXT_WIDTH = 8
 _CONTEXTS_KEPT = 4
@@ -45,14 +45,28 @@ class PrototypeConfig(BaseModel):
         description="self_concat: keys and values of self-attention, one softmax with them (the paper); cross_add: beside cross-attention; "
         "sequential: after it (the two readings of the fusion design)",
     )
-    count: int = Field(1024, gt=0, description="prototypes in each decoder layer; fewer are alive while the bank has under 39 for each")
+    count: int = Field(
+        1024,
+        gt=0,
+        description="prototypes in each decoder layer; fewer are alive while the bank has under 39 for each",
+    )
     neighbours: int = Field(32, gt=0, description="bank keys whose values make a value prototype")
-    bank: int = Field(65536, gt=0, description="vectors that the bank of a layer holds; the oldest leave first")
+    bank: int = Field(
+        65536, gt=0, description="vectors that the bank of a layer holds; the oldest leave first"
+    )
     bank_every: int = Field(1, gt=0, description="steps between two additions to the bank")
-    bank_at_most: int = Field(4096, gt=0, description="vectors added in one step; of more, a random part is taken")
-    start_step: int = Field(0, ge=0, description="step at which the bank starts to fill: the keys of the very first steps mean nothing yet")
+    bank_at_most: int = Field(
+        4096, gt=0, description="vectors added in one step; of more, a random part is taken"
+    )
+    start_step: int = Field(
+        0,
+        ge=0,
+        description="step at which the bank starts to fill: the keys of the very first steps mean nothing yet",
+    )
     cluster_every: int = Field(500, gt=0, description="steps between two clusterings")
-    effect_after: int = Field(10, ge=0, description="steps from a clustering to the step at which its prototypes take effect")
+    effect_after: int = Field(
+        10, ge=0, description="steps from a clustering to the step at which its prototypes take effect"
+    )
     iterations: int = Field(10, gt=0, description="Lloyd iterations of a clustering")
     seed: int = Field(0, ge=0, description="seed of the clustering's own random numbers")
 
@@ -97,13 +111,15 @@ class PrototypeMemory(nn.Module):
         self.register_buffer("live_LM", torch.zeros(shape, dtype=torch.bool))
         self.register_buffer("sizes_LM", torch.zeros(shape, dtype=torch.int64))
         self.register_buffer("attention_LM", torch.zeros(shape))
-        self.register_buffer("contexts_LMKW", torch.full((*shape, _CONTEXTS_KEPT, CONTEXT_WIDTH), -1, dtype=torch.int32))
+        self.register_buffer(
+            "contexts_LMKW", torch.full((*shape, _CONTEXTS_KEPT, CONTEXT_WIDTH), -1, dtype=torch.int32)
+        )
         self.register_buffer("log_bias", torch.zeros(()))
         concatenated = config.placement == "self_concat"
         self.segment_own_LC = nn.Parameter(torch.zeros(layers, width)) if concatenated else None
         self.segment_memory_LC = nn.Parameter(torch.zeros(layers, width)) if concatenated else None
         self._bank: Bank | None = None
-        self._pending: Clustered | None = None
+        self._pending: ClusterResult | None = None
         self._steps = 0
         self._effective_at = 0
         self._generator = torch.Generator().manual_seed(config.seed)
@@ -123,19 +139,29 @@ class PrototypeMemory(nn.Module):
         bias_LM = torch.zeros_like(self.attention_LM).masked_fill_(~self.live_LM, float("-inf"))
         if self.segment_own_LC is None:
             biases = [None if every else bias_LM[layer] for layer in layers]
-            return tuple(self._columns(self.keys_LMC[layer], self.values_LMC[layer], biases[layer], None) for layer in layers)
+            return tuple(
+                self._columns(self.keys_LMC[layer], self.values_LMC[layer], biases[layer], None)
+                for layer in layers
+            )
         biases = [None if every and log_bias == 0 else bias_LM[layer] + self.log_bias for layer in layers]
         own_LHD = (self.segment_own_LC - self.segment_memory_LC).unflatten(-1, (self.heads, -1))
-        return tuple(self._columns(self.keys_LMC[layer], self.values_LMC[layer], biases[layer], own_LHD[layer]) for layer in layers)
+        return tuple(
+            self._columns(self.keys_LMC[layer], self.values_LMC[layer], biases[layer], own_LHD[layer])
+            for layer in layers
+        )
 
-    def _columns(self, keys_MC: Tensor, values_MC: Tensor, bias_M: Tensor | None, own_HD: Tensor | None) -> Columns:
-        keys_HMD, values_HMD = (x_MC.unflatten(-1, (self.heads, -1)).transpose(0, 1) for x_MC in (keys_MC, values_MC))
+    def _columns(
+        self, keys_MC: Tensor, values_MC: Tensor, bias_M: Tensor | None, own_HD: Tensor | None
+    ) -> Columns:
+        keys_HMD, values_HMD = (
+            x_MC.unflatten(-1, (self.heads, -1)).transpose(0, 1) for x_MC in (keys_MC, values_MC)
+        )
         return Columns(keys_HMD, values_HMD, bias_M, own_HD, self.log_bias.exp())
 
     @torch.no_grad()
     def observe(
         self,
-        observed: Sequence[Observed],
+        observed: Sequence[KeysAndValues],
         mask_BT: Tensor,
         contexts_BTW: Tensor | None = None,
         weights_RTLM: Tensor | None = None,
@@ -150,7 +176,9 @@ class PrototypeMemory(nn.Module):
         self._steps += 1
         if weights_RTLM is not None:
             words = (weights_RTLM.amax(dim=(2, 3)) > 0).sum().clamp(min=1)
-            self.attention_LM.lerp_((weights_RTLM.sum(dim=(0, 1)) / words).to(self.attention_LM.dtype), 1 - _USE_MEMORY)
+            self.attention_LM.lerp_(
+                (weights_RTLM.sum(dim=(0, 1)) / words).to(self.attention_LM.dtype), 1 - _USE_MEMORY
+            )
         since = self._steps - config.start_step
         if since >= 0 and since % config.bank_every == 0 and _is_first():
             self._fill(observed, mask_BT, contexts_BTW)
@@ -160,13 +188,21 @@ class PrototypeMemory(nn.Module):
         if self._steps == self._effective_at:
             self._install()
 
-    def _fill(self, observed: Sequence[Observed], mask_BT: Tensor, contexts_BTW: Tensor | None) -> None:
+    def _fill(self, observed: Sequence[KeysAndValues], mask_BT: Tensor, contexts_BTW: Tensor | None) -> None:
         rows = mask_BT.flatten().nonzero()[:, 0]
         if len(rows) > self.config.bank_at_most:
-            kept = torch.randperm(len(rows), generator=self._generator)[: self.config.bank_at_most].sort().values
+            kept = (
+                torch.randperm(len(rows), generator=self._generator)[: self.config.bank_at_most].sort().values
+            )
             rows = rows[kept.to(rows.device)]
         if self._bank is None:
-            self._bank = Bank.empty(self.config.bank, len(self.keys_LMC), self.keys_LMC.shape[-1], CONTEXT_WIDTH, self.keys_LMC.device)
+            self._bank = Bank.empty(
+                self.config.bank,
+                len(self.keys_LMC),
+                self.keys_LMC.shape[-1],
+                CONTEXT_WIDTH,
+                self.keys_LMC.device,
+            )
         if contexts_BTW is None:
             contexts_BTW = mask_BT.new_full((*mask_BT.shape, CONTEXT_WIDTH), -1, dtype=torch.int32)
         self._bank.add(
@@ -175,11 +211,13 @@ class PrototypeMemory(nn.Module):
             contexts_BTW.flatten(0, 1)[rows],
         )
 
-    def _cluster(self) -> Clustered | None:
+    def _cluster(self) -> ClusterResult | None:
         if self._bank is None or self._bank.filled == 0:
             return None
         config = self.config
-        return cluster(self._bank, config.count, config.neighbours, config.iterations, _CONTEXTS_KEPT, self._generator)
+        return cluster(
+            self._bank, config.count, config.neighbours, config.iterations, _CONTEXTS_KEPT, self._generator
+        )
 
     def _install(self) -> None:
         if self._pending is not None:
@@ -197,8 +235,13 @@ class PrototypeMemory(nn.Module):
         """Numbers for a training log: how full the bank is, and for each layer its prototypes alive and the attention on them."""
         filled = 0 if self._bank is None else self._bank.filled
         numbers = {"bank_fill": filled / self.config.bank}
-        numbers |= {f"prototypes_live_{layer}": count for layer, count in enumerate(self.live_LM.sum(dim=1).tolist())}
-        return numbers | {f"memory_attention_{layer}": mass for layer, mass in enumerate(self.attention_LM.sum(dim=1).tolist())}
+        numbers |= {
+            f"prototypes_live_{layer}": count for layer, count in enumerate(self.live_LM.sum(dim=1).tolist())
+        }
+        return numbers | {
+            f"memory_attention_{layer}": mass
+            for layer, mass in enumerate(self.attention_LM.sum(dim=1).tolist())
+        }
 
     def resume_state(self) -> dict[str, Tensor]:
         """All that a bit-exact continuation needs beside the model's own state: bank, pointers, a clustering not yet in effect, random
@@ -217,18 +260,27 @@ class PrototypeMemory(nn.Module):
         self._generator.set_state(state["generator"].cpu())
         device = self.keys_LMC.device
         self._bank = Bank.restored(state, self.config.bank, device) if "bank.keys_LNC" in state else None
-        pending = {name: state[f"pending.{name}"].to(device) for name in Clustered._fields if f"pending.{name}" in state}
-        self._pending = Clustered(**pending) if pending else None
+        pending = {
+            name: state[f"pending.{name}"].to(device)
+            for name in ClusterResult._fields
+            if f"pending.{name}" in state
+        }
+        self._pending = ClusterResult(**pending) if pending else None
 
     def describe(self, words_of: Callable[[list[int]], str]) -> dict:
         """What `prototypes.json` holds: for each layer and prototype whether it is alive, its share of the bank, the attention it gets,
         and its nearest training contexts, which `words_of` turns into text."""
         layers, count = self.live_LM.shape
-        described = [[self._describe(layer, number, words_of) for number in range(count)] for layer in range(layers)]
+        described = [
+            [self._describe(layer, number, words_of) for number in range(count)] for layer in range(layers)
+        ]
         return {"placement": self.config.placement, "layers": described}
 
     def _describe(self, layer: int, number: int, words_of: Callable[[list[int]], str]) -> dict:
-        contexts = [[token for token in context if token >= 0] for context in self.contexts_LMKW[layer, number].tolist()]
+        contexts = [
+            [token for token in context if token >= 0]
+            for context in self.contexts_LMKW[layer, number].tolist()
+        ]
         size, total = int(self.sizes_LM[layer, number]), max(1, int(self.sizes_LM[layer].sum()))
         return {
             "alive": bool(self.live_LM[layer, number]),
@@ -252,7 +304,9 @@ def attend_with_prototypes(
     may be None where they are not wanted. The prototypes are multiplied once for all rows instead of being copied to each.
     """
     rows, heads, length, width = queries_BHTD.shape
-    plain = queries_BHTD.device.type == "cpu" and queries_BHTD.dtype == columns.keys_HMD.dtype == torch.float32
+    plain = (
+        queries_BHTD.device.type == "cpu" and queries_BHTD.dtype == columns.keys_HMD.dtype == torch.float32
+    )
     if plain and not want_weights and not torch.is_grad_enabled():
         return _merged(queries_BHTD, keys_BHND, values_BHND, columns, bias), None
     queries_BHTD = queries_BHTD * width**-0.5
@@ -261,7 +315,9 @@ def attend_with_prototypes(
         own_BHTN = own_BHTN + (queries_BHTD * columns.own_HD[:, None]).sum(dim=-1, keepdim=True)
     if bias is not None:
         own_BHTN = own_BHTN + bias
-    queries_HXD, own_HXN = (x_BHTY.transpose(0, 1).flatten(1, 2) for x_BHTY in (queries_BHTD, own_BHTN))  # heads first, rows together
+    queries_HXD, own_HXN = (
+        x_BHTY.transpose(0, 1).flatten(1, 2) for x_BHTY in (queries_BHTD, own_BHTN)
+    )  # heads first, rows together
     scores_HXM = queries_HXD @ columns.keys_HMD.transpose(-2, -1)
     if columns.bias_M is not None:
         scores_HXM = scores_HXM + columns.bias_M
@@ -274,7 +330,9 @@ def attend_with_prototypes(
     return own_BHTN @ values_BHND + recalled_BHTD, weights_BHTM
 
 
-def _merged(queries_BHTD: Tensor, keys_BHND: Tensor, values_BHND: Tensor, columns: Columns, bias: Tensor | None) -> Tensor:
+def _merged(
+    queries_BHTD: Tensor, keys_BHND: Tensor, values_BHND: Tensor, columns: Columns, bias: Tensor | None
+) -> Tensor:
     """The same context from two attentions and the logarithms of their softmax's sums; the scores are never written down.
 
     softmax over [a ; b] is the mean of the softmax over a and that over b, weighted by their sums. torch's kernel gives the logarithm of
@@ -287,8 +345,12 @@ def _merged(queries_BHTD: Tensor, keys_BHND: Tensor, values_BHND: Tensor, column
         own_BHT = own_BHT + (queries_BHTD * columns.own_HD[:, None]).sum(dim=-1) * width**-0.5
     queries_1HXD = queries_BHTD.transpose(0, 1).flatten(1, 2)[None]
     bias_11XM = None if columns.bias_M is None else columns.bias_M.expand(1, 1, rows * length, -1)
-    recalled_1HXD, recalled_1HX = flash(queries_1HXD, columns.keys_HMD[None], columns.values_HMD[None], attn_mask=bias_11XM)
-    recalled_BHTD, recalled_BHT = (x_1HX[0].unflatten(1, (rows, length)).transpose(0, 1) for x_1HX in (recalled_1HXD, recalled_1HX))
+    recalled_1HXD, recalled_1HX = flash(
+        queries_1HXD, columns.keys_HMD[None], columns.values_HMD[None], attn_mask=bias_11XM
+    )
+    recalled_BHTD, recalled_BHT = (
+        x_1HX[0].unflatten(1, (rows, length)).transpose(0, 1) for x_1HX in (recalled_1HXD, recalled_1HX)
+    )
     return torch.lerp(recalled_BHTD, own_BHTD, (own_BHT - recalled_BHT).sigmoid()[..., None])
 
 
@@ -303,7 +365,9 @@ class PrototypeRecall(nn.Module):
         self.gate_C = nn.Parameter(torch.zeros(width))
         initialise(self)
 
-    def forward(self, y_RTC: Tensor, columns: Columns, want_weights: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, y_RTC: Tensor, columns: Columns, want_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """The addition (R, T, C), and the weights (R, H, T, M) where wanted."""
         queries_1HXD = self.query(y_RTC).unflatten(-1, (self.heads, -1)).flatten(0, 1).transpose(0, 1)[None]
         keys_1HMD, values_1HMD = columns.keys_HMD[None], columns.values_HMD[None]
@@ -317,4 +381,7 @@ class PrototypeRecall(nn.Module):
 
 def _is_first() -> bool:
     """One process banks and clusters; all hold what it found."""
-    return not (torch.distributed.is_available() and torch.distributed.is_initialized()) or torch.distributed.get_rank() == 0
+    return (
+        not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        or torch.distributed.get_rank() == 0
+    )

@@ -40,7 +40,9 @@ class Lstm(nn.Module):
         return LstmState(vector_RS, vector_RS)
 
     def forward(self, inputs_RTE: Tensor, state: LstmState) -> tuple[Tensor, LstmState]:
-        outputs_RTS, (hidden_1RS, cell_1RS) = self.layer(inputs_RTE, (state.hidden_RS[None], state.cell_RS[None]))
+        outputs_RTS, (hidden_1RS, cell_1RS) = self.layer(
+            inputs_RTE, (state.hidden_RS[None], state.cell_RS[None])
+        )
         return outputs_RTS, LstmState(hidden_1RS[0], cell_1RS[0])
 
 
@@ -80,7 +82,9 @@ def lstm_update(gates_RG: Tensor, cell_RS: Tensor) -> LstmState:
     return LstmState(out_RS.sigmoid() * cell_RS.tanh(), cell_RS)
 
 
-def lstm_sequence(inputs_RTE: Tensor, state: LstmState, cell: nn.LSTMCell) -> tuple[Tensor, Tensor, LstmState]:
+def lstm_sequence(
+    inputs_RTE: Tensor, state: LstmState, cell: nn.LSTMCell
+) -> tuple[Tensor, Tensor, LstmState]:
     """Hidden parts and memory cells of every word, both (R, T, S), and the last state.
 
     What torch's LSTM layer hides, and a visual sentinel needs. The inputs are projected for all words in one product.

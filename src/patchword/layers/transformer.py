@@ -23,7 +23,9 @@ from patchword.layers.linear import Linear, linear
 def check_heads(width: int, heads: int) -> None:
     """Raises ConfigError where the heads do not divide the width, or the width takes no grid positions."""
     if width % heads:
-        raise ConfigError(f"width {width} cannot be cut into {heads} heads of one size; choose a width that is a multiple of heads")
+        raise ConfigError(
+            f"width {width} cannot be cut into {heads} heads of one size; choose a width that is a multiple of heads"
+        )
     if width % 4:
         raise ConfigError(f"width {width} takes no two-dimensional sine positions; choose a multiple of 4")
 
@@ -47,14 +49,18 @@ def padding_bias(mask_BN: Tensor | None, like: Tensor) -> Tensor | None:
     """Additive bias (B, 1, 1, N) that hides what is not real; None where all is."""
     if mask_BN is None:
         return None
-    return torch.zeros(mask_BN.shape, dtype=like.dtype, device=like.device).masked_fill_(~mask_BN, float("-inf"))[:, None, None]
+    return torch.zeros(mask_BN.shape, dtype=like.dtype, device=like.device).masked_fill_(
+        ~mask_BN, float("-inf")
+    )[:, None, None]
 
 
 def initialise(module: nn.Module) -> None:
     """Xavier-uniform weights and zero biases for every Linear below `module`; each projection of a fused one by its own shape."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
-            blocks = max(1, round(part.out_features / part.in_features)) if isinstance(part, FusedLinear) else 1
+            blocks = (
+                max(1, round(part.out_features / part.in_features)) if isinstance(part, FusedLinear) else 1
+            )
             for block_OC in part.weight.chunk(blocks):
                 nn.init.xavier_uniform_(block_OC)
             if part.bias is not None:
@@ -76,7 +82,9 @@ class SelfAttention(nn.Module):
 
     def project(self, x_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (B, H, T, D) each."""
-        queries_BHTD, keys_BHTD, values_BHTD = self.qkv(x_BTC).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        queries_BHTD, keys_BHTD, values_BHTD = (
+            self.qkv(x_BTC).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )
         return queries_BHTD, keys_BHTD, values_BHTD
 
     def merge(self, context_BHTD: Tensor) -> Tensor:
@@ -105,25 +113,37 @@ class CrossAttention(nn.Module):
         if keyed_BNC is None:
             keys_BNC, values_BNC = self.keys_values(seen_BNC).chunk(2, dim=-1)
         else:
-            (keys_CC, values_CC), (keys_C, values_C) = self.keys_values.weight.chunk(2), self.keys_values.bias.chunk(2)
+            (keys_CC, values_CC), (keys_C, values_C) = (
+                self.keys_values.weight.chunk(2),
+                self.keys_values.bias.chunk(2),
+            )
             keys_BNC, values_BNC = linear(keyed_BNC, keys_CC, keys_C), linear(seen_BNC, values_CC, values_C)
         heads = (self.heads, -1)
-        return keys_BNC.unflatten(-1, heads).transpose(-3, -2), values_BNC.unflatten(-1, heads).transpose(-3, -2)
+        return keys_BNC.unflatten(-1, heads).transpose(-3, -2), values_BNC.unflatten(-1, heads).transpose(
+            -3, -2
+        )
 
     def queries(self, x_RTC: Tensor, images: int) -> Tensor:
         """Queries of all rows of an image side by side, (B, H, K*T, D), so that keys need no copy per row."""
         return self.query(x_RTC).view(images, -1, self.heads, x_RTC.shape[-1] // self.heads).transpose(1, 2)
 
     def forward(
-        self, x_RTC: Tensor, keys_BHND: Tensor, values_BHND: Tensor, bias: Tensor | None = None, want_weights: bool = False
+        self,
+        x_RTC: Tensor,
+        keys_BHND: Tensor,
+        values_BHND: Tensor,
+        bias: Tensor | None = None,
+        want_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Context (R, T, C), and the weights (R, H, T, N) where wanted. `bias` broadcasts to (B, H, K*T, N)."""
-        context_BHTD, weights_BHTN = attend(self.queries(x_RTC, len(keys_BHND)), keys_BHND, values_BHND, bias, want_weights)
+        context_BHTD, weights_BHTN = attend(
+            self.queries(x_RTC, len(keys_BHND)), keys_BHND, values_BHND, bias, want_weights
+        )
         context_RTC = self.output(merge_heads(context_BHTD).view(x_RTC.shape))
         return context_RTC, None if weights_BHTN is None else weights_of_rows(weights_BHTN, len(x_RTC))
 
 
-class Attended(NamedTuple):
+class AttentionSource(NamedTuple):
     """What one decoder layer's cross-attention looks at."""
 
     keys_BHND: Tensor
@@ -132,11 +152,14 @@ class Attended(NamedTuple):
     last: bool
 
 
-def each_layer(keys_BLHND: Tensor, values_BLHND: Tensor, bias_B11N: Tensor | None) -> list[Attended]:
+def each_layer(keys_BLHND: Tensor, values_BLHND: Tensor, bias_B11N: Tensor | None) -> list[AttentionSource]:
     """The keys and values of all decoder layers apart, all at once: an index for each would fill a gradient as large as all on the way
     back."""
     keys, values = keys_BLHND.unbind(dim=1), values_BLHND.unbind(dim=1)
-    return [Attended(k_BHND, v_BHND, bias_B11N, k_BHND is keys[-1]) for k_BHND, v_BHND in zip(keys, values, strict=True)]
+    return [
+        AttentionSource(k_BHND, v_BHND, bias_B11N, k_BHND is keys[-1])
+        for k_BHND, v_BHND in zip(keys, values, strict=True)
+    ]
 
 
 def weights_of_rows(weights_BHTN: Tensor, rows: int) -> Tensor:

@@ -1,7 +1,7 @@
 """The numbers of the field, equal to coco-caption's, without Java and without torch.
 
-    from patchword.metrics import score
-    score({"42": ["A dog runs.", "A brown dog."]}, {"42": "a dog is running"})["CIDEr"].value
+from patchword.metrics import score
+score({"42": ["A dog runs.", "A brown dog."]}, {"42": "a dog is running"})["CIDEr"].value
 """
 
 from __future__ import annotations
@@ -19,7 +19,17 @@ from patchword.metrics.rouge import rouge_values
 from patchword.metrics.scores import Score
 from patchword.text import ptb
 
-__all__ = ["ALL_METRICS", "FAST_METRICS", "TOKENIZERS", "Report", "Score", "report", "score", "score_captions", "score_tokens"]
+__all__ = [
+    "ALL_METRICS",
+    "FAST_METRICS",
+    "TOKENIZERS",
+    "Report",
+    "Score",
+    "report",
+    "score",
+    "score_captions",
+    "score_tokens",
+]
 
 ALL_METRICS = ("bleu", "meteor", "rouge", "cider", "spice")
 FAST_METRICS = ("bleu", "rouge", "cider")
@@ -47,7 +57,9 @@ class Report(NamedTuple):
     """What BLEU summed, per image, for the bootstrap."""
 
 
-def score(references: Mapping[str, Sequence[str]], predictions: Mapping[str, str], tokenizer: str = "ptb") -> dict[str, Score]:
+def score(
+    references: Mapping[str, Sequence[str]], predictions: Mapping[str, str], tokenizer: str = "ptb"
+) -> dict[str, Score]:
     """All caption metrics that can run here: Bleu_1 to Bleu_4, METEOR, ROUGE_L, CIDEr, SPICE, as fractions (CIDEr up to ten).
 
     `references` and `predictions` map the same image ids to captions. METEOR and SPICE are absent where their tables or Java are;
@@ -84,20 +96,27 @@ def report(
     check_ids(references, predictions)
     tokenize = TOKENIZERS[tokenizer]
     # Both sides in the order of the references, as coco-caption does it: its tokenizer looks at the next caption.
-    prediction_tokens = dict(zip(references, tokenize([predictions[image] for image in references]), strict=True))
+    prediction_tokens = dict(
+        zip(references, tokenize([predictions[image] for image in references]), strict=True)
+    )
     flat = iter(tokenize([caption for captions in references.values() for caption in captions]))
     reference_tokens = {image: [next(flat) for _ in captions] for image, captions in references.items()}
     return score_tokens(reference_tokens, prediction_tokens, metrics)
 
 
-def score_tokens(references: ReferenceTokens, predictions: Tokens, metrics: Sequence[str] = ALL_METRICS) -> Report:
+def score_tokens(
+    references: ReferenceTokens, predictions: Tokens, metrics: Sequence[str] = ALL_METRICS
+) -> Report:
     """Like `report`, for captions that are token lists already."""
     unknown = sorted(set(metrics) - set(KNOWN_METRICS))
     if unknown:
         raise ConfigError(f"metric {unknown[0]!r} does not exist; choose from {', '.join(KNOWN_METRICS)}")
     check_ids(references, predictions)
     images = list(predictions)
-    reference_lists, prediction_list = [references[image] for image in images], [predictions[image] for image in images]
+    reference_lists, prediction_list = (
+        [references[image] for image in images],
+        [predictions[image] for image in images],
+    )
     scores, counts = _counting_scores(images, reference_lists, prediction_list, metrics)
     absent = {}
     for name in ("meteor", "spice"):
@@ -111,7 +130,10 @@ def score_tokens(references: ReferenceTokens, predictions: Tokens, metrics: Sequ
 
 def check_ids(references: Mapping[str, object], predictions: Mapping[str, object]) -> None:
     """Raises DataError unless predictions and references speak of the same images, at least one, each with a reference."""
-    missing, extra = sorted(references.keys() - predictions.keys()), sorted(predictions.keys() - references.keys())
+    missing, extra = (
+        sorted(references.keys() - predictions.keys()),
+        sorted(predictions.keys() - references.keys()),
+    )
     if missing or extra:
         raise DataError(
             f"predictions and references speak of different images: {_listed(missing)} without a prediction, "
@@ -130,7 +152,10 @@ def _listed(images: Sequence[str], shown: int = 10) -> str:
 
 
 def _counting_scores(
-    images: Sequence[str], references: Sequence[Sequence[Sequence[str]]], predictions: Sequence[Sequence[str]], metrics: Sequence[str]
+    images: Sequence[str],
+    references: Sequence[Sequence[Sequence[str]]],
+    predictions: Sequence[Sequence[str]],
+    metrics: Sequence[str],
 ) -> tuple[dict[str, Score], BleuCounts | None]:
     """BLEU, ROUGE-L and CIDEr, as far as they are wanted."""
     counts = None
@@ -143,13 +168,18 @@ def _counting_scores(
         grams = list(count_grams(captions))
         if "bleu" in metrics:
             counts = bleu_counts(captions, grams)
-            for n, (corpus, column) in enumerate(zip(corpus_bleu(counts), bleu_values(counts).T, strict=True)):
+            for n, (corpus, column) in enumerate(
+                zip(corpus_bleu(counts), bleu_values(counts).T, strict=True)
+            ):
                 values[f"Bleu_{n + 1}"] = float(corpus), column
         for metric, name in (("cider", "CIDEr"), ("cider-plain", "CIDEr_plain")):
             if metric in metrics:
                 per_image = cider_values(captions, grams, clipped=metric == "cider")
                 values[name] = float(per_image.mean()), per_image
-    scores = {name: Score(value, dict(zip(images, per_image.tolist(), strict=True))) for name, (value, per_image) in values.items()}
+    scores = {
+        name: Score(value, dict(zip(images, per_image.tolist(), strict=True)))
+        for name, (value, per_image) in values.items()
+    }
     return scores, counts
 
 

@@ -35,7 +35,9 @@ class Difference(NamedTuple):
     p: float
 
 
-def intervals(scores: dict[str, Score], counts: BleuCounts | None, resamples: int = 1000, seed: int = 0) -> dict[str, Interval]:
+def intervals(
+    scores: dict[str, Score], counts: BleuCounts | None, resamples: int = 1000, seed: int = 0
+) -> dict[str, Interval]:
     """95 % intervals by name of the metric."""
     drawn = _resampled([(scores, counts)], resamples, seed)[0]
     return {name: Interval(*np.quantile(values, (0.025, 0.975)).tolist()) for name, values in drawn.items()}
@@ -66,12 +68,19 @@ def compare(
 def grouped_interval(groups: Sequence[Sequence[float]], resamples: int = 1000, seed: int = 0) -> Interval:
     """95 % interval of the mean over all values where whole groups are drawn: the values of a group (the questions about one picture)
     depend on one another, and drawing them one by one would find the mean surer than it is."""
-    sums_G, counts_G = np.array([sum(group) for group in groups], float), np.array([len(group) for group in groups], float)
+    sums_G, counts_G = (
+        np.array([sum(group) for group in groups], float),
+        np.array([len(group) for group in groups], float),
+    )
     picks_RG = np.random.default_rng(seed).integers(len(groups), size=(resamples, len(groups)))
-    return Interval(*np.quantile(sums_G[picks_RG].sum(1) / counts_G[picks_RG].sum(1), (0.025, 0.975)).tolist())
+    return Interval(
+        *np.quantile(sums_G[picks_RG].sum(1) / counts_G[picks_RG].sum(1), (0.025, 0.975)).tolist()
+    )
 
 
-def _resampled(sides: list[tuple[dict[str, Score], BleuCounts | None]], resamples: int, seed: int) -> list[dict[str, np.ndarray]]:
+def _resampled(
+    sides: list[tuple[dict[str, Score], BleuCounts | None]], resamples: int, seed: int
+) -> list[dict[str, np.ndarray]]:
     """For each side and metric the value in each resample, shape (resamples,)."""
     images = [list(next(iter(scores.values())).per_item) for scores, _ in sides]
     if any(other != images[0] for other in images):
@@ -89,7 +98,9 @@ def _resampled(sides: list[tuple[dict[str, Score], BleuCounts | None]], resample
     return [{name: np.concatenate(parts) for name, parts in side.items()} for side in drawn]
 
 
-def _values(scores: dict[str, Score], counts: BleuCounts | None, weights_RB: np.ndarray) -> dict[str, np.ndarray]:
+def _values(
+    scores: dict[str, Score], counts: BleuCounts | None, weights_RB: np.ndarray
+) -> dict[str, np.ndarray]:
     result = {}
     if counts is not None:
         bleu_RN = bleu_values(BleuCounts(*(weights_RB @ column for column in counts)))

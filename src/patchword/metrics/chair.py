@@ -28,7 +28,9 @@ def mentioned_objects(words: Sequence[str], synonyms: Mapping[str, str]) -> list
 
 
 def chair(
-    predictions: Mapping[Hashable, Sequence[str]], objects: Mapping[Hashable, set[str]], synonyms: Mapping[str, str]
+    predictions: Mapping[Hashable, Sequence[str]],
+    objects: Mapping[Hashable, set[str]],
+    synonyms: Mapping[str, str],
 ) -> dict[str, Score]:
     """`CHAIRs` and `CHAIRi`, with the share of vain objects of each caption.
 
@@ -41,12 +43,16 @@ def chair(
     shares: dict[Hashable, float] = {}
     for image, words in predictions.items():
         if image not in objects:
-            raise DataError(f"CHAIR: image {image} has no object annotations; give an empty set if it shows no known object")
+            raise DataError(
+                f"CHAIR: image {image} has no object annotations; give an empty set if it shows no known object"
+            )
         mentioned = mentioned_objects(words, synonyms)
         wrong = sum(name not in objects[image] for name in mentioned)
         named, vain, captions = named + len(mentioned), vain + wrong, captions + (wrong > 0)
         shares[image] = wrong / len(mentioned) if mentioned else 0.0
     return {
-        "CHAIRs": Score(captions / len(predictions), {image: float(share > 0) for image, share in shares.items()}),
+        "CHAIRs": Score(
+            captions / len(predictions), {image: float(share > 0) for image, share in shares.items()}
+        ),
         "CHAIRi": Score(vain / named if named else 0.0, shares),
     }

@@ -24,11 +24,17 @@ def read_objects(path: Path) -> dict[str, set[str]]:
             for row in content["annotations"]:
                 objects.setdefault(str(row["image_id"]), set()).add(names[row["category_id"]])
         except (KeyError, TypeError) as error:
-            raise DataError(f"{path}: a COCO instances file lacks {error} in an image, a category or an annotation") from None
+            raise DataError(
+                f"{path}: a COCO instances file lacks {error} in an image, a category or an annotation"
+            ) from None
         return objects
-    if isinstance(content, dict) and all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in content.values()):
+    if isinstance(content, dict) and all(
+        isinstance(names, list) and all(isinstance(n, str) for n in names) for names in content.values()
+    ):
         return {str(image): set(names) for image, names in content.items()}
-    raise DataError(f'{path}: expected COCO instances (images, annotations, categories) or an object such as {{"42": ["dog", "ball"]}}')
+    raise DataError(
+        f'{path}: expected COCO instances (images, annotations, categories) or an object such as {{"42": ["dog", "ball"]}}'
+    )
 
 
 def read_synonyms(path: Path) -> dict[str, str]:
@@ -45,7 +51,9 @@ def read_synonyms(path: Path) -> dict[str, str]:
         phrases = [" ".join(phrase.lower().split()) for phrase in line.split(",") if phrase.strip()]
         for phrase in phrases:
             if synonyms.setdefault(phrase, phrases[0]) != phrases[0]:
-                raise DataError(f"{path}, line {number}: {phrase!r} names both {synonyms[phrase]!r} and {phrases[0]!r}; keep it with one")
+                raise DataError(
+                    f"{path}, line {number}: {phrase!r} names both {synonyms[phrase]!r} and {phrases[0]!r}; keep it with one"
+                )
     return with_plurals(synonyms)
 
 

@@ -14,7 +14,15 @@ from typing import NamedTuple
 import numpy as np
 
 from patchword.errors import ConfigError, DataError
-from patchword.metrics.frequencies import DOCUMENTS, END, DocumentFrequencies, GramTable, Occurrences, tabulate, with_ends
+from patchword.metrics.frequencies import (
+    DOCUMENTS,
+    END,
+    DocumentFrequencies,
+    GramTable,
+    Occurrences,
+    tabulate,
+    with_ends,
+)
 from patchword.metrics.ngrams import LONGEST, CaptionSet, Grams
 
 SIGMA = 6.0
@@ -44,13 +52,18 @@ def length_penalty(difference: np.ndarray) -> np.ndarray:
 def _similarity(captions: CaptionSet, grams: Grams, prediction_of_G: np.ndarray, clipped: bool) -> np.ndarray:
     """Similarity of each reference with the prediction of its image for one n, shape (G,)."""
     size = len(captions.image_G)
-    weight_R = grams.count_R * (np.log(float(captions.images)) - np.log(np.maximum(1.0, grams.documents)))[grams.gram_R]
+    weight_R = (
+        grams.count_R
+        * (np.log(float(captions.images)) - np.log(np.maximum(1.0, grams.documents)))[grams.gram_R]
+    )
     norm_G = np.sqrt(np.bincount(grams.caption_R, weights=weight_R**2, minlength=size))
     row_M = np.flatnonzero(grams.match_R >= 0)
     own_M, other_M = weight_R[row_M], weight_R[grams.match_R[row_M]]
     product_M = (np.minimum(own_M, other_M) if clipped else other_M) * own_M
     # bincount of nothing at all is an array of integers, whatever its weights
-    dot_G = np.bincount(grams.caption_R[row_M], weights=product_M, minlength=size).astype(np.float64, copy=False)
+    dot_G = np.bincount(grams.caption_R[row_M], weights=product_M, minlength=size).astype(
+        np.float64, copy=False
+    )
     norms_G = norm_G * norm_G[prediction_of_G]
     return np.divide(dot_G, norms_G, out=dot_G, where=norms_G > 0)
 
@@ -101,7 +114,10 @@ class CiderReward:
         self._bigrams_G = np.maximum(0, np.fromiter(map(len, captions), np.int64, len(captions)) - 1)
         self._table, occurrences = tabulate(captions)
         image_G = np.repeat(np.arange(len(references)), np.diff(self._first))
-        self._postings = [_posted(of_n, image_G, len(keys)) for of_n, keys in zip(occurrences, self._table.keys, strict=True)]
+        self._postings = [
+            _posted(of_n, image_G, len(keys))
+            for of_n, keys in zip(occurrences, self._table.keys, strict=True)
+        ]
         self._frequencies = None
         if convention != "corpus":
             self._frequencies = frequencies or DocumentFrequencies.of(references, convention, end_token)
@@ -109,7 +125,10 @@ class CiderReward:
             self._weightings = [self._weighted(n, idf_N, slice(None)) for n, idf_N in enumerate(idf)]
 
     def reward(
-        self, candidates: Sequence[Sequence[str]], image_indices: Sequence[int], finished: Sequence[bool] | None = None
+        self,
+        candidates: Sequence[Sequence[str]],
+        image_indices: Sequence[int],
+        finished: Sequence[bool] | None = None,
     ) -> np.ndarray:
         """CIDEr-D of C candidates (token lists) against the references of their images: shape (C,), 0 to 10.
 
@@ -118,12 +137,18 @@ class CiderReward:
         """
         image_C = np.asarray(image_indices, np.int64)
         if len(candidates) != len(image_C):
-            raise DataError(f"{len(candidates)} candidates came with {len(image_C)} image indices; each candidate has one")
+            raise DataError(
+                f"{len(candidates)} candidates came with {len(image_C)} image indices; each candidate has one"
+            )
         if len(image_C) and not (0 <= image_C.min() and image_C.max() < len(self._first) - 1):
-            raise DataError(f"image indices run from 0 to {len(self._first) - 2}, found {image_C.min()} to {image_C.max()}")
+            raise DataError(
+                f"image indices run from 0 to {len(self._first) - 2}, found {image_C.min()} to {image_C.max()}"
+            )
         if self.end_token:
             ended = [True] * len(candidates) if finished is None else finished
-            candidates = [[*words, END] if end else words for words, end in zip(candidates, ended, strict=True)]
+            candidates = [
+                [*words, END] if end else words for words, end in zip(candidates, ended, strict=True)
+            ]
         return self._scores(candidates, image_C)
 
     def _scores(self, candidates: Sequence[Sequence[str]], image_C: np.ndarray) -> np.ndarray:
@@ -144,12 +169,16 @@ class CiderReward:
             postings, caption_M = self._postings[n], of_n.caption_R[row_M]
             own_M = postings.count_E[entry_M] * weightings[n].idf_N[postings.gram_E[entry_M]]
             pair_M = postings.reference_E[entry_M] + (start_C - self._first[image_C])[caption_M]
-            dot_P = np.bincount(pair_M, weights=np.minimum(weight_R[row_M], own_M) * own_M, minlength=len(candidate_P))
+            dot_P = np.bincount(
+                pair_M, weights=np.minimum(weight_R[row_M], own_M) * own_M, minlength=len(candidate_P)
+            )
             norms_P = weightings[n].norm_G[reference_P] * norm_C[candidate_P]
             similarity_P += np.where(norms_P > 0, dot_P / np.where(norms_P > 0, norms_P, 1.0), dot_P)
         bigrams_C = np.maximum(0, np.fromiter(map(len, candidates), np.int64, len(candidates)) - 1)
         similarity_P *= length_penalty(bigrams_C[candidate_P] - self._bigrams_G[reference_P])
-        return 10 / LONGEST * np.bincount(candidate_P, weights=similarity_P, minlength=len(candidates)) / size_C
+        return (
+            10 / LONGEST * np.bincount(candidate_P, weights=similarity_P, minlength=len(candidates)) / size_C
+        )
 
     def _candidate_idf(
         self, table: GramTable, numbers: list[np.ndarray], weightings: Sequence[_Weighting], batch: int
@@ -177,9 +206,14 @@ class CiderReward:
         result = []
         for n, postings in enumerate(self._postings):
             grams = len(self._table.keys[n])
-            begin, end = np.searchsorted(postings.key_K, images * grams), np.searchsorted(postings.key_K, (images + 1) * grams)
+            begin, end = (
+                np.searchsorted(postings.key_K, images * grams),
+                np.searchsorted(postings.key_K, (images + 1) * grams),
+            )
             image_F, pair_F = _spread(np.arange(len(images)), begin, end)
-            documents_N = np.bincount(postings.key_K[pair_F] % max(1, grams), weights=samples[image_F], minlength=grams)
+            documents_N = np.bincount(
+                postings.key_K[pair_F] % max(1, grams), weights=samples[image_F], minlength=grams
+            )
             idf_N = np.log(float(len(image_C))) - np.log(np.maximum(1.0, documents_N))
             _, entry_F = _spread(pair_F, postings.start_K[pair_F], postings.start_K[pair_F + 1])
             result.append(self._weighted(n, idf_N, entry_F))
@@ -189,15 +223,24 @@ class CiderReward:
         """Norms of the references that the entries belong to."""
         postings = self._postings[n]
         weight_E = postings.count_E[entries] * idf_N[postings.gram_E[entries]]
-        squares_G = np.bincount(postings.reference_E[entries], weights=weight_E**2, minlength=len(self._bigrams_G))
+        squares_G = np.bincount(
+            postings.reference_E[entries], weights=weight_E**2, minlength=len(self._bigrams_G)
+        )
         return _Weighting(idf_N, np.sqrt(squares_G))
 
 
-def _check(references: Sequence[Sequence[object]], convention: str, end_token: bool, frequencies: DocumentFrequencies | None) -> None:
+def _check(
+    references: Sequence[Sequence[object]],
+    convention: str,
+    end_token: bool,
+    frequencies: DocumentFrequencies | None,
+) -> None:
     if convention not in CONVENTIONS:
         raise ConfigError(f"convention {convention!r} does not exist; choose one of {', '.join(CONVENTIONS)}")
     if bare := [place for place, group in enumerate(references) if not group]:
-        raise DataError(f"{len(bare)} images have no reference, the first is number {bare[0]}; a reward needs at least one for each")
+        raise DataError(
+            f"{len(bare)} images have no reference, the first is number {bare[0]}; a reward needs at least one for each"
+        )
     if frequencies is not None and (frequencies.unit, frequencies.end_token) != (convention, end_token):
         raise ConfigError(
             f"the document frequencies were counted per {frequencies.unit} with end_token={frequencies.end_token}; the reward asks for "
@@ -219,7 +262,10 @@ def _inverse_frequencies(table: GramTable, frequencies: DocumentFrequencies) -> 
     """For each n: log(documents) - log(max(1, documents that hold it)) of each n-gram of the table."""
     total = np.log(float(frequencies.documents))
     numbers = table.numbers_in(frequencies.table)
-    return [total - np.log(np.maximum(1.0, _taken(counts, number, 0))) for counts, number in zip(frequencies.counts, numbers, strict=True)]
+    return [
+        total - np.log(np.maximum(1.0, _taken(counts, number, 0)))
+        for counts, number in zip(frequencies.counts, numbers, strict=True)
+    ]
 
 
 def _taken(values: np.ndarray, places: np.ndarray, missing: float) -> np.ndarray:

@@ -21,7 +21,9 @@ def clip_score(image_BE: np.ndarray, caption_BE: np.ndarray) -> dict[str, Score]
     """CLIPScore of B pairs, per item by row. Embeddings need no normalisation; raises DataError for shapes that differ, NaN and zeros."""
     image_BE, caption_BE = _unit(image_BE, "image"), _unit(caption_BE, "caption")
     if image_BE.shape != caption_BE.shape:
-        raise DataError(f"CLIPScore: images are {image_BE.shape} and captions {caption_BE.shape}; expected one caption for each image")
+        raise DataError(
+            f"CLIPScore: images are {image_BE.shape} and captions {caption_BE.shape}; expected one caption for each image"
+        )
     values = WEIGHT * np.maximum((image_BE * caption_BE).sum(axis=1), 0.0)
     return {"CLIPScore": Score(float(values.mean()), dict(enumerate(values.tolist())))}
 
@@ -38,7 +40,9 @@ def ref_clip_score(
     caption_BE, reference_RE = _unit(caption_BE, "caption"), _unit(reference_RE, "reference")
     owners_R = np.asarray(caption_of_reference)
     if owners_R.shape != (len(reference_RE),) or owners_R.min() < 0 or owners_R.max() >= len(caption_BE):
-        raise DataError(f"RefCLIPScore: {len(reference_RE)} references need as many caption rows between 0 and {len(caption_BE) - 1}")
+        raise DataError(
+            f"RefCLIPScore: {len(reference_RE)} references need as many caption rows between 0 and {len(caption_BE) - 1}"
+        )
     best_B = np.full(len(caption_BE), -np.inf)
     np.maximum.at(best_B, owners_R, (caption_BE[owners_R] * reference_RE).sum(axis=1))
     if np.isinf(best_B).any():
@@ -57,5 +61,7 @@ def _unit(rows_XE: np.ndarray, what: str) -> np.ndarray:
     norms_X1 = np.linalg.norm(rows_XE, axis=1, keepdims=True)
     wrong = ~(np.isfinite(norms_X1) & (norms_X1 > 0))
     if wrong.any():
-        raise DataError(f"CLIPScore: the {what} embedding of row {int(np.argmax(wrong))} is zero or not finite; it has no direction")
+        raise DataError(
+            f"CLIPScore: the {what} embedding of row {int(np.argmax(wrong))} is zero or not finite; it has no direction"
+        )
     return rows_XE / norms_X1

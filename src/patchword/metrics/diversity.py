@@ -19,7 +19,9 @@ FUNCTION_WORDS = frozenset(
 """English words that a finished caption rarely ends on: articles, conjunctions, prepositions, forms of be, possessives."""
 
 
-def diversity(predictions: Mapping[str, Sequence[str]], training: Iterable[Sequence[str]] | None = None) -> dict[str, Score]:
+def diversity(
+    predictions: Mapping[str, Sequence[str]], training: Iterable[Sequence[str]] | None = None
+) -> dict[str, Score]:
     """Variety of captions given as token lists by image id; with the token lists of the training captions, also the share unseen.
 
     Names: distinct_1, distinct_2, vocabulary (different words), length (mean words), repetition, dangling, unseen. Values per image are
@@ -32,7 +34,9 @@ def diversity(predictions: Mapping[str, Sequence[str]], training: Iterable[Seque
     scores["vocabulary"] = Score(float(len({word for words in captions.values() for word in words})))
     scores["length"] = _mean({image: float(len(words)) for image, words in captions.items()})
     scores["repetition"] = _mean({image: float(_repeats(words)) for image, words in captions.items()})
-    scores["dangling"] = _mean({image: float(bool(words) and words[-1] in FUNCTION_WORDS) for image, words in captions.items()})
+    scores["dangling"] = _mean(
+        {image: float(bool(words) and words[-1] in FUNCTION_WORDS) for image, words in captions.items()}
+    )
     if training is not None:
         known = {tuple(words) for words in training}
         scores["unseen"] = _mean({image: float(words not in known) for image, words in captions.items()})

@@ -18,7 +18,9 @@ def read_predictions(path: Path) -> dict[str, str]:
     """
     rows = parsed(path)
     if not isinstance(rows, list):
-        raise DataError(f"{path}: a COCO results file is a list of image_id and caption, this is {_kind(rows)}")
+        raise DataError(
+            f"{path}: a COCO results file is a list of image_id and caption, this is {_kind(rows)}"
+        )
     pairs = list(_pairs(rows, path))
     _refuse_duplicates((image for image, _ in pairs), path)
     return dict(pairs)
@@ -40,7 +42,11 @@ def read_references(path: Path, split: str | None = None) -> dict[str, list[str]
     COCO captions JSON, Karpathy JSON (`split` chooses images; train includes restval), a folder of `ID.txt` with one caption per line, or
     any other format that a training reads. Raises DataError where the file is none of these or `split` finds nothing.
     """
-    if path.is_dir() and (texts := sorted(path.glob("*.txt"))) and not any(_is_picture(file) for file in path.iterdir()):
+    if (
+        path.is_dir()
+        and (texts := sorted(path.glob("*.txt")))
+        and not any(_is_picture(file) for file in path.iterdir())
+    ):
         _refuse_split(split, path)
         return {file.stem: [line for line in _text(file).split("\n") if line.strip()] for file in texts}
     content = parsed(path) if path.suffix == ".json" else None
@@ -70,10 +76,14 @@ def find_images(references: Path, images: Path, wanted: Iterable[str]) -> dict[s
         elif "filename" in entry:
             image, name = str(entry.get("cocoid", entry.get("imgid", entry["filename"]))), entry["filename"]
             names[image] = [f"{entry['filepath']}/{name}", name] if "filepath" in entry else [name]
-    by_stem = {file.stem: file for file in sorted(images.iterdir()) if _is_picture(file)} if images.is_dir() else {}
+    by_stem = (
+        {file.stem: file for file in sorted(images.iterdir()) if _is_picture(file)} if images.is_dir() else {}
+    )
     found, missing = {}, []
     for image in wanted:
-        files = [images / name for name in [*names.get(image, ()), image]] + [by_stem.get(image, images / image)]
+        files = [images / name for name in [*names.get(image, ()), image]] + [
+            by_stem.get(image, images / image)
+        ]
         file = next((file for file in files if file.is_file()), None)
         if file is None:
             missing.append(image)
@@ -81,12 +91,16 @@ def find_images(references: Path, images: Path, wanted: Iterable[str]) -> dict[s
             found[image] = file
     if missing:
         tried = names.get(missing[0], [f"{missing[0]}.jpg"])[0]
-        raise DataError(f"{images}: {len(missing)} images have no picture there, the first is {missing[0]} (looked for {tried})")
+        raise DataError(
+            f"{images}: {len(missing)} images have no picture there, the first is {missing[0]} (looked for {tried})"
+        )
     return found
 
 
 def _coco(content: dict[str, Any], path: Path) -> dict[str, list[str]]:
-    order = [str(image["id"]) for image in content.get("images", []) if isinstance(image, dict) and "id" in image]
+    order = [
+        str(image["id"]) for image in content.get("images", []) if isinstance(image, dict) and "id" in image
+    ]
     captions: dict[str, list[str]] = {image: [] for image in order}
     for image, caption in _pairs(content["annotations"], path):
         captions.setdefault(image, []).append(caption)
@@ -99,7 +113,9 @@ def _karpathy(images: list[Any], path: Path, split: str | None) -> dict[str, lis
     names = []
     for place, image in enumerate(images):
         if not isinstance(image, dict) or not isinstance(image.get("sentences"), list):
-            raise DataError(f"{path}, image {place}: a Karpathy file lists `sentences` for each image; this is {_kind(image)} without them")
+            raise DataError(
+                f"{path}, image {place}: a Karpathy file lists `sentences` for each image; this is {_kind(image)} without them"
+            )
         own = "train" if image.get("split") == "restval" else str(image.get("split"))
         splits[own] += 1
         if split in (None, own):
@@ -123,8 +139,14 @@ def _sentence(sentence: Any, path: Path, image: str) -> str:
 
 def _pairs(rows: list[Any], path: Path) -> Iterable[tuple[str, str]]:
     for place, row in enumerate(rows):
-        if not isinstance(row, dict) or not isinstance(row.get("image_id"), int | str) or not isinstance(row.get("caption"), str):
-            raise DataError(f"{path}, row {place}: expected an image_id and a caption (a text), found {str(row)[:80]}")
+        if (
+            not isinstance(row, dict)
+            or not isinstance(row.get("image_id"), int | str)
+            or not isinstance(row.get("caption"), str)
+        ):
+            raise DataError(
+                f"{path}, row {place}: expected an image_id and a caption (a text), found {str(row)[:80]}"
+            )
         yield str(row["image_id"]), row["caption"]
 
 
@@ -132,7 +154,9 @@ def _refuse_duplicates(images: Iterable[str], path: Path) -> None:
     twice = [image for image, number in Counter(images).items() if number > 1]
     if twice:
         more = ", ..." if len(twice) > 10 else ""
-        raise DataError(f"{path}: {len(twice)} image ids stand more than once ({', '.join(twice[:10])}{more}); each image has one entry")
+        raise DataError(
+            f"{path}: {len(twice)} image ids stand more than once ({', '.join(twice[:10])}{more}); each image has one entry"
+        )
 
 
 def _refuse_split(split: str | None, path: Path) -> None:

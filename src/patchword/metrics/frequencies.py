@@ -85,7 +85,9 @@ class DocumentFrequencies(NamedTuple):
     """Whether the end of a caption is a token."""
 
     @classmethod
-    def of(cls, references: Sequence[Sequence[Sequence[str]]], unit: str = "image", end_token: bool = True) -> DocumentFrequencies:
+    def of(
+        cls, references: Sequence[Sequence[Sequence[str]]], unit: str = "image", end_token: bool = True
+    ) -> DocumentFrequencies:
         """Counts over the references (token lists) of a set of images. Raises ConfigError for another unit, DataError for no image."""
         if unit not in DOCUMENTS:
             raise ConfigError(f"a document is one of {', '.join(DOCUMENTS)}, not {unit!r}")
@@ -100,11 +102,18 @@ class DocumentFrequencies(NamedTuple):
             new_R = np.ones(len(document_R), bool)
             new_R[1:] = (document_R[1:] != document_R[:-1]) | (of_n.gram_R[1:] != of_n.gram_R[:-1])
             counts.append(np.bincount(of_n.gram_R[new_R], minlength=len(keys)))
-        return cls(table, tuple(counts), len(references) if unit == "image" else len(captions), unit, end_token)
+        return cls(
+            table, tuple(counts), len(references) if unit == "image" else len(captions), unit, end_token
+        )
 
     def save(self, path: Path) -> None:
         """Writes an npz file, whole or not at all."""
-        about = {"format": _FORMAT, "documents": self.documents, "unit": self.unit, "end_token": self.end_token}
+        about = {
+            "format": _FORMAT,
+            "documents": self.documents,
+            "unit": self.unit,
+            "end_token": self.end_token,
+        }
         about["words"] = list(self.table.words)
         arrays = {f"keys_{n + 1}": keys for n, keys in enumerate(self.table.keys)}
         arrays |= {f"counts_{n + 1}": counts.astype(np.int32) for n, counts in enumerate(self.counts)}
@@ -122,9 +131,13 @@ class DocumentFrequencies(NamedTuple):
                 keys = tuple(file[f"keys_{n + 1}"] for n in range(LONGEST))
                 counts = tuple(file[f"counts_{n + 1}"] for n in range(LONGEST))
         except (OSError, BadZipFile, KeyError, ValueError) as error:
-            raise DataError(f"{path}: is no file of document frequencies ({error}); write one with DocumentFrequencies.save") from error
+            raise DataError(
+                f"{path}: is no file of document frequencies ({error}); write one with DocumentFrequencies.save"
+            ) from error
         if about.get("format") != _FORMAT:
-            raise DataError(f"{path}: document frequencies of format {about.get('format')!r}, this version reads {_FORMAT}; make it anew")
+            raise DataError(
+                f"{path}: document frequencies of format {about.get('format')!r}, this version reads {_FORMAT}; make it anew"
+            )
         words = {word: number for number, word in enumerate(about["words"])}
         return cls(GramTable(words, keys), counts, about["documents"], about["unit"], about["end_token"])
 

@@ -67,9 +67,15 @@ def number_words(captions: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndar
     return numbered
 
 
-def caption_set(references: Sequence[Sequence[Sequence[str]]], predictions: Sequence[Sequence[str]]) -> CaptionSet:
+def caption_set(
+    references: Sequence[Sequence[Sequence[str]]], predictions: Sequence[Sequence[str]]
+) -> CaptionSet:
     """Numbers the words of B predictions (token lists) and of the references of the same B images."""
-    captions = list(chain.from_iterable((prediction, *refs) for prediction, refs in zip(predictions, references, strict=True)))
+    captions = list(
+        chain.from_iterable(
+            (prediction, *refs) for prediction, refs in zip(predictions, references, strict=True)
+        )
+    )
     words_T, lengths_G, _ = number_words(captions)
     per_image = np.fromiter((1 + len(refs) for refs in references), np.int64, len(references))
     image_G = np.repeat(np.arange(len(references)), per_image)

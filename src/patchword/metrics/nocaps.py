@@ -22,7 +22,9 @@ def domain_groups(annotations: Mapping, ids: Iterable) -> dict[str, list]:
     for image in ids:
         domain = domains.get(image)
         if domain not in DOMAINS:
-            raise DataError(f"nocaps: image {image} has the domain {domain!r}; expected one of {', '.join(DOMAINS)}")
+            raise DataError(
+                f"nocaps: image {image} has the domain {domain!r}; expected one of {', '.join(DOMAINS)}"
+            )
         groups[domain].append(image)
         groups["entire"].append(image)
     return groups
@@ -35,19 +37,32 @@ def check_submission(results: object, expected: Iterable[int]) -> list[dict]:
     found: dict[int, str] = {}
     for place, entry in enumerate(results):
         if not isinstance(entry, dict) or not {"image_id", "caption"} <= entry.keys():
-            raise DataError(f"entry {place} is not an object with image_id and caption: {json.dumps(entry)[:80]}")
+            raise DataError(
+                f"entry {place} is not an object with image_id and caption: {json.dumps(entry)[:80]}"
+            )
         image, caption = entry["image_id"], entry["caption"]
         if isinstance(image, bool) or not isinstance(image, int):
-            raise DataError(f"entry {place}: image_id is {image!r}; the server wants the integer id of the annotation file")
+            raise DataError(
+                f"entry {place}: image_id is {image!r}; the server wants the integer id of the annotation file"
+            )
         if not isinstance(caption, str) or not caption.strip():
-            raise DataError(f"image {image}: the caption is {caption!r}; the server wants a text that is not empty")
+            raise DataError(
+                f"image {image}: the caption is {caption!r}; the server wants a text that is not empty"
+            )
         if image in found:
-            raise DataError(f"image {image} stands twice in the results; the server wants one caption for each image")
+            raise DataError(
+                f"image {image} stands twice in the results; the server wants one caption for each image"
+            )
         found[image] = " ".join(caption.split())
     wanted = set(expected)
-    for problem, ids in (("missing", wanted - found.keys()), ("not in the annotation file", found.keys() - wanted)):
+    for problem, ids in (
+        ("missing", wanted - found.keys()),
+        ("not in the annotation file", found.keys() - wanted),
+    ):
         if ids:
-            raise DataError(f"{len(ids)} images are {problem}: {', '.join(map(str, sorted(ids)[:5]))}; the server refuses such a file")
+            raise DataError(
+                f"{len(ids)} images are {problem}: {', '.join(map(str, sorted(ids)[:5]))}; the server refuses such a file"
+            )
     return [{"image_id": image, "caption": found[image]} for image in sorted(found)]
 
 

@@ -36,7 +36,9 @@ class Settings(NamedTuple):
             if name not in known:
                 raise ConfigError(f"metric {name!r} does not exist; choose from {', '.join(known)}")
         if tokenizer not in TOKENIZERS:
-            raise ConfigError(f"tokenizer {tokenizer!r} does not exist; choose one of {', '.join(TOKENIZERS)}")
+            raise ConfigError(
+                f"tokenizer {tokenizer!r} does not exist; choose one of {', '.join(TOKENIZERS)}"
+            )
         return cls(named or ALL_METRICS, frozenset(named), tokenizer, allow_missing, strict)
 
     def remarks(self, results: Mapping[str, Result]) -> str:
@@ -101,20 +103,31 @@ def evaluate(
     if settings.allow_missing:
         both = references.keys() & predictions.keys()
         if not both:
-            raise DataError("predictions and references have no image id in common: they are of different sets, or ids are of another kind")
+            raise DataError(
+                "predictions and references have no image id in common: they are of different sets, or ids are of another kind"
+            )
         references = {image: captions for image, captions in references.items() if image in both}
         predictions = {image: caption for image, caption in predictions.items() if image in both}
     check_ids(references, predictions)
     if settings.strict:
         _refuse_line_breaks(references, predictions)
-    found = report(references, predictions, settings.tokenizer, [name for name in settings.metrics if name != "diversity"])
+    found = report(
+        references,
+        predictions,
+        settings.tokenizer,
+        [name for name in settings.metrics if name != "diversity"],
+    )
     for compute in further:
         found = found._replace(scores=found.scores | compute(references, predictions))
     overlap = dict(found.scores)
     if "diversity" in settings.metrics:
         tokenize = TOKENIZERS[settings.tokenizer]
         words = dict(zip(predictions, tokenize(list(predictions.values())), strict=True))
-        known = tokenize([caption for captions in training.values() for caption in captions]) if training is not None else None
+        known = (
+            tokenize([caption for captions in training.values() for caption in captions])
+            if training is not None
+            else None
+        )
         found = found._replace(scores=found.scores | diversity(words, known))
     return Result(found, overlap, len(predictions), left_out, settings)
 

@@ -51,7 +51,9 @@ def retrieval_ranks(scores_NC: np.ndarray, image_of_caption: np.ndarray | None =
         row_C = scores_NC[i]
         own = np.sort(order_C[bounds[i] : bounds[i + 1]])
         best = own[np.argmax(row_C[own])]
-        image_ranks_N[i] = np.count_nonzero(row_C > row_C[best]) + np.count_nonzero(row_C[:best] == row_C[best])
+        image_ranks_N[i] = np.count_nonzero(row_C > row_C[best]) + np.count_nonzero(
+            row_C[:best] == row_C[best]
+        )
         sorted_row_C = row_C if in_order else row_C[order_C]
         # Image i stands before a later image already when their scores are equal; before an earlier one only when its own is higher.
         later = bounds[i + 1]
@@ -62,7 +64,9 @@ def retrieval_ranks(scores_NC: np.ndarray, image_of_caption: np.ndarray | None =
     return Ranks(image_ranks_N, text_ranks_C)
 
 
-def retrieval(scores_NC: np.ndarray, image_of_caption: np.ndarray | None = None, fold_size: int | None = None) -> dict[str, Score]:
+def retrieval(
+    scores_NC: np.ndarray, image_of_caption: np.ndarray | None = None, fold_size: int | None = None
+) -> dict[str, Score]:
     """Recalls, ranks and rSum under the names `i2t_R@1` … `t2i_meanR`, `rSum`.
 
     scores_NC, image_of_caption: as for `retrieval_ranks`. fold_size: 1000 gives the COCO 1K numbers of the 5K split, every value being
@@ -71,27 +75,40 @@ def retrieval(scores_NC: np.ndarray, image_of_caption: np.ndarray | None = None,
     """
     scores_NC = np.asarray(scores_NC)
     if fold_size is None:
-        return {name: Score(value) for name, value in _summary(retrieval_ranks(scores_NC, image_of_caption)).items()}
+        return {
+            name: Score(value)
+            for name, value in _summary(retrieval_ranks(scores_NC, image_of_caption)).items()
+        }
     owner_C = _owners(scores_NC, image_of_caption)
     images = len(scores_NC)
     if fold_size < 1 or images % fold_size:
-        raise DataError(f"folds: {images} images do not divide into folds of {fold_size}; give a divisor or rank over the whole set")
+        raise DataError(
+            f"folds: {images} images do not divide into folds of {fold_size}; give a divisor or rank over the whole set"
+        )
     folds = []
     for start in range(0, images, fold_size):
         mine = np.flatnonzero((owner_C >= start) & (owner_C < start + fold_size))
-        together = mine[-1] - mine[0] + 1 == len(mine)  # a slice is a view; a list of columns would copy the block
+        together = mine[-1] - mine[0] + 1 == len(
+            mine
+        )  # a slice is a view; a list of columns would copy the block
         columns = slice(mine[0], mine[-1] + 1) if together else mine
-        folds.append(_summary(retrieval_ranks(scores_NC[start : start + fold_size, columns], owner_C[mine] - start)))
+        folds.append(
+            _summary(retrieval_ranks(scores_NC[start : start + fold_size, columns], owner_C[mine] - start))
+        )
     return {name: Score(float(np.mean([fold[name] for fold in folds]))) for name in folds[0]}
 
 
 def _owners(scores_NC: np.ndarray, image_of_caption: np.ndarray | None) -> np.ndarray:
     """(C,) row of each caption's image, after all checks."""
     if scores_NC.ndim != 2 or 0 in scores_NC.shape:
-        raise DataError(f"retrieval scores have shape {scores_NC.shape}; expected (images, captions), both at least 1")
+        raise DataError(
+            f"retrieval scores have shape {scores_NC.shape}; expected (images, captions), both at least 1"
+        )
     if np.isnan(np.min(scores_NC)):  # min carries NaN along and needs no second array
         row, column = np.argwhere(np.isnan(scores_NC))[0]
-        raise DataError(f"the score of image {row} and caption {column} is NaN: it has no rank; find out which embedding is NaN")
+        raise DataError(
+            f"the score of image {row} and caption {column} is NaN: it has no rank; find out which embedding is NaN"
+        )
     images, captions = scores_NC.shape
     if image_of_caption is None:
         if captions % images:
@@ -99,13 +116,19 @@ def _owners(scores_NC: np.ndarray, image_of_caption: np.ndarray | None) -> np.nd
         return np.repeat(np.arange(images), captions // images)
     owner_C = np.asarray(image_of_caption)
     if owner_C.shape != (captions,) or owner_C.dtype.kind not in "iu":
-        raise DataError(f"image_of_caption is {owner_C.dtype} of shape {owner_C.shape}; expected {captions} integers, one per caption")
+        raise DataError(
+            f"image_of_caption is {owner_C.dtype} of shape {owner_C.shape}; expected {captions} integers, one per caption"
+        )
     wrong = np.flatnonzero((owner_C < 0) | (owner_C >= images))
     if len(wrong):
-        raise DataError(f"caption {wrong[0]} belongs to image row {owner_C[wrong[0]]}, but the scores have rows 0 to {images - 1}")
+        raise DataError(
+            f"caption {wrong[0]} belongs to image row {owner_C[wrong[0]]}, but the scores have rows 0 to {images - 1}"
+        )
     without = np.flatnonzero(np.bincount(owner_C, minlength=images) == 0)
     if len(without):
-        raise DataError(f"{len(without)} images have no caption (first: row {without[0]}): they have no rank; leave them out of the scores")
+        raise DataError(
+            f"{len(without)} images have no caption (first: row {without[0]}): they have no rank; leave them out of the scores"
+        )
     return owner_C
 
 

@@ -34,7 +34,9 @@ def rouge_l(references: Sequence[Sequence[str]], prediction: Sequence[str]) -> f
     return (1 + _BETA_SQUARED) * precision * recall / (recall + _BETA_SQUARED * precision)
 
 
-def rouge_values(references: Sequence[Sequence[Sequence[str]]], predictions: Sequence[Sequence[str]]) -> np.ndarray:
+def rouge_values(
+    references: Sequence[Sequence[Sequence[str]]], predictions: Sequence[Sequence[str]]
+) -> np.ndarray:
     """ROUGE-L of B images: shape (B,)."""
     values = map(rouge_l, references, predictions)
     return np.fromiter(values, float, len(predictions))

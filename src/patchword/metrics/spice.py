@@ -20,16 +20,24 @@ class Spice:
     def __init__(self) -> None:
         package = importlib.util.find_spec("pycocoevalcap")
         if package is None or not package.submodule_search_locations:
-            raise MetricUnavailable('SPICE needs pycocoevalcap, which is not installed; pip install "patchword[meteor]"')
+            raise MetricUnavailable(
+                'SPICE needs pycocoevalcap, which is not installed; pip install "patchword[meteor]"'
+            )
         if shutil.which("java") is None:
-            raise MetricUnavailable("SPICE needs Java, and there is no `java` on the path; install a Java runtime (8 or later)")
+            raise MetricUnavailable(
+                "SPICE needs Java, and there is no `java` on the path; install a Java runtime (8 or later)"
+            )
         folder = Path(next(iter(package.submodule_search_locations))) / "spice" / "lib"
         missing = [name for name in CORENLP if not (folder / name).is_file()]
         if missing:  # asked before the program is touched, because it would start a download of several hundred megabytes by itself
-            raise MetricUnavailable(f"SPICE needs {' and '.join(missing)} in {folder}; they come with Stanford CoreNLP 3.6.0")
+            raise MetricUnavailable(
+                f"SPICE needs {' and '.join(missing)} in {folder}; they come with Stanford CoreNLP 3.6.0"
+            )
 
     def score(
-        self, references: Mapping[Hashable, Sequence[Sequence[str]]], predictions: Mapping[Hashable, Sequence[str]]
+        self,
+        references: Mapping[Hashable, Sequence[Sequence[str]]],
+        predictions: Mapping[Hashable, Sequence[str]],
     ) -> dict[str, Score]:
         """references: image id -> captions, predictions: image id -> caption, each a list of PTB tokens. Returns {"SPICE": Score}."""
         from pycocoevalcap.spice.spice import Spice as Official
@@ -45,7 +53,8 @@ class Spice:
 
 
 def tuple_f1(
-    references: Mapping[Hashable, Collection[tuple[str, ...]]], predictions: Mapping[Hashable, Collection[tuple[str, ...]]]
+    references: Mapping[Hashable, Collection[tuple[str, ...]]],
+    predictions: Mapping[Hashable, Collection[tuple[str, ...]]],
 ) -> dict[str, Score]:
     """F1 between scene-graph tuples (object), (object, attribute), (subject, relation, object) that you supply; corpus value is the mean.
 
@@ -62,4 +71,9 @@ def tuple_f1(
     values = [value for value in found.values() if not math.isnan(value)]
     if not values:
         raise DataError("tuple F1: no image has a tuple on either side")
-    return {"tuple_F1": Score(sum(values) / len(values), {image: value for image, value in found.items() if not math.isnan(value)})}
+    return {
+        "tuple_F1": Score(
+            sum(values) / len(values),
+            {image: value for image, value in found.items() if not math.isnan(value)},
+        )
+    }

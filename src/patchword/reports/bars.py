@@ -35,7 +35,15 @@ def save_bars(path: Path | str, title: str, x_label: str, bars: Sequence[Bar]) -
         if bar.low is not None and bar.high is not None:
             axis.plot([bar.low, bar.high], [row, row], color=_INK, linewidth=1.2, marker="|", markersize=6)
         if len(bar.points) > 1:
-            axis.plot(bar.points, [row] * len(bar.points), "o", markersize=3.6, color="white", markeredgecolor=_INK, markeredgewidth=0.8)
+            axis.plot(
+                bar.points,
+                [row] * len(bar.points),
+                "o",
+                markersize=3.6,
+                color="white",
+                markeredgecolor=_INK,
+                markeredgewidth=0.8,
+            )
     right = max(max([bar.value, bar.high or 0.0, *bar.points]) for bar in bars)
     for row, bar in enumerate(bars):
         axis.text(right * 1.03, row, number(round(bar.value, 4)), va="center", fontsize=8, parse_math=False)

@@ -33,7 +33,12 @@ _POINTS = 100  # training losses are averaged to so many points: single batches 
 _FORCED = {"loss": "loss per word", "top5": "top-5 accuracy", "bleu4": "BLEU-4"}
 _PARTS = {"tower": "tower", "vision": "tower", "captioner": "captioner"}
 """Parts of a model by the first name of its tensors; what else a two-tower model holds is its text side."""
-_LOWER = {*_FORCED.values()} - {"top-5 accuracy", "BLEU-4"} | {"i2t_medR", "i2t_meanR", "t2i_medR", "t2i_meanR"}
+_LOWER = {*_FORCED.values()} - {"top-5 accuracy", "BLEU-4"} | {
+    "i2t_medR",
+    "i2t_meanR",
+    "t2i_medR",
+    "t2i_meanR",
+}
 _NEUTRAL = {"length", "repetition", "dangling", "vocabulary", "unseen"}
 """Values of which neither more nor less is always better."""
 
@@ -84,10 +89,15 @@ def write_comparison(
         ConfigError: a folder that is no run folder.
         DataError: predictions that do not fit the references.
     """
-    sides = [_side(folder, shown, references, split) for folder, shown in zip(folders, _names(folders), strict=True)]
+    sides = [
+        _side(folder, shown, references, split)
+        for folder, shown in zip(folders, _names(folders), strict=True)
+    ]
     together = configurations([side.name for side in sides], [side.run.config for side in sides])
     repeated = len(together) < len(sides)
-    shown = [sides[one.members[0]] for one in together]  # of several seeds the first: curves and captions of all would hide one another
+    shown = [
+        sides[one.members[0]] for one in together
+    ]  # of several seeds the first: curves and captions of all would hide one another
     compared = []
     if references:
         compared = _differences_together(sides, together) if repeated else _differences(sides)
@@ -100,8 +110,12 @@ def write_comparison(
         if len(bars) > 1:
             save_bars(out / f"bars.{kind}", "CIDEr of decoded captions", _bars_label(bars), bars)
     picture = out / "bars.png" if len(bars) > 1 else None
-    (out / "table.md").write_text("\n\n".join(map(_markdown, filter(_has_rows, tables))) + "\n", encoding="utf-8")
-    (out / "compare.html").write_text(_page(sides, shown, tables, panels, picture, pictures), encoding="utf-8")
+    (out / "table.md").write_text(
+        "\n\n".join(map(_markdown, filter(_has_rows, tables))) + "\n", encoding="utf-8"
+    )
+    (out / "compare.html").write_text(
+        _page(sides, shown, tables, panels, picture, pictures), encoding="utf-8"
+    )
     return out / "compare.html"
 
 
@@ -113,7 +127,9 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 def _side(folder: Path, shown: str, references: Mapping[str, Sequence[str]] | None, split: str) -> Side:
     if not (folder / "metrics.jsonl").is_file():
-        raise ConfigError(f"{folder} is no run folder: it has no metrics.jsonl; give the folder that a configuration names as `out`")
+        raise ConfigError(
+            f"{folder} is no run folder: it has no metrics.jsonl; give the folder that a configuration names as `out`"
+        )
     run = read_run(folder)
     best = best_validation(run)
     chosen = folder / "predictions" / f"{split}.json"
@@ -123,7 +139,9 @@ def _side(folder: Path, shown: str, references: Mapping[str, Sequence[str]] | No
     result = None
     if references is not None:
         if not captions:
-            raise DataError(f"{folder} has no predictions to score: neither predictions/{split}.json nor those of a best validation")
+            raise DataError(
+                f"{folder} has no predictions to score: neither predictions/{split}.json nor those of a best validation"
+            )
         result = evaluate(references, captions, _SCORED)
     return Side(shown, run, best, captions, stored_numbers(folder / "best" / "model.safetensors"), result)
 
@@ -138,7 +156,9 @@ def stored_numbers(path: Path) -> dict[str, int]:
         try:
             header = json.loads(file.read(min(length, 100_000_000)))
         except ValueError as error:
-            raise DataError(f"{path} has no readable header ({error}): the file is damaged; copy it anew") from error
+            raise DataError(
+                f"{path} has no readable header ({error}): the file is damaged; copy it anew"
+            ) from error
     counts: dict[str, int] = {}
     for tensor, facts in header.items():
         if tensor != "__metadata__" and facts["dtype"].startswith(("F", "BF")):
@@ -169,12 +189,27 @@ def _decoded(sides: Sequence[Side]) -> Table:
             + (round(seconds / 60, 1) if math.isfinite(seconds) else None,)
             + ((speed if math.isfinite(speed) else None,) if timed else ())
         )
-    head = ("run", "best at step", *metrics, *(f"{whole}, M numbers" for whole in parts), "minutes", *(["captions/s"] if timed else []))
+    head = (
+        "run",
+        "best at step",
+        *metrics,
+        *(f"{whole}, M numbers" for whole in parts),
+        "minutes",
+        *(["captions/s"] if timed else []),
+    )
     guessed = [side.name for side in sides if not training_seconds(side.run)[1]]
-    remarks = [f"Minutes estimated from images per second, not measured: {', '.join(guessed)}."] if guessed else []
-    remarks += ["Captions per second: encoder and search, without the tower, while validating on the run's machine."] if timed else []
+    remarks = (
+        [f"Minutes estimated from images per second, not measured: {', '.join(guessed)}."] if guessed else []
+    )
+    remarks += (
+        ["Captions per second: encoder and search, without the tower, while validating on the run's machine."]
+        if timed
+        else []
+    )
     remark = " ".join(remarks)
-    return Table("Decoded captions, best validation of each run", head, _with_best(head, rows, set(metrics)), remark)
+    return Table(
+        "Decoded captions, best validation of each run", head, _with_best(head, rows, set(metrics)), remark
+    )
 
 
 def _forced(sides: Sequence[Side]) -> Table:
@@ -192,10 +227,21 @@ def _differences(sides: Sequence[Side]) -> list[Table]:
     first = sides[0].result
     tables = []
     for side in sides[1:]:
-        found = paired_bootstrap((first.overlap, first.report.counts), (side.result.overlap, side.result.report.counts))
-        rows = [(metric, one.value, one.interval.low, one.interval.high, one.p) for metric, one in found.items()]
+        found = paired_bootstrap(
+            (first.overlap, first.report.counts), (side.result.overlap, side.result.report.counts)
+        )
+        rows = [
+            (metric, one.value, one.interval.low, one.interval.high, one.p) for metric, one in found.items()
+        ]
         head = ("metric", "difference", "95 % from", "to", "p")
-        tables.append(Table(f"{side.name} against {sides[0].name}", head, rows, "Paired bootstrap over pictures, 1000 resamples."))
+        tables.append(
+            Table(
+                f"{side.name} against {sides[0].name}",
+                head,
+                rows,
+                "Paired bootstrap over pictures, 1000 resamples.",
+            )
+        )
     return tables
 
 
@@ -203,7 +249,9 @@ def _together(sides: Sequence[Side], together: Sequence[Configuration]) -> Table
     """Mean and spread over seeds; no rows where no configuration was run twice."""
     repeated = any(len(one.members) > 1 for one in together)
     scored = [[_scores(sides[member]) for member in one.members] for one in together]
-    metrics = [metric for metric in dict.fromkeys(metric for runs in scored for values in runs for metric in values)]
+    metrics = [
+        metric for metric in dict.fromkeys(metric for runs in scored for values in runs for metric in values)
+    ]
     rows = []
     for one, runs in zip(together, scored, strict=True):
         cells = [_spread([values[metric] for values in runs if metric in values]) for metric in metrics]
@@ -220,7 +268,9 @@ def _spread(values: Sequence[float]) -> str | float | None:
 
 
 def _score_together(sides: Sequence[Side], one: Configuration, metric: str) -> Score | None:
-    scores = [sides[member].result.overlap[metric] for member in one.members if sides[member].result is not None]
+    scores = [
+        sides[member].result.overlap[metric] for member in one.members if sides[member].result is not None
+    ]
     return mean_over_seeds(scores) if scores else None
 
 
@@ -230,7 +280,9 @@ def _differences_together(sides: Sequence[Side], together: Sequence[Configuratio
     for metric in ("CIDEr", "ROUGE_L") if len(together) > 1 else ():
         first = _score_together(sides, together[0], metric)
         for one in together[1:]:
-            found = paired_bootstrap(({metric: first}, None), ({metric: _score_together(sides, one, metric)}, None))[metric]
+            found = paired_bootstrap(
+                ({metric: first}, None), ({metric: _score_together(sides, one, metric)}, None)
+            )[metric]
             rows.append((one.name, metric, found.value, found.interval.low, found.interval.high, found.p))
     head = ("configuration", "metric", "difference", "95 % from", "to", "p")
     remark = "Means over seeds; paired bootstrap over pictures, 1000 resamples. The spread over seeds is not in the intervals."
@@ -272,13 +324,23 @@ def _with_best(head: Sequence[str], rows: list[tuple], compared: set[str]) -> li
 
 def _panels(sides: Sequence[Side]) -> list[Panel]:
     def curves(points: Iterable[tuple[str, list[tuple[float, float]]]]) -> list[Curve]:
-        return [Curve(shown, *zip(*pairs, strict=True)) for shown, pairs in points if any(math.isfinite(y) for _, y in pairs)]
+        return [
+            Curve(shown, *zip(*pairs, strict=True))
+            for shown, pairs in points
+            if any(math.isfinite(y) for _, y in pairs)
+        ]
 
     def validations(key: str, metric: str) -> list[Curve]:
-        return curves((side.name, [(event["at"], real(part(event, key).get(metric))) for event in side.run.validations]) for side in sides)
+        return curves(
+            (side.name, [(event["at"], real(part(event, key).get(metric))) for event in side.run.validations])
+            for side in sides
+        )
 
     panels = [
-        Panel("Training loss (cross-entropy where there is one)", [thinned(one, _POINTS) for one in curves(map(_training_loss, sides))]),
+        Panel(
+            "Training loss (cross-entropy where there is one)",
+            [thinned(one, _POINTS) for one in curves(map(_training_loss, sides))],
+        ),
         Panel("Validation loss, teacher forcing", validations("teacher_forced", "loss")),
         Panel("CIDEr of decoded validation captions", validations("scores", "CIDEr")),
     ]
@@ -289,7 +351,8 @@ def _training_loss(side: Side) -> tuple[str, list[tuple[float, float]]]:
     """Losses of other stages (a negated reward) would be another scale: with a cross-entropy anywhere, the rest is a gap."""
     has_words = any("cross_entropy" in part(event, "losses") for event in side.run.steps)
     return side.name, [
-        (event["at"], real(part(event, "losses").get("cross_entropy") if has_words else event.get("loss"))) for event in side.run.steps
+        (event["at"], real(part(event, "losses").get("cross_entropy") if has_words else event.get("loss")))
+        for event in side.run.steps
     ]
 
 
@@ -304,19 +367,26 @@ def _page(
     """`shown` are the runs whose curves and captions are drawn, `bars` the picture of bars where there is one."""
     troubles = [warning(f"{side.name}: {trouble}") for side in sides for trouble in side.run.troubles]
     troubles += [warning(f"{side.name}: there was no validation yet.") for side in sides if not side.best]
-    parts = [section(one.title, table(one.head, one.rows), note(one.remark) if one.remark else "") for one in filter(_has_rows, tables)]
+    parts = [
+        section(one.title, table(one.head, one.rows), note(one.remark) if one.remark else "")
+        for one in filter(_has_rows, tables)
+    ]
     figures = [curve_figure(panel.title, panel.curves, "step") for panel in panels]
     few = note("Of several seeds of one configuration, the first.") if len(shown) < len(sides) else ""
     if bars is not None:
         uri = f"data:image/png;base64,{base64.b64encode(bars.read_bytes()).decode()}"
-        parts.append(section("Bars", Html(f'<img class="bars" alt="CIDEr of each configuration" src="{uri}">')))
+        parts.append(
+            section("Bars", Html(f'<img class="bars" alt="CIDEr of each configuration" src="{uri}">'))
+        )
     if figures:
         parts.append(section("Curves", few, Html(f'<div class="curves">{join(figures)}</div>')))
     samples = _samples(shown)
     if samples:
         cards = join(_card(sample, shown, pictures) for sample in samples)
         parts.append(section("The same pictures", Html(f'<div class="samples">{cards}</div>')))
-    return page(f"{' · '.join(side.name for side in sides)}", [*troubles, *parts], lead="Best of each column in bold.")
+    return page(
+        f"{' · '.join(side.name for side in sides)}", [*troubles, *parts], lead="Best of each column in bold."
+    )
 
 
 def _samples(sides: Sequence[Side]) -> list[dict]:
@@ -336,14 +406,22 @@ def _card(sample: dict, sides: Sequence[Side], pictures: Path | None) -> Html:
         for i, side in enumerate(sides)
     )
     references = sample.get("references")
-    listed = "".join(f"<li>{escape(reference)}</li>" for reference in references) if isinstance(references, list) else ""
+    listed = (
+        "".join(f"<li>{escape(reference)}</li>" for reference in references)
+        if isinstance(references, list)
+        else ""
+    )
     people = f"<details><summary>what people said</summary><ul>{listed}</ul></details>" if listed else ""
     file = name(sample.get("file", image))
-    return Html(f'<div class="sample">{sample_picture(pictures, sample)}<p class="soft">{file}</p>{said}{people}</div>')
+    return Html(
+        f'<div class="sample">{sample_picture(pictures, sample)}<p class="soft">{file}</p>{said}{people}</div>'
+    )
 
 
 def _said(side: Side, image: str) -> str:
-    own = next((sample.get("caption") for sample in side.run.samples if str(sample.get("image_id")) == image), None)
+    own = next(
+        (sample.get("caption") for sample in side.run.samples if str(sample.get("image_id")) == image), None
+    )
     return str(side.captions.get(image, "–" if own is None else own))
 
 
@@ -361,6 +439,11 @@ def _markdown(one: Table) -> str:
             return f"**{number(value)}**" if isinstance(value, Best) else number(value)
         return str(value).replace("|", "\\|").replace("\n", " ")
 
-    lines = [f"### {one.title}", "", "| " + " | ".join(map(cell, one.head)) + " |", "| --- |" + " ---: |" * (len(one.head) - 1)]
+    lines = [
+        f"### {one.title}",
+        "",
+        "| " + " | ".join(map(cell, one.head)) + " |",
+        "| --- |" + " ---: |" * (len(one.head) - 1),
+    ]
     lines += ["| " + " | ".join(map(cell, row)) + " |" for row in one.rows]
     return "\n".join([*lines, "", one.remark] if one.remark else lines)

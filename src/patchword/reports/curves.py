@@ -30,7 +30,9 @@ class Curve(NamedTuple):
     y: Sequence[float]
 
 
-def curve_figure(title: str, curves: Sequence[Curve], x_label: str, marks: Sequence[tuple[float, str]] = ()) -> Html:
+def curve_figure(
+    title: str, curves: Sequence[Curve], x_label: str, marks: Sequence[tuple[float, str]] = ()
+) -> Html:
     """One figure with axes and legend; `marks` are (x, label) of vertical lines. No curves with a finite value: an empty string."""
     drawn = [thinned(curve) for curve in curves]
     drawn = [curve for curve in drawn if any(map(_shown, curve.y))]
@@ -52,10 +54,14 @@ def curve_figure(title: str, curves: Sequence[Curve], x_label: str, marks: Seque
             parts.append(f'<text x="{side}" y="{_TOP - 6}" text-anchor="{anchor}">{escape(label)}</text>')
     parts += [_line(curve, i, place) for i, curve in enumerate(drawn)]
     legend = "".join(_legend(curve, i) for i, curve in enumerate(drawn))
-    says = f"{title} over {x_label}: " + ", ".join(f"{curve.name} ends at {number(_last(curve))}" for curve in drawn)
+    says = f"{title} over {x_label}: " + ", ".join(
+        f"{curve.name} ends at {number(_last(curve))}" for curve in drawn
+    )
     return Html(
         f'<figure class="curve"><figcaption>{escape(title)}</figcaption>\n'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(says)}">\n' + "\n".join(parts) + "\n</svg>\n"
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(says)}">\n'
+        + "\n".join(parts)
+        + "\n</svg>\n"
         f'<ul class="legend">{legend}</ul></figure>'
     )
 
@@ -68,7 +74,9 @@ class Panel(NamedTuple):
     y_label: str = ""
 
 
-def save_curves(path: Path | str, title: str, curves: Sequence[Curve], x_label: str, y_label: str = "") -> None:
+def save_curves(
+    path: Path | str, title: str, curves: Sequence[Curve], x_label: str, y_label: str = ""
+) -> None:
     """Write the same curves as a figure for print; the suffix says which kind (.png, .svg, .pdf)."""
     save_panels(path, [Panel(title, curves, y_label)], x_label)
 
@@ -89,7 +97,14 @@ def _plot(axis, panel: Panel, x_label: str) -> None:
     for i, curve in enumerate(panel.curves):
         dashes = [float(length) for length in _DASHES[i % len(_DASHES)].split()]
         style = (0, dashes) if dashes else "-"
-        axis.plot(curve.x, curve.y, color=_PRINT[i % len(_PRINT)], linestyle=style, linewidth=1.4, label=clean(curve.name))
+        axis.plot(
+            curve.x,
+            curve.y,
+            color=_PRINT[i % len(_PRINT)],
+            linestyle=style,
+            linewidth=1.4,
+            label=clean(curve.name),
+        )
     axis.set_title(clean(panel.title), fontsize=10, parse_math=False)
     axis.set_xlabel(clean(x_label), fontsize=9, parse_math=False)
     axis.set_ylabel(clean(panel.y_label), fontsize=9, parse_math=False)
@@ -111,7 +126,9 @@ def thinned(curve: Curve, points: int = _POINTS) -> Curve:
         return curve
     bins = np.array_split(np.arange(len(curve.x)), points)
     x, y = np.asarray(curve.x, dtype=float), np.asarray(curve.y, dtype=float)
-    return Curve(curve.name, [float(x[rows].mean()) for rows in bins], [float(y[rows].mean()) for rows in bins])
+    return Curve(
+        curve.name, [float(x[rows].mean()) for rows in bins], [float(y[rows].mean()) for rows in bins]
+    )
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:

@@ -28,14 +28,30 @@ def confusion_figure(counts_KK: np.ndarray, labels: Sequence[str], path: Path | 
     axis.figure.savefig(path, metadata=undated(path))
 
 
-def cost_figure(costs: Sequence[float], scores: Sequence[float], chosen: int, cost_name: str, score_name: str, path: Path | str) -> None:
+def cost_figure(
+    costs: Sequence[float],
+    scores: Sequence[float],
+    chosen: int,
+    cost_name: str,
+    score_name: str,
+    path: Path | str,
+) -> None:
     """Write every structure of a search as a point, cost against score, the chosen one marked, with the line of the best at each cost."""
     figure, axis = _figure(5.2, 3.6)
     axis.scatter(costs, scores, s=14, color="#2563a8", alpha=0.7, linewidths=0)
     order = np.argsort(costs, kind="stable")
     best = np.maximum.accumulate(np.asarray(scores, dtype=float)[order])
-    axis.step(np.asarray(costs, dtype=float)[order], best, where="post", color="#2563a8", linewidth=1, label="best at this cost or less")
-    axis.scatter([costs[chosen]], [scores[chosen]], s=90, marker="*", color="#a84a06", zorder=3, label="chosen")
+    axis.step(
+        np.asarray(costs, dtype=float)[order],
+        best,
+        where="post",
+        color="#2563a8",
+        linewidth=1,
+        label="best at this cost or less",
+    )
+    axis.scatter(
+        [costs[chosen]], [scores[chosen]], s=90, marker="*", color="#a84a06", zorder=3, label="chosen"
+    )
     axis.set_xlabel(clean(cost_name), fontsize=9)
     axis.set_ylabel(clean(score_name), fontsize=9)
     axis.grid(color="#dddddd", linewidth=0.6)

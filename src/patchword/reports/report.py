@@ -36,7 +36,12 @@ def training_report(run_folder: Path | str, pictures: Path | str | None = None) 
     if run.config:
         rows = [(key, json.dumps(value, ensure_ascii=False)) for key, value in _flat(run.config)]
         listed = table(["setting", "value"], rows)
-        parts.append(section("Configuration", Html(f"<details><summary>{counted(len(rows), 'setting')}</summary>{listed}</details>")))
+        parts.append(
+            section(
+                "Configuration",
+                Html(f"<details><summary>{counted(len(rows), 'setting')}</summary>{listed}</details>"),
+            )
+        )
     return page(f"Training: {run.name}", parts)
 
 
@@ -46,7 +51,12 @@ def _facts(run: Run) -> Html:
     last = (run.steps or run.validations)[-1]
     facts = [("last step", number(last["at"]))]
     if "epoch" in last:
-        facts.append((f"last epoch of {last['stage']}" if len(run.stages) > 1 else "last epoch", number(real(last["epoch"]))))
+        facts.append(
+            (
+                f"last epoch of {last['stage']}" if len(run.stages) > 1 else "last epoch",
+                number(real(last["epoch"])),
+            )
+        )
     seconds, measured = training_seconds(run)
     facts.append(("time", _duration(seconds)) if measured else None)
     speeds = _finite(run.steps, "images_per_second")
@@ -73,7 +83,11 @@ def _warnings(run: Run) -> Iterable[str]:
     if run.skipped:
         last = run.skipped[-1]
         ids = last.get("image_ids")
-        ids = ", ".join(map(str, ids[:8])) + (", …" if len(ids) > 8 else "") if isinstance(ids, list) else "not recorded"
+        ids = (
+            ", ".join(map(str, ids[:8])) + (", …" if len(ids) > 8 else "")
+            if isinstance(ids, list)
+            else "not recorded"
+        )
         skipped = counted(len(run.skipped), "step")
         yield f"{skipped} skipped for a loss that was not finite, last at step {number(last['at'])} (image ids: {ids})."
     if run.steps and not run.validations:
@@ -96,20 +110,32 @@ def _curves(run: Run) -> Html:
         return curve_figure(title, list(curves), "step", marks)
 
     steps, checks = run.steps, run.validations
-    forced_losses = [_curve("validation, teacher forcing", checks, lambda event: part(event, "teacher_forced").get("loss"))]
+    forced_losses = [
+        _curve("validation, teacher forcing", checks, lambda event: part(event, "teacher_forced").get("loss"))
+    ]
     names = _names(steps, "losses", leave={"loss"})
     captions = [metric for metric in _names(checks, "scores") if metric != "CIDEr"]
-    scores = "Scores" if len(captions) == len(_names(checks, "scores")) else "Other scores of decoded captions"
+    scores = (
+        "Scores" if len(captions) == len(_names(checks, "scores")) else "Other scores of decoded captions"
+    )
     figures = [
         figure("Loss", [_curve("training", steps, lambda event: event.get("loss")), *forced_losses]),
-        figure("CIDEr of decoded captions", [_curve("CIDEr", checks, lambda event: part(event, "scores").get("CIDEr"))]),
+        figure(
+            "CIDEr of decoded captions",
+            [_curve("CIDEr", checks, lambda event: part(event, "scores").get("CIDEr"))],
+        ),
         figure(scores, _nested(checks, "scores", captions)),
-        figure("Under teacher forcing", _nested(checks, "teacher_forced", _names(checks, "teacher_forced", leave={"loss"}))),
+        figure(
+            "Under teacher forcing",
+            _nested(checks, "teacher_forced", _names(checks, "teacher_forced", leave={"loss"})),
+        ),
         figure("Parts of the loss", _nested(steps, "losses", names)) if len(names) > 1 else Html(),
         *_model_curves(steps, figure),
         figure("Learning rates", _nested(steps, "learning_rates", _names(steps, "learning_rates"))),
         figure("Gradient norm", [_curve("gradient norm", steps, lambda event: event.get("gradient_norm"))]),
-        figure("Images per second", [_curve("images/s", steps, lambda event: event.get("images_per_second"))]),
+        figure(
+            "Images per second", [_curve("images/s", steps, lambda event: event.get("images_per_second"))]
+        ),
     ]
     return section("Curves", Html(f'<div class="curves">{join(figures)}</div>'))
 
@@ -127,8 +153,14 @@ def _model_curves(steps: list[dict], figure: Callable[[str, Iterable[Curve]], Ht
     figures = []
     for title, beginning in shown.items():
         keys = sorted({key for event in steps for key in event if key.startswith(beginning)})
-        labels = [f"layer {key.removeprefix(beginning)}" if beginning.endswith("_") else key.replace("_", " ") for key in keys]
-        curves = [_curve(label, [event for event in steps if key in event], _value(key)) for label, key in zip(labels, keys, strict=True)]
+        labels = [
+            f"layer {key.removeprefix(beginning)}" if beginning.endswith("_") else key.replace("_", " ")
+            for key in keys
+        ]
+        curves = [
+            _curve(label, [event for event in steps if key in event], _value(key))
+            for label, key in zip(labels, keys, strict=True)
+        ]
         figures.append(figure(title, curves))
     return figures
 
@@ -144,7 +176,12 @@ def _curve(label: str, events: list[dict], value) -> Curve:
 
 def _nested(events: list[dict], key: str, names: Iterable[str]) -> list[Curve]:
     """Events without the value are left out: a score that cannot be had every time is still one line."""
-    return [_curve(n, [event for event in events if n in part(event, key)], lambda event, n=n: part(event, key)[n]) for n in names]
+    return [
+        _curve(
+            n, [event for event in events if n in part(event, key)], lambda event, n=n: part(event, key)[n]
+        )
+        for n in names
+    ]
 
 
 def _names(events: list[dict], key: str, leave: frozenset[str] | set[str] = frozenset()) -> list[str]:
@@ -158,7 +195,11 @@ def _scores(run: Run) -> Html:
         return "–" if value is None else f"{real(value):.4f}"
 
     rows = [
-        (f"{event['at']:.0f}", str(event.get("epoch", "–")), *(shown(part(event, "scores").get(metric)) for metric in metrics))
+        (
+            f"{event['at']:.0f}",
+            str(event.get("epoch", "–")),
+            *(shown(part(event, "scores").get(metric)) for metric in metrics),
+        )
         + tuple(shown(part(event, "teacher_forced").get(metric)) for metric in forced)
         for event in run.validations[-_VALIDATIONS:]
     ]
@@ -172,7 +213,11 @@ def _samples(run: Run, pictures: Path | None) -> Html:
     cards = []
     for sample in run.samples[:_SAMPLES]:
         references = sample.get("references")
-        listed = "".join(f"<li>{escape(reference)}</li>" for reference in references) if isinstance(references, list) else ""
+        listed = (
+            "".join(f"<li>{escape(reference)}</li>" for reference in references)
+            if isinstance(references, list)
+            else ""
+        )
         file = sample.get("file", sample.get("image_id", ""))
         cards.append(
             f'<div class="sample">{sample_picture(pictures, sample)}'
@@ -207,9 +252,26 @@ def _predictions(run: Run) -> Html:
         captions = _said(results)
         words = [word for caption in captions for word in caption.split()]
         often = Counter(captions).most_common(1)
-        rows.append((name(file), len(captions), len(set(captions)), len(set(words)), len(words) / max(len(captions), 1), *_often(often)))
+        rows.append(
+            (
+                name(file),
+                len(captions),
+                len(set(captions)),
+                len(set(words)),
+                len(words) / max(len(captions), 1),
+                *_often(often),
+            )
+        )
     kind = _kind(run)
-    head = ["file", f"{kind}s", "different ones", "different words", f"words per {kind}", "times", f"most frequent {kind}"]
+    head = [
+        "file",
+        f"{kind}s",
+        "different ones",
+        "different words",
+        f"words per {kind}",
+        "times",
+        f"most frequent {kind}",
+    ]
     return section("Predictions", table(head, rows))
 
 
@@ -219,7 +281,11 @@ def _said(rows: list[dict]) -> list[str]:
 
 
 def _kind(run: Run) -> str:
-    return "answer" if any("answer" in row for rows in run.predictions.values() for row in rows[:1]) else "caption"
+    return (
+        "answer"
+        if any("answer" in row for rows in run.predictions.values() for row in rows[:1])
+        else "caption"
+    )
 
 
 def _often(often: list[tuple[str, int]]) -> tuple[object, object]:
@@ -237,4 +303,6 @@ def _flat(config: dict, prefix: str = "") -> Iterable[tuple[str, object]]:
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    return (
+        f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    )

@@ -37,13 +37,32 @@ def read_run(folder: Path | str) -> Run:
         troubles.append(f"There is no folder {folder}.")
     config = _json(folder / "config.json", dict, troubles)
     events, stages = _in_one_count(_events(folder / "metrics.jsonl", troubles))
-    has_samples = config.get("task", "caption") == "caption" or (folder / "samples.json").exists()  # other tasks may show none
-    samples = [sample for sample in (_json(folder / "samples.json", list, troubles) if has_samples else []) if isinstance(sample, dict)]
-    predictions = {path.name: _json(path, list, troubles) for path in sorted(folder.glob("predictions/*.json"))}
+    has_samples = (
+        config.get("task", "caption") == "caption" or (folder / "samples.json").exists()
+    )  # other tasks may show none
+    samples = [
+        sample
+        for sample in (_json(folder / "samples.json", list, troubles) if has_samples else [])
+        if isinstance(sample, dict)
+    ]
+    predictions = {
+        path.name: _json(path, list, troubles) for path in sorted(folder.glob("predictions/*.json"))
+    }
     predictions = {name: [row for row in rows if isinstance(row, dict)] for name, rows in predictions.items()}
-    kinds = {kind: [event for event in events if event["event"] == kind] for kind in ("step", "validation", "skipped")}
+    kinds = {
+        kind: [event for event in events if event["event"] == kind]
+        for kind in ("step", "validation", "skipped")
+    }
     return Run(
-        folder.resolve().name, config, kinds["step"], kinds["validation"], kinds["skipped"], stages, samples, predictions, troubles
+        folder.resolve().name,
+        config,
+        kinds["step"],
+        kinds["validation"],
+        kinds["skipped"],
+        stages,
+        samples,
+        predictions,
+        troubles,
     )
 
 
@@ -65,7 +84,9 @@ def training_seconds(run: Run) -> tuple[float, bool]:
         return math.nan, False
     clock = [real(event.get("seconds")) for event in run.steps]
     if all(map(math.isfinite, clock)):
-        total = sum(now if now < before else now - before for before, now in zip([0.0, *clock], clock, strict=False))
+        total = sum(
+            now if now < before else now - before for before, now in zip([0.0, *clock], clock, strict=False)
+        )
         return total + _validating(run, since=run.steps[-1]["at"]), True
     stages = run.config.get("stage")
     stages = [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
@@ -135,12 +156,18 @@ def _events(path: Path, troubles: list[str]) -> list[dict]:
         except (ValueError, RecursionError):
             bad.append(at)
             continue
-        if isinstance(event, dict) and isinstance(event.get("event"), str) and math.isfinite(real(event.get("step"))):
+        if (
+            isinstance(event, dict)
+            and isinstance(event.get("event"), str)
+            and math.isfinite(real(event.get("step")))
+        ):
             events.append(event)
     if bad:
         shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
         torn = counted(len(bad), "line")
-        troubles.append(f"{torn} of {path.name} left out, not JSON (line {shown}): a run was interrupted while writing.")
+        troubles.append(
+            f"{torn} of {path.name} left out, not JSON (line {shown}): a run was interrupted while writing."
+        )
     return events
 
 

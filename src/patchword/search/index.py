@@ -50,7 +50,7 @@ class Concepts(NamedTuple):
     of: Callable[[list[Image.Image]], Sequence[Sequence[str]]]
 
 
-class Found(NamedTuple):
+class Match(NamedTuple):
     """One picture that a search gave."""
 
     path: str
@@ -107,18 +107,24 @@ def update_index(
                     progress(min(start + batch, len(waiting)), len(waiting))
             if unfinished or waiting or report.removed:
                 _publish(faiss, work, out, model, name)
-            report.pictures = work.execute("select count(*) from pictures where vector is not null").fetchone()[0]
+            report.pictures = work.execute(
+                "select count(*) from pictures where vector is not null"
+            ).fetchone()[0]
             problems = work.execute("select path, problem from pictures where problem is not null").fetchall()
             report.bad += [(os.fsdecode(path), problem) for path, problem in problems if path in found]
         (out / "work.sqlite").unlink()
     return report
 
 
-def _compare(work: sqlite3.Connection, folder: Path) -> tuple[IndexReport, dict[bytes, tuple[int, int]], list[bytes]]:
+def _compare(
+    work: sqlite3.Connection, folder: Path
+) -> tuple[IndexReport, dict[bytes, tuple[int, int]], list[bytes]]:
     """Walk the folder, forget what is gone, and list what is new or changed (bad pictures too are tried again only when changed)."""
     report = IndexReport()
     found: dict[bytes, tuple[int, int]] = {}
-    for place, folders, names in os.walk(folder, onerror=lambda error: report.bad.append((str(error.filename), str(error.strerror)))):
+    for place, folders, names in os.walk(
+        folder, onerror=lambda error: report.bad.append((str(error.filename), str(error.strerror)))
+    ):
         folders.sort()
         for file in sorted(names):
             if os.path.splitext(file)[1].lower() in SUFFIXES:
@@ -130,7 +136,10 @@ def _compare(work: sqlite3.Connection, folder: Path) -> tuple[IndexReport, dict[
                     continue
                 found[os.fsencode(path)] = (status.st_size, status.st_mtime_ns)
     within = os.fsencode(folder) + os.fsencode(os.sep)
-    known = {bytes(path): (size, time) for path, size, time in work.execute("select path, size, time_ns from pictures")}
+    known = {
+        bytes(path): (size, time)
+        for path, size, time in work.execute("select path, size, time_ns from pictures")
+    }
     gone = [path for path in known if path.startswith(within) and path not in found]
     with work:
         for path in gone:
@@ -150,12 +159,16 @@ def _same_concepts(work: sqlite3.Connection, out: Path, concepts: Concepts | Non
         return
     if work.execute("select 1 from pictures limit 1").fetchone():
         found = f"{len(json.loads(given))} concepts are given and this index holds pictures with {len(json.loads(known))} others"
-        raise StoreError(f"{out}: {found}; index with the codebook that it was begun with, or make a new index in another folder")
+        raise StoreError(
+            f"{out}: {found}; index with the codebook that it was begun with, or make a new index in another folder"
+        )
     with work:
         work.execute("insert or replace into settings values ('concepts', ?)", (given,))
 
 
-def _embed_batch(work, paths: list[bytes], found: dict, embed: Embed, concepts: Concepts | None, report: IndexReport) -> None:
+def _embed_batch(
+    work, paths: list[bytes], found: dict, embed: Embed, concepts: Concepts | None, report: IndexReport
+) -> None:
     pictures, good, problems = [], [], {}
     for path in paths:
         try:
@@ -168,12 +181,19 @@ def _embed_batch(work, paths: list[bytes], found: dict, embed: Embed, concepts: 
     with work:
         for path, problem in problems.items():
             _forget(work, path)
-            work.execute("insert into pictures (path, size, time_ns, problem) values (?, ?, ?, ?)", (path, *found[path], problem))
+            work.execute(
+                "insert into pictures (path, size, time_ns, problem) values (?, ?, ?, ?)",
+                (path, *found[path], problem),
+            )
         for path, vector_E, own in zip(good, vectors_NE, words, strict=True):
             report.added += not _forget(work, path)
             row = (path, *found[path], vector_E.tobytes())
-            picture = work.execute("insert into pictures (path, size, time_ns, vector) values (?, ?, ?, ?)", row).lastrowid
-            work.executemany("insert or ignore into concepts values (?, ?)", [(picture, word) for word in own])
+            picture = work.execute(
+                "insert into pictures (path, size, time_ns, vector) values (?, ?, ?, ?)", row
+            ).lastrowid
+            work.executemany(
+                "insert or ignore into concepts values (?, ?)", [(picture, word) for word in own]
+            )
 
 
 def _reduced(picture: Image.Image) -> Image.Image:
@@ -193,10 +213,14 @@ def _vectors(vectors_NE: np.ndarray, count: int, work: sqlite3.Connection) -> np
     vectors_NE = np.asarray(vectors_NE, dtype=np.float32)
     known = _setting(work, "width")
     if vectors_NE.ndim != 2 or len(vectors_NE) != count or (known and vectors_NE.shape[1] != int(known)):
-        raise StoreError(f"embedding gave shape {vectors_NE.shape} for {count} pictures; expected ({count}, {known or 'width'})")
+        raise StoreError(
+            f"embedding gave shape {vectors_NE.shape} for {count} pictures; expected ({count}, {known or 'width'})"
+        )
     lengths_N1 = np.linalg.norm(vectors_NE, axis=1, keepdims=True)
     if not (np.isfinite(lengths_N1).all() and lengths_N1.all()):
-        raise StoreError("embedding gave a vector that is zero or not finite: nothing of this batch is stored; check the model")
+        raise StoreError(
+            "embedding gave a vector that is zero or not finite: nothing of this batch is stored; check the model"
+        )
     if not known:
         with work:
             work.execute("insert into settings values ('width', ?)", (str(vectors_NE.shape[1]),))
@@ -213,7 +237,14 @@ def _publish(faiss: ModuleType, work: sqlite3.Connection, out: Path, model: str,
     copy.unlink(missing_ok=True)
     with closing(sqlite3.connect(copy)) as target:
         work.backup(target)
-    content = {"format": FORMAT, "generation": generation, "model": model, "name": name, "width": vectors.d, "kind": kind}
+    content = {
+        "format": FORMAT,
+        "generation": generation,
+        "model": model,
+        "name": name,
+        "width": vectors.d,
+        "kind": kind,
+    }
     content["pictures"] = vectors.ntotal
     _write(out / "index.json", lambda path: path.write_text(json.dumps(content, indent=1), encoding="utf-8"))
     for old in [*out.glob("vectors-*.faiss"), *out.glob("pictures-*.sqlite")]:
@@ -245,7 +276,9 @@ def _work(out: Path, model: str, name: str) -> sqlite3.Connection:
             else:
                 fresh.executescript(_SCHEMA)
                 with fresh:
-                    fresh.executemany("insert into settings values (?, ?)", [("model", model), ("name", name)])
+                    fresh.executemany(
+                        "insert into settings values (?, ?)", [("model", model), ("name", name)]
+                    )
         os.replace(aside, path)
     work = sqlite3.connect(path)
     begun_with = _setting(work, "model")
@@ -277,7 +310,9 @@ def _manifest(out: Path) -> dict | None:
     except ValueError as error:
         raise StoreError(f"{path}: not JSON ({error}); delete the index folder and index again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise StoreError(f"{path}: not an index of format {FORMAT}; delete the index folder and index again with this version")
+        raise StoreError(
+            f"{path}: not an index of format {FORMAT}; delete the index folder and index again with this version"
+        )
     return manifest
 
 
@@ -288,7 +323,9 @@ def _only_writer(out: Path) -> Iterator[None]:
         try:
             lock.execute("begin exclusive")
         except sqlite3.OperationalError as error:
-            raise StoreError(f"{out}: another process is writing this index ({error}); wait until it has finished") from error
+            raise StoreError(
+                f"{out}: another process is writing this index ({error}); wait until it has finished"
+            ) from error
         yield
 
 
@@ -309,7 +346,7 @@ class PictureIndex:
     def __exit__(self, *_) -> None:
         self._pictures.close()
 
-    def search(self, query_E: np.ndarray, k: int = 10, concepts: Sequence[str] = ()) -> list[Found]:
+    def search(self, query_E: np.ndarray, k: int = 10, concepts: Sequence[str] = ()) -> list[Match]:
         """The `k` pictures nearest to a vector, best first; with `concepts` only among pictures that have all of them.
 
         Raises StoreError for a query of another width, DataError for a `k` below one and for a concept that the index does not know.
@@ -320,14 +357,18 @@ class PictureIndex:
         if self.count == 0:
             return []
         if len(query_E) != self.width or not np.isfinite(query_E).all():
-            raise StoreError(f"query of width {len(query_E)}; this index of {self.model!r} expects {self.width} finite numbers")
+            raise StoreError(
+                f"query of width {len(query_E)}; this index of {self.model!r} expects {self.width} finite numbers"
+            )
         query_1E = (query_E / max(float(np.linalg.norm(query_E)), 1e-12))[None]
         scores, ids = self._vectors.search(query_1E, min(k, self.count), params=self._among(concepts))
         found = []
         for picture, score in zip(ids[0].tolist(), scores[0].tolist(), strict=True):
             if picture >= 0:
-                path = self._pictures.execute("select path from pictures where id = ?", (picture,)).fetchone()[0]
-                found.append(Found(os.fsdecode(path), score))
+                path = self._pictures.execute(
+                    "select path from pictures where id = ?", (picture,)
+                ).fetchone()[0]
+                found.append(Match(os.fsdecode(path), score))
         return found
 
     def _among(self, concepts: Sequence[str]):
@@ -338,11 +379,19 @@ class PictureIndex:
         known = json.loads(_setting(self._pictures, "concepts") or "[]")
         strange = [word for word in wanted if word not in known]
         if strange:
-            some = f"it has {len(known)}, such as {', '.join(known[:5])}" if known else "it was made without --concepts"
+            some = (
+                f"it has {len(known)}, such as {', '.join(known[:5])}"
+                if known
+                else "it was made without --concepts"
+            )
             raise DataError(f"this index knows no concept {', '.join(map(repr, strange))}: {some}")
         marks = ", ".join("?" * len(wanted))
-        statement = f"select picture from concepts where concept in ({marks}) group by picture having count(*) = ?"
-        ids = np.array([row[0] for row in self._pictures.execute(statement, (*wanted, len(wanted)))], dtype=np.int64)
+        statement = (
+            f"select picture from concepts where concept in ({marks}) group by picture having count(*) = ?"
+        )
+        ids = np.array(
+            [row[0] for row in self._pictures.execute(statement, (*wanted, len(wanted)))], dtype=np.int64
+        )
         chosen = faiss.IDSelectorBatch(ids)
         if self.kind == "flat":
             return faiss.SearchParameters(sel=chosen)
@@ -361,14 +410,25 @@ def open_index(out: Path | str, model: str | None = None) -> PictureIndex:
         if (out / "work.sqlite").exists():
             with closing(sqlite3.connect(out / "work.sqlite")) as work:
                 done = work.execute("select count(*) from pictures").fetchone()[0]
-            raise StoreError(f"{out}: this index was never completed ({done} pictures are kept); run `patchword index` again to finish it")
-        raise StoreError(f"{out}: no index here (no index.json); make one with `patchword index FOLDER --out {out}`")
+            raise StoreError(
+                f"{out}: this index was never completed ({done} pictures are kept); run `patchword index` again to finish it"
+            )
+        raise StoreError(
+            f"{out}: no index here (no index.json); make one with `patchword index FOLDER --out {out}`"
+        )
     if model is not None:
         _refuse_other(out, manifest["model"], model)
-    files = [out / f"vectors-{manifest['generation']}.faiss", out / f"pictures-{manifest['generation']}.sqlite"]
+    files = [
+        out / f"vectors-{manifest['generation']}.faiss",
+        out / f"pictures-{manifest['generation']}.sqlite",
+    ]
     missing = [file.name for file in files if not file.exists()]
     if missing and _manifest(out) != manifest:
         return open_index(out, model)  # a writer has just put the next generation in place
     if missing:
-        raise StoreError(f"{out}: {' and '.join(missing)} missing from the index; run `patchword index` again on a new folder")
-    return PictureIndex(faiss.read_index(str(files[0])), sqlite3.connect(files[1], check_same_thread=False), manifest)
+        raise StoreError(
+            f"{out}: {' and '.join(missing)} missing from the index; run `patchword index` again on a new folder"
+        )
+    return PictureIndex(
+        faiss.read_index(str(files[0])), sqlite3.connect(files[1], check_same_thread=False), manifest
+    )

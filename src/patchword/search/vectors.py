@@ -27,11 +27,16 @@ def build(faiss: ModuleType, work: sqlite3.Connection, width: int) -> tuple[Any,
         vectors, kind = faiss.IndexIDMap(faiss.IndexFlatIP(width)), "flat"
     else:
         cells = int(4 * count**0.5)
-        vectors, kind = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT), "cells"
+        vectors, kind = (
+            faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT),
+            "cells",
+        )
         # Forty vectors for each cell, spread evenly by a multiplicative hash: the same pictures always make the same cells.
         share = min(2**32, int(2**32 * 40 * cells / count))
         vectors.cp.niter = 10
-        vectors.train(np.concatenate([rows for _, rows in _rows(work, f"and id * 2654435761 % 4294967296 < {share}")]))
+        vectors.train(
+            np.concatenate([rows for _, rows in _rows(work, f"and id * 2654435761 % 4294967296 < {share}")])
+        )
         vectors.nprobe = max(16, int(0.08 * cells))
     for ids, rows in _rows(work):
         vectors.add_with_ids(rows, ids)
@@ -46,11 +51,16 @@ def load_faiss() -> ModuleType:
             warnings.simplefilter("ignore", DeprecationWarning)
             import faiss
     except ImportError as error:
-        raise MissingExtra("searching pictures needs faiss, which is not installed: pip install 'patchword[search]'") from error
+        raise MissingExtra(
+            "searching pictures needs faiss, which is not installed: pip install 'patchword[search]'"
+        ) from error
     return faiss
 
 
 def _rows(work: sqlite3.Connection, condition: str = "") -> Iterator[tuple[np.ndarray, np.ndarray]]:
     cursor = work.execute(f"select id, vector from pictures where vector is not null {condition} order by id")
     while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-        yield np.array([row[0] for row in rows], dtype=np.int64), np.stack([np.frombuffer(row[1], dtype=np.float32) for row in rows])
+        yield (
+            np.array([row[0] for row in rows], dtype=np.int64),
+            np.stack([np.frombuffer(row[1], dtype=np.float32) for row in rows]),
+        )

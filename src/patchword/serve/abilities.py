@@ -15,17 +15,19 @@ from patchword.tasks.caption.page import shares
 from patchword.tasks.caption.result import Caption
 
 
-class CaptionsPictures(Protocol):
+class PictureCaptioner(Protocol):
     """What `patchword.load` returns."""
 
     card: dict[str, Any]
     """At least "name"; "description" and "limits" where there are some."""
 
-    def caption(self, pictures: list[Image.Image], beams: int = 3, n_best: int = 1, trace: bool = False) -> list[Caption]: ...
+    def caption(
+        self, pictures: list[Image.Image], beams: int = 3, n_best: int = 1, trace: bool = False
+    ) -> list[Caption]: ...
 
 
 @runtime_checkable
-class StreamsWords(Protocol):
+class WordStreamer(Protocol):
     """A captioning model that can give its words one by one (greedy search)."""
 
     def stream(self, picture: Image.Image, trace: bool = False) -> Generator[str, None, Caption]:
@@ -40,13 +42,13 @@ class Hit(NamedTuple):
     picture: Image.Image | None = None
 
 
-class FindsPictures(Protocol):
+class PictureFinder(Protocol):
     """Search by text."""
 
     def search(self, text: str, k: int) -> Sequence[Hit]: ...
 
 
-class LabelsPictures(Protocol):
+class PictureLabeller(Protocol):
     """Labels of a picture."""
 
     def label(self, picture: Image.Image, labels: Sequence[str]) -> Sequence[tuple[str, float]]:
@@ -101,11 +103,15 @@ class CaptionAnswer(BaseModel):
     """All of them, the caption first."""
 
 
-def caption_answer(name: str, model: CaptionsPictures, caption: Caption, picture: Image.Image, trace: bool) -> CaptionAnswer:
+def caption_answer(
+    name: str, model: PictureCaptioner, caption: Caption, picture: Image.Image, trace: bool
+) -> CaptionAnswer:
     """A caption as the service sends it; what made each word only where `trace` was asked for."""
     everyone = [caption, *caption.alternatives]
     hypotheses = [
-        Hypothesis(caption=one.text, log_probability=_finite(one.log_probability), share=share, complete=one.complete)
+        Hypothesis(
+            caption=one.text, log_probability=_finite(one.log_probability), share=share, complete=one.complete
+        )
         for one, share in zip(everyone, shares(everyone), strict=True)
     ]
     answer = CaptionAnswer(
@@ -122,10 +128,16 @@ def caption_answer(name: str, model: CaptionsPictures, caption: Caption, picture
         return answer
     return answer.model_copy(
         update={
-            "attention": None if caption.attention_Thw is None else attention_of(model, caption.attention_Thw, picture),
-            "sentinel": None if caption.sentinel is None else [round(float(share), 4) for share in caption.sentinel],
+            "attention": None
+            if caption.attention_Thw is None
+            else attention_of(model, caption.attention_Thw, picture),
+            "sentinel": None
+            if caption.sentinel is None
+            else [round(float(share), 4) for share in caption.sentinel],
             "concepts": None if caption.concepts is None else list(caption.concepts),
-            "prototypes": None if caption.prototypes is None else [_spoke(caption, pairs) for pairs in caption.prototypes],
+            "prototypes": None
+            if caption.prototypes is None
+            else [_spoke(caption, pairs) for pairs in caption.prototypes],
         }
     )
 

@@ -23,15 +23,15 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 
 from patchword.html.page import look
 from patchword.serve import abilities
-from patchword.serve.abilities import CaptionAnswer, Hit, StreamsWords, caption_answer
-from patchword.serve.asking import AnswersQuestions, AskAnswer, AskOptions, Scored, answered
+from patchword.serve.abilities import CaptionAnswer, Hit, WordStreamer, caption_answer
+from patchword.serve.asking import AnswerOption, AskAnswer, AskOptions, QuestionAnswerer, answered
 from patchword.serve.batching import Batcher, Call, Job
 from patchword.serve.guards import Guard
 from patchword.serve.limits import Limits
 from patchword.serve.numbers import Numbers
 from patchword.serve.refusals import ErrorBody, Refusal, full, stopping
-from patchword.serve.streaming import Telling, Words, events, streamed
-from patchword.serve.uploads import Held, read_body, read_picture, unless_gone
+from patchword.serve.streaming import Words, WordStream, events, streamed
+from patchword.serve.uploads import BodyBudget, read_body, read_picture, unless_gone
 from patchword.version import version
 
 _DECODERS = 2  # threads that decode pictures, beside the one of the model
@@ -40,7 +40,9 @@ _BEAMS = 3
 
 Beams = Annotated[int, Query(ge=1, le=10, description="hypotheses that the search follows; 1 is greedy")]
 Best = Annotated[int, Query(ge=1, le=5, description="hypotheses to return")]
-Name = Annotated[str | None, Query(max_length=200, description="one of GET /models; the first where left out")]
+Name = Annotated[
+    str | None, Query(max_length=200, description="one of GET /models; the first where left out")
+]
 Question = Annotated[str, Query(min_length=1, max_length=500)]
 Label = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -52,7 +54,11 @@ _PICTURE_BODY = {
             "image/*": {"schema": {"type": "string", "format": "binary"}},
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
             "multipart/form-data": {
-                "schema": {"type": "object", "required": ["image"], "properties": {"image": {"type": "string", "format": "binary"}}}
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": {"type": "string", "format": "binary"}},
+                }
             },
         },
     }
@@ -67,10 +73,15 @@ class SearchRequest(BaseModel):
     k: int = Field(12, ge=1, le=100, description="how many pictures")
 
 
-_SEARCH_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": SearchRequest.model_json_schema()}}}}
+_SEARCH_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": SearchRequest.model_json_schema()}},
+    }
+}
 
 
-class Found(BaseModel):
+class SearchHit(BaseModel):
     """One picture that a search gave."""
 
     name: str
@@ -81,13 +92,13 @@ class Found(BaseModel):
 class SearchAnswer(BaseModel):
     """Pictures, best first."""
 
-    hits: list[Found]
+    hits: list[SearchHit]
 
 
 class LabelAnswer(BaseModel):
     """Labels, best first."""
 
-    answers: list[Scored]
+    answers: list[AnswerOption]
 
 
 class ModelFacts(BaseModel):
@@ -104,7 +115,9 @@ class Models(BaseModel):
 
     models: list[ModelFacts]
     answerer: ModelFacts | None = Field(description="what answers questions")
-    can: dict[str, bool] = Field(description="which of caption, search, ask and label this service was started for")
+    can: dict[str, bool] = Field(
+        description="which of caption, search, ask and label this service was started for"
+    )
 
 
 class Status(BaseModel):
@@ -118,15 +131,22 @@ class Service:
 
     def __init__(
         self,
-        models: Mapping[str, abilities.CaptionsPictures],
-        index: abilities.FindsPictures | None,
-        answers: AnswersQuestions | None,
-        labels: abilities.LabelsPictures | None,
+        models: Mapping[str, abilities.PictureCaptioner],
+        index: abilities.PictureFinder | None,
+        answers: QuestionAnswerer | None,
+        labels: abilities.PictureLabeller | None,
         limits: Limits,
         numbers: Numbers,
     ) -> None:
-        self.models, self.index, self.answers, self.labels, self.limits, self.numbers = models, index, answers, labels, limits, numbers
-        self.held = Held(limits.held_bytes)
+        self.models, self.index, self.answers, self.labels, self.limits, self.numbers = (
+            models,
+            index,
+            answers,
+            labels,
+            limits,
+            numbers,
+        )
+        self.held = BodyBudget(limits.held_bytes)
 
     def start(self) -> None:
         self.batcher = Batcher(self.run, self.limits, self.numbers)
@@ -142,7 +162,9 @@ class Service:
             name, beams, n_best, trace = call.options
             return self.models[name].caption(list(items), beams=beams, n_best=n_best, trace=trace)
         if call.task == "stream":
-            name, trace, words = call.options  # each request has words of its own, so that such calls never share a batch
+            name, trace, words = (
+                call.options
+            )  # each request has words of its own, so that such calls never share a batch
             return [streamed(self.models[name], picture, trace, words) for picture in items]
         if call.task == "search":
             return [self.index.search(text, *call.options) for text in items]
@@ -154,7 +176,12 @@ class Service:
         chosen = next(iter(self.models)) if name is None else name
         if chosen not in self.models:
             known = ", ".join(self.models)
-            raise Refusal(404, "unknown_model", f"there is no model {chosen!r} here", f"choose one of: {known}; GET /models lists them")
+            raise Refusal(
+                404,
+                "unknown_model",
+                f"there is no model {chosen!r} here",
+                f"choose one of: {known}; GET /models lists them",
+            )
         return chosen
 
     async def picture(self, request: Request) -> tuple[Image.Image, float]:
@@ -165,7 +192,9 @@ class Service:
 
     def enter(self, call: Call, picture: Image.Image, deadline: float, item: object = None) -> Job:
         """Put a picture, or an item with one, into the queue."""
-        return self.batcher.enter(call, picture if item is None else item, picture.width * picture.height, deadline)
+        return self.batcher.enter(
+            call, picture if item is None else item, picture.width * picture.height, deadline
+        )
 
     def need_room(self) -> None:
         if not self.batcher.has_room:
@@ -176,11 +205,11 @@ class Service:
 
 
 def create_app(
-    models: Mapping[str, abilities.CaptionsPictures],
+    models: Mapping[str, abilities.PictureCaptioner],
     *,
-    index: abilities.FindsPictures | None = None,
-    answers: AnswersQuestions | None = None,
-    labels: abilities.LabelsPictures | None = None,
+    index: abilities.PictureFinder | None = None,
+    answers: QuestionAnswerer | None = None,
+    labels: abilities.PictureLabeller | None = None,
     token: str | None = None,
     limits: Limits | None = None,
 ) -> FastAPI:
@@ -197,7 +226,14 @@ def create_app(
         await service.stop()
 
     # The interactive documentation pages would load scripts from elsewhere: only the document itself is served.
-    app = FastAPI(title="Patchword", version=version(), lifespan=lifespan, docs_url=None, redoc_url=None, responses=_REFUSED)
+    app = FastAPI(
+        title="Patchword",
+        version=version(),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses=_REFUSED,
+    )
     app.state.service = service
     _add_captions(app, service)
     _add_others(app, service)
@@ -212,7 +248,12 @@ def create_app(
 def _add_captions(app: FastAPI, service: Service) -> None:
     @app.post("/caption", response_model=CaptionAnswer, openapi_extra=_PICTURE_BODY)
     async def caption(
-        request: Request, model: Name = None, beams: Beams | None = None, n_best: Best = 1, trace: bool = False, stream: bool = False
+        request: Request,
+        model: Name = None,
+        beams: Beams | None = None,
+        n_best: Best = 1,
+        trace: bool = False,
+        stream: bool = False,
     ) -> Response:
         """Caption one picture. With `trace`, say what made each word. With `stream`, or where the request accepts text/event-stream,
         send server-sent events: `queued`, a `word` each, and `caption` with the whole answer. Words are sent as they are made, by greedy
@@ -228,13 +269,17 @@ def _add_captions(app: FastAPI, service: Service) -> None:
         async def answer(job: Job) -> CaptionAnswer:
             return caption_answer(name, service.models[name], await job.answer(), picture, trace)
 
-        def telling(call: Call, words: Words | None = None) -> Telling:
+        def telling(call: Call, words: Words | None = None) -> WordStream:
             job = service.enter(call, picture, deadline)
-            return Telling(service.batcher, job, answer(job), words)
+            return WordStream(service.batcher, job, answer(job), words)
 
         if not as_events:
-            return JSONResponse((await unless_gone(request, answer(service.enter(search, picture, deadline)))).model_dump(mode="json"))
-        if isinstance(service.models[name], StreamsWords):
+            return JSONResponse(
+                (await unless_gone(request, answer(service.enter(search, picture, deadline)))).model_dump(
+                    mode="json"
+                )
+            )
+        if isinstance(service.models[name], WordStreamer):
             words = Words()
             first = telling(Call("stream", (name, trace and greedy, words)), words)
             then = None if greedy else lambda: telling(search)
@@ -255,13 +300,17 @@ def _add_others(app: FastAPI, service: Service) -> None:
         try:
             wanted = SearchRequest.model_validate_json(body)
         except ValidationError as error:
-            raise _invalid(error.errors(include_url=False, include_input=False, include_context=False)) from error
+            raise _invalid(
+                error.errors(include_url=False, include_input=False, include_context=False)
+            ) from error
         job = service.batcher.enter(Call("search", (wanted.k,)), wanted.text, 0, deadline)
         hits = await unless_gone(request, job.answer())
         return JSONResponse(SearchAnswer(hits=[_found(hit) for hit in hits]).model_dump(mode="json"))
 
     @app.post("/ask", response_model=AskAnswer, openapi_extra=_PICTURE_BODY)
-    async def ask(request: Request, question: Question, trace: bool = False, anyway: bool = False) -> Response:
+    async def ask(
+        request: Request, question: Question, trace: bool = False, anyway: bool = False
+    ) -> Response:
         """Answers to a question about a picture, best first. With `trace`, say where the words of the question looked; with `anyway`,
         answer about pictures unlike those that the model was trained on, too."""
         _configured(service.answers, "a question model", "answers questions")
@@ -270,13 +319,19 @@ def _add_others(app: FastAPI, service: Service) -> None:
         return JSONResponse((await unless_gone(request, job.answer())).model_dump(mode="json"))
 
     @app.post("/label", response_model=LabelAnswer, openapi_extra=_PICTURE_BODY)
-    async def label(request: Request, label: Annotated[list[Label], Query(min_length=1, max_length=100)]) -> Response:
+    async def label(
+        request: Request, label: Annotated[list[Label], Query(min_length=1, max_length=100)]
+    ) -> Response:
         """Which of the given labels fits a picture, best first."""
         _configured(service.labels, "a labelling model", "labels pictures")
         picture, deadline = await service.picture(request)
         job = service.enter(Call("label", tuple(label)), picture, deadline)
         found = await unless_gone(request, job.answer())
-        return JSONResponse(LabelAnswer(answers=[Scored(text=text, probability=share) for text, share in found]).model_dump(mode="json"))
+        return JSONResponse(
+            LabelAnswer(
+                answers=[AnswerOption(text=text, probability=share) for text, share in found]
+            ).model_dump(mode="json")
+        )
 
 
 def _configured(ability: object, what: str, does: str) -> None:
@@ -285,17 +340,23 @@ def _configured(ability: object, what: str, does: str) -> None:
         raise Refusal(404, "not_configured", f"this service was started without {what}", do)
 
 
-def _found(hit: Hit) -> Found:
+def _found(hit: Hit) -> SearchHit:
     if hit.picture is None:
-        return Found(name=hit.name, score=hit.score)
+        return SearchHit(name=hit.name, score=hit.score)
     small, buffer = hit.picture.convert("RGB"), io.BytesIO()
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     small.save(buffer, "JPEG", quality=80)
-    return Found(name=hit.name, score=hit.score, picture=f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}")
+    return SearchHit(
+        name=hit.name,
+        score=hit.score,
+        picture=f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}",
+    )
 
 
 def _facts(name: str, card: Mapping[str, object]) -> ModelFacts:
-    return ModelFacts(name=name, **{key: str(card.get(key, "")) for key in ("description", "limits", "example")})
+    return ModelFacts(
+        name=name, **{key: str(card.get(key, "")) for key in ("description", "limits", "example")}
+    )
 
 
 def _add_facts(app: FastAPI, service: Service) -> None:
@@ -304,7 +365,9 @@ def _add_facts(app: FastAPI, service: Service) -> None:
         abilities = {"search": service.index, "ask": service.answers, "label": service.labels}
         return Models(
             models=[_facts(name, model.card) for name, model in service.models.items()],
-            answerer=None if service.answers is None else _facts(str(service.answers.card.get("name", "")), service.answers.card),
+            answerer=None
+            if service.answers is None
+            else _facts(str(service.answers.card.get("name", "")), service.answers.card),
             can={"caption": True, **{name: ability is not None for name, ability in abilities.items()}},
         )
 
@@ -322,7 +385,9 @@ def _add_facts(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
         """Counters for Prometheus."""
-        return PlainTextResponse(service.numbers.text(service.batcher.waiting), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(
+            service.numbers.text(service.batcher.waiting), media_type="text/plain; version=0.0.4"
+        )
 
 
 def _add_page(app: FastAPI) -> None:
@@ -353,7 +418,9 @@ def _add_refusals(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         do = "GET /openapi.json lists the paths and their methods"
-        return Refusal(error.status_code, "no_such_path", f"{error.detail}", do, dict(error.headers or {})).response()
+        return Refusal(
+            error.status_code, "no_such_path", f"{error.detail}", do, dict(error.headers or {})
+        ).response()
 
 
 def _invalid(errors: Sequence[dict]) -> Refusal:

@@ -12,12 +12,12 @@ from pydantic import BaseModel
 from patchword.errors import DataError
 from patchword.serve.abilities import Attention, attention_of
 from patchword.serve.refusals import Refusal
-from patchword.tasks.answer.result import Answer, Asked
+from patchword.tasks.answer.result import Answer, Answers
 
 _ANSWERS = 5
 
 
-class AnswersQuestions(Protocol):
+class QuestionAnswerer(Protocol):
     """What `patchword.tasks.answer.model.load_answerer` returns. Both methods raise DataError for a question without a word that the model knows,
     and for a picture unlike all that it was trained on, unless `anyway`."""
 
@@ -25,11 +25,16 @@ class AnswersQuestions(Protocol):
     """At least "name"; "description", "limits" and "example", a question, where there are some."""
 
     def ask(
-        self, pictures: Sequence[Image.Image], questions: Sequence[str], n_best: int = 1, *, anyway: bool = False
+        self,
+        pictures: Sequence[Image.Image],
+        questions: Sequence[str],
+        n_best: int = 1,
+        *,
+        anyway: bool = False,
     ) -> Sequence[Sequence[Answer]]:
         """For each picture and its question `n_best` answers, best first."""
 
-    def explain(self, picture: Image.Image, question: str, n_best: int = 3, anyway: bool = False) -> Asked:
+    def explain(self, picture: Image.Image, question: str, n_best: int = 3, anyway: bool = False) -> Answers:
         """The same for one, with where the words looked."""
 
 
@@ -40,7 +45,7 @@ class AskOptions(NamedTuple):
     anyway: bool
 
 
-class Scored(BaseModel):
+class AnswerOption(BaseModel):
     """An answer or a label with its probability."""
 
     text: str
@@ -50,7 +55,7 @@ class Scored(BaseModel):
 class AskAnswer(BaseModel):
     """Answers, best first, and what led to them."""
 
-    answers: list[Scored]
+    answers: list[AnswerOption]
     tokens: list[str] | None = None
     """The words of the question as the model reads them."""
     attention: Attention | None = None
@@ -60,11 +65,16 @@ class AskAnswer(BaseModel):
     concepts: list[str] | None = None
 
 
-def answered(model: AnswersQuestions, items: Sequence[tuple[Image.Image, str]], options: AskOptions) -> list[AskAnswer]:
+def answered(
+    model: QuestionAnswerer, items: Sequence[tuple[Image.Image, str]], options: AskOptions
+) -> list[AskAnswer]:
     """The answers to each question about its picture. Raises `Refusal` for what the model will not answer."""
     try:
         if options.trace:
-            return [_explained(model, picture, model.explain(picture, question, _ANSWERS, options.anyway)) for picture, question in items]
+            return [
+                _explained(model, picture, model.explain(picture, question, _ANSWERS, options.anyway))
+                for picture, question in items
+            ]
         pictures, questions = zip(*items, strict=True)
         found = model.ask(pictures, questions, _ANSWERS, anyway=options.anyway)
     except DataError as error:
@@ -73,12 +83,16 @@ def answered(model: AnswersQuestions, items: Sequence[tuple[Image.Image, str]], 
     return [AskAnswer(answers=_scored(answers)) for answers in found]
 
 
-def _scored(answers: Sequence[Answer]) -> list[Scored]:
-    return [Scored(text=one.text, probability=one.probability) for one in answers]
+def _scored(answers: Sequence[Answer]) -> list[AnswerOption]:
+    return [AnswerOption(text=one.text, probability=one.probability) for one in answers]
 
 
-def _explained(model: AnswersQuestions, picture: Image.Image, asked: Asked) -> AskAnswer:
-    looked = None if asked.answer_attention_hw is None else np.round(np.nan_to_num(asked.answer_attention_hw).ravel().astype(float), 4)
+def _explained(model: QuestionAnswerer, picture: Image.Image, asked: Answers) -> AskAnswer:
+    looked = (
+        None
+        if asked.answer_attention_hw is None
+        else np.round(np.nan_to_num(asked.answer_attention_hw).ravel().astype(float), 4)
+    )
     return AskAnswer(
         answers=_scored(asked.answers),
         tokens=list(asked.tokens),

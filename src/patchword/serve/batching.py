@@ -31,7 +31,13 @@ class Job:
     """One item on its way. `await job.answer()` gives its result, or raises `Refusal`."""
 
     def __init__(self, call: Call, item: object, weight: int, deadline: float, batcher: Batcher) -> None:
-        self.call, self.item, self.weight, self.deadline, self._batcher = call, item, weight, deadline, batcher
+        self.call, self.item, self.weight, self.deadline, self._batcher = (
+            call,
+            item,
+            weight,
+            deadline,
+            batcher,
+        )
         self.future: asyncio.Future = asyncio.get_running_loop().create_future()
 
     async def answer(self) -> object:
@@ -49,7 +55,9 @@ class Batcher:
 
     To be made, started and used within one event loop."""
 
-    def __init__(self, run: Callable[[Call, Sequence[object]], Sequence[object]], limits: Limits, numbers: Numbers) -> None:
+    def __init__(
+        self, run: Callable[[Call, Sequence[object]], Sequence[object]], limits: Limits, numbers: Numbers
+    ) -> None:
         self._run, self.limits, self._numbers = run, limits, numbers
         self._waiting: list[Job] = []
         self._arrived = asyncio.Event()
@@ -70,7 +78,9 @@ class Batcher:
         queue is full or the service is ending."""
         if self.closing:
             raise stopping(self.limits.retry_seconds)
-        heavy = self._waiting and weight + sum(job.weight for job in self._waiting) > self.limits.queued_pixels
+        heavy = (
+            self._waiting and weight + sum(job.weight for job in self._waiting) > self.limits.queued_pixels
+        )
         if heavy or not self.has_room:
             raise full(self.limits.retry_seconds)
         job = Job(call, item, weight, deadline, self)
@@ -115,10 +125,14 @@ class Batcher:
         """Run one batch. Where it fails, each job runs alone: a picture that the model cannot take must not fail its neighbours."""
         began = time.perf_counter()
         try:
-            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, call, [job.item for job in jobs])
+            results = await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._run, call, [job.item for job in jobs]
+            )
             if len(results) != len(jobs):
                 raise RuntimeError(f"{call.task} gave {len(results)} results for {len(jobs)} items")
-        except Exception as error:  # whatever the model raised belongs to these requests, and must not end the service
+        except (
+            Exception
+        ) as error:  # whatever the model raised belongs to these requests, and must not end the service
             if len(jobs) > 1:
                 for job in jobs:
                     if not job.future.done():

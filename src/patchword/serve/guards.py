@@ -15,7 +15,9 @@ from patchword.serve.refusals import ClientGone, Refusal, internal
 
 log = logging.getLogger("patchword.serve")
 
-_OPEN = frozenset({"/", "/page.js", "/words.js", "/page.css", "/health", "/ready"})  # they tell nothing and cost nothing
+_OPEN = frozenset(
+    {"/", "/page.js", "/words.js", "/page.css", "/health", "/ready"}
+)  # they tell nothing and cost nothing
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -78,15 +80,31 @@ class Guard:
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
-            raise Refusal(403, "other_site", "the request comes from a page of another site", "use the page of this service, or no browser")
+            raise Refusal(
+                403,
+                "other_site",
+                "the request comes from a page of another site",
+                "use the page of this service, or no browser",
+            )
         if self.token is None:
             if not is_loopback(_name(host)):
-                raise Refusal(403, "wrong_host", "the request names another host", "call the service as 127.0.0.1 or localhost")
+                raise Refusal(
+                    403,
+                    "wrong_host",
+                    "the request names another host",
+                    "call the service as 127.0.0.1 or localhost",
+                )
             return
         given = headers.get("authorization", "").encode()
         if scope["path"] not in _OPEN and not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
             challenge = {"WWW-Authenticate": "Bearer"}
-            raise Refusal(401, "token", "the token is missing or wrong", "send the header 'Authorization: Bearer TOKEN'", challenge)
+            raise Refusal(
+                401,
+                "token",
+                "the token is missing or wrong",
+                "send the header 'Authorization: Bearer TOKEN'",
+                challenge,
+            )
 
 
 def _name(host: str) -> str:

@@ -16,7 +16,7 @@ from patchword.tasks.caption.load import load
 from patchword.tasks.retrieve.load import load_two_towers
 
 
-class Shipped(NamedTuple):
+class ShippedNames(NamedTuple):
     """Names of the shipped models."""
 
     captioner: str
@@ -33,7 +33,7 @@ class Offer(NamedTuple):
     labels: TowerLabels
 
 
-def load_all(names: Sequence[str], index: Path | None, shipped: Shipped, device: str | None) -> Offer:
+def load_all(names: Sequence[str], index: Path | None, shipped: ShippedNames, device: str | None) -> Offer:
     """Load each model of `names` and open the index; of what nobody named, and what the index does not bring along, the shipped one.
 
     Raises:
@@ -49,13 +49,17 @@ def load_all(names: Sequence[str], index: Path | None, shipped: Shipped, device:
         if task == "answer":
             answering.append(load_answerer(name, device))
             continue
-        shown = Path(name).name or name  # a client is shown the last part of a folder's name, not where the folder lies
+        shown = (
+            Path(name).name or name
+        )  # a client is shown the last part of a folder's name, not where the folder lies
         if shown in models:
             raise ConfigError(f"two of the models have the name {shown!r}: rename a folder")
         models[shown] = load(name, device)
     for kind, found in (("two-tower", labelling), ("question-answering", answering)):
         if len(found) > 1:
-            raise ConfigError(f"{len(found)} {kind} models were named, and the service takes one: leave the others out")
+            raise ConfigError(
+                f"{len(found)} {kind} models were named, and the service takes one: leave the others out"
+            )
     if not models:
         models[shipped.captioner] = load(shipped.captioner, device)
     search = None
@@ -65,4 +69,6 @@ def load_all(names: Sequence[str], index: Path | None, shipped: Shipped, device:
         search = IndexSearch(open_index(index, searching.identity), searching)
         labelling.append(searching)
     labels = TowerLabels(labelling[0] if labelling else load_two_towers(shipped.towers, device))
-    return Offer(models, search, answering[0] if answering else load_answerer(shipped.answerer, device), labels)
+    return Offer(
+        models, search, answering[0] if answering else load_answerer(shipped.answerer, device), labels
+    )

@@ -27,9 +27,15 @@ class Numbers:
 
     def text(self, waiting: int) -> str:
         lines = ["# TYPE patchword_requests_total counter"]
-        lines += [f'patchword_requests_total{{path="{path}",status="{status}"}} {n}' for (path, status), n in sorted(self.requests.items())]
+        lines += [
+            f'patchword_requests_total{{path="{path}",status="{status}"}} {n}'
+            for (path, status), n in sorted(self.requests.items())
+        ]
         lines.append("# TYPE patchword_request_seconds_total counter")
-        lines += [f'patchword_request_seconds_total{{path="{path}"}} {seconds:.6f}' for path, seconds in sorted(self.seconds.items())]
+        lines += [
+            f'patchword_request_seconds_total{{path="{path}"}} {seconds:.6f}'
+            for path, seconds in sorted(self.seconds.items())
+        ]
         for name, value in (
             ("batches_total", self.batches),
             ("batched_requests_total", self.batched),

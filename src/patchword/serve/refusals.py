@@ -28,7 +28,9 @@ class ErrorBody(BaseModel):
 class Refusal(Exception):
     """Becomes the JSON response {"error": {"code", "message", "do"}} with its HTTP status."""
 
-    def __init__(self, status: int, code: str, message: str, do: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, do: str, headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(f"{status} {code}: {message}")
         self.status, self.code, self.message, self.do, self.headers = status, code, message, do, headers or {}
 
@@ -46,18 +48,35 @@ class ClientGone(Exception):
 def full(retry_seconds: int, more: dict[str, str] | None = None) -> Refusal:
     """The queue is full."""
     wait = {"Retry-After": str(retry_seconds), **(more or {})}
-    return Refusal(503, "queue_full", "as many requests as allowed are waiting already", f"try again in {retry_seconds} seconds", wait)
+    return Refusal(
+        503,
+        "queue_full",
+        "as many requests as allowed are waiting already",
+        f"try again in {retry_seconds} seconds",
+        wait,
+    )
 
 
 def stopping(retry_seconds: int) -> Refusal:
     """The service is ending."""
     wait = {"Retry-After": str(retry_seconds)}
-    return Refusal(503, "stopping", "the service is ending and takes nothing new", "try again when it has been started again", wait)
+    return Refusal(
+        503,
+        "stopping",
+        "the service is ending and takes nothing new",
+        "try again when it has been started again",
+        wait,
+    )
 
 
 def too_late(seconds: float) -> Refusal:
     """The deadline of a request has passed."""
-    return Refusal(504, "deadline", f"there was no answer within {seconds:g} seconds", "try again later, or with fewer beams")
+    return Refusal(
+        504,
+        "deadline",
+        f"there was no answer within {seconds:g} seconds",
+        "try again later, or with fewer beams",
+    )
 
 
 def unknown_words(error: Exception) -> Refusal:
@@ -67,4 +86,9 @@ def unknown_words(error: Exception) -> Refusal:
 
 def internal() -> Refusal:
     """A fault of the service itself."""
-    return Refusal(500, "internal", "the service met an error of its own; its log says which", "tell the person who runs the service")
+    return Refusal(
+        500,
+        "internal",
+        "the service met an error of its own; its log says which",
+        "tell the person who runs the service",
+    )

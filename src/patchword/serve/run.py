@@ -19,9 +19,13 @@ _LEAST_TOKEN = 16
 
 def check_address(host: str, token: str | None) -> None:
     """Raises ConfigError where the service would be open to others without a token, or with one that can be guessed."""
-    if token is not None and (len(token) < _LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token):
+    if token is not None and (
+        len(token) < _LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token
+    ):
         do = 'make one with: python -c "import secrets; print(secrets.token_urlsafe())"'
-        raise ConfigError(f"the token must be at least {_LEAST_TOKEN} printable ASCII characters without spaces; {do}")
+        raise ConfigError(
+            f"the token must be at least {_LEAST_TOKEN} printable ASCII characters without spaces; {do}"
+        )
     if token is None and not is_loopback(host):
         raise ConfigError(
             f"--host {host} opens the service to other machines: give --token (or PATCHWORD_TOKEN), which every request must carry, "
@@ -37,7 +41,9 @@ def serve(app: ASGIApp, host: str, port: int, limits: Limits) -> None:
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(0)
 
-    signal.signal(signal.SIGTERM, leave)  # uvicorn raises the signal again when it is done: an ordered end has exit status 0
+    signal.signal(
+        signal.SIGTERM, leave
+    )  # uvicorn raises the signal again when it is done: an ordered end has exit status 0
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     config = uvicorn.Config(
         app,

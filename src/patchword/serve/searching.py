@@ -43,7 +43,10 @@ class IndexSearch:
             vector_E = self._towers.embed_texts([text])[0]
         except DataError as error:
             raise unknown_words(error) from error
-        return [Hit(Path(one.path).name, float(one.score), _small(one.path)) for one in self._index.search(vector_E, k)]
+        return [
+            Hit(Path(one.path).name, float(one.score), _small(one.path))
+            for one in self._index.search(vector_E, k)
+        ]
 
 
 class TowerLabels:

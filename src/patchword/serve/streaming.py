@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 
 from PIL import Image
 
-from patchword.serve.abilities import CaptionAnswer, StreamsWords
+from patchword.serve.abilities import CaptionAnswer, WordStreamer
 from patchword.serve.batching import Batcher, Job
 from patchword.serve.refusals import Refusal
 from patchword.tasks.caption.result import Caption
@@ -40,7 +40,7 @@ class Words:
             yield word
 
 
-def streamed(model: StreamsWords, picture: Image.Image, trace: bool, words: Words) -> Caption | None:
+def streamed(model: WordStreamer, picture: Image.Image, trace: bool, words: Words) -> Caption | None:
     """Run in the model's thread: every word to `words`, and the caption at the end; None where nobody wants it any more."""
     steps = model.stream(picture, trace=trace)
     while not words.unwanted:
@@ -52,10 +52,12 @@ def streamed(model: StreamsWords, picture: Image.Image, trace: bool, words: Word
     return None
 
 
-class Telling:
+class WordStream:
     """One job whose words are told while it runs; `words` where its model streams them. To be made within the event loop."""
 
-    def __init__(self, batcher: Batcher, job: Job, answer: Coroutine[None, None, CaptionAnswer], words: Words | None) -> None:
+    def __init__(
+        self, batcher: Batcher, job: Job, answer: Coroutine[None, None, CaptionAnswer], words: Words | None
+    ) -> None:
         self._batcher, self._job, self._words = batcher, job, words
         self.answer = asyncio.ensure_future(answer)
         if words is not None:
@@ -79,7 +81,9 @@ class Telling:
         self._batcher.leave(self._job)
 
 
-async def events(waiting: int, first: Telling, then: Callable[[], Telling] | None) -> AsyncIterator[str]:
+async def events(
+    waiting: int, first: WordStream, then: Callable[[], WordStream] | None
+) -> AsyncIterator[str]:
     """The events of one caption. With `then`, `first` is a draft, and the caption is that of `then()`, called when the draft has ended.
     The client's going away cancels this generator, and with it the job."""
     telling = first

@@ -28,14 +28,14 @@ _DRAINED = 4  # a declared body of up to so many times the limit is read and for
 Result = TypeVar("Result")
 
 
-class Held:
+class BodyBudget:
     """Bytes of bodies in memory, of all requests together."""
 
     def __init__(self, most: int) -> None:
         self.bytes, self.most = 0, most
 
 
-async def read_body(request: Request, limit: int, limits: Limits, held: Held) -> bytes:
+async def read_body(request: Request, limit: int, limits: Limits, held: BodyBudget) -> bytes:
     """The whole body. Raises `Refusal` above `limit` bytes (by the declared length at once), when it takes too long, or when the bodies
     of all requests together are too much. The caller takes its length off `held` when it is done with it."""
     declared = request.headers.get("content-length", "")
@@ -47,12 +47,18 @@ async def read_body(request: Request, limit: int, limits: Limits, held: Held) ->
         return await asyncio.wait_for(_collect(request, limit, limits, held), limits.body_seconds)
     except asyncio.TimeoutError:
         message = f"the body did not arrive within {limits.body_seconds:g} seconds"
-        raise Refusal(408, "slow_body", message, "send it again over a faster connection, or make the picture smaller", _CLOSE) from None
+        raise Refusal(
+            408,
+            "slow_body",
+            message,
+            "send it again over a faster connection, or make the picture smaller",
+            _CLOSE,
+        ) from None
     except ClientDisconnect:
         raise ClientGone from None
 
 
-async def _collect(request: Request, limit: int, limits: Limits, held: Held) -> bytes:
+async def _collect(request: Request, limit: int, limits: Limits, held: BodyBudget) -> bytes:
     body = bytearray()
     try:
         async for chunk in request.stream():
@@ -76,17 +82,27 @@ async def _drain(request: Request) -> None:
 
 def _too_large(limit: int) -> Refusal:
     allowed = f"{limit / 2**20:g} MB" if limit >= 2**20 else f"{limit} bytes"
-    return Refusal(413, "body_too_large", f"the body is larger than {allowed}", "send a smaller picture", _CLOSE)
+    return Refusal(
+        413, "body_too_large", f"the body is larger than {allowed}", "send a smaller picture", _CLOSE
+    )
 
 
-async def read_picture(request: Request, limits: Limits, held: Held, threads: Executor) -> Image.Image:
+async def read_picture(request: Request, limits: Limits, held: BodyBudget, threads: Executor) -> Image.Image:
     """The picture of a request: the file part of multipart/form-data, or the whole body. Raises `Refusal`."""
     kind = request.headers.get("content-type", "").strip().lower()
     if kind.startswith(_NOT_PICTURES):
-        raise Refusal(415, "wrong_content_type", f"a body of type {kind.partition(';')[0][:60]} is no picture", _DO, _CLOSE)
+        raise Refusal(
+            415,
+            "wrong_content_type",
+            f"a body of type {kind.partition(';')[0][:60]} is no picture",
+            _DO,
+            _CLOSE,
+        )
     body = await read_body(request, limits.body_bytes, limits, held)
     try:
-        return await asyncio.get_running_loop().run_in_executor(threads, decode, request.headers.get("content-type", ""), body, limits)
+        return await asyncio.get_running_loop().run_in_executor(
+            threads, decode, request.headers.get("content-type", ""), body, limits
+        )
     finally:
         held.bytes -= len(body)
 
@@ -108,12 +124,21 @@ def decode(content_type: str, body: bytes, limits: Limits) -> Image.Image:
             raise _too_many_pixels("the picture is far too large", limits) from error
         if isinstance(error.__cause__, UnidentifiedImageError):
             message = "the upload is not a picture of a known kind, whatever its name or type says"
-            raise Refusal(415, "not_a_picture", message, "send JPEG, PNG, WebP, GIF, TIFF or BMP (SVG is not drawn)") from error
-        raise Refusal(422, "damaged_picture", str(error), "save the picture again, or send another one") from error
+            raise Refusal(
+                415, "not_a_picture", message, "send JPEG, PNG, WebP, GIF, TIFF or BMP (SVG is not drawn)"
+            ) from error
+        raise Refusal(
+            422, "damaged_picture", str(error), "save the picture again, or send another one"
+        ) from error
 
 
 def _too_many_pixels(found: str, limits: Limits) -> Refusal:
-    return Refusal(413, "too_many_pixels", f"{found}; at most {limits.pixels:,} pixels are taken", "make the picture smaller first")
+    return Refusal(
+        413,
+        "too_many_pixels",
+        f"{found}; at most {limits.pixels:,} pixels are taken",
+        "make the picture smaller first",
+    )
 
 
 async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:

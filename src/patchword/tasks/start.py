@@ -13,7 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from rich.console import Console
 
 from patchword.checkpoints.state import check_claim
-from patchword.config import override, read_toml, validate
+from patchword.config import RENAMED_TASKS, override, read_toml, validate
 from patchword.errors import ConfigError
 from patchword.lookup import look_up
 from patchword.reports.report import training_report
@@ -22,7 +22,9 @@ from patchword.train.dry_run import dry_run as measure
 from patchword.train.loop import Run
 
 
-def start(config: Path, overrides: Sequence[str], resume: bool, dry_run: bool, device: str | None, command: str) -> Path:
+def start(
+    config: Path, overrides: Sequence[str], resume: bool, dry_run: bool, device: str | None, command: str
+) -> Path:
     """Train, and write the run folder: resolved config, metrics.jsonl, checkpoints, best model, predictions, report.html.
 
     Raises:
@@ -32,6 +34,8 @@ def start(config: Path, overrides: Sequence[str], resume: bool, dry_run: bool, d
     values = override(read_toml(config), overrides)
     task = values.get("task", "caption")
     if task not in TASKS:
+        if task in RENAMED_TASKS:
+            raise ConfigError(f"{config}: task {task!r} is called {RENAMED_TASKS[task]!r} now")
         raise ConfigError(f"{config}: task is {task!r}, expected one of {', '.join(TASKS)}")
     settings = validate(values, look_up(TASKS[task].run), str(config))
     # Some parameters have no part in some steps: a tower's projection under a captioner, the memory's segments before it is clustered.
@@ -50,7 +54,9 @@ def start(config: Path, overrides: Sequence[str], resume: bool, dry_run: bool, d
         return folder
     if accelerator.is_main_process:  # only now: a run that could not be set up leaves no folder behind
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(settings.model_dump(mode="json"), indent=1), encoding="utf-8")
+        (folder / "config.json").write_text(
+            json.dumps(settings.model_dump(mode="json"), indent=1), encoding="utf-8"
+        )
     accelerator.wait_for_everyone()
     run = Run(recipe, folder, accelerator, settings.seed, settings.checkpoint_steps, settings.log_steps)
     resumed = run.resume() if resume else False
@@ -67,7 +73,7 @@ def start(config: Path, overrides: Sequence[str], resume: bool, dry_run: bool, d
         if accelerator.is_main_process:
             (folder / "report.html").write_text(training_report(folder), encoding="utf-8")
     minutes = (time.monotonic() - began) / 60
-    say(f"done in {minutes:.1f} min; best score {run.past.best:.4f}; model {folder / 'best'}; report {folder / 'report.html'}")
+    say(
+        f"done in {minutes:.1f} min; best score {run.past.best:.4f}; model {folder / 'best'}; report {folder / 'report.html'}"
+    )
     return folder
-
-

@@ -79,5 +79,7 @@ def task_of(name: str | Path) -> str:
     folder = find_model(name)
     task = checkpoint.read_config(folder).get("task")
     if task not in TASKS:
-        raise ModelError(f"{folder} is a model for {task!r}; this version of Patchword has: {', '.join(TASKS)}")
+        raise ModelError(
+            f"{folder} is a model for {task!r}; this version of Patchword has: {', '.join(TASKS)}"
+        )
     return task

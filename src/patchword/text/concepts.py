@@ -39,18 +39,28 @@ def caption_words(captions: Iterable[str], least: int = 5) -> list[str]:
     uses: Counter[str] = Counter()
     for (_, word), count in pairs.items():
         uses[word] += count
-    candidates = {word for word, count in uses.items() if count >= least and word not in _CLOSED and len(word) > 1}
+    candidates = {
+        word for word, count in uses.items() if count >= least and word not in _CLOSED and len(word) > 1
+    }
     opened = _share_behind(pairs, uses, _OPENERS)
-    taken = {word for word in candidates if opened[word] >= (_SHARE_OF_PARTICIPLES if word.endswith(("ing", "ed")) else _SHARE)}
+    taken = {
+        word
+        for word in candidates
+        if opened[word] >= (_SHARE_OF_PARTICIPLES if word.endswith(("ing", "ed")) else _SHARE)
+    }
     adjectives = {word for word in taken if opened[word] >= 0.5}
     described = _share_behind(pairs, uses, _OPENERS | adjectives)
     for word in candidates - taken:
-        if described[word] >= _SHARE_BEHIND_ADJECTIVES and not word.endswith(_VERBAL):  # "a dog runs": what follows a noun may be a verb
+        if described[word] >= _SHARE_BEHIND_ADJECTIVES and not word.endswith(
+            _VERBAL
+        ):  # "a dog runs": what follows a noun may be a verb
             taken.add(word)
     return [word for word, _ in uses.most_common() if word in taken]
 
 
-def _share_behind(pairs: Counter[tuple[str, str]], uses: Counter[str], before: Iterable[str]) -> dict[str, float]:
+def _share_behind(
+    pairs: Counter[tuple[str, str]], uses: Counter[str], before: Iterable[str]
+) -> dict[str, float]:
     """For each word, in which share of its uses one of `before` stands right before it."""
     behind = dict.fromkeys(uses, 0)
     for (first, word), count in pairs.items():

@@ -46,7 +46,9 @@ class Pieces:
         ids = (found.pad_token_id, found.cls_token_id, found.sep_token_id, found.unk_token_id)
         if None in ids:
             named = ", ".join(
-                name for name, number in zip(("padding", "class", "separator", "unknown"), ids, strict=True) if number is None
+                name
+                for name, number in zip(("padding", "class", "separator", "unknown"), ids, strict=True)
+                if number is None
             )
             raise ModelError(f"{source}: its tokenizer has no {named} token: use a tower of the BERT family")
         return cls(backend, SpecialIds(pad=ids[0], start=ids[1], end=ids[2], unknown=ids[3]))
@@ -66,11 +68,17 @@ class Pieces:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text that the ids spell. Raises `DataError` for a foreign id."""
-        return self._tokenizer.decode(real_ids(ids, self.special, self.size), skip_special_tokens=True).strip()
+        return self._tokenizer.decode(
+            real_ids(ids, self.special, self.size), skip_special_tokens=True
+        ).strip()
 
     def to_json(self) -> dict:
         """What `vocab.json` of a model folder holds: the tokenizer whole."""
-        return {"splitter": self.splitter, "special": self.special._asdict(), "tokenizer": json.loads(self._tokenizer.to_str())}
+        return {
+            "splitter": self.splitter,
+            "special": self.special._asdict(),
+            "tokenizer": json.loads(self._tokenizer.to_str()),
+        }
 
     @classmethod
     def from_json(cls, content: dict) -> Pieces:

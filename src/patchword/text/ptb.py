@@ -14,9 +14,19 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from patchword.text.ptb_rules import DIGIT_RULES, FRACTIONS, LETTER_RULES, MONEY, NOT_PLAIN, OTHER_RULES, shape
+from patchword.text.ptb_rules import (
+    DIGIT_RULES,
+    FRACTIONS,
+    LETTER_RULES,
+    MONEY,
+    NOT_PLAIN,
+    OTHER_RULES,
+    shape,
+)
 
-DROPPED = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
+DROPPED = frozenset(
+    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
+)
 """Tokens that the official wrapper removes; brackets stay, because they are in lower case by then."""
 
 _LINE_BREAKS = re.compile("[\r\v\f\u2028\u2029]")
@@ -32,7 +42,8 @@ _NEGATION = re.compile("n(['\u2019\u0092]|&apos;|[`\u2018\u0091\u201b])t", re.I)
 # A piece of text that may be read differently beside its neighbours: a dot that a sentence or a digit may follow, a number that may go on
 # from the one before it, a tag with attributes.
 _DEPENDENT = re.compile(
-    r"(?:.*\W)?[A-Za-z]\.$|.*\b(?:art|ca|figs?|nos?|op|pp|prop)\.$|[0-9]{1,4}/[0-9]|[0-9]{2}|.*</?[A-Za-z!?][^>]*$", re.IGNORECASE
+    r"(?:.*\W)?[A-Za-z]\.$|.*\b(?:art|ca|figs?|nos?|op|pp|prop)\.$|[0-9]{1,4}/[0-9]|[0-9]{2}|.*</?[A-Za-z!?][^>]*$",
+    re.IGNORECASE,
 )
 
 
@@ -113,7 +124,13 @@ def lex(text: str, following: str = "") -> list[str]:
 
 def _longest(outline: str, place: int, char: str) -> int:
     """Where the token that begins at `place` ends."""
-    rules = LETTER_RULES if char.isalpha() or char == "\u0300" else DIGIT_RULES if char.isdigit() and char != "\u00b2" else OTHER_RULES
+    rules = (
+        LETTER_RULES
+        if char.isalpha() or char == "\u0300"
+        else DIGIT_RULES
+        if char.isdigit() and char != "\u00b2"
+        else OTHER_RULES
+    )
     longest, stop = 0, place + 1
     for rule in rules:
         match = rule.match(outline, place)

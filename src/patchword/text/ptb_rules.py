@@ -26,7 +26,10 @@ FRACTIONS = {"\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3",
 MONEY = {"\u00a2": "cents", "\u00a3": "#", "\u0080": "$", "\u00a4": "$", "\u20a0": "$", "\u20ac": "$"}
 
 NOT_PLAIN = frozenset(
-    " ".join(_TABLES[name] for name in ("abbreviations", "only_capitalised_or_upper", "only_before_a_digit", "two_token_words")).split()
+    " ".join(
+        _TABLES[name]
+        for name in ("abbreviations", "only_capitalised_or_upper", "only_before_a_digit", "two_token_words")
+    ).split()
 )
 """Words that are more than one token, or keep a dot."""
 
@@ -166,4 +169,8 @@ def _compiled(rules: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
     return tuple(map(re.compile, rules))
 
 
-LETTER_RULES, DIGIT_RULES, OTHER_RULES = _compiled(_LETTER_RULES), _compiled(_DIGIT_RULES), _compiled(_OTHER_RULES)
+LETTER_RULES, DIGIT_RULES, OTHER_RULES = (
+    _compiled(_LETTER_RULES),
+    _compiled(_DIGIT_RULES),
+    _compiled(_OTHER_RULES),
+)

@@ -32,7 +32,9 @@ class Subwords:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         apart = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-        by_id = sorted((number, piece) for piece, number in tokenizer.get_vocab().items() if piece not in apart)
+        by_id = sorted(
+            (number, piece) for piece, number in tokenizer.get_vocab().items() if piece not in apart
+        )
         self.words = tuple(piece for _, piece in by_id)
         self._theirs = [number for number, _ in by_id]
         self._ours = {number: place for place, number in enumerate(self._theirs, start=1)}
@@ -50,7 +52,9 @@ class Subwords:
             found = cls(CLIPTokenizer.from_pretrained(source).backend_tokenizer)
         except (OSError, ValueError, TypeError) as reason:
             said = " ".join(str(reason).split())[:200]
-            raise ModelError(f"{source}: holds no tokenizer that can be read ({said}). {expected}.") from reason
+            raise ModelError(
+                f"{source}: holds no tokenizer that can be read ({said}). {expected}."
+            ) from reason
         if not found.words:  # for a folder without files transformers makes an empty tokenizer, in silence
             raise ModelError(f"{source}: holds no tokenizer that can be read (it has no pieces). {expected}.")
         return found
@@ -68,16 +72,24 @@ class Subwords:
     def encode(self, caption: str) -> list[int]:
         """Ids of the pieces, without start and end."""
         unknown = self.special.unknown
-        return [self._ours.get(number, unknown) for number in self._tokenizer.encode(caption, add_special_tokens=False).ids]
+        return [
+            self._ours.get(number, unknown)
+            for number in self._tokenizer.encode(caption, add_special_tokens=False).ids
+        ]
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """One piece per id up to the first end, as the tokenizer spells it (</w> closes a word). Raises `DataError` for a foreign id."""
-        return [UNKNOWN if number == self.special.unknown else self.words[number - 1] for number in real_ids(ids, self.special, self.size)]
+        return [
+            UNKNOWN if number == self.special.unknown else self.words[number - 1]
+            for number in real_ids(ids, self.special, self.size)
+        ]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The caption that the ids spell; unknown pieces are left out. Raises `DataError` for a foreign id."""
         unknown = self.special.unknown
-        theirs = [self._theirs[number - 1] for number in real_ids(ids, self.special, self.size) if number != unknown]
+        theirs = [
+            self._theirs[number - 1] for number in real_ids(ids, self.special, self.size) if number != unknown
+        ]
         return self._tokenizer.decode(theirs, skip_special_tokens=True).strip()
 
     def to_json(self) -> dict:
@@ -90,7 +102,9 @@ class Subwords:
         from tokenizers import Tokenizer
 
         if not isinstance(content.get("tokenizer"), dict):
-            raise ModelError(f"a subword vocabulary needs its tokenizer, found {', '.join(content) or 'nothing'}")
+            raise ModelError(
+                f"a subword vocabulary needs its tokenizer, found {', '.join(content) or 'nothing'}"
+            )
         try:
             tokenizer = Tokenizer.from_str(json.dumps(content["tokenizer"]))
         except Exception as reason:  # the library raises bare Exception for whatever it does not like
@@ -102,4 +116,8 @@ def vocabulary_from_json(content: dict) -> Vocabulary | Subwords | Pieces:
     """The vocabulary of a model folder: words, subwords or a published tokenizer's pieces, as its `splitter` says. Raises `ModelError`."""
     if content.get("splitter") == Pieces.splitter:
         return Pieces.from_json(content)
-    return Subwords.from_json(content) if content.get("splitter") == Subwords.splitter else Vocabulary.from_json(content)
+    return (
+        Subwords.from_json(content)
+        if content.get("splitter") == Subwords.splitter
+        else Vocabulary.from_json(content)
+    )

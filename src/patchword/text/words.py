@@ -85,7 +85,9 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if self.splitter not in _SPLITTERS:
-            raise ModelError(f"the vocabulary splits by {self.splitter!r}, expected one of {', '.join(_SPLITTERS)}")
+            raise ModelError(
+                f"the vocabulary splits by {self.splitter!r}, expected one of {', '.join(_SPLITTERS)}"
+            )
         ids = {word: number for number, word in enumerate(self.words, start=1)}
         if len(ids) != len(self.words):
             twice = next(word for word, count in Counter(self.words).items() if count > 1)
@@ -93,7 +95,9 @@ class Vocabulary:
         object.__setattr__(self, "_ids", ids)
 
     @classmethod
-    def build(cls, captions: Iterable[str], minimum_count: int = 5, splitter: Splitter = "english") -> Vocabulary:
+    def build(
+        cls, captions: Iterable[str], minimum_count: int = 5, splitter: Splitter = "english"
+    ) -> Vocabulary:
         """Keep the words that occur at least `minimum_count` times, most frequent first (ties by alphabet).
 
         Give the captions of the training split only: words of val and test must stay unknown, or scores on them are too good. Raises
@@ -101,9 +105,14 @@ class Vocabulary:
         """
         split = _SPLITTERS[splitter][0] if splitter in _SPLITTERS else None
         if split is None:
-            raise DataError(f"captions cannot be split by {splitter!r}, expected one of {', '.join(_SPLITTERS)}")
+            raise DataError(
+                f"captions cannot be split by {splitter!r}, expected one of {', '.join(_SPLITTERS)}"
+            )
         counts = Counter(word for caption in captions for word in split(caption))
-        words = sorted((word for word, count in counts.items() if count >= minimum_count), key=lambda word: (-counts[word], word))
+        words = sorted(
+            (word for word, count in counts.items() if count >= minimum_count),
+            key=lambda word: (-counts[word], word),
+        )
         if not words:
             most = max(counts.values(), default=0)
             found = f"no word occurs {minimum_count} times (the most frequent one {most} times)"
@@ -127,7 +136,10 @@ class Vocabulary:
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """One word per id up to the first end; padding and start are left out. Raises `DataError` for an id outside the vocabulary."""
-        return [UNKNOWN if number == self.special.unknown else self.words[number - 1] for number in real_ids(ids, self.special, self.size)]
+        return [
+            UNKNOWN if number == self.special.unknown else self.words[number - 1]
+            for number in real_ids(ids, self.special, self.size)
+        ]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The caption that the ids spell. Raises `DataError` for an id outside the vocabulary."""
@@ -140,9 +152,17 @@ class Vocabulary:
     @classmethod
     def from_json(cls, content: dict) -> Vocabulary:
         """The inverse of `to_json`. Raises `ModelError` when something is missing or of another kind."""
-        words, splitter, minimum_count = (content.get(name) for name in ("words", "splitter", "minimum_count"))
-        if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or not isinstance(minimum_count, int):
-            raise ModelError(f"a vocabulary needs splitter, minimum_count and a list of words, found {', '.join(content) or 'nothing'}")
+        words, splitter, minimum_count = (
+            content.get(name) for name in ("words", "splitter", "minimum_count")
+        )
+        if (
+            not isinstance(words, list)
+            or not all(isinstance(word, str) for word in words)
+            or not isinstance(minimum_count, int)
+        ):
+            raise ModelError(
+                f"a vocabulary needs splitter, minimum_count and a list of words, found {', '.join(content) or 'nothing'}"
+            )
         return cls(tuple(words), splitter, minimum_count)
 
 
@@ -151,7 +171,9 @@ def real_ids(ids: Iterable[int], special: SpecialIds, size: int) -> list[int]:
     kept = []
     for number in map(int, ids):
         if not 0 <= number < size:
-            raise DataError(f"token id {number} is outside the vocabulary of {size}: the ids were made with another vocabulary")
+            raise DataError(
+                f"token id {number} is outside the vocabulary of {size}: the ids were made with another vocabulary"
+            )
         if number == special.end:
             break
         if number not in (special.pad, special.start):

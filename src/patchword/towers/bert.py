@@ -9,13 +9,21 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, PretrainedConfig, RobertaConfig, RobertaModel, XLMRobertaConfig, XLMRobertaModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    PretrainedConfig,
+    RobertaConfig,
+    RobertaModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
 
 from patchword.errors import ModelError
 from patchword.towers import layered
 from patchword.towers.layered import PartlyFrozen, Parts
 from patchword.towers.settings import BertTowerConfig
-from patchword.types import Projected, TextFeatures
+from patchword.types import Projections, TextFeatures
 
 _FAMILIES = {
     "bert": (BertModel, BertConfig),
@@ -33,12 +41,14 @@ class BertLayer:
     def __call__(self, tokens_BLC: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         return self.attend(tokens_BLC, *self.project(tokens_BLC), mask_BL)
 
-    def project(self, tokens_BLC: Tensor) -> Projected:
+    def project(self, tokens_BLC: Tensor) -> Projections:
         attention = self.block.attention.self
         maps, heads = (attention.query, attention.key, attention.value), attention.num_attention_heads
-        return Projected(*(layered.split_heads(to_heads(tokens_BLC), heads) for to_heads in maps))
+        return Projections(*(layered.split_heads(to_heads(tokens_BLC), heads) for to_heads in maps))
 
-    def attend(self, tokens_BQC: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+    def attend(
+        self, tokens_BQC: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask_BL: Tensor | None = None
+    ) -> Tensor:
         attention = self.block.attention
         dropout = attention.self.dropout.p if self.block.training else 0.0
         attended_BQC = layered.attend_heads(queries, keys, values, mask_BL, dropout)
@@ -61,12 +71,18 @@ class BertTower(PartlyFrozen):
         self.config = config
         model_class, config_class = _FAMILIES[config.family]
         if config.source is not None:
-            self.model = layered.load_published(model_class, config.source, config.revision, {"add_pooling_layer": False})
+            self.model = layered.load_published(
+                model_class, config.source, config.revision, {"add_pooling_layer": False}
+            )
         else:
             self.model = model_class(config_class(**(config.architecture or {})), add_pooling_layer=False)
         self.layers = tuple(BertLayer(block) for block in self.model.encoder.layer)
         architecture = self.model.config
-        self.width, self.depth, self.vocabulary_size = architecture.hidden_size, len(self.layers), architecture.vocab_size
+        self.width, self.depth, self.vocabulary_size = (
+            architecture.hidden_size,
+            len(self.layers),
+            architecture.vocab_size,
+        )
         # RoBERTa counts positions from the padding id on, and leaves as many rows of its table unused.
         unused = 0 if config.family == "bert" else architecture.pad_token_id + 1
         self.max_length = architecture.max_position_embeddings - unused
@@ -74,10 +90,16 @@ class BertTower(PartlyFrozen):
         self.freeze_below(Parts((self.model.embeddings,), blocks, ()), config.trainable_from)
 
     @classmethod
-    def from_architecture(cls, architecture: PretrainedConfig, trainable_from: int | None = None) -> BertTower:
+    def from_architecture(
+        cls, architecture: PretrainedConfig, trainable_from: int | None = None
+    ) -> BertTower:
         """Random weights of transformers' configuration (BertConfig, RobertaConfig or XLMRobertaConfig)."""
         fields = architecture.to_diff_dict()
-        return cls(BertTowerConfig(family=architecture.model_type, architecture=fields, trainable_from=trainable_from))
+        return cls(
+            BertTowerConfig(
+                family=architecture.model_type, architecture=fields, trainable_from=trainable_from
+            )
+        )
 
     @classmethod
     def from_pretrained(
@@ -88,9 +110,15 @@ class BertTower(PartlyFrozen):
         trainable_from: int | None = None,
     ) -> BertTower:
         """Published weights from a folder or a hub id."""
-        return cls(BertTowerConfig(family=family, source=str(source), revision=revision, trainable_from=trainable_from))
+        return cls(
+            BertTowerConfig(
+                family=family, source=str(source), revision=revision, trainable_from=trainable_from
+            )
+        )
 
-    def embed(self, ids_BL: Tensor, mask_BL: Tensor | None = None, types_BL: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def embed(
+        self, ids_BL: Tensor, mask_BL: Tensor | None = None, types_BL: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Tokens (B, L, C) before layer 0, and the mask (B, L), True at real tokens.
 
         Args:
@@ -101,7 +129,9 @@ class BertTower(PartlyFrozen):
             ModelError: a text is longer than the tower's table of positions.
         """
         if ids_BL.shape[1] > self.max_length:
-            raise ModelError(f"a text has {ids_BL.shape[1]} tokens and the text tower takes at most {self.max_length}: cut it")
+            raise ModelError(
+                f"a text has {ids_BL.shape[1]} tokens and the text tower takes at most {self.max_length}: cut it"
+            )
         mask_BL = torch.ones_like(ids_BL, dtype=torch.bool) if mask_BL is None else mask_BL.bool()
         return self.model.embeddings(input_ids=ids_BL, token_type_ids=types_BL), mask_BL
 
@@ -109,6 +139,8 @@ class BertTower(PartlyFrozen):
         """Post-norm layers end in a LayerNorm: nothing is left to do."""
         return TextFeatures(tokens_BLC=tokens_BLC, mask_BL=mask_BL)
 
-    def forward(self, ids_BL: Tensor, mask_BL: Tensor | None = None, types_BL: Tensor | None = None) -> TextFeatures:
+    def forward(
+        self, ids_BL: Tensor, mask_BL: Tensor | None = None, types_BL: Tensor | None = None
+    ) -> TextFeatures:
         tokens_BLC, mask_BL = self.embed(ids_BL, mask_BL, types_BL)
         return self.finish(layered.run_layers(self.layers, tokens_BLC, mask_BL), mask_BL)

@@ -18,14 +18,19 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 from patchword.errors import ModelError
 from patchword.layers.adapters import Adapter
 from patchword.towers import layered
 from patchword.towers.layered import PartlyFrozen, Parts, Preprocessing
 from patchword.towers.settings import Aligned, ClipTextTowerConfig, ClipTowerConfig
-from patchword.types import Projected, TextFeatures, VisualFeatures
+from patchword.types import Projections, TextFeatures, VisualFeatures
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -39,15 +44,21 @@ class ClipLayer:
     def __call__(self, tokens_BNC: Tensor, mask_BN: Tensor | None = None) -> Tensor:
         return self.attend(tokens_BNC, *self.project(tokens_BNC), mask_BN)
 
-    def project(self, tokens_BNC: Tensor) -> Projected:
+    def project(self, tokens_BNC: Tensor) -> Projections:
         attention = self.block.self_attn
         normed_BNC = self.block.layer_norm1(tokens_BNC)
         maps = (attention.q_proj, attention.k_proj, attention.v_proj)
-        return Projected(*(layered.split_heads(to_heads(normed_BNC), attention.num_heads) for to_heads in maps))
+        return Projections(
+            *(layered.split_heads(to_heads(normed_BNC), attention.num_heads) for to_heads in maps)
+        )
 
-    def attend(self, tokens_BQC: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+    def attend(
+        self, tokens_BQC: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask_BN: Tensor | None = None
+    ) -> Tensor:
         dropout = self.block.self_attn.dropout if self.block.training else 0.0
-        return self.add(tokens_BQC, self.output(layered.attend_heads(queries, keys, values, mask_BN, dropout)))
+        return self.add(
+            tokens_BQC, self.output(layered.attend_heads(queries, keys, values, mask_BN, dropout))
+        )
 
     def output(self, joined_BQC: Tensor) -> Tensor:
         """The attention's last map, over the joined heads."""
@@ -91,33 +102,59 @@ class ClipTower(PartlyFrozen):
         super().__init__()
         self.config = config
         if config.source is not None:
-            self.model = layered.load_published(CLIPVisionModelWithProjection, config.source, config.revision, {})
+            self.model = layered.load_published(
+                CLIPVisionModelWithProjection, config.source, config.revision, {}
+            )
         else:
             self.model = CLIPVisionModelWithProjection(CLIPVisionConfig(**(config.architecture or {})))
         vision, architecture = self.model.vision_model, self.model.config
-        self.adapters, given = layered.last_adapters(config.adapters, architecture.num_hidden_layers, architecture.hidden_size)
-        self.layers = tuple(ClipLayer(block, adapter) for block, adapter in zip(vision.encoder.layers, given, strict=True))
-        self.width, self.shared_width, self.depth = architecture.hidden_size, self.model.visual_projection.out_features, len(self.layers)
+        self.adapters, given = layered.last_adapters(
+            config.adapters, architecture.num_hidden_layers, architecture.hidden_size
+        )
+        self.layers = tuple(
+            ClipLayer(block, adapter) for block, adapter in zip(vision.encoder.layers, given, strict=True)
+        )
+        self.width, self.shared_width, self.depth = (
+            architecture.hidden_size,
+            self.model.visual_projection.out_features,
+            len(self.layers),
+        )
         side, cells = architecture.image_size, architecture.image_size // architecture.patch_size
         self.picture_hw, self.hw = (side, side), (cells, cells)
-        self.preprocessing = Preprocessing(side, CLIP_MEAN, CLIP_STD, fit="crop", resample="bicubic", resize=side)
+        self.preprocessing = Preprocessing(
+            side, CLIP_MEAN, CLIP_STD, fit="crop", resample="bicubic", resize=side
+        )
         blocks = tuple((layer.block,) for layer in self.layers)
         ending = (vision.post_layernorm, self.model.visual_projection)
-        self.freeze_below(Parts((vision.embeddings, vision.pre_layrnorm), blocks, ending), config.trainable_from)
+        self.freeze_below(
+            Parts((vision.embeddings, vision.pre_layrnorm), blocks, ending), config.trainable_from
+        )
 
     @classmethod
     def from_architecture(
         cls, architecture: CLIPVisionConfig, aligned: Aligned | None = None, trainable_from: int | None = None
     ) -> ClipTower:
         """Random weights of transformers' configuration."""
-        return cls(ClipTowerConfig(architecture=architecture.to_diff_dict(), aligned=aligned, trainable_from=trainable_from))
+        return cls(
+            ClipTowerConfig(
+                architecture=architecture.to_diff_dict(), aligned=aligned, trainable_from=trainable_from
+            )
+        )
 
     @classmethod
     def from_pretrained(
-        cls, source: str, revision: str | None = None, aligned: Aligned | None = None, trainable_from: int | None = None
+        cls,
+        source: str,
+        revision: str | None = None,
+        aligned: Aligned | None = None,
+        trainable_from: int | None = None,
     ) -> ClipTower:
         """Published weights from a folder or a hub id: any checkpoint of transformers' CLIPModel."""
-        return cls(ClipTowerConfig(source=str(source), revision=revision, aligned=aligned, trainable_from=trainable_from))
+        return cls(
+            ClipTowerConfig(
+                source=str(source), revision=revision, aligned=aligned, trainable_from=trainable_from
+            )
+        )
 
     def embed(self, pixels_B3HW: Tensor) -> tuple[Tensor, None]:
         """Tokens (B, 1 + N, C) before layer 0; there is no mask. Raises ModelError for pictures of another size."""
@@ -137,7 +174,9 @@ class ClipTower(PartlyFrozen):
         source_BNC = tokens_BNC
         if self.config.grid == "penultimate":
             if before_last_BNC is None:
-                raise ModelError("the grid of this CLIP tower is the input of its last layer: pass it to finish as before_last_BNC")
+                raise ModelError(
+                    "the grid of this CLIP tower is the input of its last layer: pass it to finish as before_last_BNC"
+                )
             source_BNC = before_last_BNC
         aligned_BNE = None
         if self.config.aligned is not None and before_last_BNC is not None:
@@ -184,24 +223,36 @@ class ClipTextTower(PartlyFrozen):
         super().__init__()
         self.config = config
         if config.source is not None:
-            self.model = layered.load_published(CLIPTextModelWithProjection, config.source, config.revision, {})
+            self.model = layered.load_published(
+                CLIPTextModelWithProjection, config.source, config.revision, {}
+            )
         else:
             self.model = CLIPTextModelWithProjection(CLIPTextConfig(**(config.architecture or {})))
         text, architecture = self.model.text_model, self.model.config
         self.layers = tuple(CausalClipLayer(block) for block in text.encoder.layers)
-        self.width, self.shared_width, self.depth = architecture.hidden_size, self.model.text_projection.out_features, len(self.layers)
+        self.width, self.shared_width, self.depth = (
+            architecture.hidden_size,
+            self.model.text_projection.out_features,
+            len(self.layers),
+        )
         self.max_length, self.vocabulary_size = architecture.max_position_embeddings, architecture.vocab_size
         blocks = tuple((layer.block,) for layer in self.layers)
         ending = (text.final_layer_norm, self.model.text_projection)
         self.freeze_below(Parts((text.embeddings,), blocks, ending), config.trainable_from)
 
     @classmethod
-    def from_architecture(cls, architecture: CLIPTextConfig, trainable_from: int | None = None) -> ClipTextTower:
+    def from_architecture(
+        cls, architecture: CLIPTextConfig, trainable_from: int | None = None
+    ) -> ClipTextTower:
         """Random weights of transformers' configuration."""
-        return cls(ClipTextTowerConfig(architecture=architecture.to_diff_dict(), trainable_from=trainable_from))
+        return cls(
+            ClipTextTowerConfig(architecture=architecture.to_diff_dict(), trainable_from=trainable_from)
+        )
 
     @classmethod
-    def from_pretrained(cls, source: str, revision: str | None = None, trainable_from: int | None = None) -> ClipTextTower:
+    def from_pretrained(
+        cls, source: str, revision: str | None = None, trainable_from: int | None = None
+    ) -> ClipTextTower:
         """Published weights from a folder or a hub id: any checkpoint of transformers' CLIPModel."""
         return cls(ClipTextTowerConfig(source=str(source), revision=revision, trainable_from=trainable_from))
 
@@ -215,13 +266,17 @@ class ClipTextTower(PartlyFrozen):
             ModelError: a text is longer than the tower's table of positions, or has no end-of-text token.
         """
         if ids_BL.shape[1] > self.max_length:
-            raise ModelError(f"a text has {ids_BL.shape[1]} tokens and CLIP's text tower takes at most {self.max_length}: cut it")
+            raise ModelError(
+                f"a text has {ids_BL.shape[1]} tokens and CLIP's text tower takes at most {self.max_length}: cut it"
+            )
         end = self.model.config.eos_token_id
         # Old checkpoints say 2; their true end-of-text token is the one with the highest id (transformers keeps the same exception).
         is_end_BL = ids_BL == (ids_BL.max(1, keepdim=True).values if end == 2 else end)
         if not bool(is_end_BL.any(1).all()):
             row = int((~is_end_BL.any(1)).nonzero()[0])
-            raise ModelError(f"text {row} of the batch has no end-of-text token (id {end}): CLIP is pooled there; do not cut it off")
+            raise ModelError(
+                f"text {row} of the batch has no end-of-text token (id {end}): CLIP is pooled there; do not cut it off"
+            )
         real_BL = (is_end_BL.cumsum(1) - is_end_BL.int()) == 0
         if mask_BL is not None:
             real_BL = real_BL & mask_BL.bool()

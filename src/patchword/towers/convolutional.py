@@ -21,8 +21,13 @@ MEAN, STD = (0.46, 0.44, 0.40), (0.27, 0.26, 0.27)
 class _Convolution(nn.Sequential):
     """3x3 convolution, batch normalisation and, unless it ends a residual branch, ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, activate: bool = True, kernel: int = 3) -> None:
-        parts: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs)]
+    def __init__(
+        self, inputs: int, outputs: int, stride: int = 1, activate: bool = True, kernel: int = 3
+    ) -> None:
+        parts: list[nn.Module] = [
+            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+            nn.BatchNorm2d(outputs),
+        ]
         super().__init__(*parts, *([nn.ReLU(inplace=True)] if activate else []))
 
 
@@ -31,11 +36,15 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, drop_path: float) -> None:
         super().__init__()
-        self.branch = nn.Sequential(_Convolution(inputs, outputs, stride), _Convolution(outputs, outputs, activate=False))
+        self.branch = nn.Sequential(
+            _Convolution(inputs, outputs, stride), _Convolution(outputs, outputs, activate=False)
+        )
         nn.init.zeros_(self.branch[1][1].weight)  # every block starts as the identity: stable without warm-up
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.AvgPool2d(stride, ceil_mode=True), _Convolution(inputs, outputs, activate=False, kernel=1))
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(stride, ceil_mode=True), _Convolution(inputs, outputs, activate=False, kernel=1)
+            )
         self.drop_path = drop_path
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -62,7 +71,9 @@ class ConvolutionalTower(PartlyFrozen):
         super().__init__()
         self.config = config
         self.width, self.shared_width, self.depth = config.widths[-1], config.shared_width, len(config.widths)
-        self.preprocessing = Preprocessing(config.size, MEAN, STD, fit="squash", resample="bicubic", resize=config.size)
+        self.preprocessing = Preprocessing(
+            config.size, MEAN, STD, fit="squash", resample="bicubic", resize=config.size
+        )
         self.stem = _Convolution(3, config.stem, stride=2)
         inputs = (config.stem, *config.widths[:-1])
         self.layers = nn.ModuleList()
@@ -70,9 +81,13 @@ class ConvolutionalTower(PartlyFrozen):
             stage = [ResidualBlock(before, width, 2, config.drop_path)]
             stage += [ResidualBlock(width, width, 1, config.drop_path) for _ in range(blocks)]
             self.layers.append(Stage(*stage))
-        self.to_shared = None if config.shared_width is None else nn.Linear(self.width, config.shared_width, bias=False)
+        self.to_shared = (
+            None if config.shared_width is None else nn.Linear(self.width, config.shared_width, bias=False)
+        )
         ending = () if self.to_shared is None else (self.to_shared,)
-        self.freeze_below(Parts((self.stem,), tuple((stage,) for stage in self.layers), ending), config.trainable_from)
+        self.freeze_below(
+            Parts((self.stem,), tuple((stage,) for stage in self.layers), ending), config.trainable_from
+        )
 
     def embed(self, pixels_B3HW: Tensor) -> tuple[Tensor, None]:
         return self.stem(pixels_B3HW.contiguous(memory_format=torch.channels_last)), None
@@ -84,7 +99,9 @@ class ConvolutionalTower(PartlyFrozen):
             return VisualFeatures(grid_BNC=grid_BNC, hw=hw)
         # The pool is an average and the map is linear, so a patch's own value in the text space is simply the map of that patch.
         aligned_BNE = self.to_shared(grid_BNC)
-        return VisualFeatures(grid_BNC=grid_BNC, pooled_BE=aligned_BNE.mean(1), aligned_BNE=aligned_BNE, hw=hw)
+        return VisualFeatures(
+            grid_BNC=grid_BNC, pooled_BE=aligned_BNE.mean(1), aligned_BNE=aligned_BNE, hw=hw
+        )
 
     def forward(self, pixels_B3HW: Tensor) -> VisualFeatures:
         """pixels_B3HW: normalised pictures. The grid has the pictures' size divided by 2 ** (stages + 1), rounded up."""

@@ -39,7 +39,9 @@ class Preprocessing:
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def attend_heads(queries_BHQD: Tensor, keys_BHND: Tensor, values_BHND: Tensor, mask_BN: Tensor | None, dropout: float = 0.0) -> Tensor:
+def attend_heads(
+    queries_BHQD: Tensor, keys_BHND: Tensor, values_BHND: Tensor, mask_BN: Tensor | None, dropout: float = 0.0
+) -> Tensor:
     """Scaled dot-product attention from Q rows to N tokens, heads joined again.
 
     Args:
@@ -60,7 +62,9 @@ def split_heads(rows_BNC: Tensor, heads: int) -> Tensor:
     return rows_BNC.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def run_layers(layers: Sequence[Any], tokens: Tensor, mask: Tensor | None, start: int = 0, stop: int | None = None) -> Tensor:
+def run_layers(
+    layers: Sequence[Any], tokens: Tensor, mask: Tensor | None, start: int = 0, stop: int | None = None
+) -> Tensor:
     """Tokens after layers start, start + 1, ..., stop - 1. Tokens stored before layer k go on with start=k."""
     for layer in layers[start:stop]:
         tokens = layer(tokens, mask)
@@ -99,12 +103,17 @@ class PartlyFrozen(nn.Module):
                 f"choose 0 to {len(parts.blocks) - 1}, or leave it out to freeze the tower"
             )
         lower = len(parts.blocks) if first is None else first
-        frozen = [*([] if first == 0 else parts.embedding), *(module for block in parts.blocks[:lower] for module in block)]
+        frozen = [
+            *([] if first == 0 else parts.embedding),
+            *(module for block in parts.blocks[:lower] for module in block),
+        ]
         frozen += parts.ending if first is None else ()
         self.requires_grad_(True)
         for module in frozen:
             module.requires_grad_(False)
-        self._frozen = tuple(frozen)  # a tuple: the modules are registered once already, under the tower's model
+        self._frozen = tuple(
+            frozen
+        )  # a tuple: the modules are registered once already, under the tower's model
         self.train(self.training)
 
     def train(self, mode: bool = True) -> PartlyFrozen:
@@ -129,9 +138,13 @@ def load_published(model_class: Any, source: str, revision: str | None, argument
     dtype, said = torch.get_default_dtype(), logging.get_verbosity()
     logging.set_verbosity_error()  # half a CLIP leaves the other half's weights: transformers would list them all
     try:
-        model, report = model_class.from_pretrained(source, revision=revision, output_loading_info=True, dtype=dtype, **arguments)
+        model, report = model_class.from_pretrained(
+            source, revision=revision, output_loading_info=True, dtype=dtype, **arguments
+        )
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"no {model_class.__name__} weights could be read from {source!r}: {error}") from error
+        raise ModelError(
+            f"no {model_class.__name__} weights could be read from {source!r}: {error}"
+        ) from error
     finally:
         logging.set_verbosity(said)
     missing = sorted(str(key) for key in (*report["missing_keys"], *report.get("mismatched_keys", ())))
@@ -143,7 +156,9 @@ def load_published(model_class: Any, source: str, revision: str | None, argument
     return model
 
 
-def last_adapters(config: AdaptersConfig | None, depth: int, width: int) -> tuple[nn.ModuleList, list[Adapter | None]]:
+def last_adapters(
+    config: AdaptersConfig | None, depth: int, width: int
+) -> tuple[nn.ModuleList, list[Adapter | None]]:
     """The adapters that a tower owns, and for each of its `depth` blocks the one that it gets; none at all for None.
 
     Raises ConfigError where there are more adapters than blocks.
@@ -151,11 +166,15 @@ def last_adapters(config: AdaptersConfig | None, depth: int, width: int) -> tupl
     if config is None:
         return nn.ModuleList(), [None] * depth
     if config.blocks > depth:
-        raise ConfigError(f"adapters.blocks is {config.blocks}, and the tower has {depth} blocks: choose 1 to {depth}")
+        raise ConfigError(
+            f"adapters.blocks is {config.blocks}, and the tower has {depth} blocks: choose 1 to {depth}"
+        )
     owned = nn.ModuleList(Adapter(width, config.bottleneck) for _ in range(config.blocks))
     return owned, [None] * (depth - config.blocks) + list(owned)
 
 
 def by_value(tower: Any) -> Any:
     """The tower's configuration with its architecture in place of its source: what a model folder that holds the weights records."""
-    return tower.config.model_copy(update={"source": None, "revision": None, "architecture": tower.model.config.to_diff_dict()})
+    return tower.config.model_copy(
+        update={"source": None, "revision": None, "architecture": tower.model.config.to_diff_dict()}
+    )

@@ -47,24 +47,42 @@ class ResNetTower(PartlyFrozen):
         self.layers = tuple(ResNetLayer(stage) for stage in self.model.encoder.stages)
         self.width, self.depth = self.model.config.hidden_sizes[-1], len(self.layers)
         self.preprocessing = Preprocessing(
-            config.size, IMAGENET_MEAN, IMAGENET_STD, fit="crop", resample="bicubic", resize=round(config.size / 0.875)
+            config.size,
+            IMAGENET_MEAN,
+            IMAGENET_STD,
+            fit="crop",
+            resample="bicubic",
+            resize=round(config.size / 0.875),
         )
         blocks = tuple((layer.block,) for layer in self.layers)
         self.freeze_below(Parts((self.model.embedder,), blocks, ()), config.trainable_from)
 
     @classmethod
     def from_architecture(
-        cls, architecture: ResNetConfig, grid: tuple[int, int] | None = None, trainable_from: int | None = None
+        cls,
+        architecture: ResNetConfig,
+        grid: tuple[int, int] | None = None,
+        trainable_from: int | None = None,
     ) -> ResNetTower:
         """Random weights of transformers' configuration."""
-        return cls(ResNetTowerConfig(architecture=architecture.to_diff_dict(), grid=grid, trainable_from=trainable_from))
+        return cls(
+            ResNetTowerConfig(
+                architecture=architecture.to_diff_dict(), grid=grid, trainable_from=trainable_from
+            )
+        )
 
     @classmethod
     def from_pretrained(
-        cls, source: str, revision: str | None = None, grid: tuple[int, int] | None = None, trainable_from: int | None = None
+        cls,
+        source: str,
+        revision: str | None = None,
+        grid: tuple[int, int] | None = None,
+        trainable_from: int | None = None,
     ) -> ResNetTower:
         """Published weights from a folder or a hub id."""
-        return cls(ResNetTowerConfig(source=str(source), revision=revision, grid=grid, trainable_from=trainable_from))
+        return cls(
+            ResNetTowerConfig(source=str(source), revision=revision, grid=grid, trainable_from=trainable_from)
+        )
 
     def embed(self, pixels_B3HW: Tensor) -> tuple[Tensor, None]:
         """The map (B, C, H / 4, W / 4) before stage 0; there is no mask."""
@@ -74,7 +92,9 @@ class ResNetTower(PartlyFrozen):
         """Pooled to the configured number of cells; patches row by row."""
         if self.config.grid is not None:
             map_BCHW = nn.functional.adaptive_avg_pool2d(map_BCHW, self.config.grid)
-        return VisualFeatures(grid_BNC=map_BCHW.flatten(2).transpose(1, 2), hw=(map_BCHW.shape[2], map_BCHW.shape[3]))
+        return VisualFeatures(
+            grid_BNC=map_BCHW.flatten(2).transpose(1, 2), hw=(map_BCHW.shape[2], map_BCHW.shape[3])
+        )
 
     def forward(self, pixels_B3HW: Tensor) -> VisualFeatures:
         return self.resume(*self.embed(pixels_B3HW), start=0)

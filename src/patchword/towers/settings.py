@@ -14,15 +14,23 @@ class TowerConfig(BaseModel, extra="forbid", frozen=True):
     """The fields that all towers over transformers' modules have. Exactly one of `source` and `architecture` is given."""
 
     source: str | None = Field(None, description="folder or hub id of published weights")
-    revision: str | None = Field(None, description="commit of the hub id; a branch name would not be repeatable")
-    architecture: dict[str, Any] | None = Field(None, description="fields of transformers' own configuration; weights start random")
-    trainable_from: int | None = Field(None, ge=0, description="first trained layer; absent: frozen; 0: everything is trained")
+    revision: str | None = Field(
+        None, description="commit of the hub id; a branch name would not be repeatable"
+    )
+    architecture: dict[str, Any] | None = Field(
+        None, description="fields of transformers' own configuration; weights start random"
+    )
+    trainable_from: int | None = Field(
+        None, ge=0, description="first trained layer; absent: frozen; 0: everything is trained"
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> TowerConfig:
         if (self.source is None) == (self.architecture is None):
             found = "both" if self.source is not None else "neither"
-            raise ValueError(f"a tower needs either source (published weights) or architecture (random weights), and got {found}")
+            raise ValueError(
+                f"a tower needs either source (published weights) or architecture (random weights), and got {found}"
+            )
         return self
 
 
@@ -37,20 +45,31 @@ class ConvolutionalConfig(BaseModel, extra="forbid", frozen=True):
     """Sizes of the network, and what is trained of it."""
 
     kind: Literal["convolutional"] = "convolutional"
-    stem: int = Field(32, gt=0, description="channels after the first convolution, at half the picture's resolution")
-    widths: tuple[int, ...] = Field((64, 128, 256), min_length=1, description="channels of each stage; every stage halves the resolution")
-    blocks: tuple[int, ...] = Field((1, 1, 1), min_length=1, description="residual blocks of each stage, the halving one not counted")
+    stem: int = Field(
+        32, gt=0, description="channels after the first convolution, at half the picture's resolution"
+    )
+    widths: tuple[int, ...] = Field(
+        (64, 128, 256), min_length=1, description="channels of each stage; every stage halves the resolution"
+    )
+    blocks: tuple[int, ...] = Field(
+        (1, 1, 1), min_length=1, description="residual blocks of each stage, the halving one not counted"
+    )
     size: int = Field(96, ge=16, description="side of the square picture that it is given, in pixels")
     shared_width: int | None = Field(
-        None, description="width of a linear map into a text space (pooled and aligned features); none if absent"
+        None,
+        description="width of a linear map into a text space (pooled and aligned features); none if absent",
     )
-    drop_path: float = Field(0.0, ge=0, lt=1, description="probability that a picture skips a residual block while training")
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="probability that a picture skips a residual block while training"
+    )
     trainable_from: int | None = Field(0, ge=0, description="first trained stage; 0: everything is trained")
 
     @model_validator(mode="after")
     def _same_stages(self) -> ConvolutionalConfig:
         if len(self.widths) != len(self.blocks):
-            raise ValueError(f"widths has {len(self.widths)} stages and blocks {len(self.blocks)}: give one number of blocks per stage")
+            raise ValueError(
+                f"widths has {len(self.widths)} stages and blocks {len(self.blocks)}: give one number of blocks per stage"
+            )
         return self
 
 
@@ -58,9 +77,15 @@ class ClipTowerConfig(TowerConfig, extra="forbid", frozen=True):
     """CLIP's vision tower."""
 
     kind: Literal["clip"] = "clip"
-    grid: Literal["last", "penultimate"] = Field("last", description="layer whose patch tokens are the grid; the last one's are not normed")
-    aligned: Aligned | None = Field(None, description="how patch tokens are brought into the text space; absent: they are not")
-    adapters: AdaptersConfig | None = Field(None, description="adapters in the last blocks, group tower.adapters; absent: none")
+    grid: Literal["last", "penultimate"] = Field(
+        "last", description="layer whose patch tokens are the grid; the last one's are not normed"
+    )
+    aligned: Aligned | None = Field(
+        None, description="how patch tokens are brought into the text space; absent: they are not"
+    )
+    adapters: AdaptersConfig | None = Field(
+        None, description="adapters in the last blocks, group tower.adapters; absent: none"
+    )
 
 
 class ClipTextTowerConfig(TowerConfig, extra="forbid", frozen=True):
@@ -73,7 +98,9 @@ class VitTowerConfig(TowerConfig, extra="forbid", frozen=True):
     """A ViT tower of transformers."""
 
     kind: Literal["vit"] = "vit"
-    adapters: AdaptersConfig | None = Field(None, description="adapters in the last blocks, group tower.adapters; absent: none")
+    adapters: AdaptersConfig | None = Field(
+        None, description="adapters in the last blocks, group tower.adapters; absent: none"
+    )
 
 
 class SwinTowerConfig(TowerConfig, extra="forbid", frozen=True):
@@ -86,7 +113,9 @@ class ResNetTowerConfig(TowerConfig, extra="forbid", frozen=True):
     """A ResNet tower of transformers."""
 
     kind: Literal["resnet"] = "resnet"
-    grid: tuple[int, int] | None = Field(None, description="rows and columns that the last map is pooled to; absent: as it comes")
+    grid: tuple[int, int] | None = Field(
+        None, description="rows and columns that the last map is pooled to; absent: as it comes"
+    )
     size: int = Field(224, ge=32, description="side of the square picture that it is given, in pixels")
 
 

@@ -13,7 +13,7 @@ from patchword.layers.adapters import Adapter
 from patchword.towers import layered
 from patchword.towers.layered import IMAGENET_MEAN, IMAGENET_STD, PartlyFrozen, Parts, Preprocessing
 from patchword.towers.settings import SwinTowerConfig, VitTowerConfig
-from patchword.types import Projected, VisualFeatures
+from patchword.types import Projections, VisualFeatures
 
 
 class VitLayer:
@@ -25,13 +25,15 @@ class VitLayer:
     def __call__(self, tokens_BNC: Tensor, mask_BN: Tensor | None = None) -> Tensor:
         return self.attend(tokens_BNC, *self.project(tokens_BNC), mask_BN)
 
-    def project(self, tokens_BNC: Tensor) -> Projected:
+    def project(self, tokens_BNC: Tensor) -> Projections:
         attention, heads = self.block.attention, self.block.attention.num_attention_heads
         normed_BNC = self.block.layernorm_before(tokens_BNC)
         maps = (attention.q_proj, attention.k_proj, attention.v_proj)
-        return Projected(*(layered.split_heads(to_heads(normed_BNC), heads) for to_heads in maps))
+        return Projections(*(layered.split_heads(to_heads(normed_BNC), heads) for to_heads in maps))
 
-    def attend(self, tokens_BQC: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+    def attend(
+        self, tokens_BQC: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask_BN: Tensor | None = None
+    ) -> Tensor:
         block = self.block
         dropout = block.attention.attention_dropout if block.training else 0.0
         attended_BQC = block.attention.o_proj(layered.attend_heads(queries, keys, values, mask_BN, dropout))
@@ -58,19 +60,29 @@ class VitTower(PartlyFrozen):
         super().__init__()
         self.config = config
         if config.source is not None:
-            self.model = layered.load_published(ViTModel, config.source, config.revision, {"add_pooling_layer": False})
+            self.model = layered.load_published(
+                ViTModel, config.source, config.revision, {"add_pooling_layer": False}
+            )
         else:
             self.model = ViTModel(ViTConfig(**(config.architecture or {})), add_pooling_layer=False)
         self.width, self.depth = self.model.config.hidden_size, len(self.model.layers)
         self.adapters, given = layered.last_adapters(config.adapters, self.depth, self.width)
-        self.layers = tuple(VitLayer(block, adapter) for block, adapter in zip(self.model.layers, given, strict=True))
+        self.layers = tuple(
+            VitLayer(block, adapter) for block, adapter in zip(self.model.layers, given, strict=True)
+        )
         patches = self.model.embeddings.patch_embeddings
         self.picture_hw = tuple(patches.image_size)
-        self.hw = tuple(side // patch for side, patch in zip(patches.image_size, patches.patch_size, strict=True))
+        self.hw = tuple(
+            side // patch for side, patch in zip(patches.image_size, patches.patch_size, strict=True)
+        )
         half, side = (0.5, 0.5, 0.5), self.picture_hw[0]
-        self.preprocessing = Preprocessing(size=side, mean=half, std=half, fit="squash", resample="bilinear", resize=side)
+        self.preprocessing = Preprocessing(
+            size=side, mean=half, std=half, fit="squash", resample="bilinear", resize=side
+        )
         blocks = tuple((layer.block,) for layer in self.layers)
-        self.freeze_below(Parts((self.model.embeddings,), blocks, (self.model.layernorm,)), config.trainable_from)
+        self.freeze_below(
+            Parts((self.model.embeddings,), blocks, (self.model.layernorm,)), config.trainable_from
+        )
 
     @classmethod
     def from_architecture(cls, architecture: ViTConfig, trainable_from: int | None = None) -> VitTower:
@@ -78,7 +90,9 @@ class VitTower(PartlyFrozen):
         return cls(VitTowerConfig(architecture=architecture.to_diff_dict(), trainable_from=trainable_from))
 
     @classmethod
-    def from_pretrained(cls, source: str, revision: str | None = None, trainable_from: int | None = None) -> VitTower:
+    def from_pretrained(
+        cls, source: str, revision: str | None = None, trainable_from: int | None = None
+    ) -> VitTower:
         """Published weights from a folder or a hub id."""
         return cls(VitTowerConfig(source=str(source), revision=revision, trainable_from=trainable_from))
 
@@ -129,13 +143,18 @@ class SwinTower(PartlyFrozen):
         super().__init__()
         self.config = config
         if config.source is not None:
-            self.model = layered.load_published(SwinModel, config.source, config.revision, {"add_pooling_layer": False})
+            self.model = layered.load_published(
+                SwinModel, config.source, config.revision, {"add_pooling_layer": False}
+            )
         else:
             self.model = SwinModel(SwinConfig(**(config.architecture or {})), add_pooling_layer=False)
         views: list[SwinLayer] = []
         hw = tuple(self.model.embeddings.patch_grid)
         for stage in self.model.encoder.layers:
-            views += [SwinLayer(block, hw, stage.downsample if block is stage.blocks[-1] else None) for block in stage.blocks]
+            views += [
+                SwinLayer(block, hw, stage.downsample if block is stage.blocks[-1] else None)
+                for block in stage.blocks
+            ]
             if stage.downsample is not None:
                 hw = ((hw[0] + 1) // 2, (hw[1] + 1) // 2)
         self.layers = tuple(views)
@@ -143,9 +162,15 @@ class SwinTower(PartlyFrozen):
         size = self.model.config.image_size
         self.picture_hw = (size, size) if isinstance(size, int) else tuple(size)
         side = self.picture_hw[0]
-        self.preprocessing = Preprocessing(side, IMAGENET_MEAN, IMAGENET_STD, fit="squash", resample="bicubic", resize=side)
-        blocks = tuple((layer.block,) if layer.merging is None else (layer.block, layer.merging) for layer in views)
-        self.freeze_below(Parts((self.model.embeddings,), blocks, (self.model.layernorm,)), config.trainable_from)
+        self.preprocessing = Preprocessing(
+            side, IMAGENET_MEAN, IMAGENET_STD, fit="squash", resample="bicubic", resize=side
+        )
+        blocks = tuple(
+            (layer.block,) if layer.merging is None else (layer.block, layer.merging) for layer in views
+        )
+        self.freeze_below(
+            Parts((self.model.embeddings,), blocks, (self.model.layernorm,)), config.trainable_from
+        )
 
     @classmethod
     def from_architecture(cls, architecture: SwinConfig, trainable_from: int | None = None) -> SwinTower:
@@ -153,7 +178,9 @@ class SwinTower(PartlyFrozen):
         return cls(SwinTowerConfig(architecture=architecture.to_diff_dict(), trainable_from=trainable_from))
 
     @classmethod
-    def from_pretrained(cls, source: str, revision: str | None = None, trainable_from: int | None = None) -> SwinTower:
+    def from_pretrained(
+        cls, source: str, revision: str | None = None, trainable_from: int | None = None
+    ) -> SwinTower:
         """Published weights from a folder or a hub id."""
         return cls(SwinTowerConfig(source=str(source), revision=revision, trainable_from=trainable_from))
 

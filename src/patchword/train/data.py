@@ -34,16 +34,34 @@ class DataSettings(BaseModel, extra="forbid", frozen=True):
         description="file (Karpathy JSON, COCO JSON, CSV, JSONL, Flickr tokens) or folder of photo.jpg beside photo.txt"
     )
     images: str = Field(description="folder of the pictures")
-    features: str | None = Field(None, description="feature store of the frozen tower (`patchword features`), in place of the pictures")
-    pixel_size: int | None = Field(None, ge=16, description="side at which pictures are cached; absent: the tower's own size")
-    cache: str | None = Field(None, description="folder of the pixel cache; absent: patchword in the user's cache folder")
-    augmentation: Augmentation | None = Field(None, description="random views while training; absent: the plain pictures")
-    splitter: Literal["english", "characters", "subwords"] = Field("english", description="how captions are split into words")
-    tokenizer: str | None = Field(None, description="subwords: folder or hub id of the tokenizer, CLIP's for instance")
-    minimum_count: int = Field(5, gt=0, description="words that occur less often in the training captions become unknown")
+    features: str | None = Field(
+        None, description="feature store of the frozen tower (`patchword features`), in place of the pictures"
+    )
+    pixel_size: int | None = Field(
+        None, ge=16, description="side at which pictures are cached; absent: the tower's own size"
+    )
+    cache: str | None = Field(
+        None, description="folder of the pixel cache; absent: patchword in the user's cache folder"
+    )
+    augmentation: Augmentation | None = Field(
+        None, description="random views while training; absent: the plain pictures"
+    )
+    splitter: Literal["english", "characters", "subwords"] = Field(
+        "english", description="how captions are split into words"
+    )
+    tokenizer: str | None = Field(
+        None, description="subwords: folder or hub id of the tokenizer, CLIP's for instance"
+    )
+    minimum_count: int = Field(
+        5, gt=0, description="words that occur less often in the training captions become unknown"
+    )
     max_words: int = Field(20, gt=0, description="words beyond this are cut off while training")
-    held_out: int = Field(0, ge=0, description="training pictures set aside to select the model; 0: it is selected on split val")
-    limit: int = Field(0, ge=0, description="use only the first n training pictures (tests, dry runs); 0: all")
+    held_out: int = Field(
+        0, ge=0, description="training pictures set aside to select the model; 0: it is selected on split val"
+    )
+    limit: int = Field(
+        0, ge=0, description="use only the first n training pictures (tests, dry runs); 0: all"
+    )
 
 
 class CaptionDataSettings(DataSettings, frozen=True):
@@ -53,14 +71,20 @@ class CaptionDataSettings(DataSettings, frozen=True):
         None,
         description="COCO panoptic JSON: its classes label the training pictures' patches for patch_contrast; absent: assigned words do",
     )
-    panoptic_masks: str | None = Field(None, description="folder of the PNG files that the panoptic JSON names")
+    panoptic_masks: str | None = Field(
+        None, description="folder of the PNG files that the panoptic JSON names"
+    )
 
     @model_validator(mode="after")
     def _segmentation_is_whole(self) -> CaptionDataSettings:
         if (self.panoptic is None) != (self.panoptic_masks is None):
-            raise ValueError("panoptic (the JSON) and panoptic_masks (the folder of its PNG files) go together: give both or neither")
+            raise ValueError(
+                "panoptic (the JSON) and panoptic_masks (the folder of its PNG files) go together: give both or neither"
+            )
         if self.panoptic is not None and self.augmentation is not None:
-            raise ValueError("panoptic labels the cells of the plain picture, and augmentation shows others: leave one of them out")
+            raise ValueError(
+                "panoptic labels the cells of the plain picture, and augmentation shows others: leave one of them out"
+            )
         return self
 
 
@@ -70,7 +94,9 @@ def read_splits(data: DataSettings) -> tuple[list[CaptionRecord], list[CaptionRe
     train = split_records(records, "train")
     if data.held_out:
         if data.held_out >= len(train):
-            raise ConfigError(f"data.held_out is {data.held_out} and there are {len(train)} training pictures: hold out fewer")
+            raise ConfigError(
+                f"data.held_out is {data.held_out} and there are {len(train)} training pictures: hold out fewer"
+            )
         order = np.random.default_rng(HELD_OUT_SEED).permutation(len(train))
         selection = [train[i] for i in sorted(order[: data.held_out])]
         train = [train[i] for i in sorted(order[data.held_out :])]
@@ -86,7 +112,9 @@ def build_vocabulary(data: DataSettings, train: list[CaptionRecord]) -> Vocabula
         raise ConfigError(f"{found}: subwords need a tokenizer, words have none")
     if data.tokenizer is not None:
         return Subwords.from_folder(data.tokenizer)
-    return Vocabulary.build([caption for record in train for caption in record.captions], data.minimum_count, data.splitter)
+    return Vocabulary.build(
+        [caption for record in train for caption in record.captions], data.minimum_count, data.splitter
+    )
 
 
 def pixel_inputs(data: DataSettings, preprocessing: Preprocessing, files: list[str]) -> PixelInputs:
@@ -96,13 +124,18 @@ def pixel_inputs(data: DataSettings, preprocessing: Preprocessing, files: list[s
     cache = Path(data.cache) if data.cache else cache_folder()
     with progress() as bar:
         task = bar.add_task("decoding pictures", total=len(files), status="")
-        store = pixel_store(Path(data.images), files, cached, cache, lambda count: bar.update(task, advance=count))
+        store = pixel_store(
+            Path(data.images), files, cached, cache, lambda count: bar.update(task, advance=count)
+        )
         bar.update(task, completed=len(files))
     return PixelInputs(store, preprocessing, data.augmentation)
 
 
 def panoptic_classes(
-    data: CaptionDataSettings, records: Sequence[CaptionRecord], preprocessing: Preprocessing, hw: tuple[int, int]
+    data: CaptionDataSettings,
+    records: Sequence[CaptionRecord],
+    preprocessing: Preprocessing,
+    hw: tuple[int, int],
 ) -> Store:
     """The segmentation's class of every cell of the training pictures, made once into the cache."""
     cache = Path(data.cache) if data.cache else cache_folder()
@@ -116,15 +149,23 @@ def panoptic_classes(
     return store
 
 
-def pair_plan(data: CaptionData, batch: int, captions_per_picture: int, generator: np.random.Generator) -> list[list[PlanEntry]]:
+def pair_plan(
+    data: CaptionData, batch: int, captions_per_picture: int, generator: np.random.Generator
+) -> list[list[PlanEntry]]:
     """The batches of an epoch in which pairs are told apart: all of one size, for a short one has few negatives and another loss."""
     batches = data.plan(batch, captions_per_picture, False, generator)
     return batches if len(batches) == 1 or len(batches[-1]) == batch else batches[:-1]
 
 
-def with_vocabulary(text: TextTowerSettings, vocabulary: Vocabulary | Subwords, max_words: int) -> TextTowerSettings:
+def with_vocabulary(
+    text: TextTowerSettings, vocabulary: Vocabulary | Subwords, max_words: int
+) -> TextTowerSettings:
     """A text tower with random weights gets the size of the vocabulary, and room for the longest text with its start and end."""
     if text.architecture is None or not isinstance(text, BertTowerConfig):
         return text
-    sizes = {"vocab_size": vocabulary.size, "pad_token_id": vocabulary.special.pad, "max_position_embeddings": max_words + 2}
+    sizes = {
+        "vocab_size": vocabulary.size,
+        "pad_token_id": vocabulary.special.pad,
+        "max_position_embeddings": max_words + 2,
+    }
     return text.model_copy(update={"architecture": {**text.architecture, **sizes}})

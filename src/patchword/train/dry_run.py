@@ -20,7 +20,13 @@ OVERFIT_STEPS = 20
 def dry_run(recipe: Any, accelerator: Accelerator, seed: int) -> None:
     """Train on one batch of each stage and print time per epoch, peak memory, and whether the loss of that one batch falls."""
     table = Table(
-        "stage", "pictures", "trained parameters", "ms per step", "minutes per epoch", "peak memory", "one batch: loss first -> last"
+        "stage",
+        "pictures",
+        "trained parameters",
+        "ms per step",
+        "minutes per epoch",
+        "peak memory",
+        "one batch: loss first -> last",
     )
     trainable = {name: parameter.requires_grad for name, parameter in recipe.model.named_parameters()}
     for stage, settings in enumerate(recipe.stages):

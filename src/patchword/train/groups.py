@@ -22,21 +22,29 @@ def assign(names: list[str], rates: Mapping[str, float]) -> dict[str, str]:
     """
     groups: dict[str, str] = {}
     for name in names:
-        fitting = [prefix for prefix in rates if prefix == "" or name == prefix or name.startswith(prefix + ".")]
+        fitting = [
+            prefix for prefix in rates if prefix == "" or name == prefix or name.startswith(prefix + ".")
+        ]
         if not fitting:
-            raise ConfigError(f"learning_rates has no group for {name}: add a prefix of it, or '' for the rest")
+            raise ConfigError(
+                f"learning_rates has no group for {name}: add a prefix of it, or '' for the rest"
+            )
         groups[name] = max(fitting, key=len)
     for prefix in rates:
         if prefix and prefix not in groups.values():
             tops = sorted({".".join(name.split(".")[:2]) for name in names})
-            raise ConfigError(f"learning_rates names {prefix!r}, and no parameter begins with it; there are: {', '.join(tops)}")
+            raise ConfigError(
+                f"learning_rates names {prefix!r}, and no parameter begins with it; there are: {', '.join(tops)}"
+            )
     return groups
 
 
 def highest_rate(settings: StageSettings, part: str) -> float:
     """The highest rate of a part of the model (its first name, such as "tower"), or that of the rest where it has no group."""
     rates = settings.learning_rates
-    return max((rate for prefix, rate in rates.items() if prefix.split(".")[0] == part), default=rates.get("", 0.0))
+    return max(
+        (rate for prefix, rate in rates.items() if prefix.split(".")[0] == part), default=rates.get("", 0.0)
+    )
 
 
 def freeze(model: nn.Module, trainable: Mapping[str, bool], rates: Mapping[str, float]) -> None:
@@ -50,7 +58,9 @@ def build_optimiser(model: nn.Module, settings: StageSettings) -> torch.optim.Op
     """One optimiser with two parts per group: matrices with weight decay, vectors without. Raises ConfigError when nothing can learn."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not named:
-        raise ConfigError(f"stage {settings.name!r} trains nothing: every group of learning_rates is 0 or frozen")
+        raise ConfigError(
+            f"stage {settings.name!r} trains nothing: every group of learning_rates is 0 or frozen"
+        )
     groups = assign([name for name, _ in model.named_parameters()], settings.learning_rates)
     parts = []
     for prefix, rate in settings.learning_rates.items():
@@ -58,11 +68,21 @@ def build_optimiser(model: nn.Module, settings: StageSettings) -> torch.optim.Op
             members = [p for name, p in named if groups[name] == prefix and (p.ndim > 1) == decays]
             if members:
                 decay = settings.weight_decay if decays else 0.0
-                parts.append({"params": members, "lr": rate, "base_rate": rate, "weight_decay": decay, "group": prefix or "rest"})
+                parts.append(
+                    {
+                        "params": members,
+                        "lr": rate,
+                        "base_rate": rate,
+                        "weight_decay": decay,
+                        "group": prefix or "rest",
+                    }
+                )
     if settings.optimiser == "sgd":
         return torch.optim.SGD(parts, momentum=settings.betas[0], fused=True)
     rule = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
-    return rule(parts, betas=settings.betas, fused=True)  # one pass over weights, gradients and moments: what memory allows, nothing less
+    return rule(
+        parts, betas=settings.betas, fused=True
+    )  # one pass over weights, gradients and moments: what memory allows, nothing less
 
 
 def rate_factor(settings: StageSettings, step: int, steps_per_epoch: int) -> float:

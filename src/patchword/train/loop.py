@@ -90,7 +90,7 @@ class Recipe(Protocol):
     def image_ids(self, batch: Any) -> list[Any]: ...
 
 
-class Progressed(NamedTuple):
+class RunHistory(NamedTuple):
     """What a run remembers beside its position."""
 
     best: float = -math.inf
@@ -103,13 +103,21 @@ class Run:
     """One training in one folder: `checkpoints/last` (model and state), `best` (model), metrics.jsonl."""
 
     def __init__(
-        self, recipe: Recipe, folder: Path, accelerator: Accelerator, seed: int, checkpoint_steps: int, log_steps: int = 10
+        self,
+        recipe: Recipe,
+        folder: Path,
+        accelerator: Accelerator,
+        seed: int,
+        checkpoint_steps: int,
+        log_steps: int = 10,
     ) -> None:
         self.recipe, self.folder, self.accelerator, self.seed = recipe, folder, accelerator, seed
         self.checkpoint_steps, self.log_steps = checkpoint_steps, log_steps
-        self.position, self.past = Position(), Progressed()
+        self.position, self.past = Position(), RunHistory()
         self._resumed: dict[str, Tensor] = {}
-        self.trainable = {name: parameter.requires_grad for name, parameter in recipe.model.named_parameters()}
+        self.trainable = {
+            name: parameter.requires_grad for name, parameter in recipe.model.named_parameters()
+        }
         self.log: MetricsLog | None = None
         self.began = time.perf_counter()
 
@@ -123,9 +131,13 @@ class Run:
         tensors, values = read_state(last)
         self.recipe.load_weights(last)
         self.recipe.load_extra_state(without_prefix("extra.", tensors))
-        self.position, self.past = Position(**values["position"]), Progressed(**values["past"])
+        self.position, self.past = Position(**values["position"]), RunHistory(**values["past"])
         self._resumed = without_prefix("optimiser.", tensors)
-        self.log = MetricsLog(self.folder / "metrics.jsonl", values["log_length"]) if self.accelerator.is_main_process else None
+        self.log = (
+            MetricsLog(self.folder / "metrics.jsonl", values["log_length"])
+            if self.accelerator.is_main_process
+            else None
+        )
         return True
 
     def train(self) -> None:
@@ -141,7 +153,11 @@ class Run:
 
     def _stage(self, settings: StageSettings) -> None:
         stage = self.position.stage
-        if settings.start_from == "best" and self.position.stage_step == 0 and (self.folder / "best").exists():
+        if (
+            settings.start_from == "best"
+            and self.position.stage_step == 0
+            and (self.folder / "best").exists()
+        ):
             self.recipe.load_weights(self.folder / "best")
         freeze(self.recipe.model, self.trainable, settings.learning_rates)
         objective = self.recipe.objective(stage)
@@ -164,7 +180,11 @@ class Run:
     def _epoch(self, settings: StageSettings, objective: nn.Module, optimiser: Any) -> bool:
         """One epoch from the current index on, and its validation. True when the stage has lost its patience."""
         stage, epoch = self.position.stage, self.position.epoch
-        plan = [entries for entries in self.recipe.plan(stage, epoch) if len(entries) >= self.accelerator.num_processes]
+        plan = [
+            entries
+            for entries in self.recipe.plan(stage, epoch)
+            if len(entries) >= self.accelerator.num_processes
+        ]
         is_main = self.accelerator.is_main_process
         name = f"{settings.name} {epoch + 1}/{settings.epochs}"
         with progress(is_main) as bar, ThreadPoolExecutor(1) as loader:
@@ -181,7 +201,9 @@ class Run:
             return False
         return self._validate(settings, stage, epoch)
 
-    def _load(self, loader: ThreadPoolExecutor, settings: StageSettings, plan: list[list[Any]], index: int) -> Future[list[Any]]:
+    def _load(
+        self, loader: ThreadPoolExecutor, settings: StageSettings, plan: list[list[Any]], index: int
+    ) -> Future[list[Any]]:
         """The parts of batch `index` that are this process's, made while the step before runs."""
 
         def make() -> list[Any]:
@@ -197,12 +219,21 @@ class Run:
 
         return loader.submit(make)
 
-    def _step(self, settings: StageSettings, objective: nn.Module, optimiser: Any, parts: list[Any], epoch_steps: int) -> str:
+    def _step(
+        self,
+        settings: StageSettings,
+        objective: nn.Module,
+        optimiser: Any,
+        parts: list[Any],
+        epoch_steps: int,
+    ) -> str:
         """One optimiser step, or a skipped one; returns the progress line."""
         began = time.perf_counter()
         accelerator, position = self.accelerator, self.position
         torch.manual_seed(_mixed(self.seed, position.step, accelerator.process_index))
-        counts = torch.tensor([sum(p.target_count for p in parts), sum(p.picture_count for p in parts)], dtype=torch.float64)
+        counts = torch.tensor(
+            [sum(p.target_count for p in parts), sum(p.picture_count for p in parts)], dtype=torch.float64
+        )
         totals = accelerator.reduce(counts.to(accelerator.device, torch.float32), "sum").tolist()
         progress_of_stage = position.stage_step / (epoch_steps * settings.epochs)
         shares = Shares(*(total / accelerator.num_processes for total in totals), progress_of_stage)
@@ -229,11 +260,24 @@ class Run:
         optimiser.zero_grad()
         self.past = self.past._replace(bad_in_a_row=0)
         extra = self.recipe.after_step(position.step, accelerator.unwrap_model(objective))
-        self.position = position._replace(index=position.index + 1, step=position.step + 1, stage_step=position.stage_step + 1)
+        self.position = position._replace(
+            index=position.index + 1, step=position.step + 1, stage_step=position.stage_step + 1
+        )
         speed = totals[1] / (time.perf_counter() - began)
         if self.log is not None and (position.step % self.log_steps == 0):
-            event = {"event": "step", "stage": settings.name, "step": position.step, "epoch": position.epoch, "loss": values["loss"]}
-            event |= {"losses": values, "learning_rates": rates, "gradient_norm": norm, "images_per_second": round(speed, 2)}
+            event = {
+                "event": "step",
+                "stage": settings.name,
+                "step": position.step,
+                "epoch": position.epoch,
+                "loss": values["loss"],
+            }
+            event |= {
+                "losses": values,
+                "learning_rates": rates,
+                "gradient_norm": norm,
+                "images_per_second": round(speed, 2),
+            }
             event |= {"seconds": round(time.perf_counter() - self.began, 2), **extra}
             self.log.write(event)
         status = f"loss {values['loss']:.3f}  lr {max(rates.values()):.1e}  |g| {norm:.2f}  {speed:.0f} img/s"
@@ -253,8 +297,18 @@ class Run:
         self.past = past._replace(bad_in_a_row=past.bad_in_a_row + 1, skipped=past.skipped + 1)
         position = self.position
         if self.log is not None:
-            self.log.write({"event": "skipped", "step": position.step, "epoch": position.epoch, "loss": repr(loss), "image_ids": ids})
-        self.position = position._replace(index=position.index + 1, step=position.step + 1, stage_step=position.stage_step + 1)
+            self.log.write(
+                {
+                    "event": "skipped",
+                    "step": position.step,
+                    "epoch": position.epoch,
+                    "loss": repr(loss),
+                    "image_ids": ids,
+                }
+            )
+        self.position = position._replace(
+            index=position.index + 1, step=position.step + 1, stage_step=position.stage_step + 1
+        )
         if self.past.bad_in_a_row >= BAD_STEPS_IN_A_ROW:
             raise TrainingError(
                 f"loss or gradient was not finite in {BAD_STEPS_IN_A_ROW} steps in a row, the last at step {position.step} (loss {loss}) "
@@ -267,10 +321,19 @@ class Run:
         if found is None:
             return False
         better = found.score > self.past.best
-        self.past = self.past._replace(best=max(found.score, self.past.best), since_best=0 if better else self.past.since_best + 1)
+        self.past = self.past._replace(
+            best=max(found.score, self.past.best), since_best=0 if better else self.past.since_best + 1
+        )
         if self.log is not None:
-            where = {"event": "validation", "stage": settings.name, "step": self.position.step, "epoch": epoch}
-            self.log.write({**where, **found.event, "best": better, "seconds": round(time.perf_counter() - began, 2)})
+            where = {
+                "event": "validation",
+                "stage": settings.name,
+                "step": self.position.step,
+                "epoch": epoch,
+            }
+            self.log.write(
+                {**where, **found.event, "best": better, "seconds": round(time.perf_counter() - began, 2)}
+            )
         if better and self.accelerator.is_main_process:
             made = self.folder / "best.partial"
             shutil.rmtree(made, ignore_errors=True)
@@ -287,7 +350,11 @@ class Run:
             self.recipe.save_model(made)
             tensors = {} if optimiser is None else prefixed("optimiser.", pack_optimiser(optimiser))
             tensors |= prefixed("extra.", self.recipe.extra_state())
-            values = {"position": self.position._asdict(), "past": self.past._asdict(), "log_length": self.log.length}
+            values = {
+                "position": self.position._asdict(),
+                "past": self.past._asdict(),
+                "log_length": self.log.length,
+            }
             write_state(made, tensors, values)
             replace_folder(made, self.folder / "checkpoints" / "last")
         self.accelerator.wait_for_everyone()
@@ -295,7 +362,11 @@ class Run:
 
 def _shown(extra: dict[str, float], skipped: int) -> str:
     """The end of a progress line: what the step spent its time on, where a recipe says so, and steps skipped so far."""
-    shares = [f"{name.removesuffix('_share').replace('_', ' ')} {share:.0%}" for name, share in extra.items() if name.endswith("_share")]
+    shares = [
+        f"{name.removesuffix('_share').replace('_', ' ')} {share:.0%}"
+        for name, share in extra.items()
+        if name.endswith("_share")
+    ]
     return "".join(f"  {part}" for part in (*shares, *([f"skipped {skipped}"] if skipped else [])))
 
 

@@ -49,7 +49,9 @@ def test_a_sound_data_set(folder):
 
 
 def noisy(mode, size=(40, 40)):
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).convert(mode)
+    return Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    ).convert(mode)
 
 
 def turned():
@@ -60,12 +62,18 @@ def turned():
 
 def deep_png(path):
     """A 16-bit colour PNG, which Pillow reads but cannot write."""
+
     def chunk(name, body):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     rows = b"".join(b"\0" + bytes(40 * 6) for _ in range(40))
     header = struct.pack(">IIBBBBB", 40, 40, 16, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def bomb(path):
@@ -79,12 +87,24 @@ def bomb(path):
 PICTURES = {
     "missing": (True, lambda path: path.unlink(), "does not exist"),
     "empty-file": (True, lambda path: path.write_bytes(b""), r"the file is empty \(0 bytes\)"),
-    "truncated": (True, lambda path: path.write_bytes(path.read_bytes()[:600]), "cannot be decoded: .*truncated"),
-    "not-a-picture": (True, lambda path: path.write_text("<html>404</html>"), r"not a picture of a known kind \(it starts with b'<html>"),
+    "truncated": (
+        True,
+        lambda path: path.write_bytes(path.read_bytes()[:600]),
+        "cannot be decoded: .*truncated",
+    ),
+    "not-a-picture": (
+        True,
+        lambda path: path.write_text("<html>404</html>"),
+        r"not a picture of a known kind \(it starts with b'<html>",
+    ),
     "too-large": (True, bomb, "12000x12000 is 144,000,000 pixels, more than the limit"),
     "cmyk": (False, lambda path: noisy("CMYK").save(path, "JPEG"), "is CMYK"),
     "16-bit": (False, deep_png, "more than 8 bits per channel"),
-    "animated": (False, lambda path: noisy("RGB").save(path, "GIF", save_all=True, append_images=[noisy("L")]), "has 2 frames"),
+    "animated": (
+        False,
+        lambda path: noisy("RGB").save(path, "GIF", save_all=True, append_images=[noisy("L")]),
+        "has 2 frames",
+    ),
     "rotated": (False, lambda path: noisy("RGB").save(path, "JPEG", exif=turned()), r"EXIF orientation 6"),
     "small": (False, lambda path: noisy("RGB", (20, 40)).save(path), "20x40 pixels"),
     "stretched": (False, lambda path: noisy("RGB", (400, 40)).save(path), "400x40 pixels"),
@@ -111,7 +131,12 @@ def moving(kind):
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(["GIF", "WEBP", "TIFF", "PNG"]), st.integers(20, 4000), st.integers(10, 3000), st.integers(0, 255))
+@given(
+    st.sampled_from(["GIF", "WEBP", "TIFF", "PNG"]),
+    st.integers(20, 4000),
+    st.integers(10, 3000),
+    st.integers(0, 255),
+)
 def test_the_doctor_survives_whatever_is_damaged(tmp_path, kind, cut, place, value):
     content = bytearray(moving(kind)[:cut])
     content[place % len(content)] = value
@@ -129,7 +154,10 @@ def test_a_very_large_but_bearable_picture(folder, monkeypatch):
     monkeypatch.setattr("patchword.data.formats.check.MANY_PIXELS", 90_000)
     noisy("RGB", (320, 320)).save(picture(folder))
     (finding,) = examine(folder / "dataset.json").findings
-    assert (finding.kind, finding.stops) == ("large", False) and "320x320 pixels: decoding it slows training down" in finding.message
+    assert (finding.kind, finding.stops) == (
+        "large",
+        False,
+    ) and "320x320 pixels: decoding it slows training down" in finding.message
 
 
 def test_a_missing_picture_gets_a_hint(folder):
@@ -141,7 +169,10 @@ def test_a_missing_picture_gets_a_hint(folder):
 
 def test_no_folder_of_pictures_is_one_finding(folder):
     (finding,) = examine(folder / "dataset.json", folder / "nowhere").findings
-    assert finding.kind == "missing" and finding.message == "the folder of the pictures does not exist: give it with --images"
+    assert (
+        finding.kind == "missing"
+        and finding.message == "the folder of the pictures does not exist: give it with --images"
+    )
 
 
 def test_the_same_picture_twice(folder):
@@ -193,14 +224,20 @@ def test_annotation_ids_in_place_of_image_ids(folder):
     report = change(folder, one_id_per_caption)
     (finding,) = [finding for finding in report.findings if finding.stops]
     assert finding.kind == "annotation-ids"
-    assert finding.message == "stands under 2 ids with one caption each (101, 102): these look like annotation ids"
+    assert (
+        finding.message
+        == "stands under 2 ids with one caption each (101, 102): these look like annotation ids"
+    )
 
 
 def test_annotation_ids_in_coco_captions(folder):
     name = picture(folder).name
     content = {
         "images": [{"id": 1, "file_name": name}],
-        "annotations": [{"id": 9, "image_id": 9, "caption": "a ring"}, {"id": 10, "image_id": 1, "caption": "a star"}],
+        "annotations": [
+            {"id": 9, "image_id": 9, "caption": "a ring"},
+            {"id": 10, "image_id": 1, "caption": "a star"},
+        ],
     }
     path = folder / "captions_train2014.json"
     path.write_text(json.dumps(content))
@@ -218,19 +255,37 @@ def test_ids_that_are_not_those_of_coco(folder):
     report = change(folder, rename)
     (finding,) = report.findings
     assert finding.kind == "foreign-ids" and not finding.stops
-    assert finding.message.startswith("in 5 of 5 names the number is not the image id (COCO_val2014_000000000500.png has ")
+    assert finding.message.startswith(
+        "in 5 of 5 names the number is not the image id (COCO_val2014_000000000500.png has "
+    )
 
 
 def test_many_troubles_are_all_listed_and_nothing_is_changed(folder):
     table = folder / "mine.csv"
     names = [path.name for path in sorted((folder / "images").iterdir())]
-    rows = ["image,caption,split", f"{names[0]},a ring,train", f"{names[1]},,train", f"{names[2]},un \xe9t\xe9,train"]
-    rows += [f"{names[3]},a star,soon", "gone.png,a half,val", f"{names[0]},a dome,val", f"{names[4]},a, b,val"]
+    rows = [
+        "image,caption,split",
+        f"{names[0]},a ring,train",
+        f"{names[1]},,train",
+        f"{names[2]},un \xe9t\xe9,train",
+    ]
+    rows += [
+        f"{names[3]},a star,soon",
+        "gone.png,a half,val",
+        f"{names[0]},a dome,val",
+        f"{names[4]},a, b,val",
+    ]
     table.write_bytes("\n".join(rows).encode("latin-1"))
     (folder / "images" / names[2]).write_bytes(b"")
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+    before = {
+        path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()
+    }
     report = examine(table)
-    found = [(finding.kind, finding.where.removeprefix(f"{table}, ")) for finding in report.findings if finding.stops]
+    found = [
+        (finding.kind, finding.where.removeprefix(f"{table}, "))
+        for finding in report.findings
+        if finding.stops
+    ]
     assert found == [
         ("encoding", "line 4"),
         ("empty-caption", "line 3"),
@@ -240,8 +295,12 @@ def test_many_troubles_are_all_listed_and_nothing_is_changed(folder):
         ("empty-file", str(folder / "images" / names[2])),
         ("missing", str(folder / "images" / "gone.png")),
     ]
-    assert json.loads(report.to_json())["stops"] is True and len(json.loads(report.to_json())["findings"]) == len(report.findings)
-    assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+    assert json.loads(report.to_json())["stops"] is True and len(
+        json.loads(report.to_json())["findings"]
+    ) == len(report.findings)
+    assert before == {
+        path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def test_a_folder_of_photos_beside_texts(tmp_path):
@@ -249,10 +308,15 @@ def test_a_folder_of_photos_beside_texts(tmp_path):
         noisy("RGB").rotate(90 * number).save(tmp_path / f"{number}.png")
     (tmp_path / "0.txt").write_text("a photo")
     report = examine(tmp_path)
-    assert [(finding.kind, finding.stops) for finding in report.findings] == [("no-caption", True), ("no-split", False)]
+    assert [(finding.kind, finding.stops) for finding in report.findings] == [
+        ("no-caption", True),
+        ("no-split", False),
+    ]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file names of bytes that are no text exist on POSIX systems only")
+@pytest.mark.skipif(
+    os.name != "posix", reason="file names of bytes that are no text exist on POSIX systems only"
+)
 def test_names_that_are_no_text_can_be_printed(tmp_path):
     noisy("RGB").save(tmp_path / "ok.png")
     (tmp_path / "ok.txt").write_text("a photo")

@@ -27,7 +27,11 @@ def quoted(text):
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 def test_csv_with_quotes_and_newlines(table, mark, delimiter, ending):
-    rows = [("image", "text", "Label", "split"), ("a.jpg", quoted(HARD), "cat", "train"), ("b.jpg", "café", "dog", "val")]
+    rows = [
+        ("image", "text", "Label", "split"),
+        ("a.jpg", quoted(HARD), "cat", "train"),
+        ("b.jpg", "café", "dog", "val"),
+    ]
     found = list(table(mark + (ending.join(delimiter.join(row) for row in rows) + ending).encode()).rows())
     assert [(row.file, row.text, row.labels, row.split) for row in found] == [
         ("a.jpg", " ".join(HARD.split()), ("cat",), "train"),
@@ -40,10 +44,13 @@ def test_csv_with_quotes_and_newlines(table, mark, delimiter, ending):
 def test_a_row_is_read_again_by_its_place(table, name):
     texts = [HARD, "", "plain", "日本語", "x" * 9000]
     if name.endswith("csv"):
-        content = "\ufeffimage,text,label\n" + "".join(f"{i}.jpg,{quoted(text)},l{i}\n\n" for i, text in enumerate(texts))
+        content = "\ufeffimage,text,label\n" + "".join(
+            f"{i}.jpg,{quoted(text)},l{i}\n\n" for i, text in enumerate(texts)
+        )
     else:
         content = "\ufeff" + "".join(
-            json.dumps({"image": f"{i}.jpg", "text": text, "label": f"l{i}"}) + "\n" for i, text in enumerate(texts)
+            json.dumps({"image": f"{i}.jpg", "text": text, "label": f"l{i}"}) + "\n"
+            for i, text in enumerate(texts)
         )
     made = table(content, name)
     rows = list(made.rows())
@@ -68,14 +75,22 @@ def test_columns_of_other_names(table):
 @pytest.mark.parametrize(
     ("content", "name", "says"),
     [
-        ("picture,words\na,b\n", "t.csv", "line 1: expected a header with the columns image, text and label, found 'picture,words'"),
+        (
+            "picture,words\na,b\n",
+            "t.csv",
+            "line 1: expected a header with the columns image, text and label, found 'picture,words'",
+        ),
         ("image,text,label\na.jpg,x\n", "t.csv", "line 2: the row has 2 cells where the header has 3"),
         ('image,text,label\na.jpg,"x,cat\n', "t.csv", "line 2: this row cannot be read"),
         (b"image,text,label\na.jpg,\xff,cat\n", "t.csv", "line 2: byte 0xff at column 7 is not UTF-8"),
         ("image,text".encode("utf-16"), "t.csv", "UTF-16"),
         ('{"image": "a.jpg"}\n{"image"\n', "t.jsonl", "line 2: this is not JSON"),
         ('{"image": "a.jpg"}\n[1]\n', "t.jsonl", "line 2: expected one JSON object per line, found list"),
-        ('{"image": "a.jpg", "label": ["x"]}\n', "t.jsonl", "set data.columns.separator where a row has several labels"),
+        (
+            '{"image": "a.jpg", "label": ["x"]}\n',
+            "t.jsonl",
+            "set data.columns.separator where a row has several labels",
+        ),
         ("image,text,label,split\na.jpg,x,cat,later\n", "t.csv", "line 2: the split is 'later'"),
     ],
 )
@@ -92,14 +107,19 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_missing_picture_or_text(table, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
-    whole, no_text, no_image, nothing = table("image,text,label\na.jpg,x,l\na.jpg,  ,l\ngone.jpg,x,l\n,,l\n").rows()
+    whole, no_text, no_image, nothing = table(
+        "image,text,label\na.jpg,x,l\na.jpg,  ,l\ngone.jpg,x,l\n,,l\n"
+    ).rows()
     assert absent(whole, tmp_path, (True, True), "error") == (False, False)
     with pytest.raises(DataError, match="line 3: the text is empty"):
         absent(no_text, tmp_path, (True, True), "error")
     with pytest.raises(DataError, match="line 3: the text is empty"):
         absent(no_text, tmp_path, (True, True), "text-only")
     assert absent(no_text, tmp_path, (True, True), "image-only") == (False, True)
-    assert absent(no_text, tmp_path, (True, False), "error") == (False, False)  # a model of pictures alone does not care
+    assert absent(no_text, tmp_path, (True, False), "error") == (
+        False,
+        False,
+    )  # a model of pictures alone does not care
     with pytest.raises(DataError, match="line 4: no picture .*gone.jpg"):
         absent(no_image, tmp_path, (True, True), "error")
     assert absent(no_image, tmp_path, (True, True), "text-only") == (True, False)

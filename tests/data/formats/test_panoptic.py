@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchword.data.formats.panoptic import UNLABELLED, cell_classes, panoptic_store, read_panoptic, segment_ids
+from patchword.data.formats.panoptic import (
+    UNLABELLED,
+    cell_classes,
+    panoptic_store,
+    read_panoptic,
+    segment_ids,
+)
 from patchword.data.pictures import Preprocessing
 from patchword.data.records import CaptionRecord
 from patchword.errors import DataError, StoreError
@@ -13,7 +19,9 @@ SQUASHED, CROPPED = Preprocessing(size=32), Preprocessing(size=32, fit="short_si
 
 
 @pytest.mark.parametrize("size", [(64, 64), (100, 40), (37, 90), (20, 333), (1000, 8)])
-@pytest.mark.parametrize("fit", [SQUASHED, CROPPED, Preprocessing(size=32, fit="short_side_center_crop", cover=1.25)])
+@pytest.mark.parametrize(
+    "fit", [SQUASHED, CROPPED, Preprocessing(size=32, fit="short_side_center_crop", cover=1.25)]
+)
 def test_cells_lie_where_the_tower_sees_them(size, fit):
     """Two halves in two colours, cut where they meet: the class of a cell is the colour that the prepared picture shows there."""
     width, height = size
@@ -34,7 +42,9 @@ def test_majority_by_area_by_hand():
     ids_HW = np.array([[70000, 70000, 5, 5], [70000, 5, 5, 5], [9, 9, 0, 0], [5, 9, 5, 70000]])
     classes = cell_classes(ids_HW, {70000: 3, 5: 7}, (0, 0, 4, 4), (2, 2))
     assert classes.tolist() == [3, 7, UNLABELLED, UNLABELLED]
-    assert cell_classes(ids_HW[:1, :1], {70000: 3}, (0, 0, 1, 1), (2, 2)).tolist() == [3] * 4  # cells smaller than the pixel
+    assert (
+        cell_classes(ids_HW[:1, :1], {70000: 3}, (0, 0, 1, 1), (2, 2)).tolist() == [3] * 4
+    )  # cells smaller than the pixel
 
 
 def test_ids_are_read_from_colours():
@@ -48,7 +58,12 @@ def segmented(tmp_path, write_panoptic):
 
     scenes = make_scenes(3, level=2)
     path = write_panoptic(tmp_path, scenes, range(3), size=32)
-    return tmp_path, path, scenes, [CaptionRecord(number, f"{number}.png", ("a thing",)) for number in range(4)]
+    return (
+        tmp_path,
+        path,
+        scenes,
+        [CaptionRecord(number, f"{number}.png", ("a thing",)) for number in range(4)],
+    )
 
 
 def test_a_data_set_of_masks_becomes_a_store(segmented):
@@ -56,7 +71,9 @@ def test_a_data_set_of_masks_becomes_a_store(segmented):
     from patchword.data.scenes.world import SHAPES
 
     folder, path, scenes, records = segmented
-    store = panoptic_store(path, folder / "panoptic", records, SQUASHED, (4, 4), folder / "cache", lambda count: None)
+    store = panoptic_store(
+        path, folder / "panoptic", records, SQUASHED, (4, 4), folder / "cache", lambda count: None
+    )
     classes_B44 = np.asarray(store.fields["classes"]).reshape(4, 4, 4)
     assert (classes_B44[3] == UNLABELLED).all()  # no segmentation, no label
     owners_BKSS = masks(scenes, 32)
@@ -67,7 +84,15 @@ def test_a_data_set_of_masks_becomes_a_store(segmented):
             expected_44[shares_K44[k] > 0.5] = 1 + SHAPES.index(thing.shape)
         clear_44 = (shares_K44 > 0.5).any(axis=0) | (shares_K44.sum(axis=0) < 0.5)
         assert clear_44.sum() > 8 and np.array_equal(classes_B44[b][clear_44], expected_44[clear_44])
-    again = panoptic_store(path, folder / "panoptic", records, SQUASHED, (4, 4), folder / "cache", lambda count: pytest.fail("made twice"))
+    again = panoptic_store(
+        path,
+        folder / "panoptic",
+        records,
+        SQUASHED,
+        (4, 4),
+        folder / "cache",
+        lambda count: pytest.fail("made twice"),
+    )
     assert np.array_equal(again.fields["classes"], store.fields["classes"])
 
 

@@ -14,7 +14,9 @@ from patchword.metrics.meteor.stem import stem
 from patchword.metrics.meteor.words import normalise
 
 KIT = Path(__file__).parents[2] / "data" / "metrics" / "meteor.json"
-needs_tables = pytest.mark.skipif(importlib.util.find_spec("pycocoevalcap") is None, reason="pycocoevalcap (METEOR tables) is absent")
+needs_tables = pytest.mark.skipif(
+    importlib.util.find_spec("pycocoevalcap") is None, reason="pycocoevalcap (METEOR tables) is absent"
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,9 @@ def one(meteor: Meteor, candidate: str, *references: str) -> float:
 def test_equals_the_released_program(name):
     part = json.loads(KIT.read_text())[name]
     references = {i: [text.split() for text in texts] for i, (_, texts, _) in enumerate(part["items"])}
-    found = Meteor().score(references, {i: text.split() for i, (text, _, _) in enumerate(part["items"])})["METEOR"]
+    found = Meteor().score(references, {i: text.split() for i, (text, _, _) in enumerate(part["items"])})[
+        "METEOR"
+    ]
     assert list(found.per_item.values()) == pytest.approx([value for _, _, value in part["items"]], abs=1e-12)
     if "corpus" in part:
         assert found.value == pytest.approx(part["corpus"], abs=1e-12)
@@ -50,12 +54,15 @@ def test_equals_the_released_program(name):
 
 def test_hand_worked_scores(small):
     assert one(small, "the dog", "the dog") == 1.0  # one chunk that covers everything carries no penalty
-    assert one(small, "the dog runs", "the dog") == pytest.approx((1 - 0.6 * (1 / 2) ** 0.2) * (1.0 / 1.75) / (0.85 / 1.75 + 0.15))
+    assert one(small, "the dog runs", "the dog") == pytest.approx(
+        (1 - 0.6 * (1 / 2) ** 0.2) * (1.0 / 1.75) / (0.85 / 1.75 + 0.15)
+    )
     assert one(small, "", "a dog") == 0.0 and one(small, "cat", "dog") == 0.0
 
 
 @pytest.mark.parametrize(
-    "candidate, reference", [("walks", "walking"), ("big", "large"), ("surfer", "surfboard"), ("elderly man", "old man")]
+    "candidate, reference",
+    [("walks", "walking"), ("big", "large"), ("surfer", "surfboard"), ("elderly man", "old man")],
 )
 def test_modules_match(small, candidate, reference):
     assert one(small, candidate, reference) > 0.5
@@ -67,13 +74,21 @@ def test_a_pair_listed_both_ways_is_not_taken_alone(small):
 
 def test_best_reference_and_order(small):
     best = one(small, "a big dog", "a large dog")
-    assert one(small, "a big dog", "cats", "a large dog") == best == one(small, "a big dog", "a large dog", "cats")
+    assert (
+        one(small, "a big dog", "cats", "a large dog")
+        == best
+        == one(small, "a big dog", "a large dog", "cats")
+    )
 
 
-WORDS = st.lists(st.sampled_from("a the big large dog walks walking old man elderly ship boat".split()), max_size=7)
+WORDS = st.lists(
+    st.sampled_from("a the big large dog walks walking old man elderly ship boat".split()), max_size=7
+)
 
 
-@given(st.lists(st.tuples(st.lists(WORDS, min_size=1, max_size=3), WORDS), min_size=1, max_size=4), st.randoms())
+@given(
+    st.lists(st.tuples(st.lists(WORDS, min_size=1, max_size=3), WORDS), min_size=1, max_size=4), st.randoms()
+)
 @settings(max_examples=30, deadline=None)
 def test_neither_order_nor_company_changes_a_score(small, pairs, random):
     def scores(places):
@@ -103,7 +118,10 @@ def test_ids_must_agree(small):
 
 
 def test_missing_tables_name_the_pip_line(tmp_path, monkeypatch):
-    with pytest.raises(MetricUnavailable, match=r'meteor-1.5.jar is not in .*; install them with: pip install "patchword\[meteor\]"'):
+    with pytest.raises(
+        MetricUnavailable,
+        match=r'meteor-1.5.jar is not in .*; install them with: pip install "patchword\[meteor\]"',
+    ):
         Meteor(tmp_path)
     monkeypatch.setattr("patchword.metrics.meteor.tables.importlib.util.find_spec", lambda name: None)
     with pytest.raises(MetricUnavailable, match="pycocoevalcap, which carries them, is not installed"):

@@ -1,11 +1,11 @@
 """What every captioner must do, whatever its architecture: one list of checks.
 
-    CASES = {"mine": Case(build=lambda: Mine(config, 12, 17), feature_width=12, vocabulary_size=17)}
+CASES = {"mine": Case(build=lambda: Mine(config, 12, 17), feature_width=12, vocabulary_size=17)}
 
-    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-    @pytest.mark.parametrize("name", CASES)
-    def test_conformance(name, check):
-        check(CASES[name])
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", CASES)
+def test_conformance(name, check):
+    check(CASES[name])
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def pictures(case: Case, count: int = PICTURES, patches: int = PATCHES) -> Visua
 
 def captions(case: Case, count: int = PICTURES, words: int = WORDS) -> Tensor:
     """Inputs of teacher forcing: start, then words."""
-    tokens_BT = torch.randint(4, case.vocabulary_size, (count, words), generator=torch.Generator().manual_seed(words))
+    tokens_BT = torch.randint(
+        4, case.vocabulary_size, (count, words), generator=torch.Generator().manual_seed(words)
+    )
     tokens_BT[:, 0] = SPECIAL.start
     return tokens_BT
 
@@ -81,9 +83,16 @@ def stepping_equals_teacher_forcing(case: Case) -> None:
     decoded = model.decode(tokens_BT, full(tokens_BT), memory, trace=True)
     state = model.start(memory, 2)
     for step in range(WORDS):
-        logits_RV, state, trace = model.step(tokens_BT[:, step].repeat_interleave(2), memory, state, trace=True)
+        logits_RV, state, trace = model.step(
+            tokens_BT[:, step].repeat_interleave(2), memory, state, trace=True
+        )
         close(logits_RV, decoded.logits_BTV[:, step].repeat_interleave(2, 0))
-        expected = Trace(*(None if part is None else part[:, step : step + 1].repeat_interleave(2, 0) for part in decoded.trace[:2]))
+        expected = Trace(
+            *(
+                None if part is None else part[:, step : step + 1].repeat_interleave(2, 0)
+                for part in decoded.trace[:2]
+            )
+        )
         traces_close(trace, expected)
 
 
@@ -105,9 +114,13 @@ def one_picture_equals_many(case: Case) -> None:
     together = model.decode(tokens_BT, lengths_B, model.encode(features), trace=True)
     for row in range(PICTURES):
         one = slice(row, row + 1)
-        alone = model.decode(tokens_BT[one], lengths_B[one], model.encode(VisualFeatures(features.grid_BNC[one])), trace=True)
+        alone = model.decode(
+            tokens_BT[one], lengths_B[one], model.encode(VisualFeatures(features.grid_BNC[one])), trace=True
+        )
         close(alone.logits_BTV, together.logits_BTV[one])
-        traces_close(alone.trace, Trace(*(None if part is None else part[one] for part in together.trace[:2])))
+        traces_close(
+            alone.trace, Trace(*(None if part is None else part[one] for part in together.trace[:2]))
+        )
 
 
 @torch.no_grad()
@@ -116,14 +129,19 @@ def padding_changes_nothing(case: Case) -> None:
     memory, lengths_B = model.encode(pictures(case)), torch.tensor([2, WORDS, 3])
     whole = model.decode(tokens_BT, full(tokens_BT), memory, trace=True)
     padding_BT = torch.arange(WORDS) >= lengths_B[:, None]
-    longer_BT = torch.cat([tokens_BT.masked_fill(padding_BT, SPECIAL.pad), torch.full((PICTURES, 2), SPECIAL.pad)], dim=1)
+    longer_BT = torch.cat(
+        [tokens_BT.masked_fill(padding_BT, SPECIAL.pad), torch.full((PICTURES, 2), SPECIAL.pad)], dim=1
+    )
     padded = model.decode(longer_BT, lengths_B, memory, trace=True)
     close(padded.logits_BTV[:, :WORDS], whole.logits_BTV.masked_fill(padding_BT[..., None], 0))
     assert not padded.logits_BTV[:, WORDS:].any(), "logits beyond the longest caption are not zero"
     for field in ("attention_BTN", "sentinel_BT"):
         found, expected = getattr(padded.trace, field), getattr(whole.trace, field)
         if expected is not None:
-            close(found[:, :WORDS], expected.masked_fill(padding_BT.view(PICTURES, WORDS, *[1] * (expected.dim() - 2)), 0))
+            close(
+                found[:, :WORDS],
+                expected.masked_fill(padding_BT.view(PICTURES, WORDS, *[1] * (expected.dim() - 2)), 0),
+            )
 
 
 @torch.no_grad()
@@ -133,7 +151,9 @@ def hidden_patches_change_nothing(case: Case) -> None:
     mask_BN[:, PATCHES:] = False
     grid_BNC = torch.cat([features.grid_BNC, torch.full((PICTURES, 2, case.feature_width), 7.0)], dim=1)
     plain = model.decode(tokens_BT, full(tokens_BT), model.encode(features)).logits_BTV
-    masked = model.decode(tokens_BT, full(tokens_BT), model.encode(VisualFeatures(grid_BNC, mask_BN=mask_BN))).logits_BTV
+    masked = model.decode(
+        tokens_BT, full(tokens_BT), model.encode(VisualFeatures(grid_BNC, mask_BN=mask_BN))
+    ).logits_BTV
     close(masked, plain)
 
 
@@ -144,7 +164,9 @@ def saved_and_loaded_is_the_same(case: Case) -> None:
         save_file(model.state_dict(), Path(folder) / "model.safetensors")
         other.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=True)
     found = other.decode(tokens_BT, full(tokens_BT), other.encode(pictures(case))).logits_BTV
-    assert torch.equal(found, model.decode(tokens_BT, full(tokens_BT), model.encode(pictures(case))).logits_BTV)
+    assert torch.equal(
+        found, model.decode(tokens_BT, full(tokens_BT), model.encode(pictures(case))).logits_BTV
+    )
 
 
 def the_seed_decides(case: Case) -> None:
@@ -162,7 +184,9 @@ def every_parameter_gets_a_gradient(case: Case) -> None:
             assert parameter.grad is not None, f"{name} got no gradient"
             largest = parameter.grad.abs().max()
             assert largest.isfinite(), f"the gradient of {name} is not finite"
-            assert largest < 1e-4 if name in case.zero_gradients else largest > 1e-6, f"the gradient of {name} is at most {largest:.1e}"
+            assert largest < 1e-4 if name in case.zero_gradients else largest > 1e-6, (
+                f"the gradient of {name} is at most {largest:.1e}"
+            )
 
 
 def overfits_four_pictures(case: Case) -> None:
@@ -171,9 +195,13 @@ def overfits_four_pictures(case: Case) -> None:
     targets_BT = torch.cat([inputs_BT[:, 1:], torch.full((4, 1), SPECIAL.pad)], dim=1)
     targets_BT[torch.arange(4), lengths_B - 1] = SPECIAL.end
     targets_BT[torch.arange(WORDS) >= lengths_B[:, None]] = SPECIAL.pad
-    optimizer = torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad], lr=case.learning_rate)
+    optimizer = torch.optim.Adam(
+        [parameter for parameter in model.parameters() if parameter.requires_grad], lr=case.learning_rate
+    )
     for _ in range(150):
-        total, count = caption_cross_entropy(model.decode(inputs_BT, lengths_B, model.encode(features)).logits_BTV, targets_BT, SPECIAL.pad)
+        total, count = caption_cross_entropy(
+            model.decode(inputs_BT, lengths_B, model.encode(features)).logits_BTV, targets_BT, SPECIAL.pad
+        )
         optimizer.zero_grad()
         (total / count).backward()
         optimizer.step()
@@ -182,7 +210,9 @@ def overfits_four_pictures(case: Case) -> None:
     model.eval()
     with torch.no_grad():
         found = greedy(model, model.encode(features), SPECIAL, max_length=WORDS)
-    assert torch.equal(found.tokens_BKT[:, 0], targets_BT), f"loss {total / count:.3f}; {found.tokens_BKT[:, 0].tolist()}"
+    assert torch.equal(found.tokens_BKT[:, 0], targets_BT), (
+        f"loss {total / count:.3f}; {found.tokens_BKT[:, 0].tolist()}"
+    )
 
 
 @torch.no_grad()
@@ -190,7 +220,9 @@ def a_beam_of_one_is_greedy(case: Case) -> None:
     model = made(case)
     memory = model.encode(pictures(case))
     for found, expected in zip(
-        beam_search(model, memory, SPECIAL, beams=1, max_length=6), greedy(model, memory, SPECIAL, max_length=6), strict=True
+        beam_search(model, memory, SPECIAL, beams=1, max_length=6),
+        greedy(model, memory, SPECIAL, max_length=6),
+        strict=True,
     ):
         assert_close(found, expected)
 

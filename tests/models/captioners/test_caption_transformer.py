@@ -8,16 +8,18 @@ from conformance import CHECKS, PATCHES, Case, captions, full, made, pictures
 
 from patchword.decode import beam_search
 from patchword.errors import ConfigError, ModelError
-from patchword.layers.alignment import AlignmentConfig
 from patchword.layers.codebook import Codebook
 from patchword.layers.prototypes import PrototypeConfig
+from patchword.layers.region_alignment import RegionAlignmentConfig
 from patchword.models.captioners.caption_transformer import CaptionTransformer, CaptionTransformerConfig
 from patchword.types import SpecialIds, VisualFeatures
 
 C, V = 6, 12
 PLACEMENTS = ("self_concat", "cross_add", "sequential")
-BASE = CaptionTransformerConfig(width=16, heads=2, hidden=24, encoder_layers=1, decoder_layers=2, dropout=0, max_positions=8)
-ALIGNMENT = AlignmentConfig(layers=1, contrast_width=0)
+BASE = CaptionTransformerConfig(
+    width=16, heads=2, hidden=24, encoder_layers=1, decoder_layers=2, dropout=0, max_positions=8
+)
+ALIGNMENT = RegionAlignmentConfig(layers=1, contrast_width=0)
 
 
 class FromGrid(CaptionTransformer):
@@ -28,12 +30,20 @@ class FromGrid(CaptionTransformer):
 
 
 def config(alignment=None, placement=None, **settings):
-    memory = None if placement is None else PrototypeConfig(placement=placement, count=5, cluster_every=4, effect_after=0, neighbours=2)
-    return BASE.model_copy(update={"alignment": alignment, "memory": memory} | settings)
+    memory = (
+        None
+        if placement is None
+        else PrototypeConfig(placement=placement, count=5, cluster_every=4, effect_after=0, neighbours=2)
+    )
+    return BASE.model_copy(update={"region_alignment": alignment, "memory": memory} | settings)
 
 
 def model_of(chosen):
-    codebook = None if chosen.alignment is None else Codebook(["dog", "sky", "sea"], torch.randn(3, C), "clip")
+    codebook = (
+        None
+        if chosen.region_alignment is None
+        else Codebook(["dog", "sky", "sea"], torch.randn(3, C), "clip")
+    )
     return FromGrid(chosen, C, V, codebook)
 
 
@@ -155,7 +165,11 @@ def test_trace_of_the_fused_model():
 
 def test_the_bank_of_self_concat_sees_words_and_keeps_their_prefixes():
     model = made(case(None, "self_concat"))
-    features, tokens_BT, lengths_B = pictures(CASES["pma"], 30), captions(CASES["pma"], 30), torch.full((30,), 3)
+    features, tokens_BT, lengths_B = (
+        pictures(CASES["pma"], 30),
+        captions(CASES["pma"], 30),
+        torch.full((30,), 3),
+    )
     for _ in range(4):
         memory = model.encode(features)
         trace = model.decode(tokens_BT, lengths_B, memory, trace=True).trace
@@ -212,7 +226,9 @@ def test_a_global_token_joins_the_patches():
     found = model.decode(tokens_BT, full(tokens_BT), memory, trace=True)
     assert found.trace.attention_BTN.shape[2] == PATCHES
     torch.testing.assert_close(found.trace.attention_BTN.sum(dim=2), torch.ones(tokens_BT.shape))
-    other = model.decode(tokens_BT, full(tokens_BT), model.encode(features._replace(class_BC=torch.randn(3, C)))).logits_BTV
+    other = model.decode(
+        tokens_BT, full(tokens_BT), model.encode(features._replace(class_BC=torch.randn(3, C)))
+    ).logits_BTV
     assert not torch.allclose(found.logits_BTV, other)
     model.observe(found.trace, tokens_BT, full(tokens_BT), memory)
     with pytest.raises(ModelError, match="the features hold no class token"):
@@ -224,13 +240,15 @@ def test_the_grid_gives_patches_their_places():
     features = pictures(CASES["baseline"])._replace(hw=(2, 2))
     turned = features._replace(grid_BNC=features.grid_BNC.flip(1))
     tokens_BT = captions(CASES["baseline"])
-    logits = [model.decode(tokens_BT, full(tokens_BT), model.encode(each)).logits_BTV for each in (features, turned)]
+    logits = [
+        model.decode(tokens_BT, full(tokens_BT), model.encode(each)).logits_BTV for each in (features, turned)
+    ]
     assert not torch.allclose(*logits)
 
 
 def test_losses_on_patches():
     torch.manual_seed(0)
-    model = model_of(config(AlignmentConfig(layers=1, contrast_width=8, text_regulariser=True)))
+    model = model_of(config(RegionAlignmentConfig(layers=1, contrast_width=8, text_regulariser=True)))
     memory = model.encode(pictures(CASES["fsgr"]))
     memory = memory._replace(concepts_BN=torch.tensor([[0, 0, 1, 1]] * 3))
     loss = model.contrast_loss(memory) + model.text_loss(memory, torch.randn(3, C))
@@ -240,9 +258,13 @@ def test_losses_on_patches():
     assert abs(model.text_loss(memory, model.to_text(memory.encoded_BNC.mean(dim=1))).item()) < 1e-5
     assert model.contrast_loss(memory, torch.arange(12).view(3, 4)).item() == 0
     plain = model_of(config(ALIGNMENT))
-    with pytest.raises(ModelError, match="no patch contrast; set captioner.alignment.contrast_width above 0"):
+    with pytest.raises(
+        ModelError, match="no patch contrast; set captioner.region_alignment.contrast_width above 0"
+    ):
         plain.contrast_loss(memory)
-    with pytest.raises(ModelError, match="no projection to text; set captioner.alignment.text_regulariser"):
+    with pytest.raises(
+        ModelError, match="no projection to text; set captioner.region_alignment.text_regulariser"
+    ):
         plain.text_loss(memory, torch.randn(3, C))
 
 
@@ -255,7 +277,11 @@ def test_codebook_and_alignment_come_together():
 
 def test_search_with_prototypes_runs_past_no_position():
     model = made(CASES["fused"])
-    found = beam_search(model, model.encode(pictures(CASES["fused"])), SpecialIds(0, 1, 2, 3), beams=2, max_length=8)
+    found = beam_search(
+        model, model.encode(pictures(CASES["fused"])), SpecialIds(0, 1, 2, 3), beams=2, max_length=8
+    )
     assert found.tokens_BKT.shape[2] <= 8
     with pytest.raises(ModelError, match="positions for 8"):
-        model.decode(torch.ones(3, 9, dtype=torch.long), torch.full((3,), 9), model.encode(pictures(CASES["fused"])))
+        model.decode(
+            torch.ones(3, 9, dtype=torch.long), torch.full((3,), 9), model.encode(pictures(CASES["fused"]))
+        )

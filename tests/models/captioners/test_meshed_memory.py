@@ -15,7 +15,9 @@ from patchword.models.captioners.meshed_memory import MeshedMemoryConfig, Meshed
 from patchword.types import SpecialIds, VisualFeatures
 
 KITS = Path(__file__).parents[2] / "kits" / "m2"
-SMALL = MeshedMemoryConfig(width=16, heads=2, hidden=24, encoder_layers=2, decoder_layers=2, slots=3, dropout=0, max_positions=8)
+SMALL = MeshedMemoryConfig(
+    width=16, heads=2, hidden=24, encoder_layers=2, decoder_layers=2, slots=3, dropout=0, max_positions=8
+)
 CASE = Case(lambda: MeshedMemoryTransformer(SMALL, 6, 12), 6, 12)
 
 
@@ -36,15 +38,24 @@ def test_without_slots_the_encoder_has_nothing_but_regions():
     features = VisualFeatures(torch.randn(1, 4, 6))
     order = [2, 0, 3, 1]
     torch.testing.assert_close(
-        model.encode_levels(VisualFeatures(features.grid_BNC[:, order])), model.encode_levels(features)[:, :, order]
+        model.encode_levels(VisualFeatures(features.grid_BNC[:, order])),
+        model.encode_levels(features)[:, :, order],
     )  # regions have no order
 
 
 def kit_model():
-    kit, options = load_file(KITS / "m2_b3_t7_d64.safetensors"), json.loads((KITS / "m2_b3_t7_d64.json").read_text())
+    kit, options = (
+        load_file(KITS / "m2_b3_t7_d64.safetensors"),
+        json.loads((KITS / "m2_b3_t7_d64.json").read_text()),
+    )
     ids = options["special_ids"]
     model = from_reference(kit, options)
-    return kit, model, model.encode(VisualFeatures(kit["regions"])), SpecialIds(ids["pad"], ids["bos"], ids["eos"], ids["unk"])
+    return (
+        kit,
+        model,
+        model.encode(VisualFeatures(kit["regions"])),
+        SpecialIds(ids["pad"], ids["bos"], ids["eos"], ids["unk"]),
+    )
 
 
 def test_greedy_ids_of_the_public_code():

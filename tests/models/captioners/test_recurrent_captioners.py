@@ -26,9 +26,18 @@ def _show_tell(cell, picture):
 
 def _show_attend_tell(scoring, gate, output, initial):
     config = ShowAttendTellConfig(
-        word_width=10, width=14, attention_width=8, scoring=scoring, gate=gate, output=output, initial=initial, dropout=0
+        word_width=10,
+        width=14,
+        attention_width=8,
+        scoring=scoring,
+        gate=gate,
+        output=output,
+        initial=initial,
+        dropout=0,
     )
-    return Case(lambda: ShowAttendTell(config, C, V), C, V, frozenset({"attention.score.bias"}), learning_rate=0.02)
+    return Case(
+        lambda: ShowAttendTell(config, C, V), C, V, frozenset({"attention.score.bias"}), learning_rate=0.02
+    )
 
 
 ADAPTIVE = AdaptiveConfig(word_width=10, width=14, attention_width=8, dropout=0)
@@ -51,19 +60,27 @@ def test_conformance(name, check):
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("show_attend_tell")])
 def test_attention_rows_sum_to_one(name):
     model, tokens_BT = made(CASES[name]), captions(CASES[name])
-    attention_BTN = model.decode(tokens_BT, full(tokens_BT), model.encode(pictures(CASES[name])), trace=True).trace.attention_BTN
+    attention_BTN = model.decode(
+        tokens_BT, full(tokens_BT), model.encode(pictures(CASES[name])), trace=True
+    ).trace.attention_BTN
     assert_close(attention_BTN.sum(dim=2), torch.ones(tokens_BT.shape))
 
 
 def test_patches_and_sentinel_share_one_softmax():
     model, tokens_BT = made(CASES["adaptive"]), captions(CASES["adaptive"])
-    trace = model.decode(tokens_BT, full(tokens_BT), model.encode(pictures(CASES["adaptive"])), trace=True).trace
+    trace = model.decode(
+        tokens_BT, full(tokens_BT), model.encode(pictures(CASES["adaptive"])), trace=True
+    ).trace
     assert_close(trace.attention_BTN.sum(dim=2) + trace.sentinel_BT, torch.ones(tokens_BT.shape))
     assert (trace.sentinel_BT > 0).all() and trace.sentinel_BT.std() > 0
 
 
 def test_adaptive_attention_follows_its_equations_word_by_word():
-    model, tokens_BT, features = made(CASES["adaptive"]), captions(CASES["adaptive"], count=1), pictures(CASES["adaptive"], count=1)
+    model, tokens_BT, features = (
+        made(CASES["adaptive"]),
+        captions(CASES["adaptive"], count=1),
+        pictures(CASES["adaptive"], count=1),
+    )
     weights = dict(model.named_parameters())
     a = features.grid_BNC[0]
     v = torch.relu(a @ weights["patch.weight"].T + weights["patch.bias"])
@@ -72,7 +89,11 @@ def test_adaptive_attention_follows_its_equations_word_by_word():
     decoded = model.decode(tokens_BT, full(tokens_BT), model.encode(features), trace=True)
     for step, token in enumerate(tokens_BT[0]):
         x = torch.cat([weights["embedding.weight"][token], v_g])[None]
-        g = torch.sigmoid(x @ weights["sentinel.input.weight"].T + weights["sentinel.input.bias"] + h @ weights["sentinel.hidden.weight"].T)
+        g = torch.sigmoid(
+            x @ weights["sentinel.input.weight"].T
+            + weights["sentinel.input.bias"]
+            + h @ weights["sentinel.hidden.weight"].T
+        )
         h, m = model.recurrence(x, (h, m))
         s = g * torch.tanh(m)
         query = h @ weights["query.weight"].T
@@ -80,7 +101,9 @@ def test_adaptive_attention_follows_its_equations_word_by_word():
         z_s = torch.tanh(s @ weights["sentinel_key.weight"].T + query) @ weights["score.weight"][0]
         beta = torch.cat([z, z_s]).softmax(0)[-1]
         c_hat = beta * s + (1 - beta) * (z.softmax(0) @ v)
-        assert_close(decoded.logits_BTV[0, step], ((c_hat + h) @ weights["words.weight"].T + weights["words.bias"])[0])
+        assert_close(
+            decoded.logits_BTV[0, step], ((c_hat + h) @ weights["words.weight"].T + weights["words.bias"])[0]
+        )
         assert_close(decoded.trace.sentinel_BT[0, step], beta)
 
 
@@ -92,7 +115,11 @@ def test_the_papers_variant_follows_its_equations_word_by_word():
     decoded = model.decode(tokens_BT, full(tokens_BT), model.encode(features), trace=True)
     for step, token in enumerate(tokens_BT[0]):
         word = model.embedding.weight[token]
-        alpha = model.attention.score(torch.tanh(model.attention.key(a) + model.attention.query(h))).squeeze(1).softmax(0)
+        alpha = (
+            model.attention.score(torch.tanh(model.attention.key(a) + model.attention.query(h)))
+            .squeeze(1)
+            .softmax(0)
+        )
         z = torch.sigmoid(model.gate(h)[0]) * (alpha @ a)
         h, c = model.recurrence(torch.cat([word, z])[None], (h, c))
         logits = model.output.words(word + model.output.state(h[0]) + model.output.context(z))
@@ -118,7 +145,9 @@ def test_captions_that_have_ended_do_not_run_on():
 
 def test_features_of_another_width_are_refused():
     model = made(CASES["adaptive"])
-    with pytest.raises(ModelError, match="picture features are 9 wide and this captioner was built for 6: use the tower"):
+    with pytest.raises(
+        ModelError, match="picture features are 9 wide and this captioner was built for 6: use the tower"
+    ):
         model.encode(VisualFeatures(torch.zeros(1, 4, 9)))
 
 

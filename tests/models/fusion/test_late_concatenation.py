@@ -17,7 +17,9 @@ def vit(first=None):
 
 
 def bert(first=None):
-    return BertTower.from_architecture(BertConfig(hidden_size=12, vocab_size=20, max_position_embeddings=9, **SIZES), first)
+    return BertTower.from_architecture(
+        BertConfig(hidden_size=12, vocab_size=20, max_position_embeddings=9, **SIZES), first
+    )
 
 
 IMAGE = torch.randn(3, 3, 8, 8)
@@ -30,7 +32,9 @@ def test_both_is_a_linear_map_of_the_two_class_tokens():
     v_BC, t_BC = model.image_tower(IMAGE).class_BC, model.text_tower(IDS_BL, MASK_BL).tokens_BLC[:, 0]
     expected_BY = torch.cat([v_BC, t_BC], 1) @ model.head.weight.T + model.head.bias
     torch.testing.assert_close(model(IMAGE, IDS_BL, None, MASK_BL), expected_BY)
-    assert torch.equal(model.fuse(model.lower(IMAGE, IDS_BL, None, MASK_BL)), model(IMAGE, IDS_BL, None, MASK_BL))
+    assert torch.equal(
+        model.fuse(model.lower(IMAGE, IDS_BL, None, MASK_BL)), model(IMAGE, IDS_BL, None, MASK_BL)
+    )
 
 
 @pytest.mark.parametrize(("inputs", "width"), [("image", 8), ("text", 12)])
@@ -46,16 +50,29 @@ def test_one_tower_alone_does_not_see_the_other(inputs, width):
 def test_frozen_towers_make_a_probe_and_trained_ones_full_training():
     probe = LateConcatenation(LateConcatenationConfig(classes=4), vit(), bert())
     probe(IMAGE, IDS_BL).sum().backward()
-    assert {name for name, parameter in probe.named_parameters() if parameter.grad is not None} == {"head.weight", "head.bias"}
+    assert {name for name, parameter in probe.named_parameters() if parameter.grad is not None} == {
+        "head.weight",
+        "head.bias",
+    }
     full = LateConcatenation(LateConcatenationConfig(classes=4), vit(0), bert(0))
     full(IMAGE, IDS_BL, torch.zeros_like(IDS_BL)).square().sum().backward()
     assert all(parameter.grad is not None for parameter in full.parameters())
 
 
 def test_towers_without_a_class_token_give_their_mean_patch_and_clip_its_pooled_token():
-    resnet = ResNetTower.from_architecture(ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic"))
+    resnet = ResNetTower.from_architecture(
+        ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
+    )
     text = ClipTextTower.from_architecture(
-        CLIPTextConfig(hidden_size=8, projection_dim=6, vocab_size=20, max_position_embeddings=9, eos_token_id=19, bos_token_id=0, **SIZES)
+        CLIPTextConfig(
+            hidden_size=8,
+            projection_dim=6,
+            vocab_size=20,
+            max_position_embeddings=9,
+            eos_token_id=19,
+            bos_token_id=0,
+            **SIZES,
+        )
     )
     model = LateConcatenation(LateConcatenationConfig(classes=4), resnet, text)
     ids_BL = torch.tensor([[0, 5, 19], [0, 19, 19]])
@@ -65,7 +82,10 @@ def test_towers_without_a_class_token_give_their_mean_patch_and_clip_its_pooled_
 
 
 def test_a_missing_tower_is_named():
-    with pytest.raises(ConfigError, match=r"inputs = 'both' reads from the text tower, and there is none: add a \[text_tower\] section"):
+    with pytest.raises(
+        ConfigError,
+        match=r"inputs = 'both' reads from the text tower, and there is none: add a \[text_tower\] section",
+    ):
         LateConcatenation(LateConcatenationConfig(classes=4), vit(), None)
 
 
@@ -73,7 +93,9 @@ def test_a_missing_tower_is_named():
 def test_it_goes_on_from_tokens_inside_the_towers(left):
     sizes = {**SIZES, "num_hidden_layers": 2}
     vision = VitTower.from_architecture(ViTConfig(hidden_size=8, image_size=8, patch_size=4, **sizes))
-    text = BertTower.from_architecture(BertConfig(hidden_size=12, vocab_size=20, max_position_embeddings=9, **sizes))
+    text = BertTower.from_architecture(
+        BertConfig(hidden_size=12, vocab_size=20, max_position_embeddings=9, **sizes)
+    )
     model = LateConcatenation(LateConcatenationConfig(classes=4), vision, text)
     image_BNC, _ = vision.embed(IMAGE)
     text_BLC, mask_BL = text.embed(IDS_BL, MASK_BL)

@@ -3,13 +3,33 @@ import torch
 from transformers import BertConfig, CLIPTextConfig, SwinConfig, ViTConfig
 
 from patchword.errors import ConfigError, ModelError
-from patchword.models.fusion.prompt_fusion import FusedLayer, FusionTokens, PromptFusion, PromptFusionConfig, label_loss
+from patchword.models.fusion.prompt_fusion import (
+    FusedLayer,
+    FusionTokens,
+    PromptFusion,
+    PromptFusionConfig,
+    label_loss,
+)
 from patchword.towers.bert import BertTower
 from patchword.towers.clip import ClipTextTower
 from patchword.towers.vit import SwinTower, VitTower
 
-VIT = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24, image_size=12, patch_size=4)
-BERT = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=32, vocab_size=30, max_position_embeddings=12)
+VIT = dict(
+    hidden_size=16,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    intermediate_size=24,
+    image_size=12,
+    patch_size=4,
+)
+BERT = dict(
+    hidden_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    intermediate_size=32,
+    vocab_size=30,
+    max_position_embeddings=12,
+)
 
 
 def made(trainable_from=None, vit=VIT, bert=BERT, seed=0, **settings):
@@ -45,16 +65,28 @@ def by_the_equations(model, image, ids_BL, types_BL, mask_BL):
         return layer(rows, mask)
 
     for fused, image_layer, text_layer in model.fused_pairs():
-        layers, prompts = {"image": image_layer, "text": text_layer}, {"image": fused.image, "text": fused.text}
+        layers, prompts = (
+            {"image": image_layer, "text": text_layer},
+            {"image": fused.image, "text": fused.text},
+        )
         message = {"image": None, "text": None}
-        for side, other, to_other in (("image", "text", fused.image_to_text), ("text", "image", fused.text_to_image)):
+        for side, other, to_other in (
+            ("image", "text", fused.image_to_text),
+            ("text", "image", fused.text_to_image),
+        ):
             own = prompts[side]
             if own.query_QC is not None:
-                message[other] = to_other(run(layers[side], side, [own.query_context_MC, own.query_QC])[:, -len(own.query_QC) :])
-        after = {side: run(layers[side], side, [prompts[side].fusion_context_MC, message[side]]) for side in z}
+                message[other] = to_other(
+                    run(layers[side], side, [own.query_context_MC, own.query_QC])[:, -len(own.query_QC) :]
+                )
+        after = {
+            side: run(layers[side], side, [prompts[side].fusion_context_MC, message[side]]) for side in z
+        }
         z = {side: after[side][:, : z[side].shape[1]] for side in z}
     assert config.fused_layers == len(model.fused)
-    return (model.image_head(model.image_tower.finish(z["image"]).class_BC) + model.text_head(z["text"][:, 0])) / 2
+    return (
+        model.image_head(model.image_tower.finish(z["image"]).class_BC) + model.text_head(z["text"][:, 0])
+    ) / 2
 
 
 SETTINGS = [
@@ -131,12 +163,16 @@ def test_frozen_lower_layers_can_be_stored(batch):
     for logits_BY in (model(*batch), model.fuse(stored)):
         model.zero_grad()
         label_loss(logits_BY, labels_B, multi_label=False).backward()
-        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+        gradients.append(
+            [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+        )
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
 
 
 def test_training_leaves_frozen_dropout_off(batch):
-    model = made(bert={**BERT, "hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5}, fused_layers=2).train()
+    model = made(
+        bert={**BERT, "hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5}, fused_layers=2
+    ).train()
     assert torch.equal(model(*batch), model(*batch))
 
 
@@ -164,10 +200,14 @@ def test_it_learns_labels_that_need_both_towers():
     torch.manual_seed(3)
     model = made(fused_layers=2, query=2, query_context=1, fusion_context=1)
     bright_B, five_B = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
-    image = (bright_B * 2.0 - 1)[:, None, None, None] * torch.ones(4, 3, 12, 12) + 0.1 * torch.randn(4, 3, 12, 12)
+    image = (bright_B * 2.0 - 1)[:, None, None, None] * torch.ones(4, 3, 12, 12) + 0.1 * torch.randn(
+        4, 3, 12, 12
+    )
     ids_BL = torch.stack([torch.full((4,), 3), 6 - five_B, torch.full((4,), 4)], 1)
     tokens = model.lower(image, ids_BL)
-    optimiser = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.02)
+    optimiser = torch.optim.AdamW(
+        [parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.02
+    )
     for _ in range(150):
         loss = label_loss(model.fuse(tokens), bright_B ^ five_B, multi_label=False)
         optimiser.zero_grad()
@@ -179,33 +219,51 @@ def test_it_learns_labels_that_need_both_towers():
 def test_label_losses_by_hand():
     logits_BY = torch.tensor([[0.0, 0.0], [0.0, 2.0]])
     ln2 = 0.6931472
-    assert label_loss(logits_BY, torch.tensor([0, 1]), multi_label=False).item() == pytest.approx((ln2 + 0.1269280) / 2, abs=1e-6)
+    assert label_loss(logits_BY, torch.tensor([0, 1]), multi_label=False).item() == pytest.approx(
+        (ln2 + 0.1269280) / 2, abs=1e-6
+    )
     labels_BY = torch.tensor([[1, 0], [0, 1]])
-    assert label_loss(logits_BY, labels_BY, multi_label=True).item() == pytest.approx((3 * ln2 + 0.1269280) / 4, abs=1e-6)
+    assert label_loss(logits_BY, labels_BY, multi_label=True).item() == pytest.approx(
+        (3 * ln2 + 0.1269280) / 4, abs=1e-6
+    )
 
 
 def test_parameter_counts_of_the_paper_setting():
     """Base towers, F = 2, M = 4, 101 classes: 2 543 818 in the public code, and 12 288 fusion-context values that it forgets to train."""
     config = PromptFusionConfig(classes=101)
-    fused = sum(parameter.numel() for layer in range(2) for parameter in FusedLayer(config, layer, 768, 768).parameters())
+    fused = sum(
+        parameter.numel()
+        for layer in range(2)
+        for parameter in FusedLayer(config, layer, 768, 768).parameters()
+    )
     assert fused + 2 * (768 * 101 + 101) == 2_543_818 + 12_288
 
 
 def test_towers_that_cannot_be_fused_are_refused():
     config = PromptFusionConfig(classes=2, fused_layers=1)
     vit, bert = VitTower.from_architecture(ViTConfig(**VIT)), BertTower.from_architecture(BertConfig(**BERT))
-    swin = SwinTower.from_architecture(SwinConfig(image_size=32, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4))
-    with pytest.raises(ModelError, match="the image tower, a SwinTower, cannot be fused by prompts: it needs a class token"):
+    swin = SwinTower.from_architecture(
+        SwinConfig(image_size=32, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4)
+    )
+    with pytest.raises(
+        ModelError, match="the image tower, a SwinTower, cannot be fused by prompts: it needs a class token"
+    ):
         PromptFusion(config, swin, bert)
-    clip_text = ClipTextTower.from_architecture(CLIPTextConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=9))
+    clip_text = ClipTextTower.from_architecture(
+        CLIPTextConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)
+    )
     with pytest.raises(ModelError, match="the text tower, a ClipTextTower, cannot be fused"):
         PromptFusion(config, vit, clip_text)
-    with pytest.raises(ConfigError, match="fused_layers is 3 and the text tower has 2 layers: fuse at most those"):
+    with pytest.raises(
+        ConfigError, match="fused_layers is 3 and the text tower has 2 layers: fuse at most those"
+    ):
         PromptFusion(PromptFusionConfig(classes=2, fused_layers=3), vit, bert)
 
 
 def test_settings_that_contradict_one_another_are_refused():
-    with pytest.raises(ValueError, match="query lists 3 lengths for 2 fused layers: give one number, or one per layer"):
+    with pytest.raises(
+        ValueError, match="query lists 3 lengths for 2 fused layers: give one number, or one per layer"
+    ):
         PromptFusionConfig(classes=2, query=(1, 2, 3))
     with pytest.raises(ValueError, match="fusion_context is -1: lengths are 0 or more"):
         PromptFusionConfig(classes=2, fusion_context=-1)
@@ -216,4 +274,6 @@ def test_a_row_that_lacks_a_side_is_labelled_by_the_other_head(batch):
     tokens = model.lower(*batch)
     image_BY, text_BY = model.fuse_heads(tokens)
     logits_BY = model.fuse(tokens, torch.tensor([True, False, True]), torch.tensor([True, True, False]))
-    torch.testing.assert_close(logits_BY, torch.stack([(image_BY[0] + text_BY[0]) / 2, text_BY[1], image_BY[2]]))
+    torch.testing.assert_close(
+        logits_BY, torch.stack([(image_BY[0] + text_BY[0]) / 2, text_BY[1], image_BY[2]])
+    )

@@ -2,24 +2,35 @@ import pytest
 import torch
 
 from patchword.errors import ModelError
-from patchword.layers.alignment import AlignmentConfig
 from patchword.layers.codebook import Codebook
+from patchword.layers.region_alignment import RegionAlignmentConfig
 from patchword.models.captioners.caption_transformer import CaptionTransformer, CaptionTransformerConfig
-from patchword.models.fusion.question_answering import AnswerClassifier, AnswerGenerator, QuestionConfig, QuestionEncoder, answer_loss
+from patchword.models.fusion.question_answering import (
+    AnswerClassifier,
+    AnswerGenerator,
+    QuestionConfig,
+    QuestionEncoder,
+    answer_loss,
+)
 from patchword.types import VisualFeatures
 
 SMALL = dict(width=16, heads=2, hidden=24, dropout=0.0, max_positions=8)
-ALIGNMENT = AlignmentConfig(layers=1, contrast_width=0)
+ALIGNMENT = RegionAlignmentConfig(layers=1, contrast_width=0)
 
 
 def codebook():
-    return Codebook(["dog", "cat", "tree"], torch.randn(3, 5, generator=torch.Generator().manual_seed(1)), tower="drawn")
+    return Codebook(
+        ["dog", "cat", "tree"], torch.randn(3, 5, generator=torch.Generator().manual_seed(1)), tower="drawn"
+    )
 
 
 @pytest.fixture
 def features():
     generator = torch.Generator().manual_seed(0)
-    grid_BNC, aligned_BNE = torch.randn(3, 6, 10, generator=generator), torch.randn(3, 6, 5, generator=generator)
+    grid_BNC, aligned_BNE = (
+        torch.randn(3, 6, 10, generator=generator),
+        torch.randn(3, 6, 5, generator=generator),
+    )
     return VisualFeatures(grid_BNC=grid_BNC, aligned_BNE=aligned_BNE, hw=(2, 3))
 
 
@@ -31,14 +42,16 @@ def question(lengths=(5, 3, 1)):
 def classifier(**settings):
     torch.manual_seed(0)
     config = QuestionConfig(**{**SMALL, **settings})
-    return AnswerClassifier(config, 10, 12, 4, codebook() if config.alignment else None)
+    return AnswerClassifier(config, 10, 12, 4, codebook() if config.region_alignment else None)
 
 
 @pytest.mark.parametrize("alignment", [None, ALIGNMENT])
 def test_every_parameter_has_a_gradient(features, alignment):
-    model = classifier(alignment=alignment)
+    model = classifier(region_alignment=alignment)
     answer_loss(model(features, *question()), torch.tensor([0, 3, 2])).backward()
-    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters()
+    )
 
 
 def test_padding_of_questions_and_pictures_changes_nothing(features):
@@ -56,7 +69,7 @@ def test_padding_of_questions_and_pictures_changes_nothing(features):
 
 
 def test_the_trace_says_which_patches_each_word_looked_at(features):
-    encoder = classifier(alignment=ALIGNMENT).eval().encoder
+    encoder = classifier(region_alignment=ALIGNMENT).eval().encoder
     asked = encoder(features, *question(), trace=True)
     assert asked.looked_RLN.shape == (3, 5, 6) and asked.concepts_RN.shape == (3, 6)
     torch.testing.assert_close(asked.looked_RLN.sum(-1), torch.ones(3, 5))
@@ -82,7 +95,11 @@ def test_it_learns_answers_that_need_picture_and_question():
 def test_a_generated_answer_depends_on_the_question_and_steps_as_it_is_taught(features):
     torch.manual_seed(0)
     captioner = CaptionTransformer(
-        CaptionTransformerConfig(width=16, heads=2, hidden=24, encoder_layers=0, decoder_layers=1, dropout=0.0), 16, 9
+        CaptionTransformerConfig(
+            width=16, heads=2, hidden=24, encoder_layers=0, decoder_layers=1, dropout=0.0
+        ),
+        16,
+        9,
     )
     model = AnswerGenerator(QuestionEncoder(QuestionConfig(**SMALL), 10, 12), captioner).eval()
     ids_BL, lengths_B = question()
@@ -94,7 +111,9 @@ def test_a_generated_answer_depends_on_the_question_and_steps_as_it_is_taught(fe
         logits_RV, state, _ = model.step(tokens_BT[:, place], memory, state)
         torch.testing.assert_close(logits_RV, taught_BTV[:, place], rtol=1e-4, atol=1e-5)
     other = model.encode(features, ids_BL.flip(0), lengths_B.flip(0))
-    assert not torch.allclose(model.decode(tokens_BT, torch.full((3,), 3), other).logits_BTV[0], taught_BTV[0])
+    assert not torch.allclose(
+        model.decode(tokens_BT, torch.full((3,), 3), other).logits_BTV[0], taught_BTV[0]
+    )
     assert model.vocabulary_size == 9
 
 
@@ -109,9 +128,11 @@ def test_answer_losses_by_hand():
 
 
 def test_what_does_not_fit_is_refused(features):
-    with pytest.raises(ModelError, match="patch features are 10 wide and the model was built for 7: use the tower"):
+    with pytest.raises(
+        ModelError, match="patch features are 10 wide and the model was built for 7: use the tower"
+    ):
         QuestionEncoder(QuestionConfig(**SMALL), 7, 12)(features, *question())
     with pytest.raises(ModelError, match="region alignment and a codebook go together"):
-        QuestionEncoder(QuestionConfig(**SMALL, alignment=ALIGNMENT), 10, 12)
+        QuestionEncoder(QuestionConfig(**SMALL, region_alignment=ALIGNMENT), 10, 12)
     with pytest.raises(ModelError, match="9"):
         classifier()(features, torch.ones(3, 9, dtype=torch.long), torch.full((3,), 9))

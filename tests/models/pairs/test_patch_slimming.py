@@ -26,7 +26,10 @@ def material(images=4, captions=5, patches=10, width=16, seed=0):
 
 
 def all_literal(head, tokens, words, lengths, class_token):
-    rows = [[literal(head, i, w, n, class_token) for w, n in zip(words, lengths.tolist(), strict=True)] for i in tokens]
+    rows = [
+        [literal(head, i, w, n, class_token) for w, n in zip(words, lengths.tolist(), strict=True)]
+        for i in tokens
+    ]
     return torch.stack([torch.stack(row) for row in rows])
 
 
@@ -52,7 +55,10 @@ def literal(head, tokens, words, length, class_token):
 
 
 @pytest.mark.parametrize("class_token", [True, False])
-@pytest.mark.parametrize("settings", [{}, {"text_score": False}, {"fused_token": False}, {"aggregated": 0}, {"keep": 0.3}, {"keep": 1.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"text_score": False}, {"fused_token": False}, {"aggregated": 0}, {"keep": 0.3}, {"keep": 1.0}],
+)
 def test_every_ablation_computes_its_equations(settings, class_token):
     head, (tokens, words, lengths) = head_of(**settings), material()
     expected = all_literal(head, tokens, words, lengths, class_token)
@@ -64,12 +70,16 @@ def test_tiles_padding_and_other_captions_change_nothing(variant):
     head, (tokens, words, lengths) = head_of(variant=variant), material()
     whole = head.align(head.images(tokens, True), head.captions(words, lengths), Tile(99, 99))
     tiled = head.align(head.images(tokens, True), head.captions(words, lengths), Tile(3, 2))
-    assert torch.allclose(whole.similarities_IJ, tiled.similarities_IJ, atol=1e-6) and torch.equal(whole.keep_IJN, tiled.keep_IJN)
+    assert torch.allclose(whole.similarities_IJ, tiled.similarities_IJ, atol=1e-6) and torch.equal(
+        whole.keep_IJN, tiled.keep_IJN
+    )
     garbage = words.clone()
     for row, length in zip(garbage, lengths.tolist(), strict=True):
         row[length:] = float("nan")
     assert torch.allclose(head(tokens, garbage, lengths, True), whole.similarities_IJ, atol=1e-6)
-    assert torch.allclose(head(tokens[1:2], words[2:3], lengths[2:3], True), whole.similarities_IJ[1:2, 2:3], atol=1e-6)
+    assert torch.allclose(
+        head(tokens[1:2], words[2:3], lengths[2:3], True), whole.similarities_IJ[1:2, 2:3], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("variant", ["code", "paper"])
@@ -124,7 +134,9 @@ def test_a_square_number_of_tokens_is_never_mistaken_for_a_missing_class_token()
 def test_gradients_reach_every_parameter_and_agree_with_differences(variant):
     head, (tokens, words, lengths) = head_of(variant=variant), material()
     head.train()
-    aligned = head.align(head.images(tokens.requires_grad_(), True), head.captions(words.requires_grad_(), lengths))
+    aligned = head.align(
+        head.images(tokens.requires_grad_(), True), head.captions(words.requires_grad_(), lengths)
+    )
     (aligned.similarities_IJ.square().sum() + ratio_loss(aligned.keep_IJN, 0.5)).backward()
     for name, parameter in head.named_parameters():
         # A bias added to all patches cancels in the softmax over the patches: an analytic zero.
@@ -134,7 +146,10 @@ def test_gradients_reach_every_parameter_and_agree_with_differences(variant):
         step, direction = 1e-3, torch.randn(tokens.shape, generator=torch.Generator().manual_seed(9))
         head(tokens, words, lengths, True).sum().backward(inputs=[tokens])
         with torch.no_grad():
-            twice = [head(tokens + sign * step * direction, words, lengths, True).double().sum() for sign in (1, -1)]
+            twice = [
+                head(tokens + sign * step * direction, words, lengths, True).double().sum()
+                for sign in (1, -1)
+            ]
         tokens.grad = None
         head(tokens, words, lengths, True).sum().backward(inputs=[tokens])
         slope = float((tokens.grad * direction).sum())
@@ -151,7 +166,9 @@ def test_the_paper_variant_decides_by_chance_in_training_only_and_its_ratio_loss
         keep = head.align(head.images(tokens, True), head.captions(words, lengths), Tile(4, 5)).keep_IJN
         assert set(keep.detach().round(decimals=5).unique().tolist()) <= {0.0, 1.0}
         shares.append(float(keep.detach().mean()))
-        for parameter, slope in zip(weights, torch.autograd.grad(ratio_loss(keep, 0.2), weights), strict=True):
+        for parameter, slope in zip(
+            weights, torch.autograd.grad(ratio_loss(keep, 0.2), weights), strict=True
+        ):
             parameter.data -= 0.05 * slope.sign()
     assert sum(shares[-5:]) / 5 < sum(shares[:3]) / 3 - 0.15
 
@@ -166,19 +183,27 @@ def test_in_the_code_variant_the_ratio_is_a_constant():
 def test_explanation_tells_where_each_word_points(settings):
     head, (tokens, words, _) = head_of(**settings), material()
     trace = head.explain(tokens[0], words[0, :4], class_token=True)
-    assert trace.similarity == pytest.approx(head(tokens[:1], words[:1], torch.tensor([4]), True).item(), abs=1e-6)
+    assert trace.similarity == pytest.approx(
+        head(tokens[:1], words[:1], torch.tensor([4]), True).item(), abs=1e-6
+    )
     assert trace.cosines_LP.shape == (4, len(trace.tokens_PN))
     sums = trace.tokens_PN.sum(dim=1)
-    assert sums[0] == 0 and ((sums[1:] - 1).abs() < 1e-5).sum() >= (trace.kept_N.sum() if settings == {"aggregated": 0} else 3)
+    assert sums[0] == 0 and ((sums[1:] - 1).abs() < 1e-5).sum() >= (
+        trace.kept_N.sum() if settings == {"aggregated": 0} else 3
+    )
     if head.config.fused_token and head.config.aggregated:
-        assert not trace.tokens_PN[1:-1][:, ~trace.kept_N].any() and not trace.tokens_PN[-1][trace.kept_N].any()
+        assert (
+            not trace.tokens_PN[1:-1][:, ~trace.kept_N].any() and not trace.tokens_PN[-1][trace.kept_N].any()
+        )
     for token, patch in zip(trace.word_token_L.tolist(), trace.word_patch_L.tolist(), strict=True):
         assert trace.tokens_PN[token, patch] > 0 if token else trace.kept_N[patch]
 
 
 def test_what_does_not_fit_is_refused():
     head, (tokens, words, lengths) = head_of(), material()
-    with pytest.raises(ModelError, match=r"image tokens of shape \(4, 11, 12\): this head expects \(batch, tokens, 16\)"):
+    with pytest.raises(
+        ModelError, match=r"image tokens of shape \(4, 11, 12\): this head expects \(batch, tokens, 16\)"
+    ):
         head(tokens[..., :12], words, lengths, True)
     with pytest.raises(DataError, match=r"caption lengths \[7, 2, 4, 1, 5\].*from 1 to 6"):
         head(tokens, words, torch.tensor([7, 2, 4, 1, 5]), True)

@@ -86,13 +86,17 @@ def test_frozen_towers_train_from_stored_features_with_concepts(from_scratch, sc
     towers = load_two_towers(best, "cpu")
     files = [record.file for record in read_captions(scenes / "dataset.json")]
     vision, preprocessing = towers.model.vision, towers.settings.preprocessing
-    store_features(vision, preprocessing, scenes / "images", files, store, torch.device("cpu"), lambda count: None)
+    store_features(
+        vision, preprocessing, scenes / "images", files, store, torch.device("cpu"), lambda count: None
+    )
     make_codebook(towers, gather_words(None, scenes / "dataset.json", 5)).codebook.save(book)
     text = (from_scratch / "run.toml").read_text()
     left, right = text.index("[vision]"), text.index("[patch_slimming]")
     head = f'towers = "{best}"\ncodebook = "{book}"\n[region_alignment]\nlayers = 1\n'
     text = text[: text.index("[data]")] + head + text[text.index("[data]") : left] + text[right:]
-    text = text.replace("aggregated = 1", 'aggregated = 1\nvariant = "paper"').replace("minimum_count = 1", f'features = "{store}"')
+    text = text.replace("aggregated = 1", 'aggregated = 1\nvariant = "paper"').replace(
+        "minimum_count = 1", f'features = "{store}"'
+    )
     text = text[: text.index("[stage.objective]")] + '[stage.objective]\nkind = "infonce"\n'
     (from_scratch / "frozen.toml").write_text(text)
     with pytest.raises(ConfigError, match=r"trains it at a rate of 0\.01: set learning_rates\."):
@@ -101,7 +105,9 @@ def test_frozen_towers_train_from_stored_features_with_concepts(from_scratch, sc
     start(from_scratch / "frozen.toml", changes, False, False, "cpu", "")
     steps = [row for row in events(from_scratch / "frozen") if row["event"] == "step"]
     assert {"align", "ratio"} <= set(steps[0]["losses"])
-    before, after = (load_alignment(folder, "cpu").model for folder in (best, from_scratch / "frozen" / "best"))
+    before, after = (
+        load_alignment(folder, "cpu").model for folder in (best, from_scratch / "frozen" / "best")
+    )
     name = "towers.vision.stem.0.weight"
     assert before.state_dict()[name].equal(after.state_dict()[name])
     assert after.region is not None and len(after.region.codebook) > 3
@@ -109,7 +115,10 @@ def test_frozen_towers_train_from_stored_features_with_concepts(from_scratch, sc
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"towers": "two-towers"}, "give one"), ({"codebook": "somewhere"}, "region_alignment and codebook go together")],
+    [
+        ({"towers": "two-towers"}, "give one"),
+        ({"codebook": "somewhere"}, "region_alignment and codebook go together"),
+    ],
 )
 def test_settings_that_contradict_each_other(change, message):
     tower = {"kind": "bert", "architecture": {}}

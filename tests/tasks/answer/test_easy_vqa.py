@@ -43,7 +43,9 @@ def test_drawings(model, shape, colour):
     assert [best[0].text for best in found] == list(expected.values())
 
 
-@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee", "rocket", "camera", "coins", "moon", "page", "text"])
+@pytest.mark.parametrize(
+    "name", ["astronaut", "chelsea", "coffee", "rocket", "camera", "coins", "moon", "page", "text"]
+)
 def test_it_does_not_pretend_to_know_photographs(model, name):
     with pytest.raises(DataError, match="unlike the pictures that easy-vqa was trained on"):
         model.ask(getattr(skimage.data, name)(), "what shape is present?")

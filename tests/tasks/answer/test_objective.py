@@ -8,7 +8,7 @@ from patchword.data.captions import Inputs
 from patchword.data.questions import QuestionBatch
 from patchword.models.captioners.caption_transformer import CaptionTransformerConfig
 from patchword.models.fusion.question_answering import QuestionConfig
-from patchword.tasks.answer.objective import Answering
+from patchword.tasks.answer.objective import AnswerObjective
 from patchword.towers.settings import ConvolutionalConfig
 from patchword.train.loop import Shares
 
@@ -24,7 +24,9 @@ def made(generator=None):
 
 def batch(pictures, questions, answers, lengths=None):
     """Questions are (picture, token); `pictures` are seeds."""
-    pixels_B3HW = torch.stack([torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in pictures])
+    pixels_B3HW = torch.stack(
+        [torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in pictures]
+    )
     return QuestionBatch(
         image_ids=tuple(pictures),
         question_ids=tuple(range(len(questions))),
@@ -53,7 +55,9 @@ WORDED = torch.tensor([[START, 4, END, PAD], [START, 5, 6, END], [START, 4, END,
 def test_two_parts_give_the_gradient_of_one(answers, lengths):
     generator = None
     if lengths is not None:
-        generator = CaptionTransformerConfig(width=16, heads=2, hidden=16, encoder_layers=0, decoder_layers=1, dropout=0.0, max_positions=8)
+        generator = CaptionTransformerConfig(
+            width=16, heads=2, hidden=16, encoder_layers=0, decoder_layers=1, dropout=0.0, max_positions=8
+        )
     whole = batch([3, 5], ASKED, answers, lengths)
     parts = [
         batch([3], ASKED[:3], answers[:3], None if lengths is None else lengths[:3]),
@@ -64,10 +68,12 @@ def test_two_parts_give_the_gradient_of_one(answers, lengths):
     gradients = []
     for cut in ([whole], parts):
         model = made(generator)
-        objective = Answering(model, PAD, 0.0).train()
+        objective = AnswerObjective(model, PAD, 0.0).train()
         total = sum(objective(part, shares)["loss"] for part in cut)
         total.backward()
-        gradients.append({name: part.grad for name, part in model.named_parameters() if part.grad is not None})
+        gradients.append(
+            {name: part.grad for name, part in model.named_parameters() if part.grad is not None}
+        )
     assert gradients[0].keys() == gradients[1].keys() and "answerer.encoder.words.weight" in gradients[0]
     assert not any(name.startswith("tower.") for name in gradients[0])
     for name, gradient in gradients[0].items():

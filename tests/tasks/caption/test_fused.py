@@ -46,7 +46,11 @@ def workshop(tmp_path_factory, call):
     for split, count in (("train", 96), ("val", 24)):
         write_scenes(folder / "scenes", count, level=1, split=split)
     scenes = folder / "scenes"
-    data = (f"data.annotations={scenes / 'dataset.json'}", f"data.images={scenes / 'images'}", f"data.cache={folder / 'cache'}")
+    data = (
+        f"data.annotations={scenes / 'dataset.json'}",
+        f"data.images={scenes / 'images'}",
+        f"data.cache={folder / 'cache'}",
+    )
     call("train", CONFIGS / "two-towers-scenes.toml", *data, f"out={folder / 'towers'}", "--device", "cpu")
     towers = folder / "towers" / "best"
     words = ("--from-captions", folder / "scenes/dataset.json", "--minimum-count", 5)
@@ -59,7 +63,9 @@ def recipe_of(folder, *overrides):
     from patchword.config import load_config
     from patchword.tasks.caption.train import CaptionRecipe, CaptionRun
 
-    return CaptionRecipe(load_config(CONFIGS / "fused-scenes.toml", overrides, CaptionRun), folder / "run", "test")
+    return CaptionRecipe(
+        load_config(CONFIGS / "fused-scenes.toml", overrides, CaptionRun), folder / "run", "test"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +81,28 @@ def test_every_loss_has_its_stage(fused):
     for row in steps(fused):
         by_stage.setdefault(row["stage"], []).append(row["losses"])
     words = {"loss", "cross_entropy", "patch_contrast", "text_regulariser"}
-    assert {name: set(rows[0]) for name, rows in by_stage.items()} == {"align": words, "joint": words, "self-critical": {"loss", "reward"}}
+    assert {name: set(rows[0]) for name, rows in by_stage.items()} == {
+        "align": words,
+        "joint": words,
+        "self-critical": {"loss", "reward"},
+    }
     first = by_stage["align"][0]
     expected = first["cross_entropy"] + 0.25 * first["patch_contrast"] + 0.1 * first["text_regulariser"]
     assert first["loss"] == pytest.approx(expected, abs=1e-5)
-    last, share = by_stage["joint"][-1], 1 - 1 / len(by_stage["joint"])  # of the stage; the weights fall to 0 over it
-    expected = last["cross_entropy"] + 0.25 * (1 - share) * last["patch_contrast"] + 0.2 * (1 - share) * last["text_regulariser"]
+    last, share = (
+        by_stage["joint"][-1],
+        1 - 1 / len(by_stage["joint"]),
+    )  # of the stage; the weights fall to 0 over it
+    expected = (
+        last["cross_entropy"]
+        + 0.25 * (1 - share) * last["patch_contrast"]
+        + 0.2 * (1 - share) * last["text_regulariser"]
+    )
     assert last["loss"] == pytest.approx(expected, abs=1e-5)
-    assert last["text_regulariser"] < first["text_regulariser"] and last["cross_entropy"] < first["cross_entropy"]
+    assert (
+        last["text_regulariser"] < first["text_regulariser"]
+        and last["cross_entropy"] < first["cross_entropy"]
+    )
 
 
 def test_captions_in_text_space_are_those_of_their_two_towers(workshop):
@@ -102,7 +122,9 @@ def test_captions_in_text_space_are_those_of_their_two_towers(workshop):
     expected_2E = load_two_towers(towers, "cpu").embed_texts(["a red square", "a small blue star"])
     np.testing.assert_allclose(first_2E[0], expected_2E[0], atol=1e-3)
     np.testing.assert_allclose(second_1E[0], expected_2E[1], atol=1e-3)
-    assert first_2E.dtype == np.float16 and not first_2E[1].any()  # a caption without a known word points nowhere
+    assert (
+        first_2E.dtype == np.float16 and not first_2E[1].any()
+    )  # a caption without a known word points nowhere
 
 
 def test_what_does_not_fit_is_said_before_anything_runs(workshop, call, tmp_path):
@@ -110,8 +132,14 @@ def test_what_does_not_fit_is_said_before_anything_runs(workshop, call, tmp_path
 
     overrides = (*workshop[1], f"out={tmp_path / 'run'}", "--device", "cpu")
     for setting, message in (
-        ("captioner.alignment.text_regulariser=false", "that needs captioner.alignment.text_regulariser = true"),
-        ("captioner.alignment.contrast_width=0", "the model has no head for it: set captioner.alignment.contrast_width above 0"),
+        (
+            "captioner.region_alignment.text_regulariser=false",
+            "that needs captioner.region_alignment.text_regulariser = true",
+        ),
+        (
+            "captioner.region_alignment.contrast_width=0",
+            "the model has no head for it: set captioner.region_alignment.contrast_width above 0",
+        ),
         ("text_from=two-towers", "text_from names two-towers, whose vision tower is"),
         ("stage.0.objective.text_regulariser=[0.1, -1]", "greater than or equal to 0"),
     ):
@@ -121,9 +149,27 @@ def test_what_does_not_fit_is_said_before_anything_runs(workshop, call, tmp_path
 
 
 SMALL = (
-    *("captioner.width=16", "captioner.heads=2", "captioner.hidden=16", "captioner.memory.count=4", "captioner.memory.cluster_every=2"),
-    *("captioner.memory.effect_after=1", "captioner.memory.bank=512", "tower.trainable_from=1", "tower.adapters.blocks=1"),
-    *("tower.adapters.bottleneck=4", "precision=fp32", "data.minimum_count=1", "data.limit=16", "log_steps=1", "decoding.beams=1"),
+    *(
+        "captioner.width=16",
+        "captioner.heads=2",
+        "captioner.hidden=16",
+        "captioner.memory.count=4",
+        "captioner.memory.cluster_every=2",
+    ),
+    *(
+        "captioner.memory.effect_after=1",
+        "captioner.memory.bank=512",
+        "tower.trainable_from=1",
+        "tower.adapters.blocks=1",
+    ),
+    *(
+        "tower.adapters.bottleneck=4",
+        "precision=fp32",
+        "data.minimum_count=1",
+        "data.limit=16",
+        "log_steps=1",
+        "decoding.beams=1",
+    ),
     *(f"stage.{number}.{setting}" for number in range(4) for setting in ("epochs=1", "batch=8")),
     *("stage.0.warm_up_steps=0", "stage.3.objective.samples=2", "stage.3.start_from=last"),
 )
@@ -141,15 +187,35 @@ def test_the_recipe_of_the_design_runs_with_a_tiny_clip(workshop, tiny_clip, cal
     (tmp_path / "words.txt").write_text("cat\ndog\ncats\ndogs\n")
     call("codebook", tmp_path / "words.txt", "--tower", clip, "--out", tmp_path / "codebook")
     where = ("--data", scenes / "dataset.json", "--images", scenes / "images")
-    stored = call("features", clip, *where, "--until-layer", 1, "--out", tmp_path / "store", "--device", "cpu")
+    stored = call(
+        "features", clip, *where, "--until-layer", 1, "--out", tmp_path / "store", "--device", "cpu"
+    )
     assert "tokens (120, 17, 16) float16" in stored
-    settings = (f"tower.source={tiny_clip}", f"text_from={clip}", f"codebook={tmp_path / 'codebook'}", *workshop[1][:2], *SMALL)
-    run = ("train", CONFIGS / "fused-coco-clip-b16.toml", *settings, f"data.features={tmp_path / 'store'}", "--device", "cpu")
+    settings = (
+        f"tower.source={tiny_clip}",
+        f"text_from={clip}",
+        f"codebook={tmp_path / 'codebook'}",
+        *workshop[1][:2],
+        *SMALL,
+    )
+    run = (
+        "train",
+        CONFIGS / "fused-coco-clip-b16.toml",
+        *settings,
+        f"data.features={tmp_path / 'store'}",
+        "--device",
+        "cpu",
+    )
     call(*run, f"out={tmp_path / 'run'}")
     logged = {row["stage"]: row for row in steps(tmp_path / "run")}
     assert list(logged) == ["align", "joint-ramp", "joint", "self-critical"]
-    assert logged["align"]["learning_rates"]["tower.adapters"] == 1e-4 and "tower" not in logged["align"]["learning_rates"]
-    assert logged["joint-ramp"]["learning_rates"]["tower"] == 1e-6 and logged["self-critical"]["learning_rates"] == {"captioner": 5e-6}
+    assert (
+        logged["align"]["learning_rates"]["tower.adapters"] == 1e-4
+        and "tower" not in logged["align"]["learning_rates"]
+    )
+    assert logged["joint-ramp"]["learning_rates"]["tower"] == 1e-6 and logged["self-critical"][
+        "learning_rates"
+    ] == {"captioner": 5e-6}
     last = load_file(tmp_path / "run" / "checkpoints" / "last" / "model.safetensors")
     theirs = load_file(tiny_clip / "model.safetensors")
     names = {name: name.removeprefix("tower.model.") for name in last if name.startswith("tower.model.")}
@@ -158,17 +224,23 @@ def test_the_recipe_of_the_design_runs_with_a_tiny_clip(workshop, tiny_clip, cal
     assert moved and still and all(np.array_equal(last[name], theirs[names[name]]) for name in still)
     assert last["tower.adapters.0.up.weight"].any() and last["captioner.memory.live_LM"].any()
     model = patchword.load(tmp_path / "run" / "best", device="cpu")
-    assert model.caption(scenes / "images" / sorted(path.name for path in (scenes / "images").iterdir())[0]).text
+    assert model.caption(
+        scenes / "images" / sorted(path.name for path in (scenes / "images").iterdir())[0]
+    ).text
 
     from patchword.errors import ConfigError
 
-    with pytest.raises(ConfigError, match="replaces the tower's layers below 1, and a stage trains it from layer 0 on"):
+    with pytest.raises(
+        ConfigError, match="replaces the tower's layers below 1, and a stage trains it from layer 0 on"
+    ):
         call(*run, f"out={tmp_path / 'other'}", "tower.adapters.blocks=2")
 
 
 def test_what_the_parts_do_is_logged_and_drawn(fused):
     rows = steps(fused)
-    crossed, rewarded = ([row for row in rows if (row["stage"] == "self-critical") == is_last] for is_last in (False, True))
+    crossed, rewarded = (
+        [row for row in rows if (row["stage"] == "self-critical") == is_last] for is_last in (False, True)
+    )
     assert all(1 <= row["concepts_in_use"] <= 26 for row in crossed)
     assert all(0 <= row["concept_entropy"] <= np.log(row["concepts_in_use"]) + 1e-6 for row in crossed)
     joint = [row for row in crossed if row["stage"] == "joint"]
@@ -179,10 +251,18 @@ def test_what_the_parts_do_is_logged_and_drawn(fused):
     assert [row["prototypes_live_1"] for row in joint[5:9]] == [0, 0, 8, 8]
     masses = [row["memory_attention_0"] for row in joint[5:10]]
     assert masses[:3] == [0, 0, 0] and 0 < masses[3] < masses[4]
-    assert all(0 < row["reward_share"] < 1 and not any(key.startswith(("bank", "concept")) for key in row) for row in rewarded)
+    assert all(
+        0 < row["reward_share"] < 1 and not any(key.startswith(("bank", "concept")) for key in row)
+        for row in rewarded
+    )
     assert all(row["captions_per_second"] > 0 for row in every(fused) if row["event"] == "validation")
     page = (fused / "report.html").read_text()
-    for title in ("Attention on prototypes", "Live prototypes", "Concepts in use", "Share of a self-critical step spent on rewards"):
+    for title in (
+        "Attention on prototypes",
+        "Live prototypes",
+        "Concepts in use",
+        "Share of a self-critical step spent on rewards",
+    ):
         assert f"<figcaption>{title}" in page
 
 
@@ -192,7 +272,10 @@ def test_masks_of_people_label_the_contrast(workshop, call, write_panoptic, tmp_
     from patchword.errors import ConfigError
     from patchword.train.loop import Shares
 
-    numbers = {one["filename"]: one["imgid"] for one in json.loads((workshop[0] / "scenes/dataset.json").read_text())["images"]}
+    numbers = {
+        one["filename"]: one["imgid"]
+        for one in json.loads((workshop[0] / "scenes/dataset.json").read_text())["images"]
+    }
     scenes = make_scenes(40, 1, "train")
     path = write_panoptic(tmp_path, scenes, [numbers[f"{scene.name}.png"] for scene in scenes], 32)
     segmented = (f"data.panoptic={path}", f"data.panoptic_masks={tmp_path / 'panoptic'}")
@@ -209,11 +292,25 @@ def test_masks_of_people_label_the_contrast(workshop, call, write_panoptic, tmp_
     assert named["patch_contrast"].item() == pytest.approx(expected.item(), abs=1e-6)
     for settings, message in (
         (segmented[:1], "go together: give both or neither"),
-        ((*segmented, "data.augmentation.smallest_area=0.5"), "augmentation shows others: leave one of them out"),
-        ((*segmented, *(f"stage.{n}.objective.patch_contrast=0" for n in (0, 1))), "no stage gives that a weight"),
+        (
+            (*segmented, "data.augmentation.smallest_area=0.5"),
+            "augmentation shows others: leave one of them out",
+        ),
+        (
+            (*segmented, *(f"stage.{n}.objective.patch_contrast=0" for n in (0, 1))),
+            "no stage gives that a weight",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
-            call("train", CONFIGS / "fused-scenes.toml", *workshop[1], *settings, f"out={tmp_path / 'run'}", "--device", "cpu")
+            call(
+                "train",
+                CONFIGS / "fused-scenes.toml",
+                *workshop[1],
+                *settings,
+                f"out={tmp_path / 'run'}",
+                "--device",
+                "cpu",
+            )
 
 
 def test_the_memory_is_frozen_while_self_critical(workshop, fused, tmp_path):
@@ -223,8 +320,15 @@ def test_the_memory_is_frozen_while_self_critical(workshop, fused, tmp_path):
 
     recipe = recipe_of(tmp_path, *workshop[1], f"captioner_from={fused / 'best'}")
     memory, stage = recipe.model.captioner.memory, 2
-    freeze(recipe.model, {name: True for name, _ in recipe.model.named_parameters()}, recipe.stages[stage].learning_rates)
-    objective, optimiser = recipe.objective(stage).train(), build_optimiser(recipe.model, recipe.stages[stage])
+    freeze(
+        recipe.model,
+        {name: True for name, _ in recipe.model.named_parameters()},
+        recipe.stages[stage].learning_rates,
+    )
+    objective, optimiser = (
+        recipe.objective(stage).train(),
+        build_optimiser(recipe.model, recipe.stages[stage]),
+    )
     recipe.before_step(stage, 0.0)
     before = {name: tensor.clone() for name, tensor in recipe.model.state_dict().items()}
     for step, entries in enumerate(recipe.plan(stage, 0)[:2]):
@@ -233,7 +337,9 @@ def test_the_memory_is_frozen_while_self_critical(workshop, fused, tmp_path):
         optimiser.step()
         assert recipe.after_step(step, objective).keys() == {"reward_share"}
     assert memory.live_LM.all() and not any(name.startswith("bank") for name in recipe.extra_state())
-    moved = {name for name, tensor in recipe.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    moved = {
+        name for name, tensor in recipe.model.state_dict().items() if not torch.equal(tensor, before[name])
+    }
     assert "captioner.memory.segment_memory_LC" in moved and "captioner.output.weight" in moved
     assert not moved & {f"captioner.memory.{name}" for name, _ in memory.named_buffers()}
 
@@ -244,7 +350,9 @@ def test_captions_end_where_sentences_end(fused):
 
     rows = json.loads((fused / "predictions" / "self-critical-004.json").read_text())
     captions = [row["caption"].split() for row in rows]
-    assert len(captions) == 24 and all(len(words) > 1 and words[-1] not in FUNCTION_WORDS for words in captions)
+    assert len(captions) == 24 and all(
+        len(words) > 1 and words[-1] not in FUNCTION_WORDS for words in captions
+    )
 
 
 def test_killed_while_the_memory_fills_and_resumed(workshop, fused, call, run_patchword, tmp_path):
@@ -256,8 +364,18 @@ def test_killed_while_the_memory_fills_and_resumed(workshop, fused, call, run_pa
     from safetensors.numpy import load_file
 
     run, last = tmp_path / "run", tmp_path / "run" / "checkpoints" / "last"
-    arguments = ("train", CONFIGS / "fused-scenes.toml", *workshop[1], f"out={run}", "checkpoint_steps=1", "--device", "cpu")
-    process = run_patchword(*arguments, start_only=True, environment={"OMP_NUM_THREADS": str(torch.get_num_threads())})
+    arguments = (
+        "train",
+        CONFIGS / "fused-scenes.toml",
+        *workshop[1],
+        f"out={run}",
+        "checkpoint_steps=1",
+        "--device",
+        "cpu",
+    )
+    process = run_patchword(
+        *arguments, start_only=True, environment={"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    )
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         try:  # the first stage has 24 steps; a clustering waits for its step
@@ -271,7 +389,10 @@ def test_killed_while_the_memory_fills_and_resumed(workshop, fused, call, run_pa
     stopped = json.loads((last / "training.json").read_text())["position"]
     assert stopped["stage"] == 1 and "extra.bank.keys_LNC" in load_file(last / "training.safetensors")
     call(*arguments, "--resume")
-    kept = [[{key: value for key, value in row.items() if key not in TIMED} for row in every(folder)] for folder in (run, fused)]
+    kept = [
+        [{key: value for key, value in row.items() if key not in TIMED} for row in every(folder)]
+        for folder in (run, fused)
+    ]
     assert kept[0] == kept[1]
     for name in ("model.safetensors", "training.safetensors"):
         ours, theirs = load_file(last / name), load_file(fused / "checkpoints" / "last" / name)
@@ -287,15 +408,26 @@ def test_a_codebook_serves_its_own_tower_alone(workshop, fused, call, tmp_path):
 
     folder, overrides = workshop
     (tmp_path / "words.txt").write_text("red\ngreen\nstar\n")
-    call("codebook", tmp_path / "words.txt", "--tower", folder / "towers" / "best", "--out", tmp_path / "small")
+    call(
+        "codebook", tmp_path / "words.txt", "--tower", folder / "towers" / "best", "--out", tmp_path / "small"
+    )
     call("codebook", tmp_path / "words.txt", "--tower", "two-towers", "--out", tmp_path / "foreign")
     run = ("train", CONFIGS / "fused-scenes.toml", *overrides, f"out={tmp_path / 'run'}", "--device", "cpu")
-    with pytest.raises(ModelError, match="the codebook was made in the text space of .* their cosines mean nothing"):
-        call(*run, f"codebook={tmp_path / 'foreign'}", "captioner.alignment.top_k=1")
+    with pytest.raises(
+        ModelError, match="the codebook was made in the text space of .* their cosines mean nothing"
+    ):
+        call(*run, f"codebook={tmp_path / 'foreign'}", "captioner.region_alignment.top_k=1")
     with pytest.raises(ConfigError, match="top_k = 6 exceeds the codebook's 3 words"):
         call(*run, f"codebook={tmp_path / 'small'}")
-    with pytest.raises(ConfigError, match="was trained with another codebook than .*small: give the one it has"):
-        call(*run, f"codebook={tmp_path / 'small'}", "captioner.alignment.top_k=1", f"captioner_from={fused / 'best'}")
+    with pytest.raises(
+        ConfigError, match="was trained with another codebook than .*small: give the one it has"
+    ):
+        call(
+            *run,
+            f"codebook={tmp_path / 'small'}",
+            "captioner.region_alignment.top_k=1",
+            f"captioner_from={fused / 'best'}",
+        )
     picture = next((folder / "scenes" / "images").iterdir())
     assert call("caption", picture, "--model", fused / "best", "--device", "cpu").split("\t")[1].strip()
     shutil.copytree(fused / "best", tmp_path / "edited")
@@ -314,9 +446,16 @@ def test_prototypes_are_listed_with_their_contexts(workshop, fused, call):
     """What a prototype of language shows are runs of words out of training captions; the shares of the bank add up."""
     layers = json.loads(call("memory", fused / "best", "--json"))["layers"]
     pictures = json.loads((workshop[0] / "scenes" / "dataset.json").read_text())["images"]
-    captions = [f" {' '.join(told['tokens'])} " for one in pictures if one["split"] == "train" for told in one["sentences"]]
+    captions = [
+        f" {' '.join(told['tokens'])} "
+        for one in pictures
+        if one["split"] == "train"
+        for told in one["sentences"]
+    ]
     assert [len(layer) for layer in layers] == [8, 8]
     for layer in layers:
         assert sum(one["bank_share"] for one in layer) == pytest.approx(1)
         contexts = {context for one in layer for context in one["contexts"]} - {"(beginning of a caption)"}
-        assert len(contexts) > 4 and all(any(f" {context} " in caption for caption in captions) for context in contexts)
+        assert len(contexts) > 4 and all(
+            any(f" {context} " in caption for caption in captions) for context in contexts
+        )

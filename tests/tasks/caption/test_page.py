@@ -13,7 +13,13 @@ from patchword.html.pictures import small_jpeg, smoothed
 from patchword.tasks.caption.page import caption_figure, caption_page, caption_strip
 from patchword.tasks.caption.result import Caption
 
-HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a\x00b\udcff", "$\\frac{", "</style><b>")
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "a\x00b\udcff",
+    "$\\frac{",
+    "</style><b>",
+)
 
 
 def decoded(uri):
@@ -42,7 +48,10 @@ CAPTION = Caption(
     concepts=("grass",) * 7 + ("dog",) * 5 + ("sky",) * 3,
     prototypes=(((3, 0.5), (1, 0.2)), ((3, 0.4), (9, 0.0)), ()),
     contexts={3: ("a dog in", "a brown dog")},
-    alternatives=(Caption("a dog", -4.5, ("a", "dog")), Caption("a dog dog dog", -9.0, ("a", "dog"), complete=False)),
+    alternatives=(
+        Caption("a dog", -4.5, ("a", "dog")),
+        Caption("a dog dog dog", -9.0, ("a", "dog"), complete=False),
+    ),
 )
 
 
@@ -61,14 +70,27 @@ def test_maps_land_on_their_cells(picture, parse):
 
 def test_the_page_says_all_that_the_caption_holds(picture, parse):
     text = " ".join(parse(caption_page([("dog.jpg", picture, CAPTION)])).text)
-    for part in ("dog.jpg", "a red dog", "3 words, log-probability -4.500", "10 % seen", "75 % seen", "100 % seen"):
+    for part in (
+        "dog.jpg",
+        "a red dog",
+        "3 words, log-probability -4.500",
+        "10 % seen",
+        "75 % seen",
+        "100 % seen",
+    ):
         assert part in text
     assert "grass, 7 of 15 patches" in text
     words = text.split("memory prototypes")
     assert "no. 3 50 % near a dog in , a brown dog no. 1 20 %" in " ".join(words[1].split())
-    assert "grass 100 %" in " ".join(words[0].split()) and "sky 100 %" in " ".join(words[1].split()), "the concept of the cell it looked at"
-    assert len(words) == 3 and "no. 9" not in text, "a word without memory has no list, a prototype without a part is not named"
-    assert re.search(r"a dog dog dog\s.*no", text, re.S) and text.count("50 %") >= 2, "two equal hypotheses share"
+    assert "grass 100 %" in " ".join(words[0].split()) and "sky 100 %" in " ".join(words[1].split()), (
+        "the concept of the cell it looked at"
+    )
+    assert len(words) == 3 and "no. 9" not in text, (
+        "a word without memory has no list, a prototype without a part is not named"
+    )
+    assert re.search(r"a dog dog dog\s.*no", text, re.S) and text.count("50 %") >= 2, (
+        "two equal hypotheses share"
+    )
     strip = caption_strip(CAPTION)
     assert strip == CAPTION._repr_html_() and len(parse(strip).images) == 3
     assert strip.startswith('<div class="patchword strip"><style>')
@@ -118,7 +140,9 @@ def test_hostile_words_and_names_stay_text(picture, parse):
     assert "default-src 'none'" in html
 
 
-@pytest.mark.parametrize("attention", [None, np.zeros((1, 7, 7), np.float32), np.full((1, 1, 1), np.nan, np.float32)])
+@pytest.mark.parametrize(
+    "attention", [None, np.zeros((1, 7, 7), np.float32), np.full((1, 1, 1), np.nan, np.float32)]
+)
 def test_captions_without_maps_or_with_empty_ones(attention, picture, parse):
     caption = Caption("dog", -1.0, ("dog",), attention_Thw=attention, complete=False)
     assert "cut off at the length limit" in caption_page([("x", picture, caption)])
@@ -159,7 +183,13 @@ def test_sequences_of_another_length_are_refused(change, message, picture, tmp_p
 
 def test_figures_open_and_light_the_right_cell(tmp_path):
     white = Image.new("RGB", (100, 60), "white")
-    caption = Caption("$\\frac{ dog", -1.0, ("$\\frac{", "dog"), attention_Thw=one_hot([(0, 0), (2, 4)], (3, 5)), sentinel=(0.5, 0.2))
+    caption = Caption(
+        "$\\frac{ dog",
+        -1.0,
+        ("$\\frac{", "dog"),
+        attention_Thw=one_hot([(0, 0), (2, 4)], (3, 5)),
+        sentinel=(0.5, 0.2),
+    )
     caption_figure(white, caption, tmp_path / "figure.png", columns=3)
     with Image.open(tmp_path / "figure.png") as opened:
         figure = np.asarray(opened.convert("L"))

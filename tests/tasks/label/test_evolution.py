@@ -4,7 +4,9 @@ from patchword.errors import ConfigError
 from patchword.models.fusion.prompt_search import SearchSpace, genes_of, trained_parameters
 from patchword.tasks.label.evolution import EvolutionConfig, evolve, key_of
 
-SPACE = SearchSpace(fused_layers=(1, 2, 3), query=(0, 2, 4), query_context=(0, 4), fusion_context=(0, 4), map_width=(8, 16))
+SPACE = SearchSpace(
+    fused_layers=(1, 2, 3), query=(0, 2, 4), query_context=(0, 4), fusion_context=(0, 4), map_width=(8, 16)
+)
 SETTINGS = EvolutionConfig(generations=6, population=20, parents=5, mutations=10, crossings=6)
 
 
@@ -14,7 +16,10 @@ def cost(structure):
 
 def score(structure):
     """Known to be best with three layers of 4 query, 0 query-context and 4 fusion-context prompts and narrow maps."""
-    return sum(gene.query + gene.fusion_context - gene.query_context - gene.map_width / 100 for gene in genes_of(structure))
+    return sum(
+        gene.query + gene.fusion_context - gene.query_context - gene.map_width / 100
+        for gene in genes_of(structure)
+    )
 
 
 def run(budget=1e9, seed=0, known=None):
@@ -53,11 +58,18 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been():
 
 
 def test_a_budget_below_everything_is_refused():
-    with pytest.raises(ConfigError, match=r"no structure of the search space costs 10 or less, the cheapest one found costs \d+: raise"):
+    with pytest.raises(
+        ConfigError,
+        match=r"no structure of the search space costs 10 or less, the cheapest one found costs \d+: raise",
+    ):
         run(budget=10)
 
 
 def test_a_space_smaller_than_the_population_ends():
-    tiny = SearchSpace(fused_layers=(1,), query=(2,), query_context=(0,), fusion_context=(0, 1), map_width=(8,))
-    ranked = evolve(tiny, 3, score, cost, 1e9, EvolutionConfig(generations=2), 0, {}, lambda generation, scored: None)
+    tiny = SearchSpace(
+        fused_layers=(1,), query=(2,), query_context=(0,), fusion_context=(0, 1), map_width=(8,)
+    )
+    ranked = evolve(
+        tiny, 3, score, cost, 1e9, EvolutionConfig(generations=2), 0, {}, lambda generation, scored: None
+    )
     assert len(ranked) == 2

@@ -70,7 +70,9 @@ def data(tmp_path_factory):
             shade = tuple(value + generator.randint(-20, 20) for value in COLOURS[shown])
             Image.new("RGB", (12, 12), shade).save(folder / name)
             label = "match" if shown == named else "mismatch"
-            table.writerow([name, f'a "{named}" square,\nas it says', label, "val" if number < 40 else "train"])
+            table.writerow(
+                [name, f'a "{named}" square,\nas it says', label, "val" if number < 40 else "train"]
+            )
     return folder
 
 
@@ -128,10 +130,19 @@ def test_prompts_learn_what_neither_side_knows_alone(trained, config, run_patchw
     assert scores(trained.parent)["accuracy"] >= 0.9
     for inputs in ("image", "text", "both"):
         run = tmp_path / inputs
-        plain = (f'model={{kind="late_concatenation",inputs="{inputs}"}}', "data.cache_tokens=true", f"out={run}", "stage.0.epochs=6")
-        status, _, said = run_patchword("train", config, *plain, "stage.0.validate_every=6", "--device", "cpu")
+        plain = (
+            f'model={{kind="late_concatenation",inputs="{inputs}"}}',
+            "data.cache_tokens=true",
+            f"out={run}",
+            "stage.0.epochs=6",
+        )
+        status, _, said = run_patchword(
+            "train", config, *plain, "stage.0.validate_every=6", "--device", "cpu"
+        )
         assert status == 0, said
-        assert scores(run)["accuracy"] <= 0.75  # linear in each side: a label that is their agreement is out of reach
+        assert (
+            scores(run)["accuracy"] <= 0.75
+        )  # linear in each side: a label that is their agreement is out of reach
 
 
 def test_from_pictures_and_from_stored_tokens(trained, config, run_patchword, tmp_path):
@@ -139,29 +150,59 @@ def test_from_pictures_and_from_stored_tokens(trained, config, run_patchword, tm
     short = ("stage.0.epochs=2", "stage.0.validate_every=1")
     losses = {}
     for name, setting in (("pixels", "data.cache_tokens=false"), ("tokens", "data.cache_tokens=true")):
-        status, _, said = run_patchword("train", config, setting, f"out={tmp_path / name}", "log_steps=1", *short, "--device", "cpu")
+        status, _, said = run_patchword(
+            "train", config, setting, f"out={tmp_path / name}", "log_steps=1", *short, "--device", "cpu"
+        )
         assert status == 0, said
         events = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         losses[name] = [event["loss"] for event in events if event["event"] == "step"]
     assert len(losses["pixels"]) == 6
-    torch.testing.assert_close(torch.tensor(losses["pixels"]), torch.tensor(losses["tokens"]), rtol=5e-3, atol=5e-3)
+    torch.testing.assert_close(
+        torch.tensor(losses["pixels"]), torch.tensor(losses["tokens"]), rtol=5e-3, atol=5e-3
+    )
 
 
-def test_tokens_from_the_command_are_those_that_a_training_caches(trained, config, data, run_patchword, tmp_path):
-    arguments = ("--data", data / "rows.csv", "--images", data, "--tokens", 2, "--out", tmp_path / "store", "--device", "cpu")
+def test_tokens_from_the_command_are_those_that_a_training_caches(
+    trained, config, data, run_patchword, tmp_path
+):
+    arguments = (
+        "--data",
+        data / "rows.csv",
+        "--images",
+        data,
+        "--tokens",
+        2,
+        "--out",
+        tmp_path / "store",
+        "--device",
+        "cpu",
+    )
     status, said, wrong = run_patchword("features", trained, *arguments)
     assert status == 0 and "120 rows; image (120, 5, 24) float16, text (120, 8, 16) float16" in said, wrong
-    settings = (f"out={tmp_path / 'run'}", f"data.features={tmp_path / 'store'}", f"vision_from={trained}", f"text_from={trained}")
+    settings = (
+        f"out={tmp_path / 'run'}",
+        f"data.features={tmp_path / 'store'}",
+        f"vision_from={trained}",
+        f"text_from={trained}",
+    )
     path = tmp_path / "run.toml"
     path.write_text(
-        "".join(part for part in re.split(r"(?=^\[)", config.read_text(), flags=re.M) if not part.startswith(("[vision", "[text")))
+        "".join(
+            part
+            for part in re.split(r"(?=^\[)", config.read_text(), flags=re.M)
+            if not part.startswith(("[vision", "[text"))
+        )
     )
-    status, _, wrong = run_patchword("train", path, *settings, "stage.0.epochs=2", "stage.0.validate_every=2", "--device", "cpu")
+    status, _, wrong = run_patchword(
+        "train", path, *settings, "stage.0.epochs=2", "stage.0.validate_every=2", "--device", "cpu"
+    )
     assert status == 0, wrong
     with open(data / "rows.csv", "a") as file:
         file.write(" ")
     try:
-        status, _, wrong = run_patchword("train", path, *settings, f"out={tmp_path / 'other'}", "--device", "cpu")
+        status, _, wrong = run_patchword(
+            "train", path, *settings, f"out={tmp_path / 'other'}", "--device", "cpu"
+        )
     finally:
         (data / "rows.csv").write_bytes((data / "rows.csv").read_bytes()[:-1])
     assert status == 2 and "stale: its table" in wrong
@@ -174,29 +215,63 @@ def published(tmp_path_factory):
     torch.manual_seed(0)
     sizes = dict(num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
     ViTModel(ViTConfig(hidden_size=16, image_size=12, patch_size=6, **sizes)).save_pretrained(folder / "vit")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "squa", "##re", "says", '"', ","]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "a",
+        "red",
+        "blue",
+        "squa",
+        "##re",
+        "says",
+        '"',
+        ",",
+    ]
     (folder / "vocab.txt").write_text("\n".join(words))
     BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder / "bert")
-    BertModel(BertConfig(hidden_size=12, vocab_size=len(words), max_position_embeddings=20, **sizes)).save_pretrained(folder / "bert")
+    BertModel(
+        BertConfig(hidden_size=12, vocab_size=len(words), max_position_embeddings=20, **sizes)
+    ).save_pretrained(folder / "bert")
     return folder
 
 
 def test_published_towers_with_their_tokenizer(published, config, data, run_patchword, tmp_path):
-    settings = [f'vision={{kind="vit",source="{published / "vit"}"}}', f'text={{kind="bert",source="{published / "bert"}"}}']
-    settings += [f"out={tmp_path / 'run'}", "stage.0.epochs=1", "stage.0.validate_every=1", "model.fused_layers=0", "--device", "cpu"]
+    settings = [
+        f'vision={{kind="vit",source="{published / "vit"}"}}',
+        f'text={{kind="bert",source="{published / "bert"}"}}',
+    ]
+    settings += [
+        f"out={tmp_path / 'run'}",
+        "stage.0.epochs=1",
+        "stage.0.validate_every=1",
+        "model.fused_layers=0",
+        "--device",
+        "cpu",
+    ]
     status, _, wrong = run_patchword("train", config, *settings)
     assert status == 0, wrong
     found = load_labelling_model(tmp_path / "run" / "best", "cpu")
-    tokens = BertTokenizerFast.from_pretrained(published / "bert")("a red square, unheard", return_tensors="pt")
+    tokens = BertTokenizerFast.from_pretrained(published / "bert")(
+        "a red square, unheard", return_tensors="pt"
+    )
     batch = found.batch([data / "0.png"], ["a red square, unheard"])
     assert torch.equal(batch.ids_BL, tokens["input_ids"])
     with torch.no_grad():
-        first_BC = BertModel.from_pretrained(published / "bert", add_pooling_layer=False)(**tokens).last_hidden_state[:, 0]
-        class_BC = ViTModel.from_pretrained(published / "vit", add_pooling_layer=False)(batch.pixels_B3HW).last_hidden_state[:, 0]
+        first_BC = BertModel.from_pretrained(published / "bert", add_pooling_layer=False)(
+            **tokens
+        ).last_hidden_state[:, 0]
+        class_BC = ViTModel.from_pretrained(published / "vit", add_pooling_layer=False)(
+            batch.pixels_B3HW
+        ).last_hidden_state[:, 0]
         expected_BY = (found.model.image_head(class_BC) + found.model.text_head(first_BC)) / 2
         torch.testing.assert_close(found.model(*parts(batch)), expected_BY, rtol=1e-4, atol=1e-5)
     shutil.rmtree(published / "bert")  # the folder of the model is whole: it needs no other
-    assert load_labelling_model(tmp_path / "run" / "best", "cpu").explain(data / "0.png", "a red square").words[2:4] == ("red", "squa")
+    assert load_labelling_model(tmp_path / "run" / "best", "cpu").explain(
+        data / "0.png", "a red square"
+    ).words[2:4] == ("red", "squa")
 
 
 def test_frozen_towers_do_not_move_and_trained_ones_do(trained, config, run_patchword, tmp_path):
@@ -218,15 +293,21 @@ def test_frozen_towers_do_not_move_and_trained_ones_do(trained, config, run_patc
 
 def test_predict_writes_probabilities_and_evaluate_scores_them(trained, data, run_patchword, tmp_path):
     out = tmp_path / "rows.csv"
-    status, said, _ = run_patchword("predict", trained, "--data", data / "rows.csv", "--images", data, "--split", "val", "--out", out)
+    status, said, _ = run_patchword(
+        "predict", trained, "--data", data / "rows.csv", "--images", data, "--split", "val", "--out", out
+    )
     assert status == 0 and "40 rows" in said
     rows = read_csv(out)
     assert len(rows) == 40
     for row in rows:
         shares = {label: float(row[f"p({label})"]) for label in ("match", "mismatch")}
-        assert sum(shares.values()) == pytest.approx(1, abs=1e-4) and row["predicted"] == max(shares, key=shares.get)
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-4) and row["predicted"] == max(
+            shares, key=shares.get
+        )
     folder = tmp_path / "evaluated"
-    status, said, _ = run_patchword("evaluate", trained, "--data", data / "rows.csv", "--images", data, "--out", folder)
+    status, said, _ = run_patchword(
+        "evaluate", trained, "--data", data / "rows.csv", "--images", data, "--out", folder
+    )
     assert status == 0
     accuracy = sum(row["predicted"] == row["label"] for row in rows) / 40
     assert f"accuracy {accuracy:.4f}" in said and "macro_F1" in said and "mismatch" in said
@@ -234,10 +315,18 @@ def test_predict_writes_probabilities_and_evaluate_scores_them(trained, data, ru
     assert found["scores"]["accuracy"] == accuracy == pytest.approx(scores(trained.parent)["accuracy"])
     assert picture_width(folder / "confusion.png") > 100
     (data / "odd.csv").write_text("image,text,label,split\n0.png,red,match,val\n1.png,red,odd,val\n")
-    status, _, wrong = run_patchword("evaluate", trained, "--data", data / "odd.csv", "--images", data, "--out", tmp_path / "none")
-    assert status == 2 and "line 3: the label 'odd' is none of the 2 labels" in wrong and not (tmp_path / "none").exists()
+    status, _, wrong = run_patchword(
+        "evaluate", trained, "--data", data / "odd.csv", "--images", data, "--out", tmp_path / "none"
+    )
+    assert (
+        status == 2
+        and "line 3: the label 'odd' is none of the 2 labels" in wrong
+        and not (tmp_path / "none").exists()
+    )
     lines = tmp_path / "rows.jsonl"
-    run_patchword("predict", trained, "--data", data / "rows.csv", "--images", data, "--split", "all", "--out", lines)
+    run_patchword(
+        "predict", trained, "--data", data / "rows.csv", "--images", data, "--split", "all", "--out", lines
+    )
     assert len(lines.read_text(encoding="utf-8").splitlines()) == 120
 
 
@@ -246,12 +335,16 @@ def test_rows_that_lack_a_side(trained, data, run_patchword, tmp_path):
     path.write_text("image,text,label\n0.png,,match\n1.png,red,match\n")
     arguments = (trained, "--data", path, "--images", data, "--split", "all", "--out", tmp_path / "out.csv")
     status, _, said = run_patchword("predict", *arguments)
-    assert status == 2 and f"{path}, line 2: the text is empty" in said and not (tmp_path / "out.csv").exists()
+    assert (
+        status == 2 and f"{path}, line 2: the text is empty" in said and not (tmp_path / "out.csv").exists()
+    )
     status, _, said = run_patchword("predict", *arguments, "--missing", "image-only")
     assert status == 0, said
     first = read_csv(tmp_path / "out.csv")[0]
     classifier = load_labelling_model(trained, "cpu")
-    image_BY, _ = classifier.model.fuse_heads(classifier.model.lower(*parts(classifier.batch([data / "0.png"], [""]))))
+    image_BY, _ = classifier.model.fuse_heads(
+        classifier.model.lower(*parts(classifier.batch([data / "0.png"], [""])))
+    )
     assert float(first["p(match)"]) == pytest.approx(image_BY.softmax(1)[0, 0].item(), abs=1e-4)
     path.write_text("image,text,label\ngone.png,red,match\n")
     status, _, said = run_patchword("predict", *arguments, "--missing", "image-only")
@@ -268,7 +361,16 @@ def test_a_broken_picture_is_named_and_left_out(trained, data, run_patchword, tm
     (tmp_path / "broken.png").write_bytes(b"no picture")
     Image.fromarray(skimage.data.astronaut()).save(tmp_path / "astronaut.png")
     (tmp_path / "rows.csv").write_text("image,text\nbroken.png,red\nastronaut.png,blue\n")
-    arguments = ("--data", tmp_path / "rows.csv", "--images", tmp_path, "--split", "all", "--out", tmp_path / "out.jsonl")
+    arguments = (
+        "--data",
+        tmp_path / "rows.csv",
+        "--images",
+        tmp_path,
+        "--split",
+        "all",
+        "--out",
+        tmp_path / "out.jsonl",
+    )
     status, said, wrong = run_patchword("predict", trained, *arguments)
     assert status == 1 and "1 rows, 1 pictures could not be read" in said and "broken.png" in wrong
     assert json.loads((tmp_path / "out.jsonl").read_text())["image"] == "astronaut.png"
@@ -276,11 +378,20 @@ def test_a_broken_picture_is_named_and_left_out(trained, data, run_patchword, tm
 
 def test_label_explains(trained, data, run_patchword, tmp_path):
     page, figure = tmp_path / "page.html", tmp_path / "figure.png"
-    status, said, wrong = run_patchword("label", data / "0.png", "--model", trained, "--text", "a red square", "--explain", page)
+    status, said, wrong = run_patchword(
+        "label", data / "0.png", "--model", trained, "--text", "a red square", "--explain", page
+    )
     assert status == 0 and said.startswith(f"{data / '0.png'}\tm"), wrong
     content = page.read_text(encoding="utf-8")
-    assert content.count("data:image/png") == 4 and "Layer 2" in content and "Layer 3" in content and ">square</mark>" in content
-    status, _, wrong = run_patchword("label", data / "0.png", "--model", trained, "--text", "a red square", "--explain", figure)
+    assert (
+        content.count("data:image/png") == 4
+        and "Layer 2" in content
+        and "Layer 3" in content
+        and ">square</mark>" in content
+    )
+    status, _, wrong = run_patchword(
+        "label", data / "0.png", "--model", trained, "--text", "a red square", "--explain", figure
+    )
     assert status == 0 and picture_width(figure) > 100, wrong
     explained = load_labelling_model(trained, "cpu").explain(data / "0.png", "a red square")
     assert explained.words == ("(start)", "a", "red", "square", "(end)")
@@ -298,7 +409,12 @@ def test_several_labels_per_row(config, data, run_patchword, tmp_path):
             named = "red" if "red" in row["text"] else "blue"
             labels = [f"says {named}", row["label"]] if row["label"] == "match" else [f"says {named}"]
             file.write(json.dumps({**row, "label": labels}) + "\n")
-    settings = (f"data.table={tmp_path / 'several.jsonl'}", 'data.columns.separator="|"', f"out={tmp_path / 'run'}", "stage.0.epochs=8")
+    settings = (
+        f"data.table={tmp_path / 'several.jsonl'}",
+        'data.columns.separator="|"',
+        f"out={tmp_path / 'run'}",
+        "stage.0.epochs=8",
+    )
     status, _, said = run_patchword("train", config, *settings, "stage.0.validate_every=8", "--device", "cpu")
     assert status == 0, said
     found = scores(tmp_path / "run")
@@ -306,7 +422,9 @@ def test_several_labels_per_row(config, data, run_patchword, tmp_path):
     arguments = ("--data", tmp_path / "several.jsonl", "--images", data)
     status, said, wrong = run_patchword("evaluate", tmp_path / "run" / "best", *arguments)
     assert status == 0 and f"micro_F1 {found['micro_F1']:.4f}" in said, wrong
-    status, _, wrong = run_patchword("predict", tmp_path / "run" / "best", *arguments, "--split", "val", "--out", tmp_path / "p.csv")
+    status, _, wrong = run_patchword(
+        "predict", tmp_path / "run" / "best", *arguments, "--split", "val", "--out", tmp_path / "p.csv"
+    )
     assert status == 0 and "|" in (tmp_path / "p.csv").read_text(), wrong
 
 
@@ -317,11 +435,17 @@ def test_several_labels_per_row(config, data, run_patchword, tmp_path):
             lambda rows: rows[0].update(label="unheard"),
             "line 2: the label 'unheard' is none of the 2 labels of the training rows (match, mismatch)",
         ),
-        (lambda rows: [row.update(label="match") for row in rows], "has the label 'match': there is nothing to choose from"),
+        (
+            lambda rows: [row.update(label="match") for row in rows],
+            "has the label 'match': there is nothing to choose from",
+        ),
         (lambda rows: rows[-1].update(text=" "), "the text is empty: write one"),
         (lambda rows: rows[-1].update(label=""), "the row has no label"),
         (lambda rows: rows[-1].update(image="gone.png"), "gone.png: give it, remove the row"),
-        (lambda rows: [row.update(split="train") for row in rows], "no rows of split val to select the model on"),
+        (
+            lambda rows: [row.update(split="train") for row in rows],
+            "no rows of split val to select the model on",
+        ),
     ],
     ids=["unknown label", "one class", "empty text", "no label", "no picture", "no val"],
 )
@@ -334,7 +458,14 @@ def test_a_table_that_cannot_be_trained_on(change, says, config, data, run_patch
         table = csv.DictWriter(file, rows[0])
         table.writeheader()
         table.writerows(rows)
-    status, _, said = run_patchword("train", config, f"data.table={tmp_path / 'changed.csv'}", f"out={tmp_path / 'run'}", "--device", "cpu")
+    status, _, said = run_patchword(
+        "train",
+        config,
+        f"data.table={tmp_path / 'changed.csv'}",
+        f"out={tmp_path / 'run'}",
+        "--device",
+        "cpu",
+    )
     assert status == 2 and says in said and len(said.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
@@ -368,8 +499,14 @@ def test_a_search_goes_on_and_its_result_trains(config, run_patchword, tmp_path)
     assert status == 0 and "12 structures" in said, wrong
     run = tmp_path / "run"
     rows = [json.loads(line) for line in (run / "structures.jsonl").read_text().splitlines()]
-    assert len(rows) == 12 and max(row["cost"] for row in rows) <= 3500 and picture_width(run / "search.png") > 100
-    (run / "structures.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:5]) + '{"generation": 1, "sco')
+    assert (
+        len(rows) == 12
+        and max(row["cost"] for row in rows) <= 3500
+        and picture_width(run / "search.png") > 100
+    )
+    (run / "structures.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows[:5]) + '{"generation": 1, "sco'
+    )
     status, _, wrong = run_patchword("structure", path, *settings, "--resume", "--device", "cpu")
     assert status == 0, wrong
     assert [json.loads(line) for line in (run / "structures.jsonl").read_text().splitlines()] == rows

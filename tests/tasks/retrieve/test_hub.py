@@ -24,7 +24,9 @@ def test_vectors_and_labels_equal_transformers(tiny_clip):
     ours = towers.embed_texts(TEXTS)
     np.testing.assert_allclose(ours, out.text_embeds.numpy(), atol=2e-6)
     np.testing.assert_allclose(towers.embed_images([picture]), out.image_embeds.numpy(), atol=2e-6)
-    np.testing.assert_allclose(towers.label([picture], TEXTS, ("{}",)), out.logits_per_image.softmax(1).numpy(), atol=1e-5)
+    np.testing.assert_allclose(
+        towers.label([picture], TEXTS, ("{}",)), out.logits_per_image.softmax(1).numpy(), atol=1e-5
+    )
 
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -50,5 +52,7 @@ def test_what_cannot_be_done_is_said(tiny_clip, tmp_path):
 
 
 def test_pictures_of_any_size_are_taken(tiny_clip):
-    vectors_NE = load_two_towers(f"hub:{tiny_clip}", "cpu").embed_images([Image.new("RGB", (40, 20), "red"), Image.new("L", (9, 30))])
+    vectors_NE = load_two_towers(f"hub:{tiny_clip}", "cpu").embed_images(
+        [Image.new("RGB", (40, 20), "red"), Image.new("L", (9, 30))]
+    )
     np.testing.assert_allclose(np.linalg.norm(vectors_NE, axis=1), 1, atol=1e-5)

@@ -20,7 +20,13 @@ from patchword.towers.settings import BertTowerConfig, ConvolutionalConfig
 from patchword.train.gather import Gather
 from patchword.train.loop import Shares
 
-SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 12}
+SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "vocab_size": 12,
+}
 OBJECTIVES = ("softmax", "sigmoid", "hinge", "infonce")
 
 
@@ -28,13 +34,21 @@ def objective_of(name):
     from patchword.towers.convolutional import ConvolutionalTower
 
     torch.manual_seed(0)
-    vision = ConvolutionalTower(ConvolutionalConfig(stem=4, widths=(8,), blocks=(0,), size=16, shared_width=8))
+    vision = ConvolutionalTower(
+        ConvolutionalConfig(stem=4, widths=(8,), blocks=(0,), size=16, shared_width=8)
+    )
     text = BertTower(BertTowerConfig(architecture={**SIZES, "max_position_embeddings": 8}, trainable_from=0))
-    towers = TwoTowers(TwoTowersConfig(width=8, loss=name if name in OBJECTIVES[:2] else "softmax"), vision, text)
+    towers = TwoTowers(
+        TwoTowersConfig(width=8, loss=name if name in OBJECTIVES[:2] else "softmax"), vision, text
+    )
     if name in OBJECTIVES[:2]:
-        return Contrastive(towers, 0, Gather()).eval()  # batch norm and dropout at rest: they see the pictures of one process only
+        return Contrastive(
+            towers, 0, Gather()
+        ).eval()  # batch norm and dropout at rest: they see the pictures of one process only
     settings = HingeSettings(contrastive_weight=0.5, margin=0.5) if name == "hinge" else InfoNceSettings()
-    return Alignment(AlignedTowers(towers, PatchSlimmingConfig(width=8, aggregated=3)), settings, 10, Gather()).eval()
+    return Alignment(
+        AlignedTowers(towers, PatchSlimmingConfig(width=8, aggregated=3)), settings, 10, Gather()
+    ).eval()
 
 
 def batch_of(pictures):
@@ -52,13 +66,17 @@ def batch_of(pictures):
     lengths = [len(row) for row, _ in rows]
     tokens = torch.tensor([row + [0] * (max(lengths) - len(row)) for row, _ in rows])
     owners = torch.tensor([place for _, place in rows])
-    return CaptionBatch(tuple(pictures), Inputs(pixels_B3HW=pixels[pictures]), tokens, torch.tensor(lengths), owners)
+    return CaptionBatch(
+        tuple(pictures), Inputs(pixels_B3HW=pixels[pictures]), tokens, torch.tensor(lengths), owners
+    )
 
 
 def loss_and_gradient(name, pictures, processes):
     objective = objective_of(name)
     batch = batch_of(pictures)
-    named = objective(batch, Shares(1.0, 5 / processes, 0.15))  # past the warm-up and all negatives of ten epochs
+    named = objective(
+        batch, Shares(1.0, 5 / processes, 0.15)
+    )  # past the warm-up and all negatives of ten epochs
     named["loss"].backward()
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in objective.parameters()]
     return named["loss"].detach(), torch.cat([gradient.flatten() for gradient in gradients])
@@ -79,9 +97,20 @@ def of_one_process(index):
 
 @pytest.fixture(scope="module")
 def of_two():
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617", "WORLD_SIZE": "2"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29617",
+        "WORLD_SIZE": "2",
+    }
     running = [
-        subprocess.Popen([sys.executable, __file__, str(rank)], env={**environment, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank)],
+            env={**environment, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for rank in (0, 1)
     ]
     printed = [process.communicate(timeout=120)[0] for process in running]

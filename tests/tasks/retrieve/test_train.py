@@ -16,18 +16,51 @@ from patchword.train.loop import Run
 def settings(scenes, cache, **changes):
     text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     text |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.0}
-    captioner = {"kind": "caption_transformer", "width": 16, "heads": 2, "hidden": 16, "encoder_layers": 0, "decoder_layers": 1}
+    captioner = {
+        "kind": "caption_transformer",
+        "width": 16,
+        "heads": 2,
+        "hidden": 16,
+        "encoder_layers": 0,
+        "decoder_layers": 1,
+    }
     values = {
         "task": "retrieve",
         "out": "unused",
-        "data": {"annotations": str(scenes / "dataset.json"), "images": str(scenes / "images"), "cache": str(cache), "minimum_count": 1},
-        "vision": {"kind": "convolutional", "stem": 8, "widths": [8, 16], "blocks": [0, 0], "size": 16, "shared_width": 16},
+        "data": {
+            "annotations": str(scenes / "dataset.json"),
+            "images": str(scenes / "images"),
+            "cache": str(cache),
+            "minimum_count": 1,
+        },
+        "vision": {
+            "kind": "convolutional",
+            "stem": 8,
+            "widths": [8, 16],
+            "blocks": [0, 0],
+            "size": 16,
+            "shared_width": 16,
+        },
         "text": {"kind": "bert", "trainable_from": 0, "architecture": text},
         "two_towers": {"width": 16},
         "captioner": captioner,
         "stage": [
-            {"name": "small", "size": 24, "epochs": 1, "batch": 16, "caption_weight": 1.0, "learning_rates": {"": 5e-3}},
-            {"name": "full", "epochs": 1, "batch": 16, "caption_weight": 0.5, "label_smoothing": 0.1, "learning_rates": {"": 5e-3}},
+            {
+                "name": "small",
+                "size": 24,
+                "epochs": 1,
+                "batch": 16,
+                "caption_weight": 1.0,
+                "learning_rates": {"": 5e-3},
+            },
+            {
+                "name": "full",
+                "epochs": 1,
+                "batch": 16,
+                "caption_weight": 0.5,
+                "label_smoothing": 0.1,
+                "learning_rates": {"": 5e-3},
+            },
         ],
     }
     return validate({**values, **changes}, RetrieveRun, "test")

@@ -68,7 +68,9 @@ class Report:
     def to_text(self) -> str:
         """The report as lines, gathered by kind; every finding is listed."""
         splits = ", ".join(f"{name} {count}" for name, count in self.splits.items()) or "none"
-        lines = [f"{self.data}: {self.pictures} pictures with {self.captions} {self.texts}; splits: {splits}; pictures in {self.images}"]
+        lines = [
+            f"{self.data}: {self.pictures} pictures with {self.captions} {self.texts}; splits: {splits}; pictures in {self.images}"
+        ]
         for title, stops in (("Would stop a training:", True), ("Worth knowing:", False)):
             groups: dict[str, list[Finding]] = defaultdict(list)
             for finding in self.findings:
@@ -79,14 +81,20 @@ class Report:
                 lines.append(f"  {kind} ({len(findings)})")
                 lines += [f"    {finding.where}: {finding.message}" for finding in findings]
         stopping = sum(finding.stops for finding in self.findings)
-        lines.append(f"{stopping} findings would stop a training." if stopping else "Nothing found would stop a training.")
+        lines.append(
+            f"{stopping} findings would stop a training."
+            if stopping
+            else "Nothing found would stop a training."
+        )
         return "\n".join(lines)
 
 
 Watch = Callable[[Sequence[CaptionRecord | QuestionRecord]], Iterable[CaptionRecord | QuestionRecord]]
 
 
-def examine(data: Path | str, images: Path | str | None = None, watch: Watch = iter, answers: Path | None = None) -> Report:
+def examine(
+    data: Path | str, images: Path | str | None = None, watch: Watch = iter, answers: Path | None = None
+) -> Report:
     """Look at annotations and pictures; `watch` may wrap the pictures in a progress bar.
 
     Questions are told from captions by what the file holds; `answers` is VQA v2's annotations file where it does not lie beside them.
@@ -108,7 +116,15 @@ def examine(data: Path | str, images: Path | str | None = None, watch: Watch = i
         first = list({record.file: record for record in reversed(asked)}.values())[::-1]
         _look_at_pictures(first, images, watch, complain)
         splits = Counter(record.split or "none" for record in first)
-        return Report(str(data), str(images), len(first), len(asked), dict(sorted(splits.items())), tuple(findings), "questions")
+        return Report(
+            str(data),
+            str(images),
+            len(first),
+            len(asked),
+            dict(sorted(splits.items())),
+            tuple(findings),
+            "questions",
+        )
     records = read_captions(data, complain)
     _look_at_ids(records, data, complain)
     _look_at_captions(records, complain)
@@ -116,7 +132,9 @@ def examine(data: Path | str, images: Path | str | None = None, watch: Watch = i
     _look_at_pictures(records, images, watch, complain)
     splits = Counter(record.split or "none" for record in records)
     captions = sum(len(record.captions) for record in records)
-    return Report(str(data), str(images), len(records), captions, dict(sorted(splits.items())), tuple(findings))
+    return Report(
+        str(data), str(images), len(records), captions, dict(sorted(splits.items())), tuple(findings)
+    )
 
 
 def _images_folder(data: Path) -> Path:
@@ -140,10 +158,23 @@ def _look_at_ids(records: list[CaptionRecord], data: Path, complain) -> None:
     for file, same in by_file.items():
         ids = ", ".join(str(record.image_id) for record in same[:5])
         if len(same) > 1 and all(len(record.captions) == 1 for record in same):
-            complain("annotation-ids", file, f"stands under {len(same)} ids with one caption each ({ids}): these look like annotation ids")
+            complain(
+                "annotation-ids",
+                file,
+                f"stands under {len(same)} ids with one caption each ({ids}): these look like annotation ids",
+            )
         elif len(same) > 1:
-            complain("duplicate-file", file, f"stands under {len(same)} ids ({ids}): give a picture one id", stops=False)
-    numbered = [(record, int(found.group(1))) for record in records if (found := re.search(r"(\d{12})\.\w+$", record.file))]
+            complain(
+                "duplicate-file",
+                file,
+                f"stands under {len(same)} ids ({ids}): give a picture one id",
+                stops=False,
+            )
+    numbered = [
+        (record, int(found.group(1)))
+        for record in records
+        if (found := re.search(r"(\d{12})\.\w+$", record.file))
+    ]
     wrong = [(record, number) for record, number in numbered if record.image_id != number]
     if wrong and len(wrong) >= len(numbered) / 2:
         record, number = wrong[0]
@@ -158,26 +189,56 @@ def _look_at_captions(records: list[CaptionRecord], complain) -> None:
         for caption in record.captions:
             words = len(caption.split())
             if words > MOST_WORDS:
-                complain("long-caption", record.file, f"a caption has {words} words, over {MOST_WORDS}: {caption[:60]!r} ...", stops=False)
+                complain(
+                    "long-caption",
+                    record.file,
+                    f"a caption has {words} words, over {MOST_WORDS}: {caption[:60]!r} ...",
+                    stops=False,
+                )
             if not split_characters(caption):
-                complain("no-words", record.file, f"a caption holds neither letters nor digits: {caption[:60]!r}", stops=False)
+                complain(
+                    "no-words",
+                    record.file,
+                    f"a caption holds neither letters nor digits: {caption[:60]!r}",
+                    stops=False,
+                )
             if "\ufffd" in caption:
-                complain("lost-letters", record.file, f"a letter was lost in an earlier conversion: {caption[:60]!r}", stops=False)
+                complain(
+                    "lost-letters",
+                    record.file,
+                    f"a letter was lost in an earlier conversion: {caption[:60]!r}",
+                    stops=False,
+                )
         repeated = [caption for caption, count in Counter(record.captions).items() if count > 1]
         if repeated:
-            complain("repeated-caption", record.file, f"the same caption stands there more than once: {repeated[0][:60]!r}", stops=False)
+            complain(
+                "repeated-caption",
+                record.file,
+                f"the same caption stands there more than once: {repeated[0][:60]!r}",
+                stops=False,
+            )
 
 
 def _look_at_questions(records: list[QuestionRecord], data: Path, complain) -> None:
     """Questions without a word, answers that cannot be chosen between, and val answers that no training shows."""
     for record in records:
         if not split_characters(record.question):
-            complain("no-words", f"question {record.question_id!r}", f"holds neither letters nor digits: {record.question[:60]!r}")
+            complain(
+                "no-words",
+                f"question {record.question_id!r}",
+                f"holds neither letters nor digits: {record.question[:60]!r}",
+            )
     answers = {answer for record in records for answer in record.answers}
     if len(answers) == 1:
-        complain("one-answer", str(data), f"every question has the answer {answers.pop()!r}: there is nothing to learn")
+        complain(
+            "one-answer",
+            str(data),
+            f"every question has the answer {answers.pop()!r}: there is nothing to learn",
+        )
     taught = {answer for record in records if record.split == "train" for answer in record.answers}
-    beyond = [record for record in records if record.split == "val" and not taught.intersection(record.answers)]
+    beyond = [
+        record for record in records if record.split == "val" and not taught.intersection(record.answers)
+    ]
     if taught and beyond:
         some = ", ".join(sorted({record.answer for record in beyond})[:5])
         message = f"{len(beyond)} questions of val have only answers that no training question has ({some}): they count as wrong"
@@ -187,14 +248,21 @@ def _look_at_questions(records: list[QuestionRecord], data: Path, complain) -> N
 def _look_at_splits(records: list[CaptionRecord] | list[QuestionRecord], data: Path, complain) -> None:
     splits = {record.split for record in records}
     if splits == {None}:
-        complain("no-split", str(data), "no record says its split: one picture in ten will be val, the others train", stops=False)
+        complain(
+            "no-split",
+            str(data),
+            "no record says its split: one picture in ten will be val, the others train",
+            stops=False,
+        )
     elif records:
         for split in ("train", "val"):
             if split not in splits:
                 complain("no-split", str(data), f"no record is in {split}", stops=False)
 
 
-def _look_at_pictures(records: list[CaptionRecord] | list[QuestionRecord], images: Path, watch: Watch, complain) -> None:
+def _look_at_pictures(
+    records: list[CaptionRecord] | list[QuestionRecord], images: Path, watch: Watch, complain
+) -> None:
     if not images.is_dir():
         complain("missing", str(images), "the folder of the pictures does not exist: give it with --images")
         return
@@ -219,7 +287,9 @@ def _look_at_pictures(records: list[CaptionRecord] | list[QuestionRecord], image
         twin = seen.setdefault(hashlib.blake2b(content, digest_size=16).digest(), record)
         if twin is not record and content:
             across = twin.split != record.split and None not in (twin.split, record.split)
-            message = f"the same picture as {twin.file}" + (f", which is in {twin.split}; this one is in {record.split}" if across else "")
+            message = f"the same picture as {twin.file}" + (
+                f", which is in {twin.split}; this one is in {record.split}" if across else ""
+            )
             complain("split-overlap" if across else "duplicate-picture", str(path), message, stops=False)
 
 
@@ -258,7 +328,13 @@ def _kind_of(reason: PictureError, content: bytes) -> str:
         return "empty-file"
     if "more than the limit" in str(reason):
         return "too-large"
-    return "truncated" if "truncated" in str(reason).lower() else "not-a-picture" if "not a picture" in str(reason) else "damaged"
+    return (
+        "truncated"
+        if "truncated" in str(reason).lower()
+        else "not-a-picture"
+        if "not a picture" in str(reason)
+        else "damaged"
+    )
 
 
 def _oddities(image: Image.Image) -> Iterable[tuple[str, str]]:
@@ -272,7 +348,10 @@ def _oddities(image: Image.Image) -> Iterable[tuple[str, str]]:
     try:
         frames = getattr(image, "n_frames", 1)
     except Exception as reason:  # counting walks through all frames, and later ones may be broken in any way
-        yield "animated", f"has frames that cannot be counted ({type(reason).__name__}: {reason}): only the first is used"
+        yield (
+            "animated",
+            f"has frames that cannot be counted ({type(reason).__name__}: {reason}): only the first is used",
+        )
     else:
         if frames > 1:
             yield "animated", f"has {frames} frames: only the first is used"
@@ -283,4 +362,7 @@ def _oddities(image: Image.Image) -> Iterable[tuple[str, str]]:
     if min(width, height) < SMALL_EDGE:
         yield "small", f"{width}x{height} pixels: there is hardly anything to see"
     if max(width, height) > STRETCHED * min(width, height):
-        yield "stretched", f"{width}x{height} pixels: little of it is left after cutting, or it is squashed beyond recognition"
+        yield (
+            "stretched",
+            f"{width}x{height} pixels: little of it is left after cutting, or it is squashed beyond recognition",
+        )

@@ -17,7 +17,11 @@ from patchword.data.records import CaptionRecord
 def is_karpathy(content: object) -> bool:
     """True for an object with pictures that carry their own sentences."""
     images = content.get("images") if isinstance(content, dict) else None
-    return isinstance(images, list) and "annotations" not in content and any(isinstance(one, dict) and "sentences" in one for one in images)
+    return (
+        isinstance(images, list)
+        and "annotations" not in content
+        and any(isinstance(one, dict) and "sentences" in one for one in images)
+    )
 
 
 def is_coco(content: object) -> bool:
@@ -40,24 +44,38 @@ def read_karpathy(content: dict, path: Path, complain: Complain) -> list[Caption
         if not captions and split != "test":
             complain("no-caption", where, "the picture has no usable caption: add one or remove the entry")
         elif name is not None and image_id is not None:
-            records.append(CaptionRecord(image_id, str(PurePosixPath(folder) / name), captions, split, tokens))
+            records.append(
+                CaptionRecord(image_id, str(PurePosixPath(folder) / name), captions, split, tokens)
+            )
     if _are_sentence_ids(content["images"]):
-        complain("annotation-ids", str(path), "every cocoid is the sentid of an own sentence: write the picture's id there")
+        complain(
+            "annotation-ids",
+            str(path),
+            "every cocoid is the sentid of an own sentence: write the picture's id there",
+        )
     return records
 
 
 def _are_sentence_ids(images: list) -> bool:
     """Do all cocoids (two at least) come from their own sentences, with no file name that bears them out?"""
-    entries = [one for one in images if isinstance(one, dict) and "cocoid" in one and isinstance(one.get("sentences"), list)]
+    entries = [
+        one
+        for one in images
+        if isinstance(one, dict) and "cocoid" in one and isinstance(one.get("sentences"), list)
+    ]
 
     def is_own(entry: dict) -> bool:
         own = [sentence.get("sentid") for sentence in entry["sentences"] if isinstance(sentence, dict)]
-        return entry["cocoid"] in own and not re.search(rf"(?<!\d)0*{re.escape(str(entry['cocoid']))}\.\w+$", str(entry.get("filename")))
+        return entry["cocoid"] in own and not re.search(
+            rf"(?<!\d)0*{re.escape(str(entry['cocoid']))}\.\w+$", str(entry.get("filename"))
+        )
 
     return len(entries) > 1 and all(map(is_own, entries))
 
 
-def _sentences(value: object, where: str, complain: Complain) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...] | None]:
+def _sentences(
+    value: object, where: str, complain: Complain
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...] | None]:
     """Captions of one picture and, where every one has them, the words that came with them."""
     captions, tokens = [], []
     for place, sentence in objects_of(value, f"{where}, sentences", complain):
@@ -79,7 +97,11 @@ def read_coco(content: dict, path: Path, complain: Complain) -> list[CaptionReco
         image_id = clean_id(entry.get("id"), where, complain)
         name = clean_file(entry.get("file_name"), where, complain)
         if image_id in files:
-            complain("duplicate-id", where, f"the image id {image_id!r} stands twice (also for {files[image_id]}): ids must be unique")
+            complain(
+                "duplicate-id",
+                where,
+                f"the image id {image_id!r} stands twice (also for {files[image_id]}): ids must be unique",
+            )
         elif image_id is not None and name is not None:
             files[image_id] = name
 
@@ -97,7 +119,11 @@ def read_coco(content: dict, path: Path, complain: Complain) -> list[CaptionReco
     split = split_in_name(path)
     for image_id, found in captions.items():
         if not found and split != "test":
-            complain("no-caption", f"{path}, image {image_id!r}", f"no annotation gives a caption for {files[image_id]}")
+            complain(
+                "no-caption",
+                f"{path}, image {image_id!r}",
+                f"no annotation gives a caption for {files[image_id]}",
+            )
     usable = [image_id for image_id, found in captions.items() if found or split == "test"]
     return [CaptionRecord(image_id, files[image_id], tuple(captions[image_id]), split) for image_id in usable]
 
@@ -105,7 +131,11 @@ def read_coco(content: dict, path: Path, complain: Complain) -> list[CaptionReco
 def _unknown_image(image_id: int | str, entry: dict, annotation_ids: set, where: str) -> tuple[str, str, str]:
     message = f"image_id {image_id!r} is the id of no picture in this file"
     if image_id == entry.get("id") or image_id in annotation_ids:
-        return "annotation-ids", where, f"{message}, but it is the id of an annotation: write the picture's id into image_id"
+        return (
+            "annotation-ids",
+            where,
+            f"{message}, but it is the id of an annotation: write the picture's id into image_id",
+        )
     return "unknown-image", where, f"{message}: add the picture to images or remove the annotation"
 
 

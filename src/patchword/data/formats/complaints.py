@@ -43,9 +43,15 @@ def read_text(path: Path, complain: Complain) -> str:
     try:
         raw = path.read_bytes()
     except OSError as reason:
-        raise DataError(f"{path}: cannot be read: {reason.strerror or reason}. Give the path of an annotation file.") from reason
+        raise DataError(
+            f"{path}: cannot be read: {reason.strerror or reason}. Give the path of an annotation file."
+        ) from reason
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        complain("encoding", str(path), "the file is UTF-16 (often 'Unicode text' of a spreadsheet), expected UTF-8: save it as UTF-8")
+        complain(
+            "encoding",
+            str(path),
+            "the file is UTF-16 (often 'Unicode text' of a spreadsheet), expected UTF-8: save it as UTF-8",
+        )
         return raw.decode("utf-16", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
     try:
         text = raw.decode("utf-8-sig")
@@ -55,7 +61,9 @@ def read_text(path: Path, complain: Complain) -> str:
                 line.decode("utf-8-sig")
             except UnicodeDecodeError as reason:
                 found = f"byte 0x{line[reason.start]:02x} at column {reason.start + 1}"
-                complain("encoding", f"{path}, line {number}", f"{found} is not UTF-8: save the file as UTF-8")
+                complain(
+                    "encoding", f"{path}, line {number}", f"{found} is not UTF-8: save the file as UTF-8"
+                )
         text = raw.decode("utf-8-sig", errors="replace")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -65,8 +73,15 @@ def parse_json(text: str, where: str, complain: Complain) -> object | None:
     try:
         return json.loads(text)
     except json.JSONDecodeError as reason:
-        complain("syntax", f"{where}, line {reason.lineno}, column {reason.colno}", f"this is not JSON: {reason.msg}")
-    except (ValueError, RecursionError) as reason:  # numbers of thousands of digits, brackets nested without end
+        complain(
+            "syntax",
+            f"{where}, line {reason.lineno}, column {reason.colno}",
+            f"this is not JSON: {reason.msg}",
+        )
+    except (
+        ValueError,
+        RecursionError,
+    ) as reason:  # numbers of thousands of digits, brackets nested without end
         complain("syntax", where, f"this JSON cannot be read: {reason}")
     return None
 
@@ -82,7 +97,9 @@ def clean_text(value: object, what: str, where: str, complain: Complain) -> str 
     `what` it is (caption, question, answer) names the complaints.
     """
     if not isinstance(value, str):
-        complain(what, where, f"{'an' if what[0] in 'aeiou' else 'a'} {what} must be a text, found {_shown(value)}")
+        complain(
+            what, where, f"{'an' if what[0] in 'aeiou' else 'a'} {what} must be a text, found {_shown(value)}"
+        )
         return None
     text = " ".join(value.split())
     if not text or all(unicodedata.category(letter) in ("Cc", "Cf") for letter in text):
@@ -100,7 +117,11 @@ def clean_file(value: object, where: str, complain: Complain) -> str | None:
         complain("file", where, f"the name of the picture must be a text, found {_shown(value)}")
         return None
     if any(letter < " " or "\ud800" <= letter <= "\udfff" for letter in value):
-        complain("file", where, f"the name of the picture holds characters that no file name can hold: {value[:60]!a}")
+        complain(
+            "file",
+            where,
+            f"the name of the picture holds characters that no file name can hold: {value[:60]!a}",
+        )
         return None
     return value.strip()
 
@@ -111,14 +132,20 @@ def clean_split(value: object, where: str, complain: Complain) -> str | None:
         return None
     split = SPLITS.get(value.strip().lower()) if isinstance(value, str) else None
     if split is None:
-        complain("split", where, f"the split is {_shown(value)}, expected train (or restval), val (or dev, valid, validation) or test")
+        complain(
+            "split",
+            where,
+            f"the split is {_shown(value)}, expected train (or restval), val (or dev, valid, validation) or test",
+        )
     return split
 
 
 def clean_id(value: object, where: str, complain: Complain, what: str = "image") -> int | str | None:
     """The id of an image or a question, which is a whole number or a text, or None after a complaint."""
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-        complain(f"{what}-id", where, f"the {what} id must be a whole number or a text, found {_shown(value)}")
+        complain(
+            f"{what}-id", where, f"the {what} id must be a whole number or a text, found {_shown(value)}"
+        )
         return None
     return value
 

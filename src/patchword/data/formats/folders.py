@@ -9,7 +9,9 @@ from patchword.data.formats.complaints import SPLITS, Complain, clean_caption, c
 from patchword.data.records import CaptionRecord
 from patchword.errors import DataError
 
-PICTURE_SUFFIXES = frozenset(".jpg .jpeg .jpe .png .gif .bmp .webp .tif .tiff .ppm .pgm .pbm .tga .jp2 .avif .ico .mpo .jfif .qoi".split())
+PICTURE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .png .gif .bmp .webp .tif .tiff .ppm .pgm .pbm .tga .jp2 .avif .ico .mpo .jfif .qoi".split()
+)
 _TOKEN_LINE = re.compile(r"(?P<file>[^\t]+?)#(?P<number>\d+)\t(?P<caption>.*)")
 _SPLIT_LIST = re.compile(r"(?:.*[._-])?(train|dev|val|test)(?:images)?\.txt", re.IGNORECASE)
 
@@ -54,17 +56,31 @@ def _split_lists(path: Path, known: dict, complain: Complain) -> dict[str, str]:
             if name not in known and f"{name}.jpg" in known:
                 name = f"{name}.jpg"  # the lists of Flickr30k leave the suffix out
             if name not in known:
-                complain("unknown-image", where, f"{name!r} is in the {split} list but has no caption in {path.name}")
+                complain(
+                    "unknown-image",
+                    where,
+                    f"{name!r} is in the {split} list but has no caption in {path.name}",
+                )
             elif splits.setdefault(name, split) != split:
-                complain("overlap", where, f"{name} is in {split} here and in {splits[name]} in another list: it belongs to one split")
+                complain(
+                    "overlap",
+                    where,
+                    f"{name} is in {split} here and in {splits[name]} in another list: it belongs to one split",
+                )
     return splits
 
 
 def token_file_in(folder: Path) -> Path | None:
     """The Flickr token file of a folder, if there is exactly one."""
-    found = [file for file in sorted(folder.iterdir()) if file.is_file() and re.search(r"\.token(\.txt)?$", file.name)]
+    found = [
+        file
+        for file in sorted(folder.iterdir())
+        if file.is_file() and re.search(r"\.token(\.txt)?$", file.name)
+    ]
     if len(found) > 1:
-        raise DataError(f"{folder}: holds several token files ({', '.join(file.name for file in found)}). Name the one to read.")
+        raise DataError(
+            f"{folder}: holds several token files ({', '.join(file.name for file in found)}). Name the one to read."
+        )
     return found[0] if found else None
 
 
@@ -77,9 +93,17 @@ def read_folder(folder: Path, complain: Complain) -> list[CaptionRecord]:
         name = file.relative_to(folder)
         beside = file.with_suffix(".txt")
         if not beside.is_file():
-            complain("no-caption", str(file), f"{beside.name} does not lie beside it: write a caption there, or take the picture away")
+            complain(
+                "no-caption",
+                str(file),
+                f"{beside.name} does not lie beside it: write a caption there, or take the picture away",
+            )
             continue
-        lines = [(number, line) for number, line in enumerate(read_text(beside, complain).split("\n"), start=1) if line.strip()]
+        lines = [
+            (number, line)
+            for number, line in enumerate(read_text(beside, complain).split("\n"), start=1)
+            if line.strip()
+        ]
         if not lines:
             complain("empty-caption", str(beside), "the file is empty: write a caption into it, one per line")
         found = [clean_caption(line, f"{beside}, line {number}", complain) for number, line in lines]

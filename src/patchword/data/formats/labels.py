@@ -30,8 +30,14 @@ class TableColumns(BaseModel, extra="forbid", frozen=True):
     image: str = Field("image", description="column of the pictures' file names")
     text: str = Field("text", description="column of the texts")
     label: str = Field("label", description="column of the labels")
-    split: str = Field("split", description="column of train, val or test; a table without it is split by file name, one row in ten val")
-    separator: str | None = Field(None, description='what stands between several labels of a row, such as "|"; absent: one label per row')
+    split: str = Field(
+        "split",
+        description="column of train, val or test; a table without it is split by file name, one row in ten val",
+    )
+    separator: str | None = Field(
+        None,
+        description='what stands between several labels of a row, such as "|"; absent: one label per row',
+    )
 
 
 class LabelTable:
@@ -48,8 +54,12 @@ class LabelTable:
                 f"{self.path}: cannot be read: {reason.strerror or reason}. Give the path of a CSV or JSON lines file."
             ) from reason
         if first[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise DataError(f"{self.path}: the file is UTF-16 (often 'Unicode text' of a spreadsheet), expected UTF-8: save it as UTF-8")
-        self._is_json = _decoded(first, f"{self.path}, line 1").removeprefix("\ufeff").lstrip().startswith("{")
+            raise DataError(
+                f"{self.path}: the file is UTF-16 (often 'Unicode text' of a spreadsheet), expected UTF-8: save it as UTF-8"
+            )
+        self._is_json = (
+            _decoded(first, f"{self.path}, line 1").removeprefix("\ufeff").lstrip().startswith("{")
+        )
         self._delimiter, self._names, self._start = ",", (), 0
         if not self._is_json:
             self._read_header()
@@ -65,7 +75,9 @@ class LabelTable:
                     self._delimiter, self._names, self._start = delimiter, tuple(found), lines.place
                     return
         wanted = f"{self.columns.image}, {self.columns.text} and {self.columns.label}"
-        raise DataError(f"{self.path}, line 1: expected a header with the columns {wanted}, found {header.strip()[:80]!r}")
+        raise DataError(
+            f"{self.path}, line 1: expected a header with the columns {wanted}, found {header.strip()[:80]!r}"
+        )
 
     def rows(self) -> Iterator[LabelRecord]:
         """All rows in order. Raises DataError naming the line of a row that cannot be read."""
@@ -93,7 +105,9 @@ class LabelTable:
                 raise DataError(f"{where}: this row cannot be read ({reason}): {advice}") from reason
             if not any(cell.strip() for cell in ([row] if self._is_json else row)):
                 continue
-            yield self._record(self._object(row, where) if self._is_json else self._by_name(row, where), place, where)
+            yield self._record(
+                self._object(row, where) if self._is_json else self._by_name(row, where), place, where
+            )
 
     def _object(self, line: str, where: str) -> dict[str, object]:
         try:
@@ -107,7 +121,9 @@ class LabelTable:
     def _by_name(self, row: list[str], where: str) -> dict[str, object]:
         if len(row) != len(self._names):
             advice = "put cells that hold the delimiter between double quotes"
-            raise DataError(f"{where}: the row has {len(row)} cells where the header has {len(self._names)}: {advice}")
+            raise DataError(
+                f"{where}: the row has {len(row)} cells where the header has {len(self._names)}: {advice}"
+            )
         return dict(zip(self._names, row, strict=True))
 
     def _record(self, row: dict[str, object], place: int, where: str) -> LabelRecord:
@@ -122,7 +138,13 @@ class LabelTable:
         if isinstance(value, list) and separator is not None:
             parts = [str(part) for part in value]
         elif value is None or isinstance(value, str | int) and not isinstance(value, bool):
-            parts = [] if value is None else str(value).split(separator) if separator is not None else [str(value)]
+            parts = (
+                []
+                if value is None
+                else str(value).split(separator)
+                if separator is not None
+                else [str(value)]
+            )
         else:
             advice = "give a text, or set data.columns.separator where a row has several labels"
             raise DataError(f"{where}: the label is {json.dumps(value)[:60]}: {advice}")
@@ -168,7 +190,9 @@ def _text(value: object, where: str) -> str:
     return " ".join(value.split())
 
 
-def absent(record: LabelRecord, images: Path | None, reads: tuple[bool, bool], missing: Missing) -> tuple[bool, bool]:
+def absent(
+    record: LabelRecord, images: Path | None, reads: tuple[bool, bool], missing: Missing
+) -> tuple[bool, bool]:
     """Whether a row lacks its picture, and whether it lacks its text, of those that a model reads (`reads`: picture, text).
 
     A picture is missing when its cell is empty or no file of that name lies under `images`; a text when it is blank.
@@ -183,8 +207,14 @@ def absent(record: LabelRecord, images: Path | None, reads: tuple[bool, bool], m
             f"{record.where}: the row has nothing that the model reads: remove it, or give its {'picture' if no_image else 'text'}"
         )
     if no_image and missing != "text-only":
-        found = f"no picture {images / record.file}" if record.file and images is not None else "the row has no picture"
-        raise DataError(f"{record.where}: {found}: give it, remove the row, or label such rows by their text alone (missing: text-only)")
+        found = (
+            f"no picture {images / record.file}"
+            if record.file and images is not None
+            else "the row has no picture"
+        )
+        raise DataError(
+            f"{record.where}: {found}: give it, remove the row, or label such rows by their text alone (missing: text-only)"
+        )
     if no_text and missing != "image-only":
         raise DataError(
             f"{record.where}: the text is empty: write one, remove the row, or label such rows by their picture alone (missing: image-only)"

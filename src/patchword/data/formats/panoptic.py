@@ -37,14 +37,20 @@ def read_panoptic(path: Path) -> dict[int | str, Segments]:
     try:
         listed = json.loads(Path(path).read_text(encoding="utf-8"))["annotations"]
         return {
-            one["image_id"]: Segments(one["file_name"], {part["id"]: part["category_id"] for part in one["segments_info"]})
+            one["image_id"]: Segments(
+                one["file_name"], {part["id"]: part["category_id"] for part in one["segments_info"]}
+            )
             for one in listed
         }
     except FileNotFoundError:
-        raise DataError(f"no panoptic annotations at {path}: give COCO's panoptic_train2017.json, or a file of its form") from None
+        raise DataError(
+            f"no panoptic annotations at {path}: give COCO's panoptic_train2017.json, or a file of its form"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         expected = 'expected "annotations" with image_id, file_name and segments_info (id, category_id)'
-        raise DataError(f"{path} is no panoptic JSON ({type(error).__name__}: {error}); {expected}") from error
+        raise DataError(
+            f"{path} is no panoptic JSON ({type(error).__name__}: {error}); {expected}"
+        ) from error
 
 
 def segment_ids(colours_HW3: np.ndarray) -> np.ndarray:
@@ -52,7 +58,9 @@ def segment_ids(colours_HW3: np.ndarray) -> np.ndarray:
     return colours_HW3.astype(np.int32) @ np.array([1, 256, 65536], dtype=np.int32)
 
 
-def cell_classes(ids_HW: np.ndarray, classes: dict[int, int], seen: tuple[float, float, float, float], hw: tuple[int, int]) -> np.ndarray:
+def cell_classes(
+    ids_HW: np.ndarray, classes: dict[int, int], seen: tuple[float, float, float, float], hw: tuple[int, int]
+) -> np.ndarray:
     """Class of each cell (N), int32: that of most of its pixels; -1 where most are unlabelled.
 
     Args:
@@ -101,8 +109,16 @@ def panoptic_store(
         raise DataError(
             f"{annotations} has segments of {len(segments)} pictures, and none of them is among the training pictures: ids differ"
         )
-    content = {"masks": picture_files(masks, listed), "file": picture_files(annotations.parent, [annotations.name]), "hw": list(hw)}
-    content |= {"preprocessing": preprocessing.model_dump(mode="json"), "files": [record.file for record in records], "format": FORMAT}
+    content = {
+        "masks": picture_files(masks, listed),
+        "file": picture_files(annotations.parent, [annotations.name]),
+        "hw": list(hw),
+    }
+    content |= {
+        "preprocessing": preprocessing.model_dump(mode="json"),
+        "files": [record.file for record in records],
+        "format": FORMAT,
+    }
     key = fingerprint(content)
     folder = cache / "panoptic" / key[:20]
     if (folder / "manifest.json").exists():
@@ -110,16 +126,24 @@ def panoptic_store(
 
     def chunks() -> Iterator[dict[str, np.ndarray]]:
         for first in range(0, len(ours), 64):
-            yield {"classes": np.stack([_classes(one, masks, preprocessing, hw) for one in ours[first : first + 64]])}
+            yield {
+                "classes": np.stack(
+                    [_classes(one, masks, preprocessing, hw) for one in ours[first : first + 64]]
+                )
+            }
 
     return write_store(folder, [record.file for record in records], {"fingerprint": key}, chunks(), advance)
 
 
-def _classes(segments: Segments | None, masks: Path, preprocessing: Preprocessing, hw: tuple[int, int]) -> np.ndarray:
+def _classes(
+    segments: Segments | None, masks: Path, preprocessing: Preprocessing, hw: tuple[int, int]
+) -> np.ndarray:
     if segments is None:
         return np.full(hw[0] * hw[1], UNLABELLED, dtype=np.int32)
     ids_HW = segment_ids(np.asarray(open_picture(masks / segments.file)))
     if segments.classes and not np.isin(list(segments.classes), ids_HW).any():
-        raise DataError(f"{masks / segments.file}: no pixel belongs to a segment that the annotations list; the folder is of other masks")
+        raise DataError(
+            f"{masks / segments.file}: no pixel belongs to a segment that the annotations list; the folder is of other masks"
+        )
     height, width = ids_HW.shape
     return cell_classes(ids_HW, segments.classes, preprocessing.seen(width, height), hw)

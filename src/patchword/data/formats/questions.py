@@ -15,7 +15,16 @@ from pathlib import Path
 
 from patchword.data.formats import tables as table_formats
 from patchword.data.formats.coco import objects_of, split_in_name
-from patchword.data.formats.complaints import Complain, clean_file, clean_id, clean_split, clean_text, parse_json, raise_at_once, read_text
+from patchword.data.formats.complaints import (
+    Complain,
+    clean_file,
+    clean_id,
+    clean_split,
+    clean_text,
+    parse_json,
+    raise_at_once,
+    read_text,
+)
 from patchword.data.records import QuestionRecord
 from patchword.errors import DataError
 
@@ -31,7 +40,9 @@ _NUMBER_OF = {"none": "0", **{word: str(number) for number, word in enumerate(_N
 _ARTICLES = ("a", "an", "the")
 
 
-def read_questions(path: Path | str, answers: Path | str | None = None, complain: Complain = raise_at_once) -> list[QuestionRecord]:
+def read_questions(
+    path: Path | str, answers: Path | str | None = None, complain: Complain = raise_at_once
+) -> list[QuestionRecord]:
     """Read questions about pictures; the format is recognised by what the file holds.
 
     `answers` is the annotations file of a VQA v2 questions file, where it does not lie beside it under its own name. Question ids come
@@ -51,7 +62,9 @@ def read_questions(path: Path | str, answers: Path | str | None = None, complain
 def holds_questions(path: Path) -> bool:
     """Does a file or folder look like questions, and not like captions? Nothing is complained about here."""
     if path.is_dir():
-        return any(any(path.glob(pattern)) for pattern in ("questions.json", "*/questions.json", "*_questions.json"))
+        return any(
+            any(path.glob(pattern)) for pattern in ("questions.json", "*/questions.json", "*_questions.json")
+        )
     if not path.is_file():
         return False
     quiet: Complain = lambda kind, where, message: None  # noqa: E731 - the reader that follows says what is wrong
@@ -62,17 +75,27 @@ def holds_questions(path: Path) -> bool:
         return table_formats.delimiter_of(text, QUESTION) is not None
     content = parse_json(text, str(path), quiet)
     first = content[0] if isinstance(content, list) and content else content
-    return (isinstance(first, list) and len(first) == 3) or (isinstance(first, dict) and bool({"question", "questions"} & first.keys()))
+    return (isinstance(first, list) and len(first) == 3) or (
+        isinstance(first, dict) and bool({"question", "questions"} & first.keys())
+    )
 
 
 def _folder(path: Path, complain: Complain) -> list[QuestionRecord]:
     """easy-VQA, whole or in folders per split, or the files of VQA v2."""
     if (path / "questions.json").is_file():
         return _file(path / "questions.json", None, complain)
-    parts = [(name, path / name / "questions.json") for name in ("train", "val", "test") if (path / name / "questions.json").is_file()]
+    parts = [
+        (name, path / name / "questions.json")
+        for name in ("train", "val", "test")
+        if (path / name / "questions.json").is_file()
+    ]
     if parts:
-        return [record for split, file in parts for record in _easy(_json(file, complain), file, complain, split)]
-    return [record for file in sorted(path.glob("*_questions.json")) for record in _file(file, None, complain)]
+        return [
+            record for split, file in parts for record in _easy(_json(file, complain), file, complain, split)
+        ]
+    return [
+        record for file in sorted(path.glob("*_questions.json")) for record in _file(file, None, complain)
+    ]
 
 
 def _file(path: Path, answers: Path | None, complain: Complain) -> list[QuestionRecord]:
@@ -88,7 +111,11 @@ def _file(path: Path, answers: Path | None, complain: Complain) -> list[Question
     if isinstance(content, dict) and isinstance(content.get("questions"), list):
         return _vqa(content, path, answers, complain)
     if content is not None:
-        found = f"an object with {', '.join(map(str, list(content)[:6])) or 'nothing'}" if isinstance(content, dict) else repr(content)[:40]
+        found = (
+            f"an object with {', '.join(map(str, list(content)[:6])) or 'nothing'}"
+            if isinstance(content, dict)
+            else repr(content)[:40]
+        )
         complain("layout", str(path), f"found {found}. Expected {FORMATS}.")
     return []
 
@@ -99,24 +126,44 @@ def _json(path: Path, complain: Complain) -> object | None:
 
 def _easy(content: object, path: Path, complain: Complain, split: str | None) -> list[QuestionRecord]:
     if not isinstance(content, list):
-        complain("layout", str(path), f"expected a list of [question, answer, image number], found {type(content).__name__}")
+        complain(
+            "layout",
+            str(path),
+            f"expected a list of [question, answer, image number], found {type(content).__name__}",
+        )
         return []
     listed = path.with_name("answers.txt")
-    allowed = {line.strip() for line in read_text(listed, complain).splitlines()} if listed.is_file() else None
+    allowed = (
+        {line.strip() for line in read_text(listed, complain).splitlines()} if listed.is_file() else None
+    )
     records = []
     for index, entry in enumerate(content):
         where = f"{path}, entry {index}"
-        if not isinstance(entry, list) or len(entry) != 3 or isinstance(entry[2], bool) or not isinstance(entry[2], int):
+        if (
+            not isinstance(entry, list)
+            or len(entry) != 3
+            or isinstance(entry[2], bool)
+            or not isinstance(entry[2], int)
+        ):
             complain("layout", where, f"expected [question, answer, image number], found {str(entry)[:80]}")
             continue
-        question, answer = clean_text(entry[0], "question", where, complain), clean_text(entry[1], "answer", where, complain)
+        question, answer = (
+            clean_text(entry[0], "question", where, complain),
+            clean_text(entry[1], "answer", where, complain),
+        )
         if answer is not None and allowed is not None and answer not in allowed:
-            complain("answer", where, f"the answer {answer!r} is not one of the {len(allowed)} in {listed.name}")
+            complain(
+                "answer", where, f"the answer {answer!r} is not one of the {len(allowed)} in {listed.name}"
+            )
         elif question is not None and answer is not None:
             file = f"{entry[2]}.png" if split is None else f"{split}/images/{entry[2]}.png"
             number = index if split is None else f"{split}/{index}"
             image = entry[2] if split is None else f"{split}/{entry[2]}"
-            records.append(QuestionRecord(number, image, file, question, (answer,), _kind(None, question, (answer,)), split))
+            records.append(
+                QuestionRecord(
+                    number, image, file, question, (answer,), _kind(None, question, (answer,)), split
+                )
+            )
     return records
 
 
@@ -124,27 +171,48 @@ def _vqa(content: dict, path: Path, answers: Path | None, complain: Complain) ->
     """Pictures are named as COCO names them: train2014/COCO_train2014_000000000009.jpg, below the folder of the pictures."""
     subtype = content.get("data_subtype")
     if not isinstance(subtype, str) or not re.fullmatch(r"[\w-]+", subtype):
-        complain("layout", str(path), f"data_subtype must say which pictures are meant (train2014, for instance), found {subtype!r}")
+        complain(
+            "layout",
+            str(path),
+            f"data_subtype must say which pictures are meant (train2014, for instance), found {subtype!r}",
+        )
         return []
     split, pictures = split_in_name(Path(subtype)), subtype.replace("test-dev", "test")
     given = _annotations(path, answers, split, complain)
     records, asked = [], set()
     for where, entry in objects_of(content["questions"], f"{path}, questions", complain):
-        number, image = clean_id(entry.get("question_id"), where, complain, "question"), clean_id(entry.get("image_id"), where, complain)
+        number, image = (
+            clean_id(entry.get("question_id"), where, complain, "question"),
+            clean_id(entry.get("image_id"), where, complain),
+        )
         question = clean_text(entry.get("question"), "question", where, complain)
         asked.add(number)
         if number is None or image is None or question is None:
             continue
         texts, kind = given.get(number, ((), None))
         if not texts and split != "test":
-            complain("no-answer", where, f"no annotation answers question {number!r}: give its annotations file, or leave it out")
+            complain(
+                "no-answer",
+                where,
+                f"no annotation answers question {number!r}: give its annotations file, or leave it out",
+            )
             continue
-        file = f"{pictures}/COCO_{pictures}_{image:012d}.jpg" if isinstance(image, int) else f"{pictures}/{image}"
-        records.append(QuestionRecord(number, image, file, question, texts, _kind(kind, question, texts), split))
+        file = (
+            f"{pictures}/COCO_{pictures}_{image:012d}.jpg"
+            if isinstance(image, int)
+            else f"{pictures}/{image}"
+        )
+        records.append(
+            QuestionRecord(number, image, file, question, texts, _kind(kind, question, texts), split)
+        )
     unknown = given.keys() - asked
     if unknown:
         some = ", ".join(map(str, sorted(unknown, key=str)[:3]))
-        complain("unknown-question", str(path), f"{len(unknown)} annotations answer questions that are not in this file ({some})")
+        complain(
+            "unknown-question",
+            str(path),
+            f"{len(unknown)} annotations answer questions that are not in this file ({some})",
+        )
     return records
 
 
@@ -161,7 +229,11 @@ def _annotations(path: Path, answers: Path | None, split: str | None, complain: 
     source = answers or named
     content = _json(source, complain)
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
-        complain("layout", str(source), f"expected an object with a list of annotations, found {type(content).__name__}")
+        complain(
+            "layout",
+            str(source),
+            f"expected an object with a list of annotations, found {type(content).__name__}",
+        )
         return {}
     found: _Given = {}
     for where, entry in objects_of(content["annotations"], f"{source}, annotations", complain):
@@ -190,7 +262,11 @@ def _csv(text: str, path: Path, complain: Complain) -> list[QuestionRecord]:
     delimiter = table_formats.delimiter_of(text, QUESTION)
     if delimiter is None:
         header = text.lstrip("\n").split("\n", 1)[0][:80]
-        complain("layout", f"{path}, line 1", f"expected a header with the columns image, question and answer, found {header!r}")
+        complain(
+            "layout",
+            f"{path}, line 1",
+            f"expected a header with the columns image, question and answer, found {header!r}",
+        )
         return []
     return _rows(table_formats.csv_rows(text, delimiter, path, complain), complain)
 
@@ -199,14 +275,30 @@ def _rows(rows: Iterable[tuple[str, dict]], complain: Complain) -> list[Question
     """One record per row, its number the row's own; a split that is test may leave the answer out."""
     records = []
     for index, (where, row) in enumerate(rows):
-        names = [table_formats.column(row, wanted) for wanted in (table_formats.IMAGE, QUESTION, ANSWER, table_formats.SPLIT, KIND)]
+        names = [
+            table_formats.column(row, wanted)
+            for wanted in (table_formats.IMAGE, QUESTION, ANSWER, table_formats.SPLIT, KIND)
+        ]
         image, asked, answered, parted, kinded = names
         if image is None or asked is None:
-            complain("layout", where, f"expected image, question and answer, found the fields {', '.join(row) or 'nothing'}")
+            complain(
+                "layout",
+                where,
+                f"expected image, question and answer, found the fields {', '.join(row) or 'nothing'}",
+            )
             continue
         split = clean_split(row[parted], where, complain) if parted else None
-        name, question = clean_file(row[image], where, complain), clean_text(row[asked], "question", where, complain)
-        values = row[answered] if answered and isinstance(row[answered], list) else [row[answered]] if answered else []
+        name, question = (
+            clean_file(row[image], where, complain),
+            clean_text(row[asked], "question", where, complain),
+        )
+        values = (
+            row[answered]
+            if answered and isinstance(row[answered], list)
+            else [row[answered]]
+            if answered
+            else []
+        )
         if split == "test":
             values = [value for value in values if value not in (None, "")]
         texts = [clean_text(value, "answer", where, complain) for value in values]
@@ -237,9 +329,17 @@ def _unique(records: list[QuestionRecord], path: Path, complain: Complain) -> li
     for record in records:
         where = f"{path}, question {record.question_id!r}"
         if record.question_id in by_id:
-            complain("duplicate-id", where, f"the id is also that of {by_id[record.question_id].question!r}: ids must be unique")
+            complain(
+                "duplicate-id",
+                where,
+                f"the id is also that of {by_id[record.question_id].question!r}: ids must be unique",
+            )
         elif split_of.setdefault(record.file, record.split) != record.split:
-            complain("overlap", where, f"{record.file} is in {record.split} and in {split_of[record.file]}: a picture belongs to one split")
+            complain(
+                "overlap",
+                where,
+                f"{record.file} is in {record.split} and in {split_of[record.file]}: a picture belongs to one split",
+            )
         else:
             by_id[record.question_id] = record
     return list(by_id.values())

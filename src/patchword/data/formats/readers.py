@@ -64,7 +64,11 @@ def _read_json(text: str, path: Path, complain: Complain) -> list[CaptionRecord]
     if isinstance(content, list):
         return table_formats.read_json_list(content, path, complain)
     if content is not None:
-        found = f"an object with {', '.join(map(str, list(content)[:6])) or 'nothing'}" if isinstance(content, dict) else repr(content)[:40]
+        found = (
+            f"an object with {', '.join(map(str, list(content)[:6])) or 'nothing'}"
+            if isinstance(content, dict)
+            else repr(content)[:40]
+        )
         complain("layout", str(path), f"found {found}. Expected {FORMATS}.")
     return []
 
@@ -77,9 +81,17 @@ def _unique(records: list[CaptionRecord], path: Path, complain: Complain) -> lis
         where = f"{path}, {record.file}"
         if record.image_id in by_id:
             other = by_id[record.image_id].file
-            complain("duplicate-id", where, f"the image id {record.image_id!r} is also that of {other}: ids must be unique")
+            complain(
+                "duplicate-id",
+                where,
+                f"the image id {record.image_id!r} is also that of {other}: ids must be unique",
+            )
         elif split_of.setdefault(record.file, record.split) != record.split:
-            complain("overlap", where, f"the picture is in {record.split} and in {split_of[record.file]}: it belongs to one split")
+            complain(
+                "overlap",
+                where,
+                f"the picture is in {record.split} and in {split_of[record.file]}: it belongs to one split",
+            )
         else:
             by_id[record.image_id] = record
     return list(by_id.values())
@@ -92,12 +104,16 @@ def split_records(records: Sequence[Record], split: str) -> list[Record]:
     ones each time, whatever else is added. Raises `DataError` when the split holds nothing.
     """
     if records and all(record.split is None for record in records):
-        records = [replace(record, split="val" if held_out_by_name(record.file) else "train") for record in records]
+        records = [
+            replace(record, split="val" if held_out_by_name(record.file) else "train") for record in records
+        ]
     found = [record for record in records if record.split == split]
     if not found:
         counts = Counter(record.split or "none" for record in records)
         there = ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "nothing"
-        raise DataError(f"no record belongs to the split {split!r}; there is: {there}. Choose one of these, or assign it.")
+        raise DataError(
+            f"no record belongs to the split {split!r}; there is: {there}. Choose one of these, or assign it."
+        )
     return found
 
 

@@ -35,7 +35,11 @@ def read_csv(text: str, path: Path, complain: Complain) -> list[CaptionRecord]:
     delimiter = delimiter_of(text)
     if delimiter is None:
         header = text.lstrip("\n").split("\n", 1)[0][:80]
-        complain("layout", f"{path}, line 1", f"expected a header with the columns image and caption (and split), found {header!r}")
+        complain(
+            "layout",
+            f"{path}, line 1",
+            f"expected a header with the columns image and caption (and split), found {header!r}",
+        )
         return []
     return _records(csv_rows(text, delimiter, path, complain), complain)
 
@@ -51,7 +55,11 @@ def csv_rows(text: str, delimiter: str, path: Path, complain: Complain) -> Itera
             return
         except csv.Error as reason:
             # Where a quote is wrong the borders of all later rows are guesses: reading on would only invent faults.
-            complain("syntax", f"{path}, line {reader.line_num}", f"this row cannot be read ({reason}); later rows were not looked at")
+            complain(
+                "syntax",
+                f"{path}, line {reader.line_num}",
+                f"this row cannot be read ({reason}); later rows were not looked at",
+            )
             return
         where = f"{path}, line {reader.line_num}"
         if not any(cell.strip() for cell in cells):
@@ -60,7 +68,9 @@ def csv_rows(text: str, delimiter: str, path: Path, complain: Complain) -> Itera
             names = [name.strip().lower() for name in cells]
         elif len(cells) != len(names):
             advice = "put captions that hold the delimiter between double quotes"
-            complain("layout", where, f"the row has {len(cells)} cells where the header has {len(names)}: {advice}")
+            complain(
+                "layout", where, f"the row has {len(cells)} cells where the header has {len(names)}: {advice}"
+            )
         else:
             yield where, dict(zip(names, cells, strict=True))
 
@@ -93,7 +103,11 @@ def json_list_rows(content: list, second: str, path: Path, complain: Complain) -
         if isinstance(value, dict):
             yield f"{path}, entry {index}", _lowered(value)
         else:
-            complain("layout", f"{path}, entry {index}", f"expected an object with image and {second}, found {type(value).__name__}")
+            complain(
+                "layout",
+                f"{path}, entry {index}",
+                f"expected an object with image and {second}, found {type(value).__name__}",
+            )
 
 
 def _lowered(row: dict) -> dict:
@@ -112,11 +126,15 @@ def _records(rows: Iterable[tuple[str, dict]], complain: Complain) -> list[Capti
     for where, row in rows:
         image, caption, split = (column(row, wanted) for wanted in (IMAGE, CAPTION, SPLIT))
         if image is None or caption is None:
-            complain("layout", where, f"expected image and caption, found the fields {', '.join(row) or 'nothing'}")
+            complain(
+                "layout", where, f"expected image and caption, found the fields {', '.join(row) or 'nothing'}"
+            )
             continue
         name = clean_file(row[image], where, complain)
         values = row[caption] if isinstance(row[caption], list) else [row[caption]]
-        texts = [text for text in (clean_caption(value, where, complain) for value in values) if text is not None]
+        texts = [
+            text for text in (clean_caption(value, where, complain) for value in values) if text is not None
+        ]
         part = clean_split(row[split], where, complain) if split else None
         if not values:
             complain("no-caption", where, "the list of captions is empty: add one or remove the row")
@@ -124,7 +142,11 @@ def _records(rows: Iterable[tuple[str, dict]], complain: Complain) -> list[Capti
             continue
         before = splits.get(name)
         if part and before and part != before:
-            complain("overlap", where, f"{name} is in {part} here and in {before} further up: a picture belongs to one split")
+            complain(
+                "overlap",
+                where,
+                f"{name} is in {part} here and in {before} further up: a picture belongs to one split",
+            )
             continue
         captions.setdefault(name, []).extend(texts)
         splits[name] = before or part

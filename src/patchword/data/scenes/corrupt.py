@@ -20,7 +20,10 @@ def corrupt(pixels_BSSC: np.ndarray, scenes: Sequence[Scene], kind: Corruption, 
         raise DataError(f"severity {severity} of {kind!r}: expected a whole number from 1 to 5")
     strength = severity / 5
     if kind == "noise":
-        noise = [s.generator(PURPOSES["corruption"]).standard_normal(pixels_BSSC.shape[1:], np.float32) for s in scenes]
+        noise = [
+            s.generator(PURPOSES["corruption"]).standard_normal(pixels_BSSC.shape[1:], np.float32)
+            for s in scenes
+        ]
         values = pixels_BSSC + 64 * strength * np.stack(noise)
     elif kind == "contrast":
         mean_B111 = pixels_BSSC.mean(axis=(1, 2, 3), keepdims=True)
@@ -30,7 +33,9 @@ def corrupt(pixels_BSSC: np.ndarray, scenes: Sequence[Scene], kind: Corruption, 
     elif kind in ("blur", "pixelate"):
         values = np.stack([_smeared(pixels_SSC, kind, strength) for pixels_SSC in pixels_BSSC])
     else:
-        raise DataError(f"corruption {kind!r} is not known: expected noise, blur, contrast, brightness or pixelate")
+        raise DataError(
+            f"corruption {kind!r} is not known: expected noise, blur, contrast, brightness or pixelate"
+        )
     return np.rint(values).clip(0, 255).astype(np.uint8)
 
 
@@ -39,4 +44,6 @@ def _smeared(pixels_SSC: np.ndarray, kind: str, strength: float) -> np.ndarray:
     if kind == "blur":
         return np.asarray(image.filter(ImageFilter.GaussianBlur(strength * size / 16)))
     coarse = max(4, round(size * (1 - 0.75 * strength)))
-    return np.asarray(image.resize((coarse, coarse), Image.Resampling.BOX).resize((size, size), Image.Resampling.NEAREST))
+    return np.asarray(
+        image.resize((coarse, coarse), Image.Resampling.BOX).resize((size, size), Image.Resampling.NEAREST)
+    )

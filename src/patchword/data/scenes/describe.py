@@ -9,7 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from patchword.data.scenes import sayings
-from patchword.data.scenes.sayings import Exists, Fact, Ground, Phrase, Related
+from patchword.data.scenes.sayings import (
+    BackgroundStatement,
+    ExistenceStatement,
+    Fact,
+    Phrase,
+    RelationStatement,
+)
 from patchword.data.scenes.world import PURPOSES, SHAPES, Scene, related, relations
 
 
@@ -69,12 +75,12 @@ def _caption(scene: Scene, style_number: int, rng: np.random.Generator) -> Capti
             links.append(tuple(things))
 
     if style.opener:
-        counted = isinstance(facts[0], Exists) and (facts[0].phrase.number or 0) > 1
+        counted = isinstance(facts[0], ExistenceStatement) and (facts[0].phrase.number or 0) > 1
         add("there are" if style.opener == "there is" and counted else style.opener)
     for number, fact in enumerate(facts):
         if number:
             add("and")
-        if isinstance(fact, Related):
+        if isinstance(fact, RelationStatement):
             pairs = _pairs(scene, fact)
             subjects, others = sorted({i for i, _ in pairs}), sorted({j for _, j in pairs})
             add(_phrase_words(fact.subject, style, rng), subjects)
@@ -84,36 +90,49 @@ def _caption(scene: Scene, style_number: int, rng: np.random.Generator) -> Capti
             add(_phrase_words(fact.phrase, style, rng), sayings.matching(scene, fact.phrase))
     if style.ground:
         add(f"on a {scene.background} background")
-        facts = (*facts, Ground(scene.background))
+        facts = (*facts, BackgroundStatement(scene.background))
     return Caption(tuple(words), tuple(links), facts, style_number)
 
 
-def _pairs(scene: Scene, fact: Related) -> list[tuple[int, int]]:
+def _pairs(scene: Scene, fact: RelationStatement) -> list[tuple[int, int]]:
     subjects, others = sayings.matching(scene, fact.subject), sayings.matching(scene, fact.other)
-    return [(i, j) for i in subjects for j in others if i != j and related(fact.relation, scene.things[i], scene.things[j])]
+    return [
+        (i, j)
+        for i in subjects
+        for j in others
+        if i != j and related(fact.relation, scene.things[i], scene.things[j])
+    ]
 
 
 def _main_facts(scene: Scene, style: Style, rng: np.random.Generator) -> tuple[Fact, ...]:
     """What is said: the thing (level 1), a relation or both things (level 2), counts and a relation (level 3)."""
     if style.negation and rng.random() < 0.7:
         absent = [shape for shape in SHAPES if all(thing.shape != shape for thing in scene.things)]
-        denied = Exists(Phrase(number=0, shape=absent[rng.integers(len(absent))]))
+        denied = ExistenceStatement(Phrase(number=0, shape=absent[rng.integers(len(absent))]))
         return (_count_fact(scene, int(rng.integers(len(scene.things))), style, rng), denied)
     graph = relations(scene)
     if graph and rng.random() < 0.75:
         i, name, j = graph[rng.integers(len(graph))]
         # "the red ring is the same colour as the red star" would give the answer away
         blind = name == "the same colour as"
-        return (Related(_phrase(scene, i, style, rng, blind), name, _phrase(scene, j, style, rng, blind)),)
+        return (
+            RelationStatement(
+                _phrase(scene, i, style, rng, blind), name, _phrase(scene, j, style, rng, blind)
+            ),
+        )
     first = int(rng.integers(len(scene.things)))
     facts = [_count_fact(scene, first, style, rng)]
-    others = [place for place in range(len(scene.things)) if not sayings.fits(scene.things[place], facts[0].phrase)]
+    others = [
+        place for place in range(len(scene.things)) if not sayings.fits(scene.things[place], facts[0].phrase)
+    ]
     if others:
         facts.append(_count_fact(scene, others[rng.integers(len(others))], style, rng))
     return tuple(facts)
 
 
-def _phrase(scene: Scene, place: int, style: Style, rng: np.random.Generator, no_colour: bool = False) -> Phrase:
+def _phrase(
+    scene: Scene, place: int, style: Style, rng: np.random.Generator, no_colour: bool = False
+) -> Phrase:
     thing = scene.things[place]
     keep = 0.5 if style.drop_adjectives else 0.9
     size = thing.size if rng.random() < keep * 0.5 else None
@@ -122,10 +141,10 @@ def _phrase(scene: Scene, place: int, style: Style, rng: np.random.Generator, no
     return Phrase(None, size, colour, shape)
 
 
-def _count_fact(scene: Scene, place: int, style: Style, rng: np.random.Generator) -> Exists:
+def _count_fact(scene: Scene, place: int, style: Style, rng: np.random.Generator) -> ExistenceStatement:
     phrase = _phrase(scene, place, style, rng)
     found = len(sayings.matching(scene, phrase))
-    return Exists(phrase._replace(number=found) if found > 1 or rng.random() < 0.1 else phrase)
+    return ExistenceStatement(phrase._replace(number=found) if found > 1 or rng.random() < 0.1 else phrase)
 
 
 def _phrase_words(phrase: Phrase, style: Style, rng: np.random.Generator) -> str:
@@ -153,7 +172,9 @@ def distinct(scenes: Sequence[Scene], captions: Sequence[str]) -> list[int]:
     facts = [sayings.parse(caption) for caption in captions]
 
     def tells(caption: int, scene: int) -> bool:
-        return facts[caption] is not None and all(sayings.is_true(scenes[scene], fact) for fact in facts[caption])
+        return facts[caption] is not None and all(
+            sayings.is_true(scenes[scene], fact) for fact in facts[caption]
+        )
 
     for place in range(len(scenes)):
         if not any(tells(place, other) or tells(other, place) for other in kept):

@@ -23,10 +23,14 @@ def draw(scenes: Sequence[Scene], size: int) -> np.ndarray:
     for first in range(0, len(scenes), _CHUNK):
         part = scenes[first : first + _CHUNK]
         canvas_BSSC = np.empty((len(part), size, size, 3), np.float32)
-        canvas_BSSC[:] = np.array([BACKGROUNDS[scene.background] for scene in part], np.float32)[:, None, None, :]
+        canvas_BSSC[:] = np.array([BACKGROUNDS[scene.background] for scene in part], np.float32)[
+            :, None, None, :
+        ]
         cover_BKSS = cover(part, size)
         for k in range(cover_BKSS.shape[1]):
-            colour_BC = np.array([COLOURS[s.things[k].colour] if k < len(s.things) else (0, 0, 0) for s in part], np.float32)
+            colour_BC = np.array(
+                [COLOURS[s.things[k].colour] if k < len(s.things) else (0, 0, 0) for s in part], np.float32
+            )
             canvas_BSSC += cover_BKSS[:, k, :, :, None] * (colour_BC[:, None, None, :] - canvas_BSSC)
         for canvas_SSC, scene in zip(canvas_BSSC, part, strict=True):
             noise = scene.generator(PURPOSES["noise"]).standard_normal(canvas_SSC.shape, np.float32)
@@ -52,7 +56,12 @@ def boxes(masks_BKSS: np.ndarray) -> np.ndarray:
     """Smallest boxes around the visible pixels, int (B, K, 4): left, top, right, bottom, the last two exclusive; zeros where none."""
     size = masks_BKSS.shape[-1]
     columns_BKS, rows_BKS = masks_BKSS.any(axis=2), masks_BKSS.any(axis=3)
-    edges = [columns_BKS.argmax(2), rows_BKS.argmax(2), size - columns_BKS[..., ::-1].argmax(2), size - rows_BKS[..., ::-1].argmax(2)]
+    edges = [
+        columns_BKS.argmax(2),
+        rows_BKS.argmax(2),
+        size - columns_BKS[..., ::-1].argmax(2),
+        size - rows_BKS[..., ::-1].argmax(2),
+    ]
     return np.stack(edges, axis=2) * columns_BKS.any(axis=2)[:, :, None]
 
 
@@ -65,7 +74,9 @@ def visible_share(scenes: Sequence[Scene], size: int) -> np.ndarray:
 def cover(scenes: Sequence[Scene], size: int) -> np.ndarray:
     """How much of each pixel each thing covers, hidden parts included: float32 (B, K, S, S), 0 to 1."""
     if size < SMALLEST:
-        raise DataError(f"a scene cannot be drawn at {size} pixels: shapes are told apart from {SMALLEST} pixels on")
+        raise DataError(
+            f"a scene cannot be drawn at {size} pixels: shapes are told apart from {SMALLEST} pixels on"
+        )
     most = max((len(scene.things) for scene in scenes), default=0)
     cover_BKSS = np.zeros((len(scenes), most, size, size), np.float32)
     places = [(b, k, thing) for b, scene in enumerate(scenes) for k, thing in enumerate(scene.things)]
@@ -74,7 +85,9 @@ def cover(scenes: Sequence[Scene], size: int) -> np.ndarray:
         chosen = [place for place in places if place[2].shape == shape]
         if not chosen:
             continue
-        values = np.array([(t.x, t.y, t.radius, np.cos(t.angle), np.sin(t.angle)) for _, _, t in chosen], np.float32)
+        values = np.array(
+            [(t.x, t.y, t.radius, np.cos(t.angle), np.sin(t.angle)) for _, _, t in chosen], np.float32
+        )
         x, y, radius, cosine, sine = (column[:, None, None] for column in values.T)
         right, down = (centres_S[None, None, :] - x) / radius, (centres_S[None, :, None] - y) / radius
         distance = _DISTANCES[shape](right * cosine + down * sine, down * cosine - right * sine)
@@ -118,7 +131,9 @@ def _star(x, y):
     distance = np.hypot(x, y)
     valley_x, valley_y = 0.42 * np.cos(fifth / 2), 0.42 * np.sin(fifth / 2)
     edge_x, edge_y = valley_x - 1, valley_y
-    return ((distance * np.cos(angle) - 1) * edge_y - distance * np.sin(angle) * edge_x) / np.hypot(edge_x, edge_y)
+    return ((distance * np.cos(angle) - 1) * edge_y - distance * np.sin(angle) * edge_x) / np.hypot(
+        edge_x, edge_y
+    )
 
 
 def _half(x, y):

@@ -30,7 +30,13 @@ def write_questions(
     kept = [line for line in lines if json.loads(line)["split"] != split]
     for scene in make_scenes(n, level, split, held_out, seed):
         for asked in ask(scene, questions):
-            row = {"image": f"{scene.name}.png", "question": asked.text, "answer": asked.answer, "type": asked.kind, "split": split}
+            row = {
+                "image": f"{scene.name}.png",
+                "question": asked.text,
+                "answer": asked.answer,
+                "type": asked.kind,
+                "split": split,
+            }
             kept.append(json.dumps(row))
     partial = file.with_name(f"{file.name}.partial")
     partial.write_text("\n".join(kept) + "\n", encoding="utf-8")
@@ -55,14 +61,20 @@ def write_scenes(
     folder = Path(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     file = folder / "dataset.json"
-    entries = [one for one in json.loads(file.read_text(encoding="utf-8"))["images"] if one["split"] != split] if file.exists() else []
+    entries = (
+        [one for one in json.loads(file.read_text(encoding="utf-8"))["images"] if one["split"] != split]
+        if file.exists()
+        else []
+    )
     scenes = make_scenes(n, level, split, held_out, seed)
     taken = {one["imgid"] for one in entries}
     free = (number for number in range(len(taken) + n) if number not in taken)
     for scene, pixels_SSC, image_id in zip(scenes, draw(scenes, size), free, strict=False):
         Image.fromarray(pixels_SSC).save(folder / "images" / f"{scene.name}.png")
         told = [{"raw": caption.text, "tokens": list(caption.words)} for caption in describe(scene, captions)]
-        entries.append({"imgid": image_id, "filename": f"{scene.name}.png", "split": split, "sentences": told})
+        entries.append(
+            {"imgid": image_id, "filename": f"{scene.name}.png", "split": split, "sentences": told}
+        )
     partial = file.with_name(f"{file.name}.partial")
     partial.write_text(json.dumps({"dataset": "scenes", "images": entries}), encoding="utf-8")
     os.replace(partial, file)

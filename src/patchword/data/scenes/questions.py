@@ -10,10 +10,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from patchword.data.question_only import CommonestAnswer
 from patchword.data.scenes import sayings
 from patchword.data.scenes.sayings import NUMBERS, Phrase
 from patchword.data.scenes.world import COLOURS, PURPOSES, SHAPES, SIZES, Scene, related
-from patchword.data.question_only import CommonestAnswer
 
 Kind = Literal["exist", "count", "colour", "shape", "size", "relation", "compare"]
 KINDS: tuple[Kind, ...] = ("exist", "count", "colour", "shape", "size", "relation", "compare")
@@ -86,7 +86,9 @@ def question_only_baseline(training: Iterable[Question], held_out: Iterable[Ques
     """
     guess = CommonestAnswer((question.text, question.kind, question.answer) for question in training)
     held_out = list(held_out)
-    return sum(guess.answer(question.text, question.kind) == question.answer for question in held_out) / len(held_out)
+    return sum(guess.answer(question.text, question.kind) == question.answer for question in held_out) / len(
+        held_out
+    )
 
 
 def _number(count: int) -> str:
@@ -98,7 +100,11 @@ def _any_phrase(rng: np.random.Generator, scene: Scene) -> Phrase:
     thing = scene.things[rng.integers(len(scene.things))]
     colour = thing.colour if rng.random() < 0.5 else tuple(COLOURS)[rng.integers(len(COLOURS))]
     shape = thing.shape if rng.random() < 0.5 else SHAPES[rng.integers(len(SHAPES))]
-    return (Phrase(None, None, colour, None), Phrase(None, None, None, shape), Phrase(None, None, colour, shape))[rng.integers(3)]
+    return (
+        Phrase(None, None, colour, None),
+        Phrase(None, None, None, shape),
+        Phrase(None, None, colour, shape),
+    )[rng.integers(3)]
 
 
 def _with_answer(scene: Scene, kind: Kind, wanted: str, rng: np.random.Generator) -> Program | None:
@@ -132,7 +138,11 @@ def _attribute(kind: Kind):
 
     def propose(scene: Scene, rng: np.random.Generator) -> Program | None:
         thing = scene.things[rng.integers(len(scene.things))]
-        known = {name: getattr(thing, name) for name in ("size", "colour", "shape") if name != kind and rng.random() < 0.7}
+        known = {
+            name: getattr(thing, name)
+            for name in ("size", "colour", "shape")
+            if name != kind and rng.random() < 0.7
+        }
         return Program(kind, Phrase(**known)) if known or len(scene.things) == 1 else None
 
     return propose
@@ -142,7 +152,9 @@ def _relation(scene: Scene, rng: np.random.Generator) -> Program | None:
     if len(scene.things) < 2:
         return None
     i, j = rng.choice(len(scene.things), 2, replace=False)
-    first, second = (Phrase(None, None, scene.things[place].colour, scene.things[place].shape) for place in (i, j))
+    first, second = (
+        Phrase(None, None, scene.things[place].colour, scene.things[place].shape) for place in (i, j)
+    )
     wanted = ("yes", "no")[rng.integers(2)]
     programs = [Program("relation", first, name, second) for name in _DIRECTIONS]
     programs = [program for program in programs if answer(scene, program) == wanted]

@@ -43,13 +43,13 @@ class Phrase(NamedTuple):
     shape: str | None = None
 
 
-class Exists(NamedTuple):
+class ExistenceStatement(NamedTuple):
     """There are such things."""
 
     phrase: Phrase
 
 
-class Related(NamedTuple):
+class RelationStatement(NamedTuple):
     """Some such thing stands in the relation to some other such thing."""
 
     subject: Phrase
@@ -57,13 +57,13 @@ class Related(NamedTuple):
     other: Phrase
 
 
-class Ground(NamedTuple):
+class BackgroundStatement(NamedTuple):
     """The background has this name."""
 
     background: str
 
 
-Fact = Exists | Related | Ground
+Fact = ExistenceStatement | RelationStatement | BackgroundStatement
 
 
 def matching(scene: Scene, phrase: Phrase) -> list[int]:
@@ -73,18 +73,24 @@ def matching(scene: Scene, phrase: Phrase) -> list[int]:
 
 def fits(thing: Thing, phrase: Phrase) -> bool:
     """Is the thing of the phrase's size, colour and shape?"""
-    return phrase.size in (None, thing.size) and phrase.colour in (None, thing.colour) and phrase.shape in (None, thing.shape)
+    return (
+        phrase.size in (None, thing.size)
+        and phrase.colour in (None, thing.colour)
+        and phrase.shape in (None, thing.shape)
+    )
 
 
 def is_true(scene: Scene, fact: Fact) -> bool:
     """Does the fact hold in the scene?"""
-    if isinstance(fact, Ground):
+    if isinstance(fact, BackgroundStatement):
         return scene.background == fact.background
-    if isinstance(fact, Exists):
+    if isinstance(fact, ExistenceStatement):
         found = len(matching(scene, fact.phrase))
         return found >= 1 if fact.phrase.number is None else found == fact.phrase.number
     subjects, others = matching(scene, fact.subject), matching(scene, fact.other)
-    return any(related(fact.relation, scene.things[i], scene.things[j]) for i in subjects for j in others if i != j)
+    return any(
+        related(fact.relation, scene.things[i], scene.things[j]) for i in subjects for j in others if i != j
+    )
 
 
 def entails(scene: Scene, caption: str) -> bool:
@@ -107,7 +113,7 @@ def parse(caption: str) -> tuple[Fact, ...] | None:
     if len(words) >= 4 and words[-4:-2] == ["on", "a"] and words[-1] == "background":
         if words[-2] not in BACKGROUNDS:
             return None
-        ground, words = Ground(words[-2]), words[:-4]
+        ground, words = BackgroundStatement(words[-2]), words[:-4]
         if not words:
             return (ground,)
         facts.append(ground)
@@ -139,9 +145,13 @@ def _parse_clause(words: list[str]) -> Fact | None:
                 if words[at : at + len(pattern)] == pattern:
                     subject, other = parse_phrase(words[:at]), parse_phrase(words[at + len(pattern) :])
                     usable = subject and other and subject.number in (None, 1) and other.number in (None, 1)
-                    return Related(subject._replace(number=None), name, other._replace(number=None)) if usable else None
+                    return (
+                        RelationStatement(subject._replace(number=None), name, other._replace(number=None))
+                        if usable
+                        else None
+                    )
     phrase = parse_phrase(words)
-    return Exists(phrase) if phrase else None
+    return ExistenceStatement(phrase) if phrase else None
 
 
 def parse_phrase(words: list[str]) -> Phrase | None:

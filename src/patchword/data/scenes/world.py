@@ -28,7 +28,13 @@ COLOURS = {
     "pink": (255, 130, 190),
 }
 SIZES = ("small", "medium", "large")
-BACKGROUNDS = {"white": (250, 250, 250), "grey": (128, 128, 128), "black": (8, 8, 8), "cream": (222, 208, 178), "slate": (60, 72, 88)}
+BACKGROUNDS = {
+    "white": (250, 250, 250),
+    "grey": (128, 128, 128),
+    "black": (8, 8, 8),
+    "cream": (222, 208, 178),
+    "slate": (60, 72, 88),
+}
 RELATIONS = ("left of", "right of", "above", "below", "inside", "overlapping", "the same colour as")
 
 # Radius per level and size. Level 1 keeps three pixels of radius at 16 pixels, below which shapes look alike.
@@ -40,7 +46,9 @@ HeldOut = Literal["combo", "relation", "count"]
 SPLITS = ("train", "val", "test")
 HELD_OUT_COMBOS = frozenset(zip(COLOURS, SHAPES, strict=True))
 """combo: eight of the 64 pairs of colour and shape never appear in train and val; every test scene has one."""
-HELD_OUT_ORDERS = frozenset({("circle", "square"), ("triangle", "circle"), ("star", "ring"), ("diamond", "cross")})
+HELD_OUT_ORDERS = frozenset(
+    {("circle", "square"), ("triangle", "circle"), ("star", "ring"), ("diamond", "cross")}
+)
 """relation: in train and val the first never stands left of the second (the other way round it does); in every test scene it does."""
 MOST_THINGS_SEEN = 3
 """count: train and val of level 3 have three things at most, test four to six."""
@@ -78,7 +86,9 @@ class Scene:
     def generator(self, purpose: int) -> np.random.Generator:
         """Random numbers of this scene alone; each purpose (see `PURPOSES`) has its own."""
         held_out = 0 if self.held_out is None else 1 + ("combo", "relation", "count").index(self.held_out)
-        return np.random.default_rng([self.seed, SPLITS.index(self.split), self.level, held_out, self.index, purpose])
+        return np.random.default_rng(
+            [self.seed, SPLITS.index(self.split), self.level, held_out, self.index, purpose]
+        )
 
 
 PURPOSES = {"things": 0, "noise": 1, "captions": 2, "questions": 3, "corruption": 4}
@@ -86,7 +96,12 @@ PURPOSES = {"things": 0, "noise": 1, "captions": 2, "questions": 3, "corruption"
 
 
 def make_scenes(
-    count: int, level: int = 1, split: str = "train", held_out: HeldOut | None = None, seed: int = 0, start: int = 0
+    count: int,
+    level: int = 1,
+    split: str = "train",
+    held_out: HeldOut | None = None,
+    seed: int = 0,
+    start: int = 0,
 ) -> list[Scene]:
     """Scenes `start` to `start + count - 1` of a split. Each depends on its own index only, so any part can be made alone.
 
@@ -94,10 +109,16 @@ def make_scenes(
     Raises `DataError` for an unknown split or level.
     """
     if split not in SPLITS or level not in _RADII:
-        raise DataError(f"scenes of split {split!r} and level {level!r}: expected split {', '.join(SPLITS)} and level 1, 2 or 3")
+        raise DataError(
+            f"scenes of split {split!r} and level {level!r}: expected split {', '.join(SPLITS)} and level 1, 2 or 3"
+        )
     if (held_out == "relation" and level != 2) or (held_out == "count" and level != 3):
-        raise DataError(f"held_out={held_out!r} needs level {2 if held_out == 'relation' else 3}, found level {level}")
-    return [_make(Scene((), "", level, split, index, seed, held_out)) for index in range(start, start + count)]
+        raise DataError(
+            f"held_out={held_out!r} needs level {2 if held_out == 'relation' else 3}, found level {level}"
+        )
+    return [
+        _make(Scene((), "", level, split, index, seed, held_out)) for index in range(start, start + count)
+    ]
 
 
 def related(relation: str, a: Thing, b: Thing) -> bool:
@@ -112,7 +133,14 @@ def related(relation: str, a: Thing, b: Thing) -> bool:
 def relations(scene: Scene) -> list[tuple[int, str, int]]:
     """The scene graph: every (place of a thing, relation, place of another) that holds."""
     places = range(len(scene.things))
-    return [(i, name, j) for i in places for j in places if i != j for name in RELATIONS if related(name, scene.things[i], scene.things[j])]
+    return [
+        (i, name, j)
+        for i in places
+        for j in places
+        if i != j
+        for name in RELATIONS
+        if related(name, scene.things[i], scene.things[j])
+    ]
 
 
 def _geometry(relation: str, ax, ay, ar, bx, by, br):  # numbers or arrays alike
@@ -123,7 +151,9 @@ def _geometry(relation: str, ax, ay, ar, bx, by, br):  # numbers or arrays alike
         return inside
     if relation == "overlapping":
         return (ar + br - distance > 0.5 * np.minimum(ar, br)) & ~np.logical_or(inside, holds_other)
-    along, across = {"left of": (dx, dy), "right of": (-dx, dy), "above": (dy, dx), "below": (-dy, dx)}[relation]
+    along, across = {"left of": (dx, dy), "right of": (-dx, dy), "above": (dy, dx), "below": (-dy, dx)}[
+        relation
+    ]
     return (along > 0.1) & (along >= np.abs(across))
 
 
@@ -133,7 +163,9 @@ def _make(empty: Scene) -> Scene:
     while True:  # held-out rules are kept by drawing again; each accepts a fair share of the scenes
         things = {1: _one_thing, 2: _two_things, 3: _many_things}[empty.level](empty, rng)
         if _allowed(empty, things):
-            return Scene(things, background, empty.level, empty.split, empty.index, empty.seed, empty.held_out)
+            return Scene(
+                things, background, empty.level, empty.split, empty.index, empty.seed, empty.held_out
+            )
 
 
 def _allowed(scene: Scene, things: tuple[Thing, ...]) -> bool:
@@ -182,7 +214,10 @@ def _two_things(scene: Scene, rng: np.random.Generator) -> tuple[Thing, ...]:
         sizes[1] = 1  # two large things do not fit side by side
     if touching and kinds[0][1] == kinds[1][1]:  # of one colour they would melt into one another
         names = tuple(COLOURS)
-        kinds[0] = (kinds[0][0], names[(names.index(kinds[0][1]) + 1 + int(rng.integers(len(names) - 1))) % len(names)])
+        kinds[0] = (
+            kinds[0][0],
+            names[(names.index(kinds[0][1]) + 1 + int(rng.integers(len(names) - 1))) % len(names)],
+        )
     (ax, ay), (bx, by), (ar, br) = _places_for(relation, sizes, rng)
     a = Thing(*kinds[0], SIZES[sizes[0]], ax, ay, ar, _turn(rng))
     b = Thing(*kinds[1], SIZES[sizes[1]], bx, by, br, _turn(rng))
@@ -220,12 +255,21 @@ def _many_things(scene: Scene, rng: np.random.Generator) -> tuple[Thing, ...]:
     return tuple(things)
 
 
-def _free_place(things: list[Thing], radius: float, colour: str, rng: np.random.Generator) -> tuple[float, float]:
+def _free_place(
+    things: list[Thing], radius: float, colour: str, rng: np.random.Generator
+) -> tuple[float, float]:
     """A place that hides the others at most in part; things of one colour do not touch, if there is room."""
     places_N2 = rng.uniform(radius, 1 - radius, (64, 2))
     if not things:
         return float(places_N2[0, 0]), float(places_N2[0, 1])
-    others = np.array([(thing.x, thing.y, (thing.radius + radius) * (1.05 if thing.colour == colour else 0.7)) for thing in things])
-    room_N = (np.hypot(places_N2[:, None, 0] - others[:, 0], places_N2[:, None, 1] - others[:, 1]) / others[:, 2]).min(axis=1)
+    others = np.array(
+        [
+            (thing.x, thing.y, (thing.radius + radius) * (1.05 if thing.colour == colour else 0.7))
+            for thing in things
+        ]
+    )
+    room_N = (
+        np.hypot(places_N2[:, None, 0] - others[:, 0], places_N2[:, None, 1] - others[:, 1]) / others[:, 2]
+    ).min(axis=1)
     best = int(np.argmax(room_N >= 1)) if (room_N >= 1).any() else int(np.argmax(room_N))
     return float(places_N2[best, 0]), float(places_N2[best, 1])

@@ -71,7 +71,8 @@ def _search(matches: Sequence[Sequence[Match]], certain: dict[int, Match]) -> li
             paths = _branched(paths, j, options, chunk, word)
         else:
             paths = [
-                path if path[3] < 0 or path[2] > j else (path[0] + chunk, path[1], path[2], -1, path[4]) for path in paths
+                path if path[3] < 0 or path[2] > j else (path[0] + chunk, path[1], path[2], -1, path[4])
+                for path in paths
             ]  # a reference word without a match closes the chunk
         if len(paths) > 1:
             paths.sort(key=itemgetter(0))
@@ -103,7 +104,15 @@ def _branched(paths: list[_Path], j: int, options: Sequence[Match], chunk: int, 
     """Every path extended by every option that is still free, and, after these, by none."""
     found: list[_Path] = []
     moves = [
-        (((1 << match[4]) - 1) << match[3], match[3], match[3] + match[4], j + match[2], word * _covered(match), abs(match[3] - j), match)
+        (
+            ((1 << match[4]) - 1) << match[3],
+            match[3],
+            match[3] + match[4],
+            j + match[2],
+            word * _covered(match),
+            abs(match[3] - j),
+            match,
+        )
         for match in options
     ]
     for path in paths:

@@ -67,7 +67,9 @@ class Words:
     def __getitem__(self, word: str) -> Word:
         known = self._known.get(word)
         if known is None:
-            known = self._known[word] = Word(word_hash(word), stem(word), self._synsets(word), word in self._tables.function_words)
+            known = self._known[word] = Word(
+                word_hash(word), stem(word), self._synsets(word), word in self._tables.function_words
+            )
         return known
 
     def _synsets(self, word: str) -> frozenset[str]:
@@ -82,12 +84,17 @@ class Words:
             return self._tables.exceptions[word]
         if len(word) > 2 and not word.endswith("ss"):
             for suffix, replacement in DETACHMENTS:
-                if word.endswith(suffix) and word[: len(word) - len(suffix)] + replacement in self._tables.synsets:
+                if (
+                    word.endswith(suffix)
+                    and word[: len(word) - len(suffix)] + replacement in self._tables.synsets
+                ):
                     return [word[: len(word) - len(suffix)] + replacement]
         return []
 
 
-def prepare(sentences: Sequence[list[str]], words: Words, tables: Tables) -> tuple[list[Sentence], Paraphrases]:
+def prepare(
+    sentences: Sequence[list[str]], words: Words, tables: Tables
+) -> tuple[list[Sentence], Paraphrases]:
     """Look up the phrases of all sentences together, and the paraphrases between them."""
     places_F, lengths_F, positions_F, sentence_F = _phrases(sentences, words, tables.phrases_P)
     owners_L, partners_L = _pairs(np.unique(positions_F), tables)
@@ -101,9 +108,9 @@ def prepare(sentences: Sequence[list[str]], words: Words, tables: Tables) -> tup
     columns = (column[paired].tolist() for column in (sentence_F, places_F, lengths_F, positions_F))
     for sentence, place, length, position in zip(*columns, strict=True):
         found[sentence].append((place, length, position))
-    return [Sentence(text, _running(text, words), phrases) for text, phrases in zip(sentences, found, strict=True)], Paraphrases(
-        lists, listed_by
-    )
+    return [
+        Sentence(text, _running(text, words), phrases) for text, phrases in zip(sentences, found, strict=True)
+    ], Paraphrases(lists, listed_by)
 
 
 def _running(text: list[str], words: Words) -> list[int]:
@@ -162,7 +169,9 @@ class Candidate:
         self._places: dict[int, list[tuple[int, int]]] = {}
         for i, length, position in sentence.phrases:
             self._places.setdefault(position, []).append((i, length))
-        self._lists_us = set().union(*(paraphrases.listed_by.get(position, _NONE) for position in self._places))
+        self._lists_us = set().union(
+            *(paraphrases.listed_by.get(position, _NONE) for position in self._places)
+        )
         self._listed = set().union(*(paraphrases.lists.get(position, ()) for position in self._places))
 
     def matches(self, reference: Sentence) -> list[list[Match]]:
@@ -182,9 +191,15 @@ class Candidate:
         words, known = self.sentence.words, self._words[other]
         options = [(0, i) for i, word in enumerate(words) if word == other]
         if known.stem in self._stems:
-            options += [(1, i) for i, same in enumerate(self._stems) if same == known.stem and words[i] != other]
+            options += [
+                (1, i) for i, same in enumerate(self._stems) if same == known.stem and words[i] != other
+            ]
         if not known.synsets.isdisjoint(self._all_synsets):
-            options += [(2, i) for i, own in enumerate(self._synsets) if words[i] != other and not own.isdisjoint(known.synsets)]
+            options += [
+                (2, i)
+                for i, own in enumerate(self._synsets)
+                if words[i] != other and not own.isdisjoint(known.synsets)
+            ]
         return options
 
     def _add_paraphrases(self, reference: Sentence, found: list[list[Match]]) -> None:

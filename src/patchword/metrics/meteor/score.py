@@ -41,7 +41,9 @@ class Meteor:
         self._words = Words(self._tables)
 
     def score(
-        self, references: Mapping[Hashable, Sequence[Sequence[str]]], predictions: Mapping[Hashable, Sequence[str]]
+        self,
+        references: Mapping[Hashable, Sequence[Sequence[str]]],
+        predictions: Mapping[Hashable, Sequence[str]],
     ) -> dict[str, Score]:
         """references: image id -> captions; predictions: image id -> caption; each caption a list of PTB tokens.
 
@@ -49,7 +51,9 @@ class Meteor:
         """
         if references.keys() != predictions.keys():
             odd = sorted(map(str, references.keys() ^ predictions.keys()))
-            raise DataError(f"METEOR: {len(odd)} image ids stand on one side only (first: {odd[0]}); predict exactly the referenced images")
+            raise DataError(
+                f"METEOR: {len(odd)} image ids stand on one side only (first: {odd[0]}); predict exactly the referenced images"
+            )
         total, per_image, images = [0] * (_CHUNKS + 1), {}, list(references)
         for first in range(0, len(images), _TOGETHER):
             part = images[first : first + _TOGETHER]
@@ -62,7 +66,9 @@ class Meteor:
                     total[_CHUNKS] -= found[_CHUNKS]
         return {"METEOR": Score(value(total), per_image)}
 
-    def _best(self, references: Sequence[Sequence[Sequence[str]]], predictions: Sequence[Sequence[str]]) -> list[tuple[float, list[int]]]:
+    def _best(
+        self, references: Sequence[Sequence[Sequence[str]]], predictions: Sequence[Sequence[str]]
+    ) -> list[tuple[float, list[int]]]:
         """Score and statistics of the best reference of each image; 0 and nothing for an image without references."""
         texts = []
         for captions, prediction in zip(references, predictions, strict=True):
@@ -70,7 +76,9 @@ class Meteor:
             parts = [part for caption in captions for part in " ".join(caption).split("|||")]
             texts.append([" ".join(prediction).replace("|||", ""), *parts])
         prefixes = self._tables.prefixes
-        sentences, paraphrases = prepare([normalise(text, prefixes) for group in texts for text in group], self._words, self._tables)
+        sentences, paraphrases = prepare(
+            [normalise(text, prefixes) for group in texts for text in group], self._words, self._tables
+        )
         following, found = iter(sentences), []
         for group in texts:
             candidate = Candidate(next(following), self._words, paraphrases)
@@ -105,7 +113,8 @@ def _is_perfect(found: Sequence[int]) -> bool:
 def value(found: Sequence[int]) -> float:
     """Score of one pair, or of a corpus, from (summed) statistics."""
     content, other_content, functions, other_functions = (
-        sum(weight * found[4 + 4 * module + kind] for module, weight in enumerate(MODULE_WEIGHTS)) for kind in range(4)
+        sum(weight * found[4 + 4 * module + kind] for module, weight in enumerate(MODULE_WEIGHTS))
+        for kind in range(4)
     )
     candidate_matches = DELTA * content + (1 - DELTA) * functions
     reference_matches = DELTA * other_content + (1 - DELTA) * other_functions

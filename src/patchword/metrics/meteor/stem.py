@@ -14,7 +14,9 @@ WHOLE_WORDS = {
     "early": "earli", "only": "onli", "singly": "singl",
     **{word: word for word in ("sky", "news", "howe", "atlas", "cosmos", "bias", "andes")},
 }  # fmt: skip
-AFTER_PLURAL = frozenset(("inning", "outing", "canning", "herring", "earring", "proceed", "exceed", "succeed"))
+AFTER_PLURAL = frozenset(
+    ("inning", "outing", "canning", "herring", "earring", "proceed", "exceed", "succeed")
+)
 # Suffix -> replacement, longest first: only the longest suffix of the word is looked at, even where its condition then fails.
 STEP_2 = {
     "ization": "ize", "ational": "ate", "fulness": "ful", "ousness": "ous", "iveness": "ive", "tional": "tion", "biliti": "ble",
@@ -79,7 +81,13 @@ def _has_vowel(part: str) -> bool:
 def _ends_in_short_syllable(word: str) -> bool:
     if len(word) == 2:
         return word[0] in VOWELS and word[1] not in VOWELS
-    return len(word) > 2 and word[-1] not in VOWELS and word[-1] not in "wxY" and word[-2] in VOWELS and word[-3] not in VOWELS
+    return (
+        len(word) > 2
+        and word[-1] not in VOWELS
+        and word[-1] not in "wxY"
+        and word[-2] in VOWELS
+        and word[-3] not in VOWELS
+    )
 
 
 def _possessive(word: str) -> str:
@@ -121,7 +129,11 @@ def _step_2(word: str, r1: int) -> str:
     for suffix, replacement in STEP_2.items():
         if word.endswith(suffix):
             rest = word[: -len(suffix)]
-            if len(rest) < r1 or (suffix == "ogi" and not rest.endswith("l")) or (suffix == "li" and rest[-1:] not in BEFORE_LI):
+            if (
+                len(rest) < r1
+                or (suffix == "ogi" and not rest.endswith("l"))
+                or (suffix == "li" and rest[-1:] not in BEFORE_LI)
+            ):
                 return word
             return rest + replacement
     return word

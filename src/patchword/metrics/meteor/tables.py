@@ -75,8 +75,13 @@ def load_tables(folder: Path | None = None) -> Tables:
             prefixes[prefix] = bool(rest)
     index = _index(paraphrases)
     # Views of the memory map that are plain arrays: indexing them is cheaper.
-    arrays = (np.asarray(np.load(index / f"{name}.npy", mmap_mode="r")) for name in ("phrases", "starts", "partners"))
-    return Tables(frozenset(line.strip() for line in lines["function"]), prefixes, synsets, exceptions, *arrays)
+    arrays = (
+        np.asarray(np.load(index / f"{name}.npy", mmap_mode="r"))
+        for name in ("phrases", "starts", "partners")
+    )
+    return Tables(
+        frozenset(line.strip() for line in lines["function"]), prefixes, synsets, exceptions, *arrays
+    )
 
 
 _MEMBERS = {
@@ -92,14 +97,20 @@ def _find(folder: Path | None) -> tuple[Path, Path]:
     if folder is None:
         package = importlib.util.find_spec("pycocoevalcap")
         if package is None or not package.submodule_search_locations:
-            raise MetricUnavailable(f"METEOR needs its tables, and pycocoevalcap, which carries them, is not installed; {advice}")
+            raise MetricUnavailable(
+                f"METEOR needs its tables, and pycocoevalcap, which carries them, is not installed; {advice}"
+            )
         folder = Path(next(iter(package.submodule_search_locations))) / "meteor"
     folder = Path(folder)
     archive = folder / ARCHIVE
-    paraphrases = next((path for path in (folder / "data" / PARAPHRASES, folder / PARAPHRASES) if path.is_file()), None)
+    paraphrases = next(
+        (path for path in (folder / "data" / PARAPHRASES, folder / PARAPHRASES) if path.is_file()), None
+    )
     if not archive.is_file() or paraphrases is None:
         missing = PARAPHRASES if archive.is_file() else ARCHIVE
-        raise MetricUnavailable(f"METEOR needs {ARCHIVE} and {PARAPHRASES}; {missing} is not in {folder}; {advice}")
+        raise MetricUnavailable(
+            f"METEOR needs {ARCHIVE} and {PARAPHRASES}; {missing} is not in {folder}; {advice}"
+        )
     return archive, paraphrases
 
 
@@ -173,12 +184,17 @@ def _read_pairs(paraphrases: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             total += value * power
         return total & _MASK
 
-    with gzip.open(paraphrases, "rt", encoding="utf-8") as file, Progress(console=Console(stderr=True), transient=True) as progress:
+    with (
+        gzip.open(paraphrases, "rt", encoding="utf-8") as file,
+        Progress(console=Console(stderr=True), transient=True) as progress,
+    ):
         task = progress.add_task("METEOR: indexing paraphrases (once)", total=PAIRS_EXPECTED)
         previous = None
         for probability, one, two in itertools.zip_longest(file, file, file):
             if two is None:
-                raise DataError(f"{paraphrases} ends within an entry (after {len(seconds)} pairs, {probability.strip()!r}); fetch it again")
+                raise DataError(
+                    f"{paraphrases} ends within an entry (after {len(seconds)} pairs, {probability.strip()!r}); fetch it again"
+                )
             if one != previous:
                 previous = one
                 firsts.append(phrase_hash(one))
@@ -187,4 +203,8 @@ def _read_pairs(paraphrases: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             seconds.append(phrase_hash(two))
             if len(seconds) % _PART == 0:
                 progress.update(task, completed=len(seconds))
-    return np.frombuffer(firsts, dtype=np.uint64), np.frombuffer(counts, dtype=np.int64), np.frombuffer(seconds, dtype=np.uint64)
+    return (
+        np.frombuffer(firsts, dtype=np.uint64),
+        np.frombuffer(counts, dtype=np.int64),
+        np.frombuffer(seconds, dtype=np.uint64),
+    )

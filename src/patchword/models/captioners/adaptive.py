@@ -41,7 +41,11 @@ class AdaptiveConfig(BaseModel):
     kind: Literal["adaptive"] = Field("adaptive", description="Name of this captioner.")
     word_width: int = Field(512, gt=0, description="Width of a word embedding.")
     width: int = Field(512, gt=0, description="Width of the LSTM and of the mapped patches.")
-    attention_width: int = Field(49, gt=0, description="Width in which patches and state are compared (paper: the number of patches, 49).")
+    attention_width: int = Field(
+        49,
+        gt=0,
+        description="Width in which patches and state are compared (paper: the number of patches, 49).",
+    )
     dropout: float = Field(0.5, ge=0, lt=1, description="Dropout before the output layer.")
     word_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout of the word embeddings.")
 
@@ -99,7 +103,9 @@ class Adaptive(nn.Module):
         picture_BS = self.picture(mean_of_grid(grid_BNC, features.mask_BN)).relu()
         return AdaptiveMemory(patches_BNS, self.key(patches_BNS), features.mask_BN, picture_BS)
 
-    def decode(self, tokens_BT: Tensor, lengths_B: Tensor, memory: AdaptiveMemory, trace: bool = False) -> Decoded:
+    def decode(
+        self, tokens_BT: Tensor, lengths_B: Tensor, memory: AdaptiveMemory, trace: bool = False
+    ) -> Decoded:
         """Teacher forcing: the LSTM over all words, then one attention for all of them."""
         valid_BT = valid(lengths_B, tokens_BT.shape[1])
         hiddens_BTS, sentinels_BTS, _ = self._run(tokens_BT, memory.picture_BS, self.start(memory, 1))
@@ -107,7 +113,10 @@ class Adaptive(nn.Module):
         logits_BTV = at_words(self._logits, contexts_BTS + hiddens_BTS, valid_BT)
         if not trace:
             return Decoded(logits_BTV)
-        return Decoded(logits_BTV, Trace(attention_BTN=attention_BTN * valid_BT[..., None], sentinel_BT=sentinel_BT * valid_BT))
+        return Decoded(
+            logits_BTV,
+            Trace(attention_BTN=attention_BTN * valid_BT[..., None], sentinel_BT=sentinel_BT * valid_BT),
+        )
 
     def start(self, memory: AdaptiveMemory, beams: int) -> LstmState:
         nothing_RS = torch.zeros_like(memory.picture_BS).repeat_interleave(beams, 0)
@@ -120,14 +129,26 @@ class Adaptive(nn.Module):
         B = len(memory.picture_BS)
         picture_RS = memory.picture_BS.repeat_interleave(len(tokens_R) // B, 0)
         hidden_R1S, sentinel_R1S, state = self._run(tokens_R[:, None], picture_RS, state)
-        hidden_BKS, sentinel_BKS = hidden_R1S.view(B, -1, self.config.width), sentinel_R1S.view(B, -1, self.config.width)
+        hidden_BKS, sentinel_BKS = (
+            hidden_R1S.view(B, -1, self.config.width),
+            sentinel_R1S.view(B, -1, self.config.width),
+        )
         context_BKS, attention_BKN, sentinel_BK = self._look(memory, hidden_BKS, sentinel_BKS)
         logits_RV = self._logits((context_BKS + hidden_BKS).flatten(0, 1))
         if not trace:
             return logits_RV, state, None
-        return logits_RV, state, Trace(attention_BTN=attention_BKN.flatten(0, 1).unsqueeze(1), sentinel_BT=sentinel_BK.flatten()[:, None])
+        return (
+            logits_RV,
+            state,
+            Trace(
+                attention_BTN=attention_BKN.flatten(0, 1).unsqueeze(1),
+                sentinel_BT=sentinel_BK.flatten()[:, None],
+            ),
+        )
 
-    def _run(self, tokens_RT: Tensor, picture_RS: Tensor, state: LstmState) -> tuple[Tensor, Tensor, LstmState]:
+    def _run(
+        self, tokens_RT: Tensor, picture_RS: Tensor, state: LstmState
+    ) -> tuple[Tensor, Tensor, LstmState]:
         """States and sentinels (R, T, S) of the words, and the last state."""
         words_RTE = self.word_dropout(self.embedding(tokens_RT))
         inputs_RTX = torch.cat([words_RTE, picture_RS[:, None].expand(-1, tokens_RT.shape[1], -1)], dim=2)
@@ -135,15 +156,25 @@ class Adaptive(nn.Module):
         previous_RTS = torch.cat([state.hidden_RS[:, None], hiddens_RTS[:, :-1]], dim=1)
         return hiddens_RTS, self.sentinel(inputs_RTX, previous_RTS, cells_RTS), last
 
-    def _look(self, memory: AdaptiveMemory, hidden_BKS: Tensor, sentinel_BKS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _look(
+        self, memory: AdaptiveMemory, hidden_BKS: Tensor, sentinel_BKS: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Contexts (B, K, S), attention (B, K, N) and share of the sentinel (B, K), for K words or beams of each picture."""
         query_BKA = self.query(hidden_BKS)
         scores_BKN = tanh_scores(memory.keys_BNA, query_BKA, self.score.weight[0])
         if memory.mask_BN is not None:
             scores_BKN = scores_BKN.masked_fill(~memory.mask_BN[:, None], -torch.inf)
         sentinel_score_BK1 = self.score((self.sentinel_key(sentinel_BKS) + query_BKA).tanh())
-        shares_BKN, sentinel_BK1 = torch.cat([scores_BKN, sentinel_score_BK1], dim=2).softmax(dim=2).split([scores_BKN.shape[2], 1], dim=2)
-        return shares_BKN @ memory.patches_BNS + sentinel_BK1 * sentinel_BKS, shares_BKN, sentinel_BK1.squeeze(2)
+        shares_BKN, sentinel_BK1 = (
+            torch.cat([scores_BKN, sentinel_score_BK1], dim=2)
+            .softmax(dim=2)
+            .split([scores_BKN.shape[2], 1], dim=2)
+        )
+        return (
+            shares_BKN @ memory.patches_BNS + sentinel_BK1 * sentinel_BKS,
+            shares_BKN,
+            sentinel_BK1.squeeze(2),
+        )
 
     def _logits(self, summed_PS: Tensor) -> Tensor:
         return self.words(self.dropout(summed_PS))

@@ -9,7 +9,7 @@
     words      softmax(W_o y), no bias
 
 Both parts off is the baseline, alignment alone FSGR, memory alone PMA-Net, both the fused model. `layers/codebook.py`,
-`layers/alignment.py` and `layers/prototypes.py` hold the parts; docs/models/caption-transformer.md says where the sources disagree.
+`layers/region_alignment.py` and `layers/prototypes.py` hold the parts; docs/models/caption-transformer.md says where the sources disagree.
 
 Letters: B images, R = B*K rows, T tokens, N patches (a global token, where there is one, is the last of them), C width, H heads, D width of
 one head, L decoder layers, V vocabulary.
@@ -25,14 +25,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchword.errors import ConfigError, ModelError
-from patchword.layers.alignment import AlignmentConfig, PatchContrast, RegionAlignment
 from patchword.layers.attention import attend
 from patchword.layers.codebook import Codebook
 from patchword.layers.linear import Linear
 from patchword.layers.positions import grid_positions, sine_positions
-from patchword.layers.prototypes import CONTEXT_WIDTH, Columns, PrototypeConfig, PrototypeMemory, PrototypeRecall, attend_with_prototypes
+from patchword.layers.prototypes import (
+    CONTEXT_WIDTH,
+    Columns,
+    PrototypeConfig,
+    PrototypeMemory,
+    PrototypeRecall,
+    attend_with_prototypes,
+)
+from patchword.layers.region_alignment import PatchContrast, RegionAlignment, RegionAlignmentConfig
 from patchword.layers.transformer import (
-    Attended,
+    AttentionSource,
     CrossAttention,
     EncoderLayer,
     FeedForward,
@@ -48,7 +55,7 @@ from patchword.layers.transformer import (
     merge_heads,
     padding_bias,
 )
-from patchword.types import Decoded, Observed, Trace, VisualFeatures
+from patchword.types import Decoded, KeysAndValues, Trace, VisualFeatures
 
 _CELU_ALPHA = 1.3
 
@@ -64,11 +71,20 @@ class CaptionTransformerConfig(BaseModel):
     hidden: int = Field(2048, gt=0, description="hidden width of the feed-forward parts")
     encoder_layers: int = Field(3, ge=0, description="self-attention layers over the patches")
     decoder_layers: int = Field(3, gt=0, description="decoder layers")
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout after each sub-layer, in the feed-forward parts and on the inputs")
+    dropout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="dropout after each sub-layer, in the feed-forward parts and on the inputs",
+    )
     max_positions: int = Field(54, gt=0, description="longest caption in tokens, start token included")
-    alignment: AlignmentConfig | None = Field(None, description="region alignment with a codebook; absent: none")
+    region_alignment: RegionAlignmentConfig | None = Field(
+        None, description="region alignment with a codebook; absent: none"
+    )
     memory: PrototypeConfig | None = Field(None, description="prototype memory in the decoder; absent: none")
-    global_token: bool = Field(False, description="the class token of the tower as one more patch, through its own projection")
+    global_token: bool = Field(
+        False, description="the class token of the tower as one more patch, through its own projection"
+    )
 
 
 class CaptionMemory(NamedTuple):
@@ -86,12 +102,12 @@ class CaptionMemory(NamedTuple):
     concepts_BN: Tensor | None
     """Codebook row of each patch; None without region alignment."""
 
-    def by_layer(self) -> list[Attended]:
+    def by_layer(self) -> list[AttentionSource]:
         """What each decoder layer looks at."""
         return each_layer(self.keys_BLHND, self.values_BLHND, self.bias_B11N)
 
 
-class Looked(NamedTuple):
+class LayerOutput(NamedTuple):
     """A decoder layer's output and, where wanted, its attention."""
 
     y_RTC: Tensor
@@ -128,11 +144,17 @@ class CaptionDecoderLayer(nn.Module):
             return attend(queries_RHTD, keys_RHTD, values_RHTD, bias)
         return attend_with_prototypes(queries_RHTD, keys_RHTD, values_RHTD, columns, bias, want_weights)
 
-    def forward(self, y_RTC: Tensor, context_RHTD: Tensor, seen: Attended, columns: Columns | None, trace: bool) -> Looked:
+    def forward(
+        self, y_RTC: Tensor, context_RHTD: Tensor, seen: AttentionSource, columns: Columns | None, trace: bool
+    ) -> LayerOutput:
         """The layer after its own attention, whose heads' contexts are given: teacher forcing and stepping differ only before."""
         prototypes_RHTM = None
-        y_RTC = self.attention_norm(add_dropped(y_RTC, self.attention.merge(context_RHTD), self.dropout, self.training))
-        looked_RTC, cross_RHTN = self.cross(y_RTC, *seen[:3], trace and seen.last)  # of the attentions over patches the last is shown
+        y_RTC = self.attention_norm(
+            add_dropped(y_RTC, self.attention.merge(context_RHTD), self.dropout, self.training)
+        )
+        looked_RTC, cross_RHTN = self.cross(
+            y_RTC, *seen[:3], trace and seen.last
+        )  # of the attentions over patches the last is shown
         looked_RTC = add_dropped(y_RTC, looked_RTC, self.dropout, self.training)
         if columns is not None and self.beside is not None:
             recalled_RTC, prototypes_RHTM = self.beside(y_RTC, columns, trace)
@@ -141,7 +163,7 @@ class CaptionDecoderLayer(nn.Module):
         if columns is not None and self.after is not None:
             recalled_RTC, prototypes_RHTM = self.after(y_RTC, columns, trace)
             y_RTC = y_RTC + recalled_RTC
-        return Looked(self.feed_forward(y_RTC), cross_RHTN, prototypes_RHTM)
+        return LayerOutput(self.feed_forward(y_RTC), cross_RHTN, prototypes_RHTM)
 
 
 class CaptionTransformer(nn.Module):
@@ -151,7 +173,11 @@ class CaptionTransformer(nn.Module):
     """
 
     def __init__(
-        self, config: CaptionTransformerConfig, feature_width: int, vocabulary_size: int, codebook: Codebook | None = None
+        self,
+        config: CaptionTransformerConfig,
+        feature_width: int,
+        vocabulary_size: int,
+        codebook: Codebook | None = None,
     ) -> None:
         super().__init__()
         check_heads(config.width, config.heads)
@@ -162,7 +188,8 @@ class CaptionTransformer(nn.Module):
         self.embed = Linear(feature_width, config.width)
         self.embed_norm = nn.LayerNorm(config.width)
         self.encoder = nn.ModuleList(
-            EncoderLayer(config.width, config.heads, config.hidden, config.dropout) for _ in range(config.encoder_layers)
+            EncoderLayer(config.width, config.heads, config.hidden, config.dropout)
+            for _ in range(config.encoder_layers)
         )
         self.words = nn.Embedding(vocabulary_size, config.width)
         self.decoder = nn.ModuleList(CaptionDecoderLayer(config) for _ in range(config.decoder_layers))
@@ -176,12 +203,20 @@ class CaptionTransformer(nn.Module):
 
     def _add_parts(self, codebook: Codebook | None) -> None:
         """Region alignment with the heads of its two losses, and the prototype memory; None each where the config leaves them out."""
-        config, self.alignment, self.contrast, self.to_text, self.memory = self.config, None, None, None, None
-        if config.alignment is not None:
-            self.alignment = RegionAlignment(config.alignment, codebook, config.width, config.heads, config.hidden, config.dropout)
-            if config.alignment.contrast_width:
-                self.contrast = PatchContrast(config.width, config.alignment.contrast_width)
-            if config.alignment.text_regulariser:
+        config, self.region_alignment, self.contrast, self.to_text, self.memory = (
+            self.config,
+            None,
+            None,
+            None,
+            None,
+        )
+        if config.region_alignment is not None:
+            self.region_alignment = RegionAlignment(
+                config.region_alignment, codebook, config.width, config.heads, config.hidden, config.dropout
+            )
+            if config.region_alignment.contrast_width:
+                self.contrast = PatchContrast(config.width, config.region_alignment.contrast_width)
+            if config.region_alignment.text_regulariser:
                 self.to_text = Linear(config.width, codebook.embeddings_WE.shape[1])
         if config.memory is not None:
             self.memory = PrototypeMemory(config.memory, config.decoder_layers, config.width, config.heads)
@@ -203,16 +238,26 @@ class CaptionTransformer(nn.Module):
         for layer in self.encoder:
             x_BNC = layer(x_BNC, bias_B11N)
         concepts_BN = None
-        if self.alignment is not None:
-            assigned = self.alignment.assign(features)
-            x_BNC = self.alignment(x_BNC, assigned, features.hw, features.mask_BN)
+        if self.region_alignment is not None:
+            assigned = self.region_alignment.assign(features)
+            x_BNC = self.region_alignment(x_BNC, assigned, features.hw, features.mask_BN)
             concepts_BN = assigned.concepts_BN
         projected = [layer.cross.project(x_BNC) for layer in self.decoder]
         keys_BLHND = torch.stack([keys_BHND for keys_BHND, _ in projected], dim=1)
         values_BLHND = torch.stack([values_BHND for _, values_BHND in projected], dim=1)
-        return CaptionMemory(keys_BLHND, values_BLHND, bias_B11N, embedded_BNC, x_BNC[:, :patches], features.mask_BN, concepts_BN)
+        return CaptionMemory(
+            keys_BLHND,
+            values_BLHND,
+            bias_B11N,
+            embedded_BNC,
+            x_BNC[:, :patches],
+            features.mask_BN,
+            concepts_BN,
+        )
 
-    def decode(self, tokens_BT: Tensor, lengths_B: Tensor, memory: CaptionMemory, trace: bool = False) -> Decoded:
+    def decode(
+        self, tokens_BT: Tensor, lengths_B: Tensor, memory: CaptionMemory, trace: bool = False
+    ) -> Decoded:
         """Logits (R, T, V) for the token after each given one; zeros from the length on. R may be K captions per image, image by image.
 
         Raises ModelError where a caption is longer than the positions.
@@ -224,8 +269,12 @@ class CaptionTransformer(nn.Module):
         columns, pictures, observed, seen = self._columns(), memory.by_layer(), [], []
         for number, layer in enumerate(self.decoder):
             queries_RHTD, keys_RHTD, values_RHTD = layer.attention.project(y_RTC)
-            context_RHTD, concatenated_RHTM = layer.attend_to_words(queries_RHTD, keys_RHTD, values_RHTD, columns[number], hidden_TT, trace)
-            y_RTC, cross_RHTN, recalled_RHTM = layer(y_RTC, context_RHTD, pictures[number], columns[number], trace)
+            context_RHTD, concatenated_RHTM = layer.attend_to_words(
+                queries_RHTD, keys_RHTD, values_RHTD, columns[number], hidden_TT, trace
+            )
+            y_RTC, cross_RHTN, recalled_RHTM = layer(
+                y_RTC, context_RHTD, pictures[number], columns[number], trace
+            )
             if trace:
                 observed.append(self._observed(keys_RHTD, values_RHTD, memory, number))
                 seen.append((cross_RHTN, concatenated_RHTM if recalled_RHTM is None else recalled_RHTM))
@@ -236,7 +285,9 @@ class CaptionTransformer(nn.Module):
     def start(self, memory: CaptionMemory, beams: int) -> NamedTuple:
         """Empty caches for `beams` rows of each image."""
         images, layers, heads, _, head_width = memory.keys_BLHND.shape
-        return self.state_type(*(memory.keys_BLHND.new_empty(images * beams, 2, heads, 0, head_width) for _ in range(layers)))
+        return self.state_type(
+            *(memory.keys_BLHND.new_empty(images * beams, 2, heads, 0, head_width) for _ in range(layers))
+        )
 
     def step(
         self, tokens_R: Tensor, memory: CaptionMemory, state: NamedTuple, trace: bool = False
@@ -250,14 +301,29 @@ class CaptionTransformer(nn.Module):
             queries_RH1D, keys_RH1D, values_RH1D = layer.attention.project(y_R1C)
             caches.append(grown(state[number], keys_RH1D, values_RH1D))
             keys_RHTD, values_RHTD = caches[-1].unbind(dim=1)
-            context_RH1D, concatenated_RH1M = layer.attend_to_words(queries_RH1D, keys_RHTD, values_RHTD, columns[number], None, trace)
-            y_R1C, cross_RH1N, recalled_RH1M = layer(y_R1C, context_RH1D, pictures[number], columns[number], trace)
+            context_RH1D, concatenated_RH1M = layer.attend_to_words(
+                queries_RH1D, keys_RHTD, values_RHTD, columns[number], None, trace
+            )
+            y_R1C, cross_RH1N, recalled_RH1M = layer(
+                y_R1C, context_RH1D, pictures[number], columns[number], trace
+            )
             if trace:
                 seen.append((cross_RH1N, concatenated_RH1M if recalled_RH1M is None else recalled_RH1M))
         real_R11 = torch.ones(len(tokens_R), 1, 1, dtype=torch.bool, device=tokens_R.device)
-        return self.output(y_R1C[:, 0]), self.state_type(*caches), _trace(seen, memory, real_R11, ()) if trace else None
+        return (
+            self.output(y_R1C[:, 0]),
+            self.state_type(*caches),
+            _trace(seen, memory, real_R11, ()) if trace else None,
+        )
 
-    def observe(self, trace: Trace, tokens_BT: Tensor, lengths_B: Tensor, memory: CaptionMemory, pictures_B: Tensor | None = None) -> None:
+    def observe(
+        self,
+        trace: Trace,
+        tokens_BT: Tensor,
+        lengths_B: Tensor,
+        memory: CaptionMemory,
+        pictures_B: Tensor | None = None,
+    ) -> None:
         """One training step of the prototype memory, from the trace of `decode`; call it after the optimiser's step. Nothing without one.
 
         What the bank remembers of a key to show a person is, for self-attention, the tokens up to it; for cross-attention the number of
@@ -272,13 +338,17 @@ class CaptionTransformer(nn.Module):
             real_BN, contexts_BNW = self._patches_observed(trace, memory, pictures_B)
             self.memory.observe(trace.observed, real_BN, contexts_BNW, trace.prototype_weights_BTLM)
 
-    def contrast_loss(self, memory: CaptionMemory, labels_BN: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def contrast_loss(
+        self, memory: CaptionMemory, labels_BN: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Patch contrast over F, with the assigned words as labels, or `labels_BN` of a segmentation (negative: none).
 
         Raises ModelError where the model has no contrast head.
         """
         if self.contrast is None:
-            raise ModelError("this model has no patch contrast; set captioner.alignment.contrast_width above 0, or give its loss no weight")
+            raise ModelError(
+                "this model has no patch contrast; set captioner.region_alignment.contrast_width above 0, or give its loss no weight"
+            )
         labels_BN = memory.concepts_BN if labels_BN is None else labels_BN
         return self.contrast(memory.embedded_BNC, labels_BN, memory.mask_BN, generator)
 
@@ -289,8 +359,14 @@ class CaptionTransformer(nn.Module):
         Raises ModelError where the model has no such projection.
         """
         if self.to_text is None:
-            raise ModelError("this model has no projection to text; set captioner.alignment.text_regulariser, or give its loss no weight")
-        mask_BN1 = torch.ones_like(memory.encoded_BNC[..., :1]) if memory.mask_BN is None else memory.mask_BN[..., None]
+            raise ModelError(
+                "this model has no projection to text; set captioner.region_alignment.text_regulariser, or give its loss no weight"
+            )
+        mask_BN1 = (
+            torch.ones_like(memory.encoded_BNC[..., :1])
+            if memory.mask_BN is None
+            else memory.mask_BN[..., None]
+        )
         mean_BC = (memory.encoded_BNC * mask_BN1).sum(dim=1) / mask_BN1.sum(dim=1)
         return (1 - F.cosine_similarity(self.to_text(mean_BC), text_BE.to(mean_BC.dtype), dim=-1)).mean()
 
@@ -312,16 +388,24 @@ class CaptionTransformer(nn.Module):
     def _columns(self) -> tuple[Columns | None, ...]:
         return (None,) * len(self.decoder) if self.memory is None else self.memory.columns()
 
-    def _observed(self, keys_RHTD: Tensor, values_RHTD: Tensor, memory: CaptionMemory, layer: int) -> Observed:
+    def _observed(
+        self, keys_RHTD: Tensor, values_RHTD: Tensor, memory: CaptionMemory, layer: int
+    ) -> KeysAndValues:
         """What the bank sees: self-attention where prototypes join it, else cross-attention; after projection, before segments."""
         if self.config.memory is not None and self.config.memory.placement != "self_concat":
             keys_RHTD, values_RHTD = memory.keys_BLHND[:, layer], memory.values_BLHND[:, layer]
-        return Observed(merge_heads(keys_RHTD.detach()), merge_heads(values_RHTD.detach()))
+        return KeysAndValues(merge_heads(keys_RHTD.detach()), merge_heads(values_RHTD.detach()))
 
-    def _patches_observed(self, trace: Trace, memory: CaptionMemory, pictures_B: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _patches_observed(
+        self, trace: Trace, memory: CaptionMemory, pictures_B: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         (images, length), patches = trace.observed[0].keys_BTD.shape[:2], memory.encoded_BNC.shape[1]
         device = memory.encoded_BNC.device
-        real_BN = torch.ones(images, patches, dtype=torch.bool, device=device) if memory.mask_BN is None else memory.mask_BN
+        real_BN = (
+            torch.ones(images, patches, dtype=torch.bool, device=device)
+            if memory.mask_BN is None
+            else memory.mask_BN
+        )
         contexts_BNW = torch.full((images, length, CONTEXT_WIDTH), -1, dtype=torch.int32, device=device)
         if pictures_B is not None:
             contexts_BNW[..., 0] = pictures_B.to(torch.int32)[:, None]
@@ -331,14 +415,23 @@ class CaptionTransformer(nn.Module):
         return F.pad(real_BN, (0, length - patches), value=True), contexts_BNW
 
 
-def _trace(seen: list[tuple[Tensor, Tensor | None]], memory: CaptionMemory, real_RT1: Tensor, observed: tuple[Observed, ...]) -> Trace:
+def _trace(
+    seen: list[tuple[Tensor, Tensor | None]],
+    memory: CaptionMemory,
+    real_RT1: Tensor,
+    observed: tuple[KeysAndValues, ...],
+) -> Trace:
     """Attention over patches is the last layer's, without the global token's share; prototype weights are every layer's. Both are zero
     where there is no word."""
     attention_RTN = seen[-1][0].mean(dim=1)[..., : memory.encoded_BNC.shape[1]]
     attention_RTN = attention_RTN / attention_RTN.sum(dim=-1, keepdim=True) * real_RT1
-    prototypes = [weights_RHTM.detach().mean(dim=1) * real_RT1 for _, weights_RHTM in seen if weights_RHTM is not None]
+    prototypes = [
+        weights_RHTM.detach().mean(dim=1) * real_RT1 for _, weights_RHTM in seen if weights_RHTM is not None
+    ]
     weights_RTLM = torch.stack(prototypes, dim=2) if prototypes else None
-    return Trace(attention_RTN, concepts_BN=memory.concepts_BN, prototype_weights_BTLM=weights_RTLM, observed=observed)
+    return Trace(
+        attention_RTN, concepts_BN=memory.concepts_BN, prototype_weights_BTLM=weights_RTLM, observed=observed
+    )
 
 
 def _prefixes(tokens_BT: Tensor) -> Tensor:
@@ -347,7 +440,11 @@ def _prefixes(tokens_BT: Tensor) -> Tensor:
 
 
 def _check_codebook(config: CaptionTransformerConfig, codebook: Codebook | None) -> None:
-    if config.alignment is not None and codebook is None:
-        raise ConfigError("region alignment is on and no codebook is given; make one with 'patchword codebook WORDS.txt --tower T --out D'")
-    if config.alignment is None and codebook is not None:
-        raise ConfigError("a codebook is given and region alignment is off, so it would not be used; add the alignment table or drop it")
+    if config.region_alignment is not None and codebook is None:
+        raise ConfigError(
+            "region alignment is on and no codebook is given; make one with 'patchword codebook WORDS.txt --tower T --out D'"
+        )
+    if config.region_alignment is None and codebook is not None:
+        raise ConfigError(
+            "a codebook is given and region alignment is off, so it would not be used; add the alignment table or drop it"
+        )

@@ -28,7 +28,7 @@ from patchword.layers.attention import attend
 from patchword.layers.linear import Linear, linear
 from patchword.layers.positions import sine_positions
 from patchword.layers.transformer import (
-    Attended,
+    AttentionSource,
     CrossAttention,
     FeedForward,
     SelfAttention,
@@ -60,7 +60,9 @@ class MeshedMemoryConfig(BaseModel):
     encoder_layers: int = Field(3, gt=0, description="encoder levels; the decoder looks at all of them")
     decoder_layers: int = Field(3, gt=0, description="decoder layers")
     slots: int = Field(40, ge=0, description="learned memory slots in each encoder layer")
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout after each attention and in the feed-forward parts")
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="dropout after each attention and in the feed-forward parts"
+    )
     max_positions: int = Field(54, gt=0, description="longest caption in tokens, start token included")
 
 
@@ -73,7 +75,7 @@ class MeshedMemory(NamedTuple):
     bias_B11N: Tensor | None
     """-inf on padded regions; None where there are none."""
 
-    def by_layer(self) -> list[Attended]:
+    def by_layer(self) -> list[AttentionSource]:
         """What each decoder layer looks at."""
         return each_layer(self.keys_BLXND, self.values_BLXND, self.bias_B11N)
 
@@ -93,12 +95,18 @@ class MemoryAugmentedLayer(nn.Module):
     def forward(self, x_BNC: Tensor, mask_BN: Tensor | None) -> Tensor:
         """`mask_BN` hides padded regions; slots are always seen."""
         queries_BHND, keys_BHND, values_BHND = self.attention.project(x_BNC)
-        keys_BHND = torch.cat((keys_BHND, self._slots(self.slot_keys_MC, keys_BHND, keys_BHND.shape[-1])), dim=2)
-        values_BHND = torch.cat((values_BHND, self._slots(self.slot_values_MC, values_BHND, len(self.slot_values_MC))), dim=2)
+        keys_BHND = torch.cat(
+            (keys_BHND, self._slots(self.slot_keys_MC, keys_BHND, keys_BHND.shape[-1])), dim=2
+        )
+        values_BHND = torch.cat(
+            (values_BHND, self._slots(self.slot_values_MC, values_BHND, len(self.slot_values_MC))), dim=2
+        )
         if mask_BN is not None:
             mask_BN = F.pad(mask_BN, (0, len(self.slot_keys_MC)), value=True)
         # The queries leave the common product, so that it is freed: keys and values are copies already.
-        context_BHND, _ = attend(queries_BHND.contiguous(), keys_BHND, values_BHND, padding_bias(mask_BN, x_BNC))
+        context_BHND, _ = attend(
+            queries_BHND.contiguous(), keys_BHND, values_BHND, padding_bias(mask_BN, x_BNC)
+        )
         mixed_BNC = add_dropped(x_BNC, self.attention.merge(context_BHND), self.dropout, self.training)
         return self.feed_forward(self.attention_norm(mixed_BNC))
 
@@ -116,21 +124,31 @@ class MeshedDecoderLayer(nn.Module):
         self.attention_norm = nn.LayerNorm(config.width)
         self.cross = CrossAttention(config.width, config.heads)
         self.cross_norm = nn.LayerNorm(config.width)
-        self.gates = nn.ModuleList(Linear(2 * config.width, config.width) for _ in range(config.encoder_layers))
+        self.gates = nn.ModuleList(
+            Linear(2 * config.width, config.width) for _ in range(config.encoder_layers)
+        )
         self.feed_forward = FeedForward(config.width, config.hidden, config.dropout)
         self.dropout = config.dropout
 
-    def forward(self, y_RTC: Tensor, context_RHTD: Tensor, seen: Attended, want_weights: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, y_RTC: Tensor, context_RHTD: Tensor, seen: AttentionSource, want_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """The layer after its own attention, whose heads' contexts are given: teacher forcing and stepping differ only before."""
-        y_RTC = self.attention_norm(add_dropped(y_RTC, self.attention.merge(context_RHTD), self.dropout, self.training))
+        y_RTC = self.attention_norm(
+            add_dropped(y_RTC, self.attention.merge(context_RHTD), self.dropout, self.training)
+        )
         levels = len(self.gates)
         queries_BHTD = self.cross.queries(y_RTC, len(seen.keys_BHND)).repeat(1, levels, 1, 1)
-        looked_BXTD, weights = attend(queries_BHTD, seen.keys_BHND, seen.values_BHND, seen.bias_B11N, want_weights)
+        looked_BXTD, weights = attend(
+            queries_BHTD, seen.keys_BHND, seen.values_BHND, seen.bias_B11N, want_weights
+        )
         meshed_RTC = 0.0
         for gate, context_BHTD in zip(self.gates, looked_BXTD.chunk(levels, dim=1), strict=True):
             looked_RTC = self.cross.output(merge_heads(context_BHTD).view(y_RTC.shape))
             looked_RTC = self.cross_norm(add_dropped(y_RTC, looked_RTC, self.dropout, self.training))
-            own_CC, looked_CC = gate.weight.chunk(2, dim=1)  # the product with [y ; c] without writing that down
+            own_CC, looked_CC = gate.weight.chunk(
+                2, dim=1
+            )  # the product with [y ; c] without writing that down
             gate_RTC = (linear(looked_RTC, looked_CC, gate.bias) + linear(y_RTC, own_CC)).sigmoid_()
             meshed_RTC = meshed_RTC + gate_RTC * looked_RTC
         return self.feed_forward(meshed_RTC * levels**-0.5), weights
@@ -164,7 +182,9 @@ class MeshedMemoryTransformer(nn.Module):
 
     def encode_levels(self, features: VisualFeatures) -> Tensor:
         """The outputs of all encoder levels, bottom first, (B, S, N, C)."""
-        x_BNC = self.embed_norm(relu_dropped_(self.embed(features.grid_BNC), self.config.dropout, self.training))
+        x_BNC = self.embed_norm(
+            relu_dropped_(self.embed(features.grid_BNC), self.config.dropout, self.training)
+        )
         levels = []
         for layer in self.encoder:
             x_BNC = layer(x_BNC, features.mask_BN)
@@ -179,7 +199,9 @@ class MeshedMemoryTransformer(nn.Module):
         values_BLXND = torch.stack([values_BSHND.flatten(1, 2) for _, values_BSHND in projected], dim=1)
         return MeshedMemory(keys_BLXND, values_BLXND, padding_bias(features.mask_BN, levels_BSNC))
 
-    def decode(self, tokens_BT: Tensor, lengths_B: Tensor, memory: MeshedMemory, trace: bool = False) -> Decoded:
+    def decode(
+        self, tokens_BT: Tensor, lengths_B: Tensor, memory: MeshedMemory, trace: bool = False
+    ) -> Decoded:
         """Logits (R, T, V) for the token after each given one; zeros from the length on. R may be K captions per image, image by image.
 
         The trace holds the last layer's attention over regions, averaged over heads and levels.
@@ -222,4 +244,8 @@ class MeshedMemoryTransformer(nn.Module):
 
 def _trace(weights_BXTN: Tensor | None, real_RT1: Tensor) -> Trace | None:
     """The attention over regions, zero where there is no word."""
-    return None if weights_BXTN is None else Trace(attention_BTN=weights_of_rows(weights_BXTN, len(real_RT1)).mean(dim=1) * real_RT1)
+    return (
+        None
+        if weights_BXTN is None
+        else Trace(attention_BTN=weights_of_rows(weights_BXTN, len(real_RT1)).mean(dim=1) * real_RT1)
+    )

@@ -40,11 +40,21 @@ class ShowAttendTellConfig(BaseModel):
     kind: Literal["show_attend_tell"] = Field("show_attend_tell", description="Name of this captioner.")
     word_width: int = Field(512, gt=0, description="Width of a word embedding.")
     width: int = Field(512, gt=0, description="Width of the LSTM.")
-    attention_width: int = Field(512, gt=0, description="Width of the space in which patches and words are compared.")
-    scoring: Literal["tanh", "relu"] = Field("tanh", description="f of the attention score: tanh (paper) or relu (tutorial).")
-    gate: Literal["scalar", "vector"] = Field("scalar", description="Gate of the context: one number (paper), one per channel (tutorial).")
-    output: Literal["deep", "linear"] = Field("deep", description="Words from word, state, context (paper) or state only (tutorial).")
-    initial: Literal["mlp", "linear"] = Field("mlp", description="Initial states from the mean patch: two-layer MLPs (paper) or linear.")
+    attention_width: int = Field(
+        512, gt=0, description="Width of the space in which patches and words are compared."
+    )
+    scoring: Literal["tanh", "relu"] = Field(
+        "tanh", description="f of the attention score: tanh (paper) or relu (tutorial)."
+    )
+    gate: Literal["scalar", "vector"] = Field(
+        "scalar", description="Gate of the context: one number (paper), one per channel (tutorial)."
+    )
+    output: Literal["deep", "linear"] = Field(
+        "deep", description="Words from word, state, context (paper) or state only (tutorial)."
+    )
+    initial: Literal["mlp", "linear"] = Field(
+        "mlp", description="Initial states from the mean patch: two-layer MLPs (paper) or linear."
+    )
     dropout: float = Field(0.5, ge=0, lt=1, description="Dropout before the output layer.")
     word_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout of the word embeddings.")
 
@@ -96,31 +106,45 @@ class ShowAttendTell(nn.Module):
         self.embedding = nn.Embedding(vocabulary_size, config.word_width)
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         self.word_dropout = nn.Dropout(config.word_dropout)
-        self.attention = AdditiveAttention(feature_width, config.width, config.attention_width, config.scoring)
+        self.attention = AdditiveAttention(
+            feature_width, config.width, config.attention_width, config.scoring
+        )
         self.gate = Linear(config.width, {"scalar": 1, "vector": feature_width}[config.gate])
         self.recurrence = nn.LSTMCell(config.word_width + feature_width, config.width)
         initial = {"mlp": _two_layers, "linear": Linear}[config.initial]
         self.initial_hidden = initial(feature_width, config.width)
         self.initial_cell = initial(feature_width, config.width)
         self._widths = [config.attention_width, self.gate.out_features, 4 * config.width]
-        self.output = {"deep": DeepOutput, "linear": LinearOutput}[config.output](config, feature_width, vocabulary_size)
+        self.output = {"deep": DeepOutput, "linear": LinearOutput}[config.output](
+            config, feature_width, vocabulary_size
+        )
 
     def encode(self, features: VisualFeatures) -> ShowAttendTellMemory:
         """Keys of the attention and initial states. Raises ModelError where the features are not `feature_width` wide."""
         grid_BNC = grid_of(features, self.feature_width)
         mean_BC = mean_of_grid(grid_BNC, features.mask_BN)
         return ShowAttendTellMemory(
-            grid_BNC, self.attention.project(grid_BNC), features.mask_BN, self.initial_hidden(mean_BC), self.initial_cell(mean_BC)
+            grid_BNC,
+            self.attention.project(grid_BNC),
+            features.mask_BN,
+            self.initial_hidden(mean_BC),
+            self.initial_cell(mean_BC),
         )
 
-    def decode(self, tokens_BT: Tensor, lengths_B: Tensor, memory: ShowAttendTellMemory, trace: bool = False) -> Decoded:
+    def decode(
+        self, tokens_BT: Tensor, lengths_B: Tensor, memory: ShowAttendTellMemory, trace: bool = False
+    ) -> Decoded:
         """Teacher forcing. Rows run in the order of falling length, so that a caption that has ended costs nothing more."""
         packing = pack(lengths_B, tokens_BT.shape[1])
         if packing.order_B is not None:
-            memory = ShowAttendTellMemory(*(None if part is None else part.index_select(0, packing.order_B) for part in memory))
+            memory = ShowAttendTellMemory(
+                *(None if part is None else part.index_select(0, packing.order_B) for part in memory)
+            )
         words_PE = self._embed(tokens_BT.flatten()[packing.places_P])
         into_words, into_context = self._input_weights()
-        contexts_in = OverTime(into_context, linear(words_PE, into_words, self.recurrence.bias_ih + self.recurrence.bias_hh))
+        contexts_in = OverTime(
+            into_context, linear(words_PE, into_words, self.recurrence.bias_ih + self.recurrence.bias_hh)
+        )
         hidden_in = OverTime(*self._hidden_weights(contexts_in.offsets_PY))
         state = LstmState(memory.hidden_BS, memory.cell_BS)
         hiddens, contexts, attentions = [], [], []
@@ -137,7 +161,9 @@ class ShowAttendTell(nn.Module):
         return Decoded(unpack(logits_PV, packing), Trace(attention_BTN=attention_BTN) if trace else None)
 
     def start(self, memory: ShowAttendTellMemory, beams: int) -> LstmState:
-        return LstmState(memory.hidden_BS.repeat_interleave(beams, 0), memory.cell_BS.repeat_interleave(beams, 0))
+        return LstmState(
+            memory.hidden_BS.repeat_interleave(beams, 0), memory.cell_BS.repeat_interleave(beams, 0)
+        )
 
     def step(
         self, tokens_R: Tensor, memory: ShowAttendTellMemory, state: LstmState, trace: bool = False
@@ -146,13 +172,21 @@ class ShowAttendTell(nn.Module):
         words_RE = self._embed(tokens_R)
         into_words, into_context = self._input_weights()
         hidden_BKS = state.hidden_RS.view(len(memory.grid_BNC), -1, self.config.width)
-        context_BKC, attention_BKN = self._look(memory, self.attention.query(hidden_BKS), self.gate(hidden_BKS))
+        context_BKC, attention_BKN = self._look(
+            memory, self.attention.query(hidden_BKS), self.gate(hidden_BKS)
+        )
         context_RC = context_BKC.flatten(0, 1)
         gates_RG = linear(words_RE, into_words, self.recurrence.bias_ih + self.recurrence.bias_hh)
-        gates_RG = gates_RG + linear(context_RC, into_context) + linear(state.hidden_RS, self.recurrence.weight_hh)
+        gates_RG = (
+            gates_RG + linear(context_RC, into_context) + linear(state.hidden_RS, self.recurrence.weight_hh)
+        )
         state = lstm_update(gates_RG, state.cell_RS)
         logits_RV = self.output(words_RE, state.hidden_RS, context_RC)
-        return logits_RV, state, Trace(attention_BTN=attention_BKN.flatten(0, 1).unsqueeze(1)) if trace else None
+        return (
+            logits_RV,
+            state,
+            Trace(attention_BTN=attention_BKN.flatten(0, 1).unsqueeze(1)) if trace else None,
+        )
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return self.word_dropout(self.embedding(tokens))
@@ -168,7 +202,9 @@ class ShowAttendTell(nn.Module):
         biases_Y = torch.cat([self.attention.query.bias, self.gate.bias])
         return weight_YS, torch.cat([biases_Y.expand(len(gates_PG), -1), gates_PG], dim=1)
 
-    def _look(self, memory: ShowAttendTellMemory, query_nKA: Tensor, gate_nKC: Tensor) -> tuple[Tensor, Tensor]:
+    def _look(
+        self, memory: ShowAttendTellMemory, query_nKA: Tensor, gate_nKC: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Gated contexts (n, K, C) and attention (n, K, N) of the first n pictures, for K queries of each."""
         attention_nKN = self.attention(memory.keys_BNA, query_nKA, memory.mask_BN)
         return gate_nKC.sigmoid() * (attention_nKN @ memory.grid_BNC[: len(query_nKA)]), attention_nKN

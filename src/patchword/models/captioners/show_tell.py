@@ -36,9 +36,12 @@ class ShowTellConfig(BaseModel):
 
     kind: Literal["show_tell"] = Field("show_tell", description="Name of this captioner.")
     width: int = Field(512, gt=0, description="Width of the recurrent layer and of the word embeddings.")
-    cell: Literal["lstm", "gru", "rnn"] = Field("lstm", description="Recurrent cell: lstm (paper), gru or plain rnn.")
+    cell: Literal["lstm", "gru", "rnn"] = Field(
+        "lstm", description="Recurrent cell: lstm (paper), gru or plain rnn."
+    )
     picture: Literal["first_input", "initial_state"] = Field(
-        "first_input", description="The picture is the first input (paper), or the batch-normalised initial state."
+        "first_input",
+        description="The picture is the first input (paper), or the batch-normalised initial state.",
     )
     dropout: float = Field(0.5, ge=0, lt=1, description="Dropout before the output layer.")
     word_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout of the word embeddings.")
@@ -66,7 +69,9 @@ class InitialState(nn.Module):
 
     def forward(self, mean_BC: Tensor, recurrence: Lstm | Gru | Rnn) -> State:
         if self.training and len(mean_BC) < 2:
-            raise ModelError("a training batch of one picture cannot be batch-normalised: use two or more, or picture = 'first_input'")
+            raise ModelError(
+                "a training batch of one picture cannot be batch-normalised: use two or more, or picture = 'first_input'"
+            )
         return recurrence.begin(self.normalise(self.project(mean_BC)))
 
 
@@ -81,7 +86,9 @@ class ShowTell(nn.Module):
         self.embedding = nn.Embedding(vocabulary_size, config.width)
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         self.word_dropout = nn.Dropout(config.word_dropout)
-        self.picture = {"first_input": FirstInput, "initial_state": InitialState}[config.picture](feature_width, config.width)
+        self.picture = {"first_input": FirstInput, "initial_state": InitialState}[config.picture](
+            feature_width, config.width
+        )
         self.recurrence = {"lstm": Lstm, "gru": Gru, "rnn": Rnn}[config.cell](config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.words = Linear(config.width, vocabulary_size)
@@ -103,7 +110,9 @@ class ShowTell(nn.Module):
     def start(self, memory: State, beams: int) -> State:
         return type(memory)(*(part.repeat_interleave(beams, 0) for part in memory))
 
-    def step(self, tokens_R: Tensor, memory: NamedTuple, state: State, trace: bool = False) -> tuple[Tensor, State, Trace | None]:
+    def step(
+        self, tokens_R: Tensor, memory: NamedTuple, state: State, trace: bool = False
+    ) -> tuple[Tensor, State, Trace | None]:
         """One word for every row."""
         hiddens_R1S, state = self.recurrence(self.word_dropout(self.embedding(tokens_R[:, None])), state)
         return self._logits(hiddens_R1S[:, 0]), state, Trace() if trace else None

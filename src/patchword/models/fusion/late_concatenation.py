@@ -38,7 +38,9 @@ class PairSummary(NamedTuple):
 
 def image_summary(features: VisualFeatures) -> Tensor:
     """Class token (B, C), or the mean of the real patches where the tower has none."""
-    return mean_of_grid(features.grid_BNC, features.mask_BN) if features.class_BC is None else features.class_BC
+    return (
+        mean_of_grid(features.grid_BNC, features.mask_BN) if features.class_BC is None else features.class_BC
+    )
 
 
 def text_summary(features: TextFeatures) -> Tensor:
@@ -49,7 +51,9 @@ def text_summary(features: TextFeatures) -> Tensor:
 class LateConcatenation(nn.Module):
     """A linear head over what one or two towers say. A tower that is not read may be None."""
 
-    def __init__(self, config: LateConcatenationConfig, image_tower: Any | None, text_tower: Any | None) -> None:
+    def __init__(
+        self, config: LateConcatenationConfig, image_tower: Any | None, text_tower: Any | None
+    ) -> None:
         """Raises ConfigError where a tower that the config reads from is missing."""
         super().__init__()
         reads = {"image": config.inputs != "text", "text": config.inputs != "image"}
@@ -67,7 +71,11 @@ class LateConcatenation(nn.Module):
         self.head = nn.Linear(width, config.classes)
 
     def lower(
-        self, image: Tensor | None, input_ids: Tensor | None, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None
+        self,
+        image: Tensor | None,
+        input_ids: Tensor | None,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
     ) -> PairSummary:
         """The towers' summaries; with frozen towers they carry no gradient and may be stored. Arguments as in `forward`."""
         image_BC = None if self.image_tower is None else image_summary(self.image_tower(image))
@@ -90,7 +98,9 @@ class LateConcatenation(nn.Module):
             text_BC = text_summary(self.text_tower.finish(text_BLC, text_mask_BL))
         return PairSummary(image_BC, text_BC)
 
-    def fuse(self, summary: PairSummary, has_image_B: Tensor | None = None, has_text_B: Tensor | None = None) -> Tensor:
+    def fuse(
+        self, summary: PairSummary, has_image_B: Tensor | None = None, has_text_B: Tensor | None = None
+    ) -> Tensor:
         """Logits (B, Y). The vector of a picture or text that a row does not have (`has_..._B` false) is zero."""
         parts = [
             part if has_B is None else part * has_B[:, None].to(part.dtype)
@@ -100,7 +110,11 @@ class LateConcatenation(nn.Module):
         return self.head(torch.cat(parts, 1))
 
     def forward(
-        self, image: Tensor | None, input_ids: Tensor | None, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None
+        self,
+        image: Tensor | None,
+        input_ids: Tensor | None,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, Y).
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from patchword.errors import ConfigError, ModelError
 from patchword.layers.attention import attend, hide
 from patchword.layers.prompts import PromptMap, Prompts, fused_rows, query_attention, query_rows
-from patchword.types import Projected, TextFeatures, TowerLayer, VisualFeatures
+from patchword.types import Projections, TextFeatures, TowerLayer, VisualFeatures
 
 PerLayer = int | tuple[int, ...]
 
@@ -58,7 +58,9 @@ class TextTower(Protocol):
     appendable: bool
     layers: Sequence[TowerLayer]
 
-    def embed(self, ids_BL: Tensor, mask_BL: Tensor | None, types_BL: Tensor | None) -> tuple[Tensor, Tensor | None]: ...
+    def embed(
+        self, ids_BL: Tensor, mask_BL: Tensor | None, types_BL: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]: ...
 
     def finish(self, tokens_BLC: Tensor, mask_BL: Tensor | None) -> TextFeatures: ...
 
@@ -68,12 +70,17 @@ class PromptFusionConfig(BaseModel, extra="forbid", frozen=True):
 
     kind: Literal["prompt_fusion"] = "prompt_fusion"
     classes: int = Field(gt=0, description="number of labels")
-    fused_layers: int = Field(2, ge=0, description="how many layers are fused, counted from the top (F); 0: two separate towers")
+    fused_layers: int = Field(
+        2, ge=0, description="how many layers are fused, counted from the top (F); 0: two separate towers"
+    )
     query: PerLayer = Field(4, description="query prompts per layer; 0: the layer passes no message")
-    query_context: PerLayer = Field(4, description="query-context prompts per layer; none where there are no query prompts")
+    query_context: PerLayer = Field(
+        4, description="query-context prompts per layer; none where there are no query prompts"
+    )
     fusion_context: PerLayer = Field(4, description="fusion-context prompts per layer")
     map_width: int | tuple[int, ...] | None = Field(
-        None, description="hidden width of the maps; absent: half the wider tower; 0: no map, rows pass as they are (equal widths only)"
+        None,
+        description="hidden width of the maps; absent: half the wider tower; 0: no map, rows pass as they are (equal widths only)",
     )
 
     @model_validator(mode="after")
@@ -101,7 +108,7 @@ class FusionTokens(NamedTuple):
     text_mask_BL: Tensor | None
 
 
-class Gathered(NamedTuple):
+class PromptAttention(NamedTuple):
     """Where the query prompts of one fused layer looked, heads averaged; a row's remainder to 1 went to other prompts."""
 
     patches_BQN: Tensor
@@ -115,17 +122,27 @@ class FusedLayer(nn.Module):
     def __init__(self, config: PromptFusionConfig, layer: int, image_width: int, text_width: int) -> None:
         super().__init__()
         query = config.at("query", layer)
-        lengths = (query, config.at("query_context", layer) if query else 0, config.at("fusion_context", layer))
+        lengths = (
+            query,
+            config.at("query_context", layer) if query else 0,
+            config.at("fusion_context", layer),
+        )
         self.image = Prompts(image_width, *lengths)
         self.text = Prompts(text_width, *lengths)
         self.image_to_text: nn.Module | None = None
         self.text_to_image: nn.Module | None = None
         if query:
-            hidden = max(image_width, text_width) // 2 if config.map_width is None else config.at("map_width", layer)
+            hidden = (
+                max(image_width, text_width) // 2
+                if config.map_width is None
+                else config.at("map_width", layer)
+            )
             self.image_to_text = PromptMap(image_width, hidden, text_width) if hidden else nn.Identity()
             self.text_to_image = PromptMap(text_width, hidden, image_width) if hidden else nn.Identity()
 
-    def forward(self, image_layer: TowerLayer, text_layer: TowerLayer, tokens: FusionTokens, rows: int | None) -> FusionTokens:
+    def forward(
+        self, image_layer: TowerLayer, text_layer: TowerLayer, tokens: FusionTokens, rows: int | None
+    ) -> FusionTokens:
         """Tokens after the layer; the first `rows` of each tower, None for all."""
         mask_BL = tokens.text_mask_BL
         image, text = image_layer.project(tokens.image_BNC), text_layer.project(tokens.text_BLC)
@@ -140,14 +157,20 @@ class FusedLayer(nn.Module):
         )
 
     @torch.no_grad()
-    def gathered(self, image_layer: TowerLayer, text_layer: TowerLayer, tokens: FusionTokens) -> Gathered:
+    def gathered(
+        self, image_layer: TowerLayer, text_layer: TowerLayer, tokens: FusionTokens
+    ) -> PromptAttention:
         """Attention of the query prompts. The layer must have some."""
         patches_BQN = _query_attention(image_layer, image_layer.project(tokens.image_BNC), self.image, None)
-        words_BQL = _query_attention(text_layer, text_layer.project(tokens.text_BLC), self.text, tokens.text_mask_BL)
-        return Gathered(patches_BQN, words_BQL)
+        words_BQL = _query_attention(
+            text_layer, text_layer.project(tokens.text_BLC), self.text, tokens.text_mask_BL
+        )
+        return PromptAttention(patches_BQN, words_BQL)
 
 
-def _query_attention(layer: TowerLayer, tokens: Projected, prompts: Prompts, mask_BN: Tensor | None) -> Tensor:
+def _query_attention(
+    layer: TowerLayer, tokens: Projections, prompts: Prompts, mask_BN: Tensor | None
+) -> Tensor:
     queries, keys, values, mask_BM = query_attention(layer, tokens, prompts, mask_BN)
     bias = None if mask_BM is None else hide(mask_BM[:, None, None, :], keys.dtype)
     _, weights_BHQM = attend(queries, keys, values, bias, want_weights=True)
@@ -164,13 +187,18 @@ class PromptFusion(nn.Module):
         self.config = config
         self.image_tower, self.text_tower = image_tower, text_tower
         self.fused = nn.ModuleList(
-            FusedLayer(config, layer, image_tower.width, text_tower.width) for layer in range(config.fused_layers)
+            FusedLayer(config, layer, image_tower.width, text_tower.width)
+            for layer in range(config.fused_layers)
         )
         self.image_head = nn.Linear(image_tower.width, config.classes)
         self.text_head = nn.Linear(text_tower.width, config.classes)
 
     def lower(
-        self, image: Tensor, input_ids: Tensor, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None
+        self,
+        image: Tensor,
+        input_ids: Tensor,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
     ) -> FusionTokens:
         """Tokens before the first fused layer. With frozen towers they carry no gradient and may be stored; arguments as in `forward`."""
         image_BNC, image_mask = self.image_tower.embed(image)
@@ -197,7 +225,9 @@ class PromptFusion(nn.Module):
         first_BC = self.text_tower.finish(tokens.text_BLC[:, :1], None).tokens_BLC[:, 0]
         return self.image_head(class_BC), self.text_head(first_BC)
 
-    def fuse(self, tokens: FusionTokens, has_image_B: Tensor | None = None, has_text_B: Tensor | None = None) -> Tensor:
+    def fuse(
+        self, tokens: FusionTokens, has_image_B: Tensor | None = None, has_text_B: Tensor | None = None
+    ) -> Tensor:
         """Logits (B, Y), the mean of the two heads', from the tokens before the first fused layer.
 
         A row without a picture (`has_image_B` false) is labelled by the text's head alone, one without a text by the picture's. Messages
@@ -210,7 +240,11 @@ class PromptFusion(nn.Module):
         return (image_B1 * image_BY + text_B1 * text_BY) / (image_B1 + text_B1)
 
     def forward(
-        self, image: Tensor, input_ids: Tensor, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None
+        self,
+        image: Tensor,
+        input_ids: Tensor,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, Y).
 
@@ -222,11 +256,13 @@ class PromptFusion(nn.Module):
         return self.fuse(self.lower(image, input_ids, token_type_ids, attention_mask))
 
     @torch.no_grad()
-    def explain(self, tokens: FusionTokens) -> list[Gathered | None]:
+    def explain(self, tokens: FusionTokens) -> list[PromptAttention | None]:
         """Which patches and words the query prompts gathered, per fused layer; None for a layer without query prompts."""
-        found: list[Gathered | None] = []
+        found: list[PromptAttention | None] = []
         for fused, image_layer, text_layer in self.fused_pairs():
-            found.append(None if fused.image_to_text is None else fused.gathered(image_layer, text_layer, tokens))
+            found.append(
+                None if fused.image_to_text is None else fused.gathered(image_layer, text_layer, tokens)
+            )
             tokens = fused(image_layer, text_layer, tokens, rows=None)
         return found
 
@@ -247,9 +283,13 @@ def _check_towers(config: PromptFusionConfig, image_tower: ImageTower, text_towe
                 "all see what joins them; use a ViT or CLIP's vision tower for pictures and a BERT for texts"
             )
         if config.fused_layers > tower.depth:
-            raise ConfigError(f"fused_layers is {config.fused_layers} and the {name} tower has {tower.depth} layers: fuse at most those")
+            raise ConfigError(
+                f"fused_layers is {config.fused_layers} and the {name} tower has {tower.depth} layers: fuse at most those"
+            )
     layers = range(config.fused_layers)
-    unmapped = config.map_width is not None and any(config.at("query", layer) and not config.at("map_width", layer) for layer in layers)
+    unmapped = config.map_width is not None and any(
+        config.at("query", layer) and not config.at("map_width", layer) for layer in layers
+    )
     if unmapped and image_tower.width != text_tower.width:
         raise ConfigError(
             f"map_width is 0, so that rows pass between the towers as they are, and the towers are {image_tower.width} and "

@@ -33,16 +33,24 @@ class Gene(NamedTuple):
 class SearchSpace(BaseModel, extra="forbid", frozen=True):
     """Choices of each setting; every fused layer chooses for itself."""
 
-    fused_layers: tuple[int, ...] = Field((1, 2, 3, 4), min_length=1, description="numbers of fused layers to try")
+    fused_layers: tuple[int, ...] = Field(
+        (1, 2, 3, 4), min_length=1, description="numbers of fused layers to try"
+    )
     query: tuple[int, ...] = Field((0, 1, 2, 4, 8, 16), min_length=1, description="numbers of query prompts")
-    query_context: tuple[int, ...] = Field((0, 1, 2, 4, 8, 16), min_length=1, description="numbers of query-context prompts")
-    fusion_context: tuple[int, ...] = Field((0, 1, 2, 4, 8, 16), min_length=1, description="numbers of fusion-context prompts")
+    query_context: tuple[int, ...] = Field(
+        (0, 1, 2, 4, 8, 16), min_length=1, description="numbers of query-context prompts"
+    )
+    fusion_context: tuple[int, ...] = Field(
+        (0, 1, 2, 4, 8, 16), min_length=1, description="numbers of fusion-context prompts"
+    )
     map_width: tuple[int, ...] = Field((96, 192, 384), min_length=1, description="hidden widths of the maps")
 
     @model_validator(mode="after")
     def _maps_have_a_width(self) -> SearchSpace:
         if min(self.map_width) < 1:
-            raise ValueError(f"map_width offers {min(self.map_width)}: a searched map has a width of at least 1")
+            raise ValueError(
+                f"map_width offers {min(self.map_width)}: a searched map has a width of at least 1"
+            )
         return self
 
     def largest(self, classes: int) -> PromptFusionConfig:
@@ -52,10 +60,16 @@ class SearchSpace(BaseModel, extra="forbid", frozen=True):
 
     def draw(self, classes: int, generator: random.Random) -> PromptFusionConfig:
         """A random structure, each choice alike."""
-        return structure_of([self._gene(generator) for _ in range(generator.choice(self.fused_layers))], classes)
+        return structure_of(
+            [self._gene(generator) for _ in range(generator.choice(self.fused_layers))], classes
+        )
 
     def mutate(
-        self, structure: PromptFusionConfig, generator: random.Random, probability: float, depth_probability: float
+        self,
+        structure: PromptFusionConfig,
+        generator: random.Random,
+        probability: float,
+        depth_probability: float,
     ) -> PromptFusionConfig:
         """Each setting drawn anew with `probability`, the number of layers with `depth_probability` (AutoFormer: 0.2 and 0.4)."""
         genes = genes_of(structure)
@@ -65,16 +79,23 @@ class SearchSpace(BaseModel, extra="forbid", frozen=True):
         mutated = []
         for gene in genes:
             fresh = self._gene(generator)
-            settings = (new if generator.random() < probability else old for old, new in zip(gene, fresh, strict=True))
+            settings = (
+                new if generator.random() < probability else old for old, new in zip(gene, fresh, strict=True)
+            )
             mutated.append(_tidy(Gene(*settings), self))
         return structure_of(mutated, structure.classes)
 
-    def cross(self, one: PromptFusionConfig, other: PromptFusionConfig, generator: random.Random) -> PromptFusionConfig:
+    def cross(
+        self, one: PromptFusionConfig, other: PromptFusionConfig, generator: random.Random
+    ) -> PromptFusionConfig:
         """The number of layers of one parent; each setting of a layer that both have from either of them."""
         first, second = genes_of(one), genes_of(other)
         if generator.random() < 0.5:
             first, second = second, first
-        mixed = [Gene(*(generator.choice(pair) for pair in zip(*genes, strict=True))) for genes in zip(first, second, strict=False)]
+        mixed = [
+            Gene(*(generator.choice(pair) for pair in zip(*genes, strict=True)))
+            for genes in zip(first, second, strict=False)
+        ]
         return structure_of([_tidy(gene, self) for gene in mixed] + first[len(mixed) :], one.classes)
 
     def _gene(self, generator: random.Random) -> Gene:
@@ -89,7 +110,10 @@ def _tidy(gene: Gene, space: SearchSpace) -> Gene:
 
 def genes_of(structure: PromptFusionConfig) -> list[Gene]:
     """Fused layers from the top down; the structure names a length for every layer."""
-    return [Gene(*(structure.at(name, layer) for name in Gene._fields)) for layer in reversed(range(structure.fused_layers))]
+    return [
+        Gene(*(structure.at(name, layer) for name in Gene._fields))
+        for layer in reversed(range(structure.fused_layers))
+    ]
 
 
 def structure_of(genes: list[Gene], classes: int) -> PromptFusionConfig:
@@ -107,7 +131,11 @@ class PromptSupernet(nn.Module):
         self.whole = PromptFusion(space.largest(classes), image_tower, text_tower)
 
     def lower(
-        self, image: Tensor, input_ids: Tensor, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None
+        self,
+        image: Tensor,
+        input_ids: Tensor,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
     ) -> FusionTokens:
         """Tokens before the lowest layer that any structure fuses; see `PromptFusion.lower`."""
         return self.whole.lower(image, input_ids, token_type_ids, attention_mask)
@@ -117,23 +145,36 @@ class PromptSupernet(nn.Module):
         skipped = self.whole.config.fused_layers - structure.fused_layers
         for _, image_layer, text_layer in self.whole.fused_pairs()[:skipped]:
             image_BNC = image_layer(tokens.image_BNC)
-            tokens = FusionTokens(image_BNC, text_layer(tokens.text_BLC, tokens.text_mask_BL), tokens.text_mask_BL)
+            tokens = FusionTokens(
+                image_BNC, text_layer(tokens.text_BLC, tokens.text_mask_BL), tokens.text_mask_BL
+            )
         part, corner = self._part(structure)
-        return functional_call(_Fuse(part), {f"model.{name}": weights for name, weights in corner.items()}, (tokens,))
+        return functional_call(
+            _Fuse(part), {f"model.{name}": weights for name, weights in corner.items()}, (tokens,)
+        )
 
     def extract(self, structure: PromptFusionConfig) -> PromptFusion:
         """The structure as a model of its own, with copies of its weights and the same towers."""
         part, corner = self._part(structure)
-        towers = {name: weights for name, weights in part.state_dict().items() if name.startswith(("image_tower.", "text_tower."))}
+        towers = {
+            name: weights
+            for name, weights in part.state_dict().items()
+            if name.startswith(("image_tower.", "text_tower."))
+        }
         model = PromptFusion(structure, self.whole.image_tower, self.whole.text_tower)
-        model.load_state_dict({**towers, **{name: weights.detach().clone() for name, weights in corner.items()}})
+        model.load_state_dict(
+            {**towers, **{name: weights.detach().clone() for name, weights in corner.items()}}
+        )
         return model
 
     def _part(self, structure: PromptFusionConfig) -> tuple[PromptFusion, dict[str, Tensor]]:
         """A model of the structure without memory for its own weights, and the corner of ours that it is to run with."""
         with torch.device("meta"):
             part = PromptFusion(structure, self.whole.image_tower, self.whole.text_tower)
-        weights, skipped = dict(self.whole.named_parameters()), self.whole.config.fused_layers - structure.fused_layers
+        weights, skipped = (
+            dict(self.whole.named_parameters()),
+            self.whole.config.fused_layers - structure.fused_layers,
+        )
         corner = {}
         for name, empty in part.named_parameters():
             if empty.device.type != "meta":
@@ -162,7 +203,11 @@ def trained_parameters(structure: PromptFusionConfig, image_width: int, text_wid
     for layer in range(structure.fused_layers):
         query, context = structure.at("query", layer), structure.at("query_context", layer)
         total += (query + (context if query else 0) + structure.at("fusion_context", layer)) * widths
-        hidden = max(image_width, text_width) // 2 if structure.map_width is None else structure.at("map_width", layer)
+        hidden = (
+            max(image_width, text_width) // 2
+            if structure.map_width is None
+            else structure.at("map_width", layer)
+        )
         if query and hidden:
             total += 2 * hidden * widths + 2 * hidden + widths
     return total

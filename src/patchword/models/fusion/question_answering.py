@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchword.errors import ConfigError, ModelError
-from patchword.layers.alignment import AlignmentConfig, PatchContrast, RegionAlignment
 from patchword.layers.codebook import Codebook
 from patchword.layers.linear import Linear
 from patchword.layers.positions import grid_positions, sine_positions
+from patchword.layers.region_alignment import PatchContrast, RegionAlignment, RegionAlignmentConfig
 from patchword.layers.transformer import (
     CrossAttention,
     EncoderLayer,
@@ -51,13 +51,22 @@ class QuestionConfig(BaseModel, extra="forbid", frozen=True):
     heads: int = Field(4, gt=0, description="attention heads; they divide the width")
     hidden: int = Field(512, gt=0, description="hidden width of the feed-forward parts")
     picture_layers: int = Field(1, ge=0, description="self-attention layers over the patches")
-    question_layers: int = Field(2, gt=0, description="layers of the question, each with a look at the patches")
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout after each sub-layer, in the feed-forward parts and on the inputs")
+    question_layers: int = Field(
+        2, gt=0, description="layers of the question, each with a look at the patches"
+    )
+    dropout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="dropout after each sub-layer, in the feed-forward parts and on the inputs",
+    )
     max_positions: int = Field(32, gt=0, description="longest question in tokens, start token included")
-    alignment: AlignmentConfig | None = Field(None, description="region alignment with a codebook; absent: none")
+    region_alignment: RegionAlignmentConfig | None = Field(
+        None, description="region alignment with a codebook; absent: none"
+    )
 
 
-class SeenPicture(NamedTuple):
+class PictureEncoding(NamedTuple):
     """A picture before it is asked about."""
 
     patches_BNC: Tensor
@@ -67,12 +76,14 @@ class SeenPicture(NamedTuple):
     concepts_BN: Tensor | None
     """Codebook row of each patch; None without region alignment."""
 
-    def of(self, picture_of_row_R: Tensor) -> SeenPicture:
+    def of(self, picture_of_row_R: Tensor) -> PictureEncoding:
         """The pictures again, once for each question."""
-        return SeenPicture(*(None if part is None else part.index_select(0, picture_of_row_R) for part in self))
+        return PictureEncoding(
+            *(None if part is None else part.index_select(0, picture_of_row_R) for part in self)
+        )
 
 
-class AskedPicture(NamedTuple):
+class QuestionEncoding(NamedTuple):
     """Picture and question after they have met."""
 
     patches_RNC: Tensor
@@ -103,10 +114,17 @@ class QuestionLayer(nn.Module):
         self.dropout = config.dropout
 
     def forward(
-        self, y_RLC: Tensor, question_bias: Tensor, patches_RNC: Tensor, patch_bias: Tensor | None, trace: bool
+        self,
+        y_RLC: Tensor,
+        question_bias: Tensor,
+        patches_RNC: Tensor,
+        patch_bias: Tensor | None,
+        trace: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """The layer's output and, where wanted, its attention (R, H, L, N) over the patches."""
-        y_RLC = self.attention_norm(add_dropped(y_RLC, self.attention(y_RLC, question_bias), self.dropout, self.training))
+        y_RLC = self.attention_norm(
+            add_dropped(y_RLC, self.attention(y_RLC, question_bias), self.dropout, self.training)
+        )
         looked_RLC, weights_RHLN = self.cross(y_RLC, *self.cross.project(patches_RNC), patch_bias, trace)
         y_RLC = self.cross_norm(add_dropped(y_RLC, looked_RLC, self.dropout, self.training))
         return self.feed_forward(y_RLC), weights_RHLN
@@ -115,29 +133,44 @@ class QuestionLayer(nn.Module):
 class QuestionEncoder(nn.Module):
     """Patch features of width `feature_width` and a question over `vocabulary_size` words, fused."""
 
-    def __init__(self, config: QuestionConfig, feature_width: int, vocabulary_size: int, codebook: Codebook | None = None) -> None:
+    def __init__(
+        self,
+        config: QuestionConfig,
+        feature_width: int,
+        vocabulary_size: int,
+        codebook: Codebook | None = None,
+    ) -> None:
         """Raises ConfigError for sizes that do not fit one another or a loss that questions do not have, ModelError for a codebook without
         region alignment or the reverse."""
         super().__init__()
         check_heads(config.width, config.heads)
-        if config.alignment is not None and config.alignment.text_regulariser:
-            raise ConfigError("alignment.text_regulariser compares pictures with their captions, and questions have none: set it to false")
-        if (config.alignment is None) != (codebook is None):
-            raise ModelError("region alignment and a codebook go together: give both, or leave out [model.alignment] and the codebook")
+        if config.region_alignment is not None and config.region_alignment.text_regulariser:
+            raise ConfigError(
+                "region_alignment.text_regulariser compares pictures with their captions, and questions have none: set it to false"
+            )
+        if (config.region_alignment is None) != (codebook is None):
+            raise ModelError(
+                "region alignment and a codebook go together: give both, or leave out [answerer.region_alignment] and the codebook"
+            )
         self.config = config
         self.embed = Linear(feature_width, config.width)
         self.embed_norm = nn.LayerNorm(config.width)
         self.picture_layers = nn.ModuleList(
-            EncoderLayer(config.width, config.heads, config.hidden, config.dropout) for _ in range(config.picture_layers)
+            EncoderLayer(config.width, config.heads, config.hidden, config.dropout)
+            for _ in range(config.picture_layers)
         )
-        self.alignment, self.contrast = None, None
-        if config.alignment is not None and codebook is not None:
-            self.alignment = RegionAlignment(config.alignment, codebook, config.width, config.heads, config.hidden, config.dropout)
-            if config.alignment.contrast_width:
-                self.contrast = PatchContrast(config.width, config.alignment.contrast_width)
+        self.region_alignment, self.contrast = None, None
+        if config.region_alignment is not None and codebook is not None:
+            self.region_alignment = RegionAlignment(
+                config.region_alignment, codebook, config.width, config.heads, config.hidden, config.dropout
+            )
+            if config.region_alignment.contrast_width:
+                self.contrast = PatchContrast(config.width, config.region_alignment.contrast_width)
         self.words = nn.Embedding(vocabulary_size, config.width)
         self.question_layers = nn.ModuleList(QuestionLayer(config) for _ in range(config.question_layers))
-        self.register_buffer("positions_LC", sine_positions(torch.arange(config.max_positions), config.width), persistent=False)
+        self.register_buffer(
+            "positions_LC", sine_positions(torch.arange(config.max_positions), config.width), persistent=False
+        )
         initialise(self)
         nn.init.normal_(self.words.weight, std=config.width**-0.5)
 
@@ -148,12 +181,14 @@ class QuestionEncoder(nn.Module):
         lengths_R: Tensor,
         picture_of_row_R: Tensor | None = None,
         trace: bool = False,
-    ) -> AskedPicture:
+    ) -> QuestionEncoding:
         """Fuses each question with its picture; see `look` and `read`, which it joins."""
         seen = self.look(features)
-        return self.read(seen if picture_of_row_R is None else seen.of(picture_of_row_R), question_RL, lengths_R, trace)
+        return self.read(
+            seen if picture_of_row_R is None else seen.of(picture_of_row_R), question_RL, lengths_R, trace
+        )
 
-    def look(self, features: VisualFeatures) -> SeenPicture:
+    def look(self, features: VisualFeatures) -> PictureEncoding:
         """The picture's part, which no question changes. Raises ModelError for features of another width."""
         if features.grid_BNC.shape[-1] != self.embed.in_features:
             raise ModelError(
@@ -168,13 +203,15 @@ class QuestionEncoder(nn.Module):
         bias = padding_bias(features.mask_BN, x_BNC)
         for layer in self.picture_layers:
             x_BNC = layer(x_BNC, bias)
-        if self.alignment is None:
-            return SeenPicture(x_BNC, features.mask_BN, embedded_BNC, None)
-        assigned = self.alignment.assign(features)
-        x_BNC = self.alignment(x_BNC, assigned, features.hw, features.mask_BN)
-        return SeenPicture(x_BNC, features.mask_BN, embedded_BNC, assigned.concepts_BN)
+        if self.region_alignment is None:
+            return PictureEncoding(x_BNC, features.mask_BN, embedded_BNC, None)
+        assigned = self.region_alignment.assign(features)
+        x_BNC = self.region_alignment(x_BNC, assigned, features.hw, features.mask_BN)
+        return PictureEncoding(x_BNC, features.mask_BN, embedded_BNC, assigned.concepts_BN)
 
-    def read(self, seen: SeenPicture, question_RL: Tensor, lengths_R: Tensor, trace: bool = False) -> AskedPicture:
+    def read(
+        self, seen: PictureEncoding, question_RL: Tensor, lengths_R: Tensor, trace: bool = False
+    ) -> QuestionEncoding:
         """The question's part, R pictures beside R questions.
 
         Args:
@@ -194,12 +231,14 @@ class QuestionEncoder(nn.Module):
         for layer in self.question_layers:
             y_RLC, weights_RHLN = layer(y_RLC, question_bias, seen.patches_BNC, patch_bias, trace)
         looked_RLN = None if weights_RHLN is None else weights_RHLN.mean(1)
-        return AskedPicture(seen.patches_BNC, y_RLC, seen.mask_BN, mask_RL, looked_RLN, seen.concepts_BN)
+        return QuestionEncoding(seen.patches_BNC, y_RLC, seen.mask_BN, mask_RL, looked_RLN, seen.concepts_BN)
 
-    def contrast_loss(self, seen: SeenPicture) -> Tensor:
+    def contrast_loss(self, seen: PictureEncoding) -> Tensor:
         """Patch contrast over F, with the assigned words as labels (FSGR). Raises ModelError where the model has no contrast head."""
         if self.contrast is None:
-            raise ModelError("this model has no patch contrast; set alignment.contrast_width above 0, or give its loss no weight")
+            raise ModelError(
+                "this model has no patch contrast; set region_alignment.contrast_width above 0, or give its loss no weight"
+            )
         return self.contrast(seen.embedded_BNC, seen.concepts_BN, seen.mask_BN)
 
 
@@ -207,7 +246,12 @@ class AnswerClassifier(nn.Module):
     """One of `answers` fixed answers."""
 
     def __init__(
-        self, config: QuestionConfig, feature_width: int, vocabulary_size: int, answers: int, codebook: Codebook | None = None
+        self,
+        config: QuestionConfig,
+        feature_width: int,
+        vocabulary_size: int,
+        answers: int,
+        codebook: Codebook | None = None,
     ) -> None:
         """Raises as `QuestionEncoder`."""
         super().__init__()
@@ -215,12 +259,16 @@ class AnswerClassifier(nn.Module):
         self.head = Linear(config.width, answers)
 
     def forward(
-        self, features: VisualFeatures, question_RL: Tensor, lengths_R: Tensor, picture_of_row_R: Tensor | None = None
+        self,
+        features: VisualFeatures,
+        question_RL: Tensor,
+        lengths_R: Tensor,
+        picture_of_row_R: Tensor | None = None,
     ) -> Tensor:
         """Logits (R, A)."""
         return self.choose(self.encoder(features, question_RL, lengths_R, picture_of_row_R))
 
-    def choose(self, asked: AskedPicture) -> Tensor:
+    def choose(self, asked: QuestionEncoding) -> Tensor:
         """Logits (R, A) of pictures that were asked about."""
         return self.head(asked.summary_RC)
 
@@ -242,20 +290,30 @@ class AnswerGenerator(nn.Module):
         return self.captioner.vocabulary_size
 
     def encode(
-        self, features: VisualFeatures, question_RL: Tensor, lengths_R: Tensor, picture_of_row_R: Tensor | None = None
+        self,
+        features: VisualFeatures,
+        question_RL: Tensor,
+        lengths_R: Tensor,
+        picture_of_row_R: Tensor | None = None,
     ) -> NamedTuple:
         """The captioner's memory of [patches; question]."""
         return self.remember(self.encoder(features, question_RL, lengths_R, picture_of_row_R))
 
-    def remember(self, asked: AskedPicture) -> NamedTuple:
+    def remember(self, asked: QuestionEncoding) -> NamedTuple:
         """The captioner's memory of pictures that were asked about."""
         patch_mask_RN = asked.patch_mask_RN
         if patch_mask_RN is None:
-            patch_mask_RN = torch.ones(asked.patches_RNC.shape[:2], dtype=torch.bool, device=asked.patches_RNC.device)
+            patch_mask_RN = torch.ones(
+                asked.patches_RNC.shape[:2], dtype=torch.bool, device=asked.patches_RNC.device
+            )
         tokens_RNC = torch.cat([asked.patches_RNC, asked.question_RLC], 1)
-        return self.captioner.encode(VisualFeatures(grid_BNC=tokens_RNC, mask_BN=torch.cat([patch_mask_RN, asked.question_mask_RL], 1)))
+        return self.captioner.encode(
+            VisualFeatures(grid_BNC=tokens_RNC, mask_BN=torch.cat([patch_mask_RN, asked.question_mask_RL], 1))
+        )
 
-    def decode(self, tokens_BT: Tensor, lengths_B: Tensor, memory: NamedTuple, trace: bool = False) -> Decoded:
+    def decode(
+        self, tokens_BT: Tensor, lengths_B: Tensor, memory: NamedTuple, trace: bool = False
+    ) -> Decoded:
         """As `Captioner.decode`."""
         return self.captioner.decode(tokens_BT, lengths_B, memory, trace)
 
@@ -263,7 +321,9 @@ class AnswerGenerator(nn.Module):
         """As `Captioner.start`."""
         return self.captioner.start(memory, beams)
 
-    def step(self, tokens_R: Tensor, memory: NamedTuple, state: Any, trace: bool = False) -> tuple[Tensor, NamedTuple, Trace | None]:
+    def step(
+        self, tokens_R: Tensor, memory: NamedTuple, state: Any, trace: bool = False
+    ) -> tuple[Tensor, NamedTuple, Trace | None]:
         """As `Captioner.step`."""
         return self.captioner.step(tokens_R, memory, state, trace)
 
@@ -273,4 +333,8 @@ def answer_loss(logits_RA: Tensor, answers: Tensor) -> Tensor:
     agree on each: binary cross-entropy, summed over answers as Teney et al. do."""
     if answers.dim() == 1:
         return F.cross_entropy(logits_RA, answers)
-    return F.binary_cross_entropy_with_logits(logits_RA, answers.to(logits_RA.dtype), reduction="none").sum(1).mean()
+    return (
+        F.binary_cross_entropy_with_logits(logits_RA, answers.to(logits_RA.dtype), reduction="none")
+        .sum(1)
+        .mean()
+    )

@@ -1,7 +1,7 @@
 """Two towers with LAPS on top: the patches of the one and the words of the other in one width, and the head that aligns them.
 
 Fu et al. 2024 (LAPS, section 3.1): the last hidden states of both encoders go through a linear map each, and the head compares them. The
-image side may also be patches that have met the concepts of a codebook (`layers/alignment.py`, Gao 2025), so that a word is compared with
+image side may also be patches that have met the concepts of a codebook (`layers/region_alignment.py`, Gao 2025), so that a word is compared with
 a patch and with what the patch was taken for. The pooled vectors of the same two towers remain: they make the shortlist that the head
 ranks again.
 
@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchword.layers.alignment import AlignmentConfig, RegionAlignment
 from patchword.layers.codebook import Codebook
+from patchword.layers.region_alignment import RegionAlignment, RegionAlignmentConfig
 from patchword.models.pairs.patch_slimming import PatchSlimming, PatchSlimmingConfig
 from patchword.models.pairs.two_towers import TwoTowers
 from patchword.types import VisualFeatures
@@ -25,7 +25,7 @@ from patchword.types import VisualFeatures
 REGION_HEADS = 4
 
 
-class Looked(NamedTuple):
+class PairTokens(NamedTuple):
     """What pictures (or texts) are compared by: tokens for the head, and one unit vector each for the shortlist."""
 
     tokens: Tensor
@@ -39,7 +39,11 @@ class AlignedTowers(nn.Module):
     """Towers, maps into the width of the head, the head; with a codebook the region alignment between map and head."""
 
     def __init__(
-        self, towers: TwoTowers, config: PatchSlimmingConfig, region: AlignmentConfig | None = None, codebook: Codebook | None = None
+        self,
+        towers: TwoTowers,
+        config: PatchSlimmingConfig,
+        region: RegionAlignmentConfig | None = None,
+        codebook: Codebook | None = None,
     ) -> None:
         super().__init__()
         self.towers = towers
@@ -75,14 +79,16 @@ class AlignedTowers(nn.Module):
                 own.weight.copy_(theirs.weight)
                 own.bias.zero_()
 
-    def look(self, features: VisualFeatures) -> Looked:
+    def look(self, features: VisualFeatures) -> PairTokens:
         """Tokens and vectors of pictures, from what the vision tower made of them."""
-        return Looked(self._image_tokens(features), self.towers.pictures_of(features), features.hw)
+        return PairTokens(self._image_tokens(features), self.towers.pictures_of(features), features.hw)
 
-    def read(self, ids_JL: Tensor, mask_JL: Tensor) -> Looked:
+    def read(self, ids_JL: Tensor, mask_JL: Tensor) -> PairTokens:
         """Tokens and vectors of texts; every token is a word, start and end as well."""
         features = self.towers.text(ids_JL, mask_JL)
-        return Looked(self.word_map(features.tokens_BLC), F.normalize(self.towers.pool_text(features), dim=-1))
+        return PairTokens(
+            self.word_map(features.tokens_BLC), F.normalize(self.towers.pool_text(features), dim=-1)
+        )
 
     def _image_tokens(self, features: VisualFeatures) -> Tensor:
         tokens_BPd = self.patch_map(features.grid_BNC)

@@ -42,11 +42,22 @@ class PatchSlimmingConfig(BaseModel):
 
     width: int = Field(gt=0, description="width of image and caption tokens")
     variant: Literal["code", "paper"] = "code"
-    keep: float = Field(0.5, gt=0, le=1, description="share of the patches that stay (rho): 0.5 for ViT, 0.8 for Swin in the paper")
-    aggregated: int = Field(39, ge=0, description="tokens made of the kept patches; 0: no calibration, the kept patches themselves")
+    keep: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="share of the patches that stay (rho): 0.5 for ViT, 0.8 for Swin in the paper",
+    )
+    aggregated: int = Field(
+        39,
+        ge=0,
+        description="tokens made of the kept patches; 0: no calibration, the kept patches themselves",
+    )
     text_score: bool = Field(True, description="whether the caption takes part in the selection")
     fused_token: bool = Field(True, description="whether the dropped patches leave one token behind")
-    attention_share: float = Field(0.8, ge=0, le=1, description="paper variant: share of the two attentions in the score (beta)")
+    attention_share: float = Field(
+        0.8, ge=0, le=1, description="paper variant: share of the two attentions in the score (beta)"
+    )
     temperature: float = Field(1.0, gt=0, description="paper variant: of the Gumbel decision")
 
 
@@ -72,7 +83,10 @@ class ImageSide(NamedTuple):
 
     def split(self, size: int) -> list[ImageSide]:
         """In pieces of `size` pictures. (Slices would each write a gradient of the whole batch; a split writes one.)"""
-        columns = [[None] * -(-len(self.patches_INd) // size) if field is None else field.split(size) for field in self]
+        columns = [
+            [None] * -(-len(self.patches_INd) // size) if field is None else field.split(size)
+            for field in self
+        ]
         return [ImageSide(*piece) for piece in zip(*columns, strict=True)]
 
 
@@ -93,7 +107,7 @@ class CaptionSide(NamedTuple):
         return pieces
 
 
-class Selected(NamedTuple):
+class PatchSelection(NamedTuple):
     """Which patches stay for each pair of picture and caption."""
 
     keep_IJN: Tensor
@@ -101,7 +115,7 @@ class Selected(NamedTuple):
     scores_IJN: Tensor
 
 
-class Aligned(NamedTuple):
+class PairSimilarity(NamedTuple):
     """Similarity of each pair of picture and caption, and the patches that made it."""
 
     similarities_IJ: Tensor
@@ -163,14 +177,18 @@ class PatchSlimming(nn.Module):
         self.aggregation = Aggregation(config.width, config.aggregated) if config.aggregated else None
         self.score_network = ScoreNetwork(config.width) if config.variant == "paper" else None
 
-    def forward(self, image_tokens_BNC: Tensor, caption_tokens_BLC: Tensor, lengths_B: Tensor, class_token: bool) -> Tensor:
+    def forward(
+        self, image_tokens_BNC: Tensor, caption_tokens_BLC: Tensor, lengths_B: Tensor, class_token: bool
+    ) -> Tensor:
         """Similarities (images, captions), within about [-0.2, 2], in float32, under autocast too: a near tie decides what is selected.
 
         `image_tokens_BNC` are (I, 1+N, d) with the class token first, or (I, N, d): `class_token` says which. `caption_tokens_BLC` are
         (J, L, d), of which the first `lengths_B` are words ([CLS] and [SEP] of a BERT count as words). Raises ModelError for another
         width, DataError for lengths that do not fit.
         """
-        return self.align(self.images(image_tokens_BNC, class_token), self.captions(caption_tokens_BLC, lengths_B)).similarities_IJ
+        return self.align(
+            self.images(image_tokens_BNC, class_token), self.captions(caption_tokens_BLC, lengths_B)
+        ).similarities_IJ
 
     def images(self, tokens_INd: Tensor, class_token: bool, mask_IN: Tensor | None = None) -> ImageSide:
         """What a batch of pictures brings to every caption. `mask_IN` is True for real patches (the class token has no entry in it)."""
@@ -182,7 +200,9 @@ class PatchSlimming(nn.Module):
         class_I1d = unit(tokens_INd[:, :1]) if class_token else None
         patches_INd = tokens_INd[:, 1:] if class_token else tokens_INd
         if patches_INd.shape[1] == 0:
-            raise DataError("image tokens without a patch: found a class token alone, expected (images, 1 + patches, width)")
+            raise DataError(
+                "image tokens without a patch: found a class token alone, expected (images, 1 + patches, width)"
+            )
         count = patches_INd.new_full((len(patches_INd),), patches_INd.shape[1])
         if mask_IN is not None:
             patches_INd = patches_INd.masked_fill(~mask_IN[..., None], 0.0)
@@ -191,33 +211,48 @@ class PatchSlimming(nn.Module):
             unit_INd = unit(patches_INd)
             saliency_IN = torch.einsum("ind,id->in", unit_INd, unit(patches_INd.sum(dim=1) / count[:, None]))
             # Rounded as Python rounds the product of two doubles: a share of 0.7 keeps 7 of 10 patches, where float32 would keep 8.
-            counts_I = torch.tensor([math.ceil(n * self.config.keep) for n in count.int().tolist()], device=patches_INd.device)
+            counts_I = torch.tensor(
+                [math.ceil(n * self.config.keep) for n in count.int().tolist()], device=patches_INd.device
+            )
         mixes_ICN = None
         if self.aggregation is not None:
             mixes_ICN = _exponentials(self.aggregation(patches_INd), mask_IN)
             patches_INd = patches_INd.to(mixes_ICN.dtype)
         own_IN = None if self.score_network is None else self.score_network(patches_INd.float())
         gram_INN = patches_INd @ patches_INd.transpose(1, 2)
-        return ImageSide(patches_INd, unit_INd, saliency_IN, counts_I, gram_INN, mixes_ICN, class_I1d, own_IN, mask_IN)
+        return ImageSide(
+            patches_INd, unit_INd, saliency_IN, counts_I, gram_INN, mixes_ICN, class_I1d, own_IN, mask_IN
+        )
 
     def captions(self, tokens_JLd: Tensor, lengths_J: Tensor) -> CaptionSide:
         """What a batch of captions brings to every picture."""
         self._check_width(tokens_JLd, "caption")
         lengths_J = torch.as_tensor(lengths_J)
-        if len(lengths_J) != len(tokens_JLd) or int(lengths_J.min()) < 1 or int(lengths_J.max()) > tokens_JLd.shape[1]:
+        if (
+            len(lengths_J) != len(tokens_JLd)
+            or int(lengths_J.min()) < 1
+            or int(lengths_J.max()) > tokens_JLd.shape[1]
+        ):
             raise DataError(
                 f"caption lengths {lengths_J.tolist()[:8]} for caption tokens of shape {tuple(tokens_JLd.shape)}: expected one length "
                 f"per caption, from 1 to {tokens_JLd.shape[1]}"
             )
-        mask_JL = torch.arange(tokens_JLd.shape[1], device=tokens_JLd.device) < lengths_J.to(tokens_JLd.device)[:, None]
+        mask_JL = (
+            torch.arange(tokens_JLd.shape[1], device=tokens_JLd.device)
+            < lengths_J.to(tokens_JLd.device)[:, None]
+        )
         tokens_JLd = tokens_JLd.float().masked_fill(~mask_JL[..., None], 0.0)
         with torch.no_grad():
             means_Jd = unit(tokens_JLd.sum(dim=1) / mask_JL.sum(dim=1, keepdim=True))
         return CaptionSide(unit(tokens_JLd), mask_JL, means_Jd)
 
     def align(
-        self, images: ImageSide, captions: CaptionSide, tile: Tile | None = None, product_dtype: torch.dtype = torch.float32
-    ) -> Aligned:
+        self,
+        images: ImageSide,
+        captions: CaptionSide,
+        tile: Tile | None = None,
+        product_dtype: torch.dtype = torch.float32,
+    ) -> PairSimilarity:
         """Every picture with every caption, tile by tile; captions of like length share a tile. The tile never changes the result;
         `product_dtype` as in `compare`."""
         tile = tile or tile_for(images.patches_INd.device, images.patches_INd[0].numel(), captions=32)
@@ -229,27 +264,35 @@ class PatchSlimming(nn.Module):
             rows.append([torch.cat(parts, dim=1) for parts in zip(*columns, strict=True)])
         similarities_IJ, keep_IJN = (torch.cat(parts) for parts in zip(*rows, strict=True))
         back_J = order_J.argsort()
-        return Aligned(similarities_IJ[:, back_J], keep_IJN[:, back_J])
+        return PairSimilarity(similarities_IJ[:, back_J], keep_IJN[:, back_J])
 
-    def compare(self, images: ImageSide, captions: CaptionSide, product_dtype: torch.dtype = torch.float32) -> Aligned:
+    def compare(
+        self, images: ImageSide, captions: CaptionSide, product_dtype: torch.dtype = torch.float32
+    ) -> PairSimilarity:
         """One tile. `product_dtype` is that of the products of words and patches, the greatest part of the work; the rest is float32."""
         with torch.autocast(images.patches_INd.device.type, enabled=False):
             selected = self.select(images, captions)
             cosines_IJLP, tokens_IJP = self._cosines(images, captions, selected, product_dtype)
-            return Aligned(max_mean(cosines_IJLP, captions.mask_JL, tokens_IJP), selected.keep_IJN)
+            return PairSimilarity(max_mean(cosines_IJLP, captions.mask_JL, tokens_IJP), selected.keep_IJN)
 
-    def select(self, images: ImageSide, captions: CaptionSide) -> Selected:
+    def select(self, images: ImageSide, captions: CaptionSide) -> PatchSelection:
         """Which patches stay for which caption (paper, language-context patch selection)."""
-        relevance_IJN = (captions.means_Jd @ images.unit_INd.transpose(1, 2)) if self.config.text_score else None
+        relevance_IJN = (
+            (captions.means_Jd @ images.unit_INd.transpose(1, 2)) if self.config.text_score else None
+        )
         saliency_IJN = images.saliency_IN[:, None].expand(-1, len(captions.means_Jd), -1)
         if images.own_IN is None:
             with torch.no_grad():
                 scores_IJN = saliency_IJN if relevance_IJN is None else saliency_IJN + relevance_IJN
-                return Selected(_best(scores_IJN, images.counts_I, images.mask_IN), scores_IJN)
-        attentions = [_stretched(a_IJN, images.mask_IN) for a_IJN in (saliency_IJN, relevance_IJN) if a_IJN is not None]
+                return PatchSelection(_best(scores_IJN, images.counts_I, images.mask_IN), scores_IJN)
+        attentions = [
+            _stretched(a_IJN, images.mask_IN) for a_IJN in (saliency_IJN, relevance_IJN) if a_IJN is not None
+        ]
         beta = self.config.attention_share
         scores_IJN = (1 - beta) * images.own_IN[:, None] + beta * sum(attentions) / len(attentions)
-        return Selected(_decide(scores_IJN, self.config.temperature, self.training, images.mask_IN), scores_IJN)
+        return PatchSelection(
+            _decide(scores_IJN, self.config.temperature, self.training, images.mask_IN), scores_IJN
+        )
 
     def explain(self, tokens_Nd: Tensor, words_Ld: Tensor, class_token: bool) -> PairTrace:
         """One picture and one caption (all of `words_Ld` are words): what was kept, merged and dropped, and where each word points."""
@@ -263,7 +306,11 @@ class PatchSlimming(nn.Module):
             weights_PN = self._patch_weights(images, selected)[0, 0].float()
             if class_token:
                 weights_PN = torch.cat([weights_PN.new_zeros(1, len(kept_N)), weights_PN])
-            reachable_LP = cosines_LP if tokens_IJP is None else cosines_LP.masked_fill(tokens_IJP[0, 0] < 0.5, -torch.inf)
+            reachable_LP = (
+                cosines_LP
+                if tokens_IJP is None
+                else cosines_LP.masked_fill(tokens_IJP[0, 0] < 0.5, -torch.inf)
+            )
             word_token_L = reachable_LP.argmax(dim=1)
             # A patch gives weight times inner product to a token's cosine; the class token has no patches, so all kept ones compete.
             words_Ld = captions.words_JLd[0]
@@ -276,9 +323,18 @@ class PatchSlimming(nn.Module):
             gifts_LN = gifts_LN.clamp_min(0.0)
             gifts_LN = gifts_LN / gifts_LN.sum(dim=1, keepdim=True).clamp_min(1e-30)
             shares_PN = weights_PN / weights_PN.sum(dim=1, keepdim=True).clamp_min(1e-30)
-        return PairTrace(similarity, selected.scores_IJN[0, 0], kept_N, shares_PN, cosines_LP, word_token_L, gifts_LN, word_patch_L)
+        return PairTrace(
+            similarity,
+            selected.scores_IJN[0, 0],
+            kept_N,
+            shares_PN,
+            cosines_LP,
+            word_token_L,
+            gifts_LN,
+            word_patch_L,
+        )
 
-    def _patch_weights(self, images: ImageSide, selected: Selected) -> Tensor:
+    def _patch_weights(self, images: ImageSide, selected: PatchSelection) -> Tensor:
         """Weights (I, J, P, N), up to a factor per row, of the tokens that are made of patches: what an explanation shows."""
         if images.mixes_ICN is None:
             weights_IJPN = torch.diag_embed(selected.keep_IJN)
@@ -288,12 +344,14 @@ class PatchSlimming(nn.Module):
             return weights_IJPN
         return torch.cat([weights_IJPN, self._dropped(images, selected)[:, :, None]], dim=2)
 
-    def _dropped(self, images: ImageSide, selected: Selected) -> Tensor:
+    def _dropped(self, images: ImageSide, selected: PatchSelection) -> Tensor:
         """Weights (I, J, N), up to a factor, of the patches in the fused token: exp of the score where dropped, 0 where kept or padding."""
         real = 1.0 if images.mask_IN is None else images.mask_IN[:, None].float()
         return ((real - selected.keep_IJN) * selected.scores_IJN.exp()).to(images.patches_INd.dtype)
 
-    def _cosines(self, images: ImageSide, captions: CaptionSide, selected: Selected, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    def _cosines(
+        self, images: ImageSide, captions: CaptionSide, selected: PatchSelection, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor | None]:
         """Cosines (I, J, L, P) of words and tokens, and the tokens' weights (I, J, P) where they differ from one."""
         keep_IJN = selected.keep_IJN
         I, J, N = keep_IJN.shape
@@ -311,7 +369,9 @@ class PatchSlimming(nn.Module):
         else:
             columns.append(mixed_cosines(products_IJLN, keep_IJN, images.mixes_ICN, images.gram_INN).float())
         if self.config.fused_token:
-            columns.append(sum_cosines(products_IJLN, self._dropped(images, selected), images.gram_INN).float())
+            columns.append(
+                sum_cosines(products_IJLN, self._dropped(images, selected), images.gram_INN).float()
+            )
         cosines_IJLP = torch.cat(columns, dim=3)
         if images.mixes_ICN is not None:
             return cosines_IJLP, None

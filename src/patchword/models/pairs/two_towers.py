@@ -32,7 +32,9 @@ class TwoTowersConfig(BaseModel, extra="forbid", frozen=True):
     loss: Literal["softmax", "sigmoid"] = Field(
         "softmax", description="softmax: InfoNCE both ways (CLIP); sigmoid: every pair on its own (SigLIP)"
     )
-    initial_scale: float = Field(1 / 0.07, gt=0, description="what cosines are multiplied by at the start; learned")
+    initial_scale: float = Field(
+        1 / 0.07, gt=0, description="what cosines are multiplied by at the start; learned"
+    )
     largest_scale: float = Field(100.0, gt=0, description="the learned scale is never larger")
 
 
@@ -51,7 +53,9 @@ class TwoTowers(nn.Module):
             if tower.shared_width not in (None, config.width):
                 found = f"the {name} tower projects to {tower.shared_width} and the shared space is {config.width} wide"
                 raise ConfigError(f"{found}: make them equal")
-        self.vision_projection = None if vision.shared_width else nn.Linear(vision.width, config.width, bias=False)
+        self.vision_projection = (
+            None if vision.shared_width else nn.Linear(vision.width, config.width, bias=False)
+        )
         self.text_projection = None if text.shared_width else nn.Linear(text.width, config.width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.initial_scale)))
         self.bias = nn.Parameter(torch.tensor(-10.0)) if config.loss == "sigmoid" else None

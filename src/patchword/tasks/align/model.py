@@ -17,10 +17,10 @@ from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import find_model, model_card, read_settings, read_vocabulary
 from patchword.data.pictures import Picture
 from patchword.device import choose_device
-from patchword.layers.alignment import AlignmentConfig
 from patchword.layers.all_pairs import RaggedTokens, all_pairs, ragged
 from patchword.layers.codebook import Codebook
-from patchword.models.pairs.aligned_towers import AlignedTowers, Looked
+from patchword.layers.region_alignment import RegionAlignmentConfig
+from patchword.models.pairs.aligned_towers import AlignedTowers, PairTokens
 from patchword.models.pairs.patch_slimming import PatchSlimmingConfig
 from patchword.tasks.align.result import AlignedPair, PointedWord
 from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings, build_two_towers
@@ -32,11 +32,13 @@ class AlignModelSettings(TwoTowerSettings, extra="forbid", frozen=True):
     """What config.json of an alignment model says beside the facts about its training."""
 
     patch_slimming: PatchSlimmingConfig
-    region_alignment: AlignmentConfig | None = None
-    codebook: dict[str, Any] | None = Field(None, description="words of region alignment; the embeddings are among the weights")
+    region_alignment: RegionAlignmentConfig | None = None
+    codebook: dict[str, Any] | None = Field(
+        None, description="words of region alignment; the embeddings are among the weights"
+    )
 
 
-class Cached(NamedTuple):
+class EncodedCache(NamedTuple):
     """Pictures or texts, each encoded once: tokens for the head in half precision, unit vectors (n, E) for a shortlist."""
 
     tokens: RaggedTokens
@@ -58,29 +60,45 @@ class AlignmentModel:
         self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
         self.towers = TwoTowerModel(model.towers, settings, vocabulary, card, device)
 
-    def picture_cache(self, pictures: Sequence[Picture], batch: int = 32, progress: Callable[[int], None] | None = None) -> Cached:
+    def picture_cache(
+        self, pictures: Sequence[Picture], batch: int = 32, progress: Callable[[int], None] | None = None
+    ) -> EncodedCache:
         """Raises PictureError for a picture that cannot be decoded."""
         parts = (self._look(pictures[i : i + batch]) for i in range(0, len(pictures), batch))
         return cached((_whole(part) for part in parts), progress)
 
-    def _look(self, pictures: Sequence[Picture]) -> Looked:
+    def _look(self, pictures: Sequence[Picture]) -> PairTokens:
         return self.model.look(self.model.towers.vision(self.towers.pixels(pictures)))
 
-    def text_cache(self, texts: Sequence[str], batch: int = 256, progress: Callable[[int], None] | None = None) -> Cached:
+    def text_cache(
+        self, texts: Sequence[str], batch: int = 256, progress: Callable[[int], None] | None = None
+    ) -> EncodedCache:
         """Raises DataError for a text without a word that the model knows."""
 
-        def parts() -> Iterator[tuple[Looked, Tensor]]:
+        def parts() -> Iterator[tuple[PairTokens, Tensor]]:
             for first in range(0, len(texts), batch):
                 ids_JL, mask_JL = self.towers.ids(texts[first : first + batch])
                 yield self.model.read(ids_JL, mask_JL), mask_JL.sum(1)
 
         return cached(parts(), progress)
 
-    def similarities(self, pictures: Cached, texts: Cached, progress: Callable[[int], None] | None = None, bf16: bool = False) -> Tensor:
+    def similarities(
+        self,
+        pictures: EncodedCache,
+        texts: EncodedCache,
+        progress: Callable[[int], None] | None = None,
+        bf16: bool = False,
+    ) -> Tensor:
         """Similarities (pictures, texts) of all pairs; `progress` hears of pairs. `bf16` rounds the products of words and patches."""
         dtype = torch.bfloat16 if bf16 else torch.float32
         return all_pairs(
-            self.model.head, pictures.tokens, texts.tokens, self.model.class_token, self.device, product_dtype=dtype, progress=progress
+            self.model.head,
+            pictures.tokens,
+            texts.tokens,
+            self.model.class_token,
+            self.device,
+            product_dtype=dtype,
+            progress=progress,
         )
 
     @torch.inference_mode()
@@ -98,14 +116,20 @@ class AlignmentModel:
         weights_Phw = trace.tokens_PN.reshape(-1, rows, columns).cpu().numpy()
         fused = len(weights_Phw) - 1 if config.fused_token else None
         merged = range(int(self.model.class_token), len(weights_Phw) - config.fused_token)
-        names = ["the whole picture"] * self.model.class_token + [f"token {n + 1}" for n in range(len(merged))]
+        names = ["the whole picture"] * self.model.class_token + [
+            f"token {n + 1}" for n in range(len(merged))
+        ]
         names += ["the dropped patches"] * config.fused_token
         words = ["(start)", *self.vocabulary.tokens(ids_JL[0].tolist()), "(end)"]
         gifts_Lhw = trace.gifts_LN.reshape(-1, rows, columns).cpu().numpy()
         pointed = []
         for place, (word, token) in enumerate(zip(words, trace.word_token_L.tolist(), strict=True)):
             patch = divmod(int(trace.word_patch_L[place]), columns)
-            pointed.append(PointedWord(word, names[token], token, float(trace.cosines_LP[place, token]), patch, gifts_Lhw[place]))
+            pointed.append(
+                PointedWord(
+                    word, names[token], token, float(trace.cosines_LP[place, token]), patch, gifts_Lhw[place]
+                )
+            )
         return AlignedPair(
             text=text,
             similarity=trace.similarity,
@@ -121,11 +145,15 @@ class AlignmentModel:
     def write(self, folder: Path, half: bool = False) -> None:
         """The files of the model folder."""
         config = {"task": "align", **self.card, **self.settings.model_dump(mode="json")}
-        checkpoint.write_model(folder, config, self.model.state_dict(), self.vocabulary.to_json(), model_card(self.card), half)
+        checkpoint.write_model(
+            folder, config, self.model.state_dict(), self.vocabulary.to_json(), model_card(self.card), half
+        )
 
 
 @torch.inference_mode()
-def cached(parts: Iterator[tuple[Looked, Tensor]], progress: Callable[[int], None] | None = None) -> Cached:
+def cached(
+    parts: Iterator[tuple[PairTokens, Tensor]], progress: Callable[[int], None] | None = None
+) -> EncodedCache:
     """A cache from what a model makes of batches, each with its numbers of tokens; `progress` hears of pictures or texts."""
     vectors = []
 
@@ -137,16 +165,18 @@ def cached(parts: Iterator[tuple[Looked, Tensor]], progress: Callable[[int], Non
             yield looked.tokens, lengths_B
 
     tokens = ragged(batches())
-    return Cached(tokens, torch.cat(vectors))
+    return EncodedCache(tokens, torch.cat(vectors))
 
 
-def _whole(looked: Looked) -> tuple[Looked, Tensor]:
+def _whole(looked: PairTokens) -> tuple[PairTokens, Tensor]:
     return looked, torch.full((len(looked.tokens),), looked.tokens.shape[1])
 
 
 def build_aligned(settings: AlignModelSettings, codebook: Codebook | None) -> AlignedTowers:
     """The model of these settings, its weights random or those of published towers."""
-    return AlignedTowers(build_two_towers(settings), settings.patch_slimming, settings.region_alignment, codebook)
+    return AlignedTowers(
+        build_two_towers(settings), settings.patch_slimming, settings.region_alignment, codebook
+    )
 
 
 def load_alignment(name: str | Path, device: str | None = None) -> AlignmentModel:

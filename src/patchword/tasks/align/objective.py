@@ -28,23 +28,35 @@ class _Weights(BaseModel, extra="forbid", frozen=True):
     """What both losses may go with."""
 
     ratio_weight: float = Field(2.0, ge=0, description="paper variant: weight of (share kept - rho)^2")
-    contrastive_weight: float = Field(0.0, ge=0, description="weight of the two towers' own InfoNCE, beside that of the head")
+    contrastive_weight: float = Field(
+        0.0, ge=0, description="weight of the two towers' own InfoNCE, beside that of the head"
+    )
 
 
 class HingeSettings(_Weights, frozen=True):
     """The loss of LAPS."""
 
     kind: Literal["hinge"] = "hinge"
-    margin: float = Field(0.2, gt=0, description="by which a pair beats the others, in the unit of the similarity (about -0.2 to 2)")
-    warm_up_epochs: float = Field(1.0, ge=0, description="epochs over which the weight of the loss rises from 0 to 1")
-    all_negatives_epochs: float = Field(1.0, ge=0, description="epochs with all negatives; then only the hardest of each caption")
+    margin: float = Field(
+        0.2,
+        gt=0,
+        description="by which a pair beats the others, in the unit of the similarity (about -0.2 to 2)",
+    )
+    warm_up_epochs: float = Field(
+        1.0, ge=0, description="epochs over which the weight of the loss rises from 0 to 1"
+    )
+    all_negatives_epochs: float = Field(
+        1.0, ge=0, description="epochs with all negatives; then only the hardest of each caption"
+    )
 
 
 class InfoNceSettings(_Weights, frozen=True):
     """A softmax over the similarities, both ways."""
 
     kind: Literal["infonce"] = "infonce"
-    scale: float = Field(20.0, gt=0, description="factor on the similarities before the softmax (inverse temperature)")
+    scale: float = Field(
+        20.0, gt=0, description="factor on the similarities before the softmax (inverse temperature)"
+    )
 
 
 AlignmentLoss = Annotated[HingeSettings | InfoNceSettings, Field(discriminator="kind")]
@@ -59,7 +71,9 @@ def visual_features(model: AlignedTowers, inputs: Inputs) -> VisualFeatures:
         return model.towers.vision(inputs.pixels_B3HW)
     found, expected = inputs.features.grid_BNC.shape[-1], model.towers.vision.width
     if found != expected:
-        raise ConfigError(f"stored features are {found} wide and the tower {expected}: the store was made by another tower")
+        raise ConfigError(
+            f"stored features are {found} wide and the tower {expected}: the store was made by another tower"
+        )
     return inputs.features
 
 
@@ -70,7 +84,9 @@ class Alignment(nn.Module):
     no pair is compared twice.
     """
 
-    def __init__(self, model: AlignedTowers, settings: HingeSettings | InfoNceSettings, epochs: int, gather: Gather) -> None:
+    def __init__(
+        self, model: AlignedTowers, settings: HingeSettings | InfoNceSettings, epochs: int, gather: Gather
+    ) -> None:
         super().__init__()
         self.model, self.settings, self.epochs, self.gather = model, settings, epochs, gather
 
@@ -78,9 +94,15 @@ class Alignment(nn.Module):
         """Named losses, the total under "loss"; "rank_1" is the share of pictures whose best caption is one of their own."""
         model, settings, gather = self.model, self.settings, self.gather
         pictures = model.look(visual_features(model, batch.inputs))
-        mask_RT = torch.arange(batch.tokens_RT.shape[1], device=batch.lengths_R.device) < batch.lengths_R[:, None]
+        mask_RT = (
+            torch.arange(batch.tokens_RT.shape[1], device=batch.lengths_R.device) < batch.lengths_R[:, None]
+        )
         texts = model.read(batch.tokens_RT, mask_RT)
-        owner_J, lengths_J, first = gather.owners(batch.picture_of_row_R, batch.picture_count), gather.rows(batch.lengths_R), gather.first
+        owner_J, lengths_J, first = (
+            gather.owners(batch.picture_of_row_R, batch.picture_count),
+            gather.rows(batch.lengths_R),
+            gather.first,
+        )
         images = model.head.images(pictures.tokens, model.class_token)
         captions = model.head.captions(gather.padded_rows(texts.tokens), lengths_J)
         # What is selected is decided in float32 whatever the precision; the products of words and patches, the bulk of the work, follow it.
@@ -91,14 +113,18 @@ class Alignment(nn.Module):
         losses = {"align": self._loss(similarities_IJ, owner_J, shares.progress * self.epochs) / total}
         loss = losses["align"]
         if model.head.config.variant == "paper" and settings.ratio_weight:
-            losses["ratio"] = ratio_loss(aligned.keep_IJN, model.head.config.keep) * batch.picture_count / shares.pictures
+            losses["ratio"] = (
+                ratio_loss(aligned.keep_IJN, model.head.config.keep) * batch.picture_count / shares.pictures
+            )
             loss = loss + settings.ratio_weight * losses["ratio"]
         if settings.contrastive_weight:
             cosines_IJ = gather.rows(pictures.vectors) @ gather.rows(texts.vectors).T
             scaled_IJ = model.towers.scale() * cosines_IJ
             losses["contrastive"] = softmax_loss(scaled_IJ, owner_J, 0, len(scaled_IJ)) / total
             loss = loss + settings.contrastive_weight * losses["contrastive"]
-        hits = owner_J[aligned.similarities_IJ.argmax(1)] == torch.arange(first, first + batch.picture_count, device=owner_J.device)
+        hits = owner_J[aligned.similarities_IJ.argmax(1)] == torch.arange(
+            first, first + batch.picture_count, device=owner_J.device
+        )
         return {"loss": loss, **losses, "rank_1": hits.sum() / shares.pictures}
 
     def _loss(self, similarities_IJ: Tensor, owner_J: Tensor, epochs_done: float) -> Tensor:

@@ -26,7 +26,10 @@ def pair_page(pair: AlignedPair, picture: Image.Image, name: object) -> str:
     css = f".patchword .{key} {{ background-image: url({uri}); aspect-ratio: {picture.width} / {picture.height}; }}\n"
     css += ".patchword .shot .best { position: absolute; border: 3px solid var(--heat); outline: 1px solid #000; border-radius: 3px; }\n"
     kept = int(pair.kept_hw.sum())
-    facts = [("similarity, at most 2", f"{pair.similarity:.3f}"), ("cosine of the two towers", f"{pair.cosine:.3f}")]
+    facts = [
+        ("similarity, at most 2", f"{pair.similarity:.3f}"),
+        ("cosine of the two towers", f"{pair.cosine:.3f}"),
+    ]
     facts.append(("patches kept", f"{kept} of {pair.kept_hw.size}"))
     return page(
         pair.text,
@@ -46,15 +49,22 @@ def pair_figure(pair: AlignedPair, picture: Image.Image, path: Path | str, colum
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    shots = [("the picture", None, None), *((title, weights_hw, None) for title, weights_hw, _ in _panels(pair))]
+    shots = [
+        ("the picture", None, None),
+        *((title, weights_hw, None) for title, weights_hw, _ in _panels(pair)),
+    ]
     shots += [(f"{one.word}  {one.cosine:.2f}\n{one.found}", one.gifts_hw, one.patch) for one in pair.words]
     rows = math.ceil(len(shots) / columns)
     small = picture.convert("RGB")
     small.thumbnail((480, 480), Image.Resampling.LANCZOS)
     height = 1.9 * small.height / small.width
-    figure = Figure(figsize=(2.0 * columns, (height + 0.5) * rows + 0.5), dpi=150, facecolor="white", layout="constrained")
+    figure = Figure(
+        figsize=(2.0 * columns, (height + 0.5) * rows + 0.5), dpi=150, facecolor="white", layout="constrained"
+    )
     FigureCanvasAgg(figure)
-    figure.suptitle(f"{clean(pair.text)}   similarity {pair.similarity:.3f}", fontsize=12, parse_math=False, wrap=True)
+    figure.suptitle(
+        f"{clean(pair.text)}   similarity {pair.similarity:.3f}", fontsize=12, parse_math=False, wrap=True
+    )
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
@@ -65,7 +75,9 @@ def pair_figure(pair: AlignedPair, picture: Image.Image, path: Path | str, colum
             continue
         shade_hw4 = np.zeros((*weights_hw.shape, 4), dtype=np.float32)
         shade_hw4[..., 3] = 0.8 * (1 - weights_hw / max(float(weights_hw.max()), 1e-12))
-        axis.imshow(shade_hw4, extent=(-0.5, small.width - 0.5, small.height - 0.5, -0.5), interpolation="nearest")
+        axis.imshow(
+            shade_hw4, extent=(-0.5, small.width - 0.5, small.height - 0.5, -0.5), interpolation="nearest"
+        )
         if patch is not None:
             across, down = small.width / weights_hw.shape[1], small.height / weights_hw.shape[0]
             corner = (patch[1] * across - 0.5, patch[0] * down - 0.5)
@@ -76,13 +88,31 @@ def pair_figure(pair: AlignedPair, picture: Image.Image, path: Path | str, colum
 def _panels(pair: AlignedPair) -> list[tuple[str, np.ndarray, str]]:
     """Title, map and explanation of the three fates of a patch."""
     kept = int(pair.kept_hw.sum())
-    panels = [("kept", pair.kept_hw.astype(np.float32), f"{kept} of {pair.kept_hw.size} patches, those of highest score")]
+    panels = [
+        (
+            "kept",
+            pair.kept_hw.astype(np.float32),
+            f"{kept} of {pair.kept_hw.size} patches, those of highest score",
+        )
+    ]
     if pair.merged:
         tokens = len(pair.merged)
         merged_hw = pair.weights_Phw[list(pair.merged)].sum(0)
-        panels.append(("merged", merged_hw, f"how much each kept patch gives to the {tokens} tokens made of them, summed"))
+        panels.append(
+            (
+                "merged",
+                merged_hw,
+                f"how much each kept patch gives to the {tokens} tokens made of them, summed",
+            )
+        )
     if pair.fused is not None:
-        panels.append(("dropped", pair.weights_Phw[pair.fused], "how much each other patch gives to the one token that they leave"))
+        panels.append(
+            (
+                "dropped",
+                pair.weights_Phw[pair.fused],
+                "how much each other patch gives to the one token that they leave",
+            )
+        )
     return panels
 
 
@@ -90,13 +120,24 @@ def _maps(pair: AlignedPair, key: str) -> Html:
     bare = f'<div class="shot {key}" role="img" aria-label="the picture"></div>'
     figures = [f'<figure class="word">{bare}<figcaption>the picture</figcaption></figure>']
     scores_hw = pair.scores_hw - pair.scores_hw.min()
-    panels = [("scores", scores_hw, "by which patches are chosen: near to the picture's mean and to the text's"), *_panels(pair)]
+    panels = [
+        ("scores", scores_hw, "by which patches are chosen: near to the picture's mean and to the text's"),
+        *_panels(pair),
+    ]
     for title, weights_hw, says in panels:
-        figures.append(_shot(key, weights_hw, f"{title}: {says}", Html(f"{escape(title)}<span>{escape(says)}</span>")))
-    tokens = [_shot(key, pair.weights_Phw[row], f"patches of token {n + 1}", escape(f"token {n + 1}")) for n, row in enumerate(pair.merged)]
+        figures.append(
+            _shot(key, weights_hw, f"{title}: {says}", Html(f"{escape(title)}<span>{escape(says)}</span>"))
+        )
+    tokens = [
+        _shot(key, pair.weights_Phw[row], f"patches of token {n + 1}", escape(f"token {n + 1}"))
+        for n, row in enumerate(pair.merged)
+    ]
     parts = [Html(f'<div class="words">\n{"".join(figures)}\n</div>')]
     if tokens and len(tokens) <= 64 and len(tokens) < pair.kept_hw.size // 2:
-        parts += [Html("<h3>The tokens that the kept patches are merged into</h3>"), Html(f'<div class="words">{"".join(tokens)}</div>')]
+        parts += [
+            Html("<h3>The tokens that the kept patches are merged into</h3>"),
+            Html(f'<div class="words">{"".join(tokens)}</div>'),
+        ]
     return join(parts)
 
 
@@ -111,7 +152,9 @@ def _words(pair: AlignedPair, key: str) -> Html:
     return join([told, Html(f'<div class="words">{"".join(figures)}</div>')])
 
 
-def _shot(key: str, weights_hw: np.ndarray, alt: str, caption: Html, best: tuple[int, int] | None = None) -> str:
+def _shot(
+    key: str, weights_hw: np.ndarray, alt: str, caption: Html, best: tuple[int, int] | None = None
+) -> str:
     rows, columns = weights_hw.shape
     frame = ""
     if best is not None:
@@ -126,5 +169,16 @@ def _table(pair: AlignedPair) -> Html:
     for one in pair.words:
         gives = percent(float(one.gifts_hw[one.patch]))
         fate = "kept" if pair.kept_hw[one.patch] else "dropped"
-        rows.append((one.word, one.found, f"{one.cosine:.3f}", f"row {one.patch[0] + 1}, column {one.patch[1] + 1}", gives, fate))
-    return table(["word", "nearest token", "cosine", "best patch", "its share of the cosine", "that patch was"], rows)
+        rows.append(
+            (
+                one.word,
+                one.found,
+                f"{one.cosine:.3f}",
+                f"row {one.patch[0] + 1}, column {one.patch[1] + 1}",
+                gives,
+                fate,
+            )
+        )
+    return table(
+        ["word", "nearest token", "cosine", "best patch", "its share of the cosine", "that patch was"], rows
+    )

@@ -41,7 +41,7 @@ class Split(NamedTuple):
 
 
 @dataclass
-class Measured:
+class RecallReport:
     """What `patchword recall` found."""
 
     scores: dict[str, float]
@@ -68,10 +68,14 @@ def read_split(data: Path, images: Path, split: str, protocol: Protocol) -> Spli
     """
     records: Sequence[CaptionRecord] = split_records(read_captions(data), split)
     if protocol != "flickr" and (len(records) % FOLD or not records):
-        raise DataError(f"protocol {protocol}: split {split!r} has {len(records)} pictures, expected a multiple of {FOLD} (COCO: 5,000)")
+        raise DataError(
+            f"protocol {protocol}: split {split!r} has {len(records)} pictures, expected a multiple of {FOLD} (COCO: 5,000)"
+        )
     bare = [record.image_id for record in records if not record.captions]
     if bare:
-        raise DataError(f"{len(bare)} pictures of split {split!r} have no caption (first: {bare[0]}): they cannot be ranked")
+        raise DataError(
+            f"{len(bare)} pictures of split {split!r} have no caption (first: {bare[0]}): they cannot be ranked"
+        )
     owner_C = np.repeat(np.arange(len(records)), [min(CAPTIONS, len(record.captions)) for record in records])
     texts = [caption for record in records for caption in record.captions[:CAPTIONS]]
     return Split([images / record.file for record in records], texts, owner_C)
@@ -87,7 +91,7 @@ def measure(
     resamples: int,
     device: str | None,
     bar: Progress,
-) -> Measured:
+) -> RecallReport:
     """Encode, rank, count. `shortlist` pairs per query are chosen by the towers of `first` (or the model's own) and ranked by the model.
 
     Raises DataError for a shortlist of a model without an alignment head, PictureError for a picture that cannot be decoded.
@@ -97,7 +101,9 @@ def measure(
     lost, before, compared = {}, {}, len(split.files) * len(split.texts)
     if task != "align":
         if shortlist is not None or first is not None:
-            raise DataError(f"{name} has no alignment head to rank a shortlist with: name a model trained with task align")
+            raise DataError(
+                f"{name} has no alignment head to rank a shortlist with: name a model trained with task align"
+            )
         i2t = t2i = _cosines(load_two_towers(name, device), split, bar)
         encoded = time.process_time()
     else:
@@ -114,16 +120,30 @@ def measure(
             owner_C = torch.from_numpy(split.owner_C)
             told = _told(bar, "pictures ranked again", len(split.files))
             found = two_stage(
-                model.model.head, coarse_NC, pictures.tokens, texts.tokens, owner_C, shortlist, model.model.class_token, model.device, told
+                model.model.head,
+                coarse_NC,
+                pictures.tokens,
+                texts.tokens,
+                owner_C,
+                shortlist,
+                model.model.class_token,
+                model.device,
+                told,
             )
-            i2t, t2i, compared = found.image_to_text_IJ.numpy(), found.text_to_image_IJ.numpy(), found.compared
+            i2t, t2i, compared = (
+                found.image_to_text_IJ.numpy(),
+                found.text_to_image_IJ.numpy(),
+                found.compared,
+            )
             lost = {"i2t": 100 * found.lost_image_to_text, "t2i": 100 * found.lost_text_to_image}
             before = _scores(coarse_NC.numpy(), coarse_NC.numpy(), split.owner_C, protocol)
     scores = _scores(i2t, t2i, split.owner_C, protocol)
     seconds = {"encoding": encoded - began, "ranking": time.process_time() - encoded}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     intervals = _intervals(i2t, t2i, split.owner_C, resamples) if resamples else {}
-    return Measured(scores, len(split.files), len(split.texts), compared, seconds, peak, lost, before, intervals)
+    return RecallReport(
+        scores, len(split.files), len(split.texts), compared, seconds, peak, lost, before, intervals
+    )
 
 
 def _cosines(towers: TwoTowerModel, split: Split, bar: Progress) -> np.ndarray:
@@ -145,7 +165,9 @@ def _told(bar: Progress, what: str, total: int):
     return lambda count: bar.update(task, advance=count)
 
 
-def _scores(i2t_NC: np.ndarray, t2i_NC: np.ndarray, owner_C: np.ndarray, protocol: Protocol) -> dict[str, float]:
+def _scores(
+    i2t_NC: np.ndarray, t2i_NC: np.ndarray, owner_C: np.ndarray, protocol: Protocol
+) -> dict[str, float]:
     """Each direction from the matrix that it is ranked by."""
     fold = FOLD if protocol == "coco-1k" else None
     rows, columns = retrieval(i2t_NC, owner_C, fold), retrieval(t2i_NC, owner_C, fold)
@@ -153,13 +175,23 @@ def _scores(i2t_NC: np.ndarray, t2i_NC: np.ndarray, owner_C: np.ndarray, protoco
     return {**found, "rSum": sum(value for key, value in found.items() if "_R@" in key)}
 
 
-def _intervals(i2t_NC: np.ndarray, t2i_NC: np.ndarray, owner_C: np.ndarray, resamples: int) -> dict[str, tuple[float, float]]:
+def _intervals(
+    i2t_NC: np.ndarray, t2i_NC: np.ndarray, owner_C: np.ndarray, resamples: int
+) -> dict[str, tuple[float, float]]:
     """Pictures are drawn with their captions; whom they compete with stays the whole set."""
     pictures = len(i2t_NC)
-    ranks_N, ranks_C = retrieval_ranks(i2t_NC, owner_C).image_to_text, retrieval_ranks(t2i_NC, owner_C).text_to_image
+    ranks_N, ranks_C = (
+        retrieval_ranks(i2t_NC, owner_C).image_to_text,
+        retrieval_ranks(t2i_NC, owner_C).text_to_image,
+    )
     own_N = np.bincount(owner_C, minlength=pictures)
     generator = np.random.default_rng(0)
-    weights_RN = np.stack([np.bincount(generator.integers(pictures, size=pictures), minlength=pictures) for _ in range(resamples)])
+    weights_RN = np.stack(
+        [
+            np.bincount(generator.integers(pictures, size=pictures), minlength=pictures)
+            for _ in range(resamples)
+        ]
+    )
     drawn = {}
     for k in RECALLS_AT:
         drawn[f"i2t_R@{k}"] = 100.0 * (weights_RN @ (ranks_N < k)) / pictures

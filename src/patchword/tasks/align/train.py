@@ -20,9 +20,9 @@ from patchword.composed import TextTowerSettings, TowerSettings, reader_preproce
 from patchword.data.captions import CaptionBatch, CaptionData, FeatureInputs, PictureInputs, PlanEntry
 from patchword.data.store import Store
 from patchword.errors import ConfigError
-from patchword.layers.alignment import AlignmentConfig
 from patchword.layers.all_pairs import all_pairs
 from patchword.layers.codebook import Codebook
+from patchword.layers.region_alignment import RegionAlignmentConfig
 from patchword.metrics.retrieval import retrieval
 from patchword.models.pairs.patch_slimming import PatchSlimmingConfig
 from patchword.models.pairs.two_towers import TwoTowersConfig
@@ -30,7 +30,14 @@ from patchword.tasks.align.model import AlignmentModel, AlignModelSettings, buil
 from patchword.tasks.align.objective import Alignment, AlignmentLoss, HingeSettings, visual_features
 from patchword.tasks.retrieve.load import load_two_towers
 from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings
-from patchword.train.data import DataSettings, build_vocabulary, pair_plan, pixel_inputs, read_splits, with_vocabulary
+from patchword.train.data import (
+    DataSettings,
+    build_vocabulary,
+    pair_plan,
+    pixel_inputs,
+    read_splits,
+    with_vocabulary,
+)
 from patchword.train.gather import Gather
 from patchword.train.loop import Validation
 from patchword.train.settings import RunSettings, StageSettings
@@ -39,7 +46,9 @@ from patchword.train.settings import RunSettings, StageSettings
 class AlignStage(StageSettings, frozen=True):
     """A stage in which patches and words learn to find each other."""
 
-    captions_per_picture: int = Field(1, gt=0, description="captions of a picture in a batch, all of them positives")
+    captions_per_picture: int = Field(
+        1, gt=0, description="captions of a picture in a batch, all of them positives"
+    )
     objective: AlignmentLoss = Field(default_factory=HingeSettings, description="what the stage minimises")
 
 
@@ -48,19 +57,34 @@ class AlignRun(RunSettings, frozen=True):
 
     task: Literal["align"] = "align"
     data: DataSettings
-    towers: str | None = Field(None, description="two-tower model to begin with: shipped name, folder or hub id; brings its vocabulary")
-    vision: TowerSettings | None = Field(None, discriminator="kind", description="without `towers`: the vision tower")
-    text: TextTowerSettings | None = Field(None, discriminator="kind", description="without `towers`: the text tower")
-    two_towers: TwoTowersConfig = Field(TwoTowersConfig(), description="without `towers`: the shared space of the shortlist")
+    towers: str | None = Field(
+        None,
+        description="two-tower model to begin with: shipped name, folder or hub id; brings its vocabulary",
+    )
+    vision: TowerSettings | None = Field(
+        None, discriminator="kind", description="without `towers`: the vision tower"
+    )
+    text: TextTowerSettings | None = Field(
+        None, discriminator="kind", description="without `towers`: the text tower"
+    )
+    two_towers: TwoTowersConfig = Field(
+        TwoTowersConfig(), description="without `towers`: the shared space of the shortlist"
+    )
     patch_slimming: PatchSlimmingConfig
-    region_alignment: AlignmentConfig | None = Field(None, description="patches meet concepts before they meet words; needs a codebook")
-    codebook: str | None = Field(None, description="codebook folder (`patchword codebook`) made with the same towers")
+    region_alignment: RegionAlignmentConfig | None = Field(
+        None, description="patches meet concepts before they meet words; needs a codebook"
+    )
+    codebook: str | None = Field(
+        None, description="codebook folder (`patchword codebook`) made with the same towers"
+    )
     stage: tuple[AlignStage, ...] = Field(min_length=1, description="what happens, in order")
 
     @model_validator(mode="after")
     def _one_origin(self) -> AlignRun:
         if (self.towers is None) == (self.vision is None or self.text is None):
-            raise ValueError("the towers are either those of a trained model (towers) or of the tables [vision] and [text]; give one")
+            raise ValueError(
+                "the towers are either those of a trained model (towers) or of the tables [vision] and [text]; give one"
+            )
         if (self.codebook is None) != (self.region_alignment is None):
             raise ValueError("region_alignment and codebook go together: give both, or neither")
         return self
@@ -76,7 +100,10 @@ class AlignRecipe:
         trained = None if run.towers is None else _trained_towers(run.towers)
         self.vocabulary = build_vocabulary(run.data, train) if trained is None else trained.vocabulary
         codebook = None if run.codebook is None else Codebook.read(Path(run.codebook))
-        settings: dict[str, Any] = {"patch_slimming": run.patch_slimming, "region_alignment": run.region_alignment}
+        settings: dict[str, Any] = {
+            "patch_slimming": run.patch_slimming,
+            "region_alignment": run.region_alignment,
+        }
         settings |= {"codebook": None if codebook is None else codebook.describe(), **self._towers(trained)}
         self.model = build_aligned(AlignModelSettings.model_construct(**settings), codebook)
         if trained is None:
@@ -92,7 +119,8 @@ class AlignRecipe:
         self.selection = CaptionData.build(selection, self.vocabulary, inputs, run.data.max_words)
         self.card = {
             "name": folder.name,
-            "description": run.description or "Patch-word alignment over two towers (LAPS), trained with Patchword.",
+            "description": run.description
+            or "Patch-word alignment over two towers (LAPS), trained with Patchword.",
             "dataset": f"{Path(run.data.annotations).name}: {len(train)} training pictures, selected on {len(selection)} others",
             "licence": run.licence or "not stated",
             "command": command,
@@ -103,7 +131,12 @@ class AlignRecipe:
             return {name: getattr(trained.settings, name) for name in TwoTowerSettings.model_fields}
         run = self.run
         text = with_vocabulary(run.text, self.vocabulary, run.data.max_words)
-        return {"vision": run.vision, "text": text, "two_towers": run.two_towers, "vocabulary_size": self.vocabulary.size}
+        return {
+            "vision": run.vision,
+            "text": text,
+            "two_towers": run.two_towers,
+            "vocabulary_size": self.vocabulary.size,
+        }
 
     def _inputs(self, files: list[str]) -> PictureInputs:
         """Pictures, or what the frozen vision tower made of them. Raises ConfigError where a stage would train the tower as well."""
@@ -114,7 +147,9 @@ class AlignRecipe:
         expected["preprocessing"] = self.settings.preprocessing.model_dump(mode="json")
         store = Store.open(Path(data.features), expected)
         for stage in self.stages:
-            rates = [rate for prefix, rate in stage.learning_rates.items() if prefix.startswith("towers.vision")]
+            rates = [
+                rate for prefix, rate in stage.learning_rates.items() if prefix.startswith("towers.vision")
+            ]
             rates = rates or [stage.learning_rates.get("towers", stage.learning_rates.get("", 0.0))]
             if max(rates) > 0:
                 raise ConfigError(
@@ -150,7 +185,9 @@ class AlignRecipe:
         device, owners, pictures = accelerator.device, [], []
 
         def texts() -> Any:
-            for entries in self.selection.plan(64, max(len(tokens) for tokens in self.selection.tokens), False, None):
+            for entries in self.selection.plan(
+                64, max(len(tokens) for tokens in self.selection.tokens), False, None
+            ):
                 batch = self.selection.batch(entries, None).to(device)
                 owners.append(batch.picture_of_row_R + sum(len(part.tokens) for part in pictures))
                 pictures.append(self.model.look(visual_features(self.model, batch.inputs)))
@@ -161,9 +198,15 @@ class AlignRecipe:
         images = cached((part, torch.full((len(part.tokens),), part.tokens.shape[1])) for part in pictures)
         owner_J = torch.cat(owners).cpu().numpy()
         fine_IJ = all_pairs(self.model.head, images.tokens, captions.tokens, self.model.class_token, device)
-        aligned, towers = (retrieval(scores.numpy(), owner_J) for scores in (fine_IJ, images.vectors_NE @ captions.vectors_NE.T))
+        aligned, towers = (
+            retrieval(scores.numpy(), owner_J)
+            for scores in (fine_IJ, images.vectors_NE @ captions.vectors_NE.T)
+        )
         scores = {name: score.value for name, score in aligned.items()}
-        return Validation(scores["rSum"], {"scores": scores, "towers": {name: score.value for name, score in towers.items()}})
+        return Validation(
+            scores["rSum"],
+            {"scores": scores, "towers": {name: score.value for name, score in towers.items()}},
+        )
 
     def save_model(self, folder: Path) -> None:
         device = next(self.model.parameters()).device
@@ -181,5 +224,7 @@ class AlignRecipe:
 
 def _trained_towers(name: str) -> TwoTowerModel:
     if is_hub(name):
-        raise ConfigError(f"towers = {name!r}: a CLIP of transformers begins a training through [vision] and [text] with its id as source")
+        raise ConfigError(
+            f"towers = {name!r}: a CLIP of transformers begins a training through [vision] and [text] with its id as source"
+        )
     return load_two_towers(name, "cpu")

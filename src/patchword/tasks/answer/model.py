@@ -19,7 +19,14 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from patchword.checkpoints import folder as checkpoint
-from patchword.checkpoints.model import find_model, model_card, portable, read_settings, read_vocabulary, restore_weights
+from patchword.checkpoints.model import (
+    find_model,
+    model_card,
+    portable,
+    read_settings,
+    read_vocabulary,
+    restore_weights,
+)
 from patchword.composed import AnswerModel, CaptionerSettings, TowerSettings
 from patchword.data.captions import Inputs, padded
 from patchword.data.pictures import Picture, Preprocessing, open_picture
@@ -30,8 +37,8 @@ from patchword.device import choose_device
 from patchword.errors import DataError, PictureError
 from patchword.layers.codebook import Codebook
 from patchword.layers.familiarity import mean_patch
-from patchword.models.fusion.question_answering import AskedPicture, QuestionConfig
-from patchword.tasks.answer.result import Answer, Asked
+from patchword.models.fusion.question_answering import QuestionConfig, QuestionEncoding
+from patchword.tasks.answer.result import Answer, Answers
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.types import VisualFeatures
@@ -43,7 +50,7 @@ class AnswerSettings(BaseModel, extra="forbid", frozen=True):
     """What config.json of a question-answering model says beside the facts about its training."""
 
     tower: TowerSettings
-    question_answering: QuestionConfig
+    answerer: QuestionConfig
     generator: CaptionerSettings | None = None
     targets: Targets
     """What was learnt: "answer" makes probabilities over the list, "scores" one for each answer by itself, "words" of whole sequences."""
@@ -61,7 +68,12 @@ class AnsweringModel:
     """A tower, an answerer, a vocabulary, the list of answers and the preprocessing that belongs to them."""
 
     def __init__(
-        self, model: AnswerModel, settings: AnswerSettings, vocabulary: Vocabulary | Subwords, card: dict[str, Any], device: torch.device
+        self,
+        model: AnswerModel,
+        settings: AnswerSettings,
+        vocabulary: Vocabulary | Subwords,
+        card: dict[str, Any],
+        device: torch.device,
     ) -> None:
         self.model = model.to(device).eval()
         self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
@@ -105,7 +117,7 @@ class AnsweringModel:
             answers += self.answer(features, questions[first : first + batch], None, n_best)
         return answers
 
-    def explain(self, picture: Picture, question: str, n_best: int = 3, anyway: bool = False) -> Asked:
+    def explain(self, picture: Picture, question: str, n_best: int = 3, anyway: bool = False) -> Answers:
         """Answers, and where each word of the question looked. Raises as `ask`."""
         self.check_question(question)
         features = self.features([open_picture(picture)])
@@ -119,23 +131,31 @@ class AnsweringModel:
             concepts = tuple(self.settings.codebook["words"][row] for row in asked.concepts_RN[0].tolist())
         answers = tuple(self._answers(asked, n_best)[0])
         if features.hw is None:
-            return Asked(question, answers, words, concepts=concepts)
+            return Answers(question, answers, words, concepts=concepts)
         looked_Lhw = asked.looked_RLN[0].float().cpu().numpy().reshape(-1, *features.hw)
-        return Asked(question, answers, words, looked_Lhw[0], looked_Lhw[1:], concepts)
+        return Answers(question, answers, words, looked_Lhw[0], looked_Lhw[1:], concepts)
 
     def check_question(self, question: str) -> None:
         """Raises DataError for a question of which the model knows no word."""
         ids = self.vocabulary.encode(question)
         if all(number == self.vocabulary.special.unknown for number in ids):
             like = self.card.get("example", "those that it was trained on")
-            raise DataError(f"{question!r} has no word that the model knows; ask as in its training: {like!r}")
+            raise DataError(
+                f"{question!r} has no word that the model knows; ask as in its training: {like!r}"
+            )
 
     def check_familiar(self, features: VisualFeatures, pictures: Sequence[Picture]) -> None:
         """Raises DataError naming the first picture that lies further from the training pictures than others of their kind do."""
         familiarity = self.model.familiarity
-        for picture, distance in zip(pictures, familiarity.distance(mean_patch(features)).tolist(), strict=True):
+        for picture, distance in zip(
+            pictures, familiarity.distance(mean_patch(features)).tolist(), strict=True
+        ):
             if distance > familiarity.limit:
-                name = picture if isinstance(picture, (str, Path)) else getattr(picture, "filename", "") or "the picture"
+                name = (
+                    picture
+                    if isinstance(picture, (str, Path))
+                    else getattr(picture, "filename", "") or "the picture"
+                )
                 raise DataError(
                     f"{name}: unlike the pictures that {self.card.get('name', 'the model')} was trained on (distance {distance:.0f}, "
                     f"{familiarity.limit:.0f} at most), so an answer would be a guess; ask another model, or insist with 'anyway'"
@@ -157,7 +177,11 @@ class AnsweringModel:
 
     @torch.inference_mode()
     def answer(
-        self, features: VisualFeatures, questions: Sequence[str], picture_of_row_R: Tensor | None, n_best: int = 1
+        self,
+        features: VisualFeatures,
+        questions: Sequence[str],
+        picture_of_row_R: Tensor | None,
+        n_best: int = 1,
     ) -> list[list[Answer]]:
         """Answers to R questions about B pictures; without `picture_of_row_R` the n-th is about the n-th. Words that are not known are
         read as unknown ones."""
@@ -166,26 +190,42 @@ class AnsweringModel:
     def _ids(self, question: str) -> list[int]:
         return self.vocabulary.encode(question)[: self.settings.max_words]
 
-    def _asked(self, features: VisualFeatures, questions: Sequence[str], picture_of_row_R: Tensor | None, trace: bool) -> AskedPicture:
-        questions_RL, lengths_R = padded([self._ids(question) for question in questions], self.vocabulary.special, ends=False)
+    def _asked(
+        self, features: VisualFeatures, questions: Sequence[str], picture_of_row_R: Tensor | None, trace: bool
+    ) -> QuestionEncoding:
+        questions_RL, lengths_R = padded(
+            [self._ids(question) for question in questions], self.vocabulary.special, ends=False
+        )
         encoder = self.model.answerer.encoder
-        return encoder(features, questions_RL.to(self.device), lengths_R.to(self.device), picture_of_row_R, trace)
+        return encoder(
+            features, questions_RL.to(self.device), lengths_R.to(self.device), picture_of_row_R, trace
+        )
 
     @torch.inference_mode()
-    def _answers(self, asked: AskedPicture, n_best: int) -> list[list[Answer]]:
+    def _answers(self, asked: QuestionEncoding, n_best: int) -> list[list[Answer]]:
         if self.settings.targets == "words":
             return self._worded(asked, n_best)
         logits_RA = self.model.answerer.choose(asked).float()
         shares_RA = logits_RA.sigmoid() if self.settings.targets == "scores" else logits_RA.softmax(1)
         best = shares_RA.topk(min(n_best, shares_RA.shape[1]), dim=1)
         return [
-            [Answer(self.settings.answers[number], share) for number, share in zip(numbers, shares, strict=True)]
+            [
+                Answer(self.settings.answers[number], share)
+                for number, share in zip(numbers, shares, strict=True)
+            ]
             for numbers, shares in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
 
-    def _worded(self, asked: AskedPicture, n_best: int) -> list[list[Answer]]:
+    def _worded(self, asked: QuestionEncoding, n_best: int) -> list[list[Answer]]:
         answerer, longest = self.model.answerer, self.settings.max_words + 1
-        found = beam_search(answerer, answerer.remember(asked), self.vocabulary.special, max(_BEAMS, n_best), longest, n_best=n_best)
+        found = beam_search(
+            answerer,
+            answerer.remember(asked),
+            self.vocabulary.special,
+            max(_BEAMS, n_best),
+            longest,
+            n_best=n_best,
+        )
         shares_RK = found.log_probabilities_BK.exp().tolist()
         return [
             [
@@ -193,17 +233,21 @@ class AnsweringModel:
                 for ids, length, share in zip(rows, lengths, shares, strict=True)
                 if length
             ]
-            for rows, lengths, shares in zip(found.tokens_BKT.tolist(), found.lengths_BK.tolist(), shares_RK, strict=True)
+            for rows, lengths, shares in zip(
+                found.tokens_BKT.tolist(), found.lengths_BK.tolist(), shares_RK, strict=True
+            )
         ]
 
     def write(self, folder: Path, half: bool = False) -> None:
         """The files of the model folder."""
         settings, weights = portable(self.settings, self.model)
         config = {"task": "answer", **self.card, **settings.model_dump(mode="json")}
-        checkpoint.write_model(folder, config, weights, self.vocabulary.to_json(), model_card(self.card), half)
+        checkpoint.write_model(
+            folder, config, weights, self.vocabulary.to_json(), model_card(self.card), half
+        )
 
 
-class Answered(NamedTuple):
+class QuestionAnswer(NamedTuple):
     """One question of a data set and the model's answer to it; None where the picture cannot be read."""
 
     record: QuestionRecord
@@ -211,8 +255,12 @@ class Answered(NamedTuple):
 
 
 def answer_questions(
-    model: AnsweringModel, records: Sequence[QuestionRecord], images: Path, unreadable: Callable[[PictureError, int], None], batch: int = 32
-) -> Iterator[list[Answered]]:
+    model: AnsweringModel,
+    records: Sequence[QuestionRecord],
+    images: Path,
+    unreadable: Callable[[PictureError, int], None],
+    batch: int = 32,
+) -> Iterator[list[QuestionAnswer]]:
     """The answers to the questions of a data set, some pictures at a time, each picture opened once; `unreadable` is told of a picture
     that cannot be read and how many questions it takes with it."""
     pictures = gather(records)
@@ -230,8 +278,8 @@ def answer_questions(
         if opened:
             owners_R = torch.tensor([b for b, _ in asked], device=model.device)
             answers = model.answer(model.features(opened), [record.question for _, record in asked], owners_R)
-        found = [Answered(record, best[0]) for (_, record), best in zip(asked, answers, strict=True)]
-        yield found + [Answered(record, None) for record in lost]
+        found = [QuestionAnswer(record, best[0]) for (_, record), best in zip(asked, answers, strict=True)]
+        yield found + [QuestionAnswer(record, None) for record in lost]
 
 
 def load_answerer(name: str | Path, device: str | None = None) -> AnsweringModel:
@@ -244,7 +292,12 @@ def load_answerer(name: str | Path, device: str | None = None) -> AnsweringModel
     vocabulary = read_vocabulary(folder, settings.vocabulary_size)
     codebook = None if settings.codebook is None else Codebook.described(settings.codebook)
     model = AnswerModel.build(
-        settings.tower, settings.question_answering, settings.generator, settings.vocabulary_size, len(settings.answers), codebook
+        settings.tower,
+        settings.answerer,
+        settings.generator,
+        settings.vocabulary_size,
+        len(settings.answers),
+        codebook,
     )
     restore_weights(model, model.answerer, "answerer.", folder, settings.tower_sha256)
     return AnsweringModel(model, settings, vocabulary, {"name": folder.name, **card}, choose_device(device))

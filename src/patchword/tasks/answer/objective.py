@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from patchword.composed import AnswerModel
 from patchword.data.questions import QuestionBatch
 from patchword.losses import caption_cross_entropy
-from patchword.models.fusion.question_answering import AskedPicture, answer_loss
+from patchword.models.fusion.question_answering import QuestionEncoding, answer_loss
 from patchword.train.loop import Shares
 
 
-class Answering(nn.Module):
+class AnswerObjective(nn.Module):
     """Questions of a batch against their answers; each picture is encoded once, whatever the number of its questions."""
 
     def __init__(self, model: AnswerModel, pad: int, patch_contrast: float) -> None:
@@ -24,21 +24,29 @@ class Answering(nn.Module):
         encoder = self.model.answerer.encoder
         seen = encoder.look(self.model.features(batch.inputs))
         asked = encoder.read(seen.of(batch.picture_of_row_R), batch.questions_RL, batch.lengths_R)
-        losses = self._worded(asked, batch, shares) if batch.answer_lengths_R is not None else self._chosen(asked, batch, shares)
+        losses = (
+            self._worded(asked, batch, shares)
+            if batch.answer_lengths_R is not None
+            else self._chosen(asked, batch, shares)
+        )
         loss = losses["answers"]
         if self.patch_contrast > 0:
             losses["patch_contrast"] = encoder.contrast_loss(seen) * batch.picture_count / shares.pictures
             loss = loss + self.patch_contrast * losses["patch_contrast"]
         return {"loss": loss, **losses}
 
-    def _chosen(self, asked: AskedPicture, batch: QuestionBatch, shares: Shares) -> dict[str, Tensor]:
+    def _chosen(self, asked: QuestionEncoding, batch: QuestionBatch, shares: Shares) -> dict[str, Tensor]:
         logits_RA = self.model.answerer.choose(asked)
         best_R = logits_RA.detach().argmax(1)
-        right_R = best_R == batch.answers if batch.answers.dim() == 1 else batch.answers.gather(1, best_R[:, None])[:, 0] > 0
+        right_R = (
+            best_R == batch.answers
+            if batch.answers.dim() == 1
+            else batch.answers.gather(1, best_R[:, None])[:, 0] > 0
+        )
         total = answer_loss(logits_RA.float(), batch.answers) * batch.target_count
         return {"answers": total / shares.targets, "right": right_R.sum() / shares.targets}
 
-    def _worded(self, asked: AskedPicture, batch: QuestionBatch, shares: Shares) -> dict[str, Tensor]:
+    def _worded(self, asked: QuestionEncoding, batch: QuestionBatch, shares: Shares) -> dict[str, Tensor]:
         answerer = self.model.answerer
         decoded = answerer.decode(batch.answers[:, :-1], batch.answer_lengths_R - 1, answerer.remember(asked))
         total, _ = caption_cross_entropy(decoded.logits_BTV, batch.answers[:, 1:], self.pad)

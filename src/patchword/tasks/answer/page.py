@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from patchword.html.page import Html, escape, join, name, note, page, percent, section, table
-from patchword.tasks.answer.result import Asked
+from patchword.tasks.answer.result import Answers
 from patchword.tasks.caption.page import concept_figures, picture_style, word_figures
 from patchword.tasks.caption.result import Caption
 
@@ -16,7 +16,11 @@ ANSWER = "(the answer)"
 """What stands under the map of the token that the answer is chosen by."""
 
 
-def answer_page(items: Iterable[tuple[object, Image.Image | None, Asked]], title: str = "Questions and answers", lead: object = "") -> str:
+def answer_page(
+    items: Iterable[tuple[object, Image.Image | None, Answers]],
+    title: str = "Questions and answers",
+    lead: object = "",
+) -> str:
     """A whole HTML document of (name, picture, question with its answers), self-contained and readable without scripts; `lead` is said
     before the rest (what the model cannot do, for instance)."""
     styles, sections = [], []
@@ -28,26 +32,35 @@ def answer_page(items: Iterable[tuple[object, Image.Image | None, Asked]], title
     return page(title, parts, lead=lead, css="".join(dict.fromkeys(styles)))
 
 
-def _asked(asked: Asked, key: str) -> Html:
+def _asked(asked: Answers, key: str) -> Html:
     """The best answer, the others, the maps and, with region alignment, the concepts."""
     best = asked.answers[0] if asked.answers else None
     parts = [
         note(asked.question),
         Html(f'<p class="said">{escape(best.text if best else "(no answer)")}</p>'),
-        table(["answer", "probability"], [(answer.text, percent(answer.probability)) for answer in asked.answers]),
+        table(
+            ["answer", "probability"],
+            [(answer.text, percent(answer.probability)) for answer in asked.answers],
+        ),
         Html("<h3>Where the question looked</h3>"),
         word_figures(_as_words(asked), key),
     ]
     if asked.attention_Lhw is not None:
-        parts.append(note("Bright patches are those that a word looked at most; each map is scaled to its own brightest patch."))
+        parts.append(
+            note(
+                "Bright patches are those that a word looked at most; each map is scaled to its own brightest patch."
+            )
+        )
     if asked.concepts:
         parts.append(concept_figures(_as_words(asked), key))
     return join(parts)
 
 
-def _as_words(asked: Asked) -> Caption:
+def _as_words(asked: Answers) -> Caption:
     """The question as a line of words with maps, the answer's own map first: what the figures of captions are drawn from."""
     if asked.attention_Lhw is None or asked.answer_attention_hw is None:
         return Caption(asked.question, 0.0, asked.tokens, concepts=asked.concepts)
     maps_Thw = np.concatenate([asked.answer_attention_hw[None], asked.attention_Lhw])
-    return Caption(asked.question, 0.0, (ANSWER, *asked.tokens), attention_Thw=maps_Thw, concepts=asked.concepts)
+    return Caption(
+        asked.question, 0.0, (ANSWER, *asked.tokens), attention_Thw=maps_Thw, concepts=asked.concepts
+    )

@@ -16,7 +16,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Answers:
     """A question with its answers, and where its words looked.
 
     `tokens` are the words as the model reads them; every sequence below has one entry per token.

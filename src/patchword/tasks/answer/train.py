@@ -24,6 +24,7 @@ from patchword.data.augment import Augmentation
 from patchword.data.captions import FeatureInputs, PictureInputs, PlanEntry
 from patchword.data.formats.questions import read_questions
 from patchword.data.formats.readers import split_records
+from patchword.data.question_only import CommonestAnswer
 from patchword.data.questions import QuestionBatch, QuestionData, Targets, answerable, gather
 from patchword.data.records import QuestionRecord
 from patchword.data.store import Store
@@ -33,8 +34,7 @@ from patchword.layers.familiarity import mean_patch
 from patchword.metrics.classification import vqa_accuracy
 from patchword.models.fusion.question_answering import QuestionConfig
 from patchword.tasks.answer.model import AnsweringModel, AnswerSettings
-from patchword.tasks.answer.objective import Answering
-from patchword.data.question_only import CommonestAnswer
+from patchword.tasks.answer.objective import AnswerObjective
 from patchword.text.words import Vocabulary
 from patchword.train.data import HELD_OUT_SEED, pixel_inputs
 from patchword.train.groups import highest_rate
@@ -48,26 +48,50 @@ _FAMILIAR = 1000
 class QuestionDataSettings(BaseModel, extra="forbid", frozen=True):
     """Which pictures and questions are read, and how they are prepared."""
 
-    annotations: str = Field(description="easy-VQA or VQA v2 (file or folder), or a table with image, question and answer")
-    answers: str | None = Field(None, description="annotations file of VQA v2 where it does not lie beside the questions file")
+    annotations: str = Field(
+        description="easy-VQA or VQA v2 (file or folder), or a table with image, question and answer"
+    )
+    answers: str | None = Field(
+        None, description="annotations file of VQA v2 where it does not lie beside the questions file"
+    )
     images: str = Field(description="folder of the pictures")
-    features: str | None = Field(None, description="feature store of the frozen tower (`patchword features`), in place of the pictures")
-    pixel_size: int | None = Field(None, ge=16, description="side at which pictures are cached; absent: the tower's own size")
-    cache: str | None = Field(None, description="folder of the pixel cache; absent: patchword in the user's cache folder")
-    augmentation: Augmentation | None = Field(None, description="random views while training (mind left and right); absent: plain pictures")
-    minimum_count: int = Field(1, gt=0, description="words that occur less often in the training questions become unknown")
+    features: str | None = Field(
+        None, description="feature store of the frozen tower (`patchword features`), in place of the pictures"
+    )
+    pixel_size: int | None = Field(
+        None, ge=16, description="side at which pictures are cached; absent: the tower's own size"
+    )
+    cache: str | None = Field(
+        None, description="folder of the pixel cache; absent: patchword in the user's cache folder"
+    )
+    augmentation: Augmentation | None = Field(
+        None, description="random views while training (mind left and right); absent: plain pictures"
+    )
+    minimum_count: int = Field(
+        1, gt=0, description="words that occur less often in the training questions become unknown"
+    )
     max_words: int = Field(20, gt=0, description="words of a question beyond this are cut off")
-    list_length: int = Field(3129, gt=1, description="answers to choose from: the most frequent of the training questions")
+    list_length: int = Field(
+        3129, gt=1, description="answers to choose from: the most frequent of the training questions"
+    )
     minimum_answers: int = Field(1, gt=0, description="answers that occur less often are not in the list")
-    held_out: int = Field(0, ge=0, description="training pictures set aside to select the model; 0: it is selected on split val")
-    limit: int = Field(0, ge=0, description="use only the first n training pictures (tests, dry runs); 0: all")
+    held_out: int = Field(
+        0, ge=0, description="training pictures set aside to select the model; 0: it is selected on split val"
+    )
+    limit: int = Field(
+        0, ge=0, description="use only the first n training pictures (tests, dry runs); 0: all"
+    )
 
 
 class AnswerStage(StageSettings, frozen=True):
     """A stage in which answers are learnt."""
 
-    questions_per_picture: int = Field(8, gt=0, description="questions of a picture in a batch, drawn anew every epoch where it has more")
-    patch_contrast: float = Field(0.0, ge=0, description="weight of the contrast between patches of one concept (region alignment)")
+    questions_per_picture: int = Field(
+        8, gt=0, description="questions of a picture in a batch, drawn anew every epoch where it has more"
+    )
+    patch_contrast: float = Field(
+        0.0, ge=0, description="weight of the contrast between patches of one concept (region alignment)"
+    )
 
 
 class AnswerRun(RunSettings, frozen=True):
@@ -80,10 +104,16 @@ class AnswerRun(RunSettings, frozen=True):
         description="answer: the most frequent one, chosen from a list; scores: how far people agree on each (VQA v2); words: generated",
     )
     tower: TowerSettings = Field(discriminator="kind")
-    tower_from: str | None = Field(None, description="trained model (shipped name, folder, hub id) whose tower the training begins with")
-    question_answering: QuestionConfig = QuestionConfig()
-    generator: CaptionerSettings | None = Field(None, discriminator="kind", description="captioner that words the answers (targets words)")
-    codebook: str | None = Field(None, description="codebook folder (`patchword codebook`) for region alignment")
+    tower_from: str | None = Field(
+        None, description="trained model (shipped name, folder, hub id) whose tower the training begins with"
+    )
+    answerer: QuestionConfig = QuestionConfig()
+    generator: CaptionerSettings | None = Field(
+        None, discriminator="kind", description="captioner that words the answers (targets words)"
+    )
+    codebook: str | None = Field(
+        None, description="codebook folder (`patchword codebook`) for region alignment"
+    )
     stage: tuple[AnswerStage, ...] = Field(min_length=1, description="what happens, in order")
 
 
@@ -98,11 +128,13 @@ class AnswerRecipe:
         if self.answers:
             train = [record for record in train if answerable(record, set(self.answers))]
         said = [record.answer for record in train] if run.targets == "words" else []
-        self.vocabulary = Vocabulary.build([*(record.question for record in train), *said], run.data.minimum_count)
+        self.vocabulary = Vocabulary.build(
+            [*(record.question for record in train), *said], run.data.minimum_count
+        )
         torch.manual_seed(run.seed)
         codebook = None if run.codebook is None else Codebook.read(Path(run.codebook))
         self.model = AnswerModel.build(
-            run.tower, run.question_answering, run.generator, self.vocabulary.size, len(self.answers), codebook
+            run.tower, run.answerer, run.generator, self.vocabulary.size, len(self.answers), codebook
         )
         if run.tower_from:
             load_tower_weights(self.model.tower, find_model(run.tower_from))
@@ -111,10 +143,12 @@ class AnswerRecipe:
         preprocessing = reader_preprocessing(self.model.tower.preprocessing)
         files = list(dict.fromkeys(record.file for record in (*train, *self.selection)))
         self.inputs = self._inputs(preprocessing, files)
-        self.train = QuestionData.build(train, self.vocabulary, self.answers, run.targets, self.inputs, run.data.max_words)
+        self.train = QuestionData.build(
+            train, self.vocabulary, self.answers, run.targets, self.inputs, run.data.max_words
+        )
         self.settings = AnswerSettings(
             tower=run.tower,
-            question_answering=run.question_answering,
+            answerer=run.answerer,
             generator=run.generator,
             targets=run.targets,
             answers=self.answers,
@@ -126,7 +160,8 @@ class AnswerRecipe:
         pictures = len({record.file for record in self.selection})
         self.card = {
             "name": folder.name,
-            "description": run.description or f"Answers over a {run.tower.kind} tower, trained with Patchword.",
+            "description": run.description
+            or f"Answers over a {run.tower.kind} tower, trained with Patchword.",
             "dataset": f"{Path(run.data.annotations).name}: {len(train)} questions about {len(self.train.records)} training pictures, "
             f"selected on {len(self.selection)} about {pictures} others",
             "licence": run.licence or "not stated",
@@ -134,23 +169,33 @@ class AnswerRecipe:
             "example": train[0].question,
         }
         guess = CommonestAnswer((record.question, record.kind, record.answer) for record in train)
-        self.unseeing = {record.question_id: guess.answer(record.question, record.kind) for record in self.selection}
+        self.unseeing = {
+            record.question_id: guess.answer(record.question, record.kind) for record in self.selection
+        }
 
     def _inputs(self, preprocessing: Any, files: list[str]) -> PictureInputs:
         if not self.run.data.features:
             return pixel_inputs(self.run.data, preprocessing, files)
         if not self.model.tower_is_frozen and any(highest_rate(stage, "tower") > 0 for stage in self.stages):
-            raise ConfigError("data.features replaces the tower, and a stage trains it: set its learning rate to 0, or leave features out")
-        store = Store.open(Path(self.run.data.features), {"preprocessing": preprocessing.model_dump(mode="json")})
+            raise ConfigError(
+                "data.features replaces the tower, and a stage trains it: set its learning rate to 0, or leave features out"
+            )
+        store = Store.open(
+            Path(self.run.data.features), {"preprocessing": preprocessing.model_dump(mode="json")}
+        )
         store.check({"tower": stored_digest(self.model.tower, store.manifest["until_layer"])})
         return FeatureInputs(store)
 
     def objective(self, stage: int) -> nn.Module:
-        return Answering(self.model, self.vocabulary.special.pad, self.stages[stage].patch_contrast)
+        return AnswerObjective(self.model, self.vocabulary.special.pad, self.stages[stage].patch_contrast)
 
     def plan(self, stage: int, epoch: int) -> list[list[PlanEntry]]:
         settings = self.stages[stage]
-        return self.train.plan(settings.batch, settings.questions_per_picture, np.random.default_rng([self.run.seed, stage, epoch]))
+        return self.train.plan(
+            settings.batch,
+            settings.questions_per_picture,
+            np.random.default_rng([self.run.seed, stage, epoch]),
+        )
 
     def batch(self, stage: int, entries: list[PlanEntry], generator: torch.Generator) -> QuestionBatch:
         return self.train.batch(entries, generator)
@@ -168,25 +213,37 @@ class AnswerRecipe:
         """Answer the questions of the selection; VQA accuracy selects. What the questions alone reach stands beside it."""
         self.model.eval()
         known, others = [same[0].file for same in self.train.records], list(gather(self.selection))
-        self.model.familiarity.fit(self._mean_patches(known, accelerator.device), self._mean_patches(others, accelerator.device))
+        self.model.familiarity.fit(
+            self._mean_patches(known, accelerator.device), self._mean_patches(others, accelerator.device)
+        )
         predicted = self._predicted(accelerator.device)
         given = {record.question_id: record.answers for record in self.selection}
         score = vqa_accuracy(given, predicted)["VQA_accuracy"]
-        scores = {"VQA_accuracy": score.value, "questions_alone": vqa_accuracy(given, self.unseeing)["VQA_accuracy"].value}
+        scores = {
+            "VQA_accuracy": score.value,
+            "questions_alone": vqa_accuracy(given, self.unseeing)["VQA_accuracy"].value,
+        }
         kinds = Counter(record.kind for record in self.selection)
         if len(kinds) <= 8:
             for kind in kinds:
-                values = [score.per_item[record.question_id] for record in self.selection if record.kind == kind]
+                values = [
+                    score.per_item[record.question_id] for record in self.selection if record.kind == kind
+                ]
                 scores[f"VQA_accuracy, {kind}"] = float(np.mean(values))
         if accelerator.is_main_process:
             self._write_predictions(f"{self.stages[stage].name}-{epoch + 1:03d}", predicted, score.per_item)
         return Validation(score.value, {"scores": scores})
 
-    def _write_predictions(self, name: str, predicted: dict[int | str, str], values: dict[int | str, float]) -> None:
+    def _write_predictions(
+        self, name: str, predicted: dict[int | str, str], values: dict[int | str, float]
+    ) -> None:
         """VQA's results format, and for the report the questions that went worst."""
         out = self.folder / "predictions" / f"{name}.json"
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps([{"question_id": number, "answer": text} for number, text in predicted.items()]), encoding="utf-8")
+        out.write_text(
+            json.dumps([{"question_id": number, "answer": text} for number, text in predicted.items()]),
+            encoding="utf-8",
+        )
         samples = [
             {
                 "image_id": record.image_id,
@@ -197,7 +254,9 @@ class AnswerRecipe:
             }
             for record in sorted(self.selection, key=lambda record: values[record.question_id])[:24]
         ]
-        (self.folder / "samples.json").write_text(json.dumps(samples, ensure_ascii=False, indent=1), encoding="utf-8")
+        (self.folder / "samples.json").write_text(
+            json.dumps(samples, ensure_ascii=False, indent=1), encoding="utf-8"
+        )
 
     def _predicted(self, device: torch.device) -> dict[int | str, str]:
         model = AnsweringModel(self.model, self.settings, self.vocabulary, self.card, device)
@@ -210,14 +269,18 @@ class AnswerRecipe:
             asked = [(b, record) for b, name in enumerate(names) for record in pictures[name]]
             owners_R = torch.tensor([b for b, _ in asked], device=device)
             found = model.answer(features, [record.question for _, record in asked], owners_R)
-            predicted |= {record.question_id: best[0].text for (_, record), best in zip(asked, found, strict=True)}
+            predicted |= {
+                record.question_id: best[0].text for (_, record), best in zip(asked, found, strict=True)
+            }
         return predicted
 
     @torch.inference_mode()
     def _mean_patches(self, files: list[str], device: torch.device) -> Tensor:
         """Of a thousand of the pictures at most, evenly taken."""
         files = files[:: max(1, len(files) // _FAMILIAR)]
-        parts = [self.inputs.load(files[first : first + 64], None).to(device) for first in range(0, len(files), 64)]
+        parts = [
+            self.inputs.load(files[first : first + 64], None).to(device) for first in range(0, len(files), 64)
+        ]
         return torch.cat([mean_patch(self.model.features(part)) for part in parts])
 
     def save_model(self, folder: Path) -> None:
@@ -242,7 +305,9 @@ def read_question_splits(data: QuestionDataSettings) -> tuple[list[QuestionRecor
     files = list(dict.fromkeys(record.file for record in train))
     if data.held_out:
         if data.held_out >= len(files):
-            raise ConfigError(f"data.held_out is {data.held_out} and there are {len(files)} training pictures: hold out fewer")
+            raise ConfigError(
+                f"data.held_out is {data.held_out} and there are {len(files)} training pictures: hold out fewer"
+            )
         order = np.random.default_rng(HELD_OUT_SEED).permutation(len(files))
         aside = {files[i] for i in order[: data.held_out]}
         selection = [record for record in train if record.file in aside]
@@ -256,7 +321,10 @@ def read_question_splits(data: QuestionDataSettings) -> tuple[list[QuestionRecor
 def answer_list(train: list[QuestionRecord], data: QuestionDataSettings) -> tuple[str, ...]:
     """The most frequent answers, equally frequent ones by alphabet. Raises DataError for fewer than two: there is nothing to choose."""
     counts = Counter(answer for record in train for answer in set(record.answers))
-    ranked = sorted((text for text, count in counts.items() if count >= data.minimum_answers), key=lambda text: (-counts[text], text))
+    ranked = sorted(
+        (text for text, count in counts.items() if count >= data.minimum_answers),
+        key=lambda text: (-counts[text], text),
+    )
     if len(ranked) < 2:
         raise DataError(
             f"{data.annotations}: {len(ranked)} answers occur {data.minimum_answers} times in the training questions, two are the least: "
@@ -268,9 +336,15 @@ def answer_list(train: list[QuestionRecord], data: QuestionDataSettings) -> tupl
 def _check(run: AnswerRun) -> None:
     if (run.targets == "words") != (run.generator is not None):
         found = f"targets is {run.targets!r} and [generator] is {'given' if run.generator else 'left out'}"
-        raise ConfigError(f"{found}: answers are generated by a captioner (targets words), or chosen without one")
-    if (run.codebook is None) != (run.question_answering.alignment is None):
-        raise ConfigError("region alignment and a codebook go together: give codebook and [question_answering.alignment], or neither")
-    longest = run.question_answering.max_positions
+        raise ConfigError(
+            f"{found}: answers are generated by a captioner (targets words), or chosen without one"
+        )
+    if (run.codebook is None) != (run.answerer.region_alignment is None):
+        raise ConfigError(
+            "region alignment and a codebook go together: give codebook and [answerer.region_alignment], or neither"
+        )
+    longest = run.answerer.max_positions
     if run.data.max_words + 1 > longest:
-        raise ConfigError(f"data.max_words is {run.data.max_words} and question_answering.max_positions {longest}: it must be larger")
+        raise ConfigError(
+            f"data.max_words is {run.data.max_words} and answerer.max_positions {longest}: it must be larger"
+        )

@@ -34,7 +34,9 @@ class HubCaptioner:
             raise ModelError(f"transformers gives no captioner for {name!r}: {error}") from error
         if report["missing_keys"]:
             first = sorted(str(key) for key in report["missing_keys"])[0]
-            raise ModelError(f"{name!r} lacks weights of {type(model).__name__} ({first} and others): they would be random")
+            raise ModelError(
+                f"{name!r} lacks weights of {type(model).__name__} ({first} and others): they would be random"
+            )
         return cls(model, processor, name, device)
 
     def caption(
@@ -79,13 +81,24 @@ class HubCaptioner:
     def _log_probabilities(self, found: Any, beams: int) -> list[float]:
         """Sum over the generated tokens, the end token included."""
         indices = found.beam_indices if beams > 1 else None
-        scores_RT = self.model.compute_transition_scores(found.sequences, found.scores, indices, normalize_logits=beams == 1)
+        scores_RT = self.model.compute_transition_scores(
+            found.sequences, found.scores, indices, normalize_logits=beams == 1
+        )
         return scores_RT.masked_fill(~torch.isfinite(scores_RT), 0.0).sum(1).tolist()
 
     def _caption(self, ids: torch.Tensor, total: float) -> Caption:
         tokenizer = self.processor.tokenizer
         text = tokenizer.decode(ids, skip_special_tokens=True).strip()
-        words = tuple(piece for piece in tokenizer.convert_ids_to_tokens(ids.tolist()) if piece not in tokenizer.all_special_tokens)
+        words = tuple(
+            piece
+            for piece in tokenizer.convert_ids_to_tokens(ids.tolist())
+            if piece not in tokenizer.all_special_tokens
+        )
         ends = self.model.generation_config.eos_token_id
         ends = set(ends) if isinstance(ends, list) else {ends}
-        return Caption(text=text, log_probability=total, tokens=words, complete=any(int(number) in ends for number in ids[1:]))
+        return Caption(
+            text=text,
+            log_probability=total,
+            tokens=words,
+            complete=any(int(number) in ends for number in ids[1:]),
+        )

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from patchword.checkpoints.model import find_model, hub_id, is_hub, read_settings, read_vocabulary, restore_weights
+from patchword.checkpoints.model import (
+    find_model,
+    hub_id,
+    is_hub,
+    read_settings,
+    read_vocabulary,
+    restore_weights,
+)
 from patchword.composed import CaptionModel
 from patchword.device import choose_device
 from patchword.layers.codebook import Codebook

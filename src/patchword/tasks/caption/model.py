@@ -60,7 +60,12 @@ class CaptioningModel:
     """A tower, a captioner, a vocabulary and the preprocessing that belongs to them."""
 
     def __init__(
-        self, model: CaptionModel, settings: ModelSettings, vocabulary: Vocabulary | Subwords, card: dict[str, Any], device: torch.device
+        self,
+        model: CaptionModel,
+        settings: ModelSettings,
+        vocabulary: Vocabulary | Subwords,
+        card: dict[str, Any],
+        device: torch.device,
     ) -> None:
         self.model = model.to(device).eval()
         self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
@@ -94,7 +99,11 @@ class CaptioningModel:
             images = [open_picture(picture) for picture in pictures[first : first + batch]]
             pixels_BHWC = np.stack([self.settings.preprocessing.apply(image) for image in images])
             found = self.caption_features(self.features(pixels_BHWC), beams, n_best, trace)
-            captions += [replace(one, picture=self._seen(image)) for one, image in zip(found, images, strict=True)] if trace else found
+            captions += (
+                [replace(one, picture=self._seen(image)) for one, image in zip(found, images, strict=True)]
+                if trace
+                else found
+            )
         return captions
 
     def _seen(self, picture: Image.Image) -> bytes:
@@ -119,7 +128,9 @@ class CaptioningModel:
         if not trace:
             return self._caption(found, None, 0, 0, features.hw)
         with torch.inference_mode():
-            explained = explain_tokens(captioner, memory, special, found.tokens_BKT[:, 0], found.lengths_BK[:, 0])
+            explained = explain_tokens(
+                captioner, memory, special, found.tokens_BKT[:, 0], found.lengths_BK[:, 0]
+            )
         return replace(self._caption(found, explained, 0, 0, features.hw), picture=self._seen(image))
 
     @torch.inference_mode()
@@ -129,32 +140,51 @@ class CaptioningModel:
         return self.model.features(Inputs(pixels_B3HW=pixels_B3HW))
 
     @torch.inference_mode()
-    def caption_features(self, features: VisualFeatures, beams: int | None = None, n_best: int = 1, trace: bool = True) -> list[Caption]:
+    def caption_features(
+        self, features: VisualFeatures, beams: int | None = None, n_best: int = 1, trace: bool = True
+    ) -> list[Caption]:
         """Search and words for features of B pictures."""
         decoding, captioner, special = self.settings.decoding, self.model.captioner, self.vocabulary.special
         memory = captioner.encode(features)
         width = max(decoding.beams if beams is None else beams, n_best)
         found = beam_search(
-            captioner, memory, special, width, decoding.max_length, decoding.length_penalty, n_best, decoding.no_repeat_ngram
+            captioner,
+            memory,
+            special,
+            width,
+            decoding.max_length,
+            decoding.length_penalty,
+            n_best,
+            decoding.no_repeat_ngram,
         )
         traces: list[Trace | None] = [None] * n_best
         if trace:
             for k in range(n_best):
-                traces[k] = explain_tokens(captioner, memory, special, found.tokens_BKT[:, k], found.lengths_BK[:, k].clamp(min=1))
+                traces[k] = explain_tokens(
+                    captioner, memory, special, found.tokens_BKT[:, k], found.lengths_BK[:, k].clamp(min=1)
+                )
         return [self._captions_of(found, traces, b, features.hw) for b in range(len(found.tokens_BKT))]
 
-    def _captions_of(self, found: Decodings, traces: list[Trace | None], b: int, hw: tuple[int, int] | None) -> Caption:
-        found_K = [k for k in range(found.tokens_BKT.shape[1]) if math.isfinite(found.log_probabilities_BK[b, k])]
+    def _captions_of(
+        self, found: Decodings, traces: list[Trace | None], b: int, hw: tuple[int, int] | None
+    ) -> Caption:
+        found_K = [
+            k for k in range(found.tokens_BKT.shape[1]) if math.isfinite(found.log_probabilities_BK[b, k])
+        ]
         # A model whose weights blew up finds nothing: its first, empty, hypothesis says so by its log-probability.
         hypotheses = [self._caption(found, traces[k], b, k, hw) for k in found_K or [0]]
         return replace(hypotheses[0], alternatives=tuple(hypotheses[1:]))
 
-    def _caption(self, found: Decodings, trace: Trace | None, b: int, k: int, hw: tuple[int, int] | None) -> Caption:
+    def _caption(
+        self, found: Decodings, trace: Trace | None, b: int, k: int, hw: tuple[int, int] | None
+    ) -> Caption:
         ids = found.tokens_BKT[b, k, : int(found.lengths_BK[b, k])].tolist()
         words = tuple(self.vocabulary.tokens(ids))
         attention_Thw, sentinel, concepts, prototypes, contexts = None, None, None, None, {}
         if trace is not None and trace.attention_BTN is not None and hw is not None:
-            attention_Thw = trace.attention_BTN[b, : len(words)].float().cpu().numpy().reshape(len(words), *hw)
+            attention_Thw = (
+                trace.attention_BTN[b, : len(words)].float().cpu().numpy().reshape(len(words), *hw)
+            )
         if trace is not None and trace.sentinel_BT is not None:
             sentinel = tuple(trace.sentinel_BT[b, : len(words)].tolist())
         if trace is not None and trace.concepts_BN is not None and self.settings.codebook is not None:
@@ -167,7 +197,11 @@ class CaptioningModel:
                 for indices, values in zip(best_T.indices.tolist(), best_T.values.tolist(), strict=True)
             )
             known = self.card.get("prototype_captions", {})
-            contexts = {index: tuple(known[str(index)]) for index in set(best_T.indices.flatten().tolist()) if str(index) in known}
+            contexts = {
+                index: tuple(known[str(index)])
+                for index in set(best_T.indices.flatten().tolist())
+                if str(index) in known
+            }
         return Caption(
             text=self.vocabulary.decode(ids),
             log_probability=float(found.log_probabilities_BK[b, k]),
@@ -208,21 +242,3 @@ class CaptioningModel:
             folder = Path(temporary) / "model"
             self.save(folder)
             return str(api.upload_folder(repo_id=repository, folder_path=folder))
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

@@ -31,15 +31,23 @@ class CrossEntropySettings(BaseModel, extra="forbid", frozen=True):
     """Teacher forcing, and the regularisers that may go with it."""
 
     kind: Literal["cross_entropy"] = "cross_entropy"
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each target that is spread over the vocabulary")
-    doubly_stochastic: Weight = Field(0.0, description="weight of Show, Attend and Tell's regulariser of the attention")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of each target that is spread over the vocabulary"
+    )
+    doubly_stochastic: Weight = Field(
+        0.0, description="weight of Show, Attend and Tell's regulariser of the attention"
+    )
     patch_contrast: Weight = Field(
-        0.0, description="weight of the contrast between patches of one concept, or of one class of data.panoptic (FSGR: 0.25)"
+        0.0,
+        description="weight of the contrast between patches of one concept, or of one class of data.panoptic (FSGR: 0.25)",
     )
     text_regulariser: Weight = Field(
-        0.0, description="weight of 1 - cosine(picture, caption) in the text space of text_from; needs captioner.alignment.text_regulariser"
+        0.0,
+        description="weight of 1 - cosine(picture, caption) in the text space of text_from; needs captioner.region_alignment.text_regulariser",
     )
-    doubly_stochastic_mean: bool = Field(False, description="mean over patches (PyTorch course) in place of the paper's sum")
+    doubly_stochastic_mean: bool = Field(
+        False, description="mean over patches (PyTorch course) in place of the paper's sum"
+    )
 
 
 class SelfCriticalSettings(BaseModel, extra="forbid", frozen=True):
@@ -47,7 +55,8 @@ class SelfCriticalSettings(BaseModel, extra="forbid", frozen=True):
 
     kind: Literal["self_critical"] = "self_critical"
     baseline: Literal["mean_of_others", "greedy", "beam"] = Field(
-        "mean_of_others", description="mean_of_others: other samples (Luo 2020); greedy: Rennie 2017; beam: beams against their mean (M2)"
+        "mean_of_others",
+        description="mean_of_others: other samples (Luo 2020); greedy: Rennie 2017; beam: beams against their mean (M2)",
     )
     samples: int = Field(5, ge=2, description="captions per picture that are rewarded")
     max_length: int = Field(20, gt=0, description="longest caption that is sampled, end token included")
@@ -59,7 +68,7 @@ class Reward(Protocol):
     def __call__(self, captions: list[list[int]], pictures: list[int | str]) -> list[float]: ...
 
 
-class Seen(NamedTuple):
+class BankObservation(NamedTuple):
     """What the prototype bank observes of the last step."""
 
     trace: Trace
@@ -72,11 +81,13 @@ class Seen(NamedTuple):
 class CrossEntropy(nn.Module):
     """Teacher forcing: every word from the true words before it."""
 
-    def __init__(self, model: CaptionModel, settings: CrossEntropySettings, special: SpecialIds, wants_trace: bool) -> None:
+    def __init__(
+        self, model: CaptionModel, settings: CrossEntropySettings, special: SpecialIds, wants_trace: bool
+    ) -> None:
         """`wants_trace` keeps what the prototype bank observes of the last step in `seen`; `concepts_BN` keeps the words of its patches."""
         super().__init__()
         self.model, self.settings, self.special, self.wants_trace = model, settings, special, wants_trace
-        self.seen: Seen | None = None
+        self.seen: BankObservation | None = None
         self.concepts_BN: Tensor | None = None
 
     def forward(self, batch: CaptionBatch, shares: Shares) -> dict[str, Tensor]:
@@ -86,26 +97,40 @@ class CrossEntropy(nn.Module):
         memory = select_rows(pictures, batch.picture_of_row_R)
         inputs_RT, targets_RT = batch.tokens_RT[:, :-1], batch.tokens_RT[:, 1:]
         lengths_R = batch.lengths_R - 1
-        decoded = captioner.decode(inputs_RT, lengths_R, memory, trace=is_used(settings.doubly_stochastic) or self.wants_trace)
-        total, _ = caption_cross_entropy(decoded.logits_BTV, targets_RT, self.special.pad, settings.label_smoothing)
+        decoded = captioner.decode(
+            inputs_RT, lengths_R, memory, trace=is_used(settings.doubly_stochastic) or self.wants_trace
+        )
+        total, _ = caption_cross_entropy(
+            decoded.logits_BTV, targets_RT, self.special.pad, settings.label_smoothing
+        )
         losses = {"cross_entropy": total / shares.targets}
         loss = losses["cross_entropy"]
         weight = scheduled(settings.doubly_stochastic, shares.progress)
         if weight > 0:
-            penalty, rows = doubly_stochastic(decoded.trace.attention_BTN, lengths_R, settings.doubly_stochastic_mean)
+            penalty, rows = doubly_stochastic(
+                decoded.trace.attention_BTN, lengths_R, settings.doubly_stochastic_mean
+            )
             # Rows per picture are the same in every process, so the share of rows follows from the share of pictures.
             losses["doubly_stochastic"] = penalty / (shares.pictures * rows / batch.picture_count)
             loss = loss + weight * losses["doubly_stochastic"]
         weight = scheduled(settings.patch_contrast, shares.progress)
         if weight > 0:
-            losses["patch_contrast"] = captioner.contrast_loss(pictures, batch.labels_BN) * batch.picture_count / shares.pictures
+            losses["patch_contrast"] = (
+                captioner.contrast_loss(pictures, batch.labels_BN) * batch.picture_count / shares.pictures
+            )
             loss = loss + weight * losses["patch_contrast"]
         weight = scheduled(settings.text_regulariser, shares.progress)
         if weight > 0:
-            losses["text_regulariser"] = captioner.text_loss(memory, batch.texts_RE) * batch.picture_count / shares.pictures
+            losses["text_regulariser"] = (
+                captioner.text_loss(memory, batch.texts_RE) * batch.picture_count / shares.pictures
+            )
             loss = loss + weight * losses["text_regulariser"]
         self.concepts_BN = getattr(pictures, "concepts_BN", None)
-        self.seen = Seen(decoded.trace, inputs_RT, lengths_R, memory, batch.picture_of_row_R) if self.wants_trace else None
+        self.seen = (
+            BankObservation(decoded.trace, inputs_RT, lengths_R, memory, batch.picture_of_row_R)
+            if self.wants_trace
+            else None
+        )
         return {"loss": loss, **losses}
 
 
@@ -125,7 +150,9 @@ class SelfCritical(nn.Module):
     Decoding runs without gradient; the log-probabilities are computed again by teacher forcing, in one pass.
     """
 
-    def __init__(self, model: CaptionModel, settings: SelfCriticalSettings, special: SpecialIds, reward: Reward) -> None:
+    def __init__(
+        self, model: CaptionModel, settings: SelfCriticalSettings, special: SpecialIds, reward: Reward
+    ) -> None:
         super().__init__()
         self.model, self.settings, self.special, self.reward = model, settings, special, reward
         self.reward_seconds = 0.0
@@ -140,7 +167,9 @@ class SelfCritical(nn.Module):
         pictures = [image for image in batch.image_ids for _ in range(settings.samples)]
         rewards_R = self._rewards(tokens_RT, lengths_R, pictures)
         advantage_R = rewards_R - self._baseline(rewards_R, features, batch)
-        rows_R = torch.arange(batch.picture_count, device=tokens_RT.device).repeat_interleave(settings.samples)
+        rows_R = torch.arange(batch.picture_count, device=tokens_RT.device).repeat_interleave(
+            settings.samples
+        )
         starts_R1 = tokens_RT.new_full((len(tokens_RT), 1), special.start)
         inputs_RT = torch.cat([starts_R1, tokens_RT[:, :-1]], dim=1)
         logits_RTV = self.model.captioner.decode(inputs_RT, lengths_R, select_rows(memory, rows_R)).logits_BTV
@@ -149,7 +178,9 @@ class SelfCritical(nn.Module):
         # advantage would push probability onto them.
         never = torch.tensor([special.pad, special.start, special.unknown], device=tokens_RT.device)
         log_probabilities_RTV = logits_RTV.float().index_fill(-1, never, -math.inf).log_softmax(-1)
-        chosen_RT = log_probabilities_RTV.gather(-1, tokens_RT[..., None]).squeeze(-1).masked_fill(~real_RT, 0.0)
+        chosen_RT = (
+            log_probabilities_RTV.gather(-1, tokens_RT[..., None]).squeeze(-1).masked_fill(~real_RT, 0.0)
+        )
         # Every token weighs the same: a mean within each caption would reward short good captions more than long ones, and they shrink.
         per_token = -(chosen_RT * advantage_R[:, None]).sum() / real_RT.sum()
         rows = shares.pictures * settings.samples
@@ -162,7 +193,14 @@ class SelfCritical(nn.Module):
         with _evaluating(self.model):
             memory = captioner.encode(features)
             if settings.baseline == "beam":
-                found = beam_search(captioner, memory, self.special, settings.samples, settings.max_length, n_best=settings.samples)
+                found = beam_search(
+                    captioner,
+                    memory,
+                    self.special,
+                    settings.samples,
+                    settings.max_length,
+                    n_best=settings.samples,
+                )
             else:
                 found = sample(captioner, memory, self.special, settings.samples, settings.max_length)
         return found.tokens_BKT.flatten(0, 1), found.lengths_BK.flatten(0, 1)
@@ -179,7 +217,12 @@ class SelfCritical(nn.Module):
         settings = self.settings
         if settings.baseline == "greedy":
             with _evaluating(self.model):
-                found = greedy(self.model.captioner, self.model.captioner.encode(features), self.special, settings.max_length)
+                found = greedy(
+                    self.model.captioner,
+                    self.model.captioner.encode(features),
+                    self.special,
+                    settings.max_length,
+                )
             greedy_B = self._rewards(found.tokens_BKT[:, 0], found.lengths_BK[:, 0], list(batch.image_ids))
             return greedy_B.repeat_interleave(settings.samples)
         rewards_BK = rewards_R.view(-1, settings.samples)

@@ -35,7 +35,9 @@ def caption_strip(caption: Caption, picture: Image.Image | None = None) -> Html:
     return Html(f'<div class="patchword strip"><style>\n{look()}{css}</style>\n{body}\n</div>')
 
 
-def caption_page(items: Iterable[tuple[object, Image.Image | None, Caption]], title: str = "Captions, word by word") -> str:
+def caption_page(
+    items: Iterable[tuple[object, Image.Image | None, Caption]], title: str = "Captions, word by word"
+) -> str:
     """A whole HTML document of (name, picture, caption) triples, self-contained and readable without scripts."""
     styles, sections = [], []
     for label, picture, caption in items:
@@ -43,7 +45,12 @@ def caption_page(items: Iterable[tuple[object, Image.Image | None, Caption]], ti
         styles.append(css)
         sections.append(section(name(label), body))
     lead = "Bright patches are those that the model looked at when it wrote the word; each map is scaled to its own brightest patch."
-    return page(title, sections or [note("No picture was captioned.")], lead=lead if sections else "", css="".join(dict.fromkeys(styles)))
+    return page(
+        title,
+        sections or [note("No picture was captioned.")],
+        lead=lead if sections else "",
+        css="".join(dict.fromkeys(styles)),
+    )
 
 
 def caption_figure(picture: Image.Image | None, caption: Caption, path: Path | str, columns: int = 5) -> None:
@@ -55,7 +62,9 @@ def caption_figure(picture: Image.Image | None, caption: Caption, path: Path | s
     _check(caption)
     if picture is None:
         if caption.picture is None:
-            raise DataError(f"the caption {caption.text!r} carries no picture: give one, or caption with trace=True")
+            raise DataError(
+                f"the caption {caption.text!r} carries no picture: give one, or caption with trace=True"
+            )
         picture = opened(caption.picture)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -80,11 +89,24 @@ def caption_figure(picture: Image.Image | None, caption: Caption, path: Path | s
         if weights_hw is not None:
             shade_HW4 = np.zeros((*(large := smoothed(weights_hw)).shape, 4), dtype=np.float32)
             shade_HW4[..., 3] = 0.8 * (1 - large)
-            axis.imshow(shade_HW4, extent=(-0.5, small.width - 0.5, small.height - 0.5, -0.5), interpolation="bilinear")
+            axis.imshow(
+                shade_HW4,
+                extent=(-0.5, small.width - 0.5, small.height - 0.5, -0.5),
+                interpolation="bilinear",
+            )
             seen = "" if caption.sentinel is None else f"  {percent(1 - caption.sentinel[t])} seen"
             axis.set_title(spelled(word) + seen, fontsize=9, parse_math=False)
             says = "\n".join(_beneath(caption, t))
-            axis.text(0.5, -0.03, says, transform=axis.transAxes, ha="center", va="top", fontsize=6, parse_math=False)
+            axis.text(
+                0.5,
+                -0.03,
+                says,
+                transform=axis.transAxes,
+                ha="center",
+                va="top",
+                fontsize=6,
+                parse_math=False,
+            )
     figure.savefig(path, metadata=undated(path))
 
 
@@ -100,12 +122,16 @@ def _beneath(caption: Caption, t: int) -> list[str]:
 def _check(caption: Caption) -> None:
     said = f"the caption {caption.text!r}"
     if caption.attention_Thw is not None and np.ndim(caption.attention_Thw) != 3:
-        raise DataError(f"attention_Thw of {said} has {np.ndim(caption.attention_Thw)} axes; expected (tokens, rows, columns)")
+        raise DataError(
+            f"attention_Thw of {said} has {np.ndim(caption.attention_Thw)} axes; expected (tokens, rows, columns)"
+        )
     words = len(caption.tokens)
     for what in ("attention_Thw", "sentinel", "prototypes"):
         sequence = getattr(caption, what)
         if sequence is not None and len(sequence) != words:
-            raise DataError(f"{said} has {words} tokens but {len(sequence)} entries in {what}; expected one per token")
+            raise DataError(
+                f"{said} has {words} tokens but {len(sequence)} entries in {what}; expected one per token"
+            )
 
 
 def _explained(caption: Caption, picture: Image.Image | None) -> tuple[str, Html]:
@@ -116,7 +142,11 @@ def _explained(caption: Caption, picture: Image.Image | None) -> tuple[str, Html
     key, css = picture_style(picture)
     end = "" if caption.complete else ", cut off at the length limit"
     facts = f"{len(caption.tokens)} words, log-probability {caption.log_probability:.3f}{end}"
-    parts = [Html(f'<p class="said">{escape(caption.text or "(an empty caption)")}</p>'), note(facts), word_figures(caption, key)]
+    parts = [
+        Html(f'<p class="said">{escape(caption.text or "(an empty caption)")}</p>'),
+        note(facts),
+        word_figures(caption, key),
+    ]
     if caption.concepts:
         parts.append(concept_figures(caption, key))
     if caption.alternatives:
@@ -130,7 +160,10 @@ def picture_style(picture: Image.Image | None) -> tuple[str, str]:
         return "", ""
     uri = picture_uri(picture)
     key = "p" + hashlib.sha256(uri.encode()).hexdigest()[:12]
-    return key, f".patchword .{key} {{ background-image: url({uri}); aspect-ratio: {picture.width} / {picture.height}; }}\n"
+    return (
+        key,
+        f".patchword .{key} {{ background-image: url({uri}); aspect-ratio: {picture.width} / {picture.height}; }}\n",
+    )
 
 
 def word_figures(caption: Caption, key: str) -> Html:
@@ -139,15 +172,23 @@ def word_figures(caption: Caption, key: str) -> Html:
     figures = []
     if key:
         shot = f'<div class="shot {key}" role="img" aria-label="{escape(caption.text)}"></div>'
-        figures.append(f'<figure class="word">{shot}<figcaption><span>the picture</span></figcaption></figure>')
+        figures.append(
+            f'<figure class="word">{shot}<figcaption><span>the picture</span></figcaption></figure>'
+        )
     has_maps = caption.attention_Thw is not None
     for t in range(len(caption.tokens) if has_maps or caption.prototypes else 0):
         shot = _shot(caption, t, key) if has_maps else ""
         behind = f"{_seen(caption, t)}{_concepts_of(caption, t)}{_prototypes_of(caption, t)}"
-        figures.append(f'<figure class="word">{shot}<figcaption>{escape(spelled(caption.tokens[t]))}{behind}</figcaption></figure>')
+        figures.append(
+            f'<figure class="word">{shot}<figcaption>{escape(spelled(caption.tokens[t]))}{behind}</figcaption></figure>'
+        )
     kind = "words told" if caption.concepts or caption.prototypes else "words"
     shown = [Html(f'<div class="{kind}">\n' + "\n".join(figures) + "\n</div>")] if figures else []
-    return join(shown if has_maps else [*shown, note("There are no attention maps: the model keeps none, or none were asked for.")])
+    return join(
+        shown
+        if has_maps
+        else [*shown, note("There are no attention maps: the model keeps none, or none were asked for.")]
+    )
 
 
 def _shot(caption: Caption, t: int, key: str) -> str:
@@ -174,21 +215,33 @@ def _concepts_of(caption: Caption, t: int) -> str:
     """The concepts of the patches that a word looked at."""
     behind = concepts_behind(caption, t)
     lines = "".join(f"<li>{_share_line(concept, share)}</li>" for concept, share in behind)
-    return f'<span class="what">concepts of its patches</span><ul class="behind">{lines}</ul>' if behind else ""
+    return (
+        f'<span class="what">concepts of its patches</span><ul class="behind">{lines}</ul>' if behind else ""
+    )
 
 
 def _prototypes_of(caption: Caption, t: int) -> str:
     """The memory prototypes that a word listened to, with the training contexts nearest to each."""
     lines = []
     for index, share in _spoke(caption, t):
-        nearest = ", ".join(f"<q>{escape(context)}</q>" for context in caption.contexts.get(index, ())[:_CONTEXTS_SHOWN])
-        lines.append(f"<li>{_share_line(f'no. {index}', share)}{f'<small>near {nearest}</small>' if nearest else ''}</li>")
-    return f'<span class="what">memory prototypes</span><ul class="behind">{"".join(lines)}</ul>' if lines else ""
+        nearest = ", ".join(
+            f"<q>{escape(context)}</q>" for context in caption.contexts.get(index, ())[:_CONTEXTS_SHOWN]
+        )
+        lines.append(
+            f"<li>{_share_line(f'no. {index}', share)}{f'<small>near {nearest}</small>' if nearest else ''}</li>"
+        )
+    return (
+        f'<span class="what">memory prototypes</span><ul class="behind">{"".join(lines)}</ul>'
+        if lines
+        else ""
+    )
 
 
 def _spoke(caption: Caption, t: int) -> list[tuple[int, float]]:
     """Prototypes without a part in the word (dead ones fill up the list of a small memory) are left out."""
-    return [(index, share) for index, share in (caption.prototypes[t] if caption.prototypes else ()) if share > 0]
+    return [
+        (index, share) for index, share in (caption.prototypes[t] if caption.prototypes else ()) if share > 0
+    ]
 
 
 def _seen(caption: Caption, t: int) -> str:
@@ -206,13 +259,23 @@ def concept_figures(caption: Caption, key: str) -> Html:
     shown, hidden = counts[:_CONCEPTS_SHOWN], counts[_CONCEPTS_SHOWN:]
     colour = {concept: f"s{i}" for i, (concept, _) in enumerate(shown)}
     rows, columns = _grid(caption)
-    cells = "".join(f'<span class="{colour.get(concept, "")}" title="{escape(concept)}"></span>' for concept in caption.concepts)
-    style = f"grid-template: repeat({rows}, 1fr) / repeat({columns}, 1fr)" + ("" if key else f"; aspect-ratio: {columns} / {rows}")
+    cells = "".join(
+        f'<span class="{colour.get(concept, "")}" title="{escape(concept)}"></span>'
+        for concept in caption.concepts
+    )
+    style = f"grid-template: repeat({rows}, 1fr) / repeat({columns}, 1fr)" + (
+        "" if key else f"; aspect-ratio: {columns} / {rows}"
+    )
     mosaic = f'<div class="concepts {key}" style="{style}" role="img" aria-label="the concept of each patch, by colour">{cells}</div>'
     patches = len(caption.concepts)
-    legend = [f'<li class="{colour[c]}"><span class="swatch"></span> {escape(c)}, {n} of {patches} patches</li>' for c, n in shown]
+    legend = [
+        f'<li class="{colour[c]}"><span class="swatch"></span> {escape(c)}, {n} of {patches} patches</li>'
+        for c, n in shown
+    ]
     if hidden:
-        legend.append(f"<li>{len(hidden)} more concepts on {sum(n for _, n in hidden)} patches, not coloured</li>")
+        legend.append(
+            f"<li>{len(hidden)} more concepts on {sum(n for _, n in hidden)} patches, not coloured</li>"
+        )
     listed = f'<ul class="legend column">{"".join(legend)}</ul>'
     return Html(f'<h3>Concepts of the patches</h3>\n<div class="beside">{mosaic}{listed}</div>')
 
@@ -225,7 +288,9 @@ def _grid(caption: Caption) -> tuple[int, int]:
 
 
 def _maps_fit_concepts(caption: Caption) -> bool:
-    return caption.attention_Thw is not None and math.prod(caption.attention_Thw.shape[1:]) == len(caption.concepts or ())
+    return caption.attention_Thw is not None and math.prod(caption.attention_Thw.shape[1:]) == len(
+        caption.concepts or ()
+    )
 
 
 def concepts_behind(caption: Caption, t: int) -> list[tuple[str, float]]:
@@ -242,7 +307,10 @@ def concepts_behind(caption: Caption, t: int) -> list[tuple[str, float]]:
 def shares(hypotheses: Sequence[Caption]) -> list[float]:
     """The probability of each among these alone: the sum over all sentences is out of reach. One without a probability has no share."""
     known = [one.log_probability for one in hypotheses if math.isfinite(one.log_probability)]
-    weights = [math.exp(one.log_probability - max(known)) if math.isfinite(one.log_probability) else 0.0 for one in hypotheses]
+    weights = [
+        math.exp(one.log_probability - max(known)) if math.isfinite(one.log_probability) else 0.0
+        for one in hypotheses
+    ]
     return [weight / max(sum(weights), 1e-12) for weight in weights]
 
 

@@ -31,7 +31,10 @@ def predict(request: PredictRequest) -> int:
                     print(f"patchword: {' '.join(str(error).split())}", file=sys.stderr)
                     bad += 1
             results = captioner.caption(pictures, beams=request.beam, trace=False) if pictures else []
-            rows += [{"image_id": image, "caption": result.text} for image, result in zip(ids, results, strict=True)]
+            rows += [
+                {"image_id": image, "caption": result.text}
+                for image, result in zip(ids, results, strict=True)
+            ]
             bar.update(task, advance=len(part))
     partial = request.out.with_name(request.out.name + ".partial")
     partial.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")

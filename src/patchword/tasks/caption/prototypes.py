@@ -12,7 +12,9 @@ from patchword.errors import ModelError
 FILE = "prototypes.json"
 
 
-def context_words(decode: Callable[[Sequence[int]], str], placement: str, concepts: Sequence[str]) -> Callable[[list[int]], str]:
+def context_words(
+    decode: Callable[[Sequence[int]], str], placement: str, concepts: Sequence[str]
+) -> Callable[[list[int]], str]:
     """How the memory's contexts become text: the words up to a key; for prototypes over patches, the patch and its concept. The number of
     the picture counts within one training step and tells a reader nothing."""
 
@@ -35,17 +37,27 @@ def read_prototypes(model: Path) -> dict[str, Any]:
     """The content of `prototypes.json`. Raises ModelError where the model has no memory, or the file is not what it should be."""
     path = model / FILE if model.is_dir() else model
     if not path.is_file():
-        raise ModelError(f"{model} holds no prototypes.json: the model has no prototype memory, or the path is not a model folder")
+        raise ModelError(
+            f"{model} holds no prototypes.json: the model has no prototype memory, or the path is not a model folder"
+        )
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} is not JSON ({error}); copy it anew from where the model was trained") from error
+        raise ModelError(
+            f"{path} is not JSON ({error}); copy it anew from where the model was trained"
+        ) from error
     if not isinstance(described, dict) or not {"placement", "layers"} <= set(described):
-        raise ModelError(f"{path} lists no prototypes: 'placement' and 'layers' are expected; copy it anew from the trained model")
+        raise ModelError(
+            f"{path} lists no prototypes: 'placement' and 'layers' are expected; copy it anew from the trained model"
+        )
     return described
 
 
 def nearest_captions(described: dict[str, Any]) -> dict[str, list[str]]:
     """The training contexts of the last decoder layer's prototypes, each once, by the index that `Caption.prototypes` gives."""
     last = described["layers"][-1]
-    return {str(index): list(dict.fromkeys(prototype["contexts"])) for index, prototype in enumerate(last) if prototype["contexts"]}
+    return {
+        str(index): list(dict.fromkeys(prototype["contexts"]))
+        for index, prototype in enumerate(last)
+        if prototype["contexts"]
+    }

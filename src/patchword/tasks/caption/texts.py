@@ -32,7 +32,9 @@ def text_towers(name: str, tower: str) -> TwoTowerModel:
     return towers
 
 
-def embed_captions(towers: TwoTowerModel, records: Sequence[CaptionRecord], device: torch.device) -> tuple[np.ndarray, ...]:
+def embed_captions(
+    towers: TwoTowerModel, records: Sequence[CaptionRecord], device: torch.device
+) -> tuple[np.ndarray, ...]:
     """Of each record the vectors of its captions, (captions, E) fp16, in its order.
 
     A caption of which the text tower knows no word becomes zeros: it has no direction, and a loss against it no gradient.

@@ -33,10 +33,22 @@ from patchword.losses import caption_cross_entropy
 from patchword.metrics import score_captions
 from patchword.models.captioners.caption_transformer import CaptionTransformer, CaptionTransformerConfig
 from patchword.tasks.caption.model import CaptioningModel, DecodingSettings, ModelSettings
-from patchword.tasks.caption.objective import CrossEntropy, CrossEntropySettings, SelfCritical, SelfCriticalSettings, is_used
+from patchword.tasks.caption.objective import (
+    CrossEntropy,
+    CrossEntropySettings,
+    SelfCritical,
+    SelfCriticalSettings,
+    is_used,
+)
 from patchword.tasks.caption.reward import CaptionReward
 from patchword.tasks.caption.texts import embed_captions, text_towers
-from patchword.train.data import CaptionDataSettings, build_vocabulary, panoptic_classes, pixel_inputs, read_splits
+from patchword.train.data import (
+    CaptionDataSettings,
+    build_vocabulary,
+    panoptic_classes,
+    pixel_inputs,
+    read_splits,
+)
 from patchword.train.groups import highest_rate
 from patchword.train.loop import Validation
 from patchword.train.settings import RunSettings, StageSettings
@@ -51,9 +63,15 @@ class CaptionStage(StageSettings, frozen=True):
     objective: CrossEntropySettings | SelfCriticalSettings = Field(
         default_factory=CrossEntropySettings, discriminator="kind", description="what the stage minimises"
     )
-    captions_per_picture: int = Field(0, ge=0, description="captions of a picture in a batch; 0: every caption is a row of its own")
-    memory: Literal["off", "ramp", "on"] = Field("on", description="prototype memory: masked; faded in over the stage; in use")
-    bucketed: bool = Field(True, description="captions of similar length together; costs nothing and saves padding")
+    captions_per_picture: int = Field(
+        0, ge=0, description="captions of a picture in a batch; 0: every caption is a row of its own"
+    )
+    memory: Literal["off", "ramp", "on"] = Field(
+        "on", description="prototype memory: masked; faded in over the stage; in use"
+    )
+    bucketed: bool = Field(
+        True, description="captions of similar length together; costs nothing and saves padding"
+    )
 
 
 class CaptionRun(RunSettings, frozen=True):
@@ -62,35 +80,52 @@ class CaptionRun(RunSettings, frozen=True):
     task: Literal["caption"] = "caption"
     data: CaptionDataSettings
     tower: TowerSettings = Field(discriminator="kind")
-    tower_from: str | None = Field(None, description="trained model (shipped name, folder, hub id) whose tower the training begins with")
+    tower_from: str | None = Field(
+        None, description="trained model (shipped name, folder, hub id) whose tower the training begins with"
+    )
     captioner: CaptionerSettings
-    codebook: str | None = Field(None, description="codebook folder (`patchword codebook`) for region alignment")
+    codebook: str | None = Field(
+        None, description="codebook folder (`patchword codebook`) for region alignment"
+    )
     captioner_from: str | None = Field(
         None, description="folder of a trained model of the same kind whose weights the training begins with"
     )
     text_from: str | None = Field(
-        None, description="two-tower model (shipped name, folder, hub:ID of a CLIP) the tower belongs to; its text side embeds the captions"
+        None,
+        description="two-tower model (shipped name, folder, hub:ID of a CLIP) the tower belongs to; its text side embeds the captions",
     )
     decoding: DecodingSettings = DecodingSettings()
     stage: tuple[CaptionStage, ...] = Field(min_length=1, description="what happens, in order")
 
     @model_validator(mode="after")
     def _losses_fit_the_model(self) -> CaptionRun:
-        stages = [stage.objective for stage in self.stage if isinstance(stage.objective, CrossEntropySettings)]
-        if self.data.panoptic is not None and not any(is_used(objective.patch_contrast) for objective in stages):
-            raise ValueError("data.panoptic labels patches for patch_contrast, and no stage gives that a weight: set one, or leave it out")
-        alignment = self.captioner.alignment if isinstance(self.captioner, CaptionTransformerConfig) else None
+        stages = [
+            stage.objective for stage in self.stage if isinstance(stage.objective, CrossEntropySettings)
+        ]
+        if self.data.panoptic is not None and not any(
+            is_used(objective.patch_contrast) for objective in stages
+        ):
+            raise ValueError(
+                "data.panoptic labels patches for patch_contrast, and no stage gives that a weight: set one, or leave it out"
+            )
+        alignment = (
+            self.captioner.region_alignment if isinstance(self.captioner, CaptionTransformerConfig) else None
+        )
         for stage in self.stage:
             if not isinstance(stage.objective, CrossEntropySettings):
                 continue
-            if is_used(stage.objective.patch_contrast) and (alignment is None or alignment.contrast_width == 0):
+            if is_used(stage.objective.patch_contrast) and (
+                alignment is None or alignment.contrast_width == 0
+            ):
                 raise ValueError(
                     f"stage {stage.name!r} gives patch_contrast a weight, and the model has no head for it: "
-                    "set captioner.alignment.contrast_width above 0, or the weight to 0"
+                    "set captioner.region_alignment.contrast_width above 0, or the weight to 0"
                 )
-            if is_used(stage.objective.text_regulariser) and (alignment is None or not alignment.text_regulariser or not self.text_from):
+            if is_used(stage.objective.text_regulariser) and (
+                alignment is None or not alignment.text_regulariser or not self.text_from
+            ):
                 raise ValueError(
-                    f"stage {stage.name!r} gives text_regulariser a weight: that needs captioner.alignment.text_regulariser = true "
+                    f"stage {stage.name!r} gives text_regulariser a weight: that needs captioner.region_alignment.text_regulariser = true "
                     "(a projection to the text space) and text_from (the two-tower model that the tower belongs to)"
                 )
         return self
@@ -117,7 +152,9 @@ class CaptionRecipe:
         inputs = self._inputs([record.file for record in (*train, *selection)])
         self.train = CaptionData.build(train, self.vocabulary, inputs, run.data.max_words)
         if run.data.panoptic:
-            self.train = replace(self.train, segmentation=panoptic_classes(run.data, train, self.preprocessing, self._grid()))
+            self.train = replace(
+                self.train, segmentation=panoptic_classes(run.data, train, self.preprocessing, self._grid())
+            )
         self.selection = CaptionData.build(selection, self.vocabulary, inputs, run.data.max_words)
         self.settings = ModelSettings(
             tower=run.tower,
@@ -129,7 +166,8 @@ class CaptionRecipe:
         )
         self.card = {
             "name": folder.name,
-            "description": run.description or f"{run.captioner.kind} over a {run.tower.kind} tower, trained with Patchword.",
+            "description": run.description
+            or f"{run.captioner.kind} over a {run.tower.kind} tower, trained with Patchword.",
             "dataset": f"{Path(run.data.annotations).name}: {len(train)} training pictures, selected on {len(selection)} others",
             "licence": run.licence or "not stated",
             "command": command,
@@ -143,19 +181,27 @@ class CaptionRecipe:
         if self.run.captioner_from is None:
             codebook.check_tower(checkpoint.tower_digest(self.model.tower)[:16])
         elif checkpoint.read_config(Path(self.run.captioner_from)).get("codebook") != codebook.describe():
-            raise ConfigError(f"{self.run.captioner_from} was trained with another codebook than {self.run.codebook}: give the one it has")
+            raise ConfigError(
+                f"{self.run.captioner_from} was trained with another codebook than {self.run.codebook}: give the one it has"
+            )
 
     def _embeds_captions(self) -> bool:
         objectives = [stage.objective for stage in self.stages]
-        return any(isinstance(one, CrossEntropySettings) and is_used(one.text_regulariser) for one in objectives)
+        return any(
+            isinstance(one, CrossEntropySettings) and is_used(one.text_regulariser) for one in objectives
+        )
 
     def _inputs(self, files: list[str]) -> PictureInputs:
         data = self.run.data
         if data.features:
-            store = Store.open(Path(data.features), {"preprocessing": self.preprocessing.model_dump(mode="json")})
+            store = Store.open(
+                Path(data.features), {"preprocessing": self.preprocessing.model_dump(mode="json")}
+            )
             self._check_replaced(store)
             if data.panoptic and store.manifest.get("views", 1) > 1:
-                raise ConfigError("data.panoptic labels the cells of plain pictures, and the store of data.features holds random views too")
+                raise ConfigError(
+                    "data.panoptic labels the cells of plain pictures, and the store of data.features holds random views too"
+                )
             store.check({"tower": stored_digest(self.model.tower, store.manifest["until_layer"])})
             return FeatureInputs(store)
         return pixel_inputs(data, self.preprocessing, files)
@@ -209,13 +255,17 @@ class CaptionRecipe:
     def reward(self) -> CaptionReward:
         """CIDEr-D with the document frequencies of the training captions."""
         if self._reward is None:
-            self._reward = CaptionReward(self.train.records, self.vocabulary.tokens, self.vocabulary.special.end)
+            self._reward = CaptionReward(
+                self.train.records, self.vocabulary.tokens, self.vocabulary.special.end
+            )
         return self._reward
 
     def plan(self, stage: int, epoch: int) -> list[list[PlanEntry]]:
         settings = self.stages[stage]
         generator = np.random.default_rng([self.run.seed, stage, epoch])
-        per_picture = 1 if isinstance(settings.objective, SelfCriticalSettings) else settings.captions_per_picture
+        per_picture = (
+            1 if isinstance(settings.objective, SelfCriticalSettings) else settings.captions_per_picture
+        )
         return self.train.plan(settings.batch, per_picture, settings.bucketed, generator)
 
     def batch(self, stage: int, entries: list[PlanEntry], generator: torch.Generator) -> CaptionBatch:
@@ -234,7 +284,9 @@ class CaptionRecipe:
             numbers |= concept_use(objective.concepts_BN, len(self.settings.codebook["words"]))
         if objective.seen is not None:
             seen = objective.seen
-            self.model.captioner.observe(seen.trace, seen.tokens_RT, seen.lengths_R, seen.memory, seen.pictures_R)
+            self.model.captioner.observe(
+                seen.trace, seen.tokens_RT, seen.lengths_R, seen.memory, seen.pictures_R
+            )
             numbers |= self._prototypes.statistics()
         return numbers
 
@@ -249,7 +301,9 @@ class CaptionRecipe:
             self._write_predictions(f"{self.stages[stage].name}-{epoch + 1:03d}", predictions, references)
         values = {name: score.value for name, score in scores.items()}
         speed = round(len(predictions) / seconds, 2)
-        return Validation(values["CIDEr"], {"scores": values, "teacher_forced": forced, "captions_per_second": speed})
+        return Validation(
+            values["CIDEr"], {"scores": values, "teacher_forced": forced, "captions_per_second": speed}
+        )
 
     def _decoded(self, device: torch.device) -> tuple[dict[str, str], float]:
         """Captions by image id, and the seconds that encoder and search took from the tower's features on."""
@@ -266,8 +320,12 @@ class CaptionRecipe:
                 wait(device)
                 began = time.perf_counter()
                 captions = model.caption_features(features, trace=False)
-                seconds += time.perf_counter() - began  # captions are text: nothing of them is still under way
-                predictions |= {str(image): caption.text for image, caption in zip(batch.image_ids, captions, strict=True)}
+                seconds += (
+                    time.perf_counter() - began
+                )  # captions are text: nothing of them is still under way
+                predictions |= {
+                    str(image): caption.text for image, caption in zip(batch.image_ids, captions, strict=True)
+                }
                 bar.update(task, advance=len(entries))
         return predictions, seconds
 
@@ -281,21 +339,34 @@ class CaptionRecipe:
             features = self.model.features(batch.inputs)
             memory = self.model.captioner.encode(features)
             targets_RT = batch.tokens_RT[:, 1:]
-            logits_RTV = self.model.captioner.decode(batch.tokens_RT[:, :-1], batch.lengths_R - 1, memory).logits_BTV
+            logits_RTV = self.model.captioner.decode(
+                batch.tokens_RT[:, :-1], batch.lengths_R - 1, memory
+            ).logits_BTV
             loss, count = caption_cross_entropy(logits_RTV, targets_RT, self.vocabulary.special.pad)
             real_RT = targets_RT != self.vocabulary.special.pad
             found_RT = (logits_RTV.topk(5, dim=-1).indices == targets_RT[..., None]).any(-1)
-            total, words, hits = total + loss.item(), words + int(count), hits + int((found_RT & real_RT).sum())
-            for image, row, length in zip(batch.image_ids, logits_RTV.argmax(-1).tolist(), (batch.lengths_R - 2).tolist(), strict=True):
+            total, words, hits = (
+                total + loss.item(),
+                words + int(count),
+                hits + int((found_RT & real_RT).sum()),
+            )
+            for image, row, length in zip(
+                batch.image_ids, logits_RTV.argmax(-1).tolist(), (batch.lengths_R - 2).tolist(), strict=True
+            ):
                 predictions[str(image)] = self.vocabulary.decode(row[:length])
         references = {str(record.image_id): list(record.captions) for record in self.selection.records}
         bleu = score_captions(references, predictions, metrics=("bleu",))["Bleu_4"].value
         return {"loss": total / max(1, words), "top5": hits / max(1, words), "bleu4": bleu}
 
-    def _write_predictions(self, name: str, predictions: dict[str, str], references: dict[str, list[str]]) -> None:
+    def _write_predictions(
+        self, name: str, predictions: dict[str, str], references: dict[str, list[str]]
+    ) -> None:
         folder = self.folder / "predictions"
         folder.mkdir(parents=True, exist_ok=True)
-        rows = [{"image_id": record.image_id, "caption": predictions[str(record.image_id)]} for record in self.selection.records]
+        rows = [
+            {"image_id": record.image_id, "caption": predictions[str(record.image_id)]}
+            for record in self.selection.records
+        ]
         (folder / f"{name}.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
         samples = [
             {
@@ -306,10 +377,14 @@ class CaptionRecipe:
             }
             for record in self.selection.records[:24]
         ]
-        (self.folder / "samples.json").write_text(json.dumps(samples, ensure_ascii=False, indent=1), encoding="utf-8")
+        (self.folder / "samples.json").write_text(
+            json.dumps(samples, ensure_ascii=False, indent=1), encoding="utf-8"
+        )
 
     def save_model(self, folder: Path) -> None:
-        CaptioningModel(self.model, self.settings, self.vocabulary, self.card, next(self.model.parameters()).device).write(folder)
+        CaptioningModel(
+            self.model, self.settings, self.vocabulary, self.card, next(self.model.parameters()).device
+        ).write(folder)
 
     def load_weights(self, folder: Path) -> None:
         digest = checkpoint.read_config(folder).get("tower_sha256")

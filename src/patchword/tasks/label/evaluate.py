@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from patchword.errors import PictureError
     from patchword.metrics.classification import ClassRow
     from patchword.metrics.scores import Score
-    from patchword.tasks.label.model import LabellingModel, Predicted
+    from patchword.tasks.label.model import LabellingModel, RowPrediction
+
 
 class Rows:
     """Predicted rows of a split, with a progress bar; `bad` counts pictures that could not be decoded.
@@ -27,7 +28,14 @@ class Rows:
     """
 
     def __init__(
-        self, classifier: LabellingModel, data: Path, images: Path, split: str, missing: MissingChoice, batch: int, labelled: bool = False
+        self,
+        classifier: LabellingModel,
+        data: Path,
+        images: Path,
+        split: str,
+        missing: MissingChoice,
+        batch: int,
+        labelled: bool = False,
     ) -> None:
         from patchword.tasks.label.model import check_rows, open_table, rows_of_split
 
@@ -36,14 +44,16 @@ class Rows:
         self.table = open_table(classifier, data)
         self.count = check_rows(classifier, rows_of_split(self.table, split), images, missing, labelled)
 
-    def __iter__(self) -> Iterator[Predicted]:
+    def __iter__(self) -> Iterator[RowPrediction]:
         from patchword.log import progress
         from patchword.tasks.label.model import predict_rows, rows_of_split
 
         records = rows_of_split(self.table, self.split)
         with progress(sys.stderr.isatty()) as bar:
             task = bar.add_task(f"labels of {self.split}", total=self.count, status="")
-            for rows in predict_rows(self.classifier, records, self.images, self.missing, self._unreadable, self.batch):
+            for rows in predict_rows(
+                self.classifier, records, self.images, self.missing, self._unreadable, self.batch
+            ):
                 yield from rows
                 bar.update(task, advance=len(rows))
 
@@ -52,7 +62,9 @@ class Rows:
         self.bad += 1
 
 
-def write_predictions(rows: Iterator[Predicted], classifier: LabellingModel, out: Path) -> Iterator[Predicted]:
+def write_predictions(
+    rows: Iterator[RowPrediction], classifier: LabellingModel, out: Path
+) -> Iterator[RowPrediction]:
     """Pass rows on and write them to a CSV or JSON lines file, which appears under its name when all are there.
 
     Raises ConfigError for another kind of file.
@@ -70,10 +82,18 @@ def write_predictions(rows: Iterator[Predicted], classifier: LabellingModel, out
             chosen = classifier.chosen(row.probabilities_Y)
             shares = [float(f"{share:.6g}") for share in row.probabilities_Y.tolist()]
             if suffix == ".csv":
-                joined = [(classifier.settings.columns.separator or "").join(part) for part in (row.record.labels, chosen)]
+                joined = [
+                    (classifier.settings.columns.separator or "").join(part)
+                    for part in (row.record.labels, chosen)
+                ]
                 table.writerow([row.record.file, row.record.text, *joined, *shares])
             else:
-                said = {"image": row.record.file, "text": row.record.text, "labels": row.record.labels, "predicted": chosen}
+                said = {
+                    "image": row.record.file,
+                    "text": row.record.text,
+                    "labels": row.record.labels,
+                    "predicted": chosen,
+                }
                 said |= {"probabilities": dict(zip(labels, shares, strict=True))}
                 file.write(json.dumps(said, ensure_ascii=False) + "\n")
             yield row
@@ -98,7 +118,9 @@ def evaluate(request: EvaluateRequest) -> int:
     out = request.out
     classifier = load_labelling_model(request.model, request.device)
     labels = classifier.settings.labels
-    rows = Rows(classifier, request.data, request.images, request.split, request.missing, request.batch, labelled=True)
+    rows = Rows(
+        classifier, request.data, request.images, request.split, request.missing, request.batch, labelled=True
+    )
     predicted = iter(rows)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -108,21 +130,40 @@ def evaluate(request: EvaluateRequest) -> int:
         truth.append(row.record.labels if classifier.settings.several else row.record.labels[:1])
         chosen.append(classifier.chosen(row.probabilities_Y))
     if not truth:
-        raise DataError(f"{request.data}: none of the {rows.bad} rows of split {request.split!r} could be labelled")
+        raise DataError(
+            f"{request.data}: none of the {rows.bad} rows of split {request.split!r} could be labelled"
+        )
     scores, table = _scored(truth, chosen, labels, classifier.settings.several, out)
     _print(scores, table, len(truth))
     if out is not None:
-        values = {"rows": len(truth), "split": request.split, "scores": {name: score.value for name, score in scores.items()}}
+        values = {
+            "rows": len(truth),
+            "split": request.split,
+            "scores": {name: score.value for name, score in scores.items()},
+        }
         values["classes"] = [row._asdict() for row in table]
         (out / "scores.json").write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
-        print(f"{out}: predictions.csv, scores.json" + ("" if classifier.settings.several else ", confusion.png"))
+        print(
+            f"{out}: predictions.csv, scores.json"
+            + ("" if classifier.settings.several else ", confusion.png")
+        )
     return 1 if rows.bad else 0
 
 
 def _scored(
-    truth: list[tuple[str, ...]], chosen: list[tuple[str, ...]], labels: tuple[str, ...], several: bool, out: Path | None
+    truth: list[tuple[str, ...]],
+    chosen: list[tuple[str, ...]],
+    labels: tuple[str, ...],
+    several: bool,
+    out: Path | None,
 ) -> tuple[dict[str, Score], list[ClassRow]]:
-    from patchword.metrics.classification import class_table, classification, confusion_matrix, several_labels, several_table
+    from patchword.metrics.classification import (
+        class_table,
+        classification,
+        confusion_matrix,
+        several_labels,
+        several_table,
+    )
 
     if several:
         return several_labels(truth, chosen, labels), several_table(truth, chosen, labels)

@@ -29,11 +29,15 @@ class EvolutionConfig(BaseModel, extra="forbid", frozen=True):
     parents: int = Field(10, gt=0, description="best structures so far that have children")
     mutations: int = Field(25, ge=0, description="children by mutation")
     crossings: int = Field(25, ge=0, description="children of two parents")
-    mutation_probability: float = Field(0.2, ge=0, le=1, description="probability that a setting is drawn anew")
-    depth_probability: float = Field(0.4, ge=0, le=1, description="probability that the number of fused layers is drawn anew")
+    mutation_probability: float = Field(
+        0.2, ge=0, le=1, description="probability that a setting is drawn anew"
+    )
+    depth_probability: float = Field(
+        0.4, ge=0, le=1, description="probability that the number of fused layers is drawn anew"
+    )
 
 
-class Scored(NamedTuple):
+class StructureScore(NamedTuple):
     """A structure, what it costs, and how good it is (higher is better)."""
 
     structure: PromptFusionConfig
@@ -55,8 +59,8 @@ def evolve(
     settings: EvolutionConfig,
     seed: int,
     known: Mapping[str, float],
-    on_scored: Callable[[int, Scored], None],
-) -> list[Scored]:
+    on_scored: Callable[[int, StructureScore], None],
+) -> list[StructureScore]:
     """All structures that were scored, best first (of equal ones the cheaper).
 
     Args:
@@ -67,9 +71,11 @@ def evolve(
         ConfigError: no structure of the space is within the budget.
     """
     generator = random.Random(seed)
-    seen: dict[str, Scored] = {}
+    seen: dict[str, StructureScore] = {}
 
-    def add(generation: int, count: int, make: Callable[[list[PromptFusionConfig]], PromptFusionConfig]) -> None:
+    def add(
+        generation: int, count: int, make: Callable[[list[PromptFusionConfig]], PromptFusionConfig]
+    ) -> None:
         """Scores up to `count` new structures within the budget, made from the best so far."""
         parents = [scored.structure for scored in ranked(seen)[: settings.parents]]
         added = 0
@@ -83,7 +89,7 @@ def evolve(
             price = cost(structure)
             if price > budget:
                 continue
-            seen[key] = Scored(structure, price, known[key] if key in known else score(structure))
+            seen[key] = StructureScore(structure, price, known[key] if key in known else score(structure))
             on_scored(generation, seen[key])
             added += 1
 
@@ -91,7 +97,9 @@ def evolve(
         return space.draw(classes, generator)
 
     def mutate(parents: list[PromptFusionConfig]) -> PromptFusionConfig:
-        return space.mutate(generator.choice(parents), generator, settings.mutation_probability, settings.depth_probability)
+        return space.mutate(
+            generator.choice(parents), generator, settings.mutation_probability, settings.depth_probability
+        )
 
     def cross(parents: list[PromptFusionConfig]) -> PromptFusionConfig:
         return space.cross(generator.choice(parents), generator.choice(parents), generator)
@@ -100,7 +108,9 @@ def evolve(
     if not seen:
         cheapest = min(cost(draw([])) for _ in range(_TRIES))
         found = f"no structure of the search space costs {budget:,.0f} or less"
-        raise ConfigError(f"{found}, the cheapest one found costs {cheapest:,.0f}: raise the budget or widen the space")
+        raise ConfigError(
+            f"{found}, the cheapest one found costs {cheapest:,.0f}: raise the budget or widen the space"
+        )
     for generation in range(1, settings.generations + 1):
         full = len(seen) + settings.population
         add(generation, min(settings.mutations, settings.population), mutate)
@@ -109,6 +119,6 @@ def evolve(
     return ranked(seen)
 
 
-def ranked(seen: Mapping[str, Scored]) -> list[Scored]:
+def ranked(seen: Mapping[str, StructureScore]) -> list[StructureScore]:
     """Best first; of equal ones the cheaper, then by name, so that the order never depends on chance."""
     return sorted(seen.values(), key=lambda scored: (-scored.score, scored.cost, key_of(scored.structure)))

@@ -27,7 +27,7 @@ from patchword.errors import ConfigError, DataError, PictureError
 from patchword.models.fusion.late_concatenation import LateConcatenation, LateConcatenationConfig
 from patchword.models.fusion.prompt_fusion import PromptFusion, PromptFusionConfig
 from patchword.tasks.label.objective import LabelModel
-from patchword.tasks.label.result import GatheredLayer, Labelled
+from patchword.tasks.label.result import Labels, LayerAttention
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
@@ -63,7 +63,11 @@ def reads(model: FusionSettings) -> tuple[bool, bool]:
 
 def build_label_model(vision: nn.Module | None, text: nn.Module | None, model: FusionSettings) -> LabelModel:
     """The model of these settings over two towers; one that is not read may be None."""
-    return PromptFusion(model, vision, text) if isinstance(model, PromptFusionConfig) else LateConcatenation(model, vision, text)
+    return (
+        PromptFusion(model, vision, text)
+        if isinstance(model, PromptFusionConfig)
+        else LateConcatenation(model, vision, text)
+    )
 
 
 class LabellingModel:
@@ -86,9 +90,15 @@ class LabellingModel:
         height, width = self.settings.preprocessing.hw
         pixels_B3HW = torch.zeros(len(pictures), 3, height, width)
         has_image_B = torch.tensor([picture is not None for picture in pictures])
-        there = [self.settings.preprocessing.apply(open_picture(picture)) for picture in pictures if picture is not None]
+        there = [
+            self.settings.preprocessing.apply(open_picture(picture))
+            for picture in pictures
+            if picture is not None
+        ]
         if there and self.reads[0]:
-            pixels_B3HW[has_image_B] = torch.from_numpy(self.settings.preprocessing.normalise(np.stack(there)))
+            pixels_B3HW[has_image_B] = torch.from_numpy(
+                self.settings.preprocessing.normalise(np.stack(there))
+            )
         ids_BL, mask_BL = encode_texts(texts, self.vocabulary, self.settings.max_words)
         has_text_B = torch.tensor([bool(text.strip()) for text in texts])
         wheres = tuple("" for _ in texts)
@@ -103,7 +113,9 @@ class LabellingModel:
         """
         for picture, text in zip(pictures, texts, strict=True):
             if not ((picture is not None and self.reads[0]) or (text.strip() and self.reads[1])):
-                raise DataError("there is neither a picture nor a text that this model reads: give what it was trained with")
+                raise DataError(
+                    "there is neither a picture nor a text that this model reads: give what it was trained with"
+                )
         batch = self.batch(pictures, texts).to(self.device)
         lower = self.model.lower(batch.pixels_B3HW, batch.ids_BL, None, batch.mask_BL)
         logits_BY = self.model.fuse(lower, batch.has_image_B, batch.has_text_B).float()
@@ -114,36 +126,51 @@ class LabellingModel:
         labels = self.settings.labels
         if not self.settings.several:
             return (labels[int(probabilities_Y.argmax())],)
-        return tuple(label for label, share in zip(labels, probabilities_Y.tolist(), strict=True) if share >= 0.5)
+        return tuple(
+            label for label, share in zip(labels, probabilities_Y.tolist(), strict=True) if share >= 0.5
+        )
 
     @torch.inference_mode()
-    def explain(self, picture: Picture, text: str) -> Labelled:
+    def explain(self, picture: Picture, text: str) -> Labels:
         """Labels of one picture with its text, and what the query prompts gathered in each fused layer. Raises as `probabilities`."""
         shares_Y = self.probabilities([picture], [text])[0]
         ranked = sorted(zip(self.settings.labels, shares_Y.tolist(), strict=True), key=lambda pair: -pair[1])
         ids = self.vocabulary.encode(text)[: self.settings.max_words]
         words = ("(start)", *self.vocabulary.tokens(ids), "(end)")
-        layers: list[GatheredLayer] = []
+        layers: list[LayerAttention] = []
         if isinstance(self.model, PromptFusion):
             batch = self.batch([picture], [text]).to(self.device)
             tokens = self.model.lower(batch.pixels_B3HW, batch.ids_BL, None, batch.mask_BL)
             first = self.model.image_tower.depth - self.model.config.fused_layers
             for number, gathered in enumerate(self.model.explain(tokens), start=first + 1):
                 if gathered is not None:
-                    patches_Qhw = gathered.patches_BQN[0, :, 1:].unflatten(1, self.model.image_tower.hw).float().cpu().numpy()
-                    layers.append(GatheredLayer(number, patches_Qhw, gathered.words_BQL[0].float().cpu().numpy()))
-        return Labelled(dict(ranked), words, tuple(layers))
+                    patches_Qhw = (
+                        gathered.patches_BQN[0, :, 1:]
+                        .unflatten(1, self.model.image_tower.hw)
+                        .float()
+                        .cpu()
+                        .numpy()
+                    )
+                    layers.append(
+                        LayerAttention(number, patches_Qhw, gathered.words_BQL[0].float().cpu().numpy())
+                    )
+        return Labels(dict(ranked), words, tuple(layers))
 
     def write(self, folder: Path, half: bool = False) -> None:
         """The files of the model folder; every weight by value, so that it needs no other folder."""
         settings = self.settings
-        parts = {"vision": getattr(self.model, "image_tower", None), "text": getattr(self.model, "text_tower", None)}
+        parts = {
+            "vision": getattr(self.model, "image_tower", None),
+            "text": getattr(self.model, "text_tower", None),
+        }
         for name, tower in parts.items():
             section = getattr(settings, name)
             if tower is not None and isinstance(section, TowerConfig) and section.source is not None:
                 settings = settings.model_copy(update={name: layered.by_value(tower)})
         config = {"task": "label", **self.card, **settings.model_dump(mode="json")}
-        checkpoint.write_model(folder, config, self.model.state_dict(), self.vocabulary.to_json(), model_card(self.card), half)
+        checkpoint.write_model(
+            folder, config, self.model.state_dict(), self.vocabulary.to_json(), model_card(self.card), half
+        )
 
 
 def load_labelling_model(name: str | Path, device: str | None = None) -> LabellingModel:
@@ -152,15 +179,21 @@ def load_labelling_model(name: str | Path, device: str | None = None) -> Labelli
     settings, card = read_settings(folder, "label", LabellingSettings)
     image, text = reads(settings.model)
     model = build_label_model(
-        build_tower(settings.vision) if image else None, build_text_tower(settings.text) if text else None, settings.model
+        build_tower(settings.vision) if image else None,
+        build_text_tower(settings.text) if text else None,
+        settings.model,
     )
     checkpoint.load_weights(model, folder)
     return LabellingModel(
-        model, settings, read_vocabulary(folder, settings.vocabulary_size), {"name": folder.name, **card}, choose_device(device)
+        model,
+        settings,
+        read_vocabulary(folder, settings.vocabulary_size),
+        {"name": folder.name, **card},
+        choose_device(device),
     )
 
 
-class Predicted(NamedTuple):
+class RowPrediction(NamedTuple):
     """One row of a table and the probabilities of its labels."""
 
     record: LabelRecord
@@ -177,22 +210,32 @@ def rows_of_split(table: LabelTable, split: str) -> Iterator[LabelRecord]:
     found, others = False, set()
     has_splits = split == "all" or any(record.split is not None for record in table.rows())
     for record in table.rows():
-        own = record.split if has_splits else ("val" if held_out_by_name(record.file or record.text) else "train")
+        own = (
+            record.split
+            if has_splits
+            else ("val" if held_out_by_name(record.file or record.text) else "train")
+        )
         others.add(str(own))
         if split in ("all", own):
             found = True
             yield record
     if not found:
-        raise DataError(f"{table.path}: no row belongs to the split {split!r}; there is: {', '.join(sorted(others)) or 'nothing'}")
+        raise DataError(
+            f"{table.path}: no row belongs to the split {split!r}; there is: {', '.join(sorted(others)) or 'nothing'}"
+        )
 
 
-def check_rows(classifier: LabellingModel, records: Iterator[LabelRecord], images: Path, missing: Missing, labelled: bool) -> int:
+def check_rows(
+    classifier: LabellingModel, records: Iterator[LabelRecord], images: Path, missing: Missing, labelled: bool
+) -> int:
     """The number of rows. Raises DataError naming the first that lacks something, or with `labelled` has no label or an unknown one."""
     classes, count = dict.fromkeys(classifier.settings.labels, 0), 0
     for record in records:
         absent(record, images, classifier.reads, missing)
         if labelled and not record.labels and not classifier.settings.several:
-            raise DataError(f"{record.where}: the row has no label to compare with: give one, or use `patchword predict`")
+            raise DataError(
+                f"{record.where}: the row has no label to compare with: give one, or use `patchword predict`"
+            )
         for label in record.labels if labelled else ():
             known(label, record.where, classes)
         count += 1
@@ -206,7 +249,7 @@ def predict_rows(
     missing: Missing,
     unreadable: Callable[[LabelRecord, PictureError], None],
     batch: int = 64,
-) -> Iterator[list[Predicted]]:
+) -> Iterator[list[RowPrediction]]:
     """Probabilities of rows, some at a time. A picture that cannot be decoded counts as missing where `missing` allows for that; else
     `unreadable` is told and the row is left out.
 
@@ -232,17 +275,25 @@ def predict_rows(
         yield _predicted(classifier, waiting)
 
 
-def _predicted(classifier: LabellingModel, waiting: list[tuple[LabelRecord, Any, str]]) -> list[Predicted]:
+def _predicted(
+    classifier: LabellingModel, waiting: list[tuple[LabelRecord, Any, str]]
+) -> list[RowPrediction]:
     records, pictures, texts = zip(*waiting, strict=True)
-    return [Predicted(*pair) for pair in zip(records, classifier.probabilities(pictures, texts), strict=True)]
+    return [
+        RowPrediction(*pair) for pair in zip(records, classifier.probabilities(pictures, texts), strict=True)
+    ]
 
 
 def check_labels(table: LabelTable, labels: Sequence[str]) -> None:
     """Raises ConfigError for labels of which a model cannot choose: a table of one class, or of none."""
     if table.columns.separator is None and len(labels) < 2:
         found = (
-            f"every training row of {table.path} has the label {labels[0]!r}" if labels else f"no training row of {table.path} has a label"
+            f"every training row of {table.path} has the label {labels[0]!r}"
+            if labels
+            else f"no training row of {table.path} has a label"
         )
         raise ConfigError(f"{found}: there is nothing to choose from; give rows of at least two labels")
     if not labels:
-        raise ConfigError(f"no training row of {table.path} has a label in column {table.columns.label!r}: name the column of the labels")
+        raise ConfigError(
+            f"no training row of {table.path} has a label in column {table.columns.label!r}: name the column of the labels"
+        )

@@ -23,7 +23,7 @@ def lower_of(model: LabelModel, batch: LabelBatch, stored_before_last: int) -> A
     return FusionTokens(*batch.tokens)
 
 
-class Labelling(nn.Module):
+class LabelObjective(nn.Module):
     """A labelling model and its loss."""
 
     def __init__(self, model: LabelModel, several: bool, stored_before_last: int) -> None:
@@ -33,12 +33,16 @@ class Labelling(nn.Module):
     def forward(self, batch: LabelBatch, shares: Shares) -> dict[str, Tensor]:
         """Named losses, the total under "loss"."""
         lower = lower_of(self.model, batch, self.stored_before_last)
-        return labelled(self.model.fuse(lower, batch.has_image_B, batch.has_text_B), batch, self.several, shares)
+        return labelled(
+            self.model.fuse(lower, batch.has_image_B, batch.has_text_B), batch, self.several, shares
+        )
 
 
 def labelled(logits_BY: Tensor, batch: LabelBatch, several: bool, shares: Shares) -> dict[str, Tensor]:
     """The loss of a part of a step; for single labels also the share of rows that are right."""
-    losses = {"loss": label_loss(logits_BY.float(), batch.labels, several) * len(batch.labels) / shares.pictures}
+    losses = {
+        "loss": label_loss(logits_BY.float(), batch.labels, several) * len(batch.labels) / shares.pictures
+    }
     if not several:
         losses["accuracy"] = (logits_BY.argmax(1) == batch.labels).sum() / shares.pictures
     return losses

@@ -12,34 +12,40 @@ from patchword.html.page import Html, clean, escape, join, note, page, percent, 
 from patchword.html.pictures import picture_uri, shade_uri, smoothed
 from patchword.reports.curves import undated
 from patchword.reports.figures import blank_figures
-from patchword.tasks.label.result import GatheredLayer, Labelled
+from patchword.tasks.label.result import Labels, LayerAttention
 
 _SHOWN = 8  # labels of the table
 
 
-
-
-
-
-def gathered_page(items: Sequence[tuple[object, Image.Image, Labelled]], title: str = "Labels, layer by layer") -> str:
+def gathered_page(
+    items: Sequence[tuple[object, Image.Image, Labels]], title: str = "Labels, layer by layer"
+) -> str:
     """A document of (name, picture, labels): probabilities, and in each fused layer where each query prompt looked. The picture should be
     cut to what the model saw."""
     lead = (
         "Each query prompt of a fused layer gathers from one side what the other side is told. Bright patches and marked words are those "
         "that it looked at; each map and each row of words is scaled to its own maximum."
     )
-    return page(title, [section(name, _explained(picture, labelled)) for name, picture, labelled in items], lead=lead)
+    return page(
+        title, [section(name, _explained(picture, labelled)) for name, picture, labelled in items], lead=lead
+    )
 
 
-def _explained(picture: Image.Image, labelled: Labelled) -> Html:
+def _explained(picture: Image.Image, labelled: Labels) -> Html:
     ranked = list(labelled.probabilities.items())[:_SHOWN]
-    parts = [Html(f'<p class="said">{escape(ranked[0][0])}</p>'), table(["label", "probability"], [(n, percent(p)) for n, p in ranked])]
+    parts = [
+        Html(f'<p class="said">{escape(ranked[0][0])}</p>'),
+        table(["label", "probability"], [(n, percent(p)) for n, p in ranked]),
+    ]
     if not labelled.layers:
         return join([*parts, note("This model has no query prompts: there is nothing that they gathered.")])
     uri = picture_uri(picture)
     for gathered in labelled.layers:
         parts.append(Html(f"<h3>Layer {gathered.layer}</h3>"))
-        figures = [_shot(uri, picture, patches_hw, f"prompt {q + 1}") for q, patches_hw in enumerate(gathered.patches_Qhw)]
+        figures = [
+            _shot(uri, picture, patches_hw, f"prompt {q + 1}")
+            for q, patches_hw in enumerate(gathered.patches_Qhw)
+        ]
         parts.append(Html('<div class="words">\n' + "\n".join(figures) + "\n</div>"))
         parts.append(_words(gathered, labelled.words))
     return join(parts)
@@ -54,7 +60,7 @@ def _shot(uri: str, picture: Image.Image, patches_hw: np.ndarray, label: str) ->
     )
 
 
-def _words(gathered: GatheredLayer, words: Sequence[str]) -> Html:
+def _words(gathered: LayerAttention, words: Sequence[str]) -> Html:
     rows = []
     for q, shares_L in enumerate(gathered.words_QL):
         scaled_L = shares_L / max(float(shares_L.max(initial=0.0)), 1e-12)
@@ -66,7 +72,7 @@ def _words(gathered: GatheredLayer, words: Sequence[str]) -> Html:
     return table(["", "words that it looked at", "on words"], rows)
 
 
-def gathered_figure(picture: Image.Image, labelled: Labelled, path: Path | str) -> None:
+def gathered_figure(picture: Image.Image, labelled: Labels, path: Path | str) -> None:
     """Write one picture per fused layer, under the mean of its query prompts, with the words below, as a figure for print."""
     layers, small = labelled.layers, picture.convert("RGB")
     small.thumbnail((480, 480), Image.Resampling.LANCZOS)
@@ -82,13 +88,22 @@ def gathered_figure(picture: Image.Image, labelled: Labelled, path: Path | str) 
         shade = smoothed(gathered.patches_Qhw.mean(0))
         over_HW4 = np.zeros((*shade.shape, 4), dtype=np.float32)
         over_HW4[..., 3] = 0.8 * (1 - shade)
-        axis.imshow(over_HW4, extent=(-0.5, small.width - 0.5, small.height - 0.5, -0.5), interpolation="bilinear")
+        axis.imshow(
+            over_HW4, extent=(-0.5, small.width - 0.5, small.height - 0.5, -0.5), interpolation="bilinear"
+        )
         axis.set_title(f"layer {gathered.layer}", fontsize=9)
         said = gathered.words_QL.mean(0)
-        lines = [f"{clean(word)} {percent(float(part))}" for word, part in zip(labelled.words, said, strict=True)]
-        axis.text(0.5, -0.04, "\n".join(lines), transform=axis.transAxes, ha="center", va="top", fontsize=7, parse_math=False)
+        lines = [
+            f"{clean(word)} {percent(float(part))}" for word, part in zip(labelled.words, said, strict=True)
+        ]
+        axis.text(
+            0.5,
+            -0.04,
+            "\n".join(lines),
+            transform=axis.transAxes,
+            ha="center",
+            va="top",
+            fontsize=7,
+            parse_math=False,
+        )
     figure.savefig(path, metadata=undated(path), bbox_inches="tight")
-
-
-
-

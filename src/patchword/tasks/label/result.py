@@ -8,7 +8,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class GatheredLayer:
+class LayerAttention:
     """What the query prompts of one fused layer gathered (prompt fusion): shares of attention, mean over heads, one row per prompt."""
 
     layer: int
@@ -16,13 +16,13 @@ class GatheredLayer:
     patches_Qhw: np.ndarray
     """What is missing to 1 went to the class token and to prompts."""
     words_QL: np.ndarray
-    """One column for each of `Labelled.words`; what is missing to 1 went to prompts."""
+    """One column for each of `Labels.words`; what is missing to 1 went to prompts."""
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labels:
     """The labels of one picture with its text, best first, and where the query prompts looked; `layers` is empty without prompts."""
 
     probabilities: dict[str, float]
     words: tuple[str, ...]
-    layers: tuple[GatheredLayer, ...] = ()
+    layers: tuple[LayerAttention, ...] = ()

@@ -28,7 +28,7 @@ from patchword.log import progress
 from patchword.models.fusion.prompt_fusion import FusionTokens, PromptFusion, PromptFusionConfig, label_loss
 from patchword.models.fusion.prompt_search import PromptSupernet, SearchSpace, saved_bytes, trained_parameters
 from patchword.reports.figures import cost_figure
-from patchword.tasks.label.evolution import EvolutionConfig, Scored, evolve, key_of
+from patchword.tasks.label.evolution import EvolutionConfig, StructureScore, evolve, key_of
 from patchword.tasks.label.objective import labelled
 from patchword.tasks.label.train import LabelRows, LabelRun, PromptFusionSection, scores_on
 from patchword.train.loop import Run, Shares, Validation
@@ -42,7 +42,8 @@ class StructureRun(LabelRun, frozen=True):
     prompt_search: SearchSpace = SearchSpace()
     evolution: EvolutionConfig = EvolutionConfig()
     cost: Literal["parameters", "memory"] = Field(
-        "parameters", description="what the budget limits: trained parameters, or bytes that a training step of 8 rows keeps"
+        "parameters",
+        description="what the budget limits: trained parameters, or bytes that a training step of 8 rows keeps",
     )
     budget: float = Field(gt=0, description="largest cost of a structure, in parameters or bytes")
     scored_rows: int = Field(0, ge=0, description="held-out rows that a structure is scored on; 0: all")
@@ -60,7 +61,9 @@ class SupernetLabelling(nn.Module):
 
     def forward(self, batch: LabelBatch, shares: Shares) -> dict[str, Tensor]:
         # The loop seeds torch's generator by the step: the draw is the same in a resumed run, and in every process.
-        drawn = self.space.draw(self.model.whole.config.classes, random.Random(int(torch.randint(2**31, (1,)))))
+        drawn = self.space.draw(
+            self.model.whole.config.classes, random.Random(int(torch.randint(2**31, (1,))))
+        )
         return labelled(self.model(drawn, FusionTokens(*batch.tokens)), batch, self.several, shares)
 
 
@@ -69,17 +72,23 @@ class SupernetRecipe:
 
     def __init__(self, run: StructureRun) -> None:
         if not run.data.stores_tokens:
-            raise ConfigError("a search runs on stored tokens: set data.cache_tokens = true, or name a store in data.features")
+            raise ConfigError(
+                "a search runs on stored tokens: set data.cache_tokens = true, or name a store in data.features"
+            )
         self.run, self.stages = run, run.stage
         self.rows = LabelRows(run, (True, True), max(run.prompt_search.fused_layers))
         torch.manual_seed(run.seed)
-        self.model = PromptSupernet(run.prompt_search, len(self.rows.labels), self.rows.towers.vision, self.rows.towers.text)
+        self.model = PromptSupernet(
+            run.prompt_search, len(self.rows.labels), self.rows.towers.vision, self.rows.towers.text
+        )
 
     def objective(self, stage: int) -> nn.Module:
         return SupernetLabelling(self.model, self.run.prompt_search, self.rows.train.several)
 
     def plan(self, stage: int, epoch: int) -> list[list[int]]:
-        return self.rows.train.plan(self.stages[stage].batch, np.random.default_rng([self.run.seed, stage, epoch]))
+        return self.rows.train.plan(
+            self.stages[stage].batch, np.random.default_rng([self.run.seed, stage, epoch])
+        )
 
     def batch(self, stage: int, entries: list[int], generator: torch.Generator) -> LabelBatch:
         return self.rows.train.batch(entries, generator)
@@ -105,10 +114,14 @@ class SupernetRecipe:
         rows = self.rows.selection
         if self.run.scored_rows:
             rows = rows.first(self.run.scored_rows)
-        return scores_on(rows, self.rows.labels, lambda batch: self.model(structure, FusionTokens(*batch.tokens)), device)
+        return scores_on(
+            rows, self.rows.labels, lambda batch: self.model(structure, FusionTokens(*batch.tokens)), device
+        )
 
     def save_model(self, folder: Path) -> None:
-        checkpoint.write_model(folder, {"task": "supernet"}, self.model.state_dict(), None, "# A supernet of prompt structures\n")
+        checkpoint.write_model(
+            folder, {"task": "supernet"}, self.model.state_dict(), None, "# A supernet of prompt structures\n"
+        )
 
     def load_weights(self, folder: Path) -> None:
         checkpoint.load_weights(self.model, folder)
@@ -120,15 +133,17 @@ class SupernetRecipe:
         pass
 
 
-class Found(NamedTuple):
+class StructureSearchResult(NamedTuple):
     """What a search gave: structures best first, and the files that it wrote."""
 
-    ranked: list[Scored]
+    ranked: list[StructureScore]
     toml: Path
     plot: Path
 
 
-def search_structure(config: Path, overrides: Sequence[str], resume: bool, device: str | None) -> Found:
+def search_structure(
+    config: Path, overrides: Sequence[str], resume: bool, device: str | None
+) -> StructureSearchResult:
     """Train the supernet, rank structures, and write structures.jsonl, structure.toml and search.png to the run folder.
 
     Raises:
@@ -137,7 +152,9 @@ def search_structure(config: Path, overrides: Sequence[str], resume: bool, devic
     run = validate(override(read_toml(config), overrides), StructureRun, str(config))
     folder = Path(run.out)
     check_claim(folder, run, resume)
-    accelerator = Accelerator(mixed_precision="bf16" if run.precision == "bf16" else "no", cpu=device == "cpu")
+    accelerator = Accelerator(
+        mixed_precision="bf16" if run.precision == "bf16" else "no", cpu=device == "cpu"
+    )
     recipe = SupernetRecipe(run)
     recipe.model.to(accelerator.device)
     folder.mkdir(parents=True, exist_ok=True)
@@ -153,10 +170,12 @@ def search_structure(config: Path, overrides: Sequence[str], resume: bool, devic
     names = {"parameters": "trained parameters", "memory": "bytes kept by a step of 8 rows"}
     costs, scores = [scored.cost for scored in ranked], [scored.score for scored in ranked]
     cost_figure(costs, scores, chosen, names[run.cost], "score on held-out rows", plot)
-    return Found(ranked, toml, plot)
+    return StructureSearchResult(ranked, toml, plot)
 
 
-def _ranked(run: StructureRun, recipe: SupernetRecipe, path: Path, device: torch.device) -> list[Scored]:
+def _ranked(
+    run: StructureRun, recipe: SupernetRecipe, path: Path, device: torch.device
+) -> list[StructureScore]:
     """All structures that were scored, best first; each is a line of the file as soon as it is known."""
     known = _already(path)
     total = run.evolution.population * (run.evolution.generations + 1)
@@ -165,7 +184,7 @@ def _ranked(run: StructureRun, recipe: SupernetRecipe, path: Path, device: torch
         task = bar.add_task("structures", total=total, status="")
         best = [-1.0]
 
-        def on_scored(generation: int, scored: Scored) -> None:
+        def on_scored(generation: int, scored: StructureScore) -> None:
             if key_of(scored.structure) not in known:
                 row = {"generation": generation, "score": scored.score, "cost": scored.cost}
                 file.write(json.dumps({**row, "structure": json.loads(key_of(scored.structure))}) + "\n")
@@ -177,7 +196,9 @@ def _ranked(run: StructureRun, recipe: SupernetRecipe, path: Path, device: torch
             return recipe.score(structure, device)["micro_F1"]
 
         price = _cost(run, recipe)
-        return evolve(run.prompt_search, classes, score, price, run.budget, run.evolution, run.seed, known, on_scored)
+        return evolve(
+            run.prompt_search, classes, score, price, run.budget, run.evolution, run.seed, known, on_scored
+        )
 
 
 def _already(path: Path) -> dict[str, float]:
@@ -201,13 +222,18 @@ def _cost(run: StructureRun, recipe: SupernetRecipe) -> Callable[[PromptFusionCo
     def kept(structure: PromptFusionConfig) -> float:
         model = PromptFusion(structure, towers.vision, towers.text)
         return float(
-            saved_bytes(model, lambda: label_loss(model.fuse(FusionTokens(*batch.tokens)), batch.labels, recipe.rows.train.several))
+            saved_bytes(
+                model,
+                lambda: label_loss(
+                    model.fuse(FusionTokens(*batch.tokens)), batch.labels, recipe.rows.train.several
+                ),
+            )
         )
 
     return kept
 
 
-def _as_config(run: StructureRun, best: Scored) -> str:
+def _as_config(run: StructureRun, best: StructureScore) -> str:
     """The training of the chosen structure as TOML."""
     values = run.model_dump(mode="json", exclude_none=True)
     for name in ("prompt_search", "evolution", "cost", "budget", "scored_rows", "final", "model"):

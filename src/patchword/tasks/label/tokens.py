@@ -43,7 +43,9 @@ def expected_entries(vision: nn.Module, text: nn.Module, before_last: int, rows:
         "towers": fingerprint([checkpoint.weights_digest(vision), checkpoint.weights_digest(text)]),
         "before_last": before_last,
         "preprocessing": rows.inputs.preprocessing.model_dump(mode="json"),
-        "table": fingerprint([status.st_size, status.st_mtime_ns, rows.table.columns.model_dump(mode="json")]),
+        "table": fingerprint(
+            [status.st_size, status.st_mtime_ns, rows.table.columns.model_dump(mode="json")]
+        ),
         "max_words": rows.max_words,
     }
 
@@ -71,7 +73,16 @@ def store_tokens(
                 f"tokens before the last {before_last} layers were asked for, of {found}: use a ViT and a BERT that have them"
             )
     vision, text = vision.to(device).eval(), text.to(device).eval()
-    longest = max((len(rows.vocabulary.encode(rows.table.read(int(place)).text)[: rows.max_words]) for place in rows.places), default=0) + 2
+    longest = (
+        max(
+            (
+                len(rows.vocabulary.encode(rows.table.read(int(place)).text)[: rows.max_words])
+                for place in rows.places
+            ),
+            default=0,
+        )
+        + 2
+    )
 
     def chunks() -> Iterator[dict[str, np.ndarray]]:
         for places in rows.plan(batch, None):
@@ -82,7 +93,9 @@ def store_tokens(
 
 
 @torch.inference_mode()
-def _lower(vision: nn.Module, text: nn.Module, before_last: int, batch: LabelBatch, longest: int) -> dict[str, np.ndarray]:
+def _lower(
+    vision: nn.Module, text: nn.Module, before_last: int, batch: LabelBatch, longest: int
+) -> dict[str, np.ndarray]:
     """The fields of a store for one batch. The mode is set here, not around the towers' moves: they may be trained over afterwards."""
     image_BNC, _ = vision.embed(batch.pixels_B3HW)
     image_BNC = run_layers(vision.layers, image_BNC, None, 0, vision.depth - before_last)
@@ -90,4 +103,8 @@ def _lower(vision: nn.Module, text: nn.Module, before_last: int, batch: LabelBat
     text_BLC = run_layers(text.layers, text_BLC, mask_BL, 0, text.depth - before_last)
     text_BLC = nn.functional.pad(text_BLC, (0, 0, 0, longest - text_BLC.shape[1]))
     lengths_B = batch.mask_BL.sum(1).to(torch.int32)
-    return {"image": image_BNC.half().cpu().numpy(), "text": text_BLC.half().cpu().numpy(), "length": lengths_B.cpu().numpy()}
+    return {
+        "image": image_BNC.half().cpu().numpy(),
+        "text": text_BLC.half().cpu().numpy(),
+        "length": lengths_B.cpu().numpy(),
+    }

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import find_model
-from patchword.composed import TextTowerSettings, TowerSettings, build_text_tower, build_tower, reader_preprocessing
+from patchword.composed import (
+    TextTowerSettings,
+    TowerSettings,
+    build_text_tower,
+    build_tower,
+    reader_preprocessing,
+)
 from patchword.data.augment import Augmentation
 from patchword.data.formats.labels import LabelTable, Missing, TableColumns, absent
 from patchword.data.formats.readers import held_out_by_name
@@ -37,7 +43,7 @@ from patchword.tasks.label.model import (
     load_labelling_model,
     reads,
 )
-from patchword.tasks.label.objective import Labelling, lower_of
+from patchword.tasks.label.objective import LabelObjective, lower_of
 from patchword.tasks.label.tokens import DecodedInputs, expected_entries, store_tokens
 from patchword.tasks.retrieve.load import load_two_towers
 from patchword.text.pieces import Pieces
@@ -56,22 +62,44 @@ class LabelDataSettings(BaseModel, extra="forbid", frozen=True):
     images: str = Field(description="folder of the pictures")
     columns: TableColumns = TableColumns()
     missing: Missing = Field(
-        "error", description="rows without text or picture: an error; labelled from the picture alone; labelled from the text alone"
+        "error",
+        description="rows without text or picture: an error; labelled from the picture alone; labelled from the text alone",
     )
-    cache_tokens: bool = Field(False, description="run the frozen lower layers once and train from what they gave; no augmentation then")
-    features: str | None = Field(None, description="such tokens, made by `patchword features --tokens`; implies cache_tokens")
-    pixel_size: int | None = Field(None, ge=16, description="side at which pictures are cached; absent: the tower's own size")
-    cache: str | None = Field(None, description="folder of the caches; absent: patchword in the user's cache folder")
-    augmentation: Augmentation | None = Field(None, description="random views while training; absent: the plain pictures")
-    minimum_count: int = Field(2, gt=0, description="words that occur less often in the training texts become unknown (new towers only)")
-    max_words: int = Field(40, gt=0, description="words of a text beyond this, or beyond what the tower takes, are cut off")
-    held_out: int = Field(0, ge=0, description="training rows set aside to select the model; 0: it is selected on split val")
+    cache_tokens: bool = Field(
+        False,
+        description="run the frozen lower layers once and train from what they gave; no augmentation then",
+    )
+    features: str | None = Field(
+        None, description="such tokens, made by `patchword features --tokens`; implies cache_tokens"
+    )
+    pixel_size: int | None = Field(
+        None, ge=16, description="side at which pictures are cached; absent: the tower's own size"
+    )
+    cache: str | None = Field(
+        None, description="folder of the caches; absent: patchword in the user's cache folder"
+    )
+    augmentation: Augmentation | None = Field(
+        None, description="random views while training; absent: the plain pictures"
+    )
+    minimum_count: int = Field(
+        2,
+        gt=0,
+        description="words that occur less often in the training texts become unknown (new towers only)",
+    )
+    max_words: int = Field(
+        40, gt=0, description="words of a text beyond this, or beyond what the tower takes, are cut off"
+    )
+    held_out: int = Field(
+        0, ge=0, description="training rows set aside to select the model; 0: it is selected on split val"
+    )
     limit: int = Field(0, ge=0, description="use only the first n training rows (tests, dry runs); 0: all")
 
     @model_validator(mode="after")
     def _tokens_are_plain(self) -> LabelDataSettings:
         if self.stores_tokens and self.augmentation is not None:
-            raise ValueError("stored tokens are those of the plain pictures: leave out augmentation, or cache_tokens and features")
+            raise ValueError(
+                "stored tokens are those of the plain pictures: leave out augmentation, or cache_tokens and features"
+            )
         return self
 
     @property
@@ -96,11 +124,19 @@ class LabelRun(RunSettings, frozen=True):
 
     task: Literal["label"] = "label"
     data: LabelDataSettings
-    towers: str | None = Field(None, description="two-tower or labelling model (folder, hub id) whose towers and words are used")
-    trainable_from: int | None = Field(None, ge=0, description="first trained layer of both towers; absent: frozen; 0: all (fine-tuning)")
-    vision_from: str | None = Field(None, description="in its place: labelling model whose picture tower is used")
+    towers: str | None = Field(
+        None, description="two-tower or labelling model (folder, hub id) whose towers and words are used"
+    )
+    trainable_from: int | None = Field(
+        None, ge=0, description="first trained layer of both towers; absent: frozen; 0: all (fine-tuning)"
+    )
+    vision_from: str | None = Field(
+        None, description="in its place: labelling model whose picture tower is used"
+    )
     text_from: str | None = Field(None, description="and the one whose text tower and words are used")
-    vision: TowerSettings | None = Field(None, description="in place of vision_from: a picture tower of its own")
+    vision: TowerSettings | None = Field(
+        None, description="in place of vision_from: a picture tower of its own"
+    )
     text: TextTowerSettings | None = Field(None, description="in place of text_from: a text tower of its own")
     model: PromptFusionSection | LateConcatenationSection = Field(discriminator="kind")
     stage: tuple[StageSettings, ...] = Field(min_length=1, description="what happens, in order")
@@ -111,7 +147,9 @@ class LabelRun(RunSettings, frozen=True):
             given = [name for name in ("towers", f"{side}_from", side) if getattr(self, name) is not None]
             if len(given) != 1:
                 found = " and ".join(given) or "none"
-                raise ValueError(f"the {side} tower comes from exactly one of towers, {side}_from and {side}; found {found}")
+                raise ValueError(
+                    f"the {side} tower comes from exactly one of towers, {side}_from and {side}; found {found}"
+                )
         return self
 
 
@@ -156,11 +194,15 @@ def read_splits(table: LabelTable, data: LabelDataSettings, sides: tuple[bool, b
         known(label, where, classes)
     if data.held_out:
         if data.held_out >= len(train):
-            raise ConfigError(f"data.held_out is {data.held_out} and there are {len(train)} training rows: hold out fewer")
+            raise ConfigError(
+                f"data.held_out is {data.held_out} and there are {len(train)} training rows: hold out fewer"
+            )
         order = np.random.default_rng(HELD_OUT_SEED).permutation(len(train))
         train, val = train[np.sort(order[data.held_out :])], train[np.sort(order[: data.held_out])]
     if not len(val):
-        raise ConfigError(f"{table.path} has no rows of split val to select the model on: mark some, or set data.held_out")
+        raise ConfigError(
+            f"{table.path} has no rows of split val to select the model on: mark some, or set data.held_out"
+        )
     return Splits(train[: data.limit] if data.limit else train, val, names, list(files))
 
 
@@ -194,10 +236,16 @@ def make_towers(run: LabelRun, table: LabelTable, places: np.ndarray) -> Towers:
     if run.towers is not None:
         found = towers_of(run.towers)
         vision, text = (
-            part.model_copy(update={"trainable_from": run.trainable_from}) for part in (found.vision_settings, found.text_settings)
+            part.model_copy(update={"trainable_from": run.trainable_from})
+            for part in (found.vision_settings, found.text_settings)
         )
-        vision_tower, text_tower = _with_weights(build_tower(vision), found.vision), _with_weights(build_text_tower(text), found.text)
-        return found._replace(vision=vision_tower, vision_settings=vision, text=text_tower, text_settings=text)
+        vision_tower, text_tower = (
+            _with_weights(build_tower(vision), found.vision),
+            _with_weights(build_text_tower(text), found.text),
+        )
+        return found._replace(
+            vision=vision_tower, vision_settings=vision, text=text_tower, text_settings=text
+        )
     return Towers(*_picture_side(run), *_text_side(run, table, places))
 
 
@@ -208,21 +256,39 @@ def _picture_side(run: LabelRun) -> tuple[nn.Module, Any, Preprocessing]:
     trained = load_labelling_model(run.vision_from, "cpu")
     _must_read(trained, run.vision_from, 0, "pictures")
     settings = trained.settings.vision.model_copy(update={"trainable_from": run.trainable_from})
-    return _with_weights(build_tower(settings), trained.model.image_tower), settings, trained.settings.preprocessing
+    return (
+        _with_weights(build_tower(settings), trained.model.image_tower),
+        settings,
+        trained.settings.preprocessing,
+    )
 
 
-def _text_side(run: LabelRun, table: LabelTable, places: np.ndarray) -> tuple[nn.Module, Any, Vocabulary | Subwords | Pieces]:
+def _text_side(
+    run: LabelRun, table: LabelTable, places: np.ndarray
+) -> tuple[nn.Module, Any, Vocabulary | Subwords | Pieces]:
     if run.text_from is not None:
         trained = load_labelling_model(run.text_from, "cpu")
         _must_read(trained, run.text_from, 1, "texts")
         settings = trained.settings.text.model_copy(update={"trainable_from": run.trainable_from})
-        return _with_weights(build_text_tower(settings), trained.model.text_tower), settings, trained.vocabulary
+        return (
+            _with_weights(build_text_tower(settings), trained.model.text_tower),
+            settings,
+            trained.vocabulary,
+        )
     if run.text.source is not None:
-        return build_text_tower(run.text), run.text, Pieces.from_pretrained(run.text.source, run.text.revision)
+        return (
+            build_text_tower(run.text),
+            run.text,
+            Pieces.from_pretrained(run.text.source, run.text.revision),
+        )
     vocabulary = Vocabulary.build((table.read(int(place)).text for place in places), run.data.minimum_count)
     text = run.text
     if isinstance(text, BertTowerConfig) and text.architecture is not None:
-        sizes = {"vocab_size": vocabulary.size, "pad_token_id": vocabulary.special.pad, "max_position_embeddings": run.data.max_words + 2}
+        sizes = {
+            "vocab_size": vocabulary.size,
+            "pad_token_id": vocabulary.special.pad,
+            "max_position_embeddings": run.data.max_words + 2,
+        }
         text = text.model_copy(update={"architecture": {**text.architecture, **sizes}})
     return build_text_tower(text), text, vocabulary
 
@@ -240,7 +306,9 @@ def _with_weights(tower: nn.Module, trained: nn.Module) -> nn.Module:
 def whole(section: PromptFusionSection | LateConcatenationSection, labels: int) -> FusionSettings:
     """The model's settings with the number of labels. Raises ConfigError where the run says another one."""
     if section.classes not in (0, labels):
-        raise ConfigError(f"model.classes is {section.classes} and the training rows have {labels} labels: leave it out")
+        raise ConfigError(
+            f"model.classes is {section.classes} and the training rows have {labels} labels: leave it out"
+        )
     kind = PromptFusionConfig if isinstance(section, PromptFusionConfig) else LateConcatenationConfig
     return kind(**{**section.model_dump(), "classes": labels})
 
@@ -271,17 +339,32 @@ class LabelRows:
             inputs = pixel_inputs(exact, self.towers.preprocessing, splits.files)
         if data.stores_tokens:
             inputs = TokenInputs(self._store(self._rows(everything, inputs, sides)))
-        self.train, self.selection = self._rows(splits.train, inputs, sides), self._rows(splits.selection, inputs, sides)
+        self.train, self.selection = (
+            self._rows(splits.train, inputs, sides),
+            self._rows(splits.selection, inputs, sides),
+        )
 
     def _rows(self, places: np.ndarray, inputs: Any, sides: tuple[bool, bool]) -> LabelData:
         data, vocabulary = self._data, self.towers.vocabulary
-        return LabelData(self.table, places, self.classes, vocabulary, self.max_words, Path(data.images), data.missing, sides, inputs)
+        return LabelData(
+            self.table,
+            places,
+            self.classes,
+            vocabulary,
+            self.max_words,
+            Path(data.images),
+            data.missing,
+            sides,
+            inputs,
+        )
 
     def _store(self, rows: LabelData) -> Store:
         """The store that the configuration names, or the cached one, made where it is not there yet."""
         vision, text = self.towers.vision, self.towers.text
         if any(parameter.requires_grad for tower in (vision, text) for parameter in tower.parameters()):
-            raise ConfigError("stored tokens replace the lower layers, and trainable_from lets them learn: leave one of them out")
+            raise ConfigError(
+                "stored tokens replace the lower layers, and trainable_from lets them learn: leave one of them out"
+            )
         expected = expected_entries(vision, text, self.before_last, rows)
         if self._data.features is not None:
             return Store.open(Path(self._data.features), expected)
@@ -292,7 +375,15 @@ class LabelRows:
         with progress() as bar:
             task = bar.add_task("tokens of both towers", total=len(rows.places), status="")
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            store = store_tokens(vision, text, self.before_last, rows, folder, device, lambda count: bar.update(task, advance=count))
+            store = store_tokens(
+                vision,
+                text,
+                self.before_last,
+                rows,
+                folder,
+                device,
+                lambda count: bar.update(task, advance=count),
+            )
         return store
 
 
@@ -320,10 +411,12 @@ class LabelRecipe:
         self.card = card_of(run, folder, command, self.rows, self.model)
 
     def objective(self, stage: int) -> nn.Module:
-        return Labelling(self.model, self.settings.several, self.rows.before_last)
+        return LabelObjective(self.model, self.settings.several, self.rows.before_last)
 
     def plan(self, stage: int, epoch: int) -> list[list[int]]:
-        return self.rows.train.plan(self.stages[stage].batch, np.random.default_rng([self.run.seed, stage, epoch]))
+        return self.rows.train.plan(
+            self.stages[stage].batch, np.random.default_rng([self.run.seed, stage, epoch])
+        )
 
     def batch(self, stage: int, entries: list[int], generator: torch.Generator) -> LabelBatch:
         return self.rows.train.batch(entries, generator)
@@ -343,14 +436,18 @@ class LabelRecipe:
         self.model.eval()
 
         def logits(batch: LabelBatch) -> Tensor:
-            return self.model.fuse(lower_of(self.model, batch, self.rows.before_last), batch.has_image_B, batch.has_text_B)
+            return self.model.fuse(
+                lower_of(self.model, batch, self.rows.before_last), batch.has_image_B, batch.has_text_B
+            )
 
         scores = scores_on(self.rows.selection, self.rows.labels, logits, accelerator.device)
         return Validation(scores["micro_F1"], {"scores": scores})
 
     def save_model(self, folder: Path) -> None:
         device = next(self.model.parameters()).device
-        LabellingModel(self.model, self.settings, self.rows.towers.vocabulary, self.card, device).write(folder)
+        LabellingModel(self.model, self.settings, self.rows.towers.vocabulary, self.card, device).write(
+            folder
+        )
 
     def load_weights(self, folder: Path) -> None:
         checkpoint.load_weights(self.model, folder)
@@ -362,7 +459,9 @@ class LabelRecipe:
         pass
 
 
-def scores_on(rows: LabelData, labels: tuple[str, ...], logits: Any, device: torch.device, batch: int = 256) -> dict[str, float]:
+def scores_on(
+    rows: LabelData, labels: tuple[str, ...], logits: Any, device: torch.device, batch: int = 256
+) -> dict[str, float]:
     """Scores of `logits(batch)` on the rows of a split. `micro_F1` is the accuracy where every row has one label."""
     truth: list[Any] = []
     predicted: list[Any] = []
@@ -375,7 +474,9 @@ def scores_on(rows: LabelData, labels: tuple[str, ...], logits: Any, device: tor
         else:
             truth += [labels[number] for number in found.labels.tolist()]
             predicted += [labels[number] for number in logits_BY.argmax(1).tolist()]
-    found = several_labels(truth, predicted, labels) if rows.several else classification(truth, predicted, labels)
+    found = (
+        several_labels(truth, predicted, labels) if rows.several else classification(truth, predicted, labels)
+    )
     return {name: score.value for name, score in found.items()}
 
 
@@ -393,5 +494,9 @@ def card_of(run: LabelRun, folder: Path, command: str, rows: LabelRows, model: n
         "licence": run.licence or "not stated",
         "command": command,
         "trained_parameters": trained,
-        **{name: getattr(run, name) for name in ("towers", "vision_from", "text_from") if getattr(run, name) is not None},
+        **{
+            name: getattr(run, name)
+            for name in ("towers", "vision_from", "text_from")
+            if getattr(run, name) is not None
+        },
     }

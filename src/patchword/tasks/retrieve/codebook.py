@@ -26,7 +26,7 @@ CONCEPT_SHARE = 0.1
 """A picture has a concept when this share of its patches is nearest to it."""
 
 
-class Made(NamedTuple):
+class CodebookResult(NamedTuple):
     """A codebook, and the words that were left out because the text tower does not know them."""
 
     codebook: Codebook
@@ -52,7 +52,7 @@ def gather_words(words: Path | None, captions: Path | None, minimum_count: int) 
     return list(dict.fromkeys(found))
 
 
-def make_codebook(towers: TwoTowerModel, words: Sequence[str]) -> Made:
+def make_codebook(towers: TwoTowerModel, words: Sequence[str]) -> CodebookResult:
     """Embed words by the prompt templates of `layers/codebook.py`.
 
     A word of which the text tower does not know every part is left out: it would share one vector with all the others like it. Raises
@@ -69,7 +69,7 @@ def make_codebook(towers: TwoTowerModel, words: Sequence[str]) -> Made:
         return torch.from_numpy(towers.embed_texts(texts))
 
     codebook = build_codebook(known, embed, tower_id(towers.model.vision))
-    return Made(codebook, tuple(sorted(set(words) - set(known))))
+    return CodebookResult(codebook, tuple(sorted(set(words) - set(known))))
 
 
 def picture_concepts(towers: TwoTowerModel, codebook: Codebook) -> Concepts:
@@ -83,10 +83,15 @@ def picture_concepts(towers: TwoTowerModel, codebook: Codebook) -> Concepts:
     def of(pictures: Sequence[Picture]) -> list[list[str]]:
         aligned_BNE = towers.model.vision(towers.pixels(pictures)).aligned_BNE
         if aligned_BNE is None:
-            raise ModelError("the vision tower has no patches in the text space, so that they have no concepts: leave --concepts out")
+            raise ModelError(
+                "the vision tower has no patches in the text space, so that they have no concepts: leave --concepts out"
+            )
         concepts_BN = assign(aligned_BNE, codebook.embeddings_WE.to(aligned_BNE.device)).concepts_BN
         least = CONCEPT_SHARE * concepts_BN.shape[1]
         counted = [Counter(row) for row in concepts_BN.tolist()]
-        return [[codebook.words[number] for number, count in row.most_common() if count >= least] for row in counted]
+        return [
+            [codebook.words[number] for number, count in row.most_common() if count >= least]
+            for row in counted
+        ]
 
     return Concepts(codebook.words, of)

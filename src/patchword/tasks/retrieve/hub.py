@@ -21,7 +21,12 @@ class ClipWords:
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         self._tokenizer = tokenizer
         self.size = len(tokenizer)
-        self.special = SpecialIds(pad=tokenizer.eos_token_id, start=tokenizer.bos_token_id, end=tokenizer.eos_token_id, unknown=self.size)
+        self.special = SpecialIds(
+            pad=tokenizer.eos_token_id,
+            start=tokenizer.bos_token_id,
+            end=tokenizer.eos_token_id,
+            unknown=self.size,
+        )
 
     def encode(self, caption: str) -> list[int]:
         """Ids of the pieces, without start and end."""
@@ -29,7 +34,9 @@ class ClipWords:
 
     def to_json(self) -> dict[str, Any]:
         """Raises ModelError: a published CLIP is named by its id wherever it is used, and not copied into a model folder."""
-        raise ModelError("a published CLIP is not saved as a model folder: name it by hub:ID wherever it is used")
+        raise ModelError(
+            "a published CLIP is not saved as a model folder: name it by hub:ID wherever it is used"
+        )
 
 
 def load_clip(name: str, device: torch.device) -> TwoTowerModel:

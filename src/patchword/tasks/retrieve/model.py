@@ -42,13 +42,16 @@ def build_two_towers(settings: TwoTowerSettings) -> TwoTowers:
     return TwoTowers(settings.two_towers, build_tower(settings.vision), build_text_tower(settings.text))
 
 
-
-
 class TwoTowerModel:
     """Two towers with the vocabulary and the preprocessing that belong to them."""
 
     def __init__(
-        self, model: TwoTowers, settings: TwoTowerSettings, vocabulary: Vocabulary | Subwords, card: dict[str, Any], device: torch.device
+        self,
+        model: TwoTowers,
+        settings: TwoTowerSettings,
+        vocabulary: Vocabulary | Subwords,
+        card: dict[str, Any],
+        device: torch.device,
     ) -> None:
         self.model = model.to(device).eval()
         self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
@@ -60,7 +63,9 @@ class TwoTowerModel:
         """Unit vectors (n, E), float32. Raises PictureError for a picture that cannot be decoded."""
         vectors = [np.zeros((0, self.settings.two_towers.width), dtype=np.float32)]
         for first in range(0, len(pictures), batch):
-            vectors.append(self.model.embed_pictures(self.pixels(pictures[first : first + batch])).float().cpu().numpy())
+            vectors.append(
+                self.model.embed_pictures(self.pixels(pictures[first : first + batch])).float().cpu().numpy()
+            )
         return np.concatenate(vectors)
 
     @torch.inference_mode()
@@ -68,12 +73,16 @@ class TwoTowerModel:
         """Unit vectors (n, E), float32. Raises DataError for a text without a word that the model knows."""
         vectors = [np.zeros((0, self.settings.two_towers.width), dtype=np.float32)]
         for first in range(0, len(texts), batch):
-            vectors.append(self.model.embed_texts(*self.ids(texts[first : first + batch])).float().cpu().numpy())
+            vectors.append(
+                self.model.embed_texts(*self.ids(texts[first : first + batch])).float().cpu().numpy()
+            )
         return np.concatenate(vectors)
 
     def pixels(self, pictures: Sequence[Picture]) -> Tensor:
         """Pictures (n, 3, H, W) as the vision tower takes them. Raises PictureError for one that cannot be decoded."""
-        pixels_BHWC = np.stack([self.settings.preprocessing.apply(open_picture(picture)) for picture in pictures])
+        pixels_BHWC = np.stack(
+            [self.settings.preprocessing.apply(open_picture(picture)) for picture in pictures]
+        )
         return torch.from_numpy(self.settings.preprocessing.normalise(pixels_BHWC)).to(self.device)
 
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -86,7 +95,9 @@ class TwoTowerModel:
         for text in texts:
             ids = self.vocabulary.encode(text)[: self.model.text.max_length - 2]
             if not self.knows(text):
-                raise DataError(f"{text!r} has no word that the model knows: try plain words such as 'two dogs in snow'")
+                raise DataError(
+                    f"{text!r} has no word that the model knows: try plain words such as 'two dogs in snow'"
+                )
             rows.append([special.start, *ids, special.end])
         ids_BL = torch.full((len(rows), max(map(len, rows))), special.pad)
         mask_BL = torch.zeros(ids_BL.shape, dtype=torch.bool)
@@ -100,7 +111,9 @@ class TwoTowerModel:
         ids = self.vocabulary.encode(text)[: self.model.text.max_length - 2]
         return any(number != self.vocabulary.special.unknown for number in ids)
 
-    def label(self, pictures: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = TEMPLATES) -> np.ndarray:
+    def label(
+        self, pictures: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = TEMPLATES
+    ) -> np.ndarray:
         """Probability of each label for each picture (n, labels): softmax over scaled cosines with the mean vector of the prompts."""
         vectors = []
         for label in labels:
@@ -113,6 +126,6 @@ class TwoTowerModel:
     def write(self, folder: Path, half: bool = False) -> None:
         """The files of the model folder."""
         config = {"task": "retrieve", **self.card, **self.settings.model_dump(mode="json")}
-        checkpoint.write_model(folder, config, self.model.state_dict(), self.vocabulary.to_json(), model_card(self.card), half)
-
-
+        checkpoint.write_model(
+            folder, config, self.model.state_dict(), self.vocabulary.to_json(), model_card(self.card), half
+        )

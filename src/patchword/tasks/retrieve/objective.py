@@ -74,4 +74,6 @@ class Contrastive(nn.Module):
         """Sum of the cross-entropy of the batch's words under teacher forcing."""
         memory = select_rows(self.captioner.encode(features), batch.picture_of_row_R)
         decoded = self.captioner.decode(batch.tokens_RT[:, :-1], batch.lengths_R - 1, memory)
-        return caption_cross_entropy(decoded.logits_BTV, batch.tokens_RT[:, 1:], self.pad, self.captioning.label_smoothing)[0]
+        return caption_cross_entropy(
+            decoded.logits_BTV, batch.tokens_RT[:, 1:], self.pad, self.captioning.label_smoothing
+        )[0]

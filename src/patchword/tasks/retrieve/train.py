@@ -18,14 +18,27 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from patchword.checkpoints import folder as checkpoint
-from patchword.composed import CaptionerSettings, TextTowerSettings, TowerSettings, build_captioner, reader_preprocessing
+from patchword.composed import (
+    CaptionerSettings,
+    TextTowerSettings,
+    TowerSettings,
+    build_captioner,
+    reader_preprocessing,
+)
 from patchword.data.captions import CaptionBatch, CaptionData, PixelInputs, PlanEntry
 from patchword.errors import ConfigError
 from patchword.metrics.retrieval import retrieval
 from patchword.models.pairs.two_towers import TwoTowersConfig
 from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings, build_two_towers
 from patchword.tasks.retrieve.objective import CaptioningWeights, Contrastive
-from patchword.train.data import DataSettings, build_vocabulary, pair_plan, pixel_inputs, read_splits, with_vocabulary
+from patchword.train.data import (
+    DataSettings,
+    build_vocabulary,
+    pair_plan,
+    pixel_inputs,
+    read_splits,
+    with_vocabulary,
+)
 from patchword.train.gather import Gather
 from patchword.train.loop import Validation
 from patchword.train.settings import RunSettings, StageSettings
@@ -34,11 +47,19 @@ from patchword.train.settings import RunSettings, StageSettings
 class RetrieveStage(StageSettings, frozen=True):
     """A stage in which two towers learn."""
 
-    captions_per_picture: int = Field(2, gt=0, description="captions of a picture in a batch, all of them positives")
-    caption_weight: float = Field(0.0, ge=0, description="weight of the captioner's cross-entropy beside the contrastive loss (CoCa: 2)")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each word that is spread over the vocabulary in that loss")
+    captions_per_picture: int = Field(
+        2, gt=0, description="captions of a picture in a batch, all of them positives"
+    )
+    caption_weight: float = Field(
+        0.0, ge=0, description="weight of the captioner's cross-entropy beside the contrastive loss (CoCa: 2)"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of each word that is spread over the vocabulary in that loss"
+    )
     size: int | None = Field(
-        None, ge=16, description="side of the pictures in this stage, for towers that take any; absent: the tower's own size"
+        None,
+        ge=16,
+        description="side of the pictures in this stage, for towers that take any; absent: the tower's own size",
     )
 
 
@@ -48,10 +69,14 @@ class RetrieveRun(RunSettings, frozen=True):
     task: Literal["retrieve"] = "retrieve"
     data: DataSettings
     vision: TowerSettings = Field(discriminator="kind")
-    vision_from: str | None = Field(None, description="folder of a trained two-tower model whose weights the training begins with")
+    vision_from: str | None = Field(
+        None, description="folder of a trained two-tower model whose weights the training begins with"
+    )
     text: TextTowerSettings = Field(discriminator="kind")
     two_towers: TwoTowersConfig = TwoTowersConfig()
-    captioner: CaptionerSettings | None = Field(None, description="captioner that is trained beside the towers and then left out (CoCa)")
+    captioner: CaptionerSettings | None = Field(
+        None, description="captioner that is trained beside the towers and then left out (CoCa)"
+    )
     stage: tuple[RetrieveStage, ...] = Field(min_length=1, description="what happens, in order")
 
 
@@ -71,7 +96,9 @@ class RetrieveRecipe:
         self.captioner = None
         self.model: nn.Module = self.towers
         if run.captioner is not None:
-            self.captioner = build_captioner(run.captioner, self.towers.vision.width, self.vocabulary.size, None)
+            self.captioner = build_captioner(
+                run.captioner, self.towers.vision.width, self.vocabulary.size, None
+            )
             self.model = nn.ModuleDict({"towers": self.towers, "captioner": self.captioner})
         _check_caption_weights(run)
         preprocessing = reader_preprocessing(self.towers.vision.preprocessing)
@@ -88,7 +115,8 @@ class RetrieveRecipe:
         self.selection = CaptionData.build(selection, self.vocabulary, inputs, run.data.max_words)
         self.card = {
             "name": folder.name,
-            "description": run.description or f"{run.vision.kind} and {run.text.kind} towers, trained contrastively with Patchword.",
+            "description": run.description
+            or f"{run.vision.kind} and {run.text.kind} towers, trained contrastively with Patchword.",
             "dataset": f"{Path(run.data.annotations).name}: {len(train)} training pictures, selected on {len(selection)} others",
             "licence": run.licence or "not stated",
             "command": command,
@@ -122,13 +150,20 @@ class RetrieveRecipe:
         """Recalls both ways over all captions of the selection; rSum selects."""
         self.model.eval()
         pictures, texts, owners = [], [], []
-        for entries in self.selection.plan(64, max(len(tokens) for tokens in self.selection.tokens), False, None):
+        for entries in self.selection.plan(
+            64, max(len(tokens) for tokens in self.selection.tokens), False, None
+        ):
             batch = self.selection.batch(entries, None).to(accelerator.device)
             owners.append(batch.picture_of_row_R + sum(len(part) for part in pictures))
             pictures.append(self.towers.embed_pictures(batch.inputs.pixels_B3HW))
-            texts.append(self.towers.embed_texts(batch.tokens_RT, batch.tokens_RT != self.vocabulary.special.pad))
+            texts.append(
+                self.towers.embed_texts(batch.tokens_RT, batch.tokens_RT != self.vocabulary.special.pad)
+            )
         similarity_NC = (torch.cat(pictures) @ torch.cat(texts).T).float().cpu().numpy()
-        scores = {name: score.value for name, score in retrieval(similarity_NC, torch.cat(owners).cpu().numpy()).items()}
+        scores = {
+            name: score.value
+            for name, score in retrieval(similarity_NC, torch.cat(owners).cpu().numpy()).items()
+        }
         return Validation(scores["rSum"], {"scores": scores})
 
     def save_model(self, folder: Path) -> None:
@@ -151,15 +186,19 @@ def _check_caption_weights(run: RetrieveRun) -> None:
     """Raises ConfigError where a stage weighs a captioner that there is not, or none weighs the one there is."""
     weighed = [stage.name for stage in run.stage if stage.caption_weight > 0]
     if weighed and run.captioner is None:
-        raise ConfigError(f"stage {weighed[0]!r} has a caption_weight and there is no [captioner] section: add one, or set the weight to 0")
+        raise ConfigError(
+            f"stage {weighed[0]!r} has a caption_weight and there is no [captioner] section: add one, or set the weight to 0"
+        )
     if run.captioner is not None and not weighed:
-        raise ConfigError("a [captioner] section is given and no stage has a caption_weight above 0: it would learn nothing")
+        raise ConfigError(
+            "a [captioner] section is given and no stage has a caption_weight above 0: it would learn nothing"
+        )
 
 
 def _resized(inputs: PixelInputs, size: int | None) -> PixelInputs:
     """The same pictures, seen at another size."""
-    return inputs if size is None else replace(inputs, preprocessing=inputs.preprocessing.model_copy(update={"size": size}))
-
-
-
-
+    return (
+        inputs
+        if size is None
+        else replace(inputs, preprocessing=inputs.preprocessing.model_copy(update={"size": size}))
+    )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchword.errors import ConfigError, ModelError
-from patchword.layers.codebook import Assigned, Codebook, assign
+from patchword.layers.codebook import Codebook, ConceptAssignment, assign
 from patchword.layers.linear import Linear
 from patchword.layers.positions import GridGeometry, grid_positions
 from patchword.layers.transformer import CrossAttention, FeedForward, add_dropped, padding_bias
@@ -31,24 +31,39 @@ _CELU_ALPHA = 1.3
 _NEVER = torch.finfo(torch.float32).min  # finite, so that a lone anchor has a gradient of zero and not of 0/0
 
 
-class AlignmentConfig(BaseModel):
+class RegionAlignmentConfig(BaseModel):
     """How patches get words, and how the two meet."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     layers: int = Field(2, gt=0, description="cross-attention layers from patches to concept tokens")
     assignment: Literal["argmax", "gumbel"] = Field(
-        "argmax", description="argmax: the nearest word; gumbel: in training drawn by straight-through Gumbel-softmax (FSGR)"
+        "argmax",
+        description="argmax: the nearest word; gumbel: in training drawn by straight-through Gumbel-softmax (FSGR)",
     )
-    top_k: int | None = Field(None, gt=0, description="words left to each image by its own embedding before patches choose; absent: all")
-    count_normalised: bool = Field(False, description="divide each concept token by one more than the patches of its word (FSGR)")
-    logit_scale: float = Field(100.0, gt=0, description="factor on cosines before the Gumbel-softmax; CLIP's own is 100")
-    grid_geometry: bool = Field(False, description="bias the cross-attention by how cells lie to one another (RSTNet)")
-    contrast_width: int = Field(128, ge=0, description="width of the projection head of the patch contrast; 0: no contrast")
-    text_regulariser: bool = Field(False, description="own a projection of the mean patch for the loss 1 - cosine(picture, caption text)")
+    top_k: int | None = Field(
+        None,
+        gt=0,
+        description="words left to each image by its own embedding before patches choose; absent: all",
+    )
+    count_normalised: bool = Field(
+        False, description="divide each concept token by one more than the patches of its word (FSGR)"
+    )
+    logit_scale: float = Field(
+        100.0, gt=0, description="factor on cosines before the Gumbel-softmax; CLIP's own is 100"
+    )
+    grid_geometry: bool = Field(
+        False, description="bias the cross-attention by how cells lie to one another (RSTNet)"
+    )
+    contrast_width: int = Field(
+        128, ge=0, description="width of the projection head of the patch contrast; 0: no contrast"
+    )
+    text_regulariser: bool = Field(
+        False, description="own a projection of the mean patch for the loss 1 - cosine(picture, caption text)"
+    )
 
 
-class AlignmentLayer(nn.Module):
+class RegionAlignmentLayer(nn.Module):
     """Patches look at concept tokens."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
@@ -71,23 +86,33 @@ class RegionAlignment(nn.Module):
     Raises ConfigError where `top_k` exceeds the codebook, and warns where it keeps half of it or more.
     """
 
-    def __init__(self, config: AlignmentConfig, codebook: Codebook, width: int, heads: int, hidden: int, dropout: float) -> None:
+    def __init__(
+        self,
+        config: RegionAlignmentConfig,
+        codebook: Codebook,
+        width: int,
+        heads: int,
+        hidden: int,
+        dropout: float,
+    ) -> None:
         super().__init__()
         _check_top_k(config.top_k, len(codebook))
         self.config = config
         self.codebook = codebook
         self.embed = Linear(codebook.embeddings_WE.shape[1], width)
         self.embed_norm = nn.LayerNorm(width)
-        self.layers = nn.ModuleList(AlignmentLayer(width, heads, hidden, dropout) for _ in range(config.layers))
+        self.layers = nn.ModuleList(
+            RegionAlignmentLayer(width, heads, hidden, dropout) for _ in range(config.layers)
+        )
         self.geometry = GridGeometry(heads) if config.grid_geometry else None
 
-    def assign(self, features: VisualFeatures) -> Assigned:
+    def assign(self, features: VisualFeatures) -> ConceptAssignment:
         """The word of each patch. Raises ModelError where the features have no patches in the codebook's text space."""
         config, width = self.config, self.codebook.embeddings_WE.shape[1]
         if features.aligned_BNE is None:
             raise ModelError(
                 "region alignment needs patch tokens in the text space of the codebook, and the features hold none; "
-                "set the tower's 'aligned' (value_only, value_with_residual or correlative), or leave the [captioner.alignment] table out"
+                "set the tower's 'aligned' (value_only, value_with_residual or correlative), or leave the [captioner.region_alignment] table out"
             )
         if features.aligned_BNE.shape[-1] != width:
             raise ModelError(
@@ -95,14 +120,18 @@ class RegionAlignment(nn.Module):
                 f"use a codebook made with this tower (it was made with {self.codebook.tower!r})"
             )
         if config.top_k is not None and features.pooled_BE is None:
-            raise ModelError("alignment.top_k chooses words by the picture's own embedding, and the features hold none; leave top_k out")
+            raise ModelError(
+                "region_alignment.top_k chooses words by the picture's own embedding, and the features hold none; leave top_k out"
+            )
         how = config.assignment if self.training else "argmax"
         return assign(
             features.aligned_BNE, self.codebook.embeddings_WE, how, features.pooled_BE, config.top_k, config.count_normalised,
             config.logit_scale, features.mask_BN,
         )  # fmt: skip
 
-    def forward(self, x_BNC: Tensor, assigned: Assigned, hw: tuple[int, int] | None, mask_BN: Tensor | None) -> Tensor:
+    def forward(
+        self, x_BNC: Tensor, assigned: ConceptAssignment, hw: tuple[int, int] | None, mask_BN: Tensor | None
+    ) -> Tensor:
         """Patches (B, N or N + 1 with a global token, C) after the layers; the global token looks at all concepts alike.
 
         Raises ModelError where grid geometry is asked for and the patches form no grid.
@@ -121,7 +150,9 @@ class RegionAlignment(nn.Module):
         if self.geometry is None:
             return padding_B11N
         if hw is None:
-            raise ModelError("alignment.grid_geometry needs patches that form a grid, and these features do not; set it to false")
+            raise ModelError(
+                "region_alignment.grid_geometry needs patches that form a grid, and these features do not; set it to false"
+            )
         bias_HNN = self.geometry(*hw)
         bias_HNN = F.pad(bias_HNN, (0, 0, 0, x_BNC.shape[1] - bias_HNN.shape[1])).to(x_BNC.dtype)
         return bias_HNN[None] if padding_B11N is None else bias_HNN + padding_B11N
@@ -139,7 +170,11 @@ class PatchContrast(nn.Module):
         self.anchors = anchors
 
     def forward(
-        self, patches_BNC: Tensor, labels_BN: Tensor, mask_BN: Tensor | None = None, generator: torch.Generator | None = None
+        self,
+        patches_BNC: Tensor,
+        labels_BN: Tensor,
+        mask_BN: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """The loss over at most `anchors` patches of the batch, drawn by `generator` (on the CPU) where there are more.
 
@@ -174,6 +209,11 @@ def _check_top_k(top_k: int | None, words: int) -> None:
     if top_k is None:
         return
     if top_k > words:
-        raise ConfigError(f"alignment.top_k = {top_k} exceeds the codebook's {words} words; choose fewer")
+        raise ConfigError(
+            f"region_alignment.top_k = {top_k} exceeds the codebook's {words} words; choose fewer"
+        )
     if 2 * top_k >= words:
-        warnings.warn(f"alignment.top_k = {top_k} keeps half of the codebook's {words} words or more, so it filters little", stacklevel=3)
+        warnings.warn(
+            f"region_alignment.top_k = {top_k} keeps half of the codebook's {words} words or more, so it filters little",
+            stacklevel=3,
+        )

@@ -6,8 +6,13 @@ import torch
 from torch.nn import functional as F
 
 from patchword.errors import ConfigError, ModelError
-from patchword.layers.alignment import AlignmentConfig, PatchContrast, RegionAlignment, supervised_contrast
 from patchword.layers.codebook import Codebook
+from patchword.layers.region_alignment import (
+    PatchContrast,
+    RegionAlignment,
+    RegionAlignmentConfig,
+    supervised_contrast,
+)
 from patchword.types import VisualFeatures
 
 WIDTH, HEADS, E = 16, 2, 6
@@ -15,18 +20,22 @@ WIDTH, HEADS, E = 16, 2, 6
 
 def alignment(words=5, **settings):
     codebook = Codebook([f"word {n}" for n in range(words)], torch.randn(words, E), "clip")
-    return RegionAlignment(AlignmentConfig(**settings), codebook, WIDTH, HEADS, 24, 0.0).eval()
+    return RegionAlignment(RegionAlignmentConfig(**settings), codebook, WIDTH, HEADS, 24, 0.0).eval()
 
 
 def features(**given):
-    return VisualFeatures(**({"grid_BNC": torch.randn(2, 6, 9), "aligned_BNE": torch.randn(2, 6, E), "hw": (2, 3)} | given))
+    return VisualFeatures(
+        **({"grid_BNC": torch.randn(2, 6, 9), "aligned_BNE": torch.randn(2, 6, E), "hw": (2, 3)} | given)
+    )
 
 
 def test_contrast_by_hand():
     unit_AP = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])  # the third is the first's only positive
     log = math.log(math.exp(2.0) + math.exp(0.0))
     assert supervised_contrast(unit_AP, torch.tensor([4, 7, 4]), 0.5).item() == pytest.approx(log - 2.0)
-    assert supervised_contrast(unit_AP, torch.tensor([4, 4, 5]), 0.5).item() == pytest.approx((log + math.log(2.0)) / 2)
+    assert supervised_contrast(unit_AP, torch.tensor([4, 4, 5]), 0.5).item() == pytest.approx(
+        (log + math.log(2.0)) / 2
+    )
 
 
 def test_patches_of_one_word_come_closer_and_others_part():
@@ -63,14 +72,23 @@ def test_without_positives_the_loss_is_zero_and_so_is_its_gradient(labels):
 def test_anchors_are_bounded_and_drawn_by_their_own_generator():
     contrast, patches_BNC = PatchContrast(WIDTH, 8, anchors=10), torch.randn(4, 20, WIDTH)
     labels_BN = torch.randint(0, 2, (4, 20))
-    losses = [contrast(patches_BNC, labels_BN, generator=torch.Generator().manual_seed(seed)).item() for seed in (1, 1, 2)]
+    losses = [
+        contrast(patches_BNC, labels_BN, generator=torch.Generator().manual_seed(seed)).item()
+        for seed in (1, 1, 2)
+    ]
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_padded_patches_take_no_part_in_the_contrast():
-    contrast, patches_BNC, labels_BN = PatchContrast(WIDTH, 8), torch.randn(1, 6, WIDTH), torch.tensor([[0, 0, 1, 1, 0, 1]])
+    contrast, patches_BNC, labels_BN = (
+        PatchContrast(WIDTH, 8),
+        torch.randn(1, 6, WIDTH),
+        torch.tensor([[0, 0, 1, 1, 0, 1]]),
+    )
     mask_BN = torch.tensor([[True, True, True, True, False, False]])
-    torch.testing.assert_close(contrast(patches_BNC, labels_BN, mask_BN), contrast(patches_BNC[:, :4], labels_BN[:, :4]))
+    torch.testing.assert_close(
+        contrast(patches_BNC, labels_BN, mask_BN), contrast(patches_BNC[:, :4], labels_BN[:, :4])
+    )
 
 
 @pytest.mark.parametrize("geometry", [False, True])
@@ -78,8 +96,13 @@ def test_padded_patches_change_no_real_one(geometry):
     part, seen = alignment(grid_geometry=geometry), features()
     x_BNC = torch.randn(2, 6, WIDTH)
     mask_BN = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
-    changed = seen._replace(aligned_BNE=seen.aligned_BNE.masked_fill(~mask_BN[..., None], 9.0), mask_BN=mask_BN)
-    found = [part(x_BNC, part.assign(each), (2, 3), mask_BN)[mask_BN] for each in (changed, seen._replace(mask_BN=mask_BN))]
+    changed = seen._replace(
+        aligned_BNE=seen.aligned_BNE.masked_fill(~mask_BN[..., None], 9.0), mask_BN=mask_BN
+    )
+    found = [
+        part(x_BNC, part.assign(each), (2, 3), mask_BN)[mask_BN]
+        for each in (changed, seen._replace(mask_BN=mask_BN))
+    ]
     torch.testing.assert_close(*found)
 
 

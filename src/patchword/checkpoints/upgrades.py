@@ -1,0 +1,40 @@
+"""Model folders of earlier versions, brought up to date step by step as they are read: one function per step of the format.
+
+1 -> 2    task "classify" is "label"; section "question_answering" is "answerer"; the region alignment of a captioner or answerer stands
+          under "region_alignment", in config.json and in the names of its weights.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+
+def upgraded_config(config: dict[str, Any], found: int) -> dict[str, Any]:
+    """config.json of format `found` as the newest format has it."""
+    for step in _STEPS[found - 1 :]:
+        config = step(config)
+    return config
+
+
+def upgraded_name(name: str) -> str:
+    """The name of a weight as the newest format has it; names of the newest format stay."""
+    return re.sub(r"^(captioner|answerer|answerer\.encoder)\.alignment\.", r"\1.region_alignment.", name)
+
+
+def _from_1_to_2(config: dict[str, Any]) -> dict[str, Any]:
+    config = {**config, "format": 2}
+    if config.get("task") == "classify":
+        config["task"] = "label"
+    if "question_answering" in config:
+        config["answerer"] = config.pop("question_answering")
+    for section in ("captioner", "answerer"):
+        values = config.get(section)
+        if isinstance(values, dict) and "alignment" in values:
+            values = dict(values)
+            values["region_alignment"] = values.pop("alignment")
+            config[section] = values
+    return config
+
+
+_STEPS = (_from_1_to_2,)
