@@ -22,11 +22,19 @@ from patchword.models.question_answering import AnswerClassifier, AnswerGenerato
 from patchword.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 from patchword.models.show_tell import ShowTell, ShowTellConfig
 from patchword.towers.convolutional import ConvolutionalTower
-from patchword.towers.settings import ClipTowerConfig, ConvolutionalConfig, ResNetTowerConfig, SwinTowerConfig, VitTowerConfig
+from patchword.towers.settings import (
+    ClipTowerConfig,
+    ConvolutionalConfig,
+    EfficientNetLiteConfig,
+    ResNetTowerConfig,
+    SwinTowerConfig,
+    VitTowerConfig,
+)
 from patchword.types import Captioner, VisualFeatures
 
 TowerSettings = Annotated[
-    ConvolutionalConfig | ClipTowerConfig | VitTowerConfig | SwinTowerConfig | ResNetTowerConfig, Field(discriminator="kind")
+    ConvolutionalConfig | EfficientNetLiteConfig | ClipTowerConfig | VitTowerConfig | SwinTowerConfig | ResNetTowerConfig,
+    Field(discriminator="kind"),
 ]
 CaptionerSettings = Annotated[
     ShowTellConfig | ShowAttendTellConfig | AdaptiveConfig | MeshedMemoryConfig | CaptionTransformerConfig, Field(discriminator="kind")
@@ -44,6 +52,10 @@ def build_tower(settings: TowerSettings) -> nn.Module:
     """The tower of these settings; transformers is imported for those that need it."""
     if isinstance(settings, ConvolutionalConfig):
         return ConvolutionalTower(settings)
+    if isinstance(settings, EfficientNetLiteConfig):
+        from patchword.towers.efficientnet_lite import EfficientNetLiteTower
+
+        return EfficientNetLiteTower(settings)
     if isinstance(settings, ClipTowerConfig):
         from patchword.towers.clip import ClipTower
 
