@@ -23,9 +23,9 @@ from patchword.models.two_towers import TwoTowers, TwoTowersConfig
 from patchword.tasks.caption import Picture, find_model, model_card, read_settings, read_vocabulary
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
-from patchword.towers.settings import BertTowerConfig, ClipTextTowerConfig
+from patchword.towers.settings import BertTowerConfig, ClipTextTowerConfig, SentenceEncoderConfig
 
-TextTowerSettings = Annotated[BertTowerConfig | ClipTextTowerConfig, Field(discriminator="kind")]
+TextTowerSettings = Annotated[BertTowerConfig | SentenceEncoderConfig | ClipTextTowerConfig, Field(discriminator="kind")]
 TEMPLATES = ("a photo of {}.", "a picture of {}.", "{}.")
 """Prompts over which a label's vector is averaged, a small version of CLIP's ensemble."""
 
@@ -51,6 +51,10 @@ def build_text_tower(settings: TextTowerSettings) -> nn.Module:
         from patchword.towers.bert import BertTower
 
         return BertTower(settings)
+    if isinstance(settings, SentenceEncoderConfig):
+        from patchword.towers.sentence_encoder import SentenceEncoder
+
+        return SentenceEncoder(settings)
     from patchword.towers.clip import ClipTextTower
 
     return ClipTextTower(settings)

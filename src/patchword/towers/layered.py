@@ -158,4 +158,8 @@ def last_adapters(config: AdaptersConfig | None, depth: int, width: int) -> tupl
 
 def by_value(tower: Any) -> Any:
     """The tower's configuration with its architecture in place of its source: what a model folder that holds the weights records."""
+    if hasattr(tower.config, "weights"):
+        return tower.config.model_copy(update={"weights": "none"})
+    if getattr(tower.config, "source", None) is None:
+        return tower.config
     return tower.config.model_copy(update={"source": None, "revision": None, "architecture": tower.model.config.to_diff_dict()})

@@ -120,3 +120,23 @@ class BertTowerConfig(TowerConfig, extra="forbid", frozen=True):
 
     kind: Literal["bert"] = "bert"
     family: Literal["bert", "roberta", "xlm-roberta"] = "bert"
+
+
+class SentenceEncoderConfig(BaseModel, extra="forbid", frozen=True):
+    """A sentence encoder as text tower: all-MiniLM-L6-v2, with its own WordPiece tokenizer."""
+
+    kind: Literal["sentence-encoder"] = "sentence-encoder"
+    weights: Literal["package", "none"] = Field(
+        "package", description="package: the published ones, from an installed package; none: random, or a model folder's own"
+    )
+    architecture: dict[str, Any] | None = Field(
+        None, description="fields of transformers' BertConfig, with weights = none; absent: that of all-MiniLM-L6-v2"
+    )
+    own_space: bool = Field(False, description="texts keep the encoder's own space (two_towers.width is then 384), pictures come to it")
+    trainable_from: int | None = Field(None, ge=0, description="first trained layer; absent: frozen; 0: everything is trained")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> SentenceEncoderConfig:
+        if self.weights == "package" and self.architecture is not None:
+            raise ValueError("an architecture of one's own has no published weights: leave it out, or set weights to none")
+        return self
