@@ -23,6 +23,7 @@ from patchword.models.patch_slimming import PatchSlimmingConfig
 from patchword.results import AlignedPair, PointedWord
 from patchword.tasks.caption import Picture, find_model, model_card, read_settings, read_vocabulary
 from patchword.tasks.retrieve import TwoTowerModel, TwoTowerSettings, build_two_towers
+from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 
@@ -49,7 +50,7 @@ class AlignmentModel:
         self,
         model: AlignedTowers,
         settings: AlignModelSettings,
-        vocabulary: Vocabulary | Subwords,
+        vocabulary: Vocabulary | Subwords | Pieces,
         card: dict[str, Any],
         device: torch.device,
     ) -> None:

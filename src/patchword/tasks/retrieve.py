@@ -21,6 +21,7 @@ from patchword.device import choose_device
 from patchword.errors import DataError
 from patchword.models.two_towers import TwoTowers, TwoTowersConfig
 from patchword.tasks.caption import Picture, find_model, model_card, read_settings, read_vocabulary
+from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.towers.settings import BertTowerConfig, ClipTextTowerConfig, SentenceEncoderConfig
@@ -64,7 +65,12 @@ class TwoTowerModel:
     """Two towers with the vocabulary and the preprocessing that belong to them."""
 
     def __init__(
-        self, model: TwoTowers, settings: TwoTowerSettings, vocabulary: Vocabulary | Subwords, card: dict[str, Any], device: torch.device
+        self,
+        model: TwoTowers,
+        settings: TwoTowerSettings,
+        vocabulary: Vocabulary | Subwords | Pieces,
+        card: dict[str, Any],
+        device: torch.device,
     ) -> None:
         self.model = model.to(device).eval()
         self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device

@@ -73,7 +73,7 @@ class AlignRecipe:
         train, selection = read_splits(run.data)
         torch.manual_seed(run.seed)
         trained = None if run.towers is None else _trained_towers(run.towers)
-        self.vocabulary = build_vocabulary(run.data, train) if trained is None else trained.vocabulary
+        self.vocabulary = build_vocabulary(run.data, train, run.text) if trained is None else trained.vocabulary
         codebook = None if run.codebook is None else Codebook.read(Path(run.codebook))
         settings: dict[str, Any] = {"patch_slimming": run.patch_slimming, "region_alignment": run.region_alignment}
         settings |= {"codebook": None if codebook is None else codebook.describe(), **self._towers(trained)}

@@ -31,11 +31,11 @@ from patchword.tasks.caption import find_model
 from patchword.tasks.classify import Classifier, ClassifierSettings, FusionSettings, build_classifier, check_labels, load_classifier, reads
 from patchword.tasks.retrieve import TextTowerSettings, build_text_tower, load_two_towers
 from patchword.tasks.token_store import DecodedInputs, expected_entries, store_tokens
-from patchword.tasks.training_data import HELD_OUT_SEED, pixel_inputs, reader_preprocessing
+from patchword.tasks.training_data import HELD_OUT_SEED, pixel_inputs, published_pieces, reader_preprocessing
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
-from patchword.towers.settings import BertTowerConfig
+from patchword.towers.settings import BertTowerConfig, SentenceEncoderConfig
 from patchword.train.label_objective import Labelling, lower_of
 from patchword.train.loop import Validation
 from patchword.train.settings import RunSettings, StageSettings
@@ -209,11 +209,14 @@ def _text_side(run: ClassifyRun, table: LabelTable, places: np.ndarray) -> tuple
         _must_read(trained, run.text_from, 1, "texts")
         settings = trained.settings.text.model_copy(update={"trainable_from": run.trainable_from})
         return _with_weights(build_text_tower(settings), trained.model.text_tower), settings, trained.vocabulary
-    if run.text.source is not None:
+    pieces = published_pieces(run.text)
+    if pieces is not None:
+        return build_text_tower(run.text), run.text, pieces
+    if getattr(run.text, "source", None) is not None:
         return build_text_tower(run.text), run.text, Pieces.from_pretrained(run.text.source, run.text.revision)
     vocabulary = Vocabulary.build((table.read(int(place)).text for place in places), run.data.minimum_count)
     text = run.text
-    if isinstance(text, BertTowerConfig) and text.architecture is not None:
+    if isinstance(text, BertTowerConfig | SentenceEncoderConfig) and text.architecture is not None:
         sizes = {"vocab_size": vocabulary.size, "pad_token_id": vocabulary.special.pad, "max_position_embeddings": run.data.max_words + 2}
         text = text.model_copy(update={"architecture": {**text.architecture, **sizes}})
     return build_text_tower(text), text, vocabulary

@@ -25,9 +25,10 @@ from patchword.metrics.retrieval import retrieval
 from patchword.models.two_towers import TwoTowersConfig
 from patchword.tasks.retrieve import TextTowerSettings, TwoTowerModel, TwoTowerSettings, build_two_towers
 from patchword.tasks.training_data import DataSettings, build_vocabulary, pixel_inputs, read_splits, reader_preprocessing
+from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
-from patchword.towers.settings import BertTowerConfig
+from patchword.towers.settings import BertTowerConfig, SentenceEncoderConfig
 from patchword.train.gather import Gather
 from patchword.train.loop import Validation
 from patchword.train.pair_objectives import CaptioningWeights, Contrastive
@@ -64,7 +65,7 @@ class RetrieveRecipe:
     def __init__(self, run: RetrieveRun, folder: Path, command: str) -> None:
         self.run, self.stages = run, run.stage
         train, selection = read_splits(run.data)
-        self.vocabulary = build_vocabulary(run.data, train)
+        self.vocabulary = build_vocabulary(run.data, train, run.text)
         torch.manual_seed(run.seed)
         text = with_vocabulary(run.text, self.vocabulary, run.data.max_words)
         draft = TwoTowerSettings.model_construct(vision=run.vision, text=text, two_towers=run.two_towers)
@@ -170,9 +171,9 @@ def pair_plan(data: CaptionData, batch: int, captions_per_picture: int, generato
     return batches if len(batches) == 1 or len(batches[-1]) == batch else batches[:-1]
 
 
-def with_vocabulary(text: TextTowerSettings, vocabulary: Vocabulary | Subwords, max_words: int) -> TextTowerSettings:
+def with_vocabulary(text: TextTowerSettings, vocabulary: Vocabulary | Subwords | Pieces, max_words: int) -> TextTowerSettings:
     """A text tower with random weights gets the size of the vocabulary, and room for the longest text with its start and end."""
-    if text.architecture is None or not isinstance(text, BertTowerConfig):
+    if text.architecture is None or not isinstance(text, BertTowerConfig | SentenceEncoderConfig):
         return text
     sizes = {"vocab_size": vocabulary.size, "pad_token_id": vocabulary.special.pad, "max_position_embeddings": max_words + 2}
     return text.model_copy(update={"architecture": {**text.architecture, **sizes}})

@@ -18,9 +18,11 @@ from patchword.data.records import CaptionRecord
 from patchword.data.store import Store, cache_folder, pixel_store
 from patchword.errors import ConfigError
 from patchword.log import progress
+from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.towers.layered import Preprocessing as TowerPreprocessing
+from patchword.towers.settings import BertTowerConfig, SentenceEncoderConfig
 
 HELD_OUT_SEED = 20240229
 """The held-out pictures are the same whatever the seed of a run, so that runs can be compared."""
@@ -78,14 +80,36 @@ def read_splits(data: DataSettings) -> tuple[list[CaptionRecord], list[CaptionRe
     return train[: data.limit] if data.limit else train, selection
 
 
-def build_vocabulary(data: DataSettings, train: list[CaptionRecord]) -> Vocabulary | Subwords:
-    """Words of the training captions, or a given subword tokenizer. Raises ConfigError where the two settings do not fit."""
+def build_vocabulary(data: DataSettings, train: list[CaptionRecord], text: BaseModel | None = None) -> Vocabulary | Subwords | Pieces:
+    """The tokenizer that a published text tower brings, a given subword tokenizer, or the words of the training captions.
+
+    `text` holds the settings of the text tower that reads the captions, where there is one. Raises ConfigError where the settings do
+    not fit each other.
+    """
+    pieces = None if text is None else published_pieces(text)
+    if pieces is not None:
+        chosen = {"splitter", "tokenizer"} & data.model_fields_set
+        if chosen:
+            found = f"data.{sorted(chosen)[0]} is set"
+            raise ConfigError(f"{found}, and the published text tower brings a tokenizer, whose ids are its rows: leave the setting out")
+        return pieces
     if (data.splitter == "subwords") != (data.tokenizer is not None):
         found = f"data.splitter is {data.splitter!r} and data.tokenizer {data.tokenizer!r}"
         raise ConfigError(f"{found}: subwords need a tokenizer, words have none")
     if data.tokenizer is not None:
         return Subwords.from_folder(data.tokenizer)
     return Vocabulary.build([caption for record in train for caption in record.captions], data.minimum_count, data.splitter)
+
+
+def published_pieces(text: BaseModel) -> Pieces | None:
+    """The tokenizer of a text tower of the BERT family with published weights; None for any other tower."""
+    if isinstance(text, SentenceEncoderConfig) and text.weights == "package":
+        from patchword.towers import packages, sentence_encoder
+
+        return Pieces.from_file(packages.tokenizer_file(sentence_encoder.PUBLISHED))
+    if isinstance(text, BertTowerConfig) and text.source is not None:
+        return Pieces.from_pretrained(text.source, text.revision)
+    return None
 
 
 def pixel_inputs(data: DataSettings, preprocessing: Preprocessing, files: list[str]) -> PixelInputs:
