@@ -2,6 +2,7 @@
 
 from importlib import metadata
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -9,6 +10,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from patchword.config import validate
 from patchword.errors import ConfigError
+from patchword.tasks.retrieve import load_two_towers
 from patchword.tasks.train_retrieve import RetrieveRecipe, RetrieveRun
 
 BERT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
@@ -76,3 +78,20 @@ def test_both_packages_are_named_by_their_kind(scenes, tmp_path):
     assert recipe.towers.vision.width == 352 and recipe.towers.text.width == 384 and recipe.vocabulary.size == 30522
     learns = {name for name, parameter in recipe.towers.named_parameters() if parameter.requires_grad}
     assert learns == {"vision_projection.weight", "text_projection.weight", "log_scale"}
+
+
+def test_a_saved_two_tower_model_names_no_folder_of_its_training(scenes, bert, tmp_path):
+    recipe = RetrieveRecipe(run_of(scenes, tmp_path, {"kind": "bert", "source": str(bert)}), tmp_path, "test")
+    recipe.save_model(tmp_path / "saved")
+    assert str(bert) not in (tmp_path / "saved" / "config.json").read_text(encoding="utf-8")
+    moved = bert.with_name("moved")
+    bert.rename(moved)
+    try:
+        towers = load_two_towers(tmp_path / "saved", "cpu")
+    finally:
+        moved.rename(bert)
+    recipe.towers.eval()
+    ids_BL, mask_BL = towers.ids(["a red square", "a small blue circle"])
+    with torch.inference_mode():
+        expected_BE = recipe.towers.embed_texts(ids_BL, mask_BL)
+    np.testing.assert_array_equal(towers.embed_texts(["a red square", "a small blue circle"]), expected_BE.numpy())

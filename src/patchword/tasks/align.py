@@ -22,7 +22,7 @@ from patchword.models.aligned_towers import AlignedTowers, Looked
 from patchword.models.patch_slimming import PatchSlimmingConfig
 from patchword.results import AlignedPair, PointedWord
 from patchword.tasks.caption import Picture, find_model, model_card, read_settings, read_vocabulary
-from patchword.tasks.retrieve import TwoTowerModel, TwoTowerSettings, build_two_towers
+from patchword.tasks.retrieve import TwoTowerModel, TwoTowerSettings, build_two_towers, by_value
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
@@ -120,7 +120,7 @@ class AlignmentModel:
 
     def write(self, folder: Path, half: bool = False) -> None:
         """The files of the model folder."""
-        config = {"task": "align", **self.card, **self.settings.model_dump(mode="json")}
+        config = {"task": "align", **self.card, **by_value(self.settings, self.model.towers).model_dump(mode="json")}
         checkpoint.write_model(folder, config, self.model.state_dict(), self.vocabulary.to_json(), model_card(self.card), half)
 
 

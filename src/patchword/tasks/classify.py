@@ -32,7 +32,6 @@ from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.towers import layered
-from patchword.towers.settings import TowerConfig
 from patchword.train.label_objective import LabelModel
 
 FusionSettings = Annotated[PromptFusionConfig | LateConcatenationConfig, Field(discriminator="kind")]
@@ -140,8 +139,7 @@ class Classifier:
         settings = self.settings
         parts = {"vision": getattr(self.model, "image_tower", None), "text": getattr(self.model, "text_tower", None)}
         for name, tower in parts.items():
-            section = getattr(settings, name)
-            if tower is not None and isinstance(section, TowerConfig) and section.source is not None:
+            if tower is not None:
                 settings = settings.model_copy(update={name: layered.by_value(tower)})
         config = {"task": "classify", **self.card, **settings.model_dump(mode="json")}
         checkpoint.write_model(folder, config, self.model.state_dict(), self.vocabulary.to_json(), model_card(self.card), half)

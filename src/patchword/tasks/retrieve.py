@@ -24,6 +24,7 @@ from patchword.tasks.caption import Picture, find_model, model_card, read_settin
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
+from patchword.towers import layered
 from patchword.towers.settings import BertTowerConfig, ClipTextTowerConfig, SentenceEncoderConfig
 
 TextTowerSettings = Annotated[BertTowerConfig | SentenceEncoderConfig | ClipTextTowerConfig, Field(discriminator="kind")]
@@ -39,6 +40,11 @@ class TwoTowerSettings(BaseModel, extra="forbid", frozen=True):
     two_towers: TwoTowersConfig
     preprocessing: Preprocessing
     vocabulary_size: int
+
+
+def by_value(settings: TwoTowerSettings, towers: TwoTowers) -> TwoTowerSettings:
+    """The settings of a model folder that holds all weights: no tower names the folder, hub id or package that it once came from."""
+    return settings.model_copy(update={"vision": layered.by_value(towers.vision), "text": layered.by_value(towers.text)})
 
 
 def build_two_towers(settings: TwoTowerSettings) -> TwoTowers:
@@ -134,7 +140,7 @@ class TwoTowerModel:
 
     def write(self, folder: Path, half: bool = False) -> None:
         """The files of the model folder."""
-        config = {"task": "retrieve", **self.card, **self.settings.model_dump(mode="json")}
+        config = {"task": "retrieve", **self.card, **by_value(self.settings, self.model).model_dump(mode="json")}
         checkpoint.write_model(folder, config, self.model.state_dict(), self.vocabulary.to_json(), model_card(self.card), half)
 
 
