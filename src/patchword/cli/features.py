@@ -11,7 +11,13 @@ from patchword.cli.tables import MissingChoice
 
 
 def features(
-    model: Annotated[str, typer.Argument(help="Model whose tower is used: a shipped name, a folder, a hub id, or hub:ID of a CLIP.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Model whose tower is used: a shipped name, a folder, a hub id, hub:ID of a CLIP; a tower's own name (efficientnet-lite2); "
+            "or the TOML of a training with that tower."
+        ),
+    ],
     data: Annotated[Path, typer.Option("--data", help="Annotations that name the pictures.")],
     images: Annotated[Path, typer.Option("--images", help="Folder of the pictures.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the store.")],
