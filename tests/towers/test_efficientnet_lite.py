@@ -245,6 +245,12 @@ def test_blocks_learn_from_any_one_on_and_the_rest_does_not_move(grid, first):
     )
 
 
+def test_the_head_can_learn_alone():
+    tower = random_tower(trainable_from=16)
+    learns = {name.split(".")[0] for name, parameter in tower.named_parameters() if parameter.requires_grad}
+    assert learns == {"head"}
+
+
 def test_stored_statistics_do_not_move_while_the_weights_learn():
     tower = random_tower(trainable_from=10, statistics="stored").train()
     before = {name: value.clone() for name, value in tower.state_dict().items()}
@@ -290,8 +296,8 @@ def test_wrong_pictures_grids_layers_and_weights_are_refused():
         ModelError, match=r"the grid has 352 channels, and one of efficientnet-lite0 has 1280"
     ):
         tower.head_cells(torch.zeros(1, 4, 352))
-    with pytest.raises(ConfigError, match="trainable_from is 16, and the tower has 16 layers"):
-        random_tower(trainable_from=16)
+    with pytest.raises(ConfigError, match="trainable_from is 16, and the tower has 16 layers: choose 0 to 15"):
+        random_tower(trainable_from=16, grid="last_block")
     with pytest.raises(ModelError, match="a tensor features.0.weight, and no part of EfficientNet-Lite"):
         tower._load({"features.0.weight": torch.zeros(1)})
     with pytest.raises(ModelError, match="do not fit: .* tensors differ, the first is classifier.bias"):
