@@ -110,6 +110,14 @@ def tower_digest(tower: nn.Module) -> str:
     return _digest({name: tensor for name, tensor in tower.state_dict().items() if not name.startswith("adapters.")})
 
 
+def lower_digest(tower: nn.Module, until_layer: int) -> str:
+    """`weights_digest` of what tokens pass before layer `until_layer`: embedding, layers, and adapters where they pass some."""
+    parts = [*tower.parts.embedding, *(module for block in tower.parts.blocks[:until_layer] for module in block)]
+    adapters = getattr(tower, "adapters", ())
+    parts += adapters[: max(0, until_layer - len(tower.parts.blocks) + len(adapters))]
+    return _digest({f"{place}.{name}": tensor for place, part in enumerate(parts) for name, tensor in part.state_dict().items()})
+
+
 def _digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):

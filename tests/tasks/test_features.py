@@ -79,6 +79,21 @@ def test_stale_partial_and_foreign_stores_are_errors(model, images, tmp_path):
         Store.open(tmp_path / "nothing")
 
 
+def test_a_store_of_tokens_outlives_the_training_of_what_is_above_it(model, images, tmp_path):
+    from patchword.tasks.towers import stored_digest
+
+    store, whole = stored(model, images, tmp_path / "tokens", 1), stored(model, images, tmp_path / "grid")
+    with torch.no_grad():
+        model.tower.layers[1][0].branch[0][0].weight.add_(1)
+    store.check({"tower": stored_digest(model.tower, 1)})
+    with pytest.raises(StoreError, match="is stale: its tower is"):
+        whole.check({"tower": stored_digest(model.tower, None)})
+    with torch.no_grad():
+        model.tower.layers[0][0].branch[0][0].weight.add_(1)
+    with pytest.raises(StoreError, match="is stale: its tower is"):
+        store.check({"tower": stored_digest(model.tower, 1)})
+
+
 def test_pixel_cache_notices_a_changed_picture(images, tmp_path):
     first = pixel_store(images, FILES, PREPROCESSING, tmp_path / "cache")
     assert pixel_store(images, FILES, PREPROCESSING, tmp_path / "cache").folder == first.folder

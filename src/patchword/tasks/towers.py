@@ -85,9 +85,8 @@ def first_trained(tower: nn.Module) -> int:
 
 
 def stored_digest(tower: nn.Module, until_layer: int | None) -> str:
-    """What a feature store calls its tower: adapters count only where what is stored passed them."""
-    passed = until_layer is None or until_layer > _first_adapted(tower)
-    return checkpoint.weights_digest(tower) if passed else checkpoint.tower_digest(tower)
+    """What a feature store calls its tower: only what the stored tokens passed counts, so that a store outlives the training of the rest."""
+    return checkpoint.weights_digest(tower) if until_layer is None else checkpoint.lower_digest(tower, until_layer)
 
 
 def _first_adapted(tower: nn.Module) -> int:
