@@ -78,6 +78,20 @@ def build_captioner(settings: CaptionerSettings, feature_width: int, vocabulary_
     return _CAPTIONERS[type(settings)](settings, feature_width, vocabulary_size)
 
 
+def see(tower: nn.Module, inputs: Inputs) -> VisualFeatures:
+    """Stored features where there are any; else what the tower makes of the pixels, or of tokens stored inside it.
+
+    Raises:
+        ConfigError: stored features of another width, that is, of another tower.
+    """
+    if inputs.features is not None:
+        found = inputs.features.grid_BNC.shape[-1]
+        if found != tower.width:
+            raise ConfigError(f"stored features are {found} wide and the tower {tower.width}: the store was made by another tower")
+        return inputs.features
+    return tower(inputs.pixels_B3HW) if inputs.tokens is None else tower.resume(inputs.tokens, None, inputs.first_layer)
+
+
 class TowerModel(nn.Module):
     """A tower, frozen or not, in front of whatever reads it."""
 
@@ -97,20 +111,9 @@ class TowerModel(nn.Module):
         return self
 
     def features(self, inputs: Inputs) -> VisualFeatures:
-        """Stored features where there are any; else what the tower makes of the pixels, or of tokens stored inside it.
-
-        Raises:
-            ConfigError: stored features of another width, that is, of another tower.
-        """
-        if inputs.features is not None:
-            found = inputs.features.grid_BNC.shape[-1]
-            if found != self.tower.width:
-                raise ConfigError(f"stored features are {found} wide and the tower {self.tower.width}: the store was made by another tower")
-            return inputs.features
+        """What `see` gives; without gradient where nothing of the tower learns."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.tower_is_frozen):
-            if inputs.tokens is not None:
-                return self.tower.resume(inputs.tokens, None, inputs.first_layer)
-            return self.tower(inputs.pixels_B3HW)
+            return see(self.tower, inputs)
 
 
 class CaptionModel(TowerModel):

@@ -8,10 +8,14 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
+from accelerate import Accelerator
+
 from patchword.config import validate
 from patchword.errors import ConfigError
+from patchword.tasks.features import store_features
 from patchword.tasks.retrieve import load_two_towers
 from patchword.tasks.train_retrieve import RetrieveRecipe, RetrieveRun
+from patchword.train.loop import Shares
 
 BERT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 WORDS = "a the red blue green small large square circle triangle is to left right of above below and".split()
@@ -95,3 +99,33 @@ def test_a_saved_two_tower_model_names_no_folder_of_its_training(scenes, bert, t
     with torch.inference_mode():
         expected_BE = recipe.towers.embed_texts(ids_BL, mask_BL)
     np.testing.assert_array_equal(towers.embed_texts(["a red square", "a small blue circle"]), expected_BE.numpy())
+
+
+def test_two_towers_learn_from_a_store_what_they_learn_from_the_pictures(scenes, tmp_path):
+    """The picture tower is frozen: the losses from its stored features are those from the pictures, but for fp16."""
+    vision = {"kind": "convolutional", "stem": 8, "widths": [8, 16], "blocks": [0, 0], "size": 16, "trainable_from": None}
+    text = {"kind": "bert", "trainable_from": 0, "architecture": BERT}
+    from_pictures = RetrieveRecipe(run_of(scenes, tmp_path, text, vision=vision), tmp_path, "test")
+    files = [record.file for record in (*from_pictures.train.records, *from_pictures.selection.records)]
+    preprocessing = from_pictures.settings.preprocessing
+    store_features(
+        from_pictures.towers.vision, preprocessing, scenes / "images", files, tmp_path / "store", torch.device("cpu"), lambda count: None
+    )
+    stored = {"features": str(tmp_path / "store")}
+    from_store = RetrieveRecipe(run_of(scenes, tmp_path, text, data=stored, vision=vision), tmp_path, "test")
+    losses = []
+    for recipe in (from_pictures, from_store):
+        batch = recipe.batch(0, recipe.plan(0, 0)[0], torch.Generator().manual_seed(0))
+        assert (batch.inputs.pixels_B3HW is None) == (recipe is from_store)
+        objective = recipe.objective(0).eval()
+        losses.append(objective(batch, Shares(pictures=batch.picture_count, targets=batch.target_count, progress=0.0))["loss"])
+        assert recipe.validate(0, 0, Accelerator(cpu=True)).event["scores"]["rSum"] > 0
+    torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-3)
+
+
+def test_a_store_beside_a_stage_that_needs_pictures_is_refused(scenes, tmp_path):
+    text = {"kind": "bert", "trainable_from": 0, "architecture": BERT}
+    data = {"features": str(tmp_path / "store")}
+    sized = [{"name": "small", "size": 24, "epochs": 1, "batch": 16, "learning_rates": {"": 1e-3}}]
+    with pytest.raises(ConfigError, match="data.features was made at one size, and stage 'small' sets another"):
+        RetrieveRecipe(run_of(scenes, tmp_path, text, data=data, stage=sized), tmp_path, "test")

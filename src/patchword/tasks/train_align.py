@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from patchword import checkpoint
 from patchword.composed import TowerSettings
-from patchword.data.batches import CaptionBatch, CaptionData, FeatureInputs, PictureInputs, PlanEntry
-from patchword.data.store import Store
+from patchword.data.batches import CaptionBatch, CaptionData, PictureInputs, PlanEntry
 from patchword.errors import ConfigError
 from patchword.layers.alignment import AlignmentConfig
 from patchword.layers.all_pairs import all_pairs
@@ -27,6 +26,7 @@ from patchword.models.patch_slimming import PatchSlimmingConfig
 from patchword.models.two_towers import TwoTowersConfig
 from patchword.tasks.align import AlignmentModel, AlignModelSettings, build_aligned, cached
 from patchword.tasks.retrieve import TextTowerSettings, TwoTowerModel, TwoTowerSettings, load_two_towers
+from patchword.tasks.towers import stored_inputs
 from patchword.tasks.train_retrieve import pair_plan, with_vocabulary
 from patchword.tasks.training_data import DataSettings, build_vocabulary, pixel_inputs, read_splits, reader_preprocessing
 from patchword.train.alignment_objective import Alignment, AlignmentLoss, HingeSettings, visual_features
@@ -105,22 +105,13 @@ class AlignRecipe:
         return {"vision": run.vision, "text": text, "two_towers": run.two_towers, "vocabulary_size": self.vocabulary.size}
 
     def _inputs(self, files: list[str]) -> PictureInputs:
-        """Pictures, or what the frozen vision tower made of them. Raises ConfigError where a stage would train the tower as well."""
+        """Pictures, or what the vision tower, or its lower layers, made of them. Raises ConfigError where a stage would train what that
+        replaces."""
         data = self.run.data
         if not data.features:
             return pixel_inputs(data, self.settings.preprocessing, files)
-        expected = {"tower": checkpoint.tower_digest(self.model.towers.vision)}
-        expected["preprocessing"] = self.settings.preprocessing.model_dump(mode="json")
-        store = Store.open(Path(data.features), expected)
-        for stage in self.stages:
-            rates = [rate for prefix, rate in stage.learning_rates.items() if prefix.startswith("towers.vision")]
-            rates = rates or [stage.learning_rates.get("towers", stage.learning_rates.get("", 0.0))]
-            if max(rates) > 0:
-                raise ConfigError(
-                    f"data.features replaces the vision tower, and stage {stage.name!r} trains it at a rate of {max(rates)}: "
-                    'set learning_rates."towers.vision" to 0, or leave data.features out'
-                )
-        return FeatureInputs(store)
+        tower, preprocessing = self.model.towers.vision, self.settings.preprocessing
+        return stored_inputs(Path(data.features), tower, preprocessing, self.stages, "towers.vision")
 
     def objective(self, stage: int) -> nn.Module:
         settings = self.stages[stage]

@@ -18,12 +18,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from patchword import checkpoint
-from patchword.composed import CaptionerSettings, TowerSettings, build_captioner
-from patchword.data.batches import CaptionBatch, CaptionData, PixelInputs, PlanEntry
+from patchword.composed import CaptionerSettings, TowerSettings, build_captioner, see
+from patchword.data.batches import CaptionBatch, CaptionData, PictureInputs, PlanEntry
 from patchword.errors import ConfigError
 from patchword.metrics.retrieval import retrieval
 from patchword.models.two_towers import TwoTowersConfig
 from patchword.tasks.retrieve import TextTowerSettings, TwoTowerModel, TwoTowerSettings, build_two_towers
+from patchword.tasks.towers import stored_inputs
 from patchword.tasks.training_data import DataSettings, build_vocabulary, pixel_inputs, read_splits, reader_preprocessing
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
@@ -86,7 +87,7 @@ class RetrieveRecipe:
             preprocessing=preprocessing,
             vocabulary_size=self.vocabulary.size,
         )
-        inputs = pixel_inputs(run.data, preprocessing, [record.file for record in (*train, *selection)])
+        inputs = self._inputs([record.file for record in (*train, *selection)])
         self.inputs = tuple(_resized(inputs, stage.size) for stage in run.stage)
         self.train = CaptionData.build(train, self.vocabulary, inputs, run.data.max_words)
         self.selection = CaptionData.build(selection, self.vocabulary, inputs, run.data.max_words)
@@ -97,6 +98,18 @@ class RetrieveRecipe:
             "licence": run.licence or "not stated",
             "command": command,
         }
+
+    def _inputs(self, files: list[str]) -> PictureInputs:
+        """Pictures, or what the vision tower, or its lower layers, made of them. Raises ConfigError where a stage would train what that
+        replaces, or see the pictures at another size."""
+        data, preprocessing = self.run.data, self.settings.preprocessing
+        if not data.features:
+            return pixel_inputs(data, preprocessing, files)
+        resized = [stage.name for stage in self.stages if stage.size is not None]
+        if resized:
+            raise ConfigError(f"data.features was made at one size, and stage {resized[0]!r} sets another: leave one of them out")
+        vision = "vision" if self.captioner is None else "towers.vision"
+        return stored_inputs(Path(data.features), self.towers.vision, preprocessing, self.stages, vision)
 
     def objective(self, stage: int) -> nn.Module:
         settings = self.stages[stage]
@@ -129,7 +142,7 @@ class RetrieveRecipe:
         for entries in self.selection.plan(64, max(len(tokens) for tokens in self.selection.tokens), False, None):
             batch = self.selection.batch(entries, None).to(accelerator.device)
             owners.append(batch.picture_of_row_R + sum(len(part) for part in pictures))
-            pictures.append(self.towers.embed_pictures(batch.inputs.pixels_B3HW))
+            pictures.append(self.towers.pictures_of(see(self.towers.vision, batch.inputs)))
             texts.append(self.towers.embed_texts(batch.tokens_RT, batch.tokens_RT != self.vocabulary.special.pad))
         similarity_NC = (torch.cat(pictures) @ torch.cat(texts).T).float().cpu().numpy()
         scores = {name: score.value for name, score in retrieval(similarity_NC, torch.cat(owners).cpu().numpy()).items()}
@@ -160,7 +173,7 @@ def _check_caption_weights(run: RetrieveRun) -> None:
         raise ConfigError("a [captioner] section is given and no stage has a caption_weight above 0: it would learn nothing")
 
 
-def _resized(inputs: PixelInputs, size: int | None) -> PixelInputs:
+def _resized(inputs: PictureInputs, size: int | None) -> PictureInputs:
     """The same pictures, seen at another size."""
     return inputs if size is None else replace(inputs, preprocessing=inputs.preprocessing.model_copy(update={"size": size}))
 

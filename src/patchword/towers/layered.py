@@ -3,7 +3,8 @@
 A tower is `embed(inputs) -> (tokens, mask)`, `layers[i](tokens, mask) -> tokens`, `finish(...) -> features`, and the whole is their
 composition. The layers are thin views of transformers' own modules, which the tower owns under `model`; a view holds no weights, so a
 state dict has transformers' names. `trainable_from` says how much is trained: None is a frozen tower, k trains the layers k, k+1, ...
-and what follows them, 0 trains everything; the number of layers trains only what follows the last one (a norm, a projection). Frozen parts stay in evaluation mode, whatever `train()` says.
+and what follows them, 0 trains everything; the number of layers trains only what follows the last one (a norm, a projection). Frozen
+parts stay in evaluation mode, whatever `train()` says.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from patchword.data.batches import CaptionBatch, Inputs
-from patchword.errors import ConfigError
+from patchword.composed import see
 from patchword.losses import hinge_loss, ratio_loss, warm_up
 from patchword.models.aligned_towers import AlignedTowers
 from patchword.models.two_towers import softmax_loss
@@ -51,16 +51,8 @@ AlignmentLoss = Annotated[HingeSettings | InfoNceSettings, Field(discriminator="
 
 
 def visual_features(model: AlignedTowers, inputs: Inputs) -> VisualFeatures:
-    """Stored features where there are any, else what the vision tower makes of the pixels.
-
-    Raises ConfigError for stored features of another width, that is, of another tower.
-    """
-    if inputs.features is None:
-        return model.towers.vision(inputs.pixels_B3HW)
-    found, expected = inputs.features.grid_BNC.shape[-1], model.towers.vision.width
-    if found != expected:
-        raise ConfigError(f"stored features are {found} wide and the tower {expected}: the store was made by another tower")
-    return inputs.features
+    """What the vision tower sees, see `composed.see`."""
+    return see(model.towers.vision, inputs)
 
 
 class Alignment(nn.Module):
