@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from patchword.data.batches import Inputs
+from patchword.data.pictures import Preprocessing
 from patchword.errors import ConfigError
 from patchword.layers.codebook import Codebook
 from patchword.layers.familiarity import Familiarity
@@ -22,6 +23,7 @@ from patchword.models.question_answering import AnswerClassifier, AnswerGenerato
 from patchword.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 from patchword.models.show_tell import ShowTell, ShowTellConfig
 from patchword.towers.convolutional import ConvolutionalTower
+from patchword.towers.layered import Preprocessing as TowerPreprocessing
 from patchword.towers.settings import (
     ClipTowerConfig,
     ConvolutionalConfig,
@@ -67,6 +69,18 @@ def build_tower(settings: TowerSettings) -> nn.Module:
     from patchword.towers.vit import SwinTower, VitTower
 
     return VitTower(settings) if isinstance(settings, VitTowerConfig) else SwinTower(settings)
+
+
+def reader_preprocessing(tower: TowerPreprocessing) -> Preprocessing:
+    """A tower's plain values as the preprocessing that decodes pictures."""
+    return Preprocessing(
+        size=tower.size,
+        fit="squash" if tower.fit == "squash" else "short_side_center_crop",
+        cover=tower.resize / tower.size,
+        interpolation=tower.resample,
+        mean=tower.mean,
+        std=tower.std,
+    )
 
 
 def build_captioner(settings: CaptionerSettings, feature_width: int, vocabulary_size: int, codebook: Codebook | None) -> Captioner:

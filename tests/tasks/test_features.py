@@ -125,7 +125,7 @@ def test_random_views_are_drawn_in_training_and_never_in_evaluation(model, image
 
 
 def test_one_pass_stores_the_features_and_the_tokens_that_go_on(model, images, tmp_path):
-    from patchword.tasks.towers import stored_inputs
+    from patchword.tasks.training_data import stored_inputs
 
     grid, tokens = stored(model, images, tmp_path / "grid"), stored(model, images, tmp_path / "tokens", 1)
     out, cpu = tmp_path / "both", torch.device("cpu")

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, Field
 from torch import nn
 
 from patchword import checkpoint
-from patchword.composed import TowerSettings, build_tower
+from patchword.composed import TowerSettings, build_tower, reader_preprocessing
 from patchword.config import read_toml, validate
-from patchword.data.batches import FeatureInputs
 from patchword.data.pictures import Preprocessing
-from patchword.data.store import Store
 from patchword.errors import ConfigError, ModelError
 from patchword.tasks.answer import load_answerer
 from patchword.tasks.caption import find_model, load
 from patchword.tasks.retrieve import load_two_towers
-from patchword.tasks.training_data import reader_preprocessing
 from patchword.towers.settings import EfficientNetLiteConfig
-from patchword.train.groups import highest_rate
-from patchword.train.settings import StageSettings
 
 _PREFIXES = {"caption": "tower", "answer": "tower", "retrieve": "vision", "align": "towers.vision"}
 """Per task the beginning of the names of its vision tower's weights; the last part is also the section of its config."""
@@ -87,30 +81,6 @@ def first_trained(tower: nn.Module) -> int:
     """The first layer in which something may learn, an adapter or the layer itself; the number of layers where nothing may."""
     trained = tower.config.trainable_from
     return min(_first_adapted(tower), len(tower.layers) if trained is None else trained)
-
-
-def stored_inputs(
-    folder: Path, tower: nn.Module, preprocessing: Preprocessing, stages: Sequence[StageSettings], part: str = "tower"
-) -> FeatureInputs:
-    """A feature store in place of the pictures of a training, checked to be of this tower, whose names begin with `part` in the model.
-
-    Raises:
-        StoreError: no complete store, or one of another tower or preprocessing.
-        ConfigError: a stage would train what the store replaces.
-    """
-    store = Store.open(folder, {"preprocessing": preprocessing.model_dump(mode="json")})
-    until = store.manifest["until_layer"]
-    resume = any(highest_rate(stage, part) > 0 for stage in stages) and any(parameter.requires_grad for parameter in tower.parameters())
-    if resume and (until is None or first_trained(tower) < until):
-        found = "the whole tower" if until is None else f"the tower's layers below {until}"
-        raise ConfigError(
-            f"data.features replaces {found}, and a stage trains it from layer {first_trained(tower)} on: set learning_rates.\"{part}\" "
-            "to 0, or store with --until-layer, and train (trainable_from, adapters) from that layer on"
-        )
-    lower = "tokens" in store.fields and (resume or len(store.fields) == 1)
-    name = "lower_tower" if lower and "lower_tower" in store.manifest else "tower"
-    store.check({name: stored_digest(tower, until if lower else None)})
-    return FeatureInputs(store, resume)
 
 
 def stored_digest(tower: nn.Module, until_layer: int | None) -> str:

@@ -26,9 +26,8 @@ from patchword.models.patch_slimming import PatchSlimmingConfig
 from patchword.models.two_towers import TwoTowersConfig
 from patchword.tasks.align import AlignmentModel, AlignModelSettings, build_aligned, cached
 from patchword.tasks.retrieve import TextTowerSettings, TwoTowerModel, TwoTowerSettings, load_two_towers
-from patchword.tasks.towers import stored_inputs
 from patchword.tasks.train_retrieve import pair_plan, with_vocabulary
-from patchword.tasks.training_data import DataSettings, build_vocabulary, pixel_inputs, read_splits, reader_preprocessing
+from patchword.tasks.training_data import DataSettings, build_vocabulary, pixel_inputs, read_splits, reader_preprocessing, stored_inputs
 from patchword.train.alignment_objective import Alignment, AlignmentLoss, HingeSettings, visual_features
 from patchword.train.gather import Gather
 from patchword.train.loop import Validation

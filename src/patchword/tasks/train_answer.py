@@ -32,8 +32,8 @@ from patchword.metrics.classification import vqa_accuracy
 from patchword.models.question_answering import QuestionConfig
 from patchword.tasks.answer import AnsweringModel, AnswerSettings
 from patchword.tasks.caption import find_model, restore_weights
-from patchword.tasks.towers import load_tower_weights, stored_inputs
-from patchword.tasks.training_data import HELD_OUT_SEED, pixel_inputs, reader_preprocessing
+from patchword.tasks.towers import load_tower_weights
+from patchword.tasks.training_data import HELD_OUT_SEED, pixel_inputs, reader_preprocessing, stored_inputs
 from patchword.text.words import Vocabulary
 from patchword.train.answer_objectives import Answering
 from patchword.train.loop import Validation

@@ -31,7 +31,7 @@ from patchword.metrics import score_captions
 from patchword.models.caption_transformer import CaptionTransformer, CaptionTransformerConfig
 from patchword.tasks.caption import CaptioningModel, DecodingSettings, ModelSettings, find_model, restore_weights
 from patchword.tasks.caption_texts import embed_captions, text_towers
-from patchword.tasks.towers import load_tower_weights, stored_inputs
+from patchword.tasks.towers import load_tower_weights
 from patchword.tasks.training_data import (
     CaptionDataSettings,
     build_vocabulary,
@@ -39,6 +39,7 @@ from patchword.tasks.training_data import (
     pixel_inputs,
     read_splits,
     reader_preprocessing,
+    stored_inputs,
 )
 from patchword.train.caption_objectives import CrossEntropy, CrossEntropySettings, SelfCritical, SelfCriticalSettings, is_used
 from patchword.train.loop import Validation

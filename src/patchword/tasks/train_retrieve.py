@@ -24,8 +24,7 @@ from patchword.errors import ConfigError
 from patchword.metrics.retrieval import retrieval
 from patchword.models.two_towers import TwoTowersConfig
 from patchword.tasks.retrieve import TextTowerSettings, TwoTowerModel, TwoTowerSettings, build_two_towers
-from patchword.tasks.towers import stored_inputs
-from patchword.tasks.training_data import DataSettings, build_vocabulary, pixel_inputs, read_splits, reader_preprocessing
+from patchword.tasks.training_data import DataSettings, build_vocabulary, pixel_inputs, read_splits, reader_preprocessing, stored_inputs
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary

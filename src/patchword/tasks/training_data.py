@@ -8,9 +8,11 @@ from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, Field, model_validator
+from torch import nn
 
+from patchword.composed import reader_preprocessing as reader_preprocessing
 from patchword.data.augment import Augmentation
-from patchword.data.batches import PixelInputs
+from patchword.data.batches import FeatureInputs, PixelInputs
 from patchword.data.panoptic import panoptic_store
 from patchword.data.pictures import Preprocessing
 from patchword.data.readers import read_captions, split_records
@@ -18,11 +20,13 @@ from patchword.data.records import CaptionRecord
 from patchword.data.store import Store, cache_folder, pixel_store
 from patchword.errors import ConfigError
 from patchword.log import progress
+from patchword.tasks.towers import first_trained, stored_digest
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
-from patchword.towers.layered import Preprocessing as TowerPreprocessing
 from patchword.towers.settings import BertTowerConfig, SentenceEncoderConfig
+from patchword.train.groups import highest_rate
+from patchword.train.settings import StageSettings
 
 HELD_OUT_SEED = 20240229
 """The held-out pictures are the same whatever the seed of a run, so that runs can be compared."""
@@ -124,6 +128,30 @@ def pixel_inputs(data: DataSettings, preprocessing: Preprocessing, files: list[s
     return PixelInputs(store, preprocessing, data.augmentation)
 
 
+def stored_inputs(
+    folder: Path, tower: nn.Module, preprocessing: Preprocessing, stages: Sequence[StageSettings], part: str = "tower"
+) -> FeatureInputs:
+    """A feature store in place of the pictures of a training, checked to be of this tower, whose names begin with `part` in the model.
+
+    Raises:
+        StoreError: no complete store, or one of another tower or preprocessing.
+        ConfigError: a stage would train what the store replaces.
+    """
+    store = Store.open(folder, {"preprocessing": preprocessing.model_dump(mode="json")})
+    until = store.manifest["until_layer"]
+    resume = any(highest_rate(stage, part) > 0 for stage in stages) and any(parameter.requires_grad for parameter in tower.parameters())
+    if resume and (until is None or first_trained(tower) < until):
+        found = "the whole tower" if until is None else f"the tower's layers below {until}"
+        raise ConfigError(
+            f"data.features replaces {found}, and a stage trains it from layer {first_trained(tower)} on: set learning_rates.\"{part}\" "
+            "to 0, or store with --until-layer, and train (trainable_from, adapters) from that layer on"
+        )
+    lower = "tokens" in store.fields and (resume or len(store.fields) == 1)
+    name = "lower_tower" if lower and "lower_tower" in store.manifest else "tower"
+    store.check({name: stored_digest(tower, until if lower else None)})
+    return FeatureInputs(store, resume)
+
+
 def panoptic_classes(
     data: CaptionDataSettings, records: Sequence[CaptionRecord], preprocessing: Preprocessing, hw: tuple[int, int]
 ) -> Store:
@@ -137,15 +165,3 @@ def panoptic_classes(
         )
         bar.update(task, completed=len(records))
     return store
-
-
-def reader_preprocessing(tower: TowerPreprocessing) -> Preprocessing:
-    """A tower's plain values as the preprocessing that decodes pictures."""
-    return Preprocessing(
-        size=tower.size,
-        fit="squash" if tower.fit == "squash" else "short_side_center_crop",
-        cover=tower.resize / tower.size,
-        interpolation=tower.resample,
-        mean=tower.mean,
-        std=tower.std,
-    )
