@@ -34,14 +34,21 @@ from patchword.towers.settings import (
     ClipTextTowerConfig,
     ClipTowerConfig,
     ConvolutionalConfig,
+    EfficientNetLiteConfig,
     ResNetTowerConfig,
+    SentenceEncoderConfig,
     SwinTowerConfig,
     VitTowerConfig,
 )
 from patchword.types import Captioner, VisualFeatures
 
 TowerSettings = Annotated[
-    ConvolutionalConfig | ClipTowerConfig | VitTowerConfig | SwinTowerConfig | ResNetTowerConfig,
+    ConvolutionalConfig
+    | EfficientNetLiteConfig
+    | ClipTowerConfig
+    | VitTowerConfig
+    | SwinTowerConfig
+    | ResNetTowerConfig,
     Field(discriminator="kind"),
 ]
 CaptionerSettings = Annotated[
@@ -61,6 +68,10 @@ def build_tower(settings: TowerSettings) -> nn.Module:
     """The tower of these settings; transformers is imported for those that need it."""
     if isinstance(settings, ConvolutionalConfig):
         return ConvolutionalTower(settings)
+    if isinstance(settings, EfficientNetLiteConfig):
+        from patchword.towers.efficientnet_lite import EfficientNetLiteTower
+
+        return EfficientNetLiteTower(settings)
     if isinstance(settings, ClipTowerConfig):
         from patchword.towers.clip import ClipTower
 
@@ -87,6 +98,26 @@ def build_captioner(
     return _CAPTIONERS[type(settings)](settings, feature_width, vocabulary_size)
 
 
+def see(tower: nn.Module, inputs: Inputs) -> VisualFeatures:
+    """Stored features where there are any; else what the tower makes of the pixels, or of tokens stored inside it.
+
+    Raises:
+        ConfigError: stored features of another width, that is, of another tower.
+    """
+    if inputs.features is not None:
+        found = inputs.features.grid_BNC.shape[-1]
+        if found != tower.width:
+            raise ConfigError(
+                f"stored features are {found} wide and the tower {tower.width}: the store was made by another tower"
+            )
+        return inputs.features
+    return (
+        tower(inputs.pixels_B3HW)
+        if inputs.tokens is None
+        else tower.resume(inputs.tokens, None, inputs.first_layer)
+    )
+
+
 class TowerModel(nn.Module):
     """A tower, frozen or not, in front of whatever reads it."""
 
@@ -106,22 +137,9 @@ class TowerModel(nn.Module):
         return self
 
     def features(self, inputs: Inputs) -> VisualFeatures:
-        """Stored features where there are any; else what the tower makes of the pixels, or of tokens stored inside it.
-
-        Raises:
-            ConfigError: stored features of another width, that is, of another tower.
-        """
-        if inputs.features is not None:
-            found = inputs.features.grid_BNC.shape[-1]
-            if found != self.tower.width:
-                raise ConfigError(
-                    f"stored features are {found} wide and the tower {self.tower.width}: the store was made by another tower"
-                )
-            return inputs.features
+        """What `see` gives; without gradient where nothing of the tower learns."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.tower_is_frozen):
-            if inputs.tokens is not None:
-                return self.tower.resume(inputs.tokens, None, inputs.first_layer)
-            return self.tower(inputs.pixels_B3HW)
+            return see(self.tower, inputs)
 
 
 class CaptionModel(TowerModel):
@@ -172,7 +190,9 @@ class AnswerModel(TowerModel):
         )
 
 
-TextTowerSettings = Annotated[BertTowerConfig | ClipTextTowerConfig, Field(discriminator="kind")]
+TextTowerSettings = Annotated[
+    BertTowerConfig | SentenceEncoderConfig | ClipTextTowerConfig, Field(discriminator="kind")
+]
 
 
 def build_text_tower(settings: TextTowerSettings) -> nn.Module:
@@ -181,6 +201,10 @@ def build_text_tower(settings: TextTowerSettings) -> nn.Module:
         from patchword.towers.bert import BertTower
 
         return BertTower(settings)
+    if isinstance(settings, SentenceEncoderConfig):
+        from patchword.towers.sentence_encoder import SentenceEncoder
+
+        return SentenceEncoder(settings)
     from patchword.towers.clip import ClipTextTower
 
     return ClipTextTower(settings)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from skimage import data as photographs
 
-from patchword.composed import CaptionModel
+from patchword.composed import CaptionModel, build_tower
 from patchword.data.captions import FeatureInputs, Inputs, PixelInputs
 from patchword.data.pictures import Preprocessing
 from patchword.data.store import Store, pixel_store
@@ -16,6 +16,7 @@ from patchword.errors import ConfigError, StoreError
 from patchword.jobs.features import store_features
 from patchword.models.captioners.show_attend_tell import ShowAttendTellConfig
 from patchword.towers.settings import ConvolutionalConfig
+from patchword.train.settings import StageSettings
 
 FILES = ["astronaut.png", "coffee.png", "chelsea.png"]
 PREPROCESSING = Preprocessing(size=32)
@@ -93,6 +94,21 @@ def test_stale_partial_and_foreign_stores_are_errors(model, images, tmp_path):
         Store.open(tmp_path / "nothing")
 
 
+def test_a_store_of_tokens_outlives_the_training_of_what_is_above_it(model, images, tmp_path):
+    from patchword.checkpoints.towers import stored_digest
+
+    store, whole = stored(model, images, tmp_path / "tokens", 1), stored(model, images, tmp_path / "grid")
+    with torch.no_grad():
+        model.tower.layers[1][0].branch[0][0].weight.add_(1)
+    store.check({"tower": stored_digest(model.tower, 1)})
+    with pytest.raises(StoreError, match="is stale: its tower is"):
+        whole.check({"tower": stored_digest(model.tower, None)})
+    with torch.no_grad():
+        model.tower.layers[0][0].branch[0][0].weight.add_(1)
+    with pytest.raises(StoreError, match="is stale: its tower is"):
+        store.check({"tower": stored_digest(model.tower, 1)})
+
+
 def test_pixel_cache_notices_a_changed_picture(images, tmp_path):
     first = pixel_store(images, FILES, PREPROCESSING, tmp_path / "cache")
     assert pixel_store(images, FILES, PREPROCESSING, tmp_path / "cache").folder == first.folder
@@ -131,3 +147,44 @@ def test_random_views_are_drawn_in_training_and_never_in_evaluation(model, image
     assert torch.equal(drawn[0], inputs.load(FILES, torch.Generator().manual_seed(0)).features.grid_BNC)
     seen = {tuple(grid_NC[0].tolist()) for grid_BNC in drawn for grid_NC in grid_BNC[:1]}
     assert len(seen) == 3 and tuple(plain_BNC[0, 0].tolist()) in seen  # 8 draws of 3 views: all of them came
+
+
+def test_one_pass_stores_the_features_and_the_tokens_that_go_on(model, images, tmp_path):
+    from patchword.train.data import stored_inputs
+
+    grid, tokens = stored(model, images, tmp_path / "grid"), stored(model, images, tmp_path / "tokens", 1)
+    out, cpu = tmp_path / "both", torch.device("cpu")
+    both = store_features(
+        model.tower,
+        PREPROCESSING,
+        images,
+        FILES,
+        out,
+        cpu,
+        lambda count: None,
+        1,
+        batch=2,
+        with_features=True,
+    )
+    still, learning_stages = (
+        [StageSettings(name="only", epochs=1, batch=2, learning_rates={"": 1e-3, "tower": rate})]
+        for rate in (0.0, 1e-3)
+    )
+    assert set(both.fields) == {"grid_BNC", "tokens"} and both.manifest["until_layer"] == 1
+    np.testing.assert_allclose(both.fields["grid_BNC"], grid.fields["grid_BNC"], rtol=2e-3, atol=1e-3)
+    np.testing.assert_allclose(both.fields["tokens"], tokens.fields["tokens"], rtol=2e-3, atol=1e-3)
+    frozen = stored_inputs(both.folder, model.tower, PREPROCESSING, still).load(FILES, None)
+    assert frozen.features is not None and frozen.tokens is None
+    upper = ConvolutionalConfig(stem=4, widths=(8, 8), blocks=(0, 0), size=32, trainable_from=1)
+    learning = build_tower(upper)
+    learning.load_state_dict(model.tower.state_dict())
+    with torch.no_grad():
+        learning.layers[1][0].branch[0][0].weight.add_(1)
+    resumed = stored_inputs(both.folder, learning, PREPROCESSING, learning_stages).load(FILES, None)
+    assert resumed.tokens is not None and resumed.features is None and resumed.first_layer == 1
+    with pytest.raises(StoreError, match="is stale: its tower is"):
+        stored_inputs(both.folder, learning, PREPROCESSING, still)
+    with pytest.raises(
+        ConfigError, match="replaces the tower's layers below 1, and a stage trains it from layer 0 on"
+    ):
+        stored_inputs(both.folder, model.tower, PREPROCESSING, learning_stages)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from patchword.layers import linear as linear_module
+from patchword.layers.dropout import kept
 from patchword.layers.linear import Linear, linear
 from patchword.layers.transformer import FeedForward
 
@@ -73,7 +74,7 @@ def test_a_part_of_a_weight_multiplies_like_its_copy(chosen):
     )
 
 
-def test_the_feed_forward_part_drops_and_rectifies_as_torch_does():
+def test_the_feed_forward_part_drops_and_rectifies_as_its_equation_says():
     torch.manual_seed(0)
     layer, x_BTC = FeedForward(16, 64, dropout=0.5).train(), torch.randn(2, 5, 16)
     slope_BTC = torch.randn_like(x_BTC)
@@ -83,8 +84,10 @@ def test_the_feed_forward_part_drops_and_rectifies_as_torch_does():
     made = torch.autograd.grad((layer(x_BTC) * slope_BTC).sum(), parameters)
 
     torch.manual_seed(1)
-    hidden_BTC = F.dropout(layer.expand(x_BTC).relu(), 0.5)
-    expected_BTC = layer.norm(x_BTC + F.dropout(layer.contract(hidden_BTC), 0.5))
+    hidden_BTC = layer.expand(x_BTC).relu()
+    hidden_BTC = hidden_BTC * kept(hidden_BTC, 0.5) * 2
+    part_BTC = layer.contract(hidden_BTC)
+    expected_BTC = layer.norm(x_BTC + part_BTC * kept(part_BTC, 0.5) * 2)
     for ours, theirs in zip(
         made, torch.autograd.grad((expected_BTC * slope_BTC).sum(), parameters), strict=True
     ):

@@ -101,8 +101,17 @@ def test_frozen_parts_rest_in_evaluation_mode():
 
 
 def test_a_first_trained_layer_beyond_the_last_is_refused():
-    with pytest.raises(ConfigError, match="trainable_from is 3, and the tower has 3 layers: choose 0 to 2"):
-        VitTower.from_architecture(VIT, trainable_from=3)
+    with pytest.raises(ConfigError, match="trainable_from is 4, and the tower has 3 layers: choose 0 to 3"):
+        VitTower.from_architecture(VIT, trainable_from=4)
+
+
+def test_what_follows_the_last_layer_can_learn_alone(pixels_B3HW):
+    tower = VitTower.from_architecture(VIT, trainable_from=3).train()
+    tower(pixels_B3HW).grid_BNC.square().sum().backward()
+    assert {name for name, parameter in tower.named_parameters() if parameter.grad is not None} == {
+        "model.layernorm.weight",
+        "model.layernorm.bias",
+    }
 
 
 def test_published_weights_from_a_folder(tmp_path, pixels_B3HW):

@@ -150,6 +150,23 @@ def tower_id(vision: nn.Module) -> str:
     return tower_digest(vision)[:16]
 
 
+def lower_digest(tower: nn.Module, until_layer: int) -> str:
+    """`weights_digest` of what tokens pass before layer `until_layer`: embedding, layers, and adapters where they pass some."""
+    parts = [
+        *tower.parts.embedding,
+        *(module for block in tower.parts.blocks[:until_layer] for module in block),
+    ]
+    adapters = getattr(tower, "adapters", ())
+    parts += adapters[: max(0, until_layer - len(tower.parts.blocks) + len(adapters))]
+    return _digest(
+        {
+            f"{place}.{name}": tensor
+            for place, part in enumerate(parts)
+            for name, tensor in part.state_dict().items()
+        }
+    )
+
+
 def _digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):

@@ -54,16 +54,14 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary | Subwords:
 def portable(settings: Any, model: TowerModel) -> tuple[Any, dict[str, torch.Tensor]]:
     """Settings and weights as a model folder holds them: a frozen public tower by id, revision and digest, any other by value."""
     weights = model.state_dict()
-    if isinstance(settings.tower, TowerConfig) and settings.tower.source is not None:
-        if settings.tower.trainable_from is None and not Path(settings.tower.source).exists():
-            settings = settings.model_copy(update={"tower_sha256": checkpoint.tower_digest(model.tower)})
-            own = {name: tensor for name, tensor in weights.items() if not name.startswith("tower.")}
-            weights = own | {
-                name: tensor for name, tensor in weights.items() if name.startswith("tower.adapters.")
-            }
-        else:
-            settings = settings.model_copy(update={"tower": layered.by_value(model.tower)})
-    return settings, weights
+    source = settings.tower.source if isinstance(settings.tower, TowerConfig) else None
+    if source is not None and settings.tower.trainable_from is None and not Path(source).exists():
+        settings = settings.model_copy(update={"tower_sha256": checkpoint.tower_digest(model.tower)})
+        own = {name: tensor for name, tensor in weights.items() if not name.startswith("tower.")}
+        return settings, own | {
+            name: tensor for name, tensor in weights.items() if name.startswith("tower.adapters.")
+        }
+    return settings.model_copy(update={"tower": layered.by_value(model.tower)}), weights
 
 
 def restore_weights(

@@ -11,21 +11,36 @@ from torch import nn
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import check_published, find_model, hub_id, is_hub
 from patchword.composed import TowerSettings, build_tower, reader_preprocessing
-from patchword.config import validate
+from patchword.config import read_toml, validate
 from patchword.data.pictures import Preprocessing
-from patchword.errors import ModelError
+from patchword.errors import ConfigError, ModelError
+from patchword.towers.settings import EfficientNetLiteConfig
 
 SECTIONS = ("tower", "vision")
 """Sections of config.json that describe a vision tower; the names of its weights begin or go on with the same word."""
 
 
-class _TowerSection(BaseModel, frozen=True):
+class TowerSection(BaseModel, frozen=True):
+    """The tower of a configuration or of a model folder, whatever else stands there."""
+
     tower: TowerSettings = Field(discriminator="kind")
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None = None
+
+
+PACKAGED = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
+"""Towers that are named by themselves; their weights come in packages (`towers/packages.py`)."""
 
 
 def load_tower(name: str | Path) -> tuple[nn.Module, Preprocessing]:
-    """The vision tower of any model that has one, `hub:ID` for a CLIP of transformers. Raises ModelError for a model without."""
+    """The vision tower of any model that has one, `hub:ID` for a CLIP of transformers; or a bare tower: by its own name
+    (efficientnet-lite2), or by the TOML of a training, whose [tower] or [vision] it is.
+
+    Raises ModelError for a model without a tower, ConfigError for a configuration without one.
+    """
+    if str(name) in PACKAGED:
+        return _bare(build_tower(EfficientNetLiteConfig(kind=str(name))))
+    if Path(name).suffix == ".toml":
+        return _bare(_tower_of(Path(name)))
     if is_hub(name):
         from patchword.towers.clip import ClipTower
         from patchword.towers.settings import ClipTowerConfig
@@ -35,7 +50,7 @@ def load_tower(name: str | Path) -> tuple[nn.Module, Preprocessing]:
     folder = find_model(name)
     config = checkpoint.read_config(folder)
     stored = {"tower": config[_section(folder, config)], "preprocessing": config["preprocessing"]}
-    settings = validate(stored, _TowerSection, str(folder / "config.json"))
+    settings = validate(stored, TowerSection, str(folder / "config.json"))
     tower = build_tower(settings.tower)
     if config.get("tower_sha256") is None:
         checkpoint.load_weights(tower, folder, checkpoint.prefix_of(folder, _section(folder, config)))
@@ -44,6 +59,23 @@ def load_tower(name: str | Path) -> tuple[nn.Module, Preprocessing]:
         if getattr(tower, "adapters", ()):
             checkpoint.load_weights(tower.adapters, folder, "tower.adapters.")
     return tower, settings.preprocessing
+
+
+def _tower_of(path: Path) -> nn.Module:
+    settings = read_toml(path)
+    sections = [section for section in ("tower", "vision") if section in settings]
+    if not sections:
+        raise ConfigError(
+            f"{path} has no [tower] or [vision] section: give the configuration of a training that has one"
+        )
+    tower = build_tower(validate({"tower": settings[sections[0]]}, TowerSection, str(path)).tower)
+    if settings.get("tower_from"):
+        load_tower_weights(tower, find_model(settings["tower_from"]))
+    return tower
+
+
+def _bare(tower: nn.Module) -> tuple[nn.Module, Preprocessing]:
+    return tower, reader_preprocessing(tower.preprocessing)
 
 
 def load_tower_weights(tower: nn.Module, folder: Path) -> None:
@@ -67,9 +99,12 @@ def first_trained(tower: nn.Module) -> int:
 
 
 def stored_digest(tower: nn.Module, until_layer: int | None) -> str:
-    """What a feature store calls its tower: adapters count only where what is stored passed them."""
-    passed = until_layer is None or until_layer > _first_adapted(tower)
-    return checkpoint.weights_digest(tower) if passed else checkpoint.tower_digest(tower)
+    """What a feature store calls its tower: only what the stored tokens passed counts, and a store outlives the training of the rest."""
+    return (
+        checkpoint.weights_digest(tower)
+        if until_layer is None
+        else checkpoint.lower_digest(tower, until_layer)
+    )
 
 
 def _first_adapted(tower: nn.Module) -> int:

@@ -14,7 +14,8 @@ def features(
     model: Annotated[
         str,
         typer.Argument(
-            help="Model whose tower is used: a shipped name, a folder, a hub id, or hub:ID of a CLIP."
+            help="Model whose tower is used: a shipped name, a folder, a hub id, hub:ID of a CLIP; or a bare tower: by its own name "
+            "(efficientnet-lite2), or by the TOML of a training."
         ),
     ],
     data: Annotated[Path, typer.Option("--data", help="Annotations that name the pictures.")],
@@ -28,6 +29,16 @@ def features(
     ] = None,
     until_layer: Annotated[
         int | None, typer.Option(help="Store the tokens that go into this layer, not the tower's output.")
+    ] = None,
+    with_features: Annotated[
+        bool,
+        typer.Option(
+            "--with-features", help="--until-layer: store the tower's output as well, in the same pass."
+        ),
+    ] = False,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pictures in a pass; 8 on a processor, 64 elsewhere, where left out."),
     ] = None,
     tokens: Annotated[
         int | None,
@@ -80,7 +91,9 @@ def features(
             choose_device(device),
             lambda count: bar.update(task, advance=count),
             until_layer,
-            views=views,
+            batch,
+            views,
+            with_features,
         )
     shapes = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in store.fields.items())
     print(f"{out}: {len(files)} pictures; {shapes}")

@@ -129,9 +129,13 @@ class PixelInputs:
 
 @dataclass(frozen=True)
 class FeatureInputs:
-    """Features of a frozen tower, read from a store and cast from fp16; of a store with random views, one drawn for each picture."""
+    """Features of a frozen tower, read from a store and cast from fp16; of a store with random views, one drawn for each picture.
+
+    Of a store that holds both, `resume` chooses the tokens that go on inside the tower, and not the tower's features.
+    """
 
     store: Store
+    resume: bool = False
 
     def load(self, files: Sequence[str], generator: torch.Generator | None) -> Inputs:
         views = self.store.manifest.get("views", 1)
@@ -139,11 +143,13 @@ class FeatureInputs:
             drawn = torch.randint(views, (len(files),), generator=generator).tolist()
             files = [view_name(file, view) for file, view in zip(files, drawn, strict=True)]
         rows = self.store.rows(files)
+        resumed = "tokens" in self.store.fields and (self.resume or len(self.store.fields) == 1)
         parts = {
             name: torch.from_numpy(np.stack([array[row] for row in rows])).float()
             for name, array in self.store.fields.items()
+            if (name == "tokens") == resumed
         }
-        if self.store.manifest["until_layer"] is not None:
+        if resumed:
             return Inputs(tokens=parts["tokens"], first_layer=self.store.manifest["until_layer"])
         hw = self.store.manifest["hw"]
         return Inputs(features=VisualFeatures(**parts, hw=(hw[0], hw[1]) if hw else None))

@@ -19,6 +19,7 @@ from patchword.data.augment import Augmentation, random_views
 from patchword.data.pictures import Preprocessing, open_picture
 from patchword.data.store import Store, fingerprint, picture_files, view_name, write_store
 from patchword.errors import ConfigError
+from patchword.towers.layered import run_layers
 
 VIEW_SEED = 20240229
 FIELDS = ("grid_BNC", "class_BC", "pooled_BE", "aligned_BNE")
@@ -34,12 +35,15 @@ def store_features(
     device: torch.device,
     advance: Callable[[int], None],
     until_layer: int | None = None,
-    batch: int = 64,
+    batch: int | None = None,
     views: int = 1,
+    with_features: bool = False,
 ) -> Store:
     """Write the store of `files`; it appears under `folder` when it is complete.
 
     `views` counts the plain picture, which comes first; the others are random views (data/augment.py) of a picture a third larger.
+    With `until_layer` and `with_features` it holds both the tokens that go into that layer and the tower's features, made in one pass.
+    `batch` is the number of pictures in a pass: a small one keeps the maps in a processor's cache; absent, it suits the device.
 
     Raises:
         ConfigError: `until_layer` is beyond the tower's last layer.
@@ -48,6 +52,8 @@ def store_features(
     if until_layer is not None and not 0 <= until_layer < len(tower.layers):
         raise ConfigError(f"--until-layer {until_layer}: the tower has layers 0 to {len(tower.layers) - 1}")
     tower = tower.to(device).eval()
+    batch = batch or (8 if device.type == "cpu" else 64)
+    whole = until_layer is None or with_features
     hw: list[int] = []
 
     larger = preprocessing.model_copy(update={"size": round(preprocessing.size * 4 / 3)})
@@ -69,23 +75,23 @@ def store_features(
     def chunks() -> Iterator[dict[str, np.ndarray]]:
         for view, first in ((view, first) for view in range(views) for first in range(0, len(files), batch)):
             pixels_B3HW = pixels(files[first : first + batch], view)
-            if until_layer is None:
-                features = tower(pixels_B3HW)
+            tokens, mask = tower.embed(pixels_B3HW)
+            tokens = run_layers(tower.layers, tokens, mask, stop=until_layer or 0)
+            stored = {} if until_layer is None else {"tokens": _half(tokens)}
+            if whole:
+                features = tower.resume(tokens, mask, until_layer or 0)
                 hw[:] = features.hw or ()
-                yield {
+                stored |= {
                     name: _half(getattr(features, name))
                     for name in FIELDS
                     if getattr(features, name) is not None
                 }
-            else:
-                tokens, mask = tower.embed(pixels_B3HW)
-                for layer in tower.layers[:until_layer]:
-                    tokens = layer(tokens, mask)
-                yield {"tokens": _half(tokens)}
+            yield stored
 
     # The shape of the grid is known after the first chunk; the manifest is written after the last one.
     entries = {
-        "tower": stored_digest(tower, until_layer),
+        "tower": stored_digest(tower, None if whole else until_layer),
+        **({"lower_tower": stored_digest(tower, until_layer)} if whole and until_layer is not None else {}),
         "until_layer": until_layer,
         "preprocessing": preprocessing.model_dump(mode="json"),
         "pictures": fingerprint(picture_files(images, files)),

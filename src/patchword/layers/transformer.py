@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from patchword.errors import ConfigError, ModelError
 from patchword.layers.attention import attend
+from patchword.layers.dropout import drawn_probability, kept
 from patchword.layers.linear import Linear, linear
 
 
@@ -178,10 +179,10 @@ class _AddDropped(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x_BTC: Tensor, part_BTC: Tensor, p: float) -> Tensor:
-        noise_BTC = torch.empty_like(part_BTC).bernoulli_(1 - p)
-        ctx.save_for_backward(noise_BTC.bool())
-        ctx.p, ctx.dtype = p, part_BTC.dtype
-        return torch.addcmul(x_BTC, part_BTC.to(x_BTC.dtype), noise_BTC.to(x_BTC.dtype), value=1 / (1 - p))
+        kept_BTC = kept(part_BTC, p)
+        ctx.save_for_backward(kept_BTC)
+        ctx.p, ctx.dtype = drawn_probability(p), part_BTC.dtype
+        return torch.addcmul(x_BTC, part_BTC.to(x_BTC.dtype), kept_BTC.to(x_BTC.dtype), value=1 / (1 - ctx.p))
 
     @staticmethod
     @once_differentiable
@@ -197,14 +198,13 @@ def relu_dropped_(x_BTC: Tensor, p: float, training: bool) -> Tensor:
 
 class _ReluDropout(torch.autograd.Function):
     """Keeps the result alone, which the next layer keeps anyway: where it is zero, no gradient passes. Autograd would keep the rectified
-    values and the noise beside it, and these are the widest tensors of a transformer. The noise is drawn as torch's dropout draws it on a
-    processor."""
+    values and the noise beside it, and these are the widest tensors of a transformer."""
 
     @staticmethod
     def forward(ctx, x_BTC: Tensor, p: float) -> Tensor:
         ctx.mark_dirty(x_BTC)
-        ctx.p = p
-        x_BTC.relu_().mul_(torch.empty_like(x_BTC).bernoulli_(1 - p).div_(1 - p))
+        ctx.p = drawn_probability(p)
+        x_BTC.relu_().mul_(kept(x_BTC, p)).mul_(1 / (1 - ctx.p))
         ctx.save_for_backward(x_BTC)
         return x_BTC
 

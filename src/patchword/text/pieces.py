@@ -53,6 +53,29 @@ class Pieces:
             raise ModelError(f"{source}: its tokenizer has no {named} token: use a tower of the BERT family")
         return cls(backend, SpecialIds(pad=ids[0], start=ids[1], end=ids[2], unknown=ids[3]))
 
+    @classmethod
+    def from_file(cls, path: Path) -> Pieces:
+        """A BERT tokenizer from its tokenizer.json alone. Raises `ModelError` when it cannot be read or lacks a special token."""
+        from tokenizers import Tokenizer
+
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as reason:  # the library raises bare Exception for whatever it does not like
+            raise ModelError(
+                f"{path}: holds no tokenizer that can be read ({reason}). Expected a tokenizer.json."
+            ) from reason
+        named = {"padding": "[PAD]", "class": "[CLS]", "separator": "[SEP]", "unknown": "[UNK]"}
+        ids = {name: tokenizer.token_to_id(piece) for name, piece in named.items()}
+        missing = [name for name, number in ids.items() if number is None]
+        if missing:
+            raise ModelError(
+                f"{path}: its tokenizer has no {', '.join(missing)} token: use one of the BERT family"
+            )
+        return cls(
+            tokenizer,
+            SpecialIds(pad=ids["padding"], start=ids["class"], end=ids["separator"], unknown=ids["unknown"]),
+        )
+
     @property
     def size(self) -> int:
         """V: all pieces, special ones too."""

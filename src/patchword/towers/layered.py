@@ -3,7 +3,8 @@
 A tower is `embed(inputs) -> (tokens, mask)`, `layers[i](tokens, mask) -> tokens`, `finish(...) -> features`, and the whole is their
 composition. The layers are thin views of transformers' own modules, which the tower owns under `model`; a view holds no weights, so a
 state dict has transformers' names. `trainable_from` says how much is trained: None is a frozen tower, k trains the layers k, k+1, ...
-and what follows them, 0 trains everything. Frozen parts stay in evaluation mode, whatever `train()` says.
+and what follows them, 0 trains everything; the number of layers trains only what follows the last one (a norm, a projection). Frozen
+parts stay in evaluation mode, whatever `train()` says.
 """
 
 from __future__ import annotations
@@ -92,16 +93,20 @@ class PartlyFrozen(nn.Module):
     """A module that is trained from one layer on, see the top of this file; what is frozen stays in evaluation mode."""
 
     def freeze_below(self, parts: Parts, first: int | None) -> None:
-        """Train layers first, first + 1, ... and the ending; everything for 0, nothing for None.
+        """Train layers first, first + 1, ... and the ending; everything for 0, the ending alone for the number of layers, nothing for None.
 
         Raises:
-            ConfigError: `first` is not below the number of layers.
+            ConfigError: `first` is beyond the last part that can learn.
         """
-        if first is not None and first >= len(parts.blocks):
+        highest = len(parts.blocks) - (0 if parts.ending else 1)
+        if first is not None and first > highest:
             raise ConfigError(
                 f"trainable_from is {first}, and the tower has {len(parts.blocks)} layers: "
-                f"choose 0 to {len(parts.blocks) - 1}, or leave it out to freeze the tower"
+                f"choose 0 to {highest}, or leave it out to freeze the tower"
             )
+        self.parts = (
+            parts  # named tuples of modules that are registered elsewhere: no module is registered twice
+        )
         lower = len(parts.blocks) if first is None else first
         frozen = [
             *([] if first == 0 else parts.embedding),
@@ -175,6 +180,10 @@ def last_adapters(
 
 def by_value(tower: Any) -> Any:
     """The tower's configuration with its architecture in place of its source: what a model folder that holds the weights records."""
+    if hasattr(tower.config, "weights"):
+        return tower.config.model_copy(update={"weights": "none"})
+    if getattr(tower.config, "source", None) is None:
+        return tower.config
     return tower.config.model_copy(
         update={"source": None, "revision": None, "architecture": tower.model.config.to_diff_dict()}
     )

@@ -119,8 +119,77 @@ class ResNetTowerConfig(TowerConfig, extra="forbid", frozen=True):
     size: int = Field(224, ge=32, description="side of the square picture that it is given, in pixels")
 
 
+class EfficientNetLiteConfig(BaseModel, extra="forbid", frozen=True):
+    """An EfficientNet-Lite tower, trained on ImageNet; any picture size."""
+
+    kind: Literal["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"] = "efficientnet-lite2"
+    weights: Literal["package", "none"] = Field(
+        "package",
+        description="package: the published ones, from an installed package; none: random, or a model folder's own",
+    )
+    grid: Literal["head", "last_block"] = Field(
+        "head", description="the 1,280 channels of the head, or those of the last block (352 of lite2)"
+    )
+    size: int | None = Field(
+        None, ge=32, description="side of the square picture in pixels; absent: that of its own training"
+    )
+    fit: Literal["squash", "crop"] = Field(
+        "squash",
+        description="squash: the whole picture, aspect not kept; crop: its middle, as the weights were trained",
+    )
+    classifier: bool = Field(
+        True, description="keep the 1,000 classes of ImageNet, which name pictures and cells"
+    )
+    statistics: Literal["batch", "stored"] = Field(
+        "batch",
+        description="what trained blocks normalise by while training: the batch, or the stored statistics",
+    )
+    drop_path: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="probability that a picture skips the last block while training; less below",
+    )
+    inference: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="numbers of a pass without gradient; bfloat16 pays only on processors that have it",
+    )
+    trainable_from: int | None = Field(
+        None, ge=0, description="first trained block; absent: frozen; 0: everything is trained"
+    )
+
+
 class BertTowerConfig(TowerConfig, extra="forbid", frozen=True):
     """A BERT text tower: published weights, or an architecture of one's own."""
 
     kind: Literal["bert"] = "bert"
     family: Literal["bert", "roberta", "xlm-roberta"] = "bert"
+
+
+class SentenceEncoderConfig(BaseModel, extra="forbid", frozen=True):
+    """A sentence encoder as text tower: all-MiniLM-L6-v2, with its own WordPiece tokenizer."""
+
+    kind: Literal["sentence-encoder"] = "sentence-encoder"
+    weights: Literal["package", "none"] = Field(
+        "package",
+        description="package: the published ones, from an installed package; none: random, or a model folder's own",
+    )
+    architecture: dict[str, Any] | None = Field(
+        None,
+        description="fields of transformers' BertConfig, with weights = none; absent: that of all-MiniLM-L6-v2",
+    )
+    own_space: bool = Field(
+        False,
+        description="texts keep the encoder's own space (two_towers.width is then 384), pictures come to it",
+    )
+    trainable_from: int | None = Field(
+        None, ge=0, description="first trained layer; absent: frozen; 0: everything is trained"
+    )
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> SentenceEncoderConfig:
+        if self.weights == "package" and self.architecture is not None:
+            raise ValueError(
+                "an architecture of one's own has no published weights: leave it out, or set weights to none"
+            )
+        return self

@@ -8,10 +8,12 @@ from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, Field, model_validator
+from torch import nn
 
+from patchword.checkpoints.towers import first_trained, stored_digest
 from patchword.composed import TextTowerSettings
 from patchword.data.augment import Augmentation
-from patchword.data.captions import CaptionData, PixelInputs, PlanEntry
+from patchword.data.captions import CaptionData, FeatureInputs, PixelInputs, PlanEntry
 from patchword.data.formats.panoptic import panoptic_store
 from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.pictures import Preprocessing
@@ -19,9 +21,12 @@ from patchword.data.records import CaptionRecord
 from patchword.data.store import Store, cache_folder, pixel_store
 from patchword.errors import ConfigError
 from patchword.log import progress
+from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
-from patchword.towers.settings import BertTowerConfig
+from patchword.towers.settings import BertTowerConfig, SentenceEncoderConfig
+from patchword.train.groups import highest_rate
+from patchword.train.settings import StageSettings
 
 HELD_OUT_SEED = 20240229
 """The held-out pictures are the same whatever the seed of a run, so that runs can be compared."""
@@ -105,8 +110,23 @@ def read_splits(data: DataSettings) -> tuple[list[CaptionRecord], list[CaptionRe
     return train[: data.limit] if data.limit else train, selection
 
 
-def build_vocabulary(data: DataSettings, train: list[CaptionRecord]) -> Vocabulary | Subwords:
-    """Words of the training captions, or a given subword tokenizer. Raises ConfigError where the two settings do not fit."""
+def build_vocabulary(
+    data: DataSettings, train: list[CaptionRecord], text: BaseModel | None = None
+) -> Vocabulary | Subwords | Pieces:
+    """The tokenizer that a published text tower brings, a given subword tokenizer, or the words of the training captions.
+
+    `text` holds the settings of the text tower that reads the captions, where there is one. Raises ConfigError where the settings do
+    not fit each other.
+    """
+    pieces = None if text is None else published_pieces(text)
+    if pieces is not None:
+        chosen = {"splitter", "tokenizer"} & data.model_fields_set
+        if chosen:
+            found = f"data.{sorted(chosen)[0]} is set"
+            raise ConfigError(
+                f"{found}, and the published text tower brings a tokenizer, whose ids are its rows: leave the setting out"
+            )
+        return pieces
     if (data.splitter == "subwords") != (data.tokenizer is not None):
         found = f"data.splitter is {data.splitter!r} and data.tokenizer {data.tokenizer!r}"
         raise ConfigError(f"{found}: subwords need a tokenizer, words have none")
@@ -115,6 +135,17 @@ def build_vocabulary(data: DataSettings, train: list[CaptionRecord]) -> Vocabula
     return Vocabulary.build(
         [caption for record in train for caption in record.captions], data.minimum_count, data.splitter
     )
+
+
+def published_pieces(text: BaseModel) -> Pieces | None:
+    """The tokenizer of a text tower of the BERT family with published weights; None for any other tower."""
+    if isinstance(text, SentenceEncoderConfig) and text.weights == "package":
+        from patchword.towers import packages, sentence_encoder
+
+        return Pieces.from_file(packages.tokenizer_file(sentence_encoder.PUBLISHED))
+    if isinstance(text, BertTowerConfig) and text.source is not None:
+        return Pieces.from_pretrained(text.source, text.revision)
+    return None
 
 
 def pixel_inputs(data: DataSettings, preprocessing: Preprocessing, files: list[str]) -> PixelInputs:
@@ -158,10 +189,10 @@ def pair_plan(
 
 
 def with_vocabulary(
-    text: TextTowerSettings, vocabulary: Vocabulary | Subwords, max_words: int
+    text: TextTowerSettings, vocabulary: Vocabulary | Subwords | Pieces, max_words: int
 ) -> TextTowerSettings:
     """A text tower with random weights gets the size of the vocabulary, and room for the longest text with its start and end."""
-    if text.architecture is None or not isinstance(text, BertTowerConfig):
+    if text.architecture is None or not isinstance(text, BertTowerConfig | SentenceEncoderConfig):
         return text
     sizes = {
         "vocab_size": vocabulary.size,
@@ -169,3 +200,33 @@ def with_vocabulary(
         "max_position_embeddings": max_words + 2,
     }
     return text.model_copy(update={"architecture": {**text.architecture, **sizes}})
+
+
+def stored_inputs(
+    folder: Path,
+    tower: nn.Module,
+    preprocessing: Preprocessing,
+    stages: Sequence[StageSettings],
+    part: str = "tower",
+) -> FeatureInputs:
+    """A feature store in place of the pictures of a training, checked to be of this tower, whose names begin with `part` in the model.
+
+    Raises:
+        StoreError: no complete store, or one of another tower or preprocessing.
+        ConfigError: a stage would train what the store replaces.
+    """
+    store = Store.open(folder, {"preprocessing": preprocessing.model_dump(mode="json")})
+    until = store.manifest["until_layer"]
+    resume = any(highest_rate(stage, part) > 0 for stage in stages) and any(
+        parameter.requires_grad for parameter in tower.parameters()
+    )
+    if resume and (until is None or first_trained(tower) < until):
+        found = "the whole tower" if until is None else f"the tower's layers below {until}"
+        raise ConfigError(
+            f'data.features replaces {found}, and a stage trains it from layer {first_trained(tower)} on: set learning_rates."{part}" '
+            "to 0, or store with --until-layer, and train (trainable_from, adapters) from that layer on"
+        )
+    lower = "tokens" in store.fields and (resume or len(store.fields) == 1)
+    name = "lower_tower" if lower and "lower_tower" in store.manifest else "tower"
+    store.check({name: stored_digest(tower, until if lower else None)})
+    return FeatureInputs(store, resume)

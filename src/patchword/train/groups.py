@@ -40,11 +40,13 @@ def assign(names: list[str], rates: Mapping[str, float]) -> dict[str, str]:
 
 
 def highest_rate(settings: StageSettings, part: str) -> float:
-    """The highest rate of a part of the model (its first name, such as "tower"), or that of the rest where it has no group."""
+    """The highest rate within a part of the model (the beginning of its names, such as "tower" or "towers.vision")."""
     rates = settings.learning_rates
-    return max(
-        (rate for prefix, rate in rates.items() if prefix.split(".")[0] == part), default=rates.get("", 0.0)
-    )
+    inside = [rate for prefix, rate in rates.items() if f"{prefix}.".startswith(f"{part}.")]
+    if part in rates:
+        return max(inside)
+    around = [prefix for prefix in rates if prefix == "" or part.startswith(f"{prefix}.")]
+    return max([*inside, *([rates[max(around, key=len)]] if around else [])], default=0.0)
 
 
 def freeze(model: nn.Module, trainable: Mapping[str, bool], rates: Mapping[str, float]) -> None:

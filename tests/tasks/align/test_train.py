@@ -99,7 +99,9 @@ def test_frozen_towers_train_from_stored_features_with_concepts(from_scratch, sc
     )
     text = text[: text.index("[stage.objective]")] + '[stage.objective]\nkind = "infonce"\n'
     (from_scratch / "frozen.toml").write_text(text)
-    with pytest.raises(ConfigError, match=r"trains it at a rate of 0\.01: set learning_rates\."):
+    with pytest.raises(
+        ConfigError, match=r'a stage trains it from layer 0 on: set learning_rates."towers.vision" to 0'
+    ):
         start(from_scratch / "frozen.toml", [f"out={from_scratch / 'no'}"], False, False, "cpu", "")
     changes = [f"out={from_scratch / 'frozen'}", 'stage.0.learning_rates={"" = 1e-2, "towers.vision" = 0.0}']
     start(from_scratch / "frozen.toml", changes, False, False, "cpu", "")

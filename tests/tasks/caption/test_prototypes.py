@@ -12,7 +12,7 @@ from patchword.data.pictures import Preprocessing
 from patchword.errors import ModelError
 from patchword.layers.codebook import Codebook
 from patchword.layers.prototypes import PrototypeConfig
-from patchword.models.captioners.caption_transformer import RegionAlignmentConfig, CaptionTransformerConfig
+from patchword.models.captioners.caption_transformer import CaptionTransformerConfig, RegionAlignmentConfig
 from patchword.tasks.caption.load import load
 from patchword.tasks.caption.model import CaptioningModel, DecodingSettings, ModelSettings
 from patchword.text.words import Vocabulary

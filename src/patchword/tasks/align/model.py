@@ -23,7 +23,8 @@ from patchword.layers.region_alignment import RegionAlignmentConfig
 from patchword.models.pairs.aligned_towers import AlignedTowers, PairTokens
 from patchword.models.pairs.patch_slimming import PatchSlimmingConfig
 from patchword.tasks.align.result import AlignedPair, PointedWord
-from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings, build_two_towers
+from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings, build_two_towers, by_value
+from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 
@@ -52,7 +53,7 @@ class AlignmentModel:
         self,
         model: AlignedTowers,
         settings: AlignModelSettings,
-        vocabulary: Vocabulary | Subwords,
+        vocabulary: Vocabulary | Subwords | Pieces,
         card: dict[str, Any],
         device: torch.device,
     ) -> None:
@@ -144,7 +145,11 @@ class AlignmentModel:
 
     def write(self, folder: Path, half: bool = False) -> None:
         """The files of the model folder."""
-        config = {"task": "align", **self.card, **self.settings.model_dump(mode="json")}
+        config = {
+            "task": "align",
+            **self.card,
+            **by_value(self.settings, self.model.towers).model_dump(mode="json"),
+        }
         checkpoint.write_model(
             folder, config, self.model.state_dict(), self.vocabulary.to_json(), model_card(self.card), half
         )

@@ -14,8 +14,8 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
+from patchword.composed import see
 from patchword.data.captions import CaptionBatch, Inputs
-from patchword.errors import ConfigError
 from patchword.losses import hinge_loss, ratio_loss, warm_up
 from patchword.models.pairs.aligned_towers import AlignedTowers
 from patchword.models.pairs.two_towers import softmax_loss
@@ -63,18 +63,8 @@ AlignmentLoss = Annotated[HingeSettings | InfoNceSettings, Field(discriminator="
 
 
 def visual_features(model: AlignedTowers, inputs: Inputs) -> VisualFeatures:
-    """Stored features where there are any, else what the vision tower makes of the pixels.
-
-    Raises ConfigError for stored features of another width, that is, of another tower.
-    """
-    if inputs.features is None:
-        return model.towers.vision(inputs.pixels_B3HW)
-    found, expected = inputs.features.grid_BNC.shape[-1], model.towers.vision.width
-    if found != expected:
-        raise ConfigError(
-            f"stored features are {found} wide and the tower {expected}: the store was made by another tower"
-        )
-    return inputs.features
+    """What the vision tower sees, see `composed.see`."""
+    return see(model.towers.vision, inputs)
 
 
 class Alignment(nn.Module):

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import is_hub
 from patchword.composed import TextTowerSettings, TowerSettings, reader_preprocessing
-from patchword.data.captions import CaptionBatch, CaptionData, FeatureInputs, PictureInputs, PlanEntry
-from patchword.data.store import Store
+from patchword.data.captions import CaptionBatch, CaptionData, PictureInputs, PlanEntry
 from patchword.errors import ConfigError
 from patchword.layers.all_pairs import all_pairs
 from patchword.layers.codebook import Codebook
@@ -36,6 +35,7 @@ from patchword.train.data import (
     pair_plan,
     pixel_inputs,
     read_splits,
+    stored_inputs,
     with_vocabulary,
 )
 from patchword.train.gather import Gather
@@ -98,7 +98,9 @@ class AlignRecipe:
         train, selection = read_splits(run.data)
         torch.manual_seed(run.seed)
         trained = None if run.towers is None else _trained_towers(run.towers)
-        self.vocabulary = build_vocabulary(run.data, train) if trained is None else trained.vocabulary
+        self.vocabulary = (
+            build_vocabulary(run.data, train, run.text) if trained is None else trained.vocabulary
+        )
         codebook = None if run.codebook is None else Codebook.read(Path(run.codebook))
         settings: dict[str, Any] = {
             "patch_slimming": run.patch_slimming,
@@ -139,24 +141,13 @@ class AlignRecipe:
         }
 
     def _inputs(self, files: list[str]) -> PictureInputs:
-        """Pictures, or what the frozen vision tower made of them. Raises ConfigError where a stage would train the tower as well."""
+        """Pictures, or what the vision tower, or its lower layers, made of them. Raises ConfigError where a stage would train what that
+        replaces."""
         data = self.run.data
         if not data.features:
             return pixel_inputs(data, self.settings.preprocessing, files)
-        expected = {"tower": checkpoint.tower_digest(self.model.towers.vision)}
-        expected["preprocessing"] = self.settings.preprocessing.model_dump(mode="json")
-        store = Store.open(Path(data.features), expected)
-        for stage in self.stages:
-            rates = [
-                rate for prefix, rate in stage.learning_rates.items() if prefix.startswith("towers.vision")
-            ]
-            rates = rates or [stage.learning_rates.get("towers", stage.learning_rates.get("", 0.0))]
-            if max(rates) > 0:
-                raise ConfigError(
-                    f"data.features replaces the vision tower, and stage {stage.name!r} trains it at a rate of {max(rates)}: "
-                    'set learning_rates."towers.vision" to 0, or leave data.features out'
-                )
-        return FeatureInputs(store)
+        tower, preprocessing = self.model.towers.vision, self.settings.preprocessing
+        return stored_inputs(Path(data.features), tower, preprocessing, self.stages, "towers.vision")
 
     def objective(self, stage: int) -> nn.Module:
         settings = self.stages[stage]

@@ -18,16 +18,15 @@ from torch import Tensor, nn
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import find_model, restore_weights
-from patchword.checkpoints.towers import load_tower_weights, stored_digest
+from patchword.checkpoints.towers import load_tower_weights
 from patchword.composed import AnswerModel, CaptionerSettings, TowerSettings, reader_preprocessing
 from patchword.data.augment import Augmentation
-from patchword.data.captions import FeatureInputs, PictureInputs, PlanEntry
+from patchword.data.captions import PictureInputs, PlanEntry
 from patchword.data.formats.questions import read_questions
 from patchword.data.formats.readers import split_records
 from patchword.data.question_only import CommonestAnswer
 from patchword.data.questions import QuestionBatch, QuestionData, Targets, answerable, gather
 from patchword.data.records import QuestionRecord
-from patchword.data.store import Store
 from patchword.errors import ConfigError, DataError
 from patchword.layers.codebook import Codebook
 from patchword.layers.familiarity import mean_patch
@@ -36,8 +35,7 @@ from patchword.models.fusion.question_answering import QuestionConfig
 from patchword.tasks.answer.model import AnsweringModel, AnswerSettings
 from patchword.tasks.answer.objective import AnswerObjective
 from patchword.text.words import Vocabulary
-from patchword.train.data import HELD_OUT_SEED, pixel_inputs
-from patchword.train.groups import highest_rate
+from patchword.train.data import HELD_OUT_SEED, pixel_inputs, stored_inputs
 from patchword.train.loop import Validation
 from patchword.train.settings import RunSettings, StageSettings
 
@@ -176,15 +174,7 @@ class AnswerRecipe:
     def _inputs(self, preprocessing: Any, files: list[str]) -> PictureInputs:
         if not self.run.data.features:
             return pixel_inputs(self.run.data, preprocessing, files)
-        if not self.model.tower_is_frozen and any(highest_rate(stage, "tower") > 0 for stage in self.stages):
-            raise ConfigError(
-                "data.features replaces the tower, and a stage trains it: set its learning rate to 0, or leave features out"
-            )
-        store = Store.open(
-            Path(self.run.data.features), {"preprocessing": preprocessing.model_dump(mode="json")}
-        )
-        store.check({"tower": stored_digest(self.model.tower, store.manifest["until_layer"])})
-        return FeatureInputs(store)
+        return stored_inputs(Path(self.run.data.features), self.model.tower, preprocessing, self.stages)
 
     def objective(self, stage: int) -> nn.Module:
         return AnswerObjective(self.model, self.vocabulary.special.pad, self.stages[stage].patch_contrast)

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import find_model, restore_weights
-from patchword.checkpoints.towers import first_trained, load_tower_weights, stored_digest
+from patchword.checkpoints.towers import load_tower_weights
 from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings, reader_preprocessing
-from patchword.data.captions import CaptionBatch, CaptionData, FeatureInputs, Inputs, PictureInputs, PlanEntry
-from patchword.data.store import Store
+from patchword.data.captions import CaptionBatch, CaptionData, Inputs, PictureInputs, PlanEntry
 from patchword.device import wait
 from patchword.errors import ConfigError
 from patchword.layers.codebook import Codebook, concept_use
@@ -48,8 +47,8 @@ from patchword.train.data import (
     panoptic_classes,
     pixel_inputs,
     read_splits,
+    stored_inputs,
 )
-from patchword.train.groups import highest_rate
 from patchword.train.loop import Validation
 from patchword.train.settings import RunSettings, StageSettings
 
@@ -194,16 +193,12 @@ class CaptionRecipe:
     def _inputs(self, files: list[str]) -> PictureInputs:
         data = self.run.data
         if data.features:
-            store = Store.open(
-                Path(data.features), {"preprocessing": self.preprocessing.model_dump(mode="json")}
-            )
-            self._check_replaced(store)
-            if data.panoptic and store.manifest.get("views", 1) > 1:
+            inputs = stored_inputs(Path(data.features), self.model.tower, self.preprocessing, self.stages)
+            if data.panoptic and inputs.store.manifest.get("views", 1) > 1:
                 raise ConfigError(
                     "data.panoptic labels the cells of plain pictures, and the store of data.features holds random views too"
                 )
-            store.check({"tower": stored_digest(self.model.tower, store.manifest["until_layer"])})
-            return FeatureInputs(store)
+            return inputs
         return pixel_inputs(data, self.preprocessing, files)
 
     def _grid(self) -> tuple[int, int]:
@@ -216,18 +211,6 @@ class CaptionRecipe:
                 f"data.panoptic labels cells of a grid, and the {self.run.tower.kind} tower has none: leave data.panoptic out"
             )
         return hw
-
-    def _check_replaced(self, store: Store) -> None:
-        """A store replaces what is frozen, and nothing else. Raises ConfigError when a stage would train what the store replaces."""
-        if not any(highest_rate(stage, "tower") > 0 for stage in self.stages) or self.model.tower_is_frozen:
-            return
-        until, first = store.manifest["until_layer"], first_trained(self.model.tower)
-        if until is None or first < until:
-            found = "the whole tower" if until is None else f"the tower's layers below {until}"
-            raise ConfigError(
-                f"data.features replaces {found}, and a stage trains it from layer {first} on: set the tower's learning rate to 0, "
-                "or store with --until-layer, and train (tower.trainable_from, tower.adapters) from that layer on"
-            )
 
     def objective(self, stage: int) -> nn.Module:
         settings = self.stages[stage].objective

@@ -32,7 +32,6 @@ from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.towers import layered
-from patchword.towers.settings import TowerConfig
 
 FusionSettings = Annotated[PromptFusionConfig | LateConcatenationConfig, Field(discriminator="kind")]
 
@@ -164,8 +163,7 @@ class LabellingModel:
             "text": getattr(self.model, "text_tower", None),
         }
         for name, tower in parts.items():
-            section = getattr(settings, name)
-            if tower is not None and isinstance(section, TowerConfig) and section.source is not None:
+            if tower is not None:
                 settings = settings.model_copy(update={name: layered.by_value(tower)})
         config = {"task": "label", **self.card, **settings.model_dump(mode="json")}
         checkpoint.write_model(

@@ -49,8 +49,8 @@ from patchword.tasks.retrieve.load import load_two_towers
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
-from patchword.towers.settings import BertTowerConfig
-from patchword.train.data import HELD_OUT_SEED, pixel_inputs
+from patchword.towers.settings import BertTowerConfig, SentenceEncoderConfig
+from patchword.train.data import HELD_OUT_SEED, pixel_inputs, published_pieces
 from patchword.train.loop import Validation
 from patchword.train.settings import RunSettings, StageSettings
 
@@ -275,7 +275,10 @@ def _text_side(
             settings,
             trained.vocabulary,
         )
-    if run.text.source is not None:
+    pieces = published_pieces(run.text)
+    if pieces is not None:
+        return build_text_tower(run.text), run.text, pieces
+    if getattr(run.text, "source", None) is not None:
         return (
             build_text_tower(run.text),
             run.text,
@@ -283,7 +286,7 @@ def _text_side(
         )
     vocabulary = Vocabulary.build((table.read(int(place)).text for place in places), run.data.minimum_count)
     text = run.text
-    if isinstance(text, BertTowerConfig) and text.architecture is not None:
+    if isinstance(text, BertTowerConfig | SentenceEncoderConfig) and text.architecture is not None:
         sizes = {
             "vocab_size": vocabulary.size,
             "pad_token_id": vocabulary.special.pad,

@@ -20,8 +20,10 @@ from patchword.composed import TextTowerSettings, TowerSettings, build_text_towe
 from patchword.data.pictures import Picture, Preprocessing, open_picture
 from patchword.errors import DataError
 from patchword.models.pairs.two_towers import TwoTowers, TwoTowersConfig
+from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
+from patchword.towers import layered
 
 TEMPLATES = ("a photo of {}.", "a picture of {}.", "{}.")
 """Prompts over which a label's vector is averaged, a small version of CLIP's ensemble."""
@@ -37,6 +39,13 @@ class TwoTowerSettings(BaseModel, extra="forbid", frozen=True):
     vocabulary_size: int
 
 
+def by_value(settings: TwoTowerSettings, towers: TwoTowers) -> TwoTowerSettings:
+    """The settings of a model folder that holds all weights: no tower names the folder, hub id or package that it once came from."""
+    return settings.model_copy(
+        update={"vision": layered.by_value(towers.vision), "text": layered.by_value(towers.text)}
+    )
+
+
 def build_two_towers(settings: TwoTowerSettings) -> TwoTowers:
     """The two-tower model of these settings, its weights random or those of published towers."""
     return TwoTowers(settings.two_towers, build_tower(settings.vision), build_text_tower(settings.text))
@@ -49,7 +58,7 @@ class TwoTowerModel:
         self,
         model: TwoTowers,
         settings: TwoTowerSettings,
-        vocabulary: Vocabulary | Subwords,
+        vocabulary: Vocabulary | Subwords | Pieces,
         card: dict[str, Any],
         device: torch.device,
     ) -> None:
@@ -125,7 +134,11 @@ class TwoTowerModel:
 
     def write(self, folder: Path, half: bool = False) -> None:
         """The files of the model folder."""
-        config = {"task": "retrieve", **self.card, **self.settings.model_dump(mode="json")}
+        config = {
+            "task": "retrieve",
+            **self.card,
+            **by_value(self.settings, self.model).model_dump(mode="json"),
+        }
         checkpoint.write_model(
             folder, config, self.model.state_dict(), self.vocabulary.to_json(), model_card(self.card), half
         )

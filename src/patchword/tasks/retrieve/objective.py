@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from patchword.composed import see
 from patchword.data.captions import CaptionBatch
 from patchword.decode import select_rows
 from patchword.losses import caption_cross_entropy
@@ -51,7 +52,7 @@ class Contrastive(nn.Module):
         gather, count = self.gather, batch.picture_count
         owner_J = gather.owners(batch.picture_of_row_R, count)
         first = gather.first
-        features = self.model.vision(batch.inputs.pixels_B3HW)
+        features = see(self.model.vision, batch.inputs)
         pictures_BE = gather.rows(self.model.pictures_of(features))
         texts_JE = gather.rows(self.model.embed_texts(batch.tokens_RT, batch.tokens_RT != self.pad))
         # Cosines times a scale of up to 100 come in steps of a half in bf16: they are taken in full precision, under autocast too.

@@ -24,8 +24,9 @@ from patchword.composed import (
     TowerSettings,
     build_captioner,
     reader_preprocessing,
+    see,
 )
-from patchword.data.captions import CaptionBatch, CaptionData, PixelInputs, PlanEntry
+from patchword.data.captions import CaptionBatch, CaptionData, PictureInputs, PlanEntry
 from patchword.errors import ConfigError
 from patchword.metrics.retrieval import retrieval
 from patchword.models.pairs.two_towers import TwoTowersConfig
@@ -37,6 +38,7 @@ from patchword.train.data import (
     pair_plan,
     pixel_inputs,
     read_splits,
+    stored_inputs,
     with_vocabulary,
 )
 from patchword.train.gather import Gather
@@ -86,7 +88,7 @@ class RetrieveRecipe:
     def __init__(self, run: RetrieveRun, folder: Path, command: str) -> None:
         self.run, self.stages = run, run.stage
         train, selection = read_splits(run.data)
-        self.vocabulary = build_vocabulary(run.data, train)
+        self.vocabulary = build_vocabulary(run.data, train, run.text)
         torch.manual_seed(run.seed)
         text = with_vocabulary(run.text, self.vocabulary, run.data.max_words)
         draft = TwoTowerSettings.model_construct(vision=run.vision, text=text, two_towers=run.two_towers)
@@ -109,7 +111,7 @@ class RetrieveRecipe:
             preprocessing=preprocessing,
             vocabulary_size=self.vocabulary.size,
         )
-        inputs = pixel_inputs(run.data, preprocessing, [record.file for record in (*train, *selection)])
+        inputs = self._inputs([record.file for record in (*train, *selection)])
         self.inputs = tuple(_resized(inputs, stage.size) for stage in run.stage)
         self.train = CaptionData.build(train, self.vocabulary, inputs, run.data.max_words)
         self.selection = CaptionData.build(selection, self.vocabulary, inputs, run.data.max_words)
@@ -121,6 +123,20 @@ class RetrieveRecipe:
             "licence": run.licence or "not stated",
             "command": command,
         }
+
+    def _inputs(self, files: list[str]) -> PictureInputs:
+        """Pictures, or what the vision tower, or its lower layers, made of them. Raises ConfigError where a stage would train what that
+        replaces, or see the pictures at another size."""
+        data, preprocessing = self.run.data, self.settings.preprocessing
+        if not data.features:
+            return pixel_inputs(data, preprocessing, files)
+        resized = [stage.name for stage in self.stages if stage.size is not None]
+        if resized:
+            raise ConfigError(
+                f"data.features was made at one size, and stage {resized[0]!r} sets another: leave one of them out"
+            )
+        vision = "vision" if self.captioner is None else "towers.vision"
+        return stored_inputs(Path(data.features), self.towers.vision, preprocessing, self.stages, vision)
 
     def objective(self, stage: int) -> nn.Module:
         settings = self.stages[stage]
@@ -155,7 +171,7 @@ class RetrieveRecipe:
         ):
             batch = self.selection.batch(entries, None).to(accelerator.device)
             owners.append(batch.picture_of_row_R + sum(len(part) for part in pictures))
-            pictures.append(self.towers.embed_pictures(batch.inputs.pixels_B3HW))
+            pictures.append(self.towers.pictures_of(see(self.towers.vision, batch.inputs)))
             texts.append(
                 self.towers.embed_texts(batch.tokens_RT, batch.tokens_RT != self.vocabulary.special.pad)
             )
@@ -195,7 +211,7 @@ def _check_caption_weights(run: RetrieveRun) -> None:
         )
 
 
-def _resized(inputs: PixelInputs, size: int | None) -> PixelInputs:
+def _resized(inputs: PictureInputs, size: int | None) -> PictureInputs:
     """The same pictures, seen at another size."""
     return (
         inputs

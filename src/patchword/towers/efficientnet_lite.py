@@ -1,0 +1,382 @@
+"""EfficientNet-Lite as a layered tower: pictures into a grid of features, and the 1,000 classes of ImageNet
+for each of its cells.
+
+Tan and Le 2019 (EfficientNet, arXiv 1905.11946); the Lite family is Google's edge version of it (2020): no
+squeeze and excitation, ReLU6 in place of swish, stem and head of one size in all members. Its block is the
+inverted residual of
+Sandler et al. 2018 (arXiv 1801.04381):
+
+    h = ReLU6(BN(W_expand x))           1x1, C -> t C channels (left out for t = 1)
+    h = ReLU6(BN(W_depth * h))          k x k, one filter per channel, stride s
+    y = BN(W_project h) [+ x]           1x1, no activation; the sum where stride and width stay
+
+    stem 3x3, stride 2, 32 channels;  seven stages of such blocks;  head 1x1, 1,280 channels, ReLU6;
+    mean of the cells;  linear, 1,000 classes
+
+Padding is TensorFlow's "same": ceil(size / stride) rows come out, and where the padding is odd its extra row
+and column go below and right, so it depends on the size of what comes in. In evaluation mode a batch
+normalisation is a fixed scale and shift and is folded into its convolution, which is faster; memory is
+channels last. The cells' classes are the classifier applied to each cell before the mean (class activation
+maps, Zhou et al. 2016, arXiv 1512.04150): it learnt from means, so single cells are far too sure.
+
+Shape legend: that of `patchword.types`; K classes, h x w the size of a feature map, t C the widened channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from patchword.errors import ModelError
+from patchword.towers import packages
+from patchword.towers.layered import PartlyFrozen, Parts, Preprocessing, run_layers
+from patchword.towers.settings import EfficientNetLiteConfig
+from patchword.types import VisualFeatures
+
+MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
+"""(x - 127) / 128 on 0 to 255, as TensorFlow's edge models take their pictures; here on the scale 0 to 1."""
+STEM_WIDTH, HEAD_WIDTH, CLASSES = 32, 1280, 1000
+CROP_BORDER = 32
+"""A picture is scaled this many pixels larger than the square that is cut out of its middle (`fit =
+"crop"`)."""
+
+
+class Scale(NamedTuple):
+    """What distinguishes the members of the family: channels and depth relative to Lite0, and the side of the
+    training pictures."""
+
+    width: float
+    depth: float
+    size: int
+
+
+SCALES = {
+    "efficientnet-lite0": Scale(1.0, 1.0, 224),
+    "efficientnet-lite1": Scale(1.0, 1.1, 240),
+    "efficientnet-lite2": Scale(1.1, 1.2, 260),
+}
+
+
+class StagePlan(NamedTuple):
+    """One stage of Lite0: filters of kernel x kernel; the first block strides; t; channels; number of
+    blocks."""
+
+    kernel: int
+    stride: int
+    expansion: int
+    width: int
+    blocks: int
+
+
+STAGES = (
+    StagePlan(3, 1, 1, 16, 1),
+    StagePlan(3, 2, 6, 24, 2),
+    StagePlan(5, 2, 6, 40, 2),
+    StagePlan(3, 2, 6, 80, 3),
+    StagePlan(5, 1, 6, 112, 3),
+    StagePlan(5, 2, 6, 192, 4),
+    StagePlan(3, 1, 6, 320, 1),
+)
+
+
+class ClassLogits(NamedTuple):
+    """ImageNet's classes before the softmax."""
+
+    picture_BK: Tensor
+    cells_BNK: Tensor
+    """Their mean over the cells is `picture_BK`: the classifier is linear."""
+
+
+def scaled_stages(scale: Scale) -> tuple[StagePlan, ...]:
+    """The stages of a member: channels to the nearest multiple of 8 (never 10 % less), depths rounded up; the
+    first and the last stage of the Lite family keep their depth."""
+    stages = []
+    for number, stage in enumerate(STAGES):
+        wanted = stage.width * scale.width
+        width = max(8, int(wanted + 4) // 8 * 8)
+        width += 8 if width < 0.9 * wanted else 0
+        fixed = number in (0, len(STAGES) - 1)
+        blocks = stage.blocks if fixed else math.ceil(stage.blocks * scale.depth)
+        stages.append(stage._replace(width=width, blocks=blocks))
+    return tuple(stages)
+
+
+class NormedConvolution(nn.Module):
+    """Convolution with "same" padding, batch normalisation and, where wanted, ReLU6; evaluated as one
+    convolution."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, relu6: bool = True
+    ) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01)
+        self.relu6 = relu6
+        nn.init.normal_(self.convolution.weight, std=math.sqrt(2 * groups / (kernel * kernel * outputs)))
+        self._kept: _Folded | None = None
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if self.norm.training:
+            x_BCHW = self.norm(self._convolve(x_BCHW, self.convolution.weight, None))
+        else:
+            folded = self.folded(x_BCHW.dtype)
+            x_BCHW = self._convolve(x_BCHW, folded.filters_OIkk, folded.bias_O)
+        return F.relu6(x_BCHW, inplace=True) if self.relu6 else x_BCHW
+
+    def folded(self, dtype: torch.dtype) -> _Folded:
+        """Filters and bias that convolve and normalise at once, by the stored statistics.
+
+        They are kept until a weight or a statistic changes; where a gradient may go to a weight they are made
+        anew, as part of its graph.
+        """
+        norm = self.norm
+        sources = (self.convolution.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        learns = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
+        if learns or any(source.is_inference() for source in sources):  # such a tensor counts no changes
+            return _fold(sources, (), norm.eps, dtype)
+        versions = tuple(source._version for source in sources)
+        if self._kept is None or not self._kept.is_of(sources, versions, dtype):
+            with torch.inference_mode(False), torch.no_grad():  # what is kept may meet a gradient later
+                self._kept = _fold(sources, versions, norm.eps, dtype)
+        return self._kept
+
+    def _convolve(self, x_BCHW: Tensor, filters_OIkk: Tensor, bias_O: Tensor | None) -> Tensor:
+        kernel, stride = self.convolution.kernel_size[0], self.convolution.stride[0]
+        (above, below), (left, right) = (same_padding(size, kernel, stride) for size in x_BCHW.shape[2:])
+        if above != below or left != right:
+            x_BCHW, above, left = F.pad(x_BCHW, (left, right, above, below)), 0, 0
+        return F.conv2d(x_BCHW, filters_OIkk, bias_O, stride, (above, left), groups=self.convolution.groups)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NormedConvolution:
+        """Moved to another device or type: what is kept is of the old one."""
+        self._kept = None
+        return super()._apply(fn, recurse)
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's "same" padding of one axis: pixels before and after it."""
+    total = max(0, (math.ceil(size / stride) - 1) * stride + kernel - size)
+    return total // 2, total - total // 2
+
+
+class _Folded(NamedTuple):
+    """A convolution and its normalisation in one, and the tensors it was made of as they were then."""
+
+    sources: tuple[Tensor, ...]
+    versions: tuple[int, ...]
+    filters_OIkk: Tensor
+    bias_O: Tensor
+
+    def is_of(self, sources: tuple[Tensor, ...], versions: tuple[int, ...], dtype: torch.dtype) -> bool:
+        same = all(kept is given for kept, given in zip(self.sources, sources, strict=True))
+        return same and self.versions == versions and self.filters_OIkk.dtype == dtype
+
+
+def _fold(sources: tuple[Tensor, ...], versions: tuple[int, ...], eps: float, dtype: torch.dtype) -> _Folded:
+    weight_OIkk, gain_O, bias_O, mean_O, variance_O = sources
+    scale_O = gain_O * torch.rsqrt(variance_O + eps)
+    filters_OIkk = (weight_OIkk * scale_O[:, None, None, None]).to(dtype, memory_format=torch.channels_last)
+    return _Folded(sources, versions, filters_OIkk, (bias_O - mean_O * scale_O).to(dtype))
+
+
+class InvertedResidual(nn.Module):
+    """One block, called like the layer of any tower."""
+
+    def __init__(self, inputs: int, outputs: int, plan: StagePlan, stride: int, drop_path: float) -> None:
+        super().__init__()
+        hidden = inputs * plan.expansion
+        self.expand = None if plan.expansion == 1 else NormedConvolution(inputs, hidden)
+        self.depthwise = NormedConvolution(hidden, hidden, plan.kernel, stride, groups=hidden)
+        self.project = NormedConvolution(hidden, outputs, relu6=False)
+        self.is_residual = stride == 1 and inputs == outputs
+        self.drop_path = drop_path
+
+    def forward(self, x_BCHW: Tensor, mask: None = None) -> Tensor:
+        hidden_BCHW = x_BCHW if self.expand is None else self.expand(x_BCHW)
+        y_BCHW = self.project(self.depthwise(hidden_BCHW))
+        if not self.is_residual:
+            return y_BCHW
+        if self.training and self.drop_path > 0:
+            keep_B111 = torch.rand(x_BCHW.shape[0], 1, 1, 1, device=x_BCHW.device) >= self.drop_path
+            y_BCHW = y_BCHW * keep_B111 / (1 - self.drop_path)
+        return x_BCHW + y_BCHW
+
+
+class EfficientNetLiteTower(PartlyFrozen):
+    """Any picture size; `hw` of the features says what came out: the side divided by 32, rounded up.
+
+    Attributes:
+        width: C of the grid: 1,280, or that of the last block. depth: number of blocks. stage_starts: first
+        block of each stage. last_width: channels of the last block. has_class_token: False. appendable:
+        False.
+    """
+
+    shared_width = None
+    has_class_token = False
+    appendable = False
+
+    def __init__(self, config: EfficientNetLiteConfig) -> None:
+        """Raises MissingExtra where the weights' package is not installed, ModelError for one with other
+        weights, ConfigError for a `trainable_from` beyond the last block."""
+        super().__init__()
+        self.config = config
+        scale = SCALES[config.kind]
+        stages = scaled_stages(scale)
+        self.stem = NormedConvolution(3, STEM_WIDTH, 3, 2)
+        self.layers = nn.ModuleList()
+        self.stage_starts: list[int] = []
+        count, inputs = sum(stage.blocks for stage in stages), STEM_WIDTH
+        for stage in stages:
+            self.stage_starts.append(len(self.layers))
+            for number in range(stage.blocks):
+                # Deeper blocks are skipped more often (Huang et al. 2016, as the paper trains).
+                skipped = config.drop_path * len(self.layers) / count
+                self.layers.append(
+                    InvertedResidual(inputs, stage.width, stage, 1 if number else stage.stride, skipped)
+                )
+                inputs = stage.width
+        self.depth, self.last_width = len(self.layers), inputs
+        self.head = NormedConvolution(inputs, HEAD_WIDTH)
+        self.classifier = nn.Linear(HEAD_WIDTH, CLASSES) if config.classifier else None
+        self.width = HEAD_WIDTH if config.grid == "head" else self.last_width
+        if config.weights == "package":
+            self._load(packages.read_weights(config.kind))
+        size = config.size or scale.size
+        resize = size + CROP_BORDER if config.fit == "crop" else size
+        self.preprocessing = Preprocessing(size, MEAN, STD, fit=config.fit, resample="bicubic", resize=resize)
+        ending = (self.head,) if config.grid == "head" else ()
+        self.freeze_below(
+            Parts((self.stem,), tuple((block,) for block in self.layers), ending), config.trainable_from
+        )
+        # What only reads the grid for its classes does not learn with the tower: no loss reaches it.
+        for reader in {self.head, self.classifier} - {None, *ending}:
+            reader.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> EfficientNetLiteTower:
+        """As of every tower; with stored statistics batch normalisations rest too, and only their affine maps
+        learn."""
+        super().train(mode)
+        if self.config.grid != "head":
+            self.head.eval()
+        if self.config.statistics == "stored":
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def embed(self, pixels_B3HW: Tensor) -> tuple[Tensor, None]:
+        """The map (B, 32, h, w) before block 0; there is no mask. Raises ModelError for what are no pictures
+        of three channels."""
+        if pixels_B3HW.dim() != 4 or pixels_B3HW.shape[1] != 3:
+            raise ModelError(
+                f"the {self.config.kind} tower was given pixels of shape {tuple(pixels_B3HW.shape)} and "
+                "expects (B, 3, H, W): prepare the pictures with the tower's own preprocessing values"
+            )
+        pixels_B3HW = pixels_B3HW.contiguous(memory_format=torch.channels_last)
+        if self.config.inference == "bfloat16" and not self.training and not torch.is_grad_enabled():
+            pixels_B3HW = pixels_B3HW.bfloat16()
+        return self.stem(pixels_B3HW), None
+
+    def finish(self, map_BCHW: Tensor) -> VisualFeatures:
+        """The grid, cells row by row: the head's channels, or those of the last block."""
+        if self.config.grid == "head":
+            map_BCHW = self.head(map_BCHW)
+        grid_BNC = map_BCHW.flatten(2).transpose(1, 2)
+        if grid_BNC.dtype == torch.bfloat16 and not torch.is_autocast_enabled(grid_BNC.device.type):
+            grid_BNC = grid_BNC.float()
+        return VisualFeatures(grid_BNC=grid_BNC, hw=(map_BCHW.shape[2], map_BCHW.shape[3]))
+
+    def forward(self, pixels_B3HW: Tensor) -> VisualFeatures:
+        """pixels_B3HW: pictures by the tower's own preprocessing values, of any size."""
+        return self.resume(*self.embed(pixels_B3HW), start=0)
+
+    def resume(self, map_BCHW: Tensor, mask: None, start: int) -> VisualFeatures:
+        """Features from the map that goes into block `start`."""
+        map_BCHW = map_BCHW.contiguous(memory_format=torch.channels_last)
+        return self.finish(run_layers(self.layers, map_BCHW, mask, start))
+
+    def head_cells(self, grid_BNC: Tensor) -> Tensor:
+        """The head's channels (B, N, 1280) of a grid of this tower, stored or fresh, whichever of the two
+        kinds it is.
+
+        Raises:
+            ModelError: the grid has another number of channels.
+        """
+        if grid_BNC.shape[-1] == HEAD_WIDTH:
+            return grid_BNC
+        if grid_BNC.shape[-1] != self.last_width:
+            expected = f"{HEAD_WIDTH} (the head's) or {self.last_width} (the last block's)"
+            found = grid_BNC.shape[-1]
+            raise ModelError(f"the grid has {found} channels, and one of {self.config.kind} has {expected}")
+        return self.head(grid_BNC.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
+
+    def classify(self, features: VisualFeatures) -> ClassLogits:
+        """Logits of ImageNet's classes (`text/imagenet.py` names them) for the whole picture and for every
+        cell.
+
+        Raises:
+            ModelError: the tower was built without its classifier, or the grid is none of this tower's.
+        """
+        if self.classifier is None:
+            raise ModelError(
+                f"this {self.config.kind} tower has no classifier: build it with classifier = true"
+            )
+        cells_BNK = self.classifier(self.head_cells(features.grid_BNC))
+        return ClassLogits(cells_BNK.mean(1), cells_BNK)
+
+    def _load(self, tensors: dict[str, Tensor]) -> None:
+        """The published state dict into this tower, strict both ways. Raises ModelError where they differ."""
+        named = {_our_name(name): tensor for name, tensor in tensors.items()}
+        if self.classifier is None:
+            named = {name: tensor for name, tensor in named.items() if not name.startswith("classifier.")}
+        wanted = self.state_dict()
+        differing = sorted(
+            name for name in set(named) | set(wanted) if _shape(named, name) != _shape(wanted, name)
+        )
+        if differing:
+            name = differing[0]
+            raise ModelError(
+                f"the weights of {self.config.kind} do not fit: {len(differing)} tensors differ, the first "
+                f"is {name} (found {_shape(named, name)}, expected {_shape(wanted, name)})"
+            )
+        self.load_state_dict(named)
+
+
+_PARTS = {
+    "_expand_conv": "expand.convolution",
+    "_bn0": "expand.norm",
+    "_depthwise_conv": "depthwise.convolution",
+    "_bn1": "depthwise.norm",
+    "_project_conv": "project.convolution",
+    "_bn2": "project.norm",
+}
+_ENDS = {
+    "_conv_stem": "stem.convolution",
+    "_bn0": "stem.norm",
+    "_conv_head": "head.convolution",
+    "_bn1": "head.norm",
+    "_fc": "classifier",
+}
+
+
+def _our_name(published: str) -> str:
+    """The published name of a tensor in this file's words. Raises ModelError for a name that
+    EfficientNet-Lite does not have."""
+    parts = published.split(".")
+    if parts[0] == "_blocks" and len(parts) == 4 and parts[2] in _PARTS:
+        return f"layers.{parts[1]}.{_PARTS[parts[2]]}.{parts[3]}"
+    if len(parts) == 2 and parts[0] in _ENDS:
+        return f"{_ENDS[parts[0]]}.{parts[1]}"
+    raise ModelError(
+        f"the weights have a tensor {published}, and no part of EfficientNet-Lite is called so: "
+        "they are another model's"
+    )
+
+
+def _shape(tensors: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None

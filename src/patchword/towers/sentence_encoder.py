@@ -1,0 +1,105 @@
+"""A sentence encoder as a layered text tower: BERT, the mean over its real tokens, length one.
+
+Reimers and Gurevych 2019 (Sentence-BERT, arXiv 1908.10084). The published weights are all-MiniLM-L6-v2:
+MiniLM (Wang
+et al. 2020, arXiv 2002.10957) of 6 layers and width 384, trained so that sentences of one meaning lie close:
+
+    s = m / |m|,   m = mean of the last layer's tokens, class and separator tokens too, padding left out
+
+Its tokenizer is WordPiece in lower case (`text/pieces.py` reads it); ids, start and end are the tokenizer's
+own. Tokens of single words lie in no space of their own, but a word given as a whole text does: that is how
+class names and codebooks enter the space of sentences.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from patchword.errors import ModelError
+from patchword.towers import layered, packages
+from patchword.towers.bert import BertTower
+from patchword.towers.settings import BertTowerConfig, SentenceEncoderConfig
+from patchword.types import TextFeatures
+
+PUBLISHED = "all-minilm-l6-v2"
+ARCHITECTURE: dict[str, Any] = {
+    "vocab_size": 30522,
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+    "max_position_embeddings": 512,
+    "layer_norm_eps": 1e-12,
+}
+"""That of all-MiniLM-L6-v2; the rest is transformers' default for BERT."""
+LONGEST = 256
+"""Longest text in tokens for which the published weights were meant."""
+
+
+class SentenceEncoder(nn.Module):
+    """Attributes:
+    width: C of tokens and sentences. shared_width: the same where the texts keep the encoder's own space,
+    else None. depth, max_length, vocabulary_size, layers: as of `BertTower`.
+    """
+
+    has_class_token = True
+    appendable = True
+
+    def __init__(self, config: SentenceEncoderConfig) -> None:
+        """Raises MissingExtra where the weights' package is not installed, ModelError for one with other
+        weights, ConfigError for a `trainable_from` beyond the last layer."""
+        super().__init__()
+        self.config = config
+        architecture = ARCHITECTURE if config.architecture is None else config.architecture
+        self.bert = BertTower(
+            BertTowerConfig(architecture=architecture, trainable_from=config.trainable_from)
+        )
+        if config.weights == "package":
+            self._load(packages.read_weights(PUBLISHED))
+        self.layers, self.depth, self.width = self.bert.layers, self.bert.depth, self.bert.width
+        self.vocabulary_size = self.bert.vocabulary_size
+        self.max_length = min(self.bert.max_length, LONGEST)
+        self.shared_width = self.width if config.own_space else None
+
+    def embed(
+        self, ids_BL: Tensor, mask_BL: Tensor | None = None, types_BL: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens (B, L, C) before layer 0, and the mask (B, L). Raises ModelError for a text that is too
+        long."""
+        return self.bert.embed(ids_BL, mask_BL, types_BL)
+
+    def finish(self, tokens_BLC: Tensor, mask_BL: Tensor | None = None) -> TextFeatures:
+        """`pooled_BE` of the features is the sentence, of length one."""
+        if mask_BL is None:
+            mean_BC = tokens_BLC.mean(1)
+        else:
+            real_BL1 = mask_BL[..., None].to(tokens_BLC.dtype)
+            mean_BC = (tokens_BLC * real_BL1).sum(1) / real_BL1.sum(1).clamp(min=1)
+        return TextFeatures(tokens_BLC=tokens_BLC, pooled_BE=F.normalize(mean_BC, dim=-1), mask_BL=mask_BL)
+
+    def forward(
+        self, ids_BL: Tensor, mask_BL: Tensor | None = None, types_BL: Tensor | None = None
+    ) -> TextFeatures:
+        tokens_BLC, mask_BL = self.embed(ids_BL, mask_BL, types_BL)
+        return self.finish(layered.run_layers(self.layers, tokens_BLC, mask_BL), mask_BL)
+
+    def _load(self, tensors: dict[str, Tensor]) -> None:
+        """The published weights less their pooler, which no sentence passes. Raises ModelError where they do
+        not fit."""
+        unused = ("pooler.", "embeddings.position_ids")
+        named = {name: tensor for name, tensor in tensors.items() if not name.startswith(unused)}
+        wanted = self.bert.model.state_dict()
+        differing = sorted(
+            name
+            for name in set(named) | set(wanted)
+            if name not in named or name not in wanted or named[name].shape != wanted[name].shape
+        )
+        if differing:
+            raise ModelError(
+                f"the weights of {PUBLISHED} do not fit: {len(differing)} tensors differ, the first is "
+                f"{differing[0]}"
+            )
+        self.bert.model.load_state_dict(named)
