@@ -1,33 +1,23 @@
 """One composed model per task: a tower and what reads it, each with its own section of the configuration.
 
-The unions below are the whole registry: a new tower or captioner is one more line in a union and one in the function under it.
+The tables below are the whole registry: a new captioner is one line in `CAPTIONERS`, a new tower one in `TOWERS` and one in the union of
+settings under it. What a table names is imported when a configuration asks for it, so that no model is loaded for the sake of another.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import nn
 
+from patchword.config import ByKind, Kind, KindSettings
 from patchword.data.captions import Inputs
 from patchword.data.pictures import Preprocessing
 from patchword.errors import ConfigError
 from patchword.layers.codebook import Codebook
-from patchword.layers.familiarity import Familiarity
-from patchword.models.captioners.adaptive import Adaptive, AdaptiveConfig
-from patchword.models.captioners.caption_transformer import CaptionTransformer, CaptionTransformerConfig
-from patchword.models.captioners.meshed_memory import MeshedMemoryConfig, MeshedMemoryTransformer
-from patchword.models.captioners.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
-from patchword.models.captioners.show_tell import ShowTell, ShowTellConfig
-from patchword.models.fusion.question_answering import (
-    AnswerClassifier,
-    AnswerGenerator,
-    QuestionConfig,
-    QuestionEncoder,
-)
-from patchword.towers.convolutional import ConvolutionalTower
+from patchword.lookup import look_up
 from patchword.towers.layered import Preprocessing as TowerPreprocessing
 from patchword.towers.settings import (
     BertTowerConfig,
@@ -40,8 +30,34 @@ from patchword.towers.settings import (
     SwinTowerConfig,
     VitTowerConfig,
 )
-from patchword.types import Captioner, VisualFeatures
+from patchword.types import Captioner, Prototypes, VisualFeatures
 
+CAPTIONERS = {
+    "show_tell": Kind("models.captioners.show_tell", "ShowTellConfig", "ShowTell"),
+    "show_attend_tell": Kind("models.captioners.show_attend_tell", "ShowAttendTellConfig", "ShowAttendTell"),
+    "adaptive": Kind("models.captioners.adaptive", "AdaptiveConfig", "Adaptive"),
+    "meshed_memory": Kind("models.captioners.meshed_memory", "MeshedMemoryConfig", "MeshedMemoryTransformer"),
+    "caption_transformer": Kind(
+        "models.captioners.caption_transformer", "CaptionTransformerConfig", "CaptionTransformer"
+    ),
+}
+TOWERS = {
+    "convolutional": "towers.convolutional:ConvolutionalTower",
+    "efficientnet-lite0": "towers.efficientnet_lite:EfficientNetLiteTower",
+    "efficientnet-lite1": "towers.efficientnet_lite:EfficientNetLiteTower",
+    "efficientnet-lite2": "towers.efficientnet_lite:EfficientNetLiteTower",
+    "clip": "towers.clip:ClipTower",
+    "vit": "towers.vit:VitTower",
+    "swin": "towers.vit:SwinTower",
+    "resnet": "towers.resnet:ResNetTower",
+}
+TEXT_TOWERS = {
+    "bert": "towers.bert:BertTower",
+    "sentence-encoder": "towers.sentence_encoder:SentenceEncoder",
+    "clip-text": "towers.clip:ClipTextTower",
+}
+
+CaptionerSettings = Annotated[KindSettings, ByKind(CAPTIONERS)]
 TowerSettings = Annotated[
     ConvolutionalConfig
     | EfficientNetLiteConfig
@@ -51,51 +67,44 @@ TowerSettings = Annotated[
     | ResNetTowerConfig,
     Field(discriminator="kind"),
 ]
-CaptionerSettings = Annotated[
-    ShowTellConfig | ShowAttendTellConfig | AdaptiveConfig | MeshedMemoryConfig | CaptionTransformerConfig,
-    Field(discriminator="kind"),
+TextTowerSettings = Annotated[
+    BertTowerConfig | SentenceEncoderConfig | ClipTextTowerConfig, Field(discriminator="kind")
 ]
-
-_CAPTIONERS = {
-    ShowTellConfig: ShowTell,
-    ShowAttendTellConfig: ShowAttendTell,
-    AdaptiveConfig: Adaptive,
-    MeshedMemoryConfig: MeshedMemoryTransformer,
-}
 
 
 def build_tower(settings: TowerSettings) -> nn.Module:
     """The tower of these settings; transformers is imported for those that need it."""
-    if isinstance(settings, ConvolutionalConfig):
-        return ConvolutionalTower(settings)
-    if isinstance(settings, EfficientNetLiteConfig):
-        from patchword.towers.efficientnet_lite import EfficientNetLiteTower
+    return look_up(TOWERS[settings.kind])(settings)
 
-        return EfficientNetLiteTower(settings)
-    if isinstance(settings, ClipTowerConfig):
-        from patchword.towers.clip import ClipTower
 
-        return ClipTower(settings)
-    if isinstance(settings, ResNetTowerConfig):
-        from patchword.towers.resnet import ResNetTower
-
-        return ResNetTower(settings)
-    from patchword.towers.vit import SwinTower, VitTower
-
-    return VitTower(settings) if isinstance(settings, VitTowerConfig) else SwinTower(settings)
+def build_text_tower(settings: TextTowerSettings) -> nn.Module:
+    """The text tower of these settings; transformers is imported here, not before."""
+    return look_up(TEXT_TOWERS[settings.kind])(settings)
 
 
 def build_captioner(
     settings: CaptionerSettings, feature_width: int, vocabulary_size: int, codebook: Codebook | None
 ) -> Captioner:
     """Raises ConfigError when a codebook is given to a captioner without region alignment, or missing from one with it."""
-    if isinstance(settings, CaptionTransformerConfig):
-        return CaptionTransformer(settings, feature_width, vocabulary_size, codebook)
+    build = CAPTIONERS[settings.kind].part_class()
+    if hasattr(settings, "region_alignment"):
+        return build(settings, feature_width, vocabulary_size, codebook)
     if codebook is not None:
         raise ConfigError(
             f"a codebook is given and {settings.kind} has no region alignment: leave it out, or choose caption_transformer"
         )
-    return _CAPTIONERS[type(settings)](settings, feature_width, vocabulary_size)
+    return build(settings, feature_width, vocabulary_size)
+
+
+def region_alignment_of(settings: CaptionerSettings) -> Any:
+    """The settings of a captioner's region alignment; None where it has none, or is of a kind that has no such part."""
+    return getattr(settings, "region_alignment", None)
+
+
+def prototypes_of(captioner: nn.Module) -> Prototypes | None:
+    """The prototype memory of a captioner; None where it has none, or is of a kind that has no such part."""
+    memory = getattr(captioner, "memory", None)
+    return memory if isinstance(memory, Prototypes) else None
 
 
 def see(tower: nn.Module, inputs: Inputs) -> VisualFeatures:
@@ -159,55 +168,6 @@ class CaptionModel(TowerModel):
     ) -> CaptionModel:
         built = build_tower(tower)
         return cls(built, build_captioner(captioner, built.width, vocabulary_size, codebook))
-
-
-class AnswerModel(TowerModel):
-    """A tower and what answers questions from it: by choice from a list, or word by word; and a sense of what pictures it knows."""
-
-    def __init__(self, tower: nn.Module, answerer: AnswerClassifier | AnswerGenerator) -> None:
-        super().__init__(tower)
-        self.answerer = answerer
-        self.familiarity = Familiarity(tower.width)
-
-    @classmethod
-    def build(
-        cls,
-        tower: TowerSettings,
-        questions: QuestionConfig,
-        generator: CaptionerSettings | None,
-        vocabulary_size: int,
-        answers: int,
-        codebook: Codebook | None = None,
-    ) -> AnswerModel:
-        """With a `generator`, a captioner that words the answers; else they are chosen among `answers`."""
-        built = build_tower(tower)
-        if generator is None:
-            return cls(built, AnswerClassifier(questions, built.width, vocabulary_size, answers, codebook))
-        encoder = QuestionEncoder(questions, built.width, vocabulary_size, codebook)
-        return cls(
-            built,
-            AnswerGenerator(encoder, build_captioner(generator, questions.width, vocabulary_size, None)),
-        )
-
-
-TextTowerSettings = Annotated[
-    BertTowerConfig | SentenceEncoderConfig | ClipTextTowerConfig, Field(discriminator="kind")
-]
-
-
-def build_text_tower(settings: TextTowerSettings) -> nn.Module:
-    """The text tower of these settings; transformers is imported here, not before."""
-    if isinstance(settings, BertTowerConfig):
-        from patchword.towers.bert import BertTower
-
-        return BertTower(settings)
-    if isinstance(settings, SentenceEncoderConfig):
-        from patchword.towers.sentence_encoder import SentenceEncoder
-
-        return SentenceEncoder(settings)
-    from patchword.towers.clip import ClipTextTower
-
-    return ClipTextTower(settings)
 
 
 def reader_preprocessing(tower: TowerPreprocessing) -> Preprocessing:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticUndefined
+from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticUndefined, core_schema
 
 from patchword.errors import ConfigError
+from patchword.lookup import look_up
 
 try:
     import tomllib
@@ -29,6 +31,55 @@ RENAMED_KEYS = {"question_answering": "answerer", "alignment": "region_alignment
 
 RENAMED_TASKS = {"classify": "label"}
 """The same for the values of `task`."""
+
+
+class KindSettings(Protocol):
+    """A section whose `kind` says which class of settings it is."""
+
+    @property
+    def kind(self) -> str: ...
+
+
+class Kind(typing.NamedTuple):
+    """Where one kind of a part is: a module below `patchword`, and in it the class of its settings and the class that is built."""
+
+    module: str
+    settings: str
+    part: str
+
+    def settings_class(self) -> type[BaseModel]:
+        """The class of its settings, whose `kind` defaults to this kind; its module is imported now."""
+        return look_up(f"{self.module}:{self.settings}")
+
+    def part_class(self) -> Any:
+        """The class that is built from these settings."""
+        return look_up(f"{self.module}:{self.part}")
+
+
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity, as `typing` asks for
+class ByKind:
+    """For `Annotated`: a union that `kind` discriminates, of which only the class that a configuration names is imported."""
+
+    kinds: Mapping[str, Kind]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.read)
+
+    def read(self, value: Any) -> BaseModel:
+        """A table with a `kind`, or settings that are read already, as the settings of that kind."""
+        kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+        if kind not in self.kinds:
+            found = "there is none" if kind is None else f"{kind!r} is none of them"
+            raise PydanticCustomError(
+                "union_tag_invalid",
+                "kind must be one of {known}: {found}",
+                {"known": ", ".join(self.kinds), "found": found},
+            )
+        return self.kinds[kind].settings_class().model_validate(value)
+
+    def alternatives(self) -> list[type[BaseModel]]:
+        """The settings of every kind, for listings: imports them all."""
+        return [kind.settings_class() for kind in self.kinds.values()]
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -140,7 +191,7 @@ class Field(typing.NamedTuple):
 def fields(schema: type[BaseModel], prefix: str = "") -> Iterator[Field]:
     """Every setting of a schema, sections in order, alternatives of a union one after the other under their `kind`."""
     for name, info in schema.model_fields.items():
-        inner = list(_models(info.annotation))
+        inner = [model for part in (info.annotation, *info.metadata) for model in _models(part)]
         is_list = typing.get_origin(info.annotation) in (tuple, list) and bool(inner)
         label = f"[[{name}]] " if is_list else f"{name}."
         for model in inner:
@@ -154,10 +205,13 @@ def fields(schema: type[BaseModel], prefix: str = "") -> Iterator[Field]:
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, ByKind):
+        yield from annotation.alternatives()
+        return
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
         return
-    for argument in typing.get_args(annotation):
+    for argument in (*typing.get_args(annotation), *getattr(annotation, "__metadata__", ())):
         yield from _models(argument)
 
 

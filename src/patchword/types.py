@@ -9,7 +9,8 @@ Masks are boolean and True where something real stands.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -91,6 +92,34 @@ class Captioner(Protocol):
     def step(
         self, tokens_R: Tensor, memory: NamedTuple, state: NamedTuple, trace: bool = False
     ) -> tuple[Tensor, NamedTuple, Trace | None]: ...
+
+
+@runtime_checkable
+class Prototypes(Protocol):
+    """What training and model folders need of a captioner's prototype memory, whatever it is made of (`layers/prototypes.py`)."""
+
+    @property
+    def placement(self) -> str:
+        """Where it stands in the decoder: `self_concat`, `cross_add` or `sequential`."""
+        ...
+
+    def set_log_bias(self, log_bias: float) -> None:
+        """How much the prototypes count: added to their scores; 0 is in full, -inf not at all."""
+
+    def statistics(self) -> dict[str, float]:
+        """Numbers for a training log."""
+        ...
+
+    def describe(self, words_of: Callable[[list[int]], str]) -> dict[str, Any]:
+        """What each prototype stands for, as JSON; `words_of` gives the words of a stored context."""
+        ...
+
+    def resume_state(self) -> dict[str, Tensor]:
+        """What a bit-exact continuation needs beside the weights."""
+        ...
+
+    def load_resume_state(self, state: dict[str, Tensor]) -> None:
+        """Takes up what `resume_state` gave."""
 
 
 class Projections(NamedTuple):

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from patchword.composed import AnswerModel, CaptionModel
+from patchword.composed import CaptionModel
 from patchword.config import read_toml, validate, write_toml
 from patchword.layers.codebook import Codebook
 from patchword.lookup import look_up
+from patchword.tasks.answer.composed import AnswerModel
 from patchword.tasks.label.structure import StructureRun
 from patchword.tasks.table import TASKS
 from patchword.train.groups import assign

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import typer
 
+from patchword.cli import COMMANDS as NAMES
 from patchword.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "configs").rglob("*.toml")])
-COMMANDS = typer.main.get_command(app).commands
+GROUP = typer.main.get_command(app)
+COMMANDS = {name: GROUP.get_command(None, name) for name in NAMES}
 OPTIONS = {
     name: {"--help", *(option for part in command.params for option in part.opts)}
     for name, command in COMMANDS.items()

@@ -51,8 +51,11 @@ TASKS_USED = {
 }
 """The only imports between folders of tasks, and why."""
 
-CLOSURES = {"patchword.tasks.caption.train": 112, "patchword.cli.train": 211}
+CLOSURES = {"patchword.tasks.caption.train": 67, "patchword.cli.train": 50}
 """Files that an import can come to, counted by hand nowhere: these may only fall."""
+
+LOADED = 85
+"""Files of the package that one training of a captioner has loaded when it ends, what was looked up included: may only fall."""
 
 PARTS_OF_A_PAGE = {
     "prompt_search": "prompt-fusion",
@@ -172,6 +175,34 @@ def test_no_file_imports_itself_in_a_circle():
 def test_the_closure_of_training_does_not_grow(module, most):
     """What must be read, in the worst case, to know what a captioning training does."""
     assert len(closure(module)) <= most
+
+
+def test_a_captioning_run_loads_only_what_it_needs(config, tmp_path):
+    """What is looked up counts as well: one step of a training, in a process of its own."""
+    code = (
+        "import sys\nfrom patchword.cli import main\n"
+        f"sys.argv = ['patchword', 'train', {str(config)!r}, 'out={tmp_path / 'run'}', 'stage.0.epochs=1', 'data.limit=4', '--device', 'cpu']\n"
+        "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('patchword.')))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=_environment(), check=False
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    loaded = set(result.stdout.splitlines()[-1].split())
+    others = {
+        "adaptive",
+        "caption_transformer",
+        "meshed_memory",
+        "show_tell",
+        "meteor",
+        "spice",
+        "clip",
+        "hub",
+    }
+    assert "patchword.models.captioners.show_attend_tell" in loaded
+    assert not {name for name in loaded if others & set(name.split("."))}
+    assert len(loaded) <= LOADED, loaded
 
 
 @pytest.mark.parametrize("folder", ["text", "metrics", "cli"])

@@ -14,7 +14,7 @@ from patchword.composed import TowerSettings, build_tower, reader_preprocessing
 from patchword.config import read_toml, validate
 from patchword.data.pictures import Preprocessing
 from patchword.errors import ConfigError, ModelError
-from patchword.towers.settings import EfficientNetLiteConfig
+from patchword.towers.settings import ClipTowerConfig, EfficientNetLiteConfig
 
 SECTIONS = ("tower", "vision")
 """Sections of config.json that describe a vision tower; the names of its weights begin or go on with the same word."""
@@ -42,10 +42,7 @@ def load_tower(name: str | Path) -> tuple[nn.Module, Preprocessing]:
     if Path(name).suffix == ".toml":
         return _bare(_tower_of(Path(name)))
     if is_hub(name):
-        from patchword.towers.clip import ClipTower
-        from patchword.towers.settings import ClipTowerConfig
-
-        tower = ClipTower(ClipTowerConfig(source=hub_id(name)))
+        tower = build_tower(ClipTowerConfig(source=hub_id(name)))
         return tower, reader_preprocessing(tower.preprocessing)
     folder = find_model(name)
     config = checkpoint.read_config(folder)

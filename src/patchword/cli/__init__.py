@@ -4,63 +4,73 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from patchword.cli.ask import ask
-from patchword.cli.caption import caption
-from patchword.cli.check import check
-from patchword.cli.codebook import codebook
-from patchword.cli.compare import compare
-from patchword.cli.evaluate import evaluate
-from patchword.cli.features import features
-from patchword.cli.index import index
-from patchword.cli.label import label
-from patchword.cli.memory import memory
-from patchword.cli.models import models
-from patchword.cli.pair import pair
-from patchword.cli.predict import predict
-from patchword.cli.recall import recall
-from patchword.cli.score import score
-from patchword.cli.search import search
-from patchword.cli.serve import serve
-from patchword.cli.structure import structure
-from patchword.cli.submit import submit
-from patchword.cli.train import train
 from patchword.errors import PatchwordError
-from patchword.version import version
+from patchword.lookup import look_up
+
+COMMANDS = {
+    name: f"cli.{name}:{name}"
+    for name in (
+        "caption",
+        "index",
+        "search",
+        "label",
+        "pair",
+        "ask",
+        "serve",
+        "models",
+        "check",
+        "train",
+        "structure",
+        "predict",
+        "evaluate",
+        "score",
+        "recall",
+        "compare",
+        "submit",
+        "features",
+        "codebook",
+        "memory",
+    )
+}
+"""Every command in the order of the help, one line each: the function that answers it, in a file of its own."""
+
+
+class Commands(TyperGroup):
+    """The commands of the table, each imported when it is run; all of them where they are listed, or a name is none of them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name; None where there is none, and then all are known to the suggestion that typer makes."""
+        for name in [cmd_name] if cmd_name in COMMANDS else COMMANDS:
+            if name not in self.commands:
+                alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+                alone.command(name)(look_up(COMMANDS[name]))
+                self.add_command(typer.main.get_command(alone), name)
+        return self.commands.get(cmd_name)
+
 
 app = typer.Typer(
+    cls=Commands,
     name="patchword",
     help="Says what is in a picture, patch by patch and word by word.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(caption)
-app.command()(index)
-app.command()(search)
-app.command()(label)
-app.command()(pair)
-app.command()(ask)
-app.command()(serve)
-app.command()(models)
-app.command()(check)
-app.command()(train)
-app.command()(structure)
-app.command()(predict)
-app.command()(evaluate)
-app.command()(score)
-app.command()(recall)
-app.command()(compare)
-app.command()(submit)
-app.command()(features)
-app.command()(codebook)
-app.command()(memory)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from patchword.version import version
+
         print(f"patchword {version()}")
         raise typer.Exit()
 

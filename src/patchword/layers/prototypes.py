@@ -124,6 +124,11 @@ class PrototypeMemory(nn.Module):
         self._effective_at = 0
         self._generator = torch.Generator().manual_seed(config.seed)
 
+    @property
+    def placement(self) -> str:
+        """Where the memory stands in the decoder."""
+        return self.config.placement
+
     def set_log_bias(self, log_bias: float) -> None:
         """0 means fully on, -inf off, between them the start is gradual: added to every prototype's score in `self_concat`, and its
         exponential a factor on what the gated placements add."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from patchword.errors import ConfigError, DataError, MetricUnavailable
+from patchword.lookup import look_up
 from patchword.metrics.bleu import BleuCounts, bleu_counts, bleu_values, corpus_bleu
 from patchword.metrics.cider import cider_values
 from patchword.metrics.ngrams import caption_set, count_grams
@@ -36,6 +37,9 @@ FAST_METRICS = ("bleu", "rouge", "cider")
 KNOWN_METRICS = (*ALL_METRICS, "cider-plain")
 NAMES = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr", "CIDEr_plain", "SPICE")
 """Names of the values, in the order in which the field prints them."""
+
+_OUTSIDE = {"meteor": "metrics.meteor.score:Meteor", "spice": "metrics.spice:Spice"}
+"""Metrics that need tables or Java, imported only when they are wanted."""
 
 Tokens = Mapping[str, Sequence[str]]
 ReferenceTokens = Mapping[str, Sequence[Sequence[str]]]
@@ -119,7 +123,7 @@ def score_tokens(
     )
     scores, counts = _counting_scores(images, reference_lists, prediction_list, metrics)
     absent = {}
-    for name in ("meteor", "spice"):
+    for name in _OUTSIDE:
         if name in metrics:
             try:
                 scores |= _outside_scores(name, dict(zip(images, reference_lists, strict=True)), predictions)
@@ -185,10 +189,4 @@ def _counting_scores(
 
 def _outside_scores(name: str, references: ReferenceTokens, predictions: Tokens) -> dict[str, Score]:
     """METEOR and SPICE need tables or Java: they are imported only when wanted."""
-    if name == "meteor":
-        from patchword.metrics.meteor.score import Meteor
-
-        return Meteor().score(references, predictions)
-    from patchword.metrics.spice import Spice
-
-    return Spice().score(references, predictions)
+    return look_up(_OUTSIDE[name])().score(references, predictions)

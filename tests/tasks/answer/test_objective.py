@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from patchword.composed import AnswerModel
 from patchword.data.captions import Inputs
 from patchword.data.questions import QuestionBatch
 from patchword.models.captioners.caption_transformer import CaptionTransformerConfig
 from patchword.models.fusion.question_answering import QuestionConfig
+from patchword.tasks.answer.composed import AnswerModel
 from patchword.tasks.answer.objective import AnswerObjective
 from patchword.towers.settings import ConvolutionalConfig
 from patchword.train.loop import Shares

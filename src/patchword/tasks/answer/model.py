@@ -27,7 +27,7 @@ from patchword.checkpoints.model import (
     read_vocabulary,
     restore_weights,
 )
-from patchword.composed import AnswerModel, CaptionerSettings, TowerSettings
+from patchword.composed import CaptionerSettings, TowerSettings
 from patchword.data.captions import Inputs, padded
 from patchword.data.pictures import Picture, Preprocessing, open_picture
 from patchword.data.questions import Targets, gather
@@ -38,6 +38,7 @@ from patchword.errors import DataError, PictureError
 from patchword.layers.codebook import Codebook
 from patchword.layers.familiarity import mean_patch
 from patchword.models.fusion.question_answering import QuestionConfig, QuestionEncoding
+from patchword.tasks.answer.composed import AnswerModel
 from patchword.tasks.answer.result import Answer, Answers
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary

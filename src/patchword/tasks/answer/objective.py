@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from patchword.composed import AnswerModel
 from patchword.data.questions import QuestionBatch
 from patchword.losses import caption_cross_entropy
 from patchword.models.fusion.question_answering import QuestionEncoding, answer_loss
+from patchword.tasks.answer.composed import AnswerModel
 from patchword.train.loop import Shares
 
 

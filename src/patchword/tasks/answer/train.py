@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import find_model, restore_weights
 from patchword.checkpoints.towers import load_tower_weights
-from patchword.composed import AnswerModel, CaptionerSettings, TowerSettings, reader_preprocessing
+from patchword.composed import CaptionerSettings, TowerSettings, reader_preprocessing
 from patchword.data.augment import Augmentation
 from patchword.data.captions import PictureInputs, PlanEntry
 from patchword.data.formats.questions import read_questions
@@ -32,6 +32,7 @@ from patchword.layers.codebook import Codebook
 from patchword.layers.familiarity import mean_patch
 from patchword.metrics.classification import vqa_accuracy
 from patchword.models.fusion.question_answering import QuestionConfig
+from patchword.tasks.answer.composed import AnswerModel
 from patchword.tasks.answer.model import AnsweringModel, AnswerSettings
 from patchword.tasks.answer.objective import AnswerObjective
 from patchword.text.words import Vocabulary
@@ -107,7 +108,7 @@ class AnswerRun(RunSettings, frozen=True):
     )
     answerer: QuestionConfig = QuestionConfig()
     generator: CaptionerSettings | None = Field(
-        None, discriminator="kind", description="captioner that words the answers (targets words)"
+        None, description="captioner that words the answers (targets words)"
     )
     codebook: str | None = Field(
         None, description="codebook folder (`patchword codebook`) for region alignment"

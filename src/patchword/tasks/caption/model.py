@@ -20,12 +20,11 @@ from pydantic import BaseModel, Field
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import model_card, portable
-from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings
+from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings, prototypes_of
 from patchword.data.captions import Inputs
 from patchword.data.pictures import Picture, Preprocessing, open_picture, seen_part
 from patchword.decode import Decodings, beam_search, explain_tokens, greedy_steps
 from patchword.html.pictures import small_jpeg
-from patchword.models.captioners.caption_transformer import CaptionTransformer
 from patchword.tasks.caption.prototypes import context_words, write_prototypes
 from patchword.tasks.caption.result import Caption
 from patchword.text.subwords import Subwords
@@ -224,11 +223,11 @@ class CaptioningModel:
         card = {key: value for key, value in self.card.items() if key != "prototype_captions"}
         config = {"task": "caption", **card, **settings.model_dump(mode="json")}
         checkpoint.write_model(folder, config, weights, self.vocabulary.to_json(), model_card(card), half)
-        captioner = self.model.captioner
-        if isinstance(captioner, CaptionTransformer) and captioner.memory is not None:
+        prototypes = prototypes_of(self.model.captioner)
+        if prototypes is not None:
             concepts = [] if settings.codebook is None else settings.codebook["words"]
-            words_of = context_words(self.vocabulary.decode, captioner.memory.config.placement, concepts)
-            write_prototypes(folder, captioner.memory.describe(words_of))
+            words_of = context_words(self.vocabulary.decode, prototypes.placement, concepts)
+            write_prototypes(folder, prototypes.describe(words_of))
 
     def push_to_hub(self, repository: str, private: bool = True) -> str:
         """Upload the model folder to a hub repository; returns its address."""

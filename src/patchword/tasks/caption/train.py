@@ -21,16 +21,22 @@ from torch import Tensor, nn
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import find_model, restore_weights
 from patchword.checkpoints.towers import load_tower_weights
-from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings, reader_preprocessing
+from patchword.composed import (
+    CaptionerSettings,
+    CaptionModel,
+    TowerSettings,
+    prototypes_of,
+    reader_preprocessing,
+    region_alignment_of,
+)
 from patchword.data.captions import CaptionBatch, CaptionData, Inputs, PictureInputs, PlanEntry
 from patchword.device import wait
 from patchword.errors import ConfigError
 from patchword.layers.codebook import Codebook, concept_use
-from patchword.layers.prototypes import PrototypeMemory
 from patchword.log import progress
+from patchword.lookup import look_up
 from patchword.losses import caption_cross_entropy
 from patchword.metrics import score_captions
-from patchword.models.captioners.caption_transformer import CaptionTransformer, CaptionTransformerConfig
 from patchword.tasks.caption.model import CaptioningModel, DecodingSettings, ModelSettings
 from patchword.tasks.caption.objective import (
     CrossEntropy,
@@ -40,7 +46,6 @@ from patchword.tasks.caption.objective import (
     is_used,
 )
 from patchword.tasks.caption.reward import CaptionReward
-from patchword.tasks.caption.texts import embed_captions, text_towers
 from patchword.train.data import (
     CaptionDataSettings,
     build_vocabulary,
@@ -51,7 +56,10 @@ from patchword.train.data import (
 )
 from patchword.train.loop import Validation
 from patchword.train.settings import RunSettings, StageSettings
+from patchword.types import Prototypes
 
+TEXT_TOWERS, EMBED_CAPTIONS = "tasks.caption.texts:text_towers", "tasks.caption.texts:embed_captions"
+"""Needed where captions are a regulariser, and imported only there."""
 RAMP_FROM = -10.0
 """Log-bias at which a ramp of the memory begins: a prototype counts as much as e^-10 of a word."""
 
@@ -107,9 +115,7 @@ class CaptionRun(RunSettings, frozen=True):
             raise ValueError(
                 "data.panoptic labels patches for patch_contrast, and no stage gives that a weight: set one, or leave it out"
             )
-        alignment = (
-            self.captioner.region_alignment if isinstance(self.captioner, CaptionTransformerConfig) else None
-        )
+        alignment = region_alignment_of(self.captioner)
         for stage in self.stage:
             if not isinstance(stage.objective, CrossEntropySettings):
                 continue
@@ -146,7 +152,9 @@ class CaptionRecipe:
             self._check_codebook(codebook)
         if run.captioner_from:
             self.load_weights(Path(run.captioner_from))
-        self._towers = text_towers(run.text_from, codebook.tower) if self._embeds_captions() else None
+        self._towers = (
+            look_up(TEXT_TOWERS)(run.text_from, codebook.tower) if self._embeds_captions() else None
+        )
         self.preprocessing = reader_preprocessing(self.model.tower.preprocessing)
         inputs = self._inputs([record.file for record in (*train, *selection)])
         self.train = CaptionData.build(train, self.vocabulary, inputs, run.data.max_words)
@@ -218,15 +226,16 @@ class CaptionRecipe:
             return SelfCritical(self.model, settings, self.vocabulary.special, self.reward())
         if is_used(settings.text_regulariser) and self.train.texts is None:
             device = next(self.model.parameters()).device
-            self.train = replace(self.train, texts=embed_captions(self._towers, self.train.records, device))
+            self.train = replace(
+                self.train, texts=look_up(EMBED_CAPTIONS)(self._towers, self.train.records, device)
+            )
             self._towers = None  # a text tower of which nothing more is needed
         learns = self._prototypes is not None and self.stages[stage].memory != "off"
         return CrossEntropy(self.model, settings, self.vocabulary.special, wants_trace=learns)
 
     @property
-    def _prototypes(self) -> PrototypeMemory | None:
-        captioner = self.model.captioner
-        return captioner.memory if isinstance(captioner, CaptionTransformer) else None
+    def _prototypes(self) -> Prototypes | None:
+        return prototypes_of(self.model.captioner)
 
     def before_step(self, stage: int, progress: float) -> None:
         """Sets how much the prototype memory takes part; `progress` is the share of the stage that is done."""

@@ -1,0 +1,44 @@
+"""What answers questions: a tower, the reader of picture and question behind it, and a sense of the pictures that they know."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from patchword.composed import CaptionerSettings, TowerModel, TowerSettings, build_captioner, build_tower
+from patchword.layers.codebook import Codebook
+from patchword.layers.familiarity import Familiarity
+from patchword.models.fusion.question_answering import (
+    AnswerClassifier,
+    AnswerGenerator,
+    QuestionConfig,
+    QuestionEncoder,
+)
+
+
+class AnswerModel(TowerModel):
+    """A tower and what answers questions from it: by choice from a list, or word by word; and a sense of what pictures it knows."""
+
+    def __init__(self, tower: nn.Module, answerer: AnswerClassifier | AnswerGenerator) -> None:
+        super().__init__(tower)
+        self.answerer = answerer
+        self.familiarity = Familiarity(tower.width)
+
+    @classmethod
+    def build(
+        cls,
+        tower: TowerSettings,
+        questions: QuestionConfig,
+        generator: CaptionerSettings | None,
+        vocabulary_size: int,
+        answers: int,
+        codebook: Codebook | None = None,
+    ) -> AnswerModel:
+        """With a `generator`, a captioner that words the answers; else they are chosen among `answers`."""
+        built = build_tower(tower)
+        if generator is None:
+            return cls(built, AnswerClassifier(questions, built.width, vocabulary_size, answers, codebook))
+        encoder = QuestionEncoder(questions, built.width, vocabulary_size, codebook)
+        return cls(
+            built,
+            AnswerGenerator(encoder, build_captioner(generator, questions.width, vocabulary_size, None)),
+        )
