@@ -7,6 +7,7 @@ from typing import Any
 
 
 def look_up(reference: str) -> Any:
-    """What "module:name" stands for, for instance "tasks.caption.load:load" in `patchword/tasks/caption/load.py`."""
+    """What "module:name" stands for, for instance "tasks.caption.load:load" in `patchword/tasks/caption/load.py`; "module" is itself."""
     module, _, name = reference.partition(":")
-    return getattr(import_module(f"patchword.{module}"), name)
+    found = import_module(f"patchword.{module}")
+    return getattr(found, name) if name else found

@@ -26,7 +26,7 @@ FLOORS = (
     ("reports", "checkpoints"),
     ("train", "jobs"),
     ("tasks",),
-    ("serve", "cli"),
+    ("serve", "cli", "interface"),
 )
 """The house from the ground up: a folder or file imports what stands on floors below its own, and its own folder."""
 

@@ -1,10 +1,15 @@
-"""What `patchword predict` and `patchword evaluate` hand to a task: the options of the command, as they were typed."""
+"""What `patchword predict` and `patchword evaluate` hand to a task, and what a task says of its model.
+
+A request holds the options of the command, as they were typed.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from patchword.metrics.scores import Score
 
 MissingChoice = Literal["error", "image-only", "text-only"]
 """What becomes of rows of a table without text or picture."""
@@ -43,3 +48,19 @@ class EvaluateRequest:
     out: Path | None = None
     device: str | None = None
     batch: int = 32
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a model is on a split."""
+
+    scores: dict[str, Score]
+    """By name, as fractions of one."""
+    rows: tuple[dict[str, Any], ...]
+    """The same by kind of question, or by label: one line of the printed table each."""
+    items: int
+    """Questions or rows that were scored."""
+    left_out: int = 0
+    """Questions or rows whose pictures could not be read: they are in no number."""
+    interval: tuple[float, float] | None = None
+    """95 % interval of the first score, by bootstrap over pictures, where it is computed."""

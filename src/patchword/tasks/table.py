@@ -6,12 +6,9 @@ Everything is named as "module:name" and imported when it is asked for, so that 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from patchword.checkpoints import folder as checkpoint
-from patchword.checkpoints.model import find_model, is_hub
 from patchword.errors import ModelError
-from patchword.lookup import look_up
 
 
 class Task(NamedTuple):
@@ -27,6 +24,8 @@ class Task(NamedTuple):
     """(PredictRequest) -> exit status: what `patchword predict` does with its models."""
     evaluate: str | None = None
     """(EvaluateRequest) -> exit status: what `patchword evaluate` does with its models."""
+    measure: str | None = None
+    """(EvaluateRequest) -> Evaluation: the numbers that `evaluate` prints."""
 
 
 TASKS = {
@@ -52,6 +51,7 @@ TASKS = {
         recipe="tasks.answer.train:AnswerRecipe",
         predict="tasks.answer.evaluate:predict",
         evaluate="tasks.answer.evaluate:evaluate",
+        measure="tasks.answer.evaluate:measure",
     ),
     "label": Task(
         load="tasks.label.model:load_labelling_model",
@@ -59,25 +59,20 @@ TASKS = {
         recipe="tasks.label.train:LabelRecipe",
         predict="tasks.label.evaluate:predict",
         evaluate="tasks.label.evaluate:evaluate",
+        measure="tasks.label.evaluate:measure",
     ),
 }
 
 
-def load(name: str | Path, device: str | None = None) -> Any:
-    """A model by the name of a shipped one, a folder, or a hub id of a Patchword folder; `hub:ID` is a captioner of transformers.
-
-    What comes back can `caption` pictures, `label` and embed them, or be `ask`ed about them, as the model was trained to.
-    Raises ModelError when there is no such model, or its folder is incomplete or of another format.
-    """
-    return look_up(TASKS[task_of(name)].load)(name, device)
-
-
 def task_of(name: str | Path) -> str:
     """What a model is for. Raises ModelError when there is no such model, or this version has no such task."""
+    from patchword.checkpoints import folder as checkpoint  # imports torch, and the table does not need it
+    from patchword.checkpoints.model import find_model, is_hub
+
     if is_hub(name):
         return "caption"
     folder = find_model(name)
-    task = checkpoint.read_config(folder).get("task")
+    task: str = checkpoint.read_config(folder).get("task", "none that it names")
     if task not in TASKS:
         raise ModelError(
             f"{folder} is a model for {task!r}; this version of Patchword has: {', '.join(TASKS)}"

@@ -23,6 +23,7 @@ from patchword.layers.region_alignment import RegionAlignmentConfig
 from patchword.models.pairs.aligned_towers import AlignedTowers, PairTokens
 from patchword.models.pairs.patch_slimming import PatchSlimmingConfig
 from patchword.tasks.align.result import AlignedPair, PointedWord
+from patchword.tasks.describe import describe
 from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings, build_two_towers, by_value
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
@@ -60,6 +61,11 @@ class AlignmentModel:
         self.model = model.to(device).eval()
         self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
         self.towers = TwoTowerModel(model.towers, settings, vocabulary, card, device)
+
+    def __repr__(self) -> str:
+        return describe(
+            self, f"patch-word alignment over {self.settings.vision.kind} and {self.settings.text.kind}"
+        )
 
     def picture_cache(
         self, pictures: Sequence[Picture], batch: int = 32, progress: Callable[[int], None] | None = None

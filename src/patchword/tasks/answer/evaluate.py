@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchword.errors import DataError, PictureError
-from patchword.tasks.requests import EvaluateRequest, PredictRequest
+from patchword.tasks.requests import EvaluateRequest, Evaluation, PredictRequest
 
 if TYPE_CHECKING:
     from patchword.data.records import QuestionRecord
@@ -40,6 +40,32 @@ def predict(request: PredictRequest) -> int:
 
 def evaluate(request: EvaluateRequest) -> int:
     """Print VQA accuracy by kind of question; returns the exit status."""
+    result, lost = _compared(request)
+    _print(result, request.split)
+    if request.out is not None:
+        _write(request.out, result)
+    if lost:
+        print(
+            f"patchword: {lost} questions about pictures that could not be read are left out of every number",
+            file=sys.stderr,
+        )
+    return 1 if lost else 0
+
+
+def measure(request: EvaluateRequest) -> Evaluation:
+    """VQA accuracy, what the question alone tells, and both by kind of question."""
+    from patchword.metrics.scores import Score
+
+    result, lost = _compared(request)
+    everything = result["all"]
+    scores = {name: Score(everything[name]) for name in ("VQA_accuracy", "questions_alone")}
+    known = {name: score for name, score in scores.items() if score.value is not None}
+    low, high = everything["interval"]
+    return Evaluation(known, tuple(result["kinds"]), everything["questions"], lost, (low, high))
+
+
+def _compared(request: EvaluateRequest) -> tuple[dict[str, Any], int]:
+    """The numbers of a split, and how many questions were lost with their pictures."""
     from patchword.data.formats.questions import read_questions
     from patchword.data.formats.readers import split_records
 
@@ -57,16 +83,7 @@ def evaluate(request: EvaluateRequest) -> int:
     found = [(record, answer.text) for record, answer in answered if answer is not None]
     if not found:
         raise DataError(f"{request.images}: none of the pictures of {request.split} could be read")
-    result = _scored(found, taught)
-    _print(result, request.split)
-    if request.out is not None:
-        _write(request.out, result)
-    if lost:
-        print(
-            f"patchword: {lost} questions about pictures that could not be read are left out of every number",
-            file=sys.stderr,
-        )
-    return 1 if lost else 0
+    return _scored(found, taught), lost
 
 
 def _answered(

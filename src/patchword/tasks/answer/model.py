@@ -40,6 +40,7 @@ from patchword.layers.familiarity import mean_patch
 from patchword.models.fusion.question_answering import QuestionConfig, QuestionEncoding
 from patchword.tasks.answer.composed import AnswerModel
 from patchword.tasks.answer.result import Answer, Answers
+from patchword.tasks.describe import describe
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.types import VisualFeatures
@@ -78,6 +79,10 @@ class AnsweringModel:
     ) -> None:
         self.model = model.to(device).eval()
         self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
+
+    def __repr__(self) -> str:
+        answers = f"{len(self.settings.answers):,} answers" if self.settings.answers else "worded answers"
+        return describe(self, f"questions over {self.settings.tower.kind}", answers)
 
     def ask(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from patchword.data.pictures import Picture, open_picture
 from patchword.errors import ModelError
-from patchword.tasks.caption.result import Caption
+from patchword.tasks.caption.result import Caption, Captions
+from patchword.tasks.describe import describe
 
 
 class HubCaptioner:
@@ -39,6 +40,29 @@ class HubCaptioner:
             )
         return cls(model, processor, name, device)
 
+    def __repr__(self) -> str:
+        return describe(self, type(self.model).__name__)
+
+    @overload
+    def caption(  # type: ignore[overload-overlap]  # a path is a sequence of letters as well
+        self,
+        pictures: Picture,
+        beams: int | None = None,
+        n_best: int = 1,
+        trace: bool = False,
+        batch: int = 8,
+        max_length: int = 30,
+    ) -> Caption: ...
+    @overload
+    def caption(
+        self,
+        pictures: Sequence[Picture],
+        beams: int | None = None,
+        n_best: int = 1,
+        trace: bool = False,
+        batch: int = 8,
+        max_length: int = 30,
+    ) -> Captions: ...
     def caption(
         self,
         pictures: Picture | Sequence[Picture],
@@ -47,12 +71,12 @@ class HubCaptioner:
         trace: bool = False,
         batch: int = 8,
         max_length: int = 30,
-    ) -> Caption | list[Caption]:
+    ) -> Caption | Captions:
         """As `CaptioningModel.caption`; these models have no trace, so there is never an attention map."""
         if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
             return self.caption([pictures], beams, n_best, trace, batch, max_length)[0]
         width = max(beams or 3, n_best)
-        captions: list[Caption] = []
+        captions = Captions()
         for first in range(0, len(pictures), batch):
             images = [open_picture(picture) for picture in pictures[first : first + batch]]
             captions += self._generate(images, width, n_best, max_length)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ from patchword.data.pictures import Picture, Preprocessing, open_picture, seen_p
 from patchword.decode import Decodings, beam_search, explain_tokens, greedy_steps
 from patchword.html.pictures import small_jpeg
 from patchword.tasks.caption.prototypes import context_words, write_prototypes
-from patchword.tasks.caption.result import Caption
+from patchword.tasks.caption.result import Caption, Captions
+from patchword.tasks.describe import describe
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.types import Trace, VisualFeatures
@@ -69,6 +70,28 @@ class CaptioningModel:
         self.model = model.to(device).eval()
         self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
 
+    def __repr__(self) -> str:
+        kinds = f"{self.settings.captioner.kind} over {self.settings.tower.kind}"
+        return describe(self, kinds, f"{self.vocabulary.size:,} words")
+
+    @overload
+    def caption(  # type: ignore[overload-overlap]  # a path is a sequence of letters as well
+        self,
+        pictures: Picture,
+        beams: int | None = None,
+        n_best: int = 1,
+        trace: bool = True,
+        batch: int = 16,
+    ) -> Caption: ...
+    @overload
+    def caption(
+        self,
+        pictures: Sequence[Picture],
+        beams: int | None = None,
+        n_best: int = 1,
+        trace: bool = True,
+        batch: int = 16,
+    ) -> Captions: ...
     def caption(
         self,
         pictures: Picture | Sequence[Picture],
@@ -76,7 +99,7 @@ class CaptioningModel:
         n_best: int = 1,
         trace: bool = True,
         batch: int = 16,
-    ) -> Caption | list[Caption]:
+    ) -> Caption | Captions:
         """Caption one picture, or a list of them.
 
         Args:
@@ -93,7 +116,7 @@ class CaptioningModel:
         """
         if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
             return self.caption([pictures], beams, n_best, trace, batch)[0]
-        captions: list[Caption] = []
+        captions = Captions()
         for first in range(0, len(pictures), batch):
             images = [open_picture(picture) for picture in pictures[first : first + batch]]
             pixels_BHWC = np.stack([self.settings.preprocessing.apply(image) for image in images])

@@ -35,6 +35,18 @@ def caption_strip(caption: Caption, picture: Image.Image | None = None) -> Html:
     return Html(f'<div class="patchword strip"><style>\n{look()}{css}</style>\n{body}\n</div>')
 
 
+def caption_strips(captions: Sequence[Caption], count: int) -> Html:
+    """The captions one under another as one HTML fragment, and how many of `count` are not among them."""
+    parts = [_explained(caption, None) for caption in captions]
+    css = "".join(dict.fromkeys(css for css, _ in parts))
+    bodies = [Html(f'<div class="strip">\n{body}\n</div>') for _, body in parts]
+    if count > len(captions):
+        bodies.append(
+            note(f"{count - len(captions)} more captions are not shown: show some by their place in the list")
+        )
+    return Html(f'<div class="patchword"><style>\n{look()}{css}</style>\n{join(bodies)}\n</div>')
+
+
 def caption_page(
     items: Iterable[tuple[object, Image.Image | None, Caption]], title: str = "Captions, word by word"
 ) -> str:

@@ -39,4 +39,18 @@ class Caption:
     """The other hypotheses of the search, best first."""
 
     def _repr_html_(self) -> str:
-        return look_up("tasks.caption.page:caption_strip")(self)
+        """What a notebook shows: the picture under each word's map."""
+        strip: str = look_up("tasks.caption.page:caption_strip")(self)
+        return strip
+
+
+class Captions(list[Caption]):
+    """Captions of several pictures, in their order: a list that a notebook shows picture by picture."""
+
+    SHOWN = 20
+    """A notebook keeps what it shows, so it is shown this many."""
+
+    def _repr_html_(self) -> str:
+        """The first captions, each with its picture, and how many more there are."""
+        strips: str = look_up("tasks.caption.page:caption_strips")(self[: self.SHOWN], len(self))
+        return strips

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from patchword.errors import ConfigError, DataError
-from patchword.tasks.requests import EvaluateRequest, MissingChoice, PredictRequest
+from patchword.tasks.requests import EvaluateRequest, Evaluation, MissingChoice, PredictRequest
 
 if TYPE_CHECKING:
     from patchword.data.records import LabelRecord
@@ -113,6 +113,22 @@ def predict(request: PredictRequest) -> int:
 
 def evaluate(request: EvaluateRequest) -> int:
     """Print scores and a table per class, and write the files; returns the exit status."""
+    found = measure(request)
+    _print(found.scores, found.rows, found.items)
+    if request.out is not None:
+        values: dict[str, Any] = {"rows": found.items, "split": request.split}
+        values["scores"] = {name: score.value for name, score in found.scores.items()}
+        values["classes"] = found.rows
+        (request.out / "scores.json").write_text(
+            json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8"
+        )
+        drawn = ", confusion.png" if (request.out / "confusion.png").exists() else ""
+        print(f"{request.out}: predictions.csv, scores.json{drawn}")
+    return 1 if found.left_out else 0
+
+
+def measure(request: EvaluateRequest) -> Evaluation:
+    """Scores and a row per class; with `request.out` the predictions and the confusion matrix are written there."""
     from patchword.tasks.label.model import load_labelling_model
 
     out = request.out
@@ -134,20 +150,7 @@ def evaluate(request: EvaluateRequest) -> int:
             f"{request.data}: none of the {rows.bad} rows of split {request.split!r} could be labelled"
         )
     scores, table = _scored(truth, chosen, labels, classifier.settings.several, out)
-    _print(scores, table, len(truth))
-    if out is not None:
-        values = {
-            "rows": len(truth),
-            "split": request.split,
-            "scores": {name: score.value for name, score in scores.items()},
-        }
-        values["classes"] = [row._asdict() for row in table]
-        (out / "scores.json").write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
-        print(
-            f"{out}: predictions.csv, scores.json"
-            + ("" if classifier.settings.several else ", confusion.png")
-        )
-    return 1 if rows.bad else 0
+    return Evaluation(scores, tuple(row._asdict() for row in table), len(truth), rows.bad)
 
 
 def _scored(
@@ -176,7 +179,7 @@ def _scored(
     return classification(true, guessed, labels), class_table(counts_KK, labels)
 
 
-def _print(scores: dict[str, Score], rows: list[ClassRow], count: int) -> None:
+def _print(scores: Mapping[str, Score], rows: Sequence[Mapping[str, Any]], count: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -184,7 +187,8 @@ def _print(scores: dict[str, Score], rows: list[ClassRow], count: int) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for row in rows:
-        table.add_row(row.label, f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}", str(row.count))
+        ratios = [f"{row[name]:.3f}" for name in ("precision", "recall", "f1")]
+        table.add_row(row["label"], *ratios, str(row["count"]))
     console = Console(width=100)
     console.print(table)
     for name, score in scores.items():

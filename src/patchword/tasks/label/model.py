@@ -26,6 +26,7 @@ from patchword.device import choose_device
 from patchword.errors import ConfigError, DataError, PictureError
 from patchword.models.fusion.late_concatenation import LateConcatenation, LateConcatenationConfig
 from patchword.models.fusion.prompt_fusion import PromptFusion, PromptFusionConfig
+from patchword.tasks.describe import describe
 from patchword.tasks.label.objective import LabelModel
 from patchword.tasks.label.result import Labels, LayerAttention
 from patchword.text.pieces import Pieces
@@ -83,6 +84,10 @@ class LabellingModel:
         self.model = model.to(device).eval()
         self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
         self.reads = reads(settings.model)
+
+    def __repr__(self) -> str:
+        kinds = f"{self.settings.model.kind} over {self.settings.vision.kind} and {self.settings.text.kind}"
+        return describe(self, kinds, f"{len(self.settings.labels)} labels")
 
     def batch(self, pictures: Sequence[Picture | None], texts: Sequence[str]) -> LabelBatch:
         """A batch without labels; None is a missing picture, a blank text a missing one. Raises PictureError."""

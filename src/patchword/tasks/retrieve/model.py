@@ -20,6 +20,7 @@ from patchword.composed import TextTowerSettings, TowerSettings, build_text_towe
 from patchword.data.pictures import Picture, Preprocessing, open_picture
 from patchword.errors import DataError
 from patchword.models.pairs.two_towers import TwoTowers, TwoTowersConfig
+from patchword.tasks.describe import describe
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
@@ -66,6 +67,10 @@ class TwoTowerModel:
         self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
         self.identity = checkpoint.weights_digest(model)
         """SHA-256 of the weights: an index remembers it, and refuses vectors of another model."""
+
+    def __repr__(self) -> str:
+        kinds = f"{self.settings.vision.kind} and {self.settings.text.kind}"
+        return describe(self, kinds, f"vectors of {self.settings.two_towers.width}")
 
     @torch.inference_mode()
     def embed_images(self, pictures: Sequence[Picture], batch: int = 32) -> np.ndarray:
