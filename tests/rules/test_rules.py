@@ -51,7 +51,7 @@ TASKS_USED = {
 }
 """The only imports between folders of tasks, and why."""
 
-CLOSURES = {"patchword.tasks.caption.train": 67, "patchword.cli.train": 50}
+CLOSURES = {"patchword.tasks.caption.train": 67, "patchword.cli.train": 48}
 """Files that an import can come to, counted by hand nowhere: these may only fall."""
 
 LOADED = 85

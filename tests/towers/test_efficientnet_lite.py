@@ -112,8 +112,8 @@ def test_the_published_weights_give_the_reference_logits(height, width):
 @torch.inference_mode()
 def test_what_pictures_of_an_installed_package_show_is_among_the_five_likeliest(picture, accepted):
     data = pytest.importorskip("skimage.data")
-    from patchword.data.pictures import open_picture
     from patchword.composed import reader_preprocessing
+    from patchword.data.pictures import open_picture
 
     try:
         image = getattr(data, picture)() if picture != "motorcycle" else data.stereo_motorcycle()[0]
