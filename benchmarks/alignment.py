@@ -1,12 +1,14 @@
-"""Patch-word alignment: our head against a literal reading of the equations, one caption after another.
+"""Compares our patch-word alignment head with a literal implementation of the equations.
 
-    python benchmarks/alignment.py                       # the table (each row in its own process; about four minutes on two cores)
-    python benchmarks/alignment.py --bf16                # what bfloat16 products change in the ranking
-    python benchmarks/alignment.py --all-pairs 1000 5000 # one complete evaluation of random features, with time and peak memory
+    python benchmarks/alignment.py                         # the table; about four minutes on two cores
+    python benchmarks/alignment.py --bf16                  # how bfloat16 products change the ranking
+    python benchmarks/alignment.py --all-pairs 1000 5000   # a complete evaluation of random features
 
-Random features at the scale of the paper: width 512, 196 patches and a class token, keep 0.5, 39 aggregated tokens. CPU seconds are of
-one process with one thread, peak memory is the process's high-water mark. The baseline computes the same numbers (the first lines of
-output show the difference); it is written from the equations and is not anybody's code.
+Features are random, at the scale of the paper: width 512, 196 patches and a class token, keep 0.5, 39
+aggregated tokens. CPU seconds are those of one process with one thread; each row runs in its own process, and
+peak memory is its high-water mark. The literal implementation loops over the captions and computes the same
+numbers (the first lines of output show the difference). It is written from the equations and is not anybody's
+code.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ WIDTH, PATCHES, KEEP = 512, 196, 0.5
 
 
 def literal(head: PatchSlimming, tokens_Ind: Tensor, captions_JLd: Tensor, lengths_J: list[int]) -> Tensor:
-    """Similarities (I, J) as the equations stand: for each caption sort, gather, aggregate, fuse, normalise, align."""
+    """Returns the similarities (I, J) by the equations as they stand.
+
+    For each caption it sorts, gathers, aggregates, fuses, normalises and aligns.
+    """
     class_I1d, patches_INd = tokens_Ind[:, :1], tokens_Ind[:, 1:]
     kept = math.ceil(patches_INd.shape[1] * KEEP)
     unit_INd = functional.normalize(patches_INd, dim=-1)
@@ -58,7 +63,10 @@ def literal(head: PatchSlimming, tokens_Ind: Tensor, captions_JLd: Tensor, lengt
 
 
 def material(images: int, captions: int, words: int) -> tuple[PatchSlimming, Tensor, Tensor, Tensor]:
-    """Head, image tokens, caption tokens and lengths (uniform within a third of `words`), the longest caption first."""
+    """Returns head, image tokens, caption tokens and lengths, the longest caption first.
+
+    Lengths are uniform within a third of `words`.
+    """
     torch.manual_seed(0)
     head = PatchSlimming(PatchSlimmingConfig(width=WIDTH, keep=KEEP, aggregated=39))
     spread = words // 3
@@ -72,6 +80,7 @@ def material(images: int, captions: int, words: int) -> tuple[PatchSlimming, Ten
 
 
 def training_step(ours: bool, words: int) -> dict[str, float]:
+    """Measures one step of 64 pictures and 64 captions: CPU seconds, loss and gradient."""
     head, images, captions, lengths = material(64, 64, words)
     images.requires_grad_()
     captions.requires_grad_()
@@ -94,7 +103,9 @@ def training_step(ours: bool, words: int) -> dict[str, float]:
 
 
 def evaluation(ours: bool, words: int) -> dict[str, float]:
-    # The public protocol compares in shards of 256 pictures, which the baseline keeps: its cost per pair depends on the shard.
+    """Measures all pairs of cached pictures and captions: CPU seconds and pairs per second."""
+    # The public protocol compares in shards of 256 pictures, and the baseline's cost per pair depends on the
+    # shard, so the baseline keeps this size.
     head, images, captions, lengths = material(*((64, 640) if ours else (256, 8)), words)
     head.eval()
     image_cache = ragged([(images, torch.full((len(images),), 1 + PATCHES))])
@@ -110,7 +121,10 @@ def evaluation(ours: bool, words: int) -> dict[str, float]:
 
 
 def bf16() -> None:
-    """How often bfloat16 products change what a caption or a picture finds first. Captions are noisy words of their picture."""
+    """Prints how often bfloat16 products change the first result of a caption or a picture.
+
+    Captions are noisy words of their picture.
+    """
     head, images, _, _ = material(100, 1, 12)
     head.eval()
     words = functional.normalize(
@@ -122,18 +136,22 @@ def bf16() -> None:
     own = torch.arange(500) // 5
     recall = [float((s.argmax(dim=0) == own).float().mean()) * 100 for s in (exact, rounded)]
     print(
-        f"bfloat16 products, 100 pictures x 500 captions: largest difference {float((exact - rounded).abs().max()):.1e}"
+        "bfloat16 products, 100 pictures x 500 captions: largest difference "
+        f"{float((exact - rounded).abs().max()):.1e}"
     )
     print(
-        f"  first picture of a caption changes for {float((exact.argmax(0) != rounded.argmax(0)).float().mean()):.2%}"
+        "  first picture of a caption changes for "
+        f"{float((exact.argmax(0) != rounded.argmax(0)).float().mean()):.2%}"
     )
     print(
-        f"  first caption of a picture changes for {float((exact.argmax(1) != rounded.argmax(1)).float().mean()):.2%}"
+        "  first caption of a picture changes for "
+        f"{float((exact.argmax(1) != rounded.argmax(1)).float().mean()):.2%}"
     )
     print(f"  text-to-image R@1 {recall[0]:.1f} exact, {recall[1]:.1f} with bfloat16")
 
 
 def whole(images: int, captions: int) -> None:
+    """Runs a complete evaluation and prints its time and peak memory."""
     head, tokens, _, _ = material(images, 1, 12)
     head.eval()
     lengths = torch.randint(8, 20, (captions,))
@@ -154,21 +172,24 @@ def whole(images: int, captions: int) -> None:
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     pairs = images * captions
     print(
-        f"{pairs} pairs: {wall:.0f} s, {cpu:.0f} CPU seconds, {pairs / cpu:.0f} pairs per CPU second, peak {peak():.0f} MiB"
+        f"{pairs} pairs: {wall:.0f} s, {cpu:.0f} CPU seconds, {pairs / cpu:.0f} pairs per CPU second, peak "
+        f"{peak():.0f} MiB"
     )
 
 
 def peak() -> float:
+    """Peak resident memory of this process, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def apart(what: str, ours: bool, words: int) -> dict[str, float]:
-    """One measurement in a process of its own, so that peaks do not add up."""
+    """Runs one measurement in its own process, so that peaks do not add up."""
     line = [sys.executable, __file__, "--measure", what, "ours" if ours else "literal", str(words)]
     return json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
 
 
 def table(repeats: int) -> None:
+    """Prints the table of all measurements."""
     print(f"torch {torch.__version__}, one thread, medians of {repeats}; ratios are ours / literal")
     for words in (16, 30):
         rows = {}
@@ -176,8 +197,10 @@ def table(repeats: int) -> None:
             runs = sorted((apart("train", ours, words) for _ in range(repeats)), key=lambda run: run["cpu"])
             rows[ours] = runs[len(runs) // 2]
             print(
-                f"train 64x64, ~{words} words, {'ours   ' if ours else 'literal'}: {rows[ours]['cpu']:.2f} CPU s "
-                f"({rows[ours]['forward']:.2f} + {rows[ours]['backward']:.2f}), peak {rows[ours]['peak']:.0f} MiB, "
+                f"train 64x64, ~{words} words, {'ours   ' if ours else 'literal'}: {rows[ours]['cpu']:.2f} "
+                "CPU s "
+                f"({rows[ours]['forward']:.2f} + {rows[ours]['backward']:.2f}), peak "
+                f"{rows[ours]['peak']:.0f} MiB, "
                 f"loss {rows[ours]['loss']:.6f}, |gradient| {rows[ours]['gradient']:.4f}"
             )
         time_ratio, memory_ratio = (rows[True][name] / rows[False][name] for name in ("cpu", "peak"))
@@ -189,15 +212,18 @@ def table(repeats: int) -> None:
             )
             rows[ours] = runs[len(runs) // 2]
             print(
-                f"all pairs, ~{words} words, {'ours   ' if ours else 'literal'}: {rows[ours]['pairs_per_cpu_second']:.0f} pairs per CPU "
+                f"all pairs, ~{words} words, {'ours   ' if ours else 'literal'}: "
+                f"{rows[ours]['pairs_per_cpu_second']:.0f} pairs per CPU "
                 f"second, peak {rows[ours]['peak']:.0f} MiB"
             )
         print(
-            f"  ratio: {rows[True]['pairs_per_cpu_second'] / rows[False]['pairs_per_cpu_second']:.1f} times the pairs"
+            f"  ratio: {rows[True]['pairs_per_cpu_second'] / rows[False]['pairs_per_cpu_second']:.1f} times "
+            "the pairs"
         )
 
 
 def main() -> None:
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,17 +1,20 @@
-"""Speed and memory of Show, Attend and Tell at the size that is usually taught: ours beside the recurrence written out literally.
+"""Compares speed and memory of our Show, Attend and Tell with a literal implementation.
 
     python benchmarks/captioners.py [--threads 2] [--repeats 5]
 
-Pictures are grids of 14 x 14 patches of 2048 channels; the decoder is 512 wide, over 9,490 words. Two tasks: a training step on 32 captions
-of 20 words (forward, both losses, backward, Adam; the encoder is frozen), and a beam search of width 5 for 5 pictures over 20 steps.
-Every measurement runs in a process of its own: CPU seconds of the process (median of the repeats), and its greatest resident memory.
+The size is the one usually taught: grids of 14 x 14 patches with 2048 channels, a decoder of width 512, and
+9,490 words. There are two tasks: a training step on 32 captions of 20 words (forward, both losses, backward,
+Adam; the encoder is frozen), and a beam search of width 5 for 5 pictures over 20 steps. Every measurement
+runs in its own process and gives CPU seconds (median of the repeats) and peak resident memory.
 
-"Literal" is the same decoder as its equations read, and as public implementations run it: the grid is projected anew at every word, the
-context is a sum over products as large as the grid, the search goes picture by picture with the grid copied for every beam, and Adam is
-torch's default (ours is its fused one).
+"Literal" is the same decoder written as its equations read, and as public implementations run it: the grid is
+projected again at every word, the context is a sum over products as large as the grid, the search processes
+one picture at a time with the grid copied for every beam, and Adam is torch's default (ours is its fused
+one).
 
-PUBLISHED holds figures of the widely taught public code on two quiet cores. A busy or slower machine is told by what it needs for a matrix
-product: the last column divides our time by (calibration now / calibration on a quiet core) before it is compared with those figures.
+PUBLISHED holds the figures of the widely taught public code on two quiet cores. To compare with them on a
+busy or slower machine, the last column divides our time by the slowdown of a matrix product (calibration now
+/ calibration on a quiet core).
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ SPECIAL = SpecialIds(pad=0, start=1, end=2, unknown=3)
 
 
 class Literal(nn.Module):
-    """The decoder's equations, one after the other, word by word."""
+    """The decoder's equations, computed word by word."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,12 +61,14 @@ class Literal(nn.Module):
         self.words = nn.Linear(WIDTH, VOCABULARY)
 
     def begin(self, grid_BNC: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the initial hidden state and cell."""
         mean_BC = grid_BNC.mean(dim=1)
         return self.first_hidden(mean_BC), self.first_cell(mean_BC)
 
     def word(
         self, tokens_B: Tensor, grid_BNC: Tensor, hidden_BS: Tensor, cell_BS: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns logits, attention, hidden state and cell after one word."""
         sums_BNA = self.patch_map(grid_BNC) + self.state_map(hidden_BS)[:, None]
         weights_BN = self.score(torch.relu(sums_BNA)).squeeze(2).softmax(dim=1)
         context_BC = (grid_BNC * weights_BN[..., None]).sum(dim=1)
@@ -74,6 +79,7 @@ class Literal(nn.Module):
         return self.words(self.dropout(hidden_BS)), weights_BN, hidden_BS, cell_BS
 
     def forward(self, tokens_BT: Tensor, grid_BNC: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns logits (B, T, V) and attention (B, T, N) under teacher forcing."""
         hidden_BS, cell_BS = self.begin(grid_BNC)
         logits_BTV = torch.zeros(*tokens_BT.shape, VOCABULARY)
         attention_BTN = torch.zeros(*tokens_BT.shape, PATCHES)
@@ -85,7 +91,7 @@ class Literal(nn.Module):
 
     @torch.no_grad()
     def search(self, grid_1NC: Tensor) -> Tensor:
-        """Beam search for one picture; nothing ends, so that the number of steps is fixed."""
+        """Beam search for one picture; no hypothesis ends, so that the number of steps is fixed."""
         grid_KNC = grid_1NC.expand(BEAMS, -1, -1).contiguous()
         hidden_KS, cell_KS = self.begin(grid_KNC)
         tokens_KT = torch.full((BEAMS, 1), SPECIAL.start)
@@ -102,14 +108,17 @@ class Literal(nn.Module):
 
 
 def ours() -> ShowAttendTell:
+    """Our decoder with the choices of the public code."""
     config = ShowAttendTellConfig(scoring="relu", gate="vector", output="linear", initial="linear")
     captioner = ShowAttendTell(config, CHANNELS, VOCABULARY)
     with torch.no_grad():
-        captioner.output.words.bias[SPECIAL.end] = -99  # nothing ends: the number of steps is fixed
+        # no hypothesis ends, so that the number of steps is fixed
+        captioner.output.words.bias[SPECIAL.end] = -99
     return captioner
 
 
 def train_ours():
+    """Returns a training step of our decoder."""
     captioner = ours()
     optimizer = torch.optim.Adam(captioner.parameters(), lr=4e-4, fused=True)
     grid_BNC, tokens_BT, targets_BT, lengths_B = _batch()
@@ -128,6 +137,7 @@ def train_ours():
 
 
 def train_literal():
+    """Returns a training step of the literal decoder."""
     decoder = Literal()
     optimizer = torch.optim.Adam(decoder.parameters(), lr=4e-4)
     grid_BNC, tokens_BT, targets_BT, _ = _batch()
@@ -146,6 +156,7 @@ def train_literal():
 
 
 def beam_ours():
+    """Returns a beam search of our decoder."""
     captioner, grid_BNC = ours().eval(), torch.rand(PICTURES, PATCHES, CHANNELS)
 
     def search() -> None:
@@ -157,11 +168,13 @@ def beam_ours():
 
 
 def beam_literal():
+    """Returns a beam search of the literal decoder."""
     decoder, grid_BNC = Literal().eval(), torch.rand(PICTURES, PATCHES, CHANNELS)
     return lambda: [decoder.search(grid_1NC) for grid_1NC in grid_BNC.split(1)]
 
 
 def calibration():
+    """Returns a matrix product, to calibrate the machine."""
     factors = torch.rand(2, 2048, 2048)
     return lambda: factors[0] @ factors[1]
 
@@ -181,6 +194,7 @@ def _batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def measure(case: str, threads: int, repeats: int) -> dict[str, float]:
+    """Runs one case: median CPU seconds and peak resident MiB."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     task = CASES[case]()
@@ -197,6 +211,7 @@ def measure(case: str, threads: int, repeats: int) -> dict[str, float]:
 
 
 def main() -> None:
+    """Runs every case in its own process and prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -222,15 +237,19 @@ def main() -> None:
         found[case] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     slower = found["calibration"]["seconds"] / QUIET_CALIBRATION
     print(
-        f"torch {torch.__version__}, {options.threads} threads; a matrix product takes {slower:.2f} times what it takes on a quiet core"
+        f"torch {torch.__version__}, {options.threads} threads; a matrix product takes {slower:.2f} times "
+        "what it takes on a quiet core"
     )
-    columns = f"{'ours':>10}{'literal':>10}{'ratio':>8}{'published':>11}{'ours quiet / published':>24}{'ours MiB':>10}{'literal MiB':>13}"
+    columns = f"{'ours':>10}{'literal':>10}{'ratio':>8}{'published':>11}{'ours quiet / published':>24}"
+    columns += f"{'ours MiB':>10}{'literal MiB':>13}"
     print(f"{'task':8}{columns}")
     for task, published in PUBLISHED.items():
         mine, literal = found[f"{task}_ours"], found[f"{task}_literal"]
         print(
-            f"{task:8}{mine['seconds']:8.2f} s{literal['seconds']:8.2f} s{mine['seconds'] / literal['seconds']:8.2f}{published:9.1f} s"
-            f"{mine['seconds'] / slower / published:24.2f}{mine['mebibytes']:10.0f}{literal['mebibytes']:13.0f}"
+            f"{task:8}{mine['seconds']:8.2f} s{literal['seconds']:8.2f} "
+            f"s{mine['seconds'] / literal['seconds']:8.2f}{published:9.1f} s"
+            f"{mine['seconds'] / slower / published:24.2f}"
+            f"{mine['mebibytes']:10.0f}{literal['mebibytes']:13.0f}"
         )
 
 

@@ -1,9 +1,10 @@
-"""Every equality kit of the caption metrics in a folder, in full: one line per set, exit status 1 at any difference.
+"""Runs all equality kits of the caption metrics in a folder; exit status 1 at any difference.
 
     python benchmarks/check_metrics.py FOLDER [--meteor]
 
-FOLDER holds golden_inputs*.json with golden_scores*.json, golden50*.json, golden_scst.json, ptb_cases.json and ptb_unicode.json.
-BLEU, ROUGE-L, CIDEr and the reward must agree to 1e-12, METEOR to 1e-9, tokens exactly.
+It prints one line per kit. FOLDER holds golden_inputs*.json with golden_scores*.json, golden50*.json,
+golden_scst.json, ptb_cases.json and ptb_unicode.json. BLEU, ROUGE-L, CIDEr and the reward must agree to
+1e-12, METEOR to 1e-9, and tokens exactly.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from patchword.text.ptb import tokenize
 def check_set(
     name: str, references: dict, predictions: dict, corpus: dict, per_image: dict, meteor: bool
 ) -> bool:
+    """Compares the scores of one kit, for the corpus and for each image; True where they agree."""
     scores = report(
         references, predictions, metrics=("bleu", "rouge", "cider", *(("meteor",) if meteor else ()))
     ).scores
@@ -38,12 +40,14 @@ def check_set(
         fine = max(whole, each) <= (1e-9 if metric == "METEOR" else 1e-12)
         good &= fine
         print(
-            f"{name:12} {metric:8} corpus {whole:.1e}  per image {each:.1e}  {'equal' if fine else 'DIFFERENT'}"
+            f"{name:12} {metric:8} corpus {whole:.1e}  per image {each:.1e}  "
+            f"{'equal' if fine else 'DIFFERENT'}"
         )
     return good
 
 
 def check_tokens(cases: dict) -> bool:
+    """Compares the tokens of single captions; True where all agree."""
     wrong = count = 0
     for group in ("laps", "other"):
         for caption, expected in cases.get(group, {}).items():
@@ -57,6 +61,7 @@ def check_tokens(cases: dict) -> bool:
 
 
 def check_unicode(table: dict) -> bool:
+    """Compares how every code point is tokenized, alone and inside a word; True where all agree."""
     wrong = 0
     for char, (kind, beside) in table.items():
         alone = tokenize([char])[0]
@@ -67,6 +72,7 @@ def check_unicode(table: dict) -> bool:
 
 
 def check_reward(step: dict, captions: list[list[str]]) -> bool:
+    """Compares the CIDEr reward of a self-critical step; True where it agrees."""
     numbers: dict[str, str] = {}
     documents = []
     for group in captions:
@@ -84,6 +90,7 @@ def check_reward(step: dict, captions: list[list[str]]) -> bool:
 
 
 def main() -> None:
+    """Runs all kits and exits with 1 where one differs."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,9 +1,10 @@
-"""How often a picture has what its concepts say: the words that `index --concepts` would store, against the picture's own captions.
+"""Measures how often the concepts that `index --concepts` stores occur in a picture's own captions.
 
     patchword codebook --from-captions dataset_flickr8k.json --minimum-count 1000 --tower MODEL --out CODEBOOK
     python benchmarks/concepts.py MODEL CODEBOOK --data dataset_flickr8k.json --images DIR --split val
 
-Chance is the same count with the captions of another picture. A word that people would say and do not counts against the concept.
+Chance is the same count with the captions of another picture. A concept counts as wrong even where people
+merely did not mention it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def measure(
     images: Annotated[Path, typer.Option(help="Folder of the pictures.")],
     split: Annotated[str, typer.Option(help="Split to measure on.")] = "val",
 ) -> None:
-    """Print precision over all concepts, and precision and recall of those that most captions name."""
+    """Print the precision of all concepts, and precision and recall of the most frequent ones."""
     records = split_records(read_captions(data), split)
     towers = load_two_towers(model, "cpu")
     concepts = picture_concepts(towers, Codebook.read(codebook))
@@ -48,7 +49,8 @@ def measure(
         both = sum(a and b for a, b in zip(named, given, strict=True))
         precision = f"{both / sum(given):.0%}" if any(given) else "-"
         print(
-            f"{word:10s} named of {sum(named):3d} pictures, found in {sum(given):3d}: precision {precision}, recall {both / sum(named):.0%}"
+            f"{word:10s} named of {sum(named):3d} pictures, found in {sum(given):3d}: precision "
+            f"{precision}, recall {both / sum(named):.0%}"
         )
 
 

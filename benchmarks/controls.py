@@ -1,9 +1,10 @@
-"""What a trained caption transformer loses when a part is taken away or spoilt, without any training: prototypes removed, shuffled or drawn
-at random; words of the codebook exchanged; region alignment skipped.
+"""Measures what a trained caption transformer loses when a part of it is removed or damaged.
 
     python benchmarks/controls.py MODEL --data dataset_flickr8k.json --images DIR --split val
 
-Prints scores of each control, and its difference in CIDEr from the untouched model with a 95 % interval (paired bootstrap over pictures).
+Nothing is trained. Prototypes are removed, shuffled or replaced by random ones; words of the codebook are
+exchanged; region alignment is skipped. It prints the scores of each control, and its difference in CIDEr from
+the intact model with a 95 % interval (paired bootstrap over pictures).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Control = tuple[str, Callable[[], None]]
 
 
 def controls(captioner: CaptionTransformer, seed: int) -> Iterator[Control]:
-    """Names, and what each does to a freshly loaded captioner."""
+    """Yields the name of each control and a function that applies it to a freshly loaded captioner."""
     generator = torch.Generator().manual_seed(seed)
     yield "as trained", lambda: None
     memory = captioner.memory
@@ -74,7 +75,7 @@ def controls(captioner: CaptionTransformer, seed: int) -> Iterator[Control]:
 
 
 def captions_of(model: CaptioningModel, images: Path, records: list, batch: int = 50) -> dict[str, str]:
-    """Captions by image id."""
+    """Returns captions by image id."""
     captions: dict[str, str] = {}
     for first in range(0, len(records), batch):
         part = records[first : first + batch]
@@ -91,7 +92,7 @@ def measure(
     metrics: Annotated[str, typer.Option(help="Metrics, by name.")] = "bleu,rouge,cider",
     seed: Annotated[int, typer.Option(help="Seed of what is drawn.")] = 0,
 ) -> None:
-    """Print the table."""
+    """Print the table of all controls."""
     records = split_records(read_captions(data), split)
     references = {str(record.image_id): list(record.captions) for record in records}
     settings = Settings.of(metrics, "ptb", False, False)

@@ -1,12 +1,13 @@
-"""Beam search on one core: our decoders against transformers' `generate`, and against the bare matrix products.
+"""Compares our beam search on one core with transformers' `generate` and with bare matrix products.
 
     python benchmarks/decode.py [--repeats 3] [--tokens 196 49] [--prototypes 1024] [--m2] [--torchs-product]
 
-Same process, same sizes (width 512, 3 layers, 8 heads, 10,000 words), fp32, 32 pictures whose encoder output is given, 5 beams, 20 forced
-steps. The numbers are CPU seconds, the best of the repeats, taken in turns; `floor` is every weight matrix times the rows of a beam, 20
-times, and nothing else, by torch's product and by ours. `--m2` adds Meshed-Memory at the paper's size: 20 pictures of 50 regions, 5 beams,
-20 steps. `--torchs-product` leaves the choice of the library of products to torch (see `layers/linear.py`), as it is on processors where
-MKL is fast.
+All run in the same process and size: width 512, 3 layers, 8 heads, 10,000 words, fp32, 32 pictures with a
+given encoder output, 5 beams, 20 forced steps. The numbers are CPU seconds, the best of the repeats, which
+alternate. `floor` is every weight matrix times the rows of a beam, 20 times, and nothing else, by torch's
+product and by ours. `--m2` adds Meshed-Memory at the paper's size: 20 pictures of 50 regions, 5 beams, 20
+steps. `--torchs-product` lets torch choose the library of the products (see `layers/linear.py`), as on
+processors where MKL is fast.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SPECIAL = SpecialIds(pad=0, start=1, end=2, unknown=3)
 
 
 class Endless(nn.Module):
-    """A captioner that never says the end token, so that every search takes all its steps."""
+    """A captioner that never produces the end token, so that every search takes all its steps."""
 
     def __init__(self, captioner: nn.Module) -> None:
         super().__init__()
@@ -42,13 +43,17 @@ class Endless(nn.Module):
         self.start = captioner.start
 
     def step(self, tokens_R, memory, state, trace=False):
+        """As the captioner's step, with the end token's logit far below all others."""
         logits_RV, state, seen = self.captioner.step(tokens_R, memory, state, trace)
         logits_RV[:, SPECIAL.end] = -1e9
         return logits_RV, state, seen
 
 
 def ours(tokens: int, prototypes: int) -> Callable[[], object]:
-    """Keys and values are projected in the search's time, as in transformers' first step."""
+    """Returns a search of our caption transformer.
+
+    Projecting keys and values counts as part of the search, as in transformers' first step.
+    """
     memory = PrototypeConfig(count=prototypes) if prototypes else None
     config = CaptionTransformerConfig(
         width=WIDTH,
@@ -69,6 +74,7 @@ def ours(tokens: int, prototypes: int) -> Callable[[], object]:
 
 
 def theirs(tokens: int) -> Callable[[], object]:
+    """Returns a search of a VisionEncoderDecoderModel of the same size."""
     sizes = dict(
         hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=HIDDEN
     )
@@ -93,7 +99,7 @@ def theirs(tokens: int) -> Callable[[], object]:
 
 
 def floor(rows: int, product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[[], object]:
-    """The weights of a decoder times the rows, nothing else."""
+    """Returns the products of a decoder's weights with the rows, and nothing else."""
     layer = [
         (WIDTH, 3 * WIDTH),
         (WIDTH, WIDTH),
@@ -115,12 +121,14 @@ def floor(rows: int, product: Callable[[torch.Tensor, torch.Tensor], torch.Tenso
 
 
 def meshed() -> Callable[[], object]:
+    """Returns a search of Meshed-Memory at the paper's size."""
     captioner = MeshedMemoryTransformer(MeshedMemoryConfig(), 2048, 10_201).eval()
     features = VisualFeatures(torch.randn(20, 50, 2048))
     return lambda: beam_search(Endless(captioner), captioner.encode(features), SPECIAL, BEAMS, STEPS)
 
 
 def best_seconds(work: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Runs the calls in turns and returns the best CPU seconds of each."""
     best = dict.fromkeys(work, float("inf"))
     with torch.no_grad():
         for _ in range(repeats):
@@ -132,6 +140,7 @@ def best_seconds(work: dict[str, Callable[[], object]], repeats: int) -> dict[st
 
 
 def main() -> None:
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tokens", type=int, nargs="+", default=[196, 49])
@@ -165,11 +174,13 @@ def main() -> None:
         print(f"\n{tokens} tokens, {PICTURES} pictures, {BEAMS} beams, {STEPS} steps")
         for name, found in seconds.items():
             print(
-                f"  {name:18s}{found:8.2f} s {PICTURES / found:8.1f} captions/s   {seconds['generate'] / found:5.2f} x generate"
+                f"  {name:18s}{found:8.2f} s {PICTURES / found:8.1f} captions/s   "
+                f"{seconds['generate'] / found:5.2f} x generate"
             )
     if chosen.m2:
         print(
-            f"\nMeshed-Memory, 20 pictures of 50 regions: {best_seconds({'m2': meshed()}, chosen.repeats)['m2']:.2f} s"
+            "\nMeshed-Memory, 20 pictures of 50 regions: "
+            f"{best_seconds({'m2': meshed()}, chosen.repeats)['m2']:.2f} s"
         )
 
 

@@ -1,8 +1,9 @@
-"""Which pictures a question-answering model refuses, folder by folder; and, for `easy-vqa`, whether it knows drawings by another program.
+"""Counts which pictures a question-answering model refuses as out-of-distribution, folder by folder.
 
     python benchmarks/familiarity.py easy-vqa easy_vqa/images Flicker8k_Dataset --limit 1000
 
-The drawings are Pillow's, one shape in one colour as in easy-VQA, without smooth edges: the two ask for colour and shape.
+For `easy-vqa` it also measures answers on drawings by another program. They are Pillow's, one shape in one
+colour as in easy-VQA, without smooth edges; the two questions ask for colour and shape.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def main(
     folders: Annotated[list[Path], typer.Argument(help="Folders of pictures.")],
     limit: Annotated[int, typer.Option(help="First pictures of each folder, by name.")] = 1000,
 ) -> None:
-    """Print a table."""
+    """Print the table of refused pictures."""
     answerer = load_answerer(model, "cpu")
     table = Table(
         "pictures",
@@ -72,7 +73,7 @@ def main(
 
 
 def draw(random: np.random.Generator, size: int) -> tuple[Image.Image, str, str]:
-    """A picture, its colour and its shape."""
+    """Draws a picture and returns it with its colour and its shape."""
     picture = Image.new("RGB", (size, size), tuple(int(value) for value in random.integers(230, 256, 3)))
     pen = ImageDraw.Draw(picture)
     colour, shape = list(COLOURS)[random.integers(8)], SHAPES[random.integers(3)]
@@ -91,7 +92,7 @@ def draw(random: np.random.Generator, size: int) -> tuple[Image.Image, str, str]
 
 
 def _readable(files: Iterable[Path]) -> Iterator[Image.Image]:
-    """The pictures, small; those that cannot be decoded are named and left out."""
+    """Yields the pictures, scaled down; those that cannot be decoded are named and skipped."""
     for file in files:
         try:
             picture = open_picture(file)

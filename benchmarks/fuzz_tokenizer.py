@@ -1,8 +1,9 @@
-"""Our tokenizer against the Java one on random captions of real words with punctuation between them. Needs Java and pycocoevalcap.
+"""Compares our tokenizer with the Java one on random captions of real words and punctuation.
 
     python benchmarks/fuzz_tokenizer.py CAPTIONS [--count 20000] [--seed 1]
 
-CAPTIONS is any file of references that `patchword score` reads: its words are the words. Prints the rate and each difference.
+It needs Java and pycocoevalcap. CAPTIONS is any file of references that `patchword score` reads; its words
+are used. It prints the rate of differences and each difference.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ ENDS = [".", ".", ".", "!", "?", " .", '"', "...", "?!", ")", ""]
 
 
 def java_tokens(captions: list[str]) -> list[list[str]]:
-    """Tokens of each caption from the jar, each followed by a neutral line, so that none looks at another."""
+    """Returns the tokens of each caption from the jar.
+
+    Each caption is followed by a neutral line, so that look-ahead cannot reach the next one.
+    """
     package = find_spec("pycocoevalcap")
     if package is None or not package.submodule_search_locations:
         raise SystemExit("pycocoevalcap is not installed: pip install 'patchword[bench]'")
@@ -49,6 +53,7 @@ def java_tokens(captions: list[str]) -> list[list[str]]:
 
 
 def caption_of(words: list[str], chance: random.Random) -> str:
+    """Draws a caption from the words, with random joints and a random end."""
     text = chance.choice(words)
     for _ in range(chance.randint(1, 11)):
         text += (" " if chance.random() < 0.65 else chance.choice(JOINTS)) + chance.choice(words)
@@ -56,6 +61,7 @@ def caption_of(words: list[str], chance: random.Random) -> str:
 
 
 def main() -> None:
+    """Prints the rate of differences and each difference."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

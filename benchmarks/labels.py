@@ -1,11 +1,13 @@
-"""Prompt fusion against the plain ways on a table of pictures, texts and labels, and its ablation: one run after the other, in one process.
+"""Compares prompt fusion with its baselines on a table of pictures, texts and labels, with an ablation.
 
-    python benchmarks/labels.py fashion.csv IMAGES --out runs/labels                  # some 40 minutes of one CPU core (an estimate)
-    python benchmarks/labels.py fashion.csv IMAGES --out runs/labels --tables         # the tables of what is there
+    python benchmarks/labels.py fashion.csv IMAGES --out runs/labels            # about 40 minutes of one core
+    python benchmarks/labels.py fashion.csv IMAGES --out runs/labels --tables   # the tables of finished runs
 
-Towers are trained on the training rows, each on its own side (configs/towers-fashion.toml), then frozen. Every method sees the same rows,
-selects its epoch on the same 500 held-out training rows, and is scored once on the rows of split val. An interrupted call goes on where it
-was; results.jsonl in the output folder holds one line per run. Runs are in the order of their weight: stop when time is up.
+The time is an estimate. All runs share one process. The towers are trained on the training rows, each on its
+own side (configs/towers-fashion.toml), and then frozen. Every method uses the same rows, selects its epoch on
+the same 500 held-out training rows, and is scored once on the rows of split val. An interrupted call
+continues where it stopped; results.jsonl in the output folder holds one line per run. The most important runs
+come first, so it can be stopped at any time.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any
 from patchword.data.formats.labels import absent
 from patchword.data.pictures import open_picture
 from patchword.metrics.classification import classification
-from patchword.tasks.label.model import Classifier, load_labelling_model, open_table, rows_of_split
+from patchword.tasks.label.model import LabellingModel, load_labelling_model, open_table, rows_of_split
 from patchword.tasks.start import start
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -52,15 +54,17 @@ LENGTHS = (1, 16, 2, 8, 32)
 
 
 def lengths(count: int) -> list[str]:
+    """Returns overrides that give all kinds of prompts the same length."""
     return [f"model.{kind}={count}" for kind in ("query", "query_context", "fusion_context")]
 
 
 def runs(seeds: int) -> Iterator[tuple[str, str, int, str, list[str]]]:
-    """Group, name, seed, configuration and overrides, the most telling first."""
+    """Yields group, name, seed, configuration and overrides, the most important runs first."""
     for seed in range(1, seeds + 1):
         yield "methods", "prompt fusion (F 2, M 4)", seed, "prompt-fusion-fashion", []
         for name, settings in PLAIN.items():
-            if settings is not TUNED or seed == 1:  # the dearest one comes last for the other seeds
+            # for the other seeds, the most expensive method comes last
+            if settings is not TUNED or seed == 1:
                 yield "methods", name, seed, "late-concatenation-fashion", settings
         if seed == 1:
             for name, settings in ABLATION.items():
@@ -80,12 +84,13 @@ def runs(seeds: int) -> Iterator[tuple[str, str, int, str, list[str]]]:
 
 
 class ValRows:
-    """Rows of split val, their pictures decoded once."""
+    """The rows of split val, with their pictures decoded once."""
 
     def __init__(self, table: Path, images: Path) -> None:
         self.table, self.images, self.rows = table, images, []
 
-    def score(self, classifier: Classifier, batch: int = 128) -> dict[str, float]:
+    def score(self, classifier: LabellingModel, batch: int = 128) -> dict[str, float]:
+        """Scores a labelling model on these rows."""
         if not self.rows:
             for record in rows_of_split(open_table(classifier, self.table), "val"):
                 absent(record, self.images, (True, True), "error")
@@ -100,6 +105,7 @@ class ValRows:
 
 
 def run_all(arguments: argparse.Namespace) -> None:
+    """Trains and scores all runs that are not in results.jsonl yet."""
     out, results = arguments.out, arguments.out / "results.jsonl"
     out.mkdir(parents=True, exist_ok=True)
     done = {(row["group"], row["name"], row["seed"]) for row in read(results)}
@@ -136,7 +142,7 @@ def one(
     folder: Path,
     rows: ValRows,
 ) -> None:
-    """Train and score one run, and write its line."""
+    """Trains and scores one run, and appends its line."""
     began = time.process_time()
     start(
         config,
@@ -162,6 +168,7 @@ def one(
 
 
 def read(results: Path) -> list[dict[str, Any]]:
+    """Reads the lines of results.jsonl."""
     return (
         [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
         if results.exists()
@@ -170,27 +177,31 @@ def read(results: Path) -> list[dict[str, Any]]:
 
 
 def print_tables(results: Path) -> None:
-    """Markdown: mean over seeds, with the standard deviation where there are several; values in percent."""
+    """Prints Markdown tables: mean over seeds and, for several, the standard deviation; in percent."""
     grouped: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in read(results):
         grouped.setdefault(row["group"], {}).setdefault(row["name"], []).append(row)
     for group, names in grouped.items():
         print(
-            f"\n| {group} | accuracy | macro F1 | trained parameters | CPU s | seeds |\n| --- | --: | --: | --: | --: | --: |"
+            f"\n| {group} | accuracy | macro F1 | trained parameters | CPU s | seeds |\n| --- | --: | --: | "
+            "--: | --: | --: |"
         )
         for name, rows in names.items():
             values = [spread([100 * row[metric] for row in rows]) for metric in ("accuracy", "macro_F1")]
             seconds = mean(row["cpu_seconds"] for row in rows)
             print(
-                f"| {name} | {values[0]} | {values[1]} | {rows[0]['trained_parameters']:,} | {seconds:.0f} | {len(rows)} |"
+                f"| {name} | {values[0]} | {values[1]} | {rows[0]['trained_parameters']:,} | {seconds:.0f} "
+                f"| {len(rows)} |"
             )
 
 
 def spread(values: list[float]) -> str:
+    """Formats the mean, with the standard deviation where there are several values."""
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def main() -> None:
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

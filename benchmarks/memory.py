@@ -1,9 +1,10 @@
-"""What prototypes cost: a decoding step against their number, and a clustering against the size of the bank.
+"""Measures the cost of prototypes: a decoding step by their number, a clustering by the size of the bank.
 
     python benchmarks/memory.py [--device cpu] [--repeats 3]
 
-Width 512, 3 layers, 8 heads. A step is one word for 32 pictures times 5 beams with 10 words behind it, 196 patches; the clustering is that
-of one layer, 10 iterations. Milliseconds and seconds of CPU time with one thread (of wall time on another device), the best of the repeats.
+Width 512, 3 layers, 8 heads. A step decodes one word for 32 pictures times 5 beams after 10 words, with 196
+patches; the clustering is that of one layer with 10 iterations. Times are milliseconds and seconds of CPU
+time with one thread (of wall time on another device), the best of the repeats.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ PICTURES, BEAMS, PATCHES, PREFIX = 32, 5, 196, 10
 
 
 def seconds(call, repeats: int, device: torch.device) -> float:
+    """Returns the best time of a call, after one run to warm up."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     best = float("inf")
     for _ in range(repeats + 1):
@@ -35,6 +37,7 @@ def seconds(call, repeats: int, device: torch.device) -> float:
 
 
 def step_with(prototypes: int, placement: str, device: torch.device):
+    """Returns a decoding step with that many prototypes."""
     memory = PrototypeConfig(count=prototypes, placement=placement) if prototypes else None
     captioner = (
         CaptionTransformer(CaptionTransformerConfig(encoder_layers=0, memory=memory), 512, 10_000)
@@ -55,6 +58,7 @@ def step_with(prototypes: int, placement: str, device: torch.device):
 
 
 def filled(vectors: int, device: torch.device) -> Bank:
+    """Returns a bank of one layer with random vectors."""
     bank = Bank.empty(vectors, 1, 512, 8, device)
     bank.add(
         torch.randn(1, vectors, 512, device=device),
@@ -66,6 +70,7 @@ def filled(vectors: int, device: torch.device) -> Bank:
 
 @torch.no_grad()
 def main() -> None:
+    """Prints both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
@@ -74,7 +79,8 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     print(
-        f"torch {torch.__version__}, {device}, best of {chosen.repeats}\n\nprototypes   placement      step, ms   of the bare step"
+        f"torch {torch.__version__}, {device}, best of {chosen.repeats}\n\nprototypes   placement      "
+        "step, ms   of the bare step"
     )
     bare = seconds(step_with(0, "self_concat", device), chosen.repeats, device)
     print(f"{0:10d}   {'-':12s}{bare * 1e3:11.1f}{1:12.2f}")

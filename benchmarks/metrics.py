@@ -1,11 +1,12 @@
-"""Our caption metrics against pycocoevalcap, in one run: time, CPU time, peak memory, and whether the numbers are equal.
+"""Compares our caption metrics with pycocoevalcap: time, CPU time, peak memory, and equality of the numbers.
 
     pip install 'patchword[bench]'        # and a Java on the path
     python benchmarks/metrics.py INPUTS.json [--repeats 3] [--meteor]
 
-INPUTS is a JSON object with `ids` and `caps` (five or more captions per image): the first caption of each image is scored against the
-others. Parts: tokenisation (predictions and references), BLEU + ROUGE-L + CIDEr on tokens, both together, METEOR if asked for, and the
-CIDEr reward of 50 images x 5 samples. Ours is timed cold (empty memo) and warm. Wall and CPU seconds (those of Java included), medians.
+INPUTS is a JSON object with `ids` and `caps` (five or more captions per image); the first caption of each
+image is scored against the others. The parts are tokenisation (predictions and references), BLEU + ROUGE-L +
+CIDEr on tokens, both together, METEOR if requested, and the CIDEr reward of 50 images x 5 samples. Ours is
+timed cold (empty memo) and warm. Times are medians of wall and CPU seconds, including those of Java.
 """
 
 from __future__ import annotations
@@ -33,11 +34,14 @@ METRICS = ("bleu", "rouge", "cider")
 
 
 class Cost(NamedTuple):
+    """Wall and CPU seconds of a call."""
+
     wall: float
     cpu: float
 
 
 def cpu_seconds() -> float:
+    """CPU seconds of this process and its finished children."""
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
@@ -45,6 +49,7 @@ def cpu_seconds() -> float:
 def cost(
     call: Callable[[], object], repeats: int, before: Callable[[], object] = lambda: None
 ) -> tuple[Cost, object]:
+    """Returns the median cost of a call and its result; `before` runs before each repeat, untimed."""
     runs, result = [], None
     for _ in range(repeats):
         before()
@@ -56,12 +61,14 @@ def cost(
 
 
 def our_tokens(references: dict, predictions: dict) -> tuple[dict, dict]:
+    """Tokenizes references and predictions with our tokenizer."""
     flat = iter(ptb.tokenize([caption for captions in references.values() for caption in captions]))
     tokens = {image: [next(flat) for _ in captions] for image, captions in references.items()}
     return tokens, dict(zip(predictions, ptb.tokenize(list(predictions.values())), strict=True))
 
 
 def their_tokens(references: dict, predictions: dict) -> tuple[dict, dict]:
+    """Tokenizes references and predictions with pycocoevalcap."""
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
     tokenizer = PTBTokenizer()
@@ -74,6 +81,7 @@ def their_tokens(references: dict, predictions: dict) -> tuple[dict, dict]:
 
 
 def their_scores(references: dict, predictions: dict) -> dict[str, float]:
+    """Scores tokens with pycocoevalcap."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
@@ -93,6 +101,7 @@ def their_scores(references: dict, predictions: dict) -> dict[str, float]:
 
 
 def their_meteor(references: dict, predictions: dict) -> dict[str, float]:
+    """Scores tokens with pycocoevalcap's METEOR and ends its Java process."""
     from pycocoevalcap.meteor.meteor import Meteor
 
     meteor = Meteor()
@@ -103,7 +112,10 @@ def their_meteor(references: dict, predictions: dict) -> dict[str, float]:
 
 
 def reward_costs(references: dict, repeats: int) -> tuple[Cost, Cost]:
-    """Cost of the reward of 250 samples, theirs (CiderD formula of pycocoevalcap, references cooked each time) and ours."""
+    """Returns the cost of the reward of 250 samples, theirs and ours.
+
+    Theirs is pycocoevalcap's CiderD formula, which processes the references again each time.
+    """
     from pycocoevalcap.cider.cider_scorer import CiderScorer
 
     groups = list(references.values())
@@ -123,7 +135,7 @@ def reward_costs(references: dict, repeats: int) -> tuple[Cost, Cost]:
 
 
 def peak_memory(part: str, inputs: Path) -> float:
-    """Peak resident MB of a fresh process that scores everything but METEOR, and of its children."""
+    """Peak resident MB of a new process that scores everything but METEOR, including its children."""
     command = [sys.executable, __file__, str(inputs), "--only", part]
     return float(
         subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ).stdout.split()[-1]
@@ -131,18 +143,20 @@ def peak_memory(part: str, inputs: Path) -> float:
 
 
 def run_once(part: str, references: dict, predictions: dict) -> None:
+    """Scores once and prints the peak memory of this process in MB."""
     with contextlib.redirect_stdout(io.StringIO()):
         if part == "ours":
             score_tokens(*our_tokens(references, predictions), METRICS)
         else:
             their_scores(*their_tokens(references, predictions))
-    # VmHWM begins anew with the program; ru_maxrss would remember the process that started it.
+    # VmHWM restarts with the program; ru_maxrss would include the process that started it.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     own = int(status.split("VmHWM:")[1].split()[0])
     print(max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024)
 
 
 def main() -> None:
+    """Prints the table, the peak memory and the largest difference."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -186,10 +200,12 @@ def main() -> None:
         values |= {name: score.value for name, score in meteor.scores.items()}
     rows.append(("reward, 250 samples", *reward_costs(tokens[0], repeats)))
     print(
-        f"{len(predictions)} images, {sum(map(len, references.values()))} references, median of {repeats}; seconds\n"
+        f"{len(predictions)} images, {sum(map(len, references.values()))} references, median of {repeats}; "
+        "seconds\n"
     )
     print(
-        "| part | pycocoevalcap wall | CPU | ours wall | CPU | ratio wall | CPU |\n| --- | --- | --- | --- | --- | --- | --- |"
+        "| part | pycocoevalcap wall | CPU | ours wall | CPU | ratio wall | CPU |\n| --- | --- | --- | --- "
+        "| --- | --- | --- |"
     )
     for name, peer, own in rows:
         ratios = f"{peer.wall / own.wall:.1f} | {peer.cpu / own.cpu:.1f}"

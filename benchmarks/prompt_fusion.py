@@ -1,13 +1,16 @@
-"""Prompt fusion: what a training step keeps in memory and costs, beside a probe, full training and the equations with whole layers.
+"""Measures memory and time of a training step of prompt fusion, beside its alternatives.
 
-    python benchmarks/prompt_fusion.py            # the table (about two minutes of processor time, 3 GB)
-    python benchmarks/prompt_fusion.py --tiny     # the same with small towers, in seconds: a check that the script works
+    python benchmarks/prompt_fusion.py          # the table; about two minutes of CPU time, 3 GB
+    python benchmarks/prompt_fusion.py --tiny   # small towers, in seconds: checks that the script works
 
-ViT-B/16 at 224 px and BERT-B with random weights, 8 pictures with 40 tokens each, 101 classes, float32, one thread. `saved` is the size of
-all tensors that autograd keeps for the backward pass, each storage counted once, weights left out. `step` is the processor time of forward,
-loss and backward from pixels; `cached` the same from stored tokens. With frozen towers a step is the lower layers and then a cached step,
-and the lower layers are timed once for each number of fused ones. The literal row computes the same function by appending the prompts,
-running whole layers and cutting rows off; it is written from the equations and is not anybody's code.
+The alternatives are a linear probe, full training, and the equations with whole layers. Towers are ViT-B/16
+at 224 px and BERT-B with random weights; a batch is 8 pictures with 40 tokens each and 101 classes, float32,
+one thread. `saved` is the size of all tensors that autograd keeps for the backward pass, each storage counted
+once, without weights. `step` is the CPU time of forward, loss and backward from pixels; `cached` is the same
+from stored tokens. With frozen towers, a step is the lower layers followed by a cached step, and the lower
+layers are timed once for each number of fused ones. The literal row computes the same function by appending
+the prompts, running whole layers and cutting rows off; it is written from the equations and is not anybody's
+code.
 """
 
 from __future__ import annotations
@@ -29,10 +32,14 @@ from patchword.towers.vit import VitTower
 
 BATCH, TOKENS, CLASSES = 8, 40, 101
 PAIRS = tuple((layers, prompts) for layers in (2, 4) for prompts in (4, 16, 32))
-HEADER = "| what is trained | parameters | share | saved MiB | step CPU s | cached CPU s | cached : step |\n|---|--:|--:|--:|--:|--:|--:|"
+HEADER = (
+    "| what is trained | parameters | share | saved MiB | step CPU s | cached CPU s | cached : step |\n"
+    "|---|--:|--:|--:|--:|--:|--:|"
+)
 
 
 def towers(tiny: bool, trainable_from: int | None) -> tuple[VitTower, BertTower]:
+    """Returns both towers with random weights."""
     torch.manual_seed(0)
     sizes = dict(hidden_size=32, intermediate_size=64, num_attention_heads=2) if tiny else {}
     return VitTower.from_architecture(ViTConfig(**sizes), trainable_from), BertTower.from_architecture(
@@ -41,12 +48,13 @@ def towers(tiny: bool, trainable_from: int | None) -> tuple[VitTower, BertTower]
 
 
 def fusion(pair: tuple[VitTower, BertTower], layers: int, prompts: int) -> PromptFusion:
+    """Returns prompt fusion with the same length for all kinds of prompts."""
     lengths = dict(query=prompts, query_context=prompts, fusion_context=prompts)
     return PromptFusion(PromptFusionConfig(classes=CLASSES, fused_layers=layers, **lengths), *pair).train()
 
 
 def literal_fuse(model: PromptFusion, tokens: FusionTokens) -> Tensor:
-    """The paper's equations with whole layers: append, run, cut."""
+    """The paper's equations with whole layers: append the prompts, run the layer, cut rows off."""
     z_v, z_t, mask_BL = tokens
     patches, words, batch = z_v.shape[1], z_t.shape[1], len(z_v)
 
@@ -71,13 +79,15 @@ def literal_fuse(model: PromptFusion, tokens: FusionTokens) -> Tensor:
 
 
 class Measured(NamedTuple):
+    """Saved MiB, CPU seconds and logits of one step."""
+
     saved: float
     seconds: float
     logits_BY: Tensor
 
 
 def measure(model: PromptFusion, compute: Callable[[], Tensor], labels_B: Tensor) -> Measured:
-    """Forward, loss and backward of `compute`, once."""
+    """Runs forward, loss and backward of `compute` once."""
     kept: list[Tensor] = []
 
     def step() -> Tensor:
@@ -91,7 +101,10 @@ def measure(model: PromptFusion, compute: Callable[[], Tensor], labels_B: Tensor
 
 
 def report(name: str, model: PromptFusion, measured: Measured, lower: float | None) -> None:
-    """A row; `lower` is the time of the lower layers, None where they are trained and nothing constant could be stored."""
+    """Prints a row.
+
+    `lower` is the time of the lower layers; None where they are trained, so that nothing can be stored.
+    """
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     share = trained / sum(parameter.numel() for parameter in model.parameters())
     step = measured.seconds + (lower or 0.0)
@@ -102,6 +115,7 @@ def report(name: str, model: PromptFusion, measured: Measured, lower: float | No
 
 
 def main() -> None:
+    """Prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

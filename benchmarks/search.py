@@ -1,10 +1,11 @@
-"""The picture index at a hundred thousand vectors: time to build, to search, and recall of the trained index against exact search.
+"""Measures the picture index at 100,000 vectors: time to build and search, recall against exact search.
 
-    python benchmarks/search.py            # 100,000 vectors of width 512; some minutes on two cores
+    python benchmarks/search.py                      # 100,000 vectors of width 512; some minutes on two cores
     python benchmarks/search.py --vectors 300000
 
-Vectors are synthetic: points around random centres (as embeddings of pictures lie) and, as the worst case, without any centres.
-Queries are noisy copies of vectors. Search time includes the look-up of the paths.
+Vectors are synthetic: points around random centres (as embeddings of pictures are distributed) and, as the
+worst case, without centres. Queries are noisy copies of vectors. Search time includes the look-up of the
+paths.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ BATCH = 10_000
 
 
 def vectors(count: int, width: int, centres: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yields unit vectors in batches, around that many centres (0: none)."""
     middle = generator.standard_normal((max(centres, 1), width), dtype=np.float32) * (centres > 0)
     for start in range(0, count, BATCH):
         rows = min(BATCH, count - start)
@@ -37,7 +39,11 @@ def vectors(count: int, width: int, centres: int, generator: np.random.Generator
 
 
 def fill(out: Path, batches: Iterator[np.ndarray], flat_limit: int) -> tuple[PictureIndex, np.ndarray, float]:
-    """The index as `update_index` leaves it, without the pictures: rows go into the working database and are published."""
+    """Builds an index as `update_index` does, but from vectors instead of pictures.
+
+    Rows are written to the working database and then published. Returns the opened index, a sample of the
+    vectors, and the seconds.
+    """
     vectors_file.FLAT_LIMIT = flat_limit
     out.mkdir()
     work = index_file._work(out, "synthetic", "")
@@ -60,7 +66,10 @@ def fill(out: Path, batches: Iterator[np.ndarray], flat_limit: int) -> tuple[Pic
 
 
 def search(opened: PictureIndex, queries: np.ndarray) -> tuple[list[list[str]], np.ndarray, float]:
-    """What each query finds, milliseconds of each, and the mean in CPU time (which other work on the machine does not lengthen)."""
+    """Returns the results of each query, the milliseconds of each, and the mean milliseconds of CPU time.
+
+    Other work on the machine does not lengthen CPU time.
+    """
     found, seconds, cpu = [], [], time.process_time()
     for query in queries:
         start = time.perf_counter()
@@ -70,6 +79,7 @@ def search(opened: PictureIndex, queries: np.ndarray) -> tuple[list[list[str]], 
 
 
 def main() -> None:
+    """Prints the measurements."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -79,7 +89,8 @@ def main() -> None:
     options = parser.parse_args()
     for centres in (2000, 0):
         print(
-            f"{options.vectors} vectors of width {options.width}, {f'around {centres} centres' if centres else 'without centres'}"
+            f"{options.vectors} vectors of width {options.width}, "
+            f"{f'around {centres} centres' if centres else 'without centres'}"
         )
         results = {}
         for kind, limit in (("flat", options.vectors), ("cells", 0)):
@@ -102,7 +113,8 @@ def main() -> None:
                 )
             middle, high = np.percentile(milliseconds, [50, 95])
             print(
-                f"  {kind:5}: stored and built in {built:.1f} s, {size:.0f} MiB; a search takes {middle:.1f} ms (95 %: {high:.1f} ms, "
+                f"  {kind:5}: stored and built in {built:.1f} s, {size:.0f} MiB; a search takes "
+                f"{middle:.1f} ms (95 %: {high:.1f} ms, "
                 f"CPU {cpu:.1f} ms)",
                 flush=True,
             )

@@ -1,9 +1,12 @@
-"""The service under load, from a second process on loopback: `python benchmarks/serve.py --model NAME [--requests 2000] [--clients 16]`.
+"""Measures the service under load from a second process on loopback.
 
-Prints (1) the service's CPU seconds per caption with batches of up to 16 beside those with batches of one, at the same number of clients,
-(2) latencies, (3) lost or swapped answers among mixed requests (captions by several searches, whole and streamed, labels, searches of an
-index; each is compared with a direct call of the model), and (4) how far the resident memory of the service moved from request 500 to the
-end. Each run is bounded by --requests and --seconds. Needs the extras `serve` and `search`. Linux: it reads /proc.
+    python benchmarks/serve.py --model NAME [--requests 2000] [--clients 16]
+
+It prints (1) the service's CPU seconds per caption with batches of up to 16 and with batches of one, at the
+same number of clients, (2) latencies, (3) lost or swapped answers among mixed requests (captions by several
+searches, whole and streamed, labels, searches of an index; each is compared with a direct call of the model),
+and (4) the change of the service's resident memory from request 500 to the end. Each run is bounded by
+--requests and --seconds. It needs the extras `serve` and `search`, and Linux, because it reads /proc.
 """
 
 from __future__ import annotations
@@ -38,34 +41,39 @@ BOUNDARY = "patchword-benchmark"
 
 
 def pictures(count: int) -> list[Image.Image]:
-    """Seeded blots of colour: different enough that a swapped answer is seen wherever the model tells them apart."""
+    """Draws random blots of colour from a fixed seed.
+
+    They differ enough that a swapped answer is noticed wherever the model distinguishes them.
+    """
     random = np.random.default_rng(0)
     coarse = random.integers(0, 255, (count, 5, 6, 3), dtype=np.uint8)
     return [Image.fromarray(blots).resize((320, 240), Image.Resampling.BICUBIC) for blots in coarse]
 
 
 class Request(NamedTuple):
-    """One kind of request, with what a direct call of the model answers."""
+    """One kind of request, with the answer of a direct call of the model."""
 
     path: str
     headers: dict[str, str]
     body: bytes
     read: Callable[[bytes], object]
-    """What of the response is compared."""
+    """Extracts the part of the response that is compared."""
     expected: object
 
 
 def caption_in(content: bytes) -> object:
+    """Reads the caption from a JSON response."""
     return json.loads(content)["caption"]
 
 
 def caption_in_stream(content: bytes) -> object:
+    """Reads the caption from the last event of a stream."""
     *_, last = content.decode().strip().split("\n\n")
     return json.loads(last.split("data: ", 1)[1]).get("caption")
 
 
 def captions(model: str, shots: list[Image.Image]) -> list[Request]:
-    """Searches of several widths, as raw bodies and as forms, and streams."""
+    """Builds caption requests: searches of several widths, as raw bodies and as forms, and streams."""
     loaded, mixed = patchword.load(model), []
     for picture in shots:
         raw = png(picture)
@@ -92,7 +100,7 @@ def captions(model: str, shots: list[Image.Image]) -> list[Request]:
 
 
 def labels_and_searches(shots: list[Image.Image], folder: Path) -> list[Request]:
-    """Labels of each picture, and searches of an index of all, which is made in `folder`."""
+    """Builds requests for labels, and for searches of an index that is made in `folder`."""
     towers, mixed = load_two_towers("two-towers"), []
     (folder / "pictures").mkdir()
     for number, picture in enumerate(shots):
@@ -114,21 +122,24 @@ def labels_and_searches(shots: list[Image.Image], folder: Path) -> list[Request]
 
 
 def answers_in(content: bytes) -> object:
+    """Reads the ranked labels from a JSON response."""
     return [one["text"] for one in json.loads(content)["answers"]]
 
 
 def names_in(content: bytes) -> object:
+    """Reads the file names of the hits from a JSON response."""
     return [one["name"] for one in json.loads(content)["hits"]]
 
 
 def png(picture: Image.Image) -> bytes:
+    """Encodes a picture as PNG."""
     content = io.BytesIO()
     picture.save(content, "PNG")
     return content.getvalue()
 
 
 class Served:
-    """A service in a process of its own, of which CPU time and memory are read."""
+    """A service in its own process, whose CPU time and memory can be read."""
 
     def __init__(self, model: str, batch: int, *more: str) -> None:
         with socket.socket() as free:
@@ -166,6 +177,7 @@ class Served:
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, bytes]:
+        """Sends one request; returns the status and the body."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=150)
         try:
             connection.request(method, path, body, headers or {})
@@ -175,10 +187,12 @@ class Served:
             connection.close()
 
     def cpu_seconds(self) -> float:
+        """CPU seconds of the service so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def resident_mib(self) -> float:
+        """Resident memory of the service, MiB."""
         return (
             int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
             * os.sysconf("SC_PAGE_SIZE")
@@ -189,7 +203,7 @@ class Served:
 def load(
     served: Served, mixed: list[Request], count: int, clients: int, seconds: float, early: int | None = None
 ) -> dict[str, float]:
-    """Send `count` requests from `clients` threads, or as many as `seconds` allow."""
+    """Sends `count` requests from `clients` threads, or as many as fit into `seconds`."""
     lock, seen = Lock(), {"lost": 0, "wrong": 0, "done": 0, "start_mib": 0.0}
     latencies: list[float] = []
     end = time.monotonic() + seconds
@@ -225,6 +239,7 @@ def load(
 
 
 def main() -> None:
+    """Runs the loads and prints the measurements."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--model", default="flickr8k")
     words.add_argument("--requests", type=int, default=2000)
@@ -234,7 +249,8 @@ def main() -> None:
     shots = pictures(24)
     said = captions(options.model, shots)
     print(
-        f"{len({str(request.expected) for request in said})} different captions of {len(shots)} pictures; {options.clients} clients"
+        f"{len({str(request.expected) for request in said})} different captions of {len(shots)} pictures; "
+        f"{options.clients} clients"
     )
     same = [request for request in said if request.path.startswith("/caption?beams=3&n_best=1")]
     costs = {}
@@ -243,7 +259,8 @@ def main() -> None:
             found = load(served, same, options.requests // 4, options.clients, options.seconds)
         costs[batch] = found["cpu_ms"]
         print(
-            f"batches of up to {batch:2}: {found['cpu_ms']:.1f} CPU ms per caption, p50 {found['p50_ms']:.0f} ms, "
+            f"batches of up to {batch:2}: {found['cpu_ms']:.1f} CPU ms per caption, p50 "
+            f"{found['p50_ms']:.0f} ms, "
             f"p95 {found['p95_ms']:.0f} ms, {found['per_second']:.1f} captions/s, {found['done']} requests"
         )
     print(f"CPU per caption with batching / without: {costs[16] / costs[1]:.2f}")
@@ -254,7 +271,8 @@ def main() -> None:
             early = min(500, options.requests // 4)
             found = load(served, mixed, options.requests, options.clients, options.seconds, early=early)
     print(
-        f"mixed: {found['done']} requests of {len(mixed)} kinds, {found['lost']} lost, {found['wrong']} other than the direct call, "
+        f"mixed: {found['done']} requests of {len(mixed)} kinds, {found['lost']} lost, {found['wrong']} "
+        "other than the direct call, "
         f"p50 {found['p50_ms']:.0f} ms, p95 {found['p95_ms']:.0f} ms; "
         f"resident {found['start_mib']:.0f} MiB at request {early}, {found['end_mib']:.0f} MiB at the end"
     )

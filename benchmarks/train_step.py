@@ -1,14 +1,17 @@
-"""A training step of Meshed-Memory and of the caption transformer, against torch's nn.Transformer of the same shape.
+"""Compares a training step of our transformers with torch's nn.Transformer of the same shape.
 
     python benchmarks/train_step.py [--repeats 2]
 
-50 pictures of 50 regions (width 2048), captions of 20 tokens, 10,201 words, width 512, 3 + 3 layers, 8 heads, dropout 0.1, one thread:
-forward, cross-entropy and backward. CPU seconds, the best of the repeats, and the most memory beyond what weights and gradients take, each
-model in a process of its own. Meshed-Memory does more work than the plain model: it looks at three encoder levels, and weighs them.
-`torch's product` leaves the choice of the library of products to torch (see `layers/linear.py`), as it is on processors where MKL is fast.
+Ours are Meshed-Memory and the caption transformer. 50 pictures of 50 regions (width 2048), captions of 20
+tokens, 10,201 words, width 512, 3 + 3 layers, 8 heads, dropout 0.1, one thread; a step is forward,
+cross-entropy and backward. The numbers are CPU seconds, the best of the repeats, and the peak memory beyond
+weights and gradients, each model in its own process. Meshed-Memory does more work than the plain model: it
+attends to three encoder levels and weights them. `torch's product` lets torch choose the library of the
+products (see `layers/linear.py`), as on processors where MKL is fast.
 
-Then the rest of a step at the size of Meshed-Memory: AdamW in torch's three forms, and clipping. An optimiser reads at least weights,
-gradients and both moments and writes all but the gradients; `floor` is the time of a copy that moves as many bytes.
+The second table is the rest of a step at the size of Meshed-Memory: AdamW in torch's three forms, and
+clipping. An optimiser reads at least weights, gradients and both moments, and writes all but the gradients;
+`floor` is the time of a copy that moves as many bytes.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ PICTURES, REGIONS, WIDTH_IN, LENGTH, WORDS, WIDTH = 50, 50, 2048, 20, 10_201, 51
 
 
 class Plain(nn.Module):
-    """nn.Transformer as a captioner is commonly made of it."""
+    """nn.Transformer as it is commonly used for captioning."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,6 +46,7 @@ class Plain(nn.Module):
         self.output = nn.Linear(WIDTH, WORDS, bias=False)
 
     def forward(self, regions_BNC, tokens_BT):
+        """Returns the logits (B, T, V)."""
         mask_TT = nn.Transformer.generate_square_subsequent_mask(tokens_BT.shape[1])
         return self.output(
             self.transformer(
@@ -52,11 +56,14 @@ class Plain(nn.Module):
 
 
 class Ours(nn.Module):
+    """Gives a captioner the interface of `Plain`."""
+
     def __init__(self, captioner: nn.Module) -> None:
         super().__init__()
         self.captioner = captioner
 
     def forward(self, regions_BNC, tokens_BT):
+        """Returns the logits (B, T, V)."""
         lengths_B = torch.full((len(tokens_BT),), tokens_BT.shape[1])
         return self.captioner.decode(
             tokens_BT, lengths_B, self.captioner.encode(VisualFeatures(regions_BNC))
@@ -71,6 +78,7 @@ MODELS = {
 
 
 def measure(name: str, repeats: int) -> tuple[float, float]:
+    """Returns the best CPU seconds of a step and its peak memory in GiB."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     if name.endswith(TORCHS):
@@ -93,7 +101,7 @@ def measure(name: str, repeats: int) -> tuple[float, float]:
 
 
 def rest(repeats: int) -> dict[str, tuple[float, float]]:
-    """CPU seconds and gigabytes moved, at least, by the parts of a step that do not depend on the batch."""
+    """CPU seconds and minimum gigabytes moved by the parts of a step that do not depend on the batch."""
     parameters = list(MeshedMemoryTransformer(MeshedMemoryConfig(), WIDTH_IN, WORDS).parameters())
     for parameter in parameters:
         parameter.grad = torch.full_like(parameter, 1e-3)
@@ -124,6 +132,7 @@ def rest(repeats: int) -> dict[str, tuple[float, float]]:
 
 
 def main() -> None:
+    """Prints both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=2)
     chosen = parser.parse_args()

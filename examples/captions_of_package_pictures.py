@@ -1,7 +1,9 @@
-"""Twenty captions of pictures that lie in installed packages, as a sheet and as a table: what the shipped model can and cannot do.
+"""Captions twenty pictures of installed packages, to show what the shipped model can and cannot do.
 
-pip install scikit-image scikit-learn
-python examples/captions_of_package_pictures.py --sheet docs/images/examples.png > captions.md
+    pip install scikit-image scikit-learn
+    python examples/captions_of_package_pictures.py --sheet docs/images/examples.png > captions.md
+
+The captions are printed as a table and optionally drawn on a sheet.
 """
 
 from __future__ import annotations
@@ -18,8 +20,11 @@ from matplotlib.figure import Figure
 import patchword
 from patchword.data.pictures import open_picture
 
-SKIMAGE = """astronaut.png brick.png camera.png chelsea.png clock_motion.png coffee.png coins.png color.png grass.png gravel.png
-horse.png hubble_deep_field.jpg moon.png motorcycle_left.png page.png rocket.jpg text.png""".split()
+SKIMAGE = """
+astronaut.png brick.png camera.png chelsea.png clock_motion.png coffee.png coins.png color.png
+grass.png gravel.png horse.png hubble_deep_field.jpg moon.png motorcycle_left.png page.png
+rocket.jpg text.png
+""".split()
 PICTURES = (
     *(("skimage", f"data/{name}") for name in SKIMAGE),
     ("sklearn", "datasets/images/china.jpg"),
@@ -32,7 +37,7 @@ def main(
     model: Annotated[str, typer.Option(help="Model that captions.")] = "flickr8k",
     sheet: Annotated[Path | None, typer.Option(help="PNG to write with all pictures and captions.")] = None,
 ) -> None:
-    """Print a table; with --sheet, draw the pictures with their captions as well."""
+    """Print a table; with --sheet, also draw the pictures with their captions."""
     paths = [Path(find_spec(package).origin).parent / name for package, name in PICTURES]
     captions = patchword.load(model, device="cpu").caption(paths, trace=False)
     print("| picture | caption | log-probability |\n| --- | --- | ---: |")

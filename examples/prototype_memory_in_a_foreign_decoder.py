@@ -1,9 +1,10 @@
-"""Codebook and prototype memory in a decoder that is not ours: a small GPT-2 of transformers.
+"""Uses codebook and prototype memory in a foreign decoder, a small GPT-2 of transformers.
 
     python examples/prototype_memory_in_a_foreign_decoder.py
 
-Both are modules of their own. The codebook turns patches into words; GPT-2 reads their embeddings as a prefix. The memory banks the keys
-and values that GPT-2's attention makes, clusters them, and a gated recall adds what the prototypes hold to the output of each block.
+Both are independent modules. The codebook turns patches into words, whose embeddings GPT-2 reads as a prefix.
+The memory stores the keys and values of GPT-2's attention and clusters them. A gated recall adds the result
+of attending to the prototypes to the output of each block.
 """
 
 import torch
@@ -19,6 +20,8 @@ WIDTH, HEADS, LAYERS, WORDS, PATCHES = 32, 4, 2, 50, 9
 
 
 class RememberingGpt2(nn.Module):
+    """GPT-2 with a prefix of concepts and a prototype memory after each block."""
+
     def __init__(self) -> None:
         super().__init__()
         sizes = dict(vocab_size=WORDS, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=64)
@@ -34,16 +37,18 @@ class RememberingGpt2(nn.Module):
             )
 
     def recall(self, layer: int, output: torch.Tensor) -> torch.Tensor:
+        """Adds what the prototypes of a layer contribute to the output of its block."""
         columns = self.memory.columns()[layer]
         return output if columns is None else output + self.recalls[layer](output, columns)[0]
 
     def forward(self, patches: torch.Tensor, tokens: torch.Tensor):
+        """Returns GPT-2's output for the concepts of the patches followed by the tokens."""
         prefix = self.concept(assign(patches, self.codebook.embeddings_WE).tokens_BNE)
         inputs = torch.cat((prefix, self.gpt.transformer.wte(tokens)), dim=1)
         return self.gpt(inputs_embeds=inputs, use_cache=True)
 
     def observe(self, output) -> None:
-        """Keys and values of GPT-2's own cache, of the words only."""
+        """Stores the keys and values of the words, taken from GPT-2's own cache."""
         kept = [
             KeysAndValues(
                 merge_heads(layer.keys[:, :, PATCHES:].detach()),
@@ -55,6 +60,7 @@ class RememberingGpt2(nn.Module):
 
 
 def main() -> None:
+    """Trains on random data for a few steps and prints loss, live prototypes and gates."""
     torch.manual_seed(0)
     model = RememberingGpt2()
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -70,7 +76,8 @@ def main() -> None:
         model.observe(output)
         gates = sum(recall.gate_C.detach().abs().mean().item() for recall in model.recalls) / LAYERS
         print(
-            f"step {step + 1:2d}  loss {loss.item():.3f}  prototypes alive {int(model.memory.live_LM.sum()):2d}  mean gate {gates:.4f}"
+            f"step {step + 1:2d}  loss {loss.item():.3f}  prototypes alive "
+            f"{int(model.memory.live_LM.sum()):2d}  mean gate {gates:.4f}"
         )
 
 

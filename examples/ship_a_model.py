@@ -1,8 +1,9 @@
-"""Turn the best model of a run into a small folder that can be shipped: fp16 weights, a name, and its scores on the card.
+"""Makes a small model folder for distribution from the best model of a run.
 
-    python examples/ship_a_model.py runs/flickr8k/best OUT --name flickr8k --scores scores.json --on "Flickr8k val, 1,000 pictures, beam 3"
+    python examples/ship_a_model.py runs/flickr8k/best OUT --name flickr8k --scores scores.json --on val
 
-`scores.json` is what `patchword score --out` wrote, `recall --out` for two towers and alignment, or `evaluate --out` for answers.
+The folder has fp16 weights, a name, and its scores on the card. `scores.json` is written by `patchword score
+--out`, by `recall --out` for two towers and alignment, or by `evaluate --out` for answers.
 """
 
 from __future__ import annotations

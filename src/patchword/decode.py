@@ -1,11 +1,14 @@
-"""From a captioner to words: greedy search, beam search and sampling, for any model of `models/`.
+"""Decoding: greedy search, beam search and sampling for every captioner in `models/`.
 
-A search needs what `patchword.types.Captioner` offers: `start` and `step`. The memory of the pictures is read and never copied; the state,
-B pictures times K beams, is reordered once per word. Everything runs without gradients; put the captioner in evaluation mode before.
+A search uses two methods of `patchword.types.Captioner`: `start` and `step`. The memory of the pictures is
+read and never copied; only the state, with one row for each of the K beams of B pictures, is reordered, once
+per token. Nothing here records gradients. Put the captioner in evaluation mode first.
 
-    score of a hypothesis = sum of its log-probabilities / length ** length_penalty       (0: the plain sum; 1: the mean per token)
+    score of a hypothesis = sum of its log-probabilities / length ** length_penalty
 
-Shape legend: that of `patchword.types`; R = B*K rows, image by image; W = K*V candidates of a picture.
+A length penalty of 0 gives the plain sum, 1 the mean per token.
+
+Shape legend: see `patchword.types`; here R = B*K rows, image by image, and W windows of n tokens.
 """
 
 from __future__ import annotations
@@ -25,18 +28,21 @@ Tree = TypeVar("Tree")
 
 
 class Decodings(NamedTuple):
-    """K hypotheses for each of B pictures, best first (samples: as drawn)."""
+    """K hypotheses for each of B pictures, best first (samples: in the order in which they were drawn)."""
 
     tokens_BKT: Tensor
-    """Without the start token, with the end token where it was produced, then padding. T is the longest length."""
+    """Tokens without the start token, with the end token where one was produced, then padding. T is the
+    longest length."""
     lengths_BK: Tensor
-    """Tokens of each hypothesis, the end token included; 0 where the search found fewer hypotheses than were asked for."""
+    """Number of tokens of each hypothesis, including the end token; 0 where the search found fewer
+    hypotheses than requested."""
     log_probabilities_BK: Tensor
-    """Natural logarithm of each hypothesis's probability under the model; minus infinity where there is none."""
+    """Natural logarithm of the probability of each hypothesis under the model; minus infinity where there
+    is no hypothesis."""
     token_log_probabilities_BKT: Tensor
-    """The same per token, 0 on padding."""
+    """Log-probability of each token; 0 on padding."""
     finished_BK: Tensor
-    """True where the hypothesis ended by itself, False where it ran into the length limit."""
+    """True where the hypothesis ended with the end token, False where it reached the length limit."""
 
 
 @torch.no_grad()
@@ -48,10 +54,11 @@ def greedy(
     no_repeat_ngram: int = 0,
     forbid_unknown: bool = True,
 ) -> Decodings:
-    """The likeliest token at every step, until the end token or `max_length` tokens (end included); K is 1.
+    """Takes the likeliest token at every step, until the end token or `max_length` tokens; K is 1.
 
-    With `no_repeat_ngram` = n no n tokens in a row occur twice in a caption. `forbid_unknown` keeps out what is no word: the unknown word,
-    padding and a second start. Log-probabilities stay those of the model, which knows nothing of either.
+    `max_length` includes the end token. With `no_repeat_ngram` = n, no sequence of n tokens occurs twice in a
+    caption. `forbid_unknown` excludes the tokens that are not words: unknown, padding and a second start.
+    Neither option changes the returned log-probabilities, which are those of the model.
     """
 
     return _roll_out(captioner, memory, special, 1, max_length, no_repeat_ngram, forbid_unknown, _likeliest)
@@ -66,7 +73,10 @@ def greedy_steps(
     no_repeat_ngram: int = 0,
     forbid_unknown: bool = True,
 ) -> Iterator[Decodings]:
-    """`greedy`, one token at a time: what has been decoded so far, after every token. The last is what `greedy` returns."""
+    """Yields what `greedy` has decoded so far after every token.
+
+    The last item equals the result of `greedy`.
+    """
     for running in _steps(
         captioner, memory, special, 1, max_length, no_repeat_ngram, forbid_unknown, _likeliest
     ):
@@ -86,15 +96,17 @@ def sample(
     generator: torch.Generator | None = None,
     forbid_unknown: bool = True,
 ) -> Decodings:
-    """`samples` captions per picture, each token drawn from softmax(logits / temperature), K = samples.
+    """Draws `samples` captions per picture, each token from softmax(logits / temperature); K = samples.
 
-    Only the `top_k` likeliest tokens take part (0: all), and of these the fewest that hold `top_p` of the probability (nucleus sampling,
-    Holtzman et al. 2020). `generator` lives on the device of the memory. The log-probabilities returned are those of the model at
-    temperature 1 over all tokens. Raises ConfigError for a temperature, top_k or top_p out of range.
+    Only the `top_k` likeliest tokens are candidates (0: all), and among these only the smallest set that
+    holds a share `top_p` of the probability (nucleus sampling, Holtzman et al. 2020). `generator` must be on
+    the device of the memory. The returned log-probabilities are those of the model at temperature 1 over all
+    tokens. Raises ConfigError for a temperature, top_k or top_p out of range.
     """
     if temperature <= 0 or top_k < 0 or not 0 < top_p <= 1:
         raise ConfigError(
-            f"sampling needs temperature > 0, top_k >= 0 and 0 < top_p <= 1; found {temperature}, {top_k} and {top_p}"
+            f"sampling needs temperature > 0, top_k >= 0 and 0 < top_p <= 1; found {temperature}, {top_k} "
+            f"and {top_p}"
         )
 
     def draw(log_probabilities_RV: Tensor) -> Tensor:
@@ -122,12 +134,13 @@ def beam_search(
     finished: Literal["keep", "retire"] = "keep",
     forbid_unknown: bool = True,
 ) -> Decodings:
-    """The `n_best` hypotheses of a search that follows `beams` of them, batched over the pictures; K is n_best.
+    """Returns the `n_best` hypotheses of a beam search with `beams` beams per picture; K is n_best.
 
-    Finished hypotheses `keep` their place among the beams, where better ones can push them out, and the best scores win, ended or not; or
-    they `retire`: they are safe, the search for the others narrows by one beam each, and what has ended wins over what has not.
-    `no_repeat_ngram` and `forbid_unknown` as in `greedy`. A picture is done when nothing alive can still enter its `n_best`.
-    Raises ConfigError where n_best exceeds beams, or the length penalty is negative.
+    `finished` says what happens to a hypothesis that has ended. With "keep" it competes for its beam with the
+    others, and the best scores win, ended or not. With "retire" it is kept for good, the search continues
+    with one beam fewer, and ended hypotheses rank before unfinished ones. `no_repeat_ngram` and
+    `forbid_unknown` are those of `greedy`. The search of a picture stops when no unfinished hypothesis can
+    still enter its `n_best`. Raises ConfigError where n_best exceeds beams or the length penalty is negative.
     """
     if not 1 <= n_best <= beams:
         raise ConfigError(
@@ -135,14 +148,14 @@ def beam_search(
         )
     if length_penalty < 0:
         raise ConfigError(
-            f"the length penalty is {length_penalty}; it must be 0 (sum of log-probabilities) or more (1: their mean)"
+            f"the length penalty is {length_penalty}; it must be 0 (sum of log-probabilities) or more (1: "
+            "their mean)"
         )
     retire = finished == "retire"
     state, R = captioner.start(memory, beams), _images(memory) * beams
     running = _Running.begin(R, special, _device(memory))
-    running.totals_R.view(-1, beams)[
-        :, 1:
-    ] = -math.inf  # all beams of a picture begin alike: only the first may branch
+    # All beams of a picture start from the same state, so only the first may branch.
+    running.totals_R.view(-1, beams)[:, 1:] = -math.inf
     tokens_R = running.tokens_RT.new_full((R,), special.start)
     for _ in range(max_length):
         logits_RV, state, _ = captioner.step(tokens_R, memory, state)
@@ -161,9 +174,10 @@ def beam_search(
 def explain_tokens(
     captioner: Captioner, memory: NamedTuple, special: SpecialIds, tokens_BT: Tensor, lengths_B: Tensor
 ) -> Trace:
-    """What made each token of one given caption per picture, by one pass of teacher forcing: entry t belongs to `tokens_BT[:, t]`.
+    """Returns the trace of one given caption per picture, from one pass of teacher forcing.
 
-    `tokens_BT` as in `Decodings`: without the start token. For several captions of a picture repeat the memory first (`repeat_images`).
+    Entry t of the trace belongs to `tokens_BT[:, t]`. `tokens_BT` has no start token, as in `Decodings`. For
+    several captions of one picture, repeat the memory first (`repeat_images`).
     """
     inputs_BT = torch.cat([tokens_BT.new_full((len(tokens_BT), 1), special.start), tokens_BT[:, :-1]], dim=1)
     trace = captioner.decode(inputs_BT, lengths_B, memory, trace=True).trace
@@ -171,7 +185,7 @@ def explain_tokens(
 
 
 def select_rows(tree: Tree, rows: Tensor) -> Tree:
-    """A memory, a state or any nest of tuples of tensors, each tensor's first axis indexed by `rows`."""
+    """Indexes the first axis of every tensor in a memory, a state or any nest of tuples by `rows`."""
     if isinstance(tree, Tensor):
         return tree.index_select(0, rows)
     if isinstance(tree, tuple):
@@ -181,7 +195,10 @@ def select_rows(tree: Tree, rows: Tensor) -> Tree:
 
 
 def repeat_images(memory: Tree, times: int) -> Tree:
-    """The memory with every picture `times` in a row, for teacher forcing with several captions each. A search needs no such copy."""
+    """Repeats the memory of every picture `times` times in a row.
+
+    Teacher forcing with several captions of each picture needs the copies; a search does not.
+    """
     rows = torch.arange(_images(memory), device=_device(memory)).repeat_interleave(times)
     return select_rows(memory, rows)
 
@@ -206,7 +223,7 @@ class _Running(NamedTuple):
         )
 
     def extend(self, tokens_R: Tensor, log_probabilities_R: Tensor, special: SpecialIds) -> _Running:
-        """One token more for the rows that have not ended; the others get padding."""
+        """Appends one token to the rows that have not ended, and padding to the others."""
         tokens_R = tokens_R.masked_fill(self.ended_R, special.pad)
         log_probabilities_R = log_probabilities_R.masked_fill(self.ended_R, 0)
         return _Running(
@@ -232,7 +249,7 @@ def _roll_out(
     forbid_unknown: bool,
     choose: Callable[[Tensor], Tensor],
 ) -> Decodings:
-    """The last of `_steps`."""
+    """Runs `_steps` to its end and returns the last result."""
     steps = _steps(captioner, memory, special, copies, max_length, no_repeat_ngram, forbid_unknown, choose)
     return _decodings(deque(steps, maxlen=1).pop(), copies)
 
@@ -247,7 +264,10 @@ def _steps(
     forbid_unknown: bool,
     choose: Callable[[Tensor], Tensor],
 ) -> Iterator[_Running]:
-    """One token after the other for B * copies independent rows; `choose` picks it from the log-probabilities (R, V)."""
+    """Decodes B * copies independent rows token by token.
+
+    `choose` picks each token from its log-probabilities (R, V).
+    """
     state, R = captioner.start(memory, copies), _images(memory) * copies
     running = _Running.begin(R, special, _device(memory))
     yield running
@@ -271,7 +291,7 @@ def _likeliest(log_probabilities_RV: Tensor) -> Tensor:
 def _scored(
     logits_RV: Tensor, running: _Running, special: SpecialIds, ngram: int, forbid_unknown: bool
 ) -> Tensor:
-    """Log-probabilities of all tokens in single precision, then minus infinity where a token may not follow."""
+    """Log-probabilities of all tokens in single precision; minus infinity for tokens that may not follow."""
     log_probabilities_RV = logits_RV.float().log_softmax(dim=-1)
     if forbid_unknown:
         for token in (special.pad, special.start, special.unknown):
@@ -289,12 +309,11 @@ def _scored(
 
 
 def _nucleus(scores_RV: Tensor, top_p: float) -> Tensor:
-    """Scores with minus infinity outside the fewest likeliest tokens that together hold `top_p`."""
+    """Sets the scores outside the smallest set of likeliest tokens that holds `top_p` to minus infinity."""
     sorted_RV, order_RV = scores_RV.sort(dim=-1, descending=True)
     shares_RV = sorted_RV.softmax(dim=-1)
-    outside_RV = (
-        shares_RV.cumsum(dim=-1) - shares_RV >= top_p
-    )  # what stands before a token already holds enough
+    # A token is outside when the tokens before it already hold top_p.
+    outside_RV = shares_RV.cumsum(dim=-1) - shares_RV >= top_p
     return scores_RV.masked_fill(torch.zeros_like(outside_RV).scatter(1, order_RV, outside_RV), -math.inf)
 
 
@@ -306,10 +325,11 @@ def _select(
     length_penalty: float,
     retire: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows to go on from, the token to add to each and its log-probability: the best `beams` candidates of every picture.
+    """Selects the best `beams` candidates of every picture: rows, next tokens and log-probabilities.
 
-    No row can give more than its own best `beams`, so that only these are compared between rows. A hypothesis that has ended has one
-    candidate, itself. Retired, it ranks before all that is alive, so that it keeps its seat and the living share the others.
+    No row can contribute more than its own best `beams` candidates, so only these are compared between rows.
+    A hypothesis that has ended has one candidate, itself. With `retire` it ranks before all unfinished ones,
+    so it keeps its beam and the others share the rest.
     """
     R, V = log_probabilities_RV.shape
     added_RK, tokens_RK = log_probabilities_RV.topk(min(beams, V), dim=-1)
@@ -326,9 +346,9 @@ def _select(
 
 
 def _settled(running: _Running, beams: int, n_best: int, length_penalty: float, max_length: int) -> bool:
-    """True when in every picture `n_best` ended hypotheses score at least what the best living one could still reach.
+    """True when every picture has `n_best` ended hypotheses that no unfinished one can overtake.
 
-    Log-probabilities only fall, and a positive penalty forgives most at the greatest length.
+    Log-probabilities only fall, and a positive penalty raises the score most at the greatest length.
     """
     reach_R = running.totals_R / max_length**length_penalty
     reach_BK = reach_R.masked_fill(running.ended_R, -math.inf).view(-1, beams)
@@ -340,7 +360,7 @@ def _settled(running: _Running, beams: int, n_best: int, length_penalty: float, 
 def _best(
     running: _Running, beams: int, n_best: int, special: SpecialIds, length_penalty: float, retire: bool
 ) -> Decodings:
-    """The hypotheses in the order of their scores; where the finished retire, those before the unfinished."""
+    """Orders the hypotheses by score; with `retire`, ended ones come before unfinished ones."""
     order_BK = running.scores_R(length_penalty).view(-1, beams).argsort(dim=1, descending=True, stable=True)
     if retire:
         ended_BK = running.ended_R.view(-1, beams).gather(1, order_BK)

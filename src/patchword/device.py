@@ -1,4 +1,4 @@
-"""Where tensors live: one choice, made once, passed on."""
+"""The choice of a device; it is made once and passed on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from patchword.errors import ConfigError
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device called `name` (cpu, cuda, cuda:1, mps), or the best that is there. Raises ConfigError for one that is not."""
+    """Returns the device called `name` (cpu, cuda, cuda:1, mps), or the best available one for None.
+
+    Raises ConfigError where the named device cannot be used.
+    """
     if name is None:
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -24,7 +27,10 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what was asked of it, so that a clock measures what follows alone; a CPU has."""
+    """Waits until the device has finished its queued work, so that a clock measures only what follows.
+
+    On a CPU there is no queue, and the function returns at once.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -1,14 +1,14 @@
-"""The errors that a user of Patchword can meet, one tree.
+"""The errors that Patchword raises, as one tree.
 
-Every message says what was found, where, what was expected, and what to do. The command line prints the message as one line and
-exits with `exit_status`; `--debug` shows the traceback as well.
+Every message says what was found, where, what was expected, and what to do. The command line prints the
+message as one line and exits with `exit_status`; `--debug` also shows the traceback.
 """
 
 from __future__ import annotations
 
 
 class PatchwordError(Exception):
-    """Anything that Patchword itself found wrong. Catch this to catch them all."""
+    """Base class of all errors that Patchword raises itself; catch this to catch them all."""
 
     exit_status = 2
 
@@ -22,11 +22,11 @@ class DataError(PatchwordError):
 
 
 class PictureError(DataError):
-    """A picture that cannot be decoded, or must not be: the message names the file and the reason."""
+    """A picture that cannot be decoded or must not be; the message names the file and the reason."""
 
 
 class StoreError(DataError):
-    """A feature store or pixel cache that is stale, partial, or made for something else."""
+    """A feature store or pixel cache that is stale, incomplete, or made for something else."""
 
 
 class ModelError(PatchwordError):
@@ -34,12 +34,15 @@ class ModelError(PatchwordError):
 
 
 class TrainingError(PatchwordError):
-    """A training that cannot go on: the loss is not finite, or a resumed run differs from the one that was interrupted."""
+    """Training cannot continue: the loss is not finite, or a resumed run differs from the original."""
 
 
 class MetricUnavailable(PatchwordError):
-    """A metric that cannot run here (no Java, no tables). Reports leave such a metric out; they never print 0 for it."""
+    """A metric that cannot run here, because Java or its tables are missing.
+
+    Reports leave such a metric out; they never print 0 for it.
+    """
 
 
 class MissingExtra(PatchwordError):
-    """An optional dependency is needed and not installed: the message gives the pip line."""
+    """An optional dependency that is needed and not installed; the message gives the pip command."""

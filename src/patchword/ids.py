@@ -1,4 +1,7 @@
-"""The four ids that every caption vocabulary has; apart from `types.py` so that text handling needs no torch."""
+"""The four special ids of every caption vocabulary.
+
+They are not in `types.py`, so that text handling needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import NamedTuple
 
 
 class SpecialIds(NamedTuple):
-    """Ids of the four tokens that every caption vocabulary has."""
+    """Ids of the four special tokens that every caption vocabulary has."""
 
     pad: int
     start: int

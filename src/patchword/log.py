@@ -1,4 +1,4 @@
-"""What a run says while it runs: one JSON object per line in metrics.jsonl, and a progress line on the terminal."""
+"""Logs of a run: one JSON object per line in metrics.jsonl, and a progress bar on the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from rich.progress import (
 
 
 class MetricsLog:
-    """Appends to metrics.jsonl. `length` is the number of bytes so far; a resumed run cuts the file back to what its checkpoint knew."""
+    """Appends events to metrics.jsonl.
+
+    `length` is the file's length in bytes at the checkpoint from which a run resumes; everything after it is
+    cut off. None starts an empty file.
+    """
 
     def __init__(self, path: Path, length: int | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,20 +31,23 @@ class MetricsLog:
         self._file.truncate(0 if length is None else length)
 
     def write(self, event: dict[str, Any]) -> None:
+        """Appends one event as a line of JSON and flushes it."""
         self._file.write(json.dumps(event).encode() + b"\n")
         self._file.flush()
 
     @property
     def length(self) -> int:
+        """Bytes written so far, after they have reached the disk."""
         os.fsync(self._file.fileno())
         return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
 
 def progress(enabled: bool = True) -> Progress:
-    """A progress bar on standard error: done, of all, elapsed, time left, and `status`, a free text."""
+    """A progress bar on standard error: done, total, elapsed and remaining time, and a free `status` text."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),

@@ -1,7 +1,7 @@
-"""What is minimised, as plain functions of tensors.
+"""Losses, as plain functions of tensors.
 
-Losses over words come as (sum, count): a training step divides by the number of words of the whole batch, over all processes and all
-accumulated parts, so that the result does not depend on how the batch was cut.
+A loss over words is returned as (sum, count). A training step divides by the number of words of the whole
+batch, over all processes and all accumulated parts, so the result does not depend on how the batch was split.
 
 Shape legend: see `patchword.types`; I images, J captions.
 """
@@ -16,10 +16,11 @@ from torch import Tensor
 def caption_cross_entropy(
     logits_BTV: Tensor, targets_BT: Tensor, pad_id: int, label_smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Sum of -log p(target) over the words, and their number (a tensor, for reduction over processes).
+    """Returns the sum of -log p(target) over the words, and the number of words.
 
-    `targets_BT[b, t]` is the token after position t, `pad_id` where there is none: such places count for nothing. With `label_smoothing`
-    = s a share s of each target is spread evenly over the vocabulary (Szegedy et al. 2016).
+    The number is a tensor, so that processes can reduce it. `targets_BT[b, t]` is the token after position t,
+    or `pad_id` where there is none; such positions do not count. With `label_smoothing` = s, a share s of
+    each target is spread evenly over the vocabulary (Szegedy et al. 2016).
     """
     total = F.cross_entropy(
         logits_BTV.flatten(0, 1).float(),
@@ -34,11 +35,12 @@ def caption_cross_entropy(
 def doubly_stochastic(
     attention_BTN: Tensor, lengths_B: Tensor, mean_over_patches: bool = False, mask_BN: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Sum over captions of sum_i (1 - sum_t alpha_ti)^2, and the number of captions (Xu et al. 2015, equation 14).
+    """Returns the sum over captions of sum_i (1 - sum_t alpha_ti)^2, and the number of captions.
 
-    It asks every patch to be looked at about once in a caption. The paper sums over the patches i; the PyTorch course takes their mean
-    (`mean_over_patches`), which makes the same weight 196 times smaller on a grid of 14 x 14. Words at t >= lengths and patches that are
-    not real (`mask_BN`) count for nothing.
+    This is the doubly stochastic attention of Xu et al. 2015, equation 14: it asks that every patch be
+    attended to about once in a caption. The paper sums over the patches i. The PyTorch course takes their
+    mean (`mean_over_patches`), which makes the same weight 196 times smaller on a grid of 14 x 14. Words at t
+    >= lengths and padded patches (False in `mask_BN`) do not count.
     """
     words_BT1 = (torch.arange(attention_BTN.shape[1], device=attention_BTN.device) < lengths_B[:, None])[
         ..., None
@@ -52,11 +54,12 @@ def doubly_stochastic(
 
 
 def hinge_loss(similarities_IJ: Tensor, owner_J: Tensor, margin: float, hardest: bool) -> Tensor:
-    """Bidirectional hinge, summed over the captions (VSE++, Faghri 2018; the alignment loss of LAPS, Fu 2024).
+    """Bidirectional hinge loss, summed over the captions.
 
-    Caption j belongs to picture i = `owner_J[j]`: [margin + s_ik - s_ij]+ for captions k of other pictures, [margin + s_kj - s_ij]+ for
-    other pictures k. `hardest` takes the largest term of each caption and direction (LAPS from its second epoch on), otherwise all terms
-    are summed.
+    It is the loss of VSE++ (Faghri 2018) and the alignment loss of LAPS (Fu 2024). Caption j belongs to
+    picture i = `owner_J[j]`. Its terms are [margin + s_ik - s_ij]+ for captions k of other pictures, and
+    [margin + s_kj - s_ij]+ for other pictures k. With `hardest`, only the largest term of each caption and
+    direction counts (LAPS from its second epoch on); otherwise all terms are summed.
     """
     own_J = similarities_IJ[owner_J, torch.arange(len(owner_J), device=owner_J.device)]
     mine_IJ = torch.arange(len(similarities_IJ), device=owner_J.device)[:, None] == owner_J
@@ -70,10 +73,16 @@ def hinge_loss(similarities_IJ: Tensor, owner_J: Tensor, margin: float, hardest:
 
 
 def warm_up(done: float, length: float) -> float:
-    """Factor of a loss that begins gently: from 0 to 1 in a line over the first `length` (LAPS: one epoch), then 1."""
+    """Factor of a loss that rises linearly from 0 to 1 over the first `length`, and stays 1.
+
+    LAPS warms up over one epoch.
+    """
     return min(1.0, done / length) if length else 1.0
 
 
 def ratio_loss(keep_IJN: Tensor, keep: float) -> Tensor:
-    """(share kept - rho)^2, mean over pairs (LAPS; its weight there is 2). Only the paper variant's decision gives it a gradient."""
+    """(share of kept patches - rho)^2, averaged over pairs; LAPS gives it a weight of 2.
+
+    It has a gradient only in the paper variant, where the decision to keep a patch is differentiable.
+    """
     return (keep_IJN.mean(dim=2) - keep).square().mean()

@@ -1,10 +1,10 @@
-"""The types that travel between towers, models and decoding.
+"""The types that towers, models and decoding exchange.
 
 Shape legend, used in every name of the package that ends in capitals:
-    B images (or rows) in a batch     N patches (grid cells)      C channels of a tower      E width of a shared image-text space
-    T words, L text tokens            V vocabulary                K beams                    H heads, D width of one head
-    M memory slots or prototypes
-Masks are boolean and True where something real stands.
+    B images (or rows) in a batch    N patches (grid cells)    T words, L text tokens    V vocabulary
+    C channels of a tower    E width of a shared image-text space    H heads, D width of one head
+    K beams    M memory slots or prototypes
+Masks are boolean: True marks a real token or patch, False marks padding.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from patchword.ids import SpecialIds as SpecialIds
 
 
 class VisualFeatures(NamedTuple):
-    """What a vision tower, or a feature store in its place, returns for B pictures."""
+    """The features of B pictures, from a vision tower or from a feature store in its place."""
 
     grid_BNC: Tensor
-    """Patch tokens, row by row: what a decoder attends to."""
+    """Patch tokens, row by row; a decoder attends to these."""
     class_BC: Tensor | None = None
-    """Class token of the tower, same width as the grid; None where the tower has none."""
+    """Class token of the tower, of the same width as the grid; None where the tower has none."""
     pooled_BE: Tensor | None = None
-    """The whole picture in the text space of a two-tower model."""
+    """One embedding for the whole picture, in the text space of a two-tower model."""
     aligned_BNE: Tensor | None = None
-    """Patch tokens in the text space of a two-tower model (for CLIP: MaskCLIP's value path, not the width-768 patch tokens)."""
+    """Patch tokens in the text space of a two-tower model. For CLIP they come from MaskCLIP's value path;
+    its patch tokens of width 768 are not in that space."""
     mask_BN: Tensor | None = None
     """True for real patches; None means that all are real."""
     hw: tuple[int, int] | None = None
-    """Rows and columns of the grid, where the patches form one."""
+    """Rows and columns of the grid; None where the patches form no grid."""
 
 
 class TextFeatures(NamedTuple):
-    """What a text tower returns for B texts."""
+    """The features of B texts, from a text tower."""
 
     tokens_BLC: Tensor
     pooled_BE: Tensor | None = None
@@ -43,55 +44,66 @@ class TextFeatures(NamedTuple):
 
 
 class KeysAndValues(NamedTuple):
-    """Keys and values of one decoder layer, as a prototype bank stores them: after projection, before segment embeddings."""
+    """Keys and values of one decoder layer for the prototype bank: projected, without segment embeddings."""
 
     keys_BTD: Tensor
     values_BTD: Tensor
 
 
 class Trace(NamedTuple):
-    """What made each word. Every field is None (or empty) where the model has no such part."""
+    """What the model attended to for each word. A field is None where the model has no such part."""
 
     attention_BTN: Tensor | None = None
-    """Weights over the patches for each word; heads are averaged, the last layer is taken. Rows sum to one (less the sentinel)."""
+    """Attention weights over the patches for each word: the last layer's, averaged over heads. Each row
+    sums to one, or to one minus the sentinel's share."""
     sentinel_BT: Tensor | None = None
-    """Share of the visual sentinel (Lu 2017): 1 means that the word came from language alone."""
+    """Weight of the visual sentinel (Lu 2017): 1 means that the word used no patch."""
     concepts_BN: Tensor | None = None
     """Index of the codebook word assigned to each patch."""
     prototype_weights_BTLM: Tensor | None = None
-    """Attention that each word gave to each memory prototype, per decoder layer, averaged over heads."""
+    """Attention of each word to each memory prototype, per decoder layer, averaged over heads."""
     observed: tuple[KeysAndValues, ...] = ()
-    """Per decoder layer, what the prototype bank observes."""
+    """Keys and values that the prototype bank observes, per decoder layer."""
 
 
 class Decoded(NamedTuple):
-    """Result of teacher forcing: logits_BTV[b, t] scores the token after tokens_BT[b, t]; zeros at t >= lengths_B[b]."""
+    """The result of teacher forcing.
+
+    logits_BTV[b, t] scores the token after tokens_BT[b, t]; it is zero at t >= lengths_B[b].
+    """
 
     logits_BTV: Tensor
     trace: Trace | None = None
 
 
 class Captioner(Protocol):
-    """What every captioner of `models/` offers; `decode.py` and the objectives need nothing else.
+    """The interface of every captioner in `models/`; `decode.py` and the objectives use nothing else.
 
-    `encode` projects keys and values for the decoder once, into a NamedTuple of tensors with B rows that is never copied per beam.
-    `state` is a NamedTuple of tensors whose first axis has B*K rows (image by image, K beams each): all that a search must reorder,
-    and nothing else. `step` consumes one token per row and gives the logits of the next one.
+    A memory is a NamedTuple of tensors with B rows; it is never copied per beam. A state is a NamedTuple of
+    tensors whose first axis has B*K rows (image by image, K beams each). It holds all that a search must
+    reorder, and nothing else.
     """
 
     vocabulary_size: int
 
-    def encode(self, features: VisualFeatures) -> NamedTuple: ...
+    def encode(self, features: VisualFeatures) -> NamedTuple:
+        """Projects the picture's keys and values for the decoder, once for all words and beams."""
 
     def decode(
         self, tokens_BT: Tensor, lengths_B: Tensor, memory: NamedTuple, trace: bool = False
-    ) -> Decoded: ...
+    ) -> Decoded:
+        """Teacher forcing: scores every next token of the given captions in one pass."""
 
-    def start(self, memory: NamedTuple, beams: int) -> NamedTuple: ...
+    def start(self, memory: NamedTuple, beams: int) -> NamedTuple:
+        """Returns the state of B*K rows before their first token."""
 
     def step(
         self, tokens_R: Tensor, memory: NamedTuple, state: NamedTuple, trace: bool = False
-    ) -> tuple[Tensor, NamedTuple, Trace | None]: ...
+    ) -> tuple[Tensor, NamedTuple, Trace | None]:
+        """Consumes one token per row and scores the next one.
+
+        Returns the logits (R, V), the new state, and the trace of this token where `trace` is set.
+        """
 
 
 @runtime_checkable
@@ -123,7 +135,7 @@ class Prototypes(Protocol):
 
 
 class Projections(NamedTuple):
-    """Tokens after the three maps of one attention, split into heads."""
+    """Queries, keys and values of one attention layer, split into heads."""
 
     queries_BHND: Tensor
     keys_BHND: Tensor
@@ -131,16 +143,19 @@ class Projections(NamedTuple):
 
 
 class TowerLayer(Protocol):
-    """One layer of a tower. `mask` is True at real tokens; None means that all are real.
+    """One layer of a tower. The mask is True at real tokens; None means that all are real.
 
-    A layer whose tokens may be joined by others (ViT, BERT, CLIP's vision layers) also comes apart, so that a caller can attend from some
-    rows only, or share keys between two calls: `layer(tokens, mask)` is `attend(tokens, queries, keys, values, mask)` of `project(tokens)`.
+    A layer whose tokens can be joined by others (ViT, BERT, CLIP's vision layers) also offers its two parts,
+    so that a caller can compute some rows only, or share keys between two calls: `layer(tokens, mask)` equals
+    `attend(tokens, queries, keys, values, mask)` with the result of `project(tokens)`.
     """
 
     def __call__(self, tokens_BNC: Tensor, mask_BN: Tensor | None = None) -> Tensor: ...
 
-    def project(self, tokens_BNC: Tensor) -> Projections: ...
+    def project(self, tokens_BNC: Tensor) -> Projections:
+        """Projects the tokens to queries, keys and values, after the layer's input norm if it has one."""
 
     def attend(
         self, tokens_BQC: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask_BN: Tensor | None = None
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Returns the layer's output (B, Q, C) for the Q tokens whose queries are given."""

@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 
 from patchword.cli import app
 from patchword.errors import ConfigError, DataError
-from patchword.reports.compare import stored_numbers, write_comparison
+from patchword.reports.compare import write_comparison
 from patchword.reports.configurations import configurations
 from patchword.reports.runs import best_validation, read_run, training_seconds
+from patchword.reports.sides import stored_numbers
 
 REFERENCES = {
     "1": ["a dog runs on the grass", "a dog on grass"],

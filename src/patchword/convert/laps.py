@@ -1,4 +1,7 @@
-"""The alignment head of the public LAPS code (CrossmodalGroup/LAPS, commit 355a43b) into our `code` variant."""
+"""Converts the alignment head of the public LAPS code to our `code` variant.
+
+Source: CrossmodalGroup/LAPS, commit 355a43b.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,12 @@ KEYS = {
 
 
 def from_reference(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> PatchSlimming:
-    """The head that computes what the public code computes with these weights.
+    """Builds the head that computes what the public code computes with these weights.
 
-    `state` has the reference's parameter names (`aggr_net.…`; a prefix such as that of a whole checkpoint is taken off); of `options`
-    the head needs `embed_size`, `num_patches`, `sparse_ratio` and `aggr_ratio`. The reference parses `attention_weight` and
-    `ratio_weight` too, but its function does not depend on them. Raises ModelError for missing or unknown names and for sizes that
-    contradict the options.
+    `state` has the reference's parameter names (`aggr_net.…`; a prefix such as that of a whole checkpoint is
+    removed). Of `options`, the head needs `embed_size`, `num_patches`, `sparse_ratio` and `aggr_ratio`. The
+    reference also parses `attention_weight` and `ratio_weight`, but its function does not depend on them.
+    Raises ModelError for missing or unknown names, and for sizes that contradict the options.
     """
     missing = [
         name for name in ("embed_size", "num_patches", "sparse_ratio", "aggr_ratio") if name not in options
@@ -40,7 +43,8 @@ def from_reference(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> P
     if set(named) != set(KEYS) or len(named) != len(state):
         wrong = sorted(set(named) ^ set(KEYS)) or sorted(state)
         raise ModelError(
-            f"weights of a LAPS head: {', '.join(wrong[:5])} missing or unknown; expected exactly {', '.join(KEYS)}"
+            f"weights of a LAPS head: {', '.join(wrong[:5])} missing or unknown; expected exactly "
+            f"{', '.join(KEYS)}"
         )
     width, keep = int(options["embed_size"]), float(options["sparse_ratio"])
     tokens = aggregated_tokens(int(options["num_patches"]), keep, float(options["aggr_ratio"]))
@@ -49,7 +53,7 @@ def from_reference(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> P
     weights = {}
     for name, tensor in named.items():
         key = KEYS[name]
-        # The reference holds its one scale as (1, 1, 1).
+        # The reference stores its single scale as (1, 1, 1).
         weights[key] = tensor.reshape(()) if key == "aggregation.scale" else tensor
         if weights[key].shape != ours[key].shape:
             raise ModelError(

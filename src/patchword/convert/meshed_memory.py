@@ -1,4 +1,6 @@
-"""Weights of the public Meshed-Memory code (aimagelab/meshed-memory-transformer) into `models/captioners/meshed_memory.py`.
+"""Converts weights of the public Meshed-Memory code to `models/captioners/meshed_memory.py`.
+
+Source: aimagelab/meshed-memory-transformer.
 
     encoder.fc, encoder.layer_norm                       embed, embed_norm
     encoder.layers.i.mhatt.attention.fc_{q,k,v}, fc_o    encoder.i.attention.qkv, .output
@@ -9,10 +11,10 @@
     decoder.layers.i.self_att.attention, .layer_norm     decoder.i.attention, .attention_norm
     decoder.layers.i.enc_att.attention, .layer_norm      decoder.i.cross, .cross_norm
     decoder.layers.i.fc_alpha{1,2,3}                     decoder.i.gates.{0,1,2}
-    decoder.pos_emb                                      positions_TC, without row 0, which stands for padding
+    decoder.pos_emb                                      positions_TC, without row 0, the padding
 
-The public code draws all its matrices anew after building them, the frozen table of sine positions included: its positions are random
-constants and have to be read from the weights.
+The public code initialises all its matrices again after building them, including the frozen table of sine
+positions. Its positions are therefore random constants and must be read from the weights.
 """
 
 from __future__ import annotations
@@ -27,11 +29,11 @@ from patchword.models.captioners.meshed_memory import MeshedMemoryConfig, Meshed
 
 
 def from_reference(state: Mapping[str, Tensor], options: Mapping[str, object]) -> MeshedMemoryTransformer:
-    """A captioner in evaluation mode that computes what the public code computes with these weights.
+    """Builds a captioner in evaluation mode that computes what the public code computes with these weights.
 
-    `state` holds the reference's parameters by their names; a leading `state.` is dropped, and keys that do not belong to encoder or
-    decoder are not looked at. `options` needs `heads`; all other sizes are read from the weights.
-    Raises ModelError where a weight is missing or left over, or where `options` lack the heads.
+    `state` holds the reference's parameters by their names; a leading `state.` is removed, and keys that do
+    not belong to encoder or decoder are ignored. `options` needs `heads`; all other sizes are read from the
+    weights. Raises ModelError where a weight is missing or left over, or where `options` lacks the heads.
     """
     weights = {key.removeprefix("state."): value for key, value in state.items()}
     weights = {key: value for key, value in weights.items() if key.startswith(("encoder.", "decoder."))}
@@ -91,7 +93,7 @@ def _feed_forward(source: _Source, ours: dict[str, Tensor], theirs: str, mine: s
 
 
 class _Source:
-    """The reference's weights, taken one by one so that nothing is left over."""
+    """The reference's weights, taken one by one, so that none can be left over unnoticed."""
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
         self._weights = dict(weights)
@@ -99,7 +101,8 @@ class _Source:
     def look(self, name: str) -> Tensor:
         if name not in self._weights:
             raise ModelError(
-                f"the weights hold no {name!r}, which every Meshed-Memory checkpoint of the public code has; give its 'state_dict' entry"
+                f"the weights hold no {name!r}, which every Meshed-Memory checkpoint of the public code "
+                "has; give its 'state_dict' entry"
             )
         return self._weights[name]
 
@@ -124,7 +127,8 @@ class _Source:
     def check_empty(self) -> None:
         if self._weights:
             raise ModelError(
-                f"the weights hold {len(self._weights)} that the model has no place for, among them {min(self._weights)!r}; "
+                f"the weights hold {len(self._weights)} that the model has no place for, among them "
+                f"{min(self._weights)!r}; "
                 "this is not a checkpoint of the public Meshed-Memory code"
             )
 

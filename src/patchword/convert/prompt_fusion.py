@@ -1,12 +1,17 @@
-"""Weights of the public PMF code (yaoweilee/PMF, commit 0858587) into `models/fusion/prompt_fusion.py`.
+"""Converts weights of the public PMF code to `models/fusion/prompt_fusion.py`.
 
-    vit_encoder.*, bert_encoder.*                  image_tower.model.*, text_tower.model.*   under the names of newer transformers
-    vit_encoder.heads, bert_encoder.heads          image_head, text_head
-    v2t_qp.i, v2t_qcp.i, vision_fcp.i              fused.i.image.query_QC, .query_context_MC, .fusion_context_MC   without the batch axis
-    t2v_qp.i, t2v_qcp.i, text_fcp.i                fused.i.text.…
-    v2t_trans.i.linear{1,2}, t2v_trans.i.…         fused.i.image_to_text.{inner,outer}, fused.i.text_to_image.…
+Source: yaoweilee/PMF, commit 0858587.
 
-The poolers of both towers and the table of position numbers are stored by the public code and not used: they are left out.
+    vit_encoder.*, bert_encoder.*              image_tower.model.*, text_tower.model.*
+                                               under the names of newer transformers
+    vit_encoder.heads, bert_encoder.heads      image_head, text_head
+    v2t_qp.i, v2t_qcp.i, vision_fcp.i          fused.i.image.query_QC, .query_context_MC, .fusion_context_MC
+                                               without the batch axis
+    t2v_qp.i, t2v_qcp.i, text_fcp.i            fused.i.text.…
+    v2t_trans.i.linear{1,2}, t2v_trans.i.…     fused.i.image_to_text.{inner,outer}, fused.i.text_to_image.…
+
+The public code stores the poolers of both towers and the table of position numbers without using them; they
+are left out.
 """
 
 from __future__ import annotations
@@ -23,7 +28,8 @@ from patchword.towers.bert import BertTower, BertTowerConfig
 from patchword.towers.vit import VitTower, VitTowerConfig
 
 _UNUSED = re.compile(
-    r"^(vit|bert)_encoder\.pooler\.|^bert_encoder\.embeddings\.(position|token_type)_ids$|embeddings\.mask_token$"
+    r"^(vit|bert)_encoder\.pooler\.|^bert_encoder\.embeddings\.(position|token_type)_ids$"
+    r"|embeddings\.mask_token$"
 )
 
 _VIT_NAMES = (
@@ -66,25 +72,29 @@ _NAMES = (
 
 
 def our_name(theirs: str) -> str:
-    """The place of a parameter of the public code in our model. Raises ModelError for a name that the public code does not have."""
+    """Returns the name in our model of a parameter of the public code.
+
+    Raises ModelError for a name that the public code does not have.
+    """
     for pattern, ours in _NAMES:
         name, found = re.subn(pattern, ours, theirs)
         if found:
             return name
     raise ModelError(
-        f"PMF weights have an entry {theirs!r} that the public code does not have: pass its state dict and nothing else"
+        f"PMF weights have an entry {theirs!r} that the public code does not have: pass its state dict and "
+        "nothing else"
     )
 
 
 def from_reference(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> PromptFusion:
-    """A model in evaluation mode that computes what the public code computes with these weights.
+    """Builds a model in evaluation mode that computes what the public code computes with these weights.
 
     Args:
-        state: the public code's parameters by their names. Where names start with `state.`, those are taken and the others are not
-            looked at.
-        options: `vit` and `bert`, the fields of transformers' ViTConfig and BertConfig; `n_fusion_layers`, `n_qp`, `n_qcp`, `n_fcp`,
-            `mlp_hidden_sz` (-1: half the wider tower) and `n_classes`.
-
+        state: the public code's parameters by their names. Where some names start with `state.`, only
+            these are used.
+        options: `vit` and `bert`, the fields of transformers' ViTConfig and BertConfig;
+            `n_fusion_layers`, `n_qp`, `n_qcp`, `n_fcp`, `mlp_hidden_sz` (-1: half the wider tower) and
+            `n_classes`.
     Raises:
         ModelError: options or weights are missing, left over, or of another shape.
     """
@@ -119,7 +129,7 @@ def _fill(model: PromptFusion, state: Mapping[str, Tensor]) -> None:
     weights: dict[str, Tensor] = {}
     for theirs, value in state.items():
         name = our_name(theirs)
-        # The public code gives its prompts a batch axis of 1, and keeps those of length 0.
+        # The public code's prompts have a batch axis of 1, and it also stores those of length 0.
         value = value[0] if name.endswith(("_QC", "_MC")) and value.dim() == 3 else value
         if name not in ours and value.numel() == 0:
             continue
@@ -130,6 +140,7 @@ def _fill(model: PromptFusion, state: Mapping[str, Tensor]) -> None:
     missing = sorted(set(ours) - set(weights))
     if missing:
         raise ModelError(
-            f"PMF weights lack {len(missing)} parameters, the first in our names is {missing[0]}: pass the whole state dict"
+            f"PMF weights lack {len(missing)} parameters, the first in our names is {missing[0]}: pass the "
+            "whole state dict"
         )
     model.load_state_dict(weights)

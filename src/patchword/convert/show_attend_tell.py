@@ -1,6 +1,7 @@
-"""Weights of the course's PyTorch decoder (sgrvinod/a-PyTorch-Tutorial-to-Image-Captioning) into `ShowAttendTell`.
+"""Converts weights of the course's PyTorch decoder to `ShowAttendTell`.
 
-The reference keeps whole pickled modules in its checkpoints; pass their `state_dict()`, not the file.
+Source: sgrvinod/a-PyTorch-Tutorial-to-Image-Captioning. Its checkpoints hold whole pickled modules; pass
+their `state_dict()`, not the file.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ _NAMES = {
     "init_c": "initial_cell",
     "fc": "output.words",
 }
-"""Module of the reference: ours. What follows the module's name (weight, bias, weight_ih, ...) stays the same."""
+"""Maps the reference's modules to ours; the rest of a name (weight, bias, weight_ih, ...) is the same."""
 
 
 def from_reference(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> ShowAttendTell:
-    """The captioner with the reference decoder's weights, in evaluation mode.
+    """Builds a captioner in evaluation mode with the reference decoder's weights.
 
-    `state` has the reference's parameter names, bare or after `state.` (then whatever lacks the prefix is left aside). `options` has
-    the reference's constructor arguments: encoder_dim, decoder_dim, attention_dim, embed_dim, vocab_size and, if it is not 0.5, dropout.
-    Raises ModelError where an option is missing, or the names or shapes of the weights are not those that the options imply.
+    `state` has the reference's parameter names, bare or after `state.` (names without the prefix are then
+    ignored). `options` has the reference's constructor arguments: encoder_dim, decoder_dim, attention_dim,
+    embed_dim, vocab_size and, unless it is 0.5, dropout. Raises ModelError where an option is missing, or the
+    names or shapes of the weights do not match the options.
     """
     config = ShowAttendTellConfig(
         word_width=_option(options, "embed_dim"),
@@ -59,7 +61,8 @@ def from_reference(state: Mapping[str, Tensor], options: Mapping[str, Any]) -> S
 def _option(options: Mapping[str, Any], name: str) -> int:
     if name not in options:
         raise ModelError(
-            f"the options of the reference decoder lack {name!r}; found: {', '.join(sorted(options)) or 'nothing'}"
+            f"the options of the reference decoder lack {name!r}; found: "
+            f"{', '.join(sorted(options)) or 'nothing'}"
         )
     return options[name]
 
@@ -73,7 +76,8 @@ def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         module, _, parameter = name.rpartition(".")
         if module not in _NAMES:
             raise ModelError(
-                f"the reference weights hold {name!r}, which its decoder does not have: pass the decoder's state_dict()"
+                f"the reference weights hold {name!r}, which its decoder does not have: pass the decoder's "
+                "state_dict()"
             )
         renamed[f"{_NAMES[module]}.{parameter}"] = tensor
     return renamed

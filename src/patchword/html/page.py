@@ -1,7 +1,8 @@
-"""The parts that every page of Patchword is made of: the frame, sections, tables, tiles.
+"""The building blocks of all pages: the frame, sections, tables, tiles.
 
-Pages are one file: no script, no font, no picture from elsewhere; their own content policy forbids all of it, so that a hostile word
-or file name could do nothing even where escaping failed. Values are escaped by the parts; `Html` marks what is already HTML.
+A page is a single file without scripts, fonts or pictures from elsewhere. Its content policy forbids all of
+these, so that a hostile word or file name can do nothing even where escaping failed. The functions escape
+their values; `Html` marks what is already HTML.
 """
 
 from __future__ import annotations
@@ -16,39 +17,46 @@ _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
 
 
 class Html(str):
-    """A piece of HTML, already escaped."""
+    """A piece of HTML that is already escaped."""
 
 
 class Best(float):
-    """A number of a table that is the best of its column: it stands in bold."""
+    """The best number of a table column; it is printed in bold."""
 
 
 def escape(value: object) -> Html:
-    """Any value as HTML text, safe in attributes too; characters that no page may hold become U+FFFD. `Html` passes unchanged."""
+    """Returns any value as HTML text that is also safe in attributes.
+
+    Characters that no page may hold become U+FFFD. `Html` passes unchanged.
+    """
     return value if isinstance(value, Html) else Html(html.escape(clean(value)))
 
 
 def clean(value: object) -> str:
-    """Text that can be written to a file and drawn: lone surrogates (undecodable file names) and controls become U+FFFD."""
+    """Returns text that can be written to a file and drawn.
+
+    Lone surrogates (from undecodable file names) and control characters become U+FFFD.
+    """
     return _CONTROLS.sub("\ufffd", str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def join(parts: Iterable[object]) -> Html:
-    """Parts one after the other, escaped where they are plain text."""
+    """Joins parts, escaping those that are plain text."""
     return Html("".join(escape(part) for part in parts))
 
 
 def look() -> Html:
-    """The style sheet of all pages."""
+    """Returns the style sheet of all pages."""
     return Html(resources.files("patchword.html").joinpath("look.css").read_text(encoding="utf-8"))
 
 
 def page(title: object, parts: Iterable[Html], *, lead: object = "", css: str = "") -> str:
-    """A whole document. `css` are further rules, built from our own values only."""
+    """Builds a whole document. `css` holds further rules and must be built from our own values only."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">\n"
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
+        "form-action 'none'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{look()}{css}</style>\n</head>\n"
         f'<body class="patchword">\n<main>\n<h1>{escape(title)}</h1>\n'
@@ -59,27 +67,30 @@ def page(title: object, parts: Iterable[Html], *, lead: object = "", css: str = 
 
 
 def section(title: object, *parts: object) -> Html:
-    """A titled part of a page."""
+    """Builds a section with a title."""
     return Html(f"<section>\n<h2>{escape(title)}</h2>\n{join(parts)}\n</section>")
 
 
 def note(text: object) -> Html:
-    """A remark in soft print."""
+    """Builds a remark in soft print."""
     return Html(f'<p class="soft">{escape(text)}</p>')
 
 
 def warning(text: object) -> Html:
-    """A remark that must not be missed."""
+    """Builds a remark that stands out."""
     return Html(f'<p class="warning" role="note">{escape(text)}</p>')
 
 
 def name(value: object) -> Html:
-    """A file name or another string from outside, kept from turning the text around it (right-to-left characters)."""
+    """Builds a file name or another string from outside.
+
+    It is isolated, so that right-to-left characters in it cannot reorder the text around it.
+    """
     return Html(f'<span class="name">{escape(value)}</span>')
 
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Html:
-    """A table that scrolls sideways on a narrow screen. Numbers stand to the right; a None is a dash."""
+    """Builds a table that scrolls sideways on a narrow screen. Numbers are right-aligned; None is a dash."""
     rows = [tuple(row) for row in rows]
     numeric = [
         bool(rows) and all(isinstance(row[i], (int, float, type(None))) for row in rows)
@@ -108,12 +119,13 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Html:
         "<tr>" + "".join(cell(value, i) for i, value in enumerate(row)) + "</tr>" for row in rows
     )
     return Html(
-        f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+        f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{heads}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
     )
 
 
 def tiles(facts: Iterable[tuple[object, object]]) -> Html:
-    """Large values with a small label under each: (label, value) pairs."""
+    """Builds large values, each with a small label under it, from (label, value) pairs."""
     boxes = "".join(
         f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span></div>'
         for label, value in facts
@@ -122,7 +134,7 @@ def tiles(facts: Iterable[tuple[object, object]]) -> Html:
 
 
 def number(value: float) -> str:
-    """A number as a reader wants it: four significant digits, thousands in groups."""
+    """Formats a number with four significant digits and grouped thousands."""
     if not math.isfinite(value):
         return "not finite"
     if abs(value) >= 1000:
@@ -131,7 +143,10 @@ def number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage, with a decimal where it is small; what is not nothing is not shown as nothing."""
+    """Formats a share as a percentage, with a decimal where it is small.
+
+    A share above zero is never shown as zero.
+    """
     if 0 < share < 0.0005:
         return "< 0.1 %"
     return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %"

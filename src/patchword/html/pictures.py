@@ -1,4 +1,4 @@
-"""Pictures and attention maps as data URIs, so that a page is one file."""
+"""Pictures and attention maps as data URIs, so that a page is a single file."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import io
 import numpy as np
 from PIL import Image
 
-_DIM = 205  # how dark (of 255) a patch without attention becomes; some of the picture stays visible under it
-_MAP_SIDE = 112  # pixels of an attention map's longer side after smoothing
+_DIM = 205  # darkness (of 255) of a patch without attention; the picture stays visible under it
+_MAP_SIDE = 112  # longer side of an attention map in pixels after smoothing
 
 
 SIDE = 360
-"""Pixels of the longer side of a picture in a report."""
+"""Longer side of a picture in a report, in pixels."""
 
 
 def small_jpeg(picture: Image.Image, longest: int = SIDE) -> bytes:
-    """The picture as a JPEG of at most `longest` pixels, alpha on white, without the file's own metadata."""
+    """Encodes the picture as a JPEG of at most `longest` pixels, without the file's own metadata.
+
+    Transparent parts become white.
+    """
     small = picture.copy()
     small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     if small.mode in ("RGBA", "LA", "PA", "P"):
@@ -27,20 +30,20 @@ def small_jpeg(picture: Image.Image, longest: int = SIDE) -> bytes:
 
 
 def picture_uri(picture: Image.Image, longest: int = SIDE) -> str:
-    """`small_jpeg` as a data URI."""
+    """Returns `small_jpeg` as a data URI."""
     return _uri(small_jpeg(picture, longest), "jpeg")
 
 
 def opened(jpeg: bytes) -> Image.Image:
-    """The picture that `small_jpeg` wrote."""
+    """Opens the picture that `small_jpeg` wrote."""
     return Image.open(io.BytesIO(jpeg))
 
 
 def smoothed(weights_hw: np.ndarray, longest: int = _MAP_SIDE) -> np.ndarray:
-    """An attention map over its own maximum, enlarged with cell centres kept in place: float32 in [0, 1].
+    """Divides an attention map by its maximum and enlarges it with cell centres in place: float32 in [0, 1].
 
-    Dividing by the maximum alone keeps an even map evenly bright: stretching it from its minimum would invent a pattern. What is not
-    finite counts as 0.
+    Only the maximum is used, so that an even map stays evenly bright; stretching it from its minimum would
+    invent a pattern. Values that are not finite count as 0.
     """
     weights = np.nan_to_num(np.asarray(weights_hw, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0).clip(0)
     weights = weights / max(float(weights.max(initial=0.0)), 1e-12)
@@ -51,14 +54,17 @@ def smoothed(weights_hw: np.ndarray, longest: int = _MAP_SIDE) -> np.ndarray:
 
 
 def shade_uri(weights_hw: np.ndarray) -> str:
-    """A PNG data URI to lay over the picture: clear where the weight is largest, dark where it is zero."""
+    """A PNG data URI to lay over the picture: clear where the weight is largest, dark where it is 0."""
     alpha = np.rint(_DIM * (1 - smoothed(weights_hw))).astype(np.uint8)
     shade = Image.merge("LA", (Image.new("L", alpha.shape[::-1], 8), Image.fromarray(alpha)))
     return _uri(_encoded(shade, "PNG", optimize=True), "png")
 
 
 def blocks_uri(weights_hw: np.ndarray, side: int = 16) -> str:
-    """As `shade_uri`, with sharp edges: every patch is one block of `side` pixels, so that a reader can count patches."""
+    """Returns a PNG data URI as `shade_uri` does, but with sharp edges.
+
+    Every patch is a block of `side` pixels, so that a reader can count patches.
+    """
     weights = np.nan_to_num(np.asarray(weights_hw, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0).clip(0)
     alpha = np.rint(_DIM * (1 - weights / max(float(weights.max(initial=0.0)), 1e-12))).astype(np.uint8)
     alpha = alpha.repeat(side, axis=0).repeat(side, axis=1)

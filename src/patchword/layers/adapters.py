@@ -1,6 +1,8 @@
-"""Bottleneck adapters in a frozen tower (Houlsby 2019; in FSGR, Gao 2025, on the attention output of the last six blocks of CLIP).
+"""Bottleneck adapters in a frozen tower (Houlsby 2019).
 
-Letters: B pictures, N tokens, C width.
+FSGR (Gao 2025) puts them on the attention output of the last six blocks of CLIP.
+
+Shape legend: B pictures, N tokens, C width.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from patchword.layers.linear import Linear
 
 
 class Adapter(nn.Module):
-    """x + W2 GELU(W1 x), with W2 zero at first: at the start it changes nothing, bit for bit."""
+    """x + W2 GELU(W1 x). W2 starts at zero, so an untrained adapter changes nothing, bit for bit."""
 
     def __init__(self, width: int, bottleneck: int) -> None:
         super().__init__()
@@ -22,4 +24,5 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x_BNC: Tensor) -> Tensor:
+        """Returns the adapted tokens, (B, N, C)."""
         return x_BNC + self.up(F.gelu(self.down(x_BNC)))

@@ -1,13 +1,16 @@
-"""Additive attention (Bahdanau et al. 2015), as the recurrent captioners look at a picture.
+"""Additive attention (Bahdanau et al. 2015), with which the recurrent captioners attend to a picture.
 
-    e_i = w^T f(W_a a_i + W_h h) + b        weights = softmax over i        f = tanh (Xu et al. 2015) or relu (the PyTorch course)
+    e_i = w^T f(W_a a_i + W_h h) + b        weights = softmax over i
+    f = tanh (Xu et al. 2015) or relu (the PyTorch course)
 
-The keys W_a a_i are projected once per picture (`project`), the queries W_h h once per word. What would cost most is f(keys + query), as
-large as the keys again at every word: autograd would keep one copy per word, and writing them out would fill the memory bus. The scores
-are therefore a function of their own that works on a few pictures at a time, so that the sum stays in the processor's cache, keeps
-nothing but keys and queries, and computes the sum a second time on the way back.
+The keys W_a a_i are projected once per picture (`project`), the queries W_h h once per word. The expensive
+part is f(keys + query), which is as large as the keys, for every word: autograd would keep one copy per word,
+and writing the copies would be bound by memory bandwidth. The scores are therefore computed by a function
+with its own gradient. It processes a few pictures at a time, so that the sum stays in the CPU's cache, stores
+only keys and queries, and recomputes the sum in the backward pass.
 
-Shape legend: B pictures, N patches, C their channels, A width of the attention, S width of the decoder's state, K queries per picture.
+Shape legend: B pictures, N patches, C their channels, A width of the attention, S width of the decoder's
+state, K queries per picture.
 """
 
 from __future__ import annotations
@@ -22,13 +25,14 @@ from torch.autograd.function import once_differentiable
 from patchword.layers.linear import Linear
 
 _CACHED_ELEMENTS = 2**19
-"""Sums worked on at a time on a processor: two megabytes, so that several passes stay in its cache, and are worth their calls."""
+"""Number of sums processed at a time on a CPU: 2 MB, small enough for the cache and large enough that the
+overhead of a call does not matter."""
 _DEVICE_ELEMENTS = 2**26
-"""The same on an accelerator, where few large kernels are better: a bound on memory only."""
+"""The same on an accelerator, where few large kernels are faster; it only bounds memory."""
 
 
 class AdditiveAttention(nn.Module):
-    """Weights of N patches for each query; `scoring` names f."""
+    """Attention weights over N patches for each query; `scoring` names f."""
 
     def __init__(
         self, annotation_width: int, query_width: int, width: int, scoring: Literal["tanh", "relu"]
@@ -40,13 +44,16 @@ class AdditiveAttention(nn.Module):
         self._scores = {"tanh": tanh_scores, "relu": relu_scores}[scoring]
 
     def project(self, grid_BNC: Tensor) -> Tensor:
-        """The keys W_a a_i of every patch, (B, N, A): computed once per picture, whatever the number of words and beams."""
+        """Returns the keys W_a a_i of every patch, (B, N, A).
+
+        They are computed once per picture, for all words and beams.
+        """
         return self.key(grid_BNC)
 
     def forward(self, keys_BNA: Tensor, queries_BKA: Tensor, mask_BN: Tensor | None = None) -> Tensor:
-        """Weights (B, K, N) for projected queries: they sum to one over the patches where `mask_BN` is True.
+        """Returns the weights (B, K, N) of projected queries; they sum to one over the patches in `mask_BN`.
 
-        Fewer rows of queries than of keys are queries of the first pictures.
+        With fewer rows of queries than of keys, the queries belong to the first pictures.
         """
         scores_BKN = self._scores(keys_BNA, queries_BKA, self.score.weight[0]) + self.score.bias
         if mask_BN is not None:
@@ -55,12 +62,18 @@ class AdditiveAttention(nn.Module):
 
 
 def relu_scores(keys_BNA: Tensor, queries_BKA: Tensor, weight_A: Tensor) -> Tensor:
-    """w^T relu(keys + query), (B, K, N), for the first pictures of `keys_BNA`, as many as there are rows of queries."""
+    """Returns w^T relu(keys + query), (B, K, N).
+
+    With fewer rows of queries than of keys, the queries belong to the first pictures.
+    """
     return _ReluScores.apply(keys_BNA, queries_BKA, weight_A)
 
 
 def tanh_scores(keys_BNA: Tensor, queries_BKA: Tensor, weight_A: Tensor) -> Tensor:
-    """w^T tanh(keys + query), (B, K, N), for the first pictures of `keys_BNA`, as many as there are rows of queries."""
+    """Returns w^T tanh(keys + query), (B, K, N).
+
+    With fewer rows of queries than of keys, the queries belong to the first pictures.
+    """
     return _TanhScores.apply(keys_BNA, queries_BKA, weight_A)
 
 
@@ -93,7 +106,10 @@ def _slope_of_tanh(activated: Tensor) -> Tensor:
 
 
 def _pieces(keys_BNA: Tensor, queries_BKA: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of pictures, each with the sums keys + query (b, K, N, A) in a buffer that the next slice overwrites."""
+    """Yields slices of pictures with their sums keys + query (b, K, N, A).
+
+    Each step overwrites the buffer of the one before.
+    """
     (B, K, A), N = queries_BKA.shape, keys_BNA.shape[1]
     limit = _CACHED_ELEMENTS if keys_BNA.device.type == "cpu" else _DEVICE_ELEMENTS
     pictures = min(B, max(1, limit // (K * N * A)))
@@ -119,7 +135,7 @@ def _score(
 def _score_backward(
     ctx, grad_BKN: Tensor, activate_: Callable[[Tensor], Tensor], slope_: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Gradients of keys, queries and weight; `slope_` turns f(x) into f'(x) in place."""
+    """Returns the gradients of keys, queries and weight; `slope_` turns f(x) into f'(x) in place."""
     keys_BNA, queries_BKA, weight_A = (saved.to(ctx.saved_tensors[0].dtype) for saved in ctx.saved_tensors)
     grad_BKN = grad_BKN.to(keys_BNA.dtype)
     B, K, A = queries_BKA.shape

@@ -1,9 +1,10 @@
-"""Every picture with every caption in bounded memory, and a shortlist re-ranked: the two ways to rank with an alignment head.
+"""Two ways to rank with an alignment head in bounded memory: all pairs, or a re-ranked shortlist.
 
-Each picture and each caption is encoded once, by the caller, into a ragged half-precision cache; a tile of the matrix is made from a few
-rows of each. Peak memory is caches + result (4 bytes a pair) + one block of pictures, whatever the number of captions.
+The caller encodes each picture and each caption once, into a ragged half-precision cache. A tile of the
+similarity matrix is computed from a few rows of each cache. Peak memory is the caches, the result (4 bytes a
+pair) and one block of pictures, for any number of captions.
 
-Shape legend (with the one of `types.py`): I images, J captions, R all tokens of a cache one behind the other, C width.
+Shape legend (in addition to `types.py`): I images, J captions, R all tokens of a cache in sequence, C width.
 """
 
 from __future__ import annotations
@@ -18,32 +19,42 @@ from patchword.errors import DataError
 from patchword.layers.patch_word import Tile, spans, tile_for
 
 CAPTIONS_AT_ONCE = 2048
-"""Captions that stand ready in float32 while all pictures pass: 64 MB at 16 words of width 512."""
+"""Captions held in float32 while all pictures pass: 64 MB at 16 words of width 512."""
 
 
 class RaggedTokens(NamedTuple):
-    """Tokens of n pictures or captions without padding, float16: 13 words take 13 rows, not those of the longest caption."""
+    """Tokens of n pictures or captions in float16, stored without padding.
+
+    A caption of 13 words takes 13 rows, whatever the length of the longest caption.
+    """
 
     flat_RC: Tensor
     starts: Tensor
-    """n + 1 row numbers: item i has rows starts[i] to starts[i + 1]."""
+    """n + 1 row numbers: item i has the rows starts[i] to starts[i + 1]."""
 
-    def __len__(self) -> int:  # of the items, as a user of a cache means it
+    def __len__(self) -> int:  # the number of items, not of fields
         return self.starts.shape[0] - 1
 
     @property
     def lengths(self) -> Tensor:
+        """Number of tokens of each item, (n,)."""
         return self.starts.diff()
 
     def padded(self, items: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Tokens (len(items), longest, C) in float32 with zeros behind each item's last, and the lengths, on `device`."""
+        """Returns the tokens (len(items), longest, C) in float32, padded with zeros, and the lengths.
+
+        Both are on `device`.
+        """
         pieces = [self.flat_RC[self.starts[i] : self.starts[i + 1]] for i in items.tolist()]
         tokens = torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True)
         return tokens.to(device).float(), self.lengths[items].to(device)
 
 
 def ragged(batches: Iterable[tuple[Tensor, Tensor]]) -> RaggedTokens:
-    """A cache from batches of (tokens_BLC, lengths_B), in order. Raises DataError where float16 cannot hold a value."""
+    """Builds a cache from batches of (tokens_BLC, lengths_B), in order.
+
+    Raises DataError where float16 cannot hold a value, or where there is no batch.
+    """
     rows, lengths = [], []
     for tokens_BLC, lengths_B in batches:
         mask_BL = (
@@ -53,7 +64,8 @@ def ragged(batches: Iterable[tuple[Tensor, Tensor]]) -> RaggedTokens:
         rows_RC = tokens_BLC.detach()[mask_BL].half().cpu()
         if not rows_RC.isfinite().all():
             raise DataError(
-                "token cache: a value is not finite or beyond float16 (65504); the towers' output should be near unit scale"
+                "token cache: a value is not finite or beyond float16 (65504); the towers' output should be "
+                "near unit scale"
             )
         rows.append(rows_RC)
         lengths.append(lengths_B.cpu())
@@ -64,15 +76,18 @@ def ragged(batches: Iterable[tuple[Tensor, Tensor]]) -> RaggedTokens:
 
 
 class AlignmentHead(Protocol):
-    """What is asked of an alignment head; `models/pairs/patch_slimming.py` has one."""
+    """The interface of an alignment head; `models/pairs/patch_slimming.py` implements it."""
 
-    def images(self, tokens_INd: Tensor, class_token: bool, mask_IN: Tensor | None = None) -> NamedTuple: ...
+    def images(self, tokens_INd: Tensor, class_token: bool, mask_IN: Tensor | None = None) -> NamedTuple:
+        """Prepares I pictures for comparison; `class_token`: their first token is the class token."""
 
-    def captions(self, tokens_JLd: Tensor, lengths_J: Tensor) -> NamedTuple: ...
+    def captions(self, tokens_JLd: Tensor, lengths_J: Tensor) -> NamedTuple:
+        """Prepares J captions for comparison."""
 
     def compare(
         self, images: NamedTuple, captions: NamedTuple, product_dtype: torch.dtype = torch.float32
-    ) -> NamedTuple: ...
+    ) -> NamedTuple:
+        """Compares prepared pictures with prepared captions; the result has `similarities_IJ`."""
 
 
 @torch.no_grad()
@@ -86,10 +101,11 @@ def all_pairs(
     product_dtype: torch.dtype = torch.float32,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Similarities (images, captions), float32 on the CPU; the head should be in evaluation mode.
+    """Returns the similarities (images, captions), float32 on the CPU; put the head in evaluation mode first.
 
-    `tile` changes speed and memory only. `product_dtype=torch.bfloat16` makes the products of words and patches in bfloat16: faster where
-    the machine has units for it, and near ties may change places. `progress` is called with the number of pairs done since its last call.
+    `tile` changes speed and memory only. `product_dtype=torch.bfloat16` computes the products of words and
+    patches in bfloat16. That is faster where the hardware supports it, and may swap near ties. `progress` is
+    called with the number of pairs done since its last call.
     """
     tile = tile or tile_for(device, _numbers(images))
     order_J = captions.lengths.argsort(descending=True, stable=True)
@@ -106,16 +122,19 @@ def all_pairs(
 
 
 class TwoStage(NamedTuple):
-    """Similarities to rank by, one matrix per direction: shortlisted pairs by the head, the others below them in the coarse order."""
+    """Similarities to rank by, one matrix per direction.
+
+    Shortlisted pairs have the head's scores; all others rank below them, in the coarse order.
+    """
 
     image_to_text_IJ: Tensor
     text_to_image_IJ: Tensor
     compared: int
-    """Pairs that the head saw."""
+    """Number of pairs that the head compared."""
     lost_image_to_text: float
-    """Share of the pictures none of whose captions is on their shortlist: what no re-ranking can find again."""
+    """Share of the pictures with none of their captions on the shortlist; re-ranking cannot recover these."""
     lost_text_to_image: float
-    """Share of the captions whose picture is not on their shortlist."""
+    """Share of the captions whose picture is not on the shortlist."""
 
 
 @torch.no_grad()
@@ -130,9 +149,10 @@ def two_stage(
     device: torch.device,
     progress: Callable[[int], None] | None = None,
 ) -> TwoStage:
-    """Re-rank by the head the `shortlist` best captions of each picture and pictures of each caption in `coarse_IJ` (dual encoder).
+    """Re-ranks the best `shortlist` candidates of a dual encoder with the head, in both directions.
 
-    A shortlist as long as the other side gives the ranking of `all_pairs`. `progress` is called with the number of pictures done.
+    `coarse_IJ` holds the dual encoder's similarities. A shortlist as long as the other side gives the ranking
+    of `all_pairs`. `progress` is called with the number of pictures done since its last call.
     """
     if shortlist < 1:
         raise DataError(f"shortlist of {shortlist}: expected at least one candidate")
@@ -156,7 +176,7 @@ def two_stage(
             )
         if progress is not None:
             progress(1)
-    # Below every re-ranked pair, and among themselves as the first stage had them.
+    # Pairs that were not re-ranked rank below all that were, and keep the order of the first stage.
     below_IJ = coarse_IJ - coarse_IJ.max() + fine_IJ[wanted_IJ].min() - 1.0
     own_J = torch.arange(J)
     found_I = torch.zeros(I, dtype=torch.bool)
@@ -172,7 +192,7 @@ def two_stage(
 
 
 def _numbers(images: RaggedTokens) -> int:
-    """What a picture's tokens take, in the mean."""
+    """Mean number of values in a picture's tokens."""
     return max(1, images.flat_RC.numel() // len(images))
 
 

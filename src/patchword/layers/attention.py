@@ -1,11 +1,12 @@
-"""Scaled dot-product attention: the one function that every transformer of the package attends with.
+"""Scaled dot-product attention, the one function with which every transformer of the package attends.
 
-    attend(Q, K, V) = softmax(Q K^T / sqrt(D) + bias) V                                         (Vaswani et al. 2017, equation 1)
+    attend(Q, K, V) = softmax(Q K^T / sqrt(D) + bias) V                   (Vaswani et al. 2017, equation 1)
 
-Keys and values may come from anywhere: the sequence itself, a picture, both concatenated, memory slots, prototypes. Projection, splitting
-into heads and the choice of keys belong to the caller; so does the additive bias, which serves as causal mask, padding mask or log-bias.
+Keys and values may come from anywhere: the sequence itself, a picture, both concatenated, memory slots, or
+prototypes. The caller projects, splits into heads and chooses the keys. It also provides the additive bias,
+which serves as causal mask, padding mask or log-bias.
 
-Shape legend: see `patchword.types`; here N counts whatever is attended to.
+Shape legend: see `patchword.types`; here N counts the keys.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ def attend(
     want_weights: bool = False,
     dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention of T queries over N keys: the mixed values (B, H, T, D of the values), and the weights (B, H, T, N) if they are wanted.
+    """Returns the context (B, H, T, D of the values) of T queries over N keys, and optionally the weights.
 
-    `bias` is added to the scaled scores and must broadcast to (B, H, T, N); minus infinity hides a key. A query from which every key is
-    hidden gives NaN: callers leave it at least one. `dropout` is the probability that a weight is dropped, for training only. Without
-    weights the fused kernel of torch runs, which never stores the scores.
+    The weights (B, H, T, N) are returned where `want_weights` is set; otherwise torch's fused kernel runs,
+    which never stores the scores. `bias` is added to the scaled scores and must broadcast to (B, H, T, N);
+    minus infinity hides a key. A query whose keys are all hidden gives NaN, so callers leave at least one
+    visible. `dropout` is the probability of dropping a weight; set it during training only.
     """
-    # On a CPU the fused kernel's backward pass in bf16 takes about eight times the products' time (torch 2.13), in fp32 as long.
+    # On a CPU, the backward pass of the fused kernel takes about eight times as long as plain products in
+    # bf16, and as long as these in fp32 (torch 2.13).
     slow_kernel = queries_BHTD.dtype == torch.bfloat16 and queries_BHTD.device.type == "cpu"
     if not want_weights and not slow_kernel:
         return F.scaled_dot_product_attention(
@@ -45,5 +48,5 @@ def attend(
 
 
 def hide(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The bias of a boolean mask of any shape: 0 where it is True (something real stands), minus infinity elsewhere."""
+    """Turns a boolean mask of any shape into a bias: 0 where it is True, minus infinity elsewhere."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -math.inf)

@@ -1,6 +1,7 @@
-"""The ring buffer behind a prototype memory, and the clustering of what it holds.
+"""The ring buffer of a prototype memory, and the clustering of its content.
 
-Letters: L decoder layers, N vectors, C width, W width of a context, M prototypes, K contexts kept for each.
+Shape legend: L decoder layers, N vectors, C width, W width of a context, M prototypes, K contexts kept for
+each.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from torch import Tensor
 
 from patchword.layers.clustering import kmeans, neighbour_values
 
-_VECTORS_PER_PROTOTYPE = 39  # fewer make poor means (the limit at which FAISS warns)
+_VECTORS_PER_PROTOTYPE = 39  # fewer vectors give poor means; FAISS warns at the same limit
 
 
 class ClusterResult(NamedTuple):
-    """Prototypes of all layers; those with `sizes_LM` zero do not exist."""
+    """The prototypes of all layers; a prototype whose entry in `sizes_LM` is zero does not exist."""
 
     keys_LMC: Tensor
     values_LMC: Tensor
@@ -27,7 +28,10 @@ class ClusterResult(NamedTuple):
 
 @dataclass
 class Bank:
-    """Keys, values and contexts of past steps: first in, first out, at most `capacity` vectors in each layer (float32)."""
+    """Keys, values and contexts of past steps in float32, first in, first out.
+
+    Each layer holds at most `capacity` vectors.
+    """
 
     keys_LNC: Tensor
     values_LNC: Tensor
@@ -37,13 +41,13 @@ class Bank:
 
     @classmethod
     def empty(cls, capacity: int, layers: int, width: int, context_width: int, device: torch.device) -> Bank:
-        """A bank without vectors; it takes capacity * layers * width * 8 bytes."""
+        """Returns a bank without vectors; it takes capacity * layers * width * 8 bytes."""
         keys_LNC = torch.zeros(layers, capacity, width, device=device)
         contexts_NW = torch.full((capacity, context_width), -1, dtype=torch.int32, device=device)
         return cls(keys_LNC, torch.zeros_like(keys_LNC), contexts_NW, filled=0, pointer=0)
 
     def add(self, keys_LNC: Tensor, values_LNC: Tensor, contexts_NW: Tensor) -> None:
-        """Writes the newest vectors over the oldest."""
+        """Overwrites the oldest vectors with the newest."""
         capacity = self.keys_LNC.shape[1]
         keys_LNC, values_LNC, contexts_NW = (
             keys_LNC[:, -capacity:],
@@ -59,7 +63,7 @@ class Bank:
         self.filled = min(capacity, self.filled + count)
 
     def state(self) -> dict[str, Tensor]:
-        """The filled part and the pointers, as tensors."""
+        """Returns the filled part and the pointers as tensors."""
         return {
             "bank.keys_LNC": self.keys_LNC[:, : self.filled].contiguous(),
             "bank.values_LNC": self.values_LNC[:, : self.filled].contiguous(),
@@ -69,7 +73,7 @@ class Bank:
 
     @classmethod
     def restored(cls, state: dict[str, Tensor], capacity: int, device: torch.device) -> Bank:
-        """The bank that gave `state`."""
+        """Rebuilds the bank from what `state` returned."""
         layers, _, width = state["bank.keys_LNC"].shape
         bank = cls.empty(capacity, layers, width, state["bank.contexts_NW"].shape[1], device)
         bank.filled, bank.pointer = state["bank.pointers"].tolist()
@@ -82,7 +86,7 @@ class Bank:
 def cluster(
     bank: Bank, count: int, neighbours: int, iterations: int, contexts_kept: int, generator: torch.Generator
 ) -> ClusterResult:
-    """Prototypes of every layer from what the bank holds: at most `count`, and at least 39 vectors for each."""
+    """Clusters the bank of every layer into at most `count` prototypes, with at least 39 vectors each."""
     alive = max(1, min(count, bank.filled // _VECTORS_PER_PROTOTYPE))
     layers, _, width = bank.keys_LNC.shape
     found = ClusterResult(

@@ -1,9 +1,9 @@
-"""K-Means in torch with a generator of its own, and values for the centres.
+"""K-Means in torch with its own random generator, and values for the centres.
 
-Everything is cut into chunks, so that the largest table beside the points is a few thousand rows by the number of centres. The same points
-and the same generator state give the same centres, bit for bit, on a CPU.
+All work is done in chunks, so that the largest table apart from the points has a few thousand rows by the
+number of centres. On a CPU, the same points and the same generator state give the same centres, bit for bit.
 
-Letters: N points, M centres, D width, K neighbours.
+Shape legend: N points, M centres, D width, K neighbours.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ _SEEDS_PER_CENTRE = 16
 def kmeans(
     points_ND: Tensor, count: int, iterations: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """`count` centres (M, D) by Lloyd's iterations from k-means++ seeds (Arthur 2007), and how many points each has (M).
+    """Returns `count` centres (M, D) and the number of points of each (M).
 
-    A centre that loses all its points moves to the point that lies farthest from its own centre. `generator` lives on the CPU; fewer
-    points than `count` cannot be clustered (ValueError).
+    They come from k-means++ seeds (Arthur 2007) and Lloyd's iterations. A centre that loses all its points
+    moves to the point that is farthest from its own centre. `generator` must be on the CPU. Raises ValueError
+    where there are fewer points than centres.
     """
     if len(points_ND) < count:
         raise ValueError(f"{len(points_ND)} points cannot have {count} centres")
@@ -39,10 +40,11 @@ def kmeans(
 def neighbour_values(
     centres_MD: Tensor, keys_ND: Tensor, values_ND: Tensor, neighbours: int
 ) -> tuple[Tensor, Tensor]:
-    """A value for each centre, (M, D): the mean of the values of its nearest keys, weighted by exp(-distance); and who they were, (M, K).
+    """Returns a value for each centre, (M, D), and the indices of its nearest keys, (M, K).
 
-    The weights are a softmax over negative distances, because exp(-distance) itself underflows at widths of some hundred. One neighbour
-    gives exactly that neighbour's value.
+    The value is the mean of the values of these keys, weighted by exp(-distance). It is computed as a softmax
+    over negative distances, because exp(-distance) itself underflows at widths of some hundred. With one
+    neighbour it is exactly that neighbour's value.
     """
     neighbours = min(neighbours, len(keys_ND))
     values, indices = [], []
@@ -55,7 +57,10 @@ def neighbour_values(
 
 
 def _seeds(points_ND: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Each next seed is drawn with the squared distance to the seeds so far as its weight, from a random part of the points."""
+    """Draws k-means++ seeds from a random subset of the points.
+
+    A point is drawn with a probability proportional to its squared distance from the nearest seed so far.
+    """
     drawn = torch.randperm(len(points_ND), generator=generator)[: count * _SEEDS_PER_CENTRE]
     points_ND = points_ND[drawn.to(points_ND.device)]
     uniform = torch.rand(count, generator=generator).tolist()
@@ -74,15 +79,18 @@ def _seeds(points_ND: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def _apart(points_ND: Tensor, norms_N: Tensor, place: int | Tensor) -> Tensor:
-    """Squared distances to one of the points, which is read once and not written: |p|^2 + |c|^2 - 2 p c. What that leaves of nothing by
-    rounding is nothing, so that a point and its copies are not drawn twice."""
+    """Squared distances of all points to one of them, as |p|^2 + |c|^2 - 2 p c.
+
+    This form reads the points once and writes no difference vectors. Rounding leaves small remainders where
+    the distance is zero; they are set to zero, so that a point and its copies are not both drawn.
+    """
     sums_N = norms_N + norms_N[place]
     apart_N = sums_N - 2 * (points_ND @ points_ND[place])
     return apart_N.masked_fill_(apart_N <= 1e-5 * sums_N, 0)
 
 
 def _nearest(points_ND: Tensor, centres_MD: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of each point's nearest centre and the squared distance to it."""
+    """Returns the index of each point's nearest centre and the squared distance to it."""
     norms_M = centres_MD.square().sum(dim=1)
     nearest, distances = [], []
     for chunk_ND in points_ND.split(_CHUNK):

@@ -1,9 +1,11 @@
-"""A codebook of words in the text space of a two-tower model, and which word each patch is (semantic quantification, Gao 2025, FSGR).
+"""A codebook of words in the text space of a two-tower model, and the assignment of patches to words.
 
-A codebook is a folder: `codebook.json` (words, prompt templates and their hash, the tower whose text space it is) and
-`codebook.safetensors` (one embedding per word). It works with the patches of that tower only.
+FSGR (Gao 2025) calls the assignment semantic quantification. A codebook is a folder: `codebook.json` holds
+the words, the prompt templates with their hash, and the tower that defines the text space;
+`codebook.safetensors` holds one embedding per word. A codebook works only with patches of its own tower.
 
-Letters: B images, N patches, E width of the text space, W words of the codebook, K words left after the prefilter.
+Shape legend: B images, N patches, E width of the text space, W words of the codebook, K words left after the
+prefilter, S prompt sentences of a word.
 """
 
 from __future__ import annotations
@@ -34,22 +36,22 @@ TEMPLATES = (
     "a photo of a {} in the scene.",
 )
 OBJECTS = Path(__file__).with_name("objects.txt")
-"""A list of 80 everyday objects, one per line."""
+"""Path of a list of 80 everyday objects, one per line."""
 
 
 class ConceptAssignment(NamedTuple):
-    """The word of each patch."""
+    """The codebook word of each patch."""
 
     concepts_BN: Tensor
     """Row of the codebook."""
     tokens_BNE: Tensor
-    """Its embedding; with straight-through Gumbel a gradient passes to the patches."""
+    """Embedding of the word; with straight-through Gumbel, its gradient reaches the patches."""
 
 
 class Codebook(nn.Module):
-    """Words and their unit-length embeddings in the text space of `tower`; frozen.
+    """Words and their unit-length embeddings in the text space of `tower`; nothing here is trained.
 
-    Raises DataError where words repeat or do not match the embeddings.
+    Raises DataError where words repeat or their number does not match the embeddings.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class Codebook(nn.Module):
         super().__init__()
         if len(words) != len(embeddings_WE):
             raise DataError(
-                f"a codebook of {len(words)} words came with {len(embeddings_WE)} embeddings; build it anew from its word list"
+                f"a codebook of {len(words)} words came with {len(embeddings_WE)} embeddings; build it anew "
+                "from its word list"
             )
         repeated = [word for word, times in Counter(words).items() if times > 1]
         if repeated:
             raise DataError(
-                f"the codebook lists {repeated[0]!r} more than once ({len(repeated)} words repeat); list every word once"
+                f"the codebook lists {repeated[0]!r} more than once ({len(repeated)} words repeat); list "
+                "every word once"
             )
         self.words = tuple(words)
         self.tower = tower
@@ -77,12 +81,14 @@ class Codebook(nn.Module):
         """Raises ModelError where the patches come from another tower than the words."""
         if tower != self.tower:
             raise ModelError(
-                f"the codebook was made in the text space of {self.tower!r} and the patches come from {tower!r}: "
-                "their cosines mean nothing; build one with the patches' tower: 'patchword codebook WORDS.txt --tower TOWER --out DIR'"
+                f"the codebook was made in the text space of {self.tower!r} and the patches come from "
+                f"{tower!r}: "
+                "their cosines mean nothing; build one with the patches' tower: 'patchword codebook "
+                "WORDS.txt --tower TOWER --out DIR'"
             )
 
     def describe(self) -> dict:
-        """What `codebook.json` holds."""
+        """Returns the content of `codebook.json`."""
         return {
             "format": FORMAT,
             "tower": self.tower,
@@ -94,7 +100,10 @@ class Codebook(nn.Module):
 
     @classmethod
     def described(cls, description: dict) -> Codebook:
-        """A codebook whose embeddings are zeros, to be filled by a state dict. Raises ModelError where the description is not one."""
+        """Builds a codebook with zero embeddings, to be filled from a state dict.
+
+        Raises ModelError where the description is incomplete, of another format, or was edited.
+        """
         missing = {"format", "tower", "template_hash", "templates", "width", "words"} - set(description)
         if missing or description["format"] != FORMAT:
             wrong_format = f"is of format {description.get('format')}, and this code reads {FORMAT}"
@@ -104,13 +113,14 @@ class Codebook(nn.Module):
             )
         if description["template_hash"] != template_hash(description["templates"]):
             raise ModelError(
-                "the prompt templates of the codebook do not match their hash: the file was edited; build the codebook anew"
+                "the prompt templates of the codebook do not match their hash: the file was edited; build "
+                "the codebook anew"
             )
         zeros_WE = torch.zeros(len(description["words"]), description["width"])
         return cls(description["words"], zeros_WE, description["tower"], description["templates"])
 
     def save(self, folder: Path) -> None:
-        """Writes `codebook.json` and `codebook.safetensors` into `folder`, which is made where missing."""
+        """Writes `codebook.json` and `codebook.safetensors` into `folder`, creating it if needed."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({"embeddings_WE": self.embeddings_WE.contiguous().cpu()}, folder / "codebook.safetensors")
@@ -120,12 +130,16 @@ class Codebook(nn.Module):
 
     @classmethod
     def read(cls, folder: Path) -> Codebook:
-        """The codebook in `folder`; `check_tower` it before use. Raises ModelError where the folder is incomplete."""
+        """Reads the codebook in `folder`; call `check_tower` before using it.
+
+        Raises ModelError where the folder is incomplete.
+        """
         folder = Path(folder)
         for name in ("codebook.json", "codebook.safetensors"):
             if not (folder / name).is_file():
                 raise ModelError(
-                    f"{folder} holds no {name}, so it is no codebook; make one with 'patchword codebook WORDS.txt'"
+                    f"{folder} holds no {name}, so it is no codebook; make one with 'patchword codebook "
+                    "WORDS.txt'"
                 )
         codebook = cls.described(json.loads((folder / "codebook.json").read_text(encoding="utf-8")))
         codebook.load_state_dict(load_file(folder / "codebook.safetensors"))
@@ -133,12 +147,15 @@ class Codebook(nn.Module):
 
 
 def template_hash(templates: Sequence[str]) -> str:
-    """Twelve hexadecimal digits that stand for the prompt templates."""
+    """Hash of the prompt templates: twelve hexadecimal digits."""
     return hashlib.sha256("\n".join(templates).encode()).hexdigest()[:12]
 
 
 def read_words(path: Path) -> list[str]:
-    """The words of a list, one per line; empty lines and lines that begin with # are left out. Raises DataError where none is left."""
+    """Reads a word list with one word or phrase per line, skipping empty lines and lines that begin with #.
+
+    Raises DataError where the file is missing or no word is left.
+    """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -158,10 +175,11 @@ def build_codebook(
     tower: str,
     templates: Sequence[str] = TEMPLATES,
 ) -> Codebook:
-    """A codebook by prompt templates: each sentence is embedded and brought to unit length, and a word's sentences are averaged.
+    """Builds a codebook from prompt templates.
 
-    `embed` turns texts into pooled embeddings (texts, E) of the tower named `tower`. Raises DataError where a template has no place for the
-    word.
+    Each sentence is embedded and scaled to unit length, and the sentences of a word are averaged. `embed`
+    turns texts into pooled embeddings (texts, E) of the tower named `tower`. Raises DataError where a
+    template has no place for the word.
     """
     for template in templates:
         if template.count("{}") != 1:
@@ -183,11 +201,12 @@ def assign(
     scale: float = 100.0,
     mask_BN: Tensor | None = None,
 ) -> ConceptAssignment:
-    """The word of each patch, by the cosine of patch and word (Gao 2025).
+    """Assigns a word to each patch by the cosine of patch and word (Gao 2025).
 
-    `argmax` takes the nearest word. `gumbel` draws it from softmax(scale * cosine) by a hard Gumbel-softmax at temperature 1, whose
-    gradient passes straight through; draw so in training only. `top_k` leaves each image the words nearest to its own embedding
-    `pooled_BE`. `count_normalised` divides a token by one more than the patches of its word (`mask_BN` says which patches are real).
+    `argmax` takes the nearest word. `gumbel` draws it from softmax(scale * cosine) by a hard Gumbel-softmax
+    at temperature 1 with a straight-through gradient; use it in training only. `top_k` restricts each image
+    to the words nearest to its own embedding `pooled_BE`. `count_normalised` divides a token by one more than
+    the number of patches with its word; `mask_BN` says which patches are real.
     """
     patches_BNE, words_BKE, rows_BK = (
         F.normalize(aligned_BNE, dim=-1),
@@ -215,8 +234,12 @@ def assign(
 
 
 def concept_use(concepts_BN: Tensor, words: int, mask_BN: Tensor | None = None) -> dict[str, float]:
-    """Numbers for a training log: how many of the codebook's words some patch was assigned, and the entropy of their shares, in nats (0:
-    all patches one word; log of the words in use: all equally often)."""
+    """Statistics of the assignment for a training log.
+
+    `concepts_in_use` is the number of words assigned to at least one patch. `concept_entropy` is the entropy
+    of their shares in nats: 0 where all patches have one word, and the log of the words in use where these
+    are equally frequent.
+    """
     rows = concepts_BN.flatten() if mask_BN is None else concepts_BN[mask_BN]
     shares_W = rows.bincount(minlength=words) / max(1, len(rows))
     used_W = shares_W[shares_W > 0]

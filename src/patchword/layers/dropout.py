@@ -1,7 +1,7 @@
-"""Which numbers dropout keeps, drawn from random bits: on a processor seven times as fast as `bernoulli_`.
+"""Dropout masks drawn from random bits, which is seven times as fast as `bernoulli_` on a CPU.
 
-A 64-bit random number serves four decisions, so the probability comes in steps of 1 / 65,536; what is kept is
-scaled by the probability that was drawn with, and the mean stays what it is.
+A 64-bit random number gives four decisions, so the probability has steps of 1 / 65,536. Kept numbers are
+scaled by the probability that was actually drawn with, so the mean is preserved.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ STEPS = 1 << 16
 
 
 def drawn_probability(p: float) -> float:
-    """The probability of being dropped that `kept` draws with: p to the nearest step, below 1."""
+    """Returns the probability of dropping that `kept` draws with: p to the nearest step, below 1."""
     return min(round(p * STEPS), STEPS - 1) / STEPS
 
 
 def kept(like: Tensor, p: float) -> Tensor:
-    """True where dropout at probability p keeps, of the shape and device of `like`."""
+    """Returns a mask of the shape and device of `like`, True where dropout at probability p keeps."""
     p = drawn_probability(p)
     if like.device.type != "cpu":
         return torch.rand(like.shape, device=like.device) >= p

@@ -1,12 +1,13 @@
-"""How far a picture lies from those that a model was trained on, so that it can say where its answers are guesses.
+"""Out-of-distribution detection: how far a picture lies from the training pictures of a model.
 
-    distance   d(x) = sqrt((x - m)^T S^-1 (x - m)), x the mean patch of the tower, m and S mean and covariance over training pictures
-                                                                (Lee et al. 2018, arXiv 1807.03888, eq. 2, with one class)
-    limit      1.25 times the largest distance among pictures that were not trained on
+    distance   d(x) = sqrt((x - m)^T S^-1 (x - m))     (Lee et al. 2018, arXiv 1807.03888, eq. 2, one class)
+               x: mean patch of the tower; m and S: mean and covariance over training pictures
+    limit      1.25 times the largest distance among held-out pictures
 
-A classifier is as sure of what it has never seen as of what it knows; its tower's features are not where they usually are.
+A classifier is as confident on out-of-distribution pictures as on others, but its tower's features lie far
+from those of the training pictures.
 
-Letters: B images, N patches, C width of the tower.
+Shape legend: B images, N patches, C width of the tower.
 """
 
 from __future__ import annotations
@@ -19,11 +20,17 @@ from torch import Tensor, nn
 from patchword.types import VisualFeatures
 
 _MARGIN = 1.25
-_SHRINKAGE = 0.01  # of the mean variance, on the diagonal: directions in which training pictures never differ must not decide alone
+# Share of the mean variance that is added to every variance, so that directions in which the training
+# pictures hardly differ do not dominate the distance.
+_SHRINKAGE = 0.01
 
 
 class Familiarity(nn.Module):
-    """Mean, whitening and limit as buffers, saved with the model; until `fit` every picture is familiar."""
+    """Mahalanobis distance of mean patches, with a limit beyond which a picture is out-of-distribution.
+
+    Mean, whitening and limit are buffers, saved with the model. Before `fit`, every picture is
+    in-distribution.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -33,7 +40,10 @@ class Familiarity(nn.Module):
 
     @torch.no_grad()
     def fit(self, training_BC: Tensor, others_BC: Tensor) -> None:
-        """Mean and covariance of mean patches (`mean_patch`) of training pictures, the limit from those of others."""
+        """Fits mean and covariance to the mean patches of training pictures, and the limit to held-out ones.
+
+        Both arguments are results of `mean_patch`.
+        """
         mean_C = training_BC.float().mean(0)
         centred_BC = training_BC.float() - mean_C
         covariance_CC = centred_BC.T @ centred_BC / len(centred_BC)
@@ -45,12 +55,12 @@ class Familiarity(nn.Module):
 
     @torch.no_grad()
     def distance(self, pictures_BC: Tensor) -> Tensor:
-        """Distance (B,) of mean patches."""
+        """Returns the distance (B,) of each mean patch."""
         return ((pictures_BC.float() - self.mean_C) @ self.whiten_CC).norm(dim=1)
 
 
 def mean_patch(features: VisualFeatures) -> Tensor:
-    """The mean of each picture's real patches (B, C)."""
+    """Returns the mean of each picture's real patches, (B, C)."""
     if features.mask_BN is None:
         return features.grid_BNC.float().mean(1)
     real_BN1 = features.mask_BN[..., None].float()

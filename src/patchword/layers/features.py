@@ -1,4 +1,4 @@
-"""What the recurrent captioners take from a picture: its grid, checked, and the mean of the grid.
+"""The inputs that recurrent captioners take from picture features: the checked grid and its mean.
 
 Shape legend: see `patchword.types`.
 """
@@ -12,7 +12,10 @@ from patchword.types import VisualFeatures
 
 
 def grid_of(features: VisualFeatures, width: int) -> Tensor:
-    """The grid (B, N, C). Raises ModelError where C is not the width that the captioner was built for."""
+    """Returns the grid (B, N, C).
+
+    Raises ModelError where C is not the width that the captioner was built for.
+    """
     found = features.grid_BNC.shape[-1]
     if found != width:
         raise ModelError(
@@ -23,7 +26,7 @@ def grid_of(features: VisualFeatures, width: int) -> Tensor:
 
 
 def mean_of_grid(grid_BNC: Tensor, mask_BN: Tensor | None) -> Tensor:
-    """Mean (B, C) of the real patches."""
+    """Returns the mean of the real patches, (B, C)."""
     if mask_BN is None:
         return grid_BNC.mean(dim=1)
     shares_B1N = (mask_BN / mask_BN.sum(dim=1, keepdim=True)).to(grid_BNC.dtype).unsqueeze(1)

@@ -1,9 +1,10 @@
-"""nn.Linear, with its products done by the faster of torch's two libraries.
+"""nn.Linear with its product computed by the faster of torch's two CPU libraries.
 
-torch hands single-precision products on a processor to MKL, which keeps its 512-bit kernels for the processors of its own maker: on others
-it runs at less than half of what oneDNN, the library that torch has beside it for convolutions, makes of the same product. `linear` asks
-oneDNN there, forwards and backwards, and is `torch.nn.functional.linear` everywhere else: on accelerators, under autocast, in other
-precisions, for products too small to be worth the call. Both round differently in the last bits and are otherwise the same function.
+On a CPU, torch gives single-precision products to MKL, which uses its 512-bit kernels on Intel processors
+only. On others it runs at less than half the speed of oneDNN, which torch contains for convolutions. `linear`
+uses oneDNN there, in the forward and the backward pass. It is `torch.nn.functional.linear` everywhere else:
+on accelerators, under autocast, in other precisions, and for products too small to be worth the call. The two
+libraries round differently in the last bits and are otherwise the same function.
 
 Shape legend: R rows of all leading axes, I inputs, O outputs.
 """
@@ -20,18 +21,19 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _WORTH_THE_CALL = 2**20
-"""Multiplications below which the call itself, some ten microseconds, costs more than it wins."""
+"""Multiplications below which the overhead of the call, some ten microseconds, exceeds the gain."""
 
 
 class Linear(nn.Linear):
-    """nn.Linear by `linear`; the same parameters under the same names."""
+    """nn.Linear computed by `linear`, with the same parameters under the same names."""
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Returns inputs W^T + b over the last axis."""
         return linear(inputs, self.weight, self.bias)
 
 
 def linear(inputs: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """inputs W^T + b over the last axis, as `torch.nn.functional.linear`."""
+    """Returns inputs W^T + b over the last axis, as `torch.nn.functional.linear` does."""
     if not _suits(inputs, weight_OI):
         return F.linear(inputs, weight_OI, bias_O)
     inputs_RI = inputs.reshape(-1, inputs.shape[-1])
@@ -46,7 +48,7 @@ def linear(inputs: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> T
 
 @functools.cache
 def mkl_is_slow() -> bool:
-    """True on a processor with 512-bit vectors that MKL does not use them on."""
+    """True on a processor with 512-bit vectors that MKL does not use."""
     both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
     if not both or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
@@ -71,7 +73,10 @@ def _product(inputs_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None)
 
 
 def _dense(matrix: Tensor) -> Tensor:
-    """The matrix without gaps between its rows or columns: on others oneDNN falls back to code a hundred times slower."""
+    """Returns the matrix without gaps between its rows or columns.
+
+    With gaps, oneDNN falls back to code that is a hundred times slower.
+    """
     return matrix if matrix.is_contiguous() or matrix.T.is_contiguous() else matrix.contiguous()
 
 

@@ -1,9 +1,10 @@
-"""A linear map inside a recurrence whose weight gets its gradient once, not once per step.
+"""A linear map inside a recurrence that computes its weight gradient once instead of once per step.
 
-Step t computes y_t = offset_t + W x_t, and x_t depends on y_{t-1}, so the products of a recurrence cannot be joined. The gradient of W can:
-it is the sum over t of dy_t x_t^T, one large product once every dy_t is known. Autograd would instead form a small product per step and add
-up 20 matrices of the size of W. What makes the large one possible: dy_t is also the gradient of offset_t, and the offsets of all steps are
-one tensor made before the recurrence, whose gradient is complete only when all steps have been differentiated.
+Step t computes y_t = offset_t + W x_t, and x_t depends on y_{t-1}, so the products of a recurrence cannot be
+combined. The gradient of W can: it is the sum over t of dy_t x_t^T, which is one large product once every
+dy_t is known. Autograd would form a small product per step and add up 20 matrices of the size of W. The large
+product is possible because dy_t is also the gradient of offset_t: the offsets of all steps are one tensor
+made before the recurrence, and its gradient is complete only when all steps have been differentiated.
 
 Shape legend: P steps of all rows together, n rows of one step, X width of the inputs, Y width of the outputs.
 """
@@ -18,7 +19,10 @@ from patchword.layers.linear import linear
 
 
 class OverTime:
-    """One map of one run: pass `offsets_PY` on to the steps, in order, and call the map once for every step of them."""
+    """A linear map for one run of a recurrence.
+
+    Split `offsets_PY` into the offsets of the steps, in order, and call the map exactly once for each step.
+    """
 
     def __init__(self, weight_YX: Tensor, offsets_PY: Tensor) -> None:
         self._inputs: list[Tensor] = []

@@ -1,12 +1,13 @@
-"""Patch-word alignment: how well the words of a caption and the tokens of a picture find each other.
+"""Patch-word alignment: how well the words of a caption and the tokens of a picture match.
 
     similarity = mean over words of (best token) + mean over tokens of (best word)
 
-The sum (not the average) of the two means of leaky cosines: it lies within about [-0.2, 2], and margins and thresholds count in that unit.
+The cosines pass a leaky ReLU. The similarity is the sum, not the average, of the two means, so it lies within
+about [-0.2, 2]; margins and thresholds are in this unit.
 
-Shape legend (with the one of `types.py`):
-    I images of a tile   J captions of a tile   L words, padded to the longest of the tile   N patches   P tokens of a picture   d width
-    R rows of any kind
+Shape legend (in addition to `types.py`):
+    I images of a tile   J captions of a tile   L words, padded to the longest caption of the tile
+    N patches   P tokens of a picture   C weighted sums of patches   d width   R rows of any kind
 """
 
 from __future__ import annotations
@@ -19,22 +20,23 @@ from torch import Tensor
 from torch.nn import functional
 
 LEAK = 0.1
-"""Slope of the leaky ReLU on negative cosines, as the public code of LAPS has it."""
+"""Slope of the leaky ReLU on negative cosines, as in the public code of LAPS."""
 
 
 _CACHED_NUMBERS = 196 * 512
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """The same vectors at length one (zero vectors stay zero)."""
+    """Scales the vectors to length one; zero vectors stay zero."""
     return functional.normalize(vectors, dim=-1)
 
 
 def max_mean(cosines_IJLP: Tensor, words_JL: Tensor, tokens_IJP: Tensor | None = None) -> Tensor:
-    """Similarities (I, J) from the cosines between the words of caption j and the tokens of image i (Fu 2024, sparse patch-word alignment).
+    """Returns the similarities (I, J) from the cosines between words and tokens.
 
-    `words_JL` is True for real words. `tokens_IJP`, where given, are weights of the tokens in [0, 1]: a token of weight 0 neither counts in
-    the mean over tokens nor is chosen by a word.
+    This is the sparse patch-word alignment of LAPS (Fu 2024). `words_JL` is True for real words. `tokens_IJP`
+    optionally gives the tokens weights in [0, 1]: a token of weight 0 does not count in the mean over tokens,
+    and no word can choose it.
     """
     scores_IJLP = functional.leaky_relu(cosines_IJLP, LEAK)
     reachable_IJLP = scores_IJLP
@@ -53,9 +55,10 @@ def max_mean(cosines_IJLP: Tensor, words_JL: Tensor, tokens_IJP: Tensor | None =
 
 
 class _SquaredLengths(torch.autograd.Function):
-    """x K x' per row of x, for a symmetric K: the squared length of a sum of patches, from the weights and the patches' Gram matrix.
+    """x K x' per row of x, for a symmetric K.
 
-    Written out because K's symmetry makes x K, which the forward has, half of the gradient too.
+    This is the squared length of a weighted sum of patches, from the weights and the patches' Gram matrix.
+    The gradient is written out because K is symmetric, so that x K from the forward pass is half of it.
     """
 
     @staticmethod
@@ -76,17 +79,21 @@ class _SquaredLengths(torch.autograd.Function):
 
 
 def inverse_lengths(weights_IRN: Tensor, gram_INN: Tensor) -> Tensor:
-    """1 / |sum of w_n v_n| for each row of weights, from the inner products of the patches; 0 for a sum of length zero."""
+    """Returns 1 / |sum of w_n v_n| for each row of weights, and 0 where the sum has length zero.
+
+    `gram_INN` holds the inner products of the patches.
+    """
     squared_IR = _SquaredLengths.apply(weights_IRN, gram_INN)
     tiny = torch.finfo(squared_IR.dtype).tiny
     return torch.where(squared_IR > tiny, squared_IR.clamp_min(tiny).rsqrt(), 0.0)
 
 
 def mixed_cosines(products_IJLN: Tensor, keep_IJN: Tensor, mixes_ICN: Tensor, gram_INN: Tensor) -> Tensor:
-    """Cosines (I, J, L, C) between words and the C weighted sums of those patches that a caption keeps.
+    """Returns cosines (I, J, L, C) between words and C weighted sums of the patches that each caption keeps.
 
-    `products_IJLN` are the inner products of the unit words with the patches, `gram_INN` those of the patches with each other. With
-    a = sum of w_n v_n: <t, a> = sum of w_n <t, v_n> and |a|^2 = w K w', so that the sums themselves, a tensor (I, J, C, d), are never made.
+    `products_IJLN` are the inner products of the unit words with the patches, `gram_INN` those of the patches
+    with each other. For a = sum of w_n v_n, <t, a> = sum of w_n <t, v_n> and |a|^2 = w K w', so the sums
+    themselves, a tensor (I, J, C, d), are never formed.
     """
     I, J, L, N = products_IJLN.shape
     C = mixes_ICN.shape[1]
@@ -97,27 +104,28 @@ def mixed_cosines(products_IJLN: Tensor, keep_IJN: Tensor, mixes_ICN: Tensor, gr
 
 
 def sum_cosines(products_IJLN: Tensor, weights_IJN: Tensor, gram_INN: Tensor) -> Tensor:
-    """Cosines (I, J, L, 1) between words and the one sum of patches with these weights; as `mixed_cosines`."""
+    """Returns cosines (I, J, L, 1) between words and one weighted sum of patches, as `mixed_cosines` does."""
     inner_IJL = torch.linalg.vecdot(products_IJLN, weights_IJN[:, :, None])
     return (inner_IJL * inverse_lengths(weights_IJN, gram_INN)[:, :, None])[..., None]
 
 
 class Tile(NamedTuple):
-    """How many images and captions are compared in one piece: speed and peak memory, never the result."""
+    """Numbers of images and captions compared at once; they change speed and memory, never the result."""
 
     images: int
     captions: int
 
 
 def tile_for(device: torch.device, numbers: int, captions: int = 128) -> Tile:
-    """Few pictures at a time keep a CPU in its cache; an accelerator wants wide products. Few captions: less padding, more calls.
+    """Chooses a tile: few pictures at a time on a CPU, so that they stay in its cache, and 16 elsewhere.
 
-    `numbers` is what the patches of one picture take (patches times width): as many pictures go together as fill about 400 KB.
+    `numbers` is the number of values in the patches of one picture (patches times width); on a CPU a tile
+    holds as many pictures as fill about 400 KB. Fewer `captions` mean less padding and more calls.
     """
     return Tile(max(1, _CACHED_NUMBERS // numbers), captions) if device.type == "cpu" else Tile(16, captions)
 
 
 def spans(count: int, width: int) -> Iterator[slice]:
-    """`range(count)` in consecutive slices of at most `width`."""
+    """Splits `range(count)` into consecutive slices of at most `width`."""
     for start in range(0, count, width):
         yield slice(start, min(start + width, count))

@@ -1,6 +1,6 @@
-"""Fixed sine positions: along a sentence, and over a grid of patches; and how two cells of a grid lie to one another.
+"""Fixed sine positions along a sentence and over a grid of patches, and the relative geometry of a grid.
 
-Letters: T positions, N cells of a grid, C width, H heads, F features of a pair of cells.
+Shape legend: T positions, N cells of a grid, C width, H heads, F features of a pair of cells.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-_CLOSEST = 1e-3  # two cells in one row are this far apart, so that the logarithm exists
+_CLOSEST = 1e-3  # distance of two cells in the same row or column, so that the logarithm exists
 _GEOMETRY_FEATURES = 64
 _GEOMETRY_SCALE = 100.0
 _GEOMETRY_WAVELENGTH = 1000.0
@@ -27,9 +27,9 @@ def sine_positions(positions_T: Tensor, width: int) -> Tensor:
 
 
 def grid_positions(rows: int, columns: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Positions of a grid, row by row, (rows * columns, width): the first half of the channels tells the row, the second the column.
+    """Positions of a grid, row by row, (rows * columns, width).
 
-    `width` must be a multiple of four.
+    The first half of the channels encodes the row, the second the column. `width` must be a multiple of four.
     """
     rows_RC = sine_positions(torch.arange(rows, device=device), width // 2)
     columns_RC = sine_positions(torch.arange(columns, device=device), width // 2)
@@ -37,9 +37,10 @@ def grid_positions(rows: int, columns: int, width: int, device: torch.device | N
 
 
 class GridGeometry(nn.Module):
-    """A bias for each head and pair of cells, from how the second lies to the first (Zhang 2021, RSTNet, after Hu 2018).
+    """An attention bias for each head and pair of cells, from their relative position.
 
-    log ReLU(W e(dx, dy, dw, dh)), where e holds sines of the log distances in cells. On a grid all cells are of one size, so dw = dh = 0.
+    It is log ReLU(W e(dx, dy, dw, dh)), where e holds sines and cosines of the log distances in cells
+    (RSTNet, Zhang 2021, after Hu 2018). All cells of a grid have the same size, so dw = dh = 0.
     """
 
     def __init__(self, heads: int) -> None:

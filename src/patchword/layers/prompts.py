@@ -1,11 +1,12 @@
-"""Learned prompts that join the tokens of a frozen layer, and the map that carries what they gathered to another tower.
+"""Learned prompts beside the tokens of a frozen layer, and the map from one tower's rows to the other's.
 
-Li et al. 2023 (PMF, arXiv 2304.06306), sections 3.2 and 3.3. A layer comes apart into `project` and `attend` (see `types.TowerLayer`), and
-that is used twice. The keys and values of the tower's own tokens are made once for both stages, since both start from the same tokens. And
-only rows that somebody reads are computed: the outputs of context prompts, and of all tokens in the query stage, are thrown away by the
-paper's equations, so they are never made. The result is that of the whole layer, row by row.
+Source: PMF (Li et al. 2023, arXiv 2304.06306), sections 3.2 and 3.3. A layer is split into `project` and
+`attend` (see `types.TowerLayer`), which saves work twice. The keys and values of the tower's own tokens are
+computed once for both stages, because both start from the same tokens. And only rows that are used are
+computed: the paper's equations discard the outputs of context prompts, and of all tokens in the query stage.
+The rows that are computed equal those of the whole layer.
 
-Shape legend (with that of `types.py`): Q query prompts, M rows that join the tokens.
+Shape legend (in addition to `types.py`): Q query prompts, M rows that join the tokens.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ def _prompt(rows: int, width: int) -> nn.Parameter | None:
 class Prompts(nn.Module):
     """The prompts of one layer of one tower; a kind of length 0 has no parameter.
 
-    `query_QC` gathers what the other tower should know, `query_context_MC` stands beside it in the query stage, and `fusion_context_MC`
-    beside the other tower's message in the fusion stage. Prompts have no positions.
+    `query_QC` collects what the other tower receives. `query_context_MC` joins it in the query stage, and
+    `fusion_context_MC` joins the other tower's message in the fusion stage. Prompts have no positions.
     """
 
     def __init__(self, width: int, query: int, query_context: int, fusion_context: int) -> None:
@@ -38,7 +39,7 @@ class Prompts(nn.Module):
 
 
 class PromptMap(nn.Module):
-    """W2 ReLU(W1 h + b1) + b2: rows of one tower as rows of the other (PMF, equation 4)."""
+    """W2 ReLU(W1 h + b1) + b2: maps rows of one tower to the width of the other (PMF, equation 4)."""
 
     def __init__(self, width: int, hidden: int, other_width: int) -> None:
         super().__init__()
@@ -46,13 +47,17 @@ class PromptMap(nn.Module):
         self.outer = nn.Linear(hidden, other_width)
 
     def forward(self, rows_BQC: Tensor) -> Tensor:
+        """Returns the mapped rows, (B, Q, width of the other tower)."""
         return self.outer(torch.relu(self.inner(rows_BQC)))
 
 
 def joined_with(
     tokens: Projections, joining: list[Projections], mask_BN: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Keys, values and mask of the tokens with the joining rows behind them; a prompt's rows (batch 1) serve all rows of the batch."""
+    """Returns keys, values and mask of the tokens followed by the joining rows.
+
+    Rows of a prompt have batch size 1 and are expanded to the batch.
+    """
     batch = tokens.keys_BHND.shape[0]
     keys = torch.cat([tokens.keys_BHND, *(rows.keys_BHND.expand(batch, -1, -1, -1) for rows in joining)], 2)
     values = torch.cat(
@@ -66,7 +71,10 @@ def joined_with(
 def query_attention(
     layer: TowerLayer, tokens: Projections, prompts: Prompts, mask_BN: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """Queries (B, H, Q, D) of the query prompts, and the keys, values and mask of all that they attend to, the tokens first."""
+    """Returns the queries (B, H, Q, D) of the query prompts, and the keys, values and mask they attend to.
+
+    The tokens come first in the keys.
+    """
     rows_1MC = torch.cat([part for part in (prompts.query_context_MC, prompts.query_QC) if part is not None])[
         None
     ]
@@ -98,7 +106,7 @@ def fused_rows(
     """The fusion stage: the first `rows` token rows (None: all) of layer([tokens; fusion context; message]).
 
     Args:
-        tokens_BNC, tokens: the tower's tokens before the layer, and the same projected by it.
+        tokens_BNC, tokens: the tower's tokens before the layer, as they are and projected by the layer.
         message_BQC: the mapped rows of the other tower; None where there are no query prompts.
     """
     context_1MC = None if prompts.fusion_context_MC is None else prompts.fusion_context_MC[None]

@@ -1,17 +1,20 @@
-"""Prototype memory (Barraco 2023, PMA-Net): a decoder attends to a summary of the keys and values it made for other samples.
+"""Prototype memory (PMA-Net, Barraco 2023): a decoder also attends to a summary of other training samples.
 
     bank        keys and values of past training steps, first in, first out, capped
-    prototypes  M_K = K-Means(bank keys); M_V = mean of the values of the nearest bank keys, weighted by exp(-distance)
-    attention   softmax(Q [K + s_in ; M_K + s_mem]^T / sqrt(d_k) + mask) [V ; M_V]: one softmax over both (placement `self_concat`)
+    prototypes  M_K = K-Means(bank keys)
+                M_V = mean of the values of the nearest bank keys, weighted by exp(-distance)
+    attention   softmax(Q [K + s_in ; M_K + s_mem]^T / sqrt(d_k) + mask) [V ; M_V]
+                one softmax over both (placement `self_concat`)
 
-Two further placements follow the fusion design: attention over prototypes alone, with a gate that starts at zero, beside the
-cross-attention (`cross_add`) or after it (`sequential`). Prototypes are constants: no gradient reaches bank, clustering or averages. They
-are shared by all rows and never enter a decoder's cache.
+Two further placements follow the fusion design: attention over prototypes alone, with a gate that starts at
+zero, beside the cross-attention (`cross_add`) or after it (`sequential`). Prototypes are constants: no
+gradient reaches bank, clustering or averages. All rows share them, and they never enter a decoder's cache.
 
-Nothing here knows a captioner: `PrototypeMemory`, `attend_with_prototypes` and `PrototypeRecall` serve any decoder.
+Nothing here depends on a captioner: `PrototypeMemory`, `attend_with_prototypes` and `PrototypeRecall` work in
+any decoder.
 
-Letters: B images, R rows, T tokens, N keys, M prototypes, C width, H heads, D width of one head, L decoder layers, K contexts kept for each
-prototype, W width of a context.
+Shape legend: B images, R rows, T tokens, N keys, M prototypes, C width, H heads, D width of one head, L
+decoder layers, K contexts kept for each prototype, W width of a context.
 """
 
 from __future__ import annotations
@@ -32,18 +35,18 @@ from patchword.types import KeysAndValues
 
 CONTEXT_WIDTH = 8
 _CONTEXTS_KEPT = 4
-_USE_MEMORY = 0.99  # the attention that prototypes get is averaged over about a hundred observed steps
+_USE_MEMORY = 0.99  # decay of the moving average of the prototypes' attention: about a hundred observed steps
 
 
 class PrototypeConfig(BaseModel):
-    """How prototypes are made and where they are used. Steps count calls of `observe`."""
+    """How prototypes are made and where they are used. A step is one call of `observe`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     placement: Literal["self_concat", "cross_add", "sequential"] = Field(
         "self_concat",
-        description="self_concat: keys and values of self-attention, one softmax with them (the paper); cross_add: beside cross-attention; "
-        "sequential: after it (the two readings of the fusion design)",
+        description="self_concat: keys and values of self-attention, one softmax with them (the paper); "
+        "cross_add: beside cross-attention; sequential: after it (the two readings of the fusion design)",
     )
     count: int = Field(
         1024,
@@ -61,7 +64,8 @@ class PrototypeConfig(BaseModel):
     start_step: int = Field(
         0,
         ge=0,
-        description="step at which the bank starts to fill: the keys of the very first steps mean nothing yet",
+        description="step at which the bank starts to fill: "
+        "the keys of the very first steps mean nothing yet",
     )
     cluster_every: int = Field(500, gt=0, description="steps between two clusterings")
     effect_after: int = Field(
@@ -81,24 +85,25 @@ class PrototypeConfig(BaseModel):
 
 
 class Columns(NamedTuple):
-    """Prototypes of one layer, ready for attention."""
+    """The prototypes of one layer in the form that attention needs."""
 
     keys_HMD: Tensor
     values_HMD: Tensor
     bias_M: Tensor | None
-    """Log-bias of each column; -inf where there is no prototype. None where all exist and are fully on."""
+    """Log-bias of each column; -inf where there is no prototype. None where all exist and the bias is 0."""
     own_HD: Tensor | None
-    """Segment embedding of the sequence's own keys less that of the prototypes, for a softmax sees only the difference; None where
-    prototypes have a softmax of their own."""
+    """Segment embedding of the sequence's own keys minus that of the prototypes, since a softmax depends
+    only on the difference; None where prototypes have a softmax of their own."""
     share: Tensor
-    """Factor on a gated addition: exp of the log-bias."""
+    """Factor of the gated placements: exp of the log-bias."""
 
 
 class PrototypeMemory(nn.Module):
-    """Prototypes of `layers` decoder layers of one width, and the bank they are made from.
+    """The prototypes of `layers` decoder layers of one width, and the bank from which they are made.
 
-    Prototypes, which of them are alive, their use and their nearest contexts are buffers, saved with the model. The bank is made at the
-    first `observe`, so that a model that only captions never pays for it; it is saved by `resume_state`.
+    Prototypes, their alive flags, attention and nearest contexts are buffers, saved with the model. The bank
+    is allocated at the first `observe`, so a model that only captions does not pay for it; `resume_state`
+    saves it.
     """
 
     def __init__(self, config: PrototypeConfig, layers: int, width: int, heads: int) -> None:
@@ -130,12 +135,15 @@ class PrototypeMemory(nn.Module):
         return self.config.placement
 
     def set_log_bias(self, log_bias: float) -> None:
-        """0 means fully on, -inf off, between them the start is gradual: added to every prototype's score in `self_concat`, and its
-        exponential a factor on what the gated placements add."""
+        """Sets the log-bias of the prototypes: 0 is fully on, -inf off; values between allow a gradual start.
+
+        It is added to every prototype's score in `self_concat`; the gated placements multiply their addition
+        by its exponential.
+        """
         self.log_bias.fill_(log_bias)
 
     def columns(self) -> tuple[Columns | None, ...]:
-        """Prototypes of every layer; None for every layer while the memory is off or was never clustered."""
+        """Returns the prototypes of every layer, or None for every layer while the memory is off or empty."""
         layers = range(len(self.keys_LMC))
         some, every = bool(self.live_LM.any()), bool(self.live_LM.all())
         log_bias = float(self.log_bias)
@@ -171,11 +179,12 @@ class PrototypeMemory(nn.Module):
         contexts_BTW: Tensor | None = None,
         weights_RTLM: Tensor | None = None,
     ) -> None:
-        """One training step: banks what each layer made, clusters when it is time, lets finished prototypes take effect.
+        """Processes one training step: fills the bank, clusters when due, and installs finished prototypes.
 
-        Call it after the optimiser's step and from every process; never while evaluating or sampling. `mask_BT` is True where a key
-        belongs to a real token (or patch); `contexts_BTW` holds up to eight numbers that tell a person where a key came from (-1: none);
-        `weights_RTLM` is the attention that prototypes got, from the trace, zero where there is no word.
+        Call it after the optimiser step and from every process; never while evaluating or sampling. `mask_BT`
+        is True where a key belongs to a real token (or patch). `contexts_BTW` holds up to eight token ids
+        that tell a person where a key came from (-1: none). `weights_RTLM` is the attention to the prototypes
+        from the trace, zero where there is no word.
         """
         config = self.config
         self._steps += 1
@@ -237,7 +246,7 @@ class PrototypeMemory(nn.Module):
                 torch.distributed.broadcast(getattr(self, name), src=0)
 
     def statistics(self) -> dict[str, float]:
-        """Numbers for a training log: how full the bank is, and for each layer its prototypes alive and the attention on them."""
+        """Statistics for a training log: fill of the bank, and live prototypes and attention per layer."""
         filled = 0 if self._bank is None else self._bank.filled
         numbers = {"bank_fill": filled / self.config.bank}
         numbers |= {
@@ -249,8 +258,10 @@ class PrototypeMemory(nn.Module):
         }
 
     def resume_state(self) -> dict[str, Tensor]:
-        """All that a bit-exact continuation needs beside the model's own state: bank, pointers, a clustering not yet in effect, random
-        state. Tensors only."""
+        """Returns, as tensors, all that a bit-exact continuation needs beside the model's own state.
+
+        That is the bank, the counters, a clustering that is not yet in effect, and the random state.
+        """
         counters = torch.tensor([self._steps, self._effective_at])
         state = {"counters": counters, "generator": self._generator.get_state()}
         if self._bank is not None:
@@ -260,7 +271,7 @@ class PrototypeMemory(nn.Module):
         return state
 
     def load_resume_state(self, state: dict[str, Tensor]) -> None:
-        """Takes up what `resume_state` gave."""
+        """Restores what `resume_state` returned."""
         self._steps, self._effective_at = state["counters"].tolist()
         self._generator.set_state(state["generator"].cpu())
         device = self.keys_LMC.device
@@ -273,8 +284,11 @@ class PrototypeMemory(nn.Module):
         self._pending = ClusterResult(**pending) if pending else None
 
     def describe(self, words_of: Callable[[list[int]], str]) -> dict:
-        """What `prototypes.json` holds: for each layer and prototype whether it is alive, its share of the bank, the attention it gets,
-        and its nearest training contexts, which `words_of` turns into text."""
+        """Returns the content of `prototypes.json`.
+
+        It lists for each layer and prototype whether it is alive, its share of the bank, the attention it
+        gets, and its nearest training contexts, which `words_of` turns into text.
+        """
         layers, count = self.live_LM.shape
         described = [
             [self._describe(layer, number, words_of) for number in range(count)] for layer in range(layers)
@@ -303,10 +317,11 @@ def attend_with_prototypes(
     bias: Tensor | None = None,
     want_weights: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention with one softmax over a sequence's own keys and the prototypes behind them; all queries see all prototypes.
+    """Attends with one softmax over the own keys of a sequence and all prototypes.
 
-    `bias` is additive over the own keys (B, H, T, N). Returns the context (B, H, T, D) and the weights on prototypes (B, H, T, M), which
-    may be None where they are not wanted. The prototypes are multiplied once for all rows instead of being copied to each.
+    `bias` is additive over the own keys and broadcasts to (B, H, T, N). Returns the context (B, H, T, D) and
+    the weights on prototypes (B, H, T, M), which may be None where they are not wanted. All rows are
+    multiplied with one set of prototypes, which is not copied to each row.
     """
     rows, heads, length, width = queries_BHTD.shape
     plain = (
@@ -320,9 +335,8 @@ def attend_with_prototypes(
         own_BHTN = own_BHTN + (queries_BHTD * columns.own_HD[:, None]).sum(dim=-1, keepdim=True)
     if bias is not None:
         own_BHTN = own_BHTN + bias
-    queries_HXD, own_HXN = (
-        x_BHTY.transpose(0, 1).flatten(1, 2) for x_BHTY in (queries_BHTD, own_BHTN)
-    )  # heads first, rows together
+    # Heads first, so that all rows of a head form one matrix.
+    queries_HXD, own_HXN = (x_BHTY.transpose(0, 1).flatten(1, 2) for x_BHTY in (queries_BHTD, own_BHTN))
     scores_HXM = queries_HXD @ columns.keys_HMD.transpose(-2, -1)
     if columns.bias_M is not None:
         scores_HXM = scores_HXM + columns.bias_M
@@ -338,10 +352,11 @@ def attend_with_prototypes(
 def _merged(
     queries_BHTD: Tensor, keys_BHND: Tensor, values_BHND: Tensor, columns: Columns, bias: Tensor | None
 ) -> Tensor:
-    """The same context from two attentions and the logarithms of their softmax's sums; the scores are never written down.
+    """The same context, merged from two attentions, so that the scores are never stored.
 
-    softmax over [a ; b] is the mean of the softmax over a and that over b, weighted by their sums. torch's kernel gives the logarithm of
-    the sum, to which the segment embedding of the own keys adds the same for all of them.
+    A softmax over [a ; b] is the mean of the softmax over a and the softmax over b, weighted by their sums.
+    torch's kernel returns the logarithm of the sum. The segment embedding adds the same number to the scores
+    of all own keys, and so to their logarithm.
     """
     rows, _, length, width = queries_BHTD.shape
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -360,7 +375,10 @@ def _merged(
 
 
 class PrototypeRecall(nn.Module):
-    """A gated look at prototypes alone, to be added to a decoder's state: gate * W_o attention(W_q y, M_K, M_V), the gate zero at first."""
+    """Gated attention to the prototypes alone, to be added to a decoder's state.
+
+    It computes gate * W_o attention(W_q y, M_K, M_V); the gate starts at zero.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -373,7 +391,7 @@ class PrototypeRecall(nn.Module):
     def forward(
         self, y_RTC: Tensor, columns: Columns, want_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """The addition (R, T, C), and the weights (R, H, T, M) where wanted."""
+        """Returns the addition (R, T, C), and the weights (R, H, T, M) where `want_weights` is set."""
         queries_1HXD = self.query(y_RTC).unflatten(-1, (self.heads, -1)).flatten(0, 1).transpose(0, 1)[None]
         keys_1HMD, values_1HMD = columns.keys_HMD[None], columns.values_HMD[None]
         bias_1M = None if columns.bias_M is None else columns.bias_M[None]
@@ -385,7 +403,7 @@ class PrototypeRecall(nn.Module):
 
 
 def _is_first() -> bool:
-    """One process banks and clusters; all hold what it found."""
+    """True in the one process that fills the bank and clusters; the others receive its result."""
     return (
         not (torch.distributed.is_available() and torch.distributed.is_initialized())
         or torch.distributed.get_rank() == 0

@@ -1,8 +1,9 @@
-"""Recurrent cells with one face: LSTM, GRU and plain RNN, and the LSTM whose memory cells stay visible.
+"""Recurrent cells with one interface: LSTM, GRU and plain RNN, and an LSTM that exposes its memory cells.
 
-    LSTM    i, f, o = sigmoid(.)   g = tanh(.)   c_t = f c_{t-1} + i g   h_t = o tanh(c_t)            (gates in the order i, f, g, o)
+    LSTM    i, f, o = sigmoid(.)   g = tanh(.)   c_t = f c_{t-1} + i g   h_t = o tanh(c_t)
+            gates in the order i, f, g, o
 
-Shape legend: B (or R) rows, T words, E width of the inputs, S width of the state.
+Shape legend: B (or R) rows, T words, E width of the inputs, S width of the state, G = 4 S gates.
 """
 
 from __future__ import annotations
@@ -16,30 +17,31 @@ from patchword.layers.linear import linear
 
 
 class LstmState(NamedTuple):
-    """What an LSTM carries from word to word: its output and its cell."""
+    """The state of an LSTM between two words: hidden part and cell."""
 
     hidden_RS: Tensor
     cell_RS: Tensor
 
 
 class HiddenState(NamedTuple):
-    """What a GRU or a plain recurrent layer carries from word to word."""
+    """The state of a GRU or a plain RNN between two words."""
 
     hidden_RS: Tensor
 
 
 class Lstm(nn.Module):
-    """torch's LSTM layer over a batch of sequences, its state as a value."""
+    """torch's LSTM layer over a batch of sequences, with its state as a value."""
 
     def __init__(self, input_width: int, width: int) -> None:
         super().__init__()
         self.layer = nn.LSTM(input_width, width, batch_first=True)
 
     def begin(self, vector_RS: Tensor) -> LstmState:
-        """The state whose hidden part and cell are both `vector_RS`."""
+        """Returns the state whose hidden part and cell are both `vector_RS`."""
         return LstmState(vector_RS, vector_RS)
 
     def forward(self, inputs_RTE: Tensor, state: LstmState) -> tuple[Tensor, LstmState]:
+        """Returns the hidden part of every word, (R, T, S), and the last state."""
         outputs_RTS, (hidden_1RS, cell_1RS) = self.layer(
             inputs_RTE, (state.hidden_RS[None], state.cell_RS[None])
         )
@@ -47,7 +49,7 @@ class Lstm(nn.Module):
 
 
 class _WithoutCell(nn.Module):
-    """GRU and RNN: the hidden part is the whole state."""
+    """Base of GRU and RNN, whose hidden part is the whole state."""
 
     layer: nn.GRU | nn.RNN
 
@@ -68,7 +70,7 @@ class Gru(_WithoutCell):
 
 
 class Rnn(_WithoutCell):
-    """The plain recurrent network, h_t = tanh(W x_t + U h_{t-1} + b)."""
+    """The plain recurrent network, h_t = tanh(W x_t + U h_{t-1} + b), with the interface of `Lstm`."""
 
     def __init__(self, input_width: int, width: int) -> None:
         super().__init__()
@@ -76,7 +78,7 @@ class Rnn(_WithoutCell):
 
 
 def lstm_update(gates_RG: Tensor, cell_RS: Tensor) -> LstmState:
-    """The LSTM's state after one word, from the sum of everything that feeds its gates, (R, 4 S)."""
+    """Returns the state after one word from the sum of all inputs to the gates, (R, 4 S)."""
     entry_RS, keep_RS, new_RS, out_RS = gates_RG.chunk(4, dim=-1)
     cell_RS = keep_RS.sigmoid() * cell_RS + entry_RS.sigmoid() * new_RS.tanh()
     return LstmState(out_RS.sigmoid() * cell_RS.tanh(), cell_RS)
@@ -85,9 +87,10 @@ def lstm_update(gates_RG: Tensor, cell_RS: Tensor) -> LstmState:
 def lstm_sequence(
     inputs_RTE: Tensor, state: LstmState, cell: nn.LSTMCell
 ) -> tuple[Tensor, Tensor, LstmState]:
-    """Hidden parts and memory cells of every word, both (R, T, S), and the last state.
+    """Returns hidden parts and memory cells of every word, both (R, T, S), and the last state.
 
-    What torch's LSTM layer hides, and a visual sentinel needs. The inputs are projected for all words in one product.
+    A visual sentinel needs the memory cells, which torch's LSTM layer does not return. The inputs of all
+    words are projected in one product.
     """
     gates_RTG = linear(inputs_RTE, cell.weight_ih, cell.bias_ih + cell.bias_hh)
     hiddens, cells = [], []

@@ -1,13 +1,16 @@
-"""Region alignment (Gao 2025, FSGR): patches and the words they were assigned meet in cross-attention, and patches of one word are pulled
-together.
+"""Region alignment (FSGR, Gao 2025): patches attend to their assigned words; same-word patches attract.
 
-    concept tokens   G = LN(CELU(W word)); the same keys and values in every layer, as only the picture is updated
-    layers           x = LN(x + dropout(cross-attention(x, G))), then feed-forward; grid positions are added to the keys
+    concept tokens   G = LN(CELU(W word))
+                     the same keys and values in every layer, because only the picture is updated
+    layers           x = LN(x + dropout(cross-attention(x, G))), then feed-forward
+                     grid positions are added to the keys
     patch contrast   supervised contrastive loss (Khosla 2020, eq. 2) over patches, labels = assigned words
 
-The published code returns the mean cosine of same-word patches as a loss to be minimised, which pushes them apart; here they come together.
+The published code returns the mean cosine of same-word patches as a loss to be minimised, which pushes them
+apart; here they are pulled together.
 
-Letters: B images, N patches, C width, E width of the text space, H heads, D width of one head, A anchors, P width of the projection.
+Shape legend: B images, N patches, C width, E width of the text space, H heads, D width of one head, A
+anchors, P width of the projection.
 """
 
 from __future__ import annotations
@@ -28,18 +31,20 @@ from patchword.layers.transformer import CrossAttention, FeedForward, add_droppe
 from patchword.types import VisualFeatures
 
 _CELU_ALPHA = 1.3
-_NEVER = torch.finfo(torch.float32).min  # finite, so that a lone anchor has a gradient of zero and not of 0/0
+# finite, so that an anchor without others has a gradient of zero instead of 0/0
+_NEVER = torch.finfo(torch.float32).min
 
 
 class RegionAlignmentConfig(BaseModel):
-    """How patches get words, and how the two meet."""
+    """How words are assigned to patches, and how patches attend to them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     layers: int = Field(2, gt=0, description="cross-attention layers from patches to concept tokens")
     assignment: Literal["argmax", "gumbel"] = Field(
         "argmax",
-        description="argmax: the nearest word; gumbel: in training drawn by straight-through Gumbel-softmax (FSGR)",
+        description="argmax: the nearest word; "
+        "gumbel: in training drawn by straight-through Gumbel-softmax (FSGR)",
     )
     top_k: int | None = Field(
         None,
@@ -64,7 +69,7 @@ class RegionAlignmentConfig(BaseModel):
 
 
 class RegionAlignmentLayer(nn.Module):
-    """Patches look at concept tokens."""
+    """Cross-attention from patches to concept tokens, and a feed-forward."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -74,7 +79,7 @@ class RegionAlignmentLayer(nn.Module):
         self.dropout = dropout
 
     def forward(self, x_BNC: Tensor, keyed_BNC: Tensor, concepts_BNC: Tensor, bias: Tensor | None) -> Tensor:
-        """`keyed_BNC` are the concept tokens with their positions, `concepts_BNC` without."""
+        """`keyed_BNC` are the concept tokens with their positions, `concepts_BNC` the same without."""
         keys_BHND, values_BHND = self.cross.project(concepts_BNC, keyed_BNC)
         looked_BNC, _ = self.cross(x_BNC, keys_BHND, values_BHND, bias)
         return self.feed_forward(self.cross_norm(add_dropped(x_BNC, looked_BNC, self.dropout, self.training)))
@@ -107,34 +112,43 @@ class RegionAlignment(nn.Module):
         self.geometry = GridGeometry(heads) if config.grid_geometry else None
 
     def assign(self, features: VisualFeatures) -> ConceptAssignment:
-        """The word of each patch. Raises ModelError where the features have no patches in the codebook's text space."""
+        """Returns the word of each patch.
+
+        Raises ModelError where the features have no patches in the codebook's text space, or no pooled
+        embedding although `top_k` needs it.
+        """
         config, width = self.config, self.codebook.embeddings_WE.shape[1]
         if features.aligned_BNE is None:
             raise ModelError(
-                "region alignment needs patch tokens in the text space of the codebook, and the features hold none; "
-                "set the tower's 'aligned' (value_only, value_with_residual or correlative), or leave the [captioner.region_alignment] table out"
+                "region alignment needs patch tokens in the text space of the codebook, and the features "
+                "hold none; "
+                "set the tower's 'aligned' (value_only, value_with_residual or correlative), or leave the "
+                "[captioner.region_alignment] table out"
             )
         if features.aligned_BNE.shape[-1] != width:
             raise ModelError(
-                f"aligned patches are {features.aligned_BNE.shape[-1]} wide and the codebook {width}: they belong to different towers; "
+                f"aligned patches are {features.aligned_BNE.shape[-1]} wide and the codebook {width}: they "
+                "belong to different towers; "
                 f"use a codebook made with this tower (it was made with {self.codebook.tower!r})"
             )
         if config.top_k is not None and features.pooled_BE is None:
             raise ModelError(
-                "region_alignment.top_k chooses words by the picture's own embedding, and the features hold none; leave top_k out"
+                "region_alignment.top_k chooses words by the picture's own embedding, and the features hold "
+                "none; leave top_k out"
             )
         how = config.assignment if self.training else "argmax"
         return assign(
-            features.aligned_BNE, self.codebook.embeddings_WE, how, features.pooled_BE, config.top_k, config.count_normalised,
-            config.logit_scale, features.mask_BN,
+            features.aligned_BNE, self.codebook.embeddings_WE, how, features.pooled_BE, config.top_k,
+            config.count_normalised, config.logit_scale, features.mask_BN,
         )  # fmt: skip
 
     def forward(
         self, x_BNC: Tensor, assigned: ConceptAssignment, hw: tuple[int, int] | None, mask_BN: Tensor | None
     ) -> Tensor:
-        """Patches (B, N or N + 1 with a global token, C) after the layers; the global token looks at all concepts alike.
+        """Returns the patches after the layers, (B, N, C), or (B, N + 1, C) with a global token.
 
-        Raises ModelError where grid geometry is asked for and the patches form no grid.
+        The global token attends to all concepts without a geometric bias. Raises ModelError where grid
+        geometry is configured and the patches form no grid.
         """
         concepts_BNC = self.embed_norm(F.celu(self.embed(assigned.tokens_BNE), _CELU_ALPHA))
         keyed_BNC = concepts_BNC
@@ -151,7 +165,8 @@ class RegionAlignment(nn.Module):
             return padding_B11N
         if hw is None:
             raise ModelError(
-                "region_alignment.grid_geometry needs patches that form a grid, and these features do not; set it to false"
+                "region_alignment.grid_geometry needs patches that form a grid, and these features do not; "
+                "set it to false"
             )
         bias_HNN = self.geometry(*hw)
         bias_HNN = F.pad(bias_HNN, (0, 0, 0, x_BNC.shape[1] - bias_HNN.shape[1])).to(x_BNC.dtype)
@@ -159,8 +174,10 @@ class RegionAlignment(nn.Module):
 
 
 class PatchContrast(nn.Module):
-    """Supervised contrastive loss between patches, through a small projection of their own width (Khosla 2020; FSGR section on local
-    contrast; temperature 0.07)."""
+    """Supervised contrastive loss between patches, after a small projection head.
+
+    Sources: Khosla 2020; FSGR's section on local contrast; temperature 0.07.
+    """
 
     def __init__(self, width: int, projection: int, temperature: float = 0.07, anchors: int = 1024) -> None:
         super().__init__()
@@ -176,11 +193,12 @@ class PatchContrast(nn.Module):
         mask_BN: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The loss over at most `anchors` patches of the batch, drawn by `generator` (on the CPU) where there are more.
+        """Returns the loss over at most `anchors` patches of the batch.
 
-        A table of similarities takes anchors * anchors * 4 bytes (4 MiB at 1024), whatever the batch; about five live at once.
-        `labels_BN` are codebook rows, or classes of a segmentation; negative ones and those outside `mask_BN` take no part. Zero, with
-        a gradient of zero, where no label occurs twice.
+        Where there are more, `generator` (on the CPU) draws them. A table of similarities takes anchors *
+        anchors * 4 bytes (4 MiB at 1024) for any batch; about five exist at once. `labels_BN` are codebook
+        rows, or classes of a segmentation. Patches with a negative label or outside `mask_BN` are ignored.
+        The loss is zero, with a gradient of zero, where no label occurs twice.
         """
         real_BN = labels_BN >= 0 if mask_BN is None else mask_BN & (labels_BN >= 0)
         rows = real_BN.flatten().nonzero()[:, 0]
@@ -192,9 +210,11 @@ class PatchContrast(nn.Module):
 
 
 def supervised_contrast(unit_AP: Tensor, labels_A: Tensor, temperature: float) -> Tensor:
-    """Khosla 2020, eq. 2 (L_out): for each anchor the mean over its positives of -log softmax of their cosine over all others.
+    """Supervised contrastive loss (Khosla 2020, eq. 2, L_out).
 
-    `unit_AP` have length one. Anchors without a positive do not count; the rest is averaged. Zero where no anchor has one.
+    For each anchor it is the mean over its positives of -log softmax of their cosine over all other anchors.
+    `unit_AP` have length one. The result is the mean over the anchors with a positive, and zero where no
+    anchor has one.
     """
     scores_AA = (unit_AP @ unit_AP.T).float() / temperature
     itself_AA = torch.eye(len(labels_A), dtype=torch.bool, device=labels_A.device)
@@ -214,6 +234,7 @@ def _check_top_k(top_k: int | None, words: int) -> None:
         )
     if 2 * top_k >= words:
         warnings.warn(
-            f"region_alignment.top_k = {top_k} keeps half of the codebook's {words} words or more, so it filters little",
+            f"region_alignment.top_k = {top_k} keeps half of the codebook's {words} words or more, so it "
+            "filters little",
             stacklevel=3,
         )

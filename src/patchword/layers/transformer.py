@@ -1,9 +1,10 @@
-"""The parts of a transformer that captioners share (Vaswani 2017): projections with heads, attention sub-layers, feed-forward.
+"""The parts of a transformer that captioners share: attention with heads, feed-forward, encoder layer.
 
-Residuals are normalised after the sum (post-LN), as in the captioning papers. Nothing here knows of words or pictures.
+Residuals are normalised after the sum (post-LN; Vaswani 2017), as in the captioning papers. Nothing here
+depends on words or pictures.
 
-Letters: B images, R = B*K rows of a search or of several captions per image (image by image), T tokens, N things looked at, C width,
-H heads, D width of one head, P the pair of keys and values.
+Shape legend: B images, R = B*K rows of a search or of several captions per image (image by image), T tokens,
+N keys, C width, H heads, D width of one head, P the pair of keys and values.
 """
 
 from __future__ import annotations
@@ -22,32 +23,33 @@ from patchword.layers.linear import Linear, linear
 
 
 def check_heads(width: int, heads: int) -> None:
-    """Raises ConfigError where the heads do not divide the width, or the width takes no grid positions."""
+    """Raises ConfigError where the width is no multiple of the heads, or of 4 (grid positions)."""
     if width % heads:
         raise ConfigError(
-            f"width {width} cannot be cut into {heads} heads of one size; choose a width that is a multiple of heads"
+            f"width {width} cannot be cut into {heads} heads of one size; choose a width that is a multiple "
+            "of heads"
         )
     if width % 4:
         raise ConfigError(f"width {width} takes no two-dimensional sine positions; choose a multiple of 4")
 
 
 def split_heads(x_BTC: Tensor, heads: int) -> Tensor:
-    """(B, T, H*D) seen as (B, H, T, D); no copy."""
+    """Views (B, T, H*D) as (B, H, T, D), without a copy."""
     return x_BTC.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def merge_heads(x_BHTD: Tensor) -> Tensor:
-    """(B, H, T, D) back to (B, T, H*D)."""
+    """Reshapes (B, H, T, D) back to (B, T, H*D)."""
     return x_BHTD.transpose(1, 2).flatten(2)
 
 
 def causal_bias(length: int, like: Tensor) -> Tensor:
-    """Additive bias (T, T) that hides from each position what comes after it."""
+    """Additive bias (T, T) that hides from each position everything after it."""
     return torch.full((length, length), float("-inf"), dtype=like.dtype, device=like.device).triu(1)
 
 
 def padding_bias(mask_BN: Tensor | None, like: Tensor) -> Tensor | None:
-    """Additive bias (B, 1, 1, N) that hides what is not real; None where all is."""
+    """Additive bias (B, 1, 1, N) that hides padding; None where there is none."""
     if mask_BN is None:
         return None
     return torch.zeros(mask_BN.shape, dtype=like.dtype, device=like.device).masked_fill_(
@@ -56,7 +58,10 @@ def padding_bias(mask_BN: Tensor | None, like: Tensor) -> Tensor | None:
 
 
 def initialise(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases for every Linear below `module`; each projection of a fused one by its own shape."""
+    """Sets Xavier-uniform weights and zero biases in every Linear below `module`.
+
+    Each projection in a FusedLinear is initialised by its own shape.
+    """
     for part in module.modules():
         if isinstance(part, nn.Linear):
             blocks = (
@@ -73,7 +78,7 @@ class FusedLinear(Linear):
 
 
 class SelfAttention(nn.Module):
-    """Queries, keys and values of one sequence in a single product, and the output projection."""
+    """Self-attention with queries, keys and values from a single product, and an output projection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -82,24 +87,24 @@ class SelfAttention(nn.Module):
         self.output = Linear(width, width)
 
     def project(self, x_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, (B, H, T, D) each."""
+        """Returns queries, keys and values, (B, H, T, D) each."""
         queries_BHTD, keys_BHTD, values_BHTD = (
             self.qkv(x_BTC).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         )
         return queries_BHTD, keys_BHTD, values_BHTD
 
     def merge(self, context_BHTD: Tensor) -> Tensor:
-        """The heads' contexts through the output projection, (B, T, C)."""
+        """Passes the heads' contexts through the output projection, (B, T, C)."""
         return self.output(merge_heads(context_BHTD))
 
     def forward(self, x_BTC: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Attention of a sequence to itself; `bias` is additive and broadcasts to (B, H, T, T)."""
+        """Attends from a sequence to itself; `bias` is additive and broadcasts to (B, H, T, T)."""
         context_BHTD, _ = attend(*self.project(x_BTC), bias)
         return self.merge(context_BHTD)
 
 
 class CrossAttention(nn.Module):
-    """Attention to something outside the sequence, whose keys and values are projected once and then only read."""
+    """Attention to something outside the sequence, whose keys and values are projected only once."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -109,8 +114,10 @@ class CrossAttention(nn.Module):
         self.output = Linear(width, width)
 
     def project(self, seen_BNC: Tensor, keyed_BNC: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Keys and values, (B, H, N, D) each; leading axes may be more than one. `keyed_BNC` is what keys are made of, where that differs
-        from what values are."""
+        """Returns keys and values, (B, H, N, D) each; there may be more than one leading axis.
+
+        `keyed_BNC` gives the keys a source of their own, for example with positions added.
+        """
         if keyed_BNC is None:
             keys_BNC, values_BNC = self.keys_values(seen_BNC).chunk(2, dim=-1)
         else:
@@ -125,7 +132,7 @@ class CrossAttention(nn.Module):
         )
 
     def queries(self, x_RTC: Tensor, images: int) -> Tensor:
-        """Queries of all rows of an image side by side, (B, H, K*T, D), so that keys need no copy per row."""
+        """Queries of an image's rows side by side, (B, H, K*T, D), so that keys need no copy per row."""
         return self.query(x_RTC).view(images, -1, self.heads, x_RTC.shape[-1] // self.heads).transpose(1, 2)
 
     def forward(
@@ -136,7 +143,10 @@ class CrossAttention(nn.Module):
         bias: Tensor | None = None,
         want_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Context (R, T, C), and the weights (R, H, T, N) where wanted. `bias` broadcasts to (B, H, K*T, N)."""
+        """Returns the context (R, T, C), and the weights (R, H, T, N) where `want_weights` is set.
+
+        `bias` broadcasts to (B, H, K*T, N).
+        """
         context_BHTD, weights_BHTN = attend(
             self.queries(x_RTC, len(keys_BHND)), keys_BHND, values_BHND, bias, want_weights
         )
@@ -145,7 +155,7 @@ class CrossAttention(nn.Module):
 
 
 class AttentionSource(NamedTuple):
-    """What one decoder layer's cross-attention looks at."""
+    """Keys and values for the cross-attention of one decoder layer."""
 
     keys_BHND: Tensor
     values_BHND: Tensor
@@ -154,8 +164,11 @@ class AttentionSource(NamedTuple):
 
 
 def each_layer(keys_BLHND: Tensor, values_BLHND: Tensor, bias_B11N: Tensor | None) -> list[AttentionSource]:
-    """The keys and values of all decoder layers apart, all at once: an index for each would fill a gradient as large as all on the way
-    back."""
+    """Splits the keys and values of all decoder layers at once.
+
+    Indexing each layer separately would fill a gradient as large as all layers, once per layer, in the
+    backward pass.
+    """
     keys, values = keys_BLHND.unbind(dim=1), values_BLHND.unbind(dim=1)
     return [
         AttentionSource(k_BHND, v_BHND, bias_B11N, k_BHND is keys[-1])
@@ -164,18 +177,21 @@ def each_layer(keys_BLHND: Tensor, values_BLHND: Tensor, bias_B11N: Tensor | Non
 
 
 def weights_of_rows(weights_BHTN: Tensor, rows: int) -> Tensor:
-    """Weights over (B, H, K*T, N) seen as (R, H, T, N)."""
+    """Views weights (B, H, K*T, N) as (R, H, T, N)."""
     images = len(weights_BHTN)
     return weights_BHTN.unflatten(2, (rows // images, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def add_dropped(x_BTC: Tensor, part_BTC: Tensor, p: float, training: bool) -> Tensor:
-    """x + dropout(part) at probability p: a residual of a transformer."""
+    """Returns x + dropout(part) at probability p, the residual of a transformer."""
     return _AddDropped.apply(x_BTC, part_BTC, p) if training and p else x_BTC + part_BTC
 
 
 class _AddDropped(torch.autograd.Function):
-    """Keeps one byte for each number of the part; torch's dropout on a processor keeps four, and writes the dropped part out."""
+    """x + dropout(part), storing one byte per number for the backward pass.
+
+    On a CPU, torch's dropout stores four, and writes the dropped part out.
+    """
 
     @staticmethod
     def forward(ctx, x_BTC: Tensor, part_BTC: Tensor, p: float) -> Tensor:
@@ -192,13 +208,16 @@ class _AddDropped(torch.autograd.Function):
 
 
 def relu_dropped_(x_BTC: Tensor, p: float, training: bool) -> Tensor:
-    """dropout(ReLU(x)) at probability p, in place."""
+    """Returns dropout(ReLU(x)) at probability p, in place."""
     return _ReluDropout.apply(x_BTC, p) if training and p else x_BTC.relu_()
 
 
 class _ReluDropout(torch.autograd.Function):
-    """Keeps the result alone, which the next layer keeps anyway: where it is zero, no gradient passes. Autograd would keep the rectified
-    values and the noise beside it, and these are the widest tensors of a transformer."""
+    """dropout(ReLU(x)), storing only its result, which the next layer stores anyway.
+
+    No gradient passes where the result is zero. Autograd would also store the rectified values and the noise,
+    and these are the widest tensors of a transformer.
+    """
 
     @staticmethod
     def forward(ctx, x_BTC: Tensor, p: float) -> Tensor:
@@ -226,12 +245,13 @@ class FeedForward(nn.Module):
         self.dropout = dropout
 
     def forward(self, x_BTC: Tensor) -> Tensor:
+        """Returns the transformed tokens, (B, T, C)."""
         hidden_BTC = relu_dropped_(self.expand(x_BTC), self.dropout, self.training)
         return self.norm(add_dropped(x_BTC, self.contract(hidden_BTC), self.dropout, self.training))
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward over a picture's patches."""
+    """Self-attention and feed-forward over the patches of a picture."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -241,26 +261,30 @@ class EncoderLayer(nn.Module):
         self.dropout = dropout
 
     def forward(self, x_BNC: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Returns the encoded patches, (B, N, C); `bias` is additive and broadcasts to (B, H, N, N)."""
         mixed_BNC = add_dropped(x_BNC, self.attention(x_BNC, bias), self.dropout, self.training)
         return self.feed_forward(self.attention_norm(mixed_BNC))
 
 
 def cache_type(layers: int) -> type[tuple]:
-    """The state of a decoder: a NamedTuple of one tensor per layer, keys and values of the tokens so far, (R, P, H, T, D).
+    """The state type of a decoder: a NamedTuple with one tensor (R, P, H, T, D) per layer.
 
-    One tensor for all layers would be copied no less often, but outgrow what the allocator keeps, and be paged in anew at every word.
+    A tensor holds the keys and values of the tokens so far. One tensor for all layers would be copied just as
+    often, but it would exceed the block size that the allocator reuses, and new memory would be mapped at
+    every word.
     """
     return namedtuple("Cache", [f"layer_{number}_RPHTD" for number in range(layers)])
 
 
 def grown(cache_RPHTD: Tensor, keys_RH1D: Tensor, values_RH1D: Tensor) -> Tensor:
-    """The cached keys and values of a layer with those of one more token behind them."""
+    """Returns the cached keys and values of a layer, followed by those of one more token."""
     return torch.cat((cache_RPHTD, torch.stack((keys_RH1D, values_RH1D), dim=1)), dim=3)
 
 
 def check_length(length: int, longest: int) -> None:
-    """Raises ModelError where a caption has more tokens than there are positions."""
+    """Raises ModelError where a caption has more tokens than the model has positions."""
     if length > longest:
         raise ModelError(
-            f"a caption of {length} tokens does not fit: the model has positions for {longest}; shorten the caption or raise max_positions"
+            f"a caption of {length} tokens does not fit: the model has positions for {longest}; shorten the "
+            "caption or raise max_positions"
         )

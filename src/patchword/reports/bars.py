@@ -1,4 +1,4 @@
-"""A bar for each configuration, with its interval and its single runs, as a figure for print."""
+"""Bars with intervals and single runs for several configurations, as a figure for print."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COLOUR, _FIRST, _INK = "#2563a8", "#a84a06", "#222222"
 
 
 class Bar(NamedTuple):
-    """One bar: a mean, its interval where there is one, and the values that it is the mean of."""
+    """One bar: a mean, its interval where there is one, and the values it is the mean of."""
 
     name: str
     value: float
@@ -23,7 +23,10 @@ class Bar(NamedTuple):
 
 
 def save_bars(path: Path | str, title: str, x_label: str, bars: Sequence[Bar]) -> None:
-    """Write horizontal bars from 0, the first (what the others are compared with) in a colour of its own; the suffix says which kind."""
+    """Writes horizontal bars that start at 0; the suffix of `path` sets the format.
+
+    The first bar, with which the others are compared, has its own colour.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

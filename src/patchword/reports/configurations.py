@@ -1,7 +1,7 @@
-"""Runs that differ by nothing but the seed, taken together: mean and spread over seeds, and what holds over pictures.
+"""Groups runs that differ only by the seed: mean and spread over seeds, and intervals over pictures.
 
-A difference between two configurations has two sources of chance, the seed and the pictures. The spread shows the first; the intervals here
-show the second, over the mean of each picture's scores over the seeds.
+A difference between two configurations has two random sources, the seed and the pictures. The spread shows
+the first. The intervals here show the second, over the mean of each picture's scores over the seeds.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ _OWN = ("seed", "out", "description")
 
 
 class Configuration(NamedTuple):
-    """Runs of one configuration, by their place among all runs."""
+    """The runs of one configuration, by their positions among all runs."""
 
     name: str
     members: tuple[int, ...]
 
 
 def configurations(names: Sequence[str], configs: Sequence[Mapping[str, object]]) -> list[Configuration]:
-    """The runs by configuration, in order of their first; one whose configuration names no seed stands for itself."""
+    """Groups the runs by configuration, in the order of their first runs.
+
+    A run whose configuration names no seed is a group of its own.
+    """
     groups: dict[str, list[int]] = {}
     for number, config in enumerate(configs):
         content = {key: value for key, value in config.items() if key not in _OWN}
@@ -42,7 +45,10 @@ def configurations(names: Sequence[str], configs: Sequence[Mapping[str, object]]
 
 
 def _common(names: Sequence[str]) -> str:
-    """What the names begin with, up to a separator: fused for fused-1 and fused-12. The first name where they share nothing."""
+    """Returns the common beginning of the names up to a separator: fused for fused-1 and fused-12.
+
+    Where there is none, it is the first name.
+    """
     if len(names) == 1:
         return names[0]
     parts = [re.split(r"([-_./ ]+)", name) for name in names]
@@ -55,12 +61,15 @@ def _common(names: Sequence[str]) -> str:
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation (of the sample); the latter 0 for one value."""
+    """Returns mean and sample standard deviation; the latter is 0 for one value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def mean_over_seeds(scores: Sequence[Score]) -> Score:
-    """A score whose value for each picture is the mean of the seeds', for metrics whose corpus value is the mean of the pictures'."""
+    """Averages the scores of each picture over the seeds.
+
+    It holds for metrics whose corpus value is the mean over the pictures.
+    """
     images = list(scores[0].per_item)
     means_B = np.mean([[score.per_item[image] for image in images] for score in scores], axis=0)
     return Score(float(means_B.mean()), dict(zip(images, means_B.tolist(), strict=True)))

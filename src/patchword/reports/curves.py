@@ -1,6 +1,9 @@
-"""Line curves: as inline SVG for pages (they take the page's colours, light or dark), and through matplotlib as figures for papers.
+"""Line curves as inline SVG for pages, and through matplotlib for papers.
 
-Both draw the same `Curve` values. A value that is not finite interrupts the line; so does one beyond 1e100, which no axis could hold.
+The SVG takes the page's colours, light or dark.
+
+Both draw the same `Curve` values. A value that is not finite interrupts the line, and so does one beyond
+1e100, which no axis could show.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from patchword.html.page import Html, clean, escape, number
 
 _WIDTH, _HEIGHT = 460, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 8, 18, 40
-_POINTS = 400  # more than this is averaged in bins: a page stays small, a screen has no more pixels
-_DOTTED = 30  # a curve of so few points shows each of them
+# Longer curves are averaged in bins; the page stays small, and a screen shows no more points.
+_POINTS = 400
+_DOTTED = 30  # curves with at most this many points mark each of them
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "", "7 3", "2 3", "9 3 2 3")
 _PRINT = ("#a84a06", "#2563a8", "#2f7d4f", "#7a4ea3", "#0f7c86", "#b3261e", "#6b6b00", "#8c5a7a")
 
@@ -33,7 +37,10 @@ class Curve(NamedTuple):
 def curve_figure(
     title: str, curves: Sequence[Curve], x_label: str, marks: Sequence[tuple[float, str]] = ()
 ) -> Html:
-    """One figure with axes and legend; `marks` are (x, label) of vertical lines. No curves with a finite value: an empty string."""
+    """Draws one figure with axes and legend; `marks` are (x, label) of vertical lines.
+
+    Returns an empty string where no curve has a finite value.
+    """
     drawn = [thinned(curve) for curve in curves]
     drawn = [curve for curve in drawn if any(map(_shown, curve.y))]
     if not drawn:
@@ -77,12 +84,15 @@ class Panel(NamedTuple):
 def save_curves(
     path: Path | str, title: str, curves: Sequence[Curve], x_label: str, y_label: str = ""
 ) -> None:
-    """Write the same curves as a figure for print; the suffix says which kind (.png, .svg, .pdf)."""
+    """Writes the same curves as a figure for print; the suffix sets the format (.png, .svg, .pdf)."""
     save_panels(path, [Panel(title, curves, y_label)], x_label)
 
 
 def save_panels(path: Path | str, panels: Sequence[Panel], x_label: str) -> None:
-    """Write several plots side by side as one figure for print; a curve keeps its colour where all panels hold the same names in order."""
+    """Writes several plots side by side as one figure for print.
+
+    A curve has the same colour in all panels that list the same names in the same order.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -116,12 +126,15 @@ def _plot(axis, panel: Panel, x_label: str) -> None:
 
 
 def undated(path: Path | str) -> dict[str, None] | None:
-    """matplotlib's metadata without the time of writing: the same figure is then the same file."""
+    """matplotlib's metadata without the time of writing, so that equal figures give equal files."""
     return {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(Path(path).suffix.lower())
 
 
 def thinned(curve: Curve, points: int = _POINTS) -> Curve:
-    """At most `points` points: means over equal bins of the sequence. A bin with a value that is not finite keeps it, as a gap."""
+    """Reduces a curve to at most `points` points, the means over equal bins of the sequence.
+
+    A bin that contains a value that is not finite stays a gap.
+    """
     if len(curve.x) <= points:
         return curve
     bins = np.array_split(np.arange(len(curve.x)), points)
@@ -132,7 +145,7 @@ def thinned(curve: Curve, points: int = _POINTS) -> Curve:
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) within [low, high]."""
+    """Returns round numbers (1, 2 or 5 times a power of ten apart) within [low, high]."""
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
     apart = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
@@ -186,7 +199,8 @@ def _line(curve: Curve, i: int, place) -> str:
 
 def _legend(curve: Curve, i: int) -> str:
     dash = f' stroke-dasharray="{_DASHES[i % 8]}"' if _DASHES[i % 8] else ""
-    swatch = f'<svg viewBox="0 0 26 8" aria-hidden="true"><line class="drawn"{dash} x1="0" x2="26" y1="4" y2="4"/></svg>'
+    line = f'<line class="drawn"{dash} x1="0" x2="26" y1="4" y2="4"/>'
+    swatch = f'<svg viewBox="0 0 26 8" aria-hidden="true">{line}</svg>'
     return f'<li class="s{i % 8}">{swatch}{escape(curve.name)}: {number(_last(curve))}</li>'
 
 

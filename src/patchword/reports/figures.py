@@ -12,7 +12,10 @@ from patchword.reports.curves import undated
 
 
 def confusion_figure(counts_KK: np.ndarray, labels: Sequence[str], path: Path | str) -> None:
-    """Write the matrix as a picture: rows true, columns predicted; colours are shares of the row, numbers counts."""
+    """Writes the confusion matrix as a figure: rows are true labels, columns predicted ones.
+
+    Colours are shares of the row, numbers are counts.
+    """
     figure, axis = _figure(2.6 + 0.27 * len(labels), 2.0 + 0.25 * len(labels))
     shares_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
     axis.imshow(shares_KK, cmap="Blues", vmin=0, vmax=1)
@@ -36,7 +39,10 @@ def cost_figure(
     score_name: str,
     path: Path | str,
 ) -> None:
-    """Write every structure of a search as a point, cost against score, the chosen one marked, with the line of the best at each cost."""
+    """Writes a figure with every structure of a search as a point, cost against score.
+
+    The chosen structure is marked, and a line shows the best score at each cost or less.
+    """
     figure, axis = _figure(5.2, 3.6)
     axis.scatter(costs, scores, s=14, color="#2563a8", alpha=0.7, linewidths=0)
     order = np.argsort(costs, kind="stable")
@@ -66,7 +72,7 @@ def _figure(width: float, height: float):
 
 
 def blank_figures(width: float, height: float, count: int):
-    """A figure for print with `count` axes beside each other, sizes in inches."""
+    """Returns a figure for print with `count` axes side by side; sizes are in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,7 @@
-"""report.html of a training: curves, scores, warnings and sample captions from a run folder (`runs.py` says what that holds)."""
+"""Builds report.html of a training: curves, scores, warnings and sample captions from a run folder.
+
+`runs.py` describes the folder.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,15 @@ from patchword.reports.runs import Run, counted, part, read_run, real, training_
 
 _SAMPLES = 24
 _VALIDATIONS = 60
-_LOST_AFTER = 3  # validations without a better CIDEr before the report says so
+_LOST_AFTER = 3  # validations without a better CIDEr before the report warns
 
 
 def training_report(run_folder: Path | str, pictures: Path | str | None = None) -> str:
-    """A whole HTML document, self-contained. `pictures` is the folder of the sample pictures: only then are they embedded (a data set
-    may forbid to pass them on). A run that is empty, unfinished or damaged gives a page that says so."""
+    """Builds a self-contained HTML document.
+
+    `pictures` is the folder of the sample pictures; only then are they embedded, because a data set may
+    forbid passing them on. An empty, unfinished or damaged run gives a page that says so.
+    """
     run = read_run(run_folder)
     parts = [_facts(run), *map(warning, _warnings(run))]
     if run.steps or run.validations:
@@ -69,7 +75,7 @@ def _facts(run: Run) -> Html:
 
 
 def _finite(events: list[dict], key: str) -> list[float]:
-    """The values of all events in rising order."""
+    """Returns the finite values of all events in ascending order."""
     return sorted(value for value in (real(event.get(key)) for event in events) if math.isfinite(value))
 
 
@@ -89,7 +95,8 @@ def _warnings(run: Run) -> Iterable[str]:
             else "not recorded"
         )
         skipped = counted(len(run.skipped), "step")
-        yield f"{skipped} skipped for a loss that was not finite, last at step {number(last['at'])} (image ids: {ids})."
+        when = f"last at step {number(last['at'])} (image ids: {ids})"
+        yield f"{skipped} skipped for a loss that was not finite, {when}."
     if run.steps and not run.validations:
         yield "There was no validation yet: nothing here says how good the model is."
     best = _best(run, "CIDEr")
@@ -103,7 +110,7 @@ def _warnings(run: Run) -> Iterable[str]:
 
 
 def _curves(run: Run) -> Html:
-    """Decoded scores and those under teacher forcing stand in separate figures: they are not comparable."""
+    """Draws the curves; decoded scores and those under teacher forcing are in separate figures."""
     marks = run.stages if len(run.stages) > 1 else []
 
     def figure(title: str, curves: Iterable[Curve]) -> Html:
@@ -141,7 +148,7 @@ def _curves(run: Run) -> Html:
 
 
 def _model_curves(steps: list[dict], figure: Callable[[str, Iterable[Curve]], Html]) -> list[Html]:
-    """What a recipe measured of its model while training; figures of what it has not are empty."""
+    """Draws what a recipe measured of its model while training; figures without values are empty."""
     shown = {
         "Attention on prototypes": "memory_attention_",
         "Live prototypes": "prototypes_live_",
@@ -175,7 +182,7 @@ def _curve(label: str, events: list[dict], value) -> Curve:
 
 
 def _nested(events: list[dict], key: str, names: Iterable[str]) -> list[Curve]:
-    """Events without the value are left out: a score that cannot be had every time is still one line."""
+    """Skips events without the value, so that a score that is not computed every time is still one line."""
     return [
         _curve(
             n, [event for event in events if n in part(event, key)], lambda event, n=n: part(event, key)[n]
@@ -232,7 +239,7 @@ def _samples(run: Run, pictures: Path | None) -> Html:
 
 
 def sample_picture(pictures: Path | None, sample: dict) -> str:
-    """The sample's picture; only from inside the folder, whatever the file's name says."""
+    """Embeds the sample's picture, and only from inside the folder, whatever the file name says."""
     file = sample.get("file", sample.get("image_id", ""))
     if pictures is None or not isinstance(file, str):
         return ""
@@ -276,7 +283,7 @@ def _predictions(run: Run) -> Html:
 
 
 def _said(rows: list[dict]) -> list[str]:
-    """The captions of COCO results, or the answers of VQA's."""
+    """Returns the captions of COCO results, or the answers of VQA results."""
     return [str(row.get("caption", row.get("answer", ""))) for row in rows]
 
 

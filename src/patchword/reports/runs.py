@@ -1,7 +1,8 @@
-"""What a run folder says about its training, read leniently: a run that was killed leaves a torn line, and it must still be shown.
+"""Reads run folders leniently: an interrupted run leaves a broken line, and must still be shown.
 
-A run folder holds `config.json` (the resolved configuration), `metrics.jsonl` (one event per line: "step", "validation", "skipped"),
-`samples.json` and `predictions/*.json` (COCO results). What is missing or unreadable becomes a line of `troubles`.
+A run folder holds `config.json` (the resolved configuration), `metrics.jsonl` (one event per line: "step",
+"validation", "skipped"), `samples.json` and `predictions/*.json` (COCO results). Missing or unreadable parts
+become lines of `troubles`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Run:
-    """`at` of an event is its step counted through all stages, for stages that each begin again at 0."""
+    """A run folder. `at` of an event is its step counted through all stages.
+
+    The events themselves count the steps of each stage from 0.
+    """
 
     name: str
     config: dict
@@ -30,16 +34,18 @@ class Run:
 
 
 def read_run(folder: Path | str) -> Run:
-    """What a run folder holds; what is missing or damaged in it is listed among its troubles, never raised."""
+    """Reads a run folder.
+
+    Missing or damaged parts are listed in `troubles`; nothing is raised.
+    """
     folder = Path(folder)
     troubles: list[str] = []
     if not folder.is_dir():
         troubles.append(f"There is no folder {folder}.")
     config = _json(folder / "config.json", dict, troubles)
     events, stages = _in_one_count(_events(folder / "metrics.jsonl", troubles))
-    has_samples = (
-        config.get("task", "caption") == "caption" or (folder / "samples.json").exists()
-    )  # other tasks may show none
+    # Other tasks may have no samples.
+    has_samples = config.get("task", "caption") == "caption" or (folder / "samples.json").exists()
     samples = [
         sample
         for sample in (_json(folder / "samples.json", list, troubles) if has_samples else [])
@@ -67,7 +73,10 @@ def read_run(folder: Path | str) -> Run:
 
 
 def best_validation(run: Run) -> dict:
-    """The validation whose model the run kept: the last that is marked best, else that of the highest CIDEr, else empty."""
+    """Returns the validation whose model the run kept, or an empty dictionary.
+
+    It is the last one that is marked best, or else the one with the highest CIDEr.
+    """
     marked = [event for event in run.validations if event.get("best") is True]
     scored = [event for event in run.validations if math.isfinite(_cider(event))]
     return marked[-1] if marked else max(scored, key=_cider, default={})
@@ -78,8 +87,12 @@ def _cider(event: dict) -> float:
 
 
 def training_seconds(run: Run) -> tuple[float, bool]:
-    """How long the run took, and whether that was measured: by the clock of its steps (`seconds` since the start of the process, which
-    begins anew where a run was resumed), else estimated from images per second and the batch. NaN where neither is known."""
+    """Returns the seconds that the run took, and whether they were measured.
+
+    They are measured by the clock of its steps (`seconds` since the start of the process, which restarts
+    where a run was resumed). Otherwise they are estimated from images per second and the batch, and NaN where
+    these are unknown.
+    """
     if not run.steps:
         return math.nan, False
     clock = [real(event.get("seconds")) for event in run.steps]
@@ -105,12 +118,15 @@ def _validating(run: Run, since: float) -> float:
 
 
 def counted(n: int, thing: str) -> str:
-    """A number with its noun: 1 picture, 2 pictures."""
+    """Returns a number with its noun: 1 picture, 2 pictures."""
     return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
 def real(value: object) -> float:
-    """A number of an event; what is missing or no number is NaN (JSON knows no NaN, so that "nan" may stand there as text)."""
+    """Returns a number of an event, or NaN where it is missing or no number.
+
+    JSON has no NaN, so the text "nan" counts as one.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return math.nan
     try:
@@ -120,7 +136,7 @@ def real(value: object) -> float:
 
 
 def part(event: dict, key: str) -> dict:
-    """A nested object of an event, empty where it is missing."""
+    """Returns a nested object of an event; empty where it is missing."""
     value = event.get(key)
     return value if isinstance(value, dict) else {}
 
@@ -172,7 +188,10 @@ def _events(path: Path, troubles: list[str]) -> list[dict]:
 
 
 def _in_one_count(events: list[dict]) -> tuple[list[dict], list[tuple[float, str]]]:
-    """Give each event its `at`. A step that stands twice (written, killed, resumed from before it) keeps its last event."""
+    """Adds `at` to each event.
+
+    Where a step is recorded twice (the run was killed and resumed from before it), its last event is kept.
+    """
     offsets: dict[str, float] = {}
     stages: list[tuple[float, str]] = []
     furthest = 0.0

@@ -1,7 +1,7 @@
-"""Nouns and adjectives of captions, for a codebook, without a tagger.
+"""Finds nouns and adjectives in captions, for a codebook, without a tagger.
 
-English gives them away: a noun or an adjective often stands right behind an article, a numeral, a possessive or a preposition; a finite
-verb or an adverb rarely does. A word is taken where the share of such uses is high enough.
+In English, a noun or an adjective often follows an article, a numeral, a possessive or a preposition
+directly; a finite verb or an adverb rarely does. A word is taken where the share of such uses is high enough.
 """
 
 from __future__ import annotations
@@ -11,14 +11,19 @@ from collections import Counter
 from collections.abc import Iterable
 
 _OPENERS = frozenset(
-    "a an the two three four five six seven eight nine ten several many some few both each every another other his her its their my your "
-    "our of in on at with by from near under over behind through into onto across along against beside between around above below "
+    "a an the two three four five six seven eight nine ten several many some few both each every another "
+    "other his her its their my your "
+    "our of in on at with by from near under over behind through into onto across along against beside "
+    "between around above below "
     "wearing".split()
 )
 _CLOSED = _OPENERS | frozenset(
-    "and or but while as is are was were be been being has have had do does did to for that this these those there it he she they them him "
-    "who which what where when how up down out off away back very not no so than then too also just only while one all any who's it's "
-    "front next top side another's something someone others him herself himself themselves itself together towards toward during before "
+    "and or but while as is are was were be been being has have had do does did to for that this these "
+    "those there it he she they them him "
+    "who which what where when how up down out off away back very not no so than then too also just only "
+    "while one all any who's it's "
+    "front next top side another's something someone others him herself himself themselves itself together "
+    "towards toward during before "
     "after about like if because until without within us we you i me mine".split()
 )
 _WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
@@ -27,10 +32,10 @@ _VERBAL = ("ing", "ed", "s")
 
 
 def caption_words(captions: Iterable[str], least: int = 5) -> list[str]:
-    """Words that occur at least `least` times and look like nouns or adjectives, the most frequent first.
+    """Returns words that occur at least `least` times and look like nouns or adjectives, most frequent first.
 
-    A second look also takes words like "shirt", which mostly stand behind an adjective ("in a red shirt"). Words in -ing and -ed are
-    mostly verbs and have to stand behind an opener more often.
+    A second pass also takes words like "shirt", which mostly follow an adjective ("in a red shirt"). Words in
+    -ing and -ed are mostly verbs, so they need a higher share.
     """
     pairs: Counter[tuple[str, str]] = Counter()
     for caption in captions:
@@ -51,9 +56,8 @@ def caption_words(captions: Iterable[str], least: int = 5) -> list[str]:
     adjectives = {word for word in taken if opened[word] >= 0.5}
     described = _share_behind(pairs, uses, _OPENERS | adjectives)
     for word in candidates - taken:
-        if described[word] >= _SHARE_BEHIND_ADJECTIVES and not word.endswith(
-            _VERBAL
-        ):  # "a dog runs": what follows a noun may be a verb
+        # "a dog runs": the word after a noun may be a verb.
+        if described[word] >= _SHARE_BEHIND_ADJECTIVES and not word.endswith(_VERBAL):
             taken.add(word)
     return [word for word, _ in uses.most_common() if word in taken]
 
@@ -61,7 +65,7 @@ def caption_words(captions: Iterable[str], least: int = 5) -> list[str]:
 def _share_behind(
     pairs: Counter[tuple[str, str]], uses: Counter[str], before: Iterable[str]
 ) -> dict[str, float]:
-    """For each word, in which share of its uses one of `before` stands right before it."""
+    """Returns for each word the share of its uses that directly follow one of `before`."""
     behind = dict.fromkeys(uses, 0)
     for (first, word), count in pairs.items():
         if first in before:

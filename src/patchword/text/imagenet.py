@@ -1,7 +1,7 @@
-"""Names of ImageNet's 1,000 classes, and the common word for each that the writer of a caption would use.
+"""Names of ImageNet's 1,000 classes, and for each the common word that a caption would use.
 
-The classes are finer than captions: 118 of them are breeds of dogs, and every one has the common word "dog".
-The names and their licence stand in `imagenet_classes.json`.
+The classes are finer than captions: 118 of them are breeds of dogs, and all have the common word "dog". The
+names and their licence are in `imagenet_classes.json`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ class ImageNetClass(NamedTuple):
 
     name: str
     word: str
-    """What a caption would say; of one word, or of two where one alone would mean something else ("hot
-    dog")."""
+    """The caption's word: one word, or two where one alone would mean something else ("hot dog")."""
 
 
 @cache
 def imagenet_classes() -> tuple[ImageNetClass, ...]:
-    """The classes in the order of a classifier's outputs."""
+    """Returns the classes in the order of a classifier's outputs."""
     path = Path(__file__).with_name("imagenet_classes.json")
     content = json.loads(path.read_text(encoding="utf-8"))
     return tuple(ImageNetClass(*row) for row in content["classes"])
@@ -31,7 +30,7 @@ def imagenet_classes() -> tuple[ImageNetClass, ...]:
 
 @cache
 def common_words() -> dict[str, tuple[int, ...]]:
-    """For each common word the classes that it names, words in the order of their first class.
+    """Returns for each common word its classes; the words are in the order of their first class.
 
     The probability of a word is the sum over its classes.
     """

@@ -1,7 +1,8 @@
-"""The tokenizer of a published text tower (WordPiece of BERT, byte pairs of RoBERTa), behind the interface of `Vocabulary`.
+"""The tokenizer of a published text tower, with the interface of `Vocabulary`.
 
-Ids are the tokenizer's own, since they are the rows of the tower's embedding. Its state is kept whole in `vocab.json`, so that a model
-folder needs no other file and no hub.
+It is the WordPiece of BERT or the byte pairs of RoBERTa. Ids are the tokenizer's own, because they are the
+rows of the tower's embedding. Its whole state is kept in `vocab.json`, so a model folder needs neither other
+files nor the hub.
 """
 
 from __future__ import annotations
@@ -20,19 +21,26 @@ if TYPE_CHECKING:
 
 
 class Pieces:
-    """Pieces of a published tokenizer with their own ids; start and end are its class and separator tokens."""
+    """The pieces of a published tokenizer with their own ids.
+
+    Start and end are its class and separator tokens.
+    """
 
     splitter = "pieces"
 
     def __init__(self, tokenizer: Tokenizer, special: SpecialIds) -> None:
         self._tokenizer, self.special = tokenizer, special
-        # Truncation and padding of the file would cut texts in silence: lengths are the batch's business.
+        # Truncation from the tokenizer's file would cut texts in silence; the batch handles lengths and
+        # padding.
         tokenizer.no_truncation()
         tokenizer.no_padding()
 
     @classmethod
     def from_pretrained(cls, source: str | Path, revision: str | None = None) -> Pieces:
-        """The tokenizer beside published weights, from a folder or by a hub id. Raises `ModelError` when there is none that will do."""
+        """Loads the tokenizer of published weights from a folder or by a hub id.
+
+        Raises `ModelError` where there is none, or where it lacks a special token.
+        """
         from transformers import AutoTokenizer
 
         try:
@@ -41,7 +49,8 @@ class Pieces:
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as reason:
             said = " ".join(str(reason).split())[:200]
             raise ModelError(
-                f"{source}: holds no tokenizer that can be read ({said}). Expected tokenizer.json beside the weights."
+                f"{source}: holds no tokenizer that can be read ({said}). Expected tokenizer.json beside "
+                "the weights."
             ) from reason
         ids = (found.pad_token_id, found.cls_token_id, found.sep_token_id, found.unk_token_id)
         if None in ids:
@@ -55,12 +64,15 @@ class Pieces:
 
     @classmethod
     def from_file(cls, path: Path) -> Pieces:
-        """A BERT tokenizer from its tokenizer.json alone. Raises `ModelError` when it cannot be read or lacks a special token."""
+        """Reads a BERT tokenizer from its tokenizer.json alone.
+
+        Raises `ModelError` where it cannot be read or lacks a special token.
+        """
         from tokenizers import Tokenizer
 
         try:
             tokenizer = Tokenizer.from_file(str(path))
-        except Exception as reason:  # the library raises bare Exception for whatever it does not like
+        except Exception as reason:  # the library raises a bare Exception for every fault
             raise ModelError(
                 f"{path}: holds no tokenizer that can be read ({reason}). Expected a tokenizer.json."
             ) from reason
@@ -78,25 +90,28 @@ class Pieces:
 
     @property
     def size(self) -> int:
-        """V: all pieces, special ones too."""
+        """V: the number of pieces, including special ones."""
         return self._tokenizer.get_vocab_size()
 
     def encode(self, caption: str) -> list[int]:
-        """Ids of the pieces, without start and end."""
+        """Returns the ids of the pieces, without start and end."""
         return self._tokenizer.encode(caption, add_special_tokens=False).ids
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """One piece per id up to the first end, as the tokenizer spells it. Raises `DataError` for a foreign id."""
+        """Returns one piece per id up to the first end, as the tokenizer spells it.
+
+        Raises `DataError` for an id outside the vocabulary.
+        """
         return [str(self._tokenizer.id_to_token(number)) for number in real_ids(ids, self.special, self.size)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text that the ids spell. Raises `DataError` for a foreign id."""
+        """Returns the text of the ids. Raises `DataError` for an id outside the vocabulary."""
         return self._tokenizer.decode(
             real_ids(ids, self.special, self.size), skip_special_tokens=True
         ).strip()
 
     def to_json(self) -> dict:
-        """What `vocab.json` of a model folder holds: the tokenizer whole."""
+        """Returns the content of `vocab.json` in a model folder: the whole tokenizer."""
         return {
             "splitter": self.splitter,
             "special": self.special._asdict(),
@@ -105,10 +120,10 @@ class Pieces:
 
     @classmethod
     def from_json(cls, content: dict) -> Pieces:
-        """The inverse of `to_json`. Raises `ModelError` when the tokenizer is missing or broken."""
+        """The inverse of `to_json`. Raises `ModelError` where the tokenizer is missing or broken."""
         from tokenizers import Tokenizer
 
         try:
             return cls(Tokenizer.from_str(json.dumps(content["tokenizer"])), SpecialIds(**content["special"]))
-        except Exception as reason:  # the library raises bare Exception for whatever it does not like
+        except Exception as reason:  # the library raises a bare Exception for every fault
             raise ModelError(f"the tokenizer of the vocabulary cannot be read: {reason}") from reason

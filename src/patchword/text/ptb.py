@@ -1,11 +1,13 @@
-"""The tokenisation of the caption metrics: Stanford's PTBTokenizer with the punctuation filter of coco-caption, without Java.
+"""The tokenisation of the caption metrics, without Java.
 
-Captions are split at white space; the tokens of each piece are remembered, so that a second caption with the same words costs a
-look-up per word. The original reads a whole file and looks ahead, even over the end of a line: a caption in which that can matter is
-read together with the beginning of the next one.
+It is that of Stanford's PTBTokenizer with the punctuation filter of coco-caption. Captions are split at white
+space, and the tokens of each piece are remembered, so that a known word costs one look-up. The original reads
+a whole file and looks ahead, even over the end of a line; a caption for which this can matter is read
+together with the beginning of the next one.
 
-Deviation: a carriage return, a vertical tab, a form feed, U+2028 or U+2029 in a caption makes the original emit one line more, and
-every later caption of the file gets the tokens of its predecessor, silently. Here these characters are white space.
+One deviation: a carriage return, a vertical tab, a form feed, U+2028 or U+2029 in a caption makes the
+original emit an extra line, so that every later caption of the file silently gets the tokens of its
+predecessor. Here these characters are white space.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from patchword.text.ptb_rules import (
 DROPPED = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
-"""Tokens that the official wrapper removes; brackets stay, because they are in lower case by then."""
+"""Tokens that the official wrapper removes. Brackets are not removed, because they are in lower case when
+the wrapper compares them."""
 
 _LINE_BREAKS = re.compile("[\r\v\f\u2028\u2029]")
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
@@ -39,16 +42,17 @@ _PLAIN = {**_BRACKETS, **_ENTITIES, **FRACTIONS, **MONEY, **dict.fromkeys(_DASHE
 _SUFFIX = re.compile("(?:['\u2019\u0092]|&apos;)(s|m|d|re|ve|ll|t)", re.I)
 _NEGATION = re.compile("n(['\u2019\u0092]|&apos;|[`\u2018\u0091\u201b])t", re.I)
 
-# A piece of text that may be read differently beside its neighbours: a dot that a sentence or a digit may follow, a number that may go on
-# from the one before it, a tag with attributes.
+# Pieces of text whose tokens may depend on their neighbours: a dot before a sentence or a digit, a number
+# that may continue the one before it, a tag with attributes.
 _DEPENDENT = re.compile(
-    r"(?:.*\W)?[A-Za-z]\.$|.*\b(?:art|ca|figs?|nos?|op|pp|prop)\.$|[0-9]{1,4}/[0-9]|[0-9]{2}|.*</?[A-Za-z!?][^>]*$",
+    r"(?:.*\W)?[A-Za-z]\.$|.*\b(?:art|ca|figs?|nos?|op|pp|prop)\.$"
+    r"|[0-9]{1,4}/[0-9]|[0-9]{2}|.*</?[A-Za-z!?][^>]*$",
     re.IGNORECASE,
 )
 
 
 class _Memo(dict):
-    """Piece of text -> its tokens; `dependent` are those whose neighbours may matter."""
+    """Maps a piece of text to its tokens; `dependent` holds the pieces whose neighbours may matter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +62,7 @@ class _Memo(dict):
         word = piece[:-1] if piece[-1] in ".," else piece
         plain = word.lower()
         if len(word) > 1 and word.isascii() and word.isalpha() and plain not in NOT_PLAIN:
-            # Nine pieces of ten are a word, or a word and a stop: no rule needed.
+            # Nine of ten pieces are a word, or a word and a stop, and need no rule.
             tokens = (plain,)
         else:
             if _DEPENDENT.match(piece):
@@ -72,7 +76,7 @@ _MEMO = _Memo()
 
 
 def tokenize(captions: Iterable[str]) -> list[list[str]]:
-    """Tokens of each caption, in lower case, without punctuation: those of coco-caption for these captions in this order."""
+    """Tokenizes captions in lower case, without punctuation, as coco-caption does in this order."""
     captions = list(captions)
     memo = _MEMO
     result = []
@@ -86,18 +90,21 @@ def tokenize(captions: Iterable[str]) -> list[list[str]]:
 
 
 def forget() -> None:
-    """Empties the memory of pieces: some 100 bytes each, one for each different word with its punctuation."""
+    """Empties the memory of pieces, which takes about 100 bytes for each different piece."""
     _MEMO.clear()
     _MEMO.dependent.clear()
 
 
 def shifting_captions(captions: Sequence[str]) -> list[int]:
-    """Places of the captions that hold a character at which the Java tokenizer breaks a line and shifts all later captions by one."""
+    """Returns the positions of captions at which the Java tokenizer breaks a line.
+
+    Every later caption then gets the tokens of its predecessor.
+    """
     return [place for place, caption in enumerate(captions) if _LINE_BREAKS.search(caption)]
 
 
 def _next_words(captions: Sequence[str], place: int) -> str:
-    """The beginning of what follows a caption in the file: the first words of the next caption that has any."""
+    """Returns the first word of the next caption that has any, which is the text that follows a caption."""
     for caption in captions[place + 1 :]:
         if words := caption.split(None, 1):
             return "\n" + words[0] + "\n"
@@ -105,7 +112,10 @@ def _next_words(captions: Sequence[str], place: int) -> str:
 
 
 def lex(text: str, following: str = "") -> list[str]:
-    """Tokens of `text`, filtered and in lower case; `following` is what comes after it and is only looked at."""
+    """Returns the tokens of `text`, filtered and in lower case.
+
+    `following` is the text after it; rules may look ahead into it.
+    """
     text = text.replace("\u00ad", "")
     outline = shape(text + following)
     end, place, tokens = len(text), 0, []
@@ -123,7 +133,7 @@ def lex(text: str, following: str = "") -> list[str]:
 
 
 def _longest(outline: str, place: int, char: str) -> int:
-    """Where the token that begins at `place` ends."""
+    """Returns where the token that begins at `place` ends."""
     rules = (
         LETTER_RULES
         if char.isalpha() or char == "\u0300"
@@ -141,7 +151,7 @@ def _longest(outline: str, place: int, char: str) -> int:
 
 
 def _written(token: str) -> str:
-    """The token as the original writes it."""
+    """Returns the token as the original writes it."""
     if token.isalpha():
         return token.lower()
     if plain := _PLAIN.get(token.lower()):

@@ -1,11 +1,12 @@
-"""The lexical rules of the Stanford tokenizer that captions meet, found by experiment.
+"""The lexical rules of the Stanford tokenizer that apply to captions, found by experiment.
 
-The longest rule that fits wins, the earlier one of a tie. A rule whose pattern has a group takes only the group as its token; what it
-looks ahead at still counts for its length, as in the lexer generator that the original was made with.
+The longest matching rule wins, and the earlier one in a tie. A rule whose pattern has a group takes only the
+group as its token; its look-ahead still counts for its length, as in the lexer generator of the original.
 
-Rules read a *shape*: the caption with every character that the original does not tell apart replaced by one representative (`shape`), so
-that the patterns need no table of Unicode. Non-ASCII letters become U+00FF, marks U+0300, symbols U+00A1, superscripts U+00B2, digits of
-other scripts 1, and characters that the original deletes U+0000. In the patterns W is a word of letters and digits, Q an apostrophe.
+Rules read the *shape* of a caption: every character is replaced by a representative of those that the
+original does not distinguish (`shape`), so that the patterns need no table of Unicode. Non-ASCII letters
+become U+00FF, marks U+0300, symbols U+00A1, superscripts U+00B2, digits of other scripts 1, and characters
+that the original deletes U+0000. In the patterns, W is a word of letters and digits, and Q an apostrophe.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from importlib.resources import files
 _TABLES = json.loads(files("patchword.text").joinpath("ptb_words.json").read_text(encoding="utf-8"))
 
 _REPRESENTATIVES = {"dropped": "\x00", "symbols": "\u00a1", "symbol_runs": "\u00b2", "marks": "\u0300"}
-_KEPT = "\u0080\u0091\u0092\u0093\u0094\u0096\u0097\u00a0\u00a2\u00a3\u00a4\u00ab\u00bb\u00bc\u00bd\u00be\u058a\u066b\u066c\u2010\u2011"
+_KEPT = "\u0080\u0091\u0092\u0093\u0094\u0096\u0097\u00a0\u00a2\u00a3\u00a4\u00ab\u00bb\u00bc\u00bd\u00be"
+_KEPT += "\u058a\u066b\u066c\u2010\u2011"
 _KEPT += "\u2013\u2014\u2015\u2018\u2019\u201b\u201c\u201d\u2026\u2039\u203a\u2044\u20a0\u20ac\u2153\u2154"
 
 FRACTIONS = {"\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3"}
@@ -31,11 +33,11 @@ NOT_PLAIN = frozenset(
         for name in ("abbreviations", "only_capitalised_or_upper", "only_before_a_digit", "two_token_words")
     ).split()
 )
-"""Words that are more than one token, or keep a dot."""
+"""Words that give more than one token, or keep a dot."""
 
 
 class _Shape(dict):
-    """Translation of code points to representatives, found when first asked for."""
+    """Translates code points to representatives, which are looked up on first use."""
 
     def __init__(self) -> None:
         super().__init__({code: chr(code) for code in range(128)} | {ord(char): char for char in _KEPT})
@@ -64,21 +66,22 @@ _SHAPES = _Shape()
 
 
 def shape(text: str) -> str:
-    """`text` with one representative for all characters that the rules treat alike; same length."""
+    """Replaces all characters that the rules treat alike by one representative; the length stays the same."""
     return text if text.isascii() else text.translate(_SHAPES)
 
 
 def _any(*lists: str) -> str:
-    """A choice of words, longer ones first."""
+    """Builds a choice of words, longer ones first."""
     return "|".join(sorted(" ".join(lists).split(), key=len, reverse=True))
 
 
 def _abbreviations(left_out: str = "") -> str:
-    """Abbreviations that keep their dot, in the cases in which they do."""
+    """Builds a pattern of the abbreviations that keep their dot, in the cases in which they do."""
     special, capitalised = _TABLES["not_in_upper"], _TABLES["only_capitalised_or_upper"]
     usual = set(_TABLES["abbreviations"].split()) - set(special.split()) - set(left_out.split())
     special = " ".join(set(special.split()) - set(left_out.split()))
-    return f"(?i:{_any(*usual)})|{_any(special, special.title())}|{_any(capitalised.title(), capitalised.upper())}"
+    exact = (_any(special, special.title()), _any(capitalised.title(), capitalised.upper()))
+    return "|".join((f"(?i:{_any(*usual)})", *exact))
 
 
 Q = "(?:['\u2019\u0092]|&apos;)"
@@ -100,13 +103,14 @@ _JOINED = "[A-Z]+(?:(?:[&+]|&amp;)[A-Z]+)+"
 _ASCII_PART = "[A-Za-z0-9]+(?:-[A-Za-z]+)*"
 _NUMBER = r"[-+]?(?:[0-9]+|[.,:\u066b\u066c][0-9]+)(?:[.,:\u066b\u066c][0-9]+)*"
 _FRACTION = r"(?:[0-9]{1,4}[- \u00a0])?[0-9]{1,4}[/\u2044][0-9]{1,4}"
-_PHONE = r"(?:\([0-9]{2,3}\)[ \u00a0]?|(?:[0-9]{2,4}[- \u00a0])?[0-9]{2,4}[- \u00a0])[0-9]{3,4}[- \u00a0]?[0-9]{3,5}"
+_PHONE = r"(?:\([0-9]{2,3}\)[ \u00a0]?|(?:[0-9]{2,4}[- \u00a0])?[0-9]{2,4}[- \u00a0])"
+_PHONE += r"[0-9]{3,4}[- \u00a0]?[0-9]{3,5}"
 _MAIL = r"[A-Za-z0-9][^\s\"<>|(){}]*@(?:[^\s\"<>|(){}.]+\.)*[^\s\"<>|(){}.]+"
 _HOST = r"(?:[^\s\"<>|().]+\.)+"
 _URL_END = r"[^\s\"<>|().!?,;:'\-]"
 _STARTER = rf"(?!\s+(?:{_any(_TABLES['sentence_starters'])})(?:\s|$))"
 
-# Rules by the kind of the first character. Order matters only between rules of equal length.
+# Rules by the kind of the first character. The order matters only between rules of equal length.
 _LETTER_RULES = (
     rf"([{_LETTER}\u0300]*[A-MO-Za-mo-z\u00ff\u0300])[nN]{_INSIDE}[tT]",
     rf"[nN]{_INSIDE}[tT]{_NO_LETTER}",

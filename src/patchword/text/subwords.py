@@ -1,8 +1,9 @@
-"""CLIP's byte-pair subwords behind the interface of `Vocabulary`.
+"""CLIP's byte-pair subwords, with the interface of `Vocabulary`.
 
-The tokenizer's own files are read by transformers; its state is kept whole in `vocab.json`, so that a model folder needs no other file
-and no hub. Its ids are renumbered to the layout of `words.py`: padding 0, the pieces in the tokenizer's order (id + 1 for CLIP, whose two
-special pieces come last), then unknown, start and end. CLIP itself pads with its end piece, which no loss could tell from a real end.
+transformers reads the tokenizer's own files. The whole state is kept in `vocab.json`, so a model folder needs
+neither other files nor the hub. Ids are renumbered to the layout of `words.py`: padding 0, the pieces in the
+tokenizer's order (id + 1 for CLIP, whose two special pieces come last), then unknown, start and end. CLIP
+itself pads with its end piece, which a loss could not distinguish from a real end.
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ if TYPE_CHECKING:
 
 
 class Subwords:
-    """Pieces of a byte-pair tokenizer with their ids. `from_folder` takes CLIP's files, `from_json` what `to_json` gave."""
+    """The pieces of a byte-pair tokenizer with their ids.
+
+    `from_folder` reads CLIP's files, `from_json` the result of `to_json`.
+    """
 
     splitter = "subwords"
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        # Truncation and padding of the file would cut captions in silence: lengths are the batch's business.
+        # Truncation from the tokenizer's file would cut captions in silence; the batch handles lengths and
+        # padding.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         apart = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
@@ -41,9 +46,9 @@ class Subwords:
 
     @classmethod
     def from_folder(cls, source: str | Path) -> Subwords:
-        """Read CLIP's tokenizer from a folder (tokenizer.json, or vocab.json with merges.txt) or by its hub id.
+        """Reads CLIP's tokenizer from a folder or by its hub id.
 
-        Raises `ModelError` when there is none.
+        A folder holds tokenizer.json, or vocab.json with merges.txt. Raises `ModelError` where there is none.
         """
         from transformers import CLIPTokenizer
 
@@ -55,13 +60,14 @@ class Subwords:
             raise ModelError(
                 f"{source}: holds no tokenizer that can be read ({said}). {expected}."
             ) from reason
-        if not found.words:  # for a folder without files transformers makes an empty tokenizer, in silence
+        # For a folder without files, transformers builds an empty tokenizer in silence.
+        if not found.words:
             raise ModelError(f"{source}: holds no tokenizer that can be read (it has no pieces). {expected}.")
         return found
 
     @property
     def size(self) -> int:
-        """V: pieces and the four special ids."""
+        """V: the number of pieces and the four special ids."""
         return len(self.words) + 4
 
     @property
@@ -70,7 +76,7 @@ class Subwords:
         return SpecialIds(pad=0, start=self.size - 2, end=self.size - 1, unknown=self.size - 3)
 
     def encode(self, caption: str) -> list[int]:
-        """Ids of the pieces, without start and end."""
+        """Returns the ids of the pieces, without start and end."""
         unknown = self.special.unknown
         return [
             self._ours.get(number, unknown)
@@ -78,14 +84,20 @@ class Subwords:
         ]
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """One piece per id up to the first end, as the tokenizer spells it (</w> closes a word). Raises `DataError` for a foreign id."""
+        """Returns one piece per id up to the first end, as the tokenizer spells it (</w> closes a word).
+
+        Raises `DataError` for an id outside the vocabulary.
+        """
         return [
             UNKNOWN if number == self.special.unknown else self.words[number - 1]
             for number in real_ids(ids, self.special, self.size)
         ]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The caption that the ids spell; unknown pieces are left out. Raises `DataError` for a foreign id."""
+        """Returns the caption of the ids, without unknown pieces.
+
+        Raises `DataError` for an id outside the vocabulary.
+        """
         unknown = self.special.unknown
         theirs = [
             self._theirs[number - 1] for number in real_ids(ids, self.special, self.size) if number != unknown
@@ -93,12 +105,12 @@ class Subwords:
         return self._tokenizer.decode(theirs, skip_special_tokens=True).strip()
 
     def to_json(self) -> dict:
-        """What `vocab.json` of a model folder holds: the tokenizer whole."""
+        """Returns the content of `vocab.json` in a model folder: the whole tokenizer."""
         return {"splitter": self.splitter, "tokenizer": json.loads(self._tokenizer.to_str())}
 
     @classmethod
     def from_json(cls, content: dict) -> Subwords:
-        """The inverse of `to_json`. Raises `ModelError` when the tokenizer is missing or broken."""
+        """The inverse of `to_json`. Raises `ModelError` where the tokenizer is missing or broken."""
         from tokenizers import Tokenizer
 
         if not isinstance(content.get("tokenizer"), dict):
@@ -107,13 +119,16 @@ class Subwords:
             )
         try:
             tokenizer = Tokenizer.from_str(json.dumps(content["tokenizer"]))
-        except Exception as reason:  # the library raises bare Exception for whatever it does not like
+        except Exception as reason:  # the library raises a bare Exception for every fault
             raise ModelError(f"the tokenizer of the subword vocabulary cannot be read: {reason}") from reason
         return cls(tokenizer)
 
 
 def vocabulary_from_json(content: dict) -> Vocabulary | Subwords | Pieces:
-    """The vocabulary of a model folder: words, subwords or a published tokenizer's pieces, as its `splitter` says. Raises `ModelError`."""
+    """Builds the vocabulary of a model folder: words, subwords, or the pieces of a published tokenizer.
+
+    Its `splitter` says which. Raises `ModelError` where the content is incomplete.
+    """
     if content.get("splitter") == Pieces.splitter:
         return Pieces.from_json(content)
     return (

@@ -1,6 +1,6 @@
-"""Captions into ids and back: how a caption is split is named in the vocabulary, which travels with the model.
+"""Turns captions into ids and back; the vocabulary names how captions are split and belongs to the model.
 
-Layout of the ids: padding is 0, then the words, then unknown, start and end; so unknown is V-3, start V-2, end V-1.
+Layout of the ids: padding is 0, then the words, then unknown (V-3), start (V-2) and end (V-1).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ UNKNOWN = "<unknown>"
 
 Splitter = Literal["english", "characters"]
 
-# Letters and digits with apostrophes and hyphens inside (t-shirt, don't); a possessive is a word of its own, as in the references once
-# the metrics have tokenised them, and as in Flickr8k's own text ("the dog 's ball").
+# Letters and digits with apostrophes and hyphens inside (t-shirt, don't). A possessive 's is a separate word,
+# as in references that the metrics have tokenised, and in Flickr8k's own text ("the dog 's ball").
 _ENGLISH_WORD = re.compile(r"(?<!\w)'s(?!\w)|[^\W_]+(?:['-][^\W_]+)*")
 _LATIN_RUN = re.compile(r"[0-9a-z]+")
 
 
 def split_english(caption: str) -> list[str]:
-    """Lower-case words; punctuation is dropped, a possessive 's stands alone."""
+    """Splits into lower-case words; punctuation is dropped, and a possessive 's is a separate word."""
     words = []
     for word in _ENGLISH_WORD.findall(unicodedata.normalize("NFC", caption).lower().replace("\u2019", "'")):
         if word.endswith("'s") and len(word) > 2:
@@ -37,14 +37,15 @@ def split_english(caption: str) -> list[str]:
 
 
 def join_english(words: Sequence[str]) -> str:
-    """The words with spaces between them; a possessive is attached to its owner."""
+    """Joins the words with spaces; a possessive is attached to its owner."""
     return " ".join(words).replace(" 's", "'s")
 
 
 def split_characters(caption: str) -> list[str]:
-    """Single characters, for scripts without spaces (Chinese, Japanese, Thai): marks stay with their letter, Latin words and numbers whole.
+    """Splits into single characters, for scripts without spaces (Chinese, Japanese, Thai).
 
-    Punctuation, symbols and spaces are dropped; full-width letters become ordinary ones.
+    Marks stay with their letter; Latin words and numbers stay whole. Punctuation, symbols and spaces are
+    dropped, and full-width letters become ordinary ones.
     """
     units: list[str] = []
     run_goes_on = False
@@ -61,7 +62,7 @@ def split_characters(caption: str) -> list[str]:
 
 
 def join_characters(units: Sequence[str]) -> str:
-    """The units without spaces, but for one between two Latin words or numbers."""
+    """Joins the units without spaces, except between two Latin words or numbers."""
     text = ""
     for unit in units:
         text += f" {unit}" if text and _LATIN_RUN.fullmatch(text[-1]) and _LATIN_RUN.match(unit) else unit
@@ -76,7 +77,7 @@ _SPLITTERS: dict[str, tuple[Callable[[str], list[str]], Callable[[Sequence[str]]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words that a captioner knows, with their ids. `build` makes one; `from_json` reads one back."""
+    """The words that a captioner knows, with their ids. `build` counts them; `from_json` reads them back."""
 
     words: tuple[str, ...]
     splitter: Splitter
@@ -98,10 +99,10 @@ class Vocabulary:
     def build(
         cls, captions: Iterable[str], minimum_count: int = 5, splitter: Splitter = "english"
     ) -> Vocabulary:
-        """Keep the words that occur at least `minimum_count` times, most frequent first (ties by alphabet).
+        """Keeps the words that occur at least `minimum_count` times, most frequent first (ties by alphabet).
 
-        Give the captions of the training split only: words of val and test must stay unknown, or scores on them are too good. Raises
-        `DataError` when no word is frequent enough.
+        Give the captions of the training split only: words of val and test must stay unknown, or their scores
+        are too high. Raises `DataError` where no word is frequent enough.
         """
         split = _SPLITTERS[splitter][0] if splitter in _SPLITTERS else None
         if split is None:
@@ -121,7 +122,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """V: words and the four special ids."""
+        """V: the number of words and the four special ids."""
         return len(self.words) + 4
 
     @property
@@ -130,28 +131,31 @@ class Vocabulary:
         return SpecialIds(pad=0, start=self.size - 2, end=self.size - 1, unknown=self.size - 3)
 
     def encode(self, caption: str) -> list[int]:
-        """Ids of the words, without start and end; a word that is not known becomes unknown."""
+        """Returns the ids of the words, without start and end; unknown words get the id of unknown."""
         unknown = self.special.unknown
         return [self._ids.get(word, unknown) for word in _SPLITTERS[self.splitter][0](caption)]
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """One word per id up to the first end; padding and start are left out. Raises `DataError` for an id outside the vocabulary."""
+        """Returns one word per id up to the first end, without padding and start.
+
+        Raises `DataError` for an id outside the vocabulary.
+        """
         return [
             UNKNOWN if number == self.special.unknown else self.words[number - 1]
             for number in real_ids(ids, self.special, self.size)
         ]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The caption that the ids spell. Raises `DataError` for an id outside the vocabulary."""
+        """Returns the caption of the ids. Raises `DataError` for an id outside the vocabulary."""
         return _SPLITTERS[self.splitter][1](self.tokens(ids))
 
     def to_json(self) -> dict:
-        """What `vocab.json` of a model folder holds."""
+        """Returns the content of `vocab.json` in a model folder."""
         return {"splitter": self.splitter, "minimum_count": self.minimum_count, "words": list(self.words)}
 
     @classmethod
     def from_json(cls, content: dict) -> Vocabulary:
-        """The inverse of `to_json`. Raises `ModelError` when something is missing or of another kind."""
+        """The inverse of `to_json`. Raises `ModelError` where a field is missing or of the wrong type."""
         words, splitter, minimum_count = (
             content.get(name) for name in ("words", "splitter", "minimum_count")
         )
@@ -161,18 +165,23 @@ class Vocabulary:
             or not isinstance(minimum_count, int)
         ):
             raise ModelError(
-                f"a vocabulary needs splitter, minimum_count and a list of words, found {', '.join(content) or 'nothing'}"
+                "a vocabulary needs splitter, minimum_count and a list of words, found "
+                f"{', '.join(content) or 'nothing'}"
             )
         return cls(tuple(words), splitter, minimum_count)
 
 
 def real_ids(ids: Iterable[int], special: SpecialIds, size: int) -> list[int]:
-    """The ids of words: up to the first end, without padding and start. Raises `DataError` for an id outside 0 to size - 1."""
+    """Returns the ids of words: those up to the first end, without padding and start.
+
+    Raises `DataError` for an id outside 0 to size - 1.
+    """
     kept = []
     for number in map(int, ids):
         if not 0 <= number < size:
             raise DataError(
-                f"token id {number} is outside the vocabulary of {size}: the ids were made with another vocabulary"
+                f"token id {number} is outside the vocabulary of {size}: the ids were made with another "
+                "vocabulary"
             )
         if number == special.end:
             break

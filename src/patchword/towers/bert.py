@@ -33,7 +33,7 @@ _FAMILIES = {
 
 
 class BertLayer:
-    """A view of one post-norm block."""
+    """A view of one post-norm block with the interface of `types.TowerLayer`."""
 
     def __init__(self, block: nn.Module) -> None:
         self.block = block
@@ -42,6 +42,7 @@ class BertLayer:
         return self.attend(tokens_BLC, *self.project(tokens_BLC), mask_BL)
 
     def project(self, tokens_BLC: Tensor) -> Projections:
+        """See `types.TowerLayer.project`; a post-norm block has no norm before its attention."""
         attention = self.block.attention.self
         maps, heads = (attention.query, attention.key, attention.value), attention.num_attention_heads
         return Projections(*(layered.split_heads(to_heads(tokens_BLC), heads) for to_heads in maps))
@@ -49,6 +50,7 @@ class BertLayer:
     def attend(
         self, tokens_BQC: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask_BL: Tensor | None = None
     ) -> Tensor:
+        """See `types.TowerLayer.attend`."""
         attention = self.block.attention
         dropout = attention.self.dropout.p if self.block.training else 0.0
         attended_BQC = layered.attend_heads(queries, keys, values, mask_BL, dropout)
@@ -56,9 +58,15 @@ class BertLayer:
 
 
 class BertTower(PartlyFrozen):
-    """Attributes:
-    width: C. depth: number of layers. max_length: longest text in tokens. vocabulary_size: number of rows of the embedding.
-    has_class_token: True, it is token 0. appendable: True; a layer takes any number of tokens, and every token sees all others.
+    """A BERT-like text tower.
+
+    Attributes:
+        width: C.
+        depth: number of layers.
+        max_length: longest text in tokens.
+        vocabulary_size: number of rows of the embedding.
+        has_class_token: True; it is token 0.
+        appendable: True; a layer takes any number of tokens, and every token sees all others.
     """
 
     shared_width = None
@@ -66,7 +74,10 @@ class BertTower(PartlyFrozen):
     appendable = True
 
     def __init__(self, config: BertTowerConfig) -> None:
-        """Raises ModelError for published weights that do not fit, ConfigError for a `trainable_from` beyond the last layer."""
+        """Raises ModelError for published weights that do not fit.
+
+        Raises ConfigError for a `trainable_from` beyond the last layer.
+        """
         super().__init__()
         self.config = config
         model_class, config_class = _FAMILIES[config.family]
@@ -83,7 +94,7 @@ class BertTower(PartlyFrozen):
             len(self.layers),
             architecture.vocab_size,
         )
-        # RoBERTa counts positions from the padding id on, and leaves as many rows of its table unused.
+        # RoBERTa counts positions from the padding id + 1 on, so the rows before are unused.
         unused = 0 if config.family == "bert" else architecture.pad_token_id + 1
         self.max_length = architecture.max_position_embeddings - unused
         blocks = tuple((layer.block,) for layer in self.layers)
@@ -93,7 +104,10 @@ class BertTower(PartlyFrozen):
     def from_architecture(
         cls, architecture: PretrainedConfig, trainable_from: int | None = None
     ) -> BertTower:
-        """Random weights of transformers' configuration (BertConfig, RobertaConfig or XLMRobertaConfig)."""
+        """Builds the tower with random weights from a transformers configuration.
+
+        It is a BertConfig, RobertaConfig or XLMRobertaConfig.
+        """
         fields = architecture.to_diff_dict()
         return cls(
             BertTowerConfig(
@@ -109,7 +123,7 @@ class BertTower(PartlyFrozen):
         family: Literal["bert", "roberta", "xlm-roberta"] = "bert",
         trainable_from: int | None = None,
     ) -> BertTower:
-        """Published weights from a folder or a hub id."""
+        """Loads published weights from a folder or by a hub id."""
         return cls(
             BertTowerConfig(
                 family=family, source=str(source), revision=revision, trainable_from=trainable_from
@@ -119,28 +133,29 @@ class BertTower(PartlyFrozen):
     def embed(
         self, ids_BL: Tensor, mask_BL: Tensor | None = None, types_BL: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Tokens (B, L, C) before layer 0, and the mask (B, L), True at real tokens.
+        """Returns the tokens (B, L, C) before layer 0, and the mask (B, L), True at real tokens.
 
         Args:
             mask_BL: bool or 0/1; None means that all tokens are real.
             types_BL: segment of each token; None means segment 0.
-
         Raises:
             ModelError: a text is longer than the tower's table of positions.
         """
         if ids_BL.shape[1] > self.max_length:
             raise ModelError(
-                f"a text has {ids_BL.shape[1]} tokens and the text tower takes at most {self.max_length}: cut it"
+                f"a text has {ids_BL.shape[1]} tokens and the text tower takes at most {self.max_length}: "
+                "cut it"
             )
         mask_BL = torch.ones_like(ids_BL, dtype=torch.bool) if mask_BL is None else mask_BL.bool()
         return self.model.embeddings(input_ids=ids_BL, token_type_ids=types_BL), mask_BL
 
     def finish(self, tokens_BLC: Tensor, mask_BL: Tensor | None = None) -> TextFeatures:
-        """Post-norm layers end in a LayerNorm: nothing is left to do."""
+        """Returns the features as they are: a post-norm layer already ends in a LayerNorm."""
         return TextFeatures(tokens_BLC=tokens_BLC, mask_BL=mask_BL)
 
     def forward(
         self, ids_BL: Tensor, mask_BL: Tensor | None = None, types_BL: Tensor | None = None
     ) -> TextFeatures:
+        """Returns the features of B texts; the arguments are those of `embed`."""
         tokens_BLC, mask_BL = self.embed(ids_BL, mask_BL, types_BL)
         return self.finish(layered.run_layers(self.layers, tokens_BLC, mask_BL), mask_BL)

@@ -1,8 +1,9 @@
-"""A small residual network that trains on two CPU cores: pictures into a grid of patch features.
+"""A small residual network that can be trained on two CPU cores; it gives a grid of patch features.
 
-Residual learning after He et al. 2016 (arXiv 1512.03385): every stage halves the resolution and adds `blocks` residual blocks; the last
-activation is the grid. Channels-last memory keeps the convolutions on the fast path of a CPU. Any picture size works: the grid has
-ceil(size / 2 ** (stages + 1)) rows, so a tower may be trained on small pictures and read at a larger size.
+Residual learning after He et al. 2016 (arXiv 1512.03385). Every stage halves the resolution and adds `blocks`
+residual blocks; the last activation is the grid. Channels-last memory keeps the convolutions on the fast path
+of a CPU. Any picture size works: the grid has ceil(size / 2 ** (stages + 1)) rows, so a tower may be trained
+on small pictures and used at a larger size.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from patchword.towers.layered import PartlyFrozen, Parts, Preprocessing, run_lay
 from patchword.towers.settings import ConvolutionalConfig
 from patchword.types import VisualFeatures
 
-# Statistics of Flickr8k's training pictures; any tower trained from nothing may take them.
+# Statistics of Flickr8k's training pictures; any tower trained from scratch may use them.
 MEAN, STD = (0.46, 0.44, 0.40), (0.27, 0.26, 0.27)
 
 
@@ -32,14 +33,18 @@ class _Convolution(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """x + F(x) with F two 3x3 convolutions; a strided block maps x by a 1x1 convolution of the average of each 2x2 cell."""
+    """x + F(x), where F is two 3x3 convolutions.
+
+    A strided block averages each 2x2 cell of x and maps it by a 1x1 convolution.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, drop_path: float) -> None:
         super().__init__()
         self.branch = nn.Sequential(
             _Convolution(inputs, outputs, stride), _Convolution(outputs, outputs, activate=False)
         )
-        nn.init.zeros_(self.branch[1][1].weight)  # every block starts as the identity: stable without warm-up
+        # Every block starts as the identity, so that training is stable without warm-up.
+        nn.init.zeros_(self.branch[1][1].weight)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
@@ -48,6 +53,7 @@ class ResidualBlock(nn.Module):
         self.drop_path = drop_path
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Maps features (B, C, h, w) to the resolution of the block."""
         branch_BCHW = self.branch(x_BCHW)
         if self.training and self.drop_path > 0:
             keep_B111 = torch.rand(x_BCHW.shape[0], 1, 1, 1, device=x_BCHW.device) >= self.drop_path
@@ -56,14 +62,18 @@ class ResidualBlock(nn.Module):
 
 
 class Stage(nn.Sequential):
-    """Residual blocks of one resolution, called like the layer of any tower."""
+    """Residual blocks of one resolution, with the interface of a tower's layer."""
 
     def forward(self, map_BCHW: Tensor, mask: None = None) -> Tensor:
+        """Maps features (B, C, h, w) to half the resolution; there is no mask."""
         return super().forward(map_BCHW)
 
 
 class ConvolutionalTower(PartlyFrozen):
-    """Layered like every tower: `embed`, then `layers`, then `finish`; the tokens between them are feature maps (B, C, h, w)."""
+    """A convolutional tower, layered like every tower: `embed`, then `layers`, then `finish`.
+
+    The tokens between its layers are feature maps (B, C, h, w).
+    """
 
     has_class_token = False
 
@@ -90,23 +100,31 @@ class ConvolutionalTower(PartlyFrozen):
         )
 
     def embed(self, pixels_B3HW: Tensor) -> tuple[Tensor, None]:
+        """Returns the feature map (B, C, h, w) before stage 0; there is no mask."""
         return self.stem(pixels_B3HW.contiguous(memory_format=torch.channels_last)), None
 
     def finish(self, tokens_BCHW: Tensor) -> VisualFeatures:
+        """Returns the features from the last map; patches row by row.
+
+        With `shared_width` they include pooled and aligned features.
+        """
         hw = (tokens_BCHW.shape[2], tokens_BCHW.shape[3])
         grid_BNC = tokens_BCHW.flatten(2).transpose(1, 2)
         if self.to_shared is None:
             return VisualFeatures(grid_BNC=grid_BNC, hw=hw)
-        # The pool is an average and the map is linear, so a patch's own value in the text space is simply the map of that patch.
+        # The pool is an average and the map is linear, so mapping each patch gives its aligned token.
         aligned_BNE = self.to_shared(grid_BNC)
         return VisualFeatures(
             grid_BNC=grid_BNC, pooled_BE=aligned_BNE.mean(1), aligned_BNE=aligned_BNE, hw=hw
         )
 
     def forward(self, pixels_B3HW: Tensor) -> VisualFeatures:
-        """pixels_B3HW: normalised pictures. The grid has the pictures' size divided by 2 ** (stages + 1), rounded up."""
+        """Returns the features of B normalised pictures.
+
+        The grid has the pictures' size divided by 2 ** (stages + 1), rounded up.
+        """
         return self.resume(*self.embed(pixels_B3HW), start=0)
 
     def resume(self, map_BCHW: Tensor, mask: None, start: int) -> VisualFeatures:
-        """Features from the map that goes into stage `start`."""
+        """Returns the features from the map before stage `start`."""
         return self.finish(run_layers(self.layers, map_BCHW, mask, start))

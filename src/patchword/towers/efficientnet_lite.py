@@ -1,23 +1,22 @@
-"""EfficientNet-Lite as a layered tower: pictures into a grid of features, and the 1,000 classes of ImageNet
-for each of its cells.
+"""EfficientNet-Lite as a layered tower: a grid of features, and the 1,000 classes of ImageNet per cell.
 
-Tan and Le 2019 (EfficientNet, arXiv 1905.11946); the Lite family is Google's edge version of it (2020): no
-squeeze and excitation, ReLU6 in place of swish, stem and head of one size in all members. Its block is the
-inverted residual of
-Sandler et al. 2018 (arXiv 1801.04381):
+Tan and Le 2019 (EfficientNet, arXiv 1905.11946). The Lite family is Google's edge version of it (2020): no
+squeeze and excitation, ReLU6 in place of swish, and stem and head of one size in all members. Its block is
+the inverted residual of Sandler et al. 2018 (arXiv 1801.04381):
 
     h = ReLU6(BN(W_expand x))           1x1, C -> t C channels (left out for t = 1)
     h = ReLU6(BN(W_depth * h))          k x k, one filter per channel, stride s
-    y = BN(W_project h) [+ x]           1x1, no activation; the sum where stride and width stay
+    y = BN(W_project h) [+ x]           1x1, no activation; the sum where stride is 1 and the width stays
 
     stem 3x3, stride 2, 32 channels;  seven stages of such blocks;  head 1x1, 1,280 channels, ReLU6;
     mean of the cells;  linear, 1,000 classes
 
-Padding is TensorFlow's "same": ceil(size / stride) rows come out, and where the padding is odd its extra row
-and column go below and right, so it depends on the size of what comes in. In evaluation mode a batch
-normalisation is a fixed scale and shift and is folded into its convolution, which is faster; memory is
-channels last. The cells' classes are the classifier applied to each cell before the mean (class activation
-maps, Zhou et al. 2016, arXiv 1512.04150): it learnt from means, so single cells are far too sure.
+Padding is TensorFlow's "same": ceil(size / stride) rows come out. Where the padding is odd, its extra row and
+column go below and right, so it depends on the size of the input. In evaluation mode, a batch normalisation
+is a fixed scale and shift; it is folded into its convolution, which is faster. Memory is channels last. The
+classes of a cell come from applying the classifier to the cell before the mean (class activation maps, Zhou
+et al. 2016, arXiv 1512.04150). The classifier was trained on means, so it is far too confident on single
+cells.
 
 Shape legend: that of `patchword.types`; K classes, h x w the size of a feature map, t C the widened channels.
 """
@@ -39,16 +38,18 @@ from patchword.towers.settings import EfficientNetLiteConfig
 from patchword.types import VisualFeatures
 
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
-"""(x - 127) / 128 on 0 to 255, as TensorFlow's edge models take their pictures; here on the scale 0 to 1."""
+"""(x - 127) / 128 on 0 to 255, the normalisation of TensorFlow's edge models, here on the scale 0 to 1."""
 STEM_WIDTH, HEAD_WIDTH, CLASSES = 32, 1280, 1000
 CROP_BORDER = 32
-"""A picture is scaled this many pixels larger than the square that is cut out of its middle (`fit =
+"""Number of pixels by which a picture is scaled larger than the central square that is cut out (`fit =
 "crop"`)."""
 
 
 class Scale(NamedTuple):
-    """What distinguishes the members of the family: channels and depth relative to Lite0, and the side of the
-    training pictures."""
+    """What distinguishes the members of the family.
+
+    It is channels and depth relative to Lite0, and the side of the training pictures.
+    """
 
     width: float
     depth: float
@@ -63,8 +64,10 @@ SCALES = {
 
 
 class StagePlan(NamedTuple):
-    """One stage of Lite0: filters of kernel x kernel; the first block strides; t; channels; number of
-    blocks."""
+    """One stage of Lite0.
+
+    Its filters are kernel x kernel, its first block has the stride, and `expansion` is t.
+    """
 
     kernel: int
     stride: int
@@ -85,16 +88,19 @@ STAGES = (
 
 
 class ClassLogits(NamedTuple):
-    """ImageNet's classes before the softmax."""
+    """Logits of ImageNet's classes, before the softmax."""
 
     picture_BK: Tensor
     cells_BNK: Tensor
-    """Their mean over the cells is `picture_BK`: the classifier is linear."""
+    """Their mean over the cells is `picture_BK`, because the classifier is linear."""
 
 
 def scaled_stages(scale: Scale) -> tuple[StagePlan, ...]:
-    """The stages of a member: channels to the nearest multiple of 8 (never 10 % less), depths rounded up; the
-    first and the last stage of the Lite family keep their depth."""
+    """Returns the stages of a member of the family.
+
+    Channels are rounded to the nearest multiple of 8 (never 10 % less), and depths are rounded up. The first
+    and the last stage of the Lite family keep their depth.
+    """
     stages = []
     for number, stage in enumerate(STAGES):
         wanted = stage.width * scale.width
@@ -107,8 +113,10 @@ def scaled_stages(scale: Scale) -> tuple[StagePlan, ...]:
 
 
 class NormedConvolution(nn.Module):
-    """Convolution with "same" padding, batch normalisation and, where wanted, ReLU6; evaluated as one
-    convolution."""
+    """Convolution with "same" padding, batch normalisation and, optionally, ReLU6.
+
+    In evaluation mode it is computed as one convolution.
+    """
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, relu6: bool = True
@@ -121,6 +129,7 @@ class NormedConvolution(nn.Module):
         self._kept: _Folded | None = None
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Returns the normalised map (B, O, h, w)."""
         if self.norm.training:
             x_BCHW = self.norm(self._convolve(x_BCHW, self.convolution.weight, None))
         else:
@@ -129,19 +138,20 @@ class NormedConvolution(nn.Module):
         return F.relu6(x_BCHW, inplace=True) if self.relu6 else x_BCHW
 
     def folded(self, dtype: torch.dtype) -> _Folded:
-        """Filters and bias that convolve and normalise at once, by the stored statistics.
+        """Returns filters and bias of one convolution that also normalises, by the stored statistics.
 
-        They are kept until a weight or a statistic changes; where a gradient may go to a weight they are made
-        anew, as part of its graph.
+        The result is kept until a weight or a statistic changes. Where a weight may receive a gradient, it is
+        computed again, as part of the graph.
         """
         norm = self.norm
         sources = (self.convolution.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
         learns = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
-        if learns or any(source.is_inference() for source in sources):  # such a tensor counts no changes
+        # An inference tensor does not count its changes.
+        if learns or any(source.is_inference() for source in sources):
             return _fold(sources, (), norm.eps, dtype)
         versions = tuple(source._version for source in sources)
         if self._kept is None or not self._kept.is_of(sources, versions, dtype):
-            with torch.inference_mode(False), torch.no_grad():  # what is kept may meet a gradient later
+            with torch.inference_mode(False), torch.no_grad():  # the result may be used with gradients later
                 self._kept = _fold(sources, versions, norm.eps, dtype)
         return self._kept
 
@@ -153,19 +163,19 @@ class NormedConvolution(nn.Module):
         return F.conv2d(x_BCHW, filters_OIkk, bias_O, stride, (above, left), groups=self.convolution.groups)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NormedConvolution:
-        """Moved to another device or type: what is kept is of the old one."""
+        """Discards the folded filters, which are on the old device or of the old type."""
         self._kept = None
         return super()._apply(fn, recurse)
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's "same" padding of one axis: pixels before and after it."""
+    """TensorFlow's "same" padding of one axis: the pixels before and after it."""
     total = max(0, (math.ceil(size / stride) - 1) * stride + kernel - size)
     return total // 2, total - total // 2
 
 
 class _Folded(NamedTuple):
-    """A convolution and its normalisation in one, and the tensors it was made of as they were then."""
+    """A convolution folded with its normalisation, and the tensors and versions it was computed from."""
 
     sources: tuple[Tensor, ...]
     versions: tuple[int, ...]
@@ -185,7 +195,7 @@ def _fold(sources: tuple[Tensor, ...], versions: tuple[int, ...], eps: float, dt
 
 
 class InvertedResidual(nn.Module):
-    """One block, called like the layer of any tower."""
+    """One block, with the interface of a tower's layer."""
 
     def __init__(self, inputs: int, outputs: int, plan: StagePlan, stride: int, drop_path: float) -> None:
         super().__init__()
@@ -197,6 +207,7 @@ class InvertedResidual(nn.Module):
         self.drop_path = drop_path
 
     def forward(self, x_BCHW: Tensor, mask: None = None) -> Tensor:
+        """Maps features (B, C, h, w) through the block; there is no mask."""
         hidden_BCHW = x_BCHW if self.expand is None else self.expand(x_BCHW)
         y_BCHW = self.project(self.depthwise(hidden_BCHW))
         if not self.is_residual:
@@ -208,12 +219,15 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLiteTower(PartlyFrozen):
-    """Any picture size; `hw` of the features says what came out: the side divided by 32, rounded up.
+    """An EfficientNet-Lite tower for any picture size; `hw` of the features is the side / 32, rounded up.
 
     Attributes:
-        width: C of the grid: 1,280, or that of the last block. depth: number of blocks. stage_starts: first
-        block of each stage. last_width: channels of the last block. has_class_token: False. appendable:
-        False.
+        width: C of the grid: 1,280, or that of the last block.
+        depth: number of blocks.
+        stage_starts: first block of each stage.
+        last_width: channels of the last block.
+        has_class_token: False.
+        appendable: False.
     """
 
     shared_width = None
@@ -221,8 +235,11 @@ class EfficientNetLiteTower(PartlyFrozen):
     appendable = False
 
     def __init__(self, config: EfficientNetLiteConfig) -> None:
-        """Raises MissingExtra where the weights' package is not installed, ModelError for one with other
-        weights, ConfigError for a `trainable_from` beyond the last block."""
+        """Raises MissingExtra where the weights' package is not installed.
+
+        Raises ModelError for one with other weights, ConfigError for a `trainable_from` beyond the last
+        block.
+        """
         super().__init__()
         self.config = config
         scale = SCALES[config.kind]
@@ -234,7 +251,7 @@ class EfficientNetLiteTower(PartlyFrozen):
         for stage in stages:
             self.stage_starts.append(len(self.layers))
             for number in range(stage.blocks):
-                # Deeper blocks are skipped more often (Huang et al. 2016, as the paper trains).
+                # Deeper blocks are skipped more often (Huang et al. 2016), as in the paper's training.
                 skipped = config.drop_path * len(self.layers) / count
                 self.layers.append(
                     InvertedResidual(inputs, stage.width, stage, 1 if number else stage.stride, skipped)
@@ -253,13 +270,17 @@ class EfficientNetLiteTower(PartlyFrozen):
         self.freeze_below(
             Parts((self.stem,), tuple((block,) for block in self.layers), ending), config.trainable_from
         )
-        # What only reads the grid for its classes does not learn with the tower: no loss reaches it.
+        # Parts that only read the grid for its classes are not trained with the tower, because no loss
+        # reaches them.
         for reader in {self.head, self.classifier} - {None, *ending}:
             reader.requires_grad_(False)
 
     def train(self, mode: bool = True) -> EfficientNetLiteTower:
-        """As of every tower; with stored statistics batch normalisations rest too, and only their affine maps
-        learn."""
+        """Sets the mode, as for every tower.
+
+        With stored statistics, batch normalisations stay in evaluation mode, and only their affine maps are
+        trained.
+        """
         super().train(mode)
         if self.config.grid != "head":
             self.head.eval()
@@ -270,8 +291,10 @@ class EfficientNetLiteTower(PartlyFrozen):
         return self
 
     def embed(self, pixels_B3HW: Tensor) -> tuple[Tensor, None]:
-        """The map (B, 32, h, w) before block 0; there is no mask. Raises ModelError for what are no pictures
-        of three channels."""
+        """Returns the map (B, 32, h, w) before block 0; there is no mask.
+
+        Raises ModelError where the input is no batch of pictures with three channels.
+        """
         if pixels_B3HW.dim() != 4 or pixels_B3HW.shape[1] != 3:
             raise ModelError(
                 f"the {self.config.kind} tower was given pixels of shape {tuple(pixels_B3HW.shape)} and "
@@ -283,7 +306,7 @@ class EfficientNetLiteTower(PartlyFrozen):
         return self.stem(pixels_B3HW), None
 
     def finish(self, map_BCHW: Tensor) -> VisualFeatures:
-        """The grid, cells row by row: the head's channels, or those of the last block."""
+        """Returns the grid, cells row by row, with the head's channels or those of the last block."""
         if self.config.grid == "head":
             map_BCHW = self.head(map_BCHW)
         grid_BNC = map_BCHW.flatten(2).transpose(1, 2)
@@ -292,17 +315,16 @@ class EfficientNetLiteTower(PartlyFrozen):
         return VisualFeatures(grid_BNC=grid_BNC, hw=(map_BCHW.shape[2], map_BCHW.shape[3]))
 
     def forward(self, pixels_B3HW: Tensor) -> VisualFeatures:
-        """pixels_B3HW: pictures by the tower's own preprocessing values, of any size."""
+        """Returns the features of pictures of any size, normalised by the tower's preprocessing values."""
         return self.resume(*self.embed(pixels_B3HW), start=0)
 
     def resume(self, map_BCHW: Tensor, mask: None, start: int) -> VisualFeatures:
-        """Features from the map that goes into block `start`."""
+        """Returns the features from the map before block `start`."""
         map_BCHW = map_BCHW.contiguous(memory_format=torch.channels_last)
         return self.finish(run_layers(self.layers, map_BCHW, mask, start))
 
     def head_cells(self, grid_BNC: Tensor) -> Tensor:
-        """The head's channels (B, N, 1280) of a grid of this tower, stored or fresh, whichever of the two
-        kinds it is.
+        """Returns the head's channels (B, N, 1280) of a grid of this tower, stored or new, of either kind.
 
         Raises:
             ModelError: the grid has another number of channels.
@@ -316,11 +338,12 @@ class EfficientNetLiteTower(PartlyFrozen):
         return self.head(grid_BNC.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
 
     def classify(self, features: VisualFeatures) -> ClassLogits:
-        """Logits of ImageNet's classes (`text/imagenet.py` names them) for the whole picture and for every
-        cell.
+        """Returns the logits of ImageNet's classes for the whole picture and for every cell.
+
+        `text/imagenet.py` names the classes.
 
         Raises:
-            ModelError: the tower was built without its classifier, or the grid is none of this tower's.
+            ModelError: the tower was built without its classifier, or the grid is not from this tower.
         """
         if self.classifier is None:
             raise ModelError(
@@ -330,7 +353,7 @@ class EfficientNetLiteTower(PartlyFrozen):
         return ClassLogits(cells_BNK.mean(1), cells_BNK)
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
-        """The published state dict into this tower, strict both ways. Raises ModelError where they differ."""
+        """Loads the published state dict, strict both ways. Raises ModelError where the two differ."""
         named = {_our_name(name): tensor for name, tensor in tensors.items()}
         if self.classifier is None:
             named = {name: tensor for name, tensor in named.items() if not name.startswith("classifier.")}
@@ -365,8 +388,10 @@ _ENDS = {
 
 
 def _our_name(published: str) -> str:
-    """The published name of a tensor in this file's words. Raises ModelError for a name that
-    EfficientNet-Lite does not have."""
+    """Returns the name in this file of a published tensor.
+
+    Raises ModelError for a name that EfficientNet-Lite does not have.
+    """
     parts = published.split(".")
     if parts[0] == "_blocks" and len(parts) == 4 and parts[2] in _PARTS:
         return f"layers.{parts[1]}.{_PARTS[parts[2]]}.{parts[3]}"

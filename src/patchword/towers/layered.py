@@ -1,10 +1,12 @@
-"""What every tower over transformers' modules shares: masks, heads, freezing, strict loading, preprocessing values.
+"""The parts that all towers over transformers' modules share.
 
-A tower is `embed(inputs) -> (tokens, mask)`, `layers[i](tokens, mask) -> tokens`, `finish(...) -> features`, and the whole is their
-composition. The layers are thin views of transformers' own modules, which the tower owns under `model`; a view holds no weights, so a
-state dict has transformers' names. `trainable_from` says how much is trained: None is a frozen tower, k trains the layers k, k+1, ...
-and what follows them, 0 trains everything; the number of layers trains only what follows the last one (a norm, a projection). Frozen
-parts stay in evaluation mode, whatever `train()` says.
+These are masks, heads, freezing, strict loading and preprocessing values. A tower has
+`embed(inputs) -> (tokens, mask)`, `layers[i](tokens, mask) -> tokens` and `finish(...) -> features`, and the
+whole is their composition. The layers are thin views of transformers' modules, which the tower owns under
+`model`. A view holds no weights, so a state dict has transformers' names. `trainable_from` says how much is
+trained: None freezes the tower, k trains the layers k, k+1, ... and what follows them, 0 trains everything,
+and the number of layers trains only what follows the last one (a norm, a projection). Frozen parts stay in
+evaluation mode, whatever `train()` says.
 """
 
 from __future__ import annotations
@@ -24,14 +26,18 @@ from patchword.towers.settings import AdaptersConfig
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the pixels that a tower was trained on. Plain values; the decoding itself is not a tower's business."""
+    """How a picture becomes the pixels that a tower was trained on.
+
+    These are plain values; the decoding of pictures is in `data/pictures.py`.
+    """
 
     size: int
-    """Side of the square that the tower is given, in pixels."""
+    """Side of the square picture that the tower takes, in pixels."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     fit: Literal["crop", "squash"]
-    """crop: the shorter side to `resize` pixels, then the central square; squash: to the square, ignoring the aspect."""
+    """crop: scale the shorter side to `resize` pixels, then cut the central square. squash: scale to the
+    square and ignore the aspect ratio."""
     resample: Literal["bicubic", "bilinear"]
     resize: int
     """Length of the shorter side before a crop; equal to `size` for squash."""
@@ -43,11 +49,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def attend_heads(
     queries_BHQD: Tensor, keys_BHND: Tensor, values_BHND: Tensor, mask_BN: Tensor | None, dropout: float = 0.0
 ) -> Tensor:
-    """Scaled dot-product attention from Q rows to N tokens, heads joined again.
+    """Scaled dot-product attention from Q rows to N tokens, with the heads joined again.
 
     Args:
         mask_BN: True at tokens that may be attended to, or (B, Q, N) where the rows differ; None for all.
-
     Returns:
         (B, Q, H * D).
     """
@@ -59,14 +64,17 @@ def attend_heads(
 
 
 def split_heads(rows_BNC: Tensor, heads: int) -> Tensor:
-    """(B, N, H * D) to (B, H, N, D)."""
+    """Views (B, N, H * D) as (B, H, N, D)."""
     return rows_BNC.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def run_layers(
     layers: Sequence[Any], tokens: Tensor, mask: Tensor | None, start: int = 0, stop: int | None = None
 ) -> Tensor:
-    """Tokens after layers start, start + 1, ..., stop - 1. Tokens stored before layer k go on with start=k."""
+    """Returns the tokens after the layers start, start + 1, ..., stop - 1.
+
+    Tokens stored before layer k continue with start=k.
+    """
     for layer in layers[start:stop]:
         tokens = layer(tokens, mask)
     return tokens
@@ -76,7 +84,8 @@ def check_picture_size(pixels_B3HW: Tensor, height: int, width: int, tower: str)
     """Raises ModelError unless the pictures are (B, 3, height, width)."""
     if pixels_B3HW.dim() != 4 or tuple(pixels_B3HW.shape[1:]) != (3, height, width):
         raise ModelError(
-            f"the {tower} tower was given pixels of shape {tuple(pixels_B3HW.shape)} and expects (B, 3, {height}, {width}): "
+            f"the {tower} tower was given pixels of shape {tuple(pixels_B3HW.shape)} and expects (B, 3, "
+            f"{height}, {width}): "
             "prepare the pictures with the tower's own preprocessing values"
         )
 
@@ -90,13 +99,18 @@ class Parts(NamedTuple):
 
 
 class PartlyFrozen(nn.Module):
-    """A module that is trained from one layer on, see the top of this file; what is frozen stays in evaluation mode."""
+    """A module that is trained from one layer on (see the top of this file).
+
+    Its frozen parts stay in evaluation mode.
+    """
 
     def freeze_below(self, parts: Parts, first: int | None) -> None:
-        """Train layers first, first + 1, ... and the ending; everything for 0, the ending alone for the number of layers, nothing for None.
+        """Trains the layers first, first + 1, ... and the ending.
+
+        0 trains everything, the number of layers only the ending, and None nothing.
 
         Raises:
-            ConfigError: `first` is beyond the last part that can learn.
+            ConfigError: `first` is beyond the last part that can be trained.
         """
         highest = len(parts.blocks) - (0 if parts.ending else 1)
         if first is not None and first > highest:
@@ -104,9 +118,8 @@ class PartlyFrozen(nn.Module):
                 f"trainable_from is {first}, and the tower has {len(parts.blocks)} layers: "
                 f"choose 0 to {highest}, or leave it out to freeze the tower"
             )
-        self.parts = (
-            parts  # named tuples of modules that are registered elsewhere: no module is registered twice
-        )
+        # These modules are registered elsewhere; named tuples do not register them a second time.
+        self.parts = parts
         lower = len(parts.blocks) if first is None else first
         frozen = [
             *([] if first == 0 else parts.embedding),
@@ -116,13 +129,15 @@ class PartlyFrozen(nn.Module):
         self.requires_grad_(True)
         for module in frozen:
             module.requires_grad_(False)
-        self._frozen = tuple(
-            frozen
-        )  # a tuple: the modules are registered once already, under the tower's model
+        # A tuple, because the modules are already registered once, under the tower's model.
+        self._frozen = tuple(frozen)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> PartlyFrozen:
-        """As `nn.Module.train`, but frozen parts rest in evaluation mode: no dropout, and batch statistics that do not move."""
+        """Sets the mode, as `nn.Module.train` does, but leaves frozen parts in evaluation mode.
+
+        They have no dropout, and their batch statistics do not change.
+        """
         super().train(mode)
         for module in self._frozen:
             module.eval()
@@ -130,18 +145,21 @@ class PartlyFrozen(nn.Module):
 
 
 def load_published(model_class: Any, source: str, revision: str | None, arguments: dict[str, Any]) -> Any:
-    """Weights from a folder or the hub, in torch's default dtype, refusing what transformers would fill with random numbers.
+    """Loads published weights from a folder or the hub, in torch's default dtype.
+
+    transformers fills missing weights with random numbers; this refuses them.
 
     Args:
         arguments: further arguments of the model class, such as that it has no pooler.
-
     Raises:
         ModelError: the source cannot be read, or has no weights for some parameter of the tower.
     """
-    from transformers.utils import logging  # here: towers that are ours alone do without transformers
+    # Imported here, because our own towers do not need transformers.
+    from transformers.utils import logging
 
     dtype, said = torch.get_default_dtype(), logging.get_verbosity()
-    logging.set_verbosity_error()  # half a CLIP leaves the other half's weights: transformers would list them all
+    # One tower of a CLIP checkpoint leaves the other's weights unused, and transformers would list them all.
+    logging.set_verbosity_error()
     try:
         model, report = model_class.from_pretrained(
             source, revision=revision, output_loading_info=True, dtype=dtype, **arguments
@@ -155,7 +173,8 @@ def load_published(model_class: Any, source: str, revision: str | None, argument
     missing = sorted(str(key) for key in (*report["missing_keys"], *report.get("mismatched_keys", ())))
     if missing:
         raise ModelError(
-            f"{source!r} has no weights for {len(missing)} parameters of {model_class.__name__}, the first is {missing[0]}: "
+            f"{source!r} has no weights for {len(missing)} parameters of {model_class.__name__}, the first "
+            f"is {missing[0]}: "
             "they would start random; use weights made for this kind of tower"
         )
     return model
@@ -164,9 +183,9 @@ def load_published(model_class: Any, source: str, revision: str | None, argument
 def last_adapters(
     config: AdaptersConfig | None, depth: int, width: int
 ) -> tuple[nn.ModuleList, list[Adapter | None]]:
-    """The adapters that a tower owns, and for each of its `depth` blocks the one that it gets; none at all for None.
+    """Returns the adapters that a tower owns, and the adapter (or None) of each of its `depth` blocks.
 
-    Raises ConfigError where there are more adapters than blocks.
+    There are none where `config` is None. Raises ConfigError where there are more adapters than blocks.
     """
     if config is None:
         return nn.ModuleList(), [None] * depth
@@ -179,7 +198,10 @@ def last_adapters(
 
 
 def by_value(tower: Any) -> Any:
-    """The tower's configuration with its architecture in place of its source: what a model folder that holds the weights records."""
+    """Returns the tower's configuration with its architecture in place of its source.
+
+    A model folder that holds the weights records this.
+    """
     if hasattr(tower.config, "weights"):
         return tower.config.model_copy(update={"weights": "none"})
     if getattr(tower.config, "source", None) is None:

@@ -1,10 +1,9 @@
-"""Weights that come inside ordinary packages of the registry: found, checked, read, and never imported.
+"""Weights inside ordinary packages of the registry: they are found, checked and read, but never imported.
 
-A package of this kind is a folder with a weight file in it. `importlib.metadata` says where the file lies, so
-that no code of the package runs; its SHA-256 is pinned here, so that another version, or a damaged or
-exchanged file, is an error and never another model. Files are read with `torch.load(weights_only=True)` or as
-safetensors. A model that Patchword saves holds its weights by value: whoever uses the model needs none of
-these packages.
+Such a package is a folder with a weight file. `importlib.metadata` locates the file, so that no code of the
+package runs. Its SHA-256 is fixed here, so that another version, or a damaged or replaced file, is an error
+and never another model. Files are read with `torch.load(weights_only=True)` or as safetensors. A model that
+Patchword saves holds its weights by value, so its users need none of these packages.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from patchword.errors import MissingExtra, ModelError
 
 
 class PackagedFile(NamedTuple):
-    """A file of a distribution: what is installed, where in it the file lies, and what the file's bytes must
-    be."""
+    """A file of a distribution: the distribution, the file's path in it, and the SHA-256 of its bytes."""
 
     distribution: str
     version: str
@@ -63,7 +61,7 @@ _WEIGHTS = {
         "Apache-2.0",
     ),
 }
-"""Weight files by the name that a configuration gives them."""
+"""Weight files by their names in a configuration."""
 
 _TOKENIZERS = {
     "all-minilm-l6-v2": PackagedFile(
@@ -73,38 +71,42 @@ _TOKENIZERS = {
         "Apache-2.0",
     ),
 }
-"""The tokenizers of those that read text."""
+"""The tokenizers of the text towers among them."""
 
 
 def weights_file(name: str) -> Path:
-    """The weight file of a known name, its bytes checked. Raises what `find_file` raises, ModelError for an
-    unknown name."""
+    """Returns the weight file of a known name, after checking its bytes.
+
+    Raises what `find_file` raises, and ModelError for an unknown name.
+    """
     return find_file(_known(name, _WEIGHTS, "weights"))
 
 
 def tokenizer_file(name: str) -> Path:
-    """The tokenizer.json of a known name, checked. Raises what `find_file` raises, ModelError for an unknown
-    name."""
+    """Returns the tokenizer.json of a known name, after checking its bytes.
+
+    Raises what `find_file` raises, and ModelError for an unknown name.
+    """
     return find_file(_known(name, _TOKENIZERS, "a tokenizer"))
 
 
 def read_weights(name: str) -> dict[str, Tensor]:
-    """The tensors of a known name, on the CPU.
+    """Reads the tensors of a known name, on the CPU.
 
     Raises:
-        MissingExtra: the package is not installed; the message gives the line that installs it.
-        ModelError: an unknown name, or a file that is missing, has other bytes, or cannot be read.
+        MissingExtra: the package is not installed; the message gives the pip command.
+        ModelError: the name is unknown, or the file is missing, has other bytes, or cannot be read.
     """
     return read_tensors(weights_file(name))
 
 
 def licence_of(name: str) -> str:
-    """Licence of the weights, for model cards. Raises ModelError for an unknown name."""
+    """Returns the licence of the weights, for model cards. Raises ModelError for an unknown name."""
     return _known(name, _WEIGHTS, "weights").licence
 
 
 def find_file(wanted: PackagedFile) -> Path:
-    """Where an installed file lies.
+    """Returns the path of an installed file.
 
     Raises:
         MissingExtra: the distribution is not installed.
@@ -134,7 +136,7 @@ def find_file(wanted: PackagedFile) -> Path:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
+    """Returns the SHA-256 of a file, which is read in pieces."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while piece := stream.read(1 << 20):
@@ -143,7 +145,7 @@ def sha256(path: Path) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a .pth file that holds nothing else.
+    """Reads the tensors of a .safetensors file, or of a .pth file that holds nothing else.
 
     Raises:
         ModelError: the file cannot be read, or holds something else.
@@ -152,7 +154,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever its reader trips over in a damaged file
+    # On a damaged file, torch.load raises whatever error its reader meets.
+    except Exception as error:
         said = " ".join(str(error).split())[:200]
         raise ModelError(f"{path} cannot be read ({said}): install its package again") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):

@@ -1,7 +1,7 @@
-"""ResNet as a layered tower over transformers' modules: the grid of its last stage, pooled to any number of cells.
+"""ResNet as a layered tower over transformers' modules; its grid can be pooled to any number of cells.
 
-He et al. 2016 (arXiv 1512.03385). The tokens between its layers (the stages) are feature maps (B, C, h, w). Show, Attend and Tell reads a
-14 x 14 grid whatever the picture's size: adaptive average pooling makes it.
+He et al. 2016 (arXiv 1512.03385). The tokens between its layers (the stages) are feature maps (B, C, h, w).
+Show, Attend and Tell reads a 14 x 14 grid for any picture size; adaptive average pooling makes it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from patchword.types import VisualFeatures
 
 
 class ResNetLayer:
-    """A view of one stage."""
+    """A view of one stage with the interface of a tower's layer."""
 
     def __init__(self, block: nn.Module) -> None:
         self.block = block
@@ -26,10 +26,13 @@ class ResNetLayer:
 
 
 class ResNetTower(PartlyFrozen):
-    """Any picture size; `hw` of the features says what came out.
+    """A ResNet tower for any picture size; `hw` of the features says how large the grid is.
 
     Attributes:
-        width: C. depth: number of stages. has_class_token: False. appendable: False.
+        width: C.
+        depth: number of stages.
+        has_class_token: False.
+        appendable: False.
     """
 
     shared_width = None
@@ -37,7 +40,10 @@ class ResNetTower(PartlyFrozen):
     appendable = False
 
     def __init__(self, config: ResNetTowerConfig) -> None:
-        """Raises ModelError for published weights that do not fit, ConfigError for a `trainable_from` beyond the last stage."""
+        """Raises ModelError for published weights that do not fit.
+
+        Raises ConfigError for a `trainable_from` beyond the last stage.
+        """
         super().__init__()
         self.config = config
         if config.source is not None:
@@ -64,7 +70,7 @@ class ResNetTower(PartlyFrozen):
         grid: tuple[int, int] | None = None,
         trainable_from: int | None = None,
     ) -> ResNetTower:
-        """Random weights of transformers' configuration."""
+        """Builds the tower with random weights from a transformers configuration."""
         return cls(
             ResNetTowerConfig(
                 architecture=architecture.to_diff_dict(), grid=grid, trainable_from=trainable_from
@@ -79,17 +85,17 @@ class ResNetTower(PartlyFrozen):
         grid: tuple[int, int] | None = None,
         trainable_from: int | None = None,
     ) -> ResNetTower:
-        """Published weights from a folder or a hub id."""
+        """Loads published weights from a folder or by a hub id."""
         return cls(
             ResNetTowerConfig(source=str(source), revision=revision, grid=grid, trainable_from=trainable_from)
         )
 
     def embed(self, pixels_B3HW: Tensor) -> tuple[Tensor, None]:
-        """The map (B, C, H / 4, W / 4) before stage 0; there is no mask."""
+        """Returns the map (B, C, H / 4, W / 4) before stage 0; there is no mask."""
         return self.model.embedder(pixels_B3HW.to(self.model.dtype)), None
 
     def finish(self, map_BCHW: Tensor) -> VisualFeatures:
-        """Pooled to the configured number of cells; patches row by row."""
+        """Pools the map to the configured number of cells and returns its patches row by row."""
         if self.config.grid is not None:
             map_BCHW = nn.functional.adaptive_avg_pool2d(map_BCHW, self.config.grid)
         return VisualFeatures(
@@ -97,8 +103,9 @@ class ResNetTower(PartlyFrozen):
         )
 
     def forward(self, pixels_B3HW: Tensor) -> VisualFeatures:
+        """Returns the features of B normalised pictures."""
         return self.resume(*self.embed(pixels_B3HW), start=0)
 
     def resume(self, map_BCHW: Tensor, mask: None, start: int) -> VisualFeatures:
-        """Features from what goes into layer `start`."""
+        """Returns the features from the map before layer `start`."""
         return self.finish(layered.run_layers(self.layers, map_BCHW, mask, start))

@@ -1,14 +1,14 @@
-"""A sentence encoder as a layered text tower: BERT, the mean over its real tokens, length one.
+"""A sentence encoder as a layered text tower: BERT, and the mean over its real tokens, scaled to length one.
 
 Reimers and Gurevych 2019 (Sentence-BERT, arXiv 1908.10084). The published weights are all-MiniLM-L6-v2:
-MiniLM (Wang
-et al. 2020, arXiv 2002.10957) of 6 layers and width 384, trained so that sentences of one meaning lie close:
+MiniLM (Wang et al. 2020, arXiv 2002.10957) with 6 layers and width 384, trained so that sentences of the same
+meaning are close:
 
-    s = m / |m|,   m = mean of the last layer's tokens, class and separator tokens too, padding left out
+    s = m / |m|,   m = mean of the last layer's tokens, with class and separator tokens, without padding
 
 Its tokenizer is WordPiece in lower case (`text/pieces.py` reads it); ids, start and end are the tokenizer's
-own. Tokens of single words lie in no space of their own, but a word given as a whole text does: that is how
-class names and codebooks enter the space of sentences.
+own. Tokens of single words are not in the space of sentences, but a word given as a whole text is; class
+names and codebooks use this.
 """
 
 from __future__ import annotations
@@ -34,23 +34,29 @@ ARCHITECTURE: dict[str, Any] = {
     "max_position_embeddings": 512,
     "layer_norm_eps": 1e-12,
 }
-"""That of all-MiniLM-L6-v2; the rest is transformers' default for BERT."""
+"""The architecture of all-MiniLM-L6-v2; other fields have transformers' defaults for BERT."""
 LONGEST = 256
-"""Longest text in tokens for which the published weights were meant."""
+"""Longest text in tokens that the published weights are meant for."""
 
 
 class SentenceEncoder(nn.Module):
-    """Attributes:
-    width: C of tokens and sentences. shared_width: the same where the texts keep the encoder's own space,
-    else None. depth, max_length, vocabulary_size, layers: as of `BertTower`.
+    """A text tower whose pooled feature is the sentence.
+
+    Attributes:
+        width: C of tokens and sentences.
+        shared_width: the same where the texts stay in the encoder's own space, else None.
+        depth, max_length, vocabulary_size, layers: see `BertTower`.
     """
 
     has_class_token = True
     appendable = True
 
     def __init__(self, config: SentenceEncoderConfig) -> None:
-        """Raises MissingExtra where the weights' package is not installed, ModelError for one with other
-        weights, ConfigError for a `trainable_from` beyond the last layer."""
+        """Raises MissingExtra where the weights' package is not installed.
+
+        Raises ModelError for one with other weights, ConfigError for a `trainable_from` beyond the last
+        layer.
+        """
         super().__init__()
         self.config = config
         architecture = ARCHITECTURE if config.architecture is None else config.architecture
@@ -67,12 +73,14 @@ class SentenceEncoder(nn.Module):
     def embed(
         self, ids_BL: Tensor, mask_BL: Tensor | None = None, types_BL: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Tokens (B, L, C) before layer 0, and the mask (B, L). Raises ModelError for a text that is too
-        long."""
+        """Returns the tokens (B, L, C) before layer 0, and the mask (B, L).
+
+        Raises ModelError for a text that is too long.
+        """
         return self.bert.embed(ids_BL, mask_BL, types_BL)
 
     def finish(self, tokens_BLC: Tensor, mask_BL: Tensor | None = None) -> TextFeatures:
-        """`pooled_BE` of the features is the sentence, of length one."""
+        """Returns the features; `pooled_BE` is the sentence, of length one."""
         if mask_BL is None:
             mean_BC = tokens_BLC.mean(1)
         else:
@@ -83,12 +91,15 @@ class SentenceEncoder(nn.Module):
     def forward(
         self, ids_BL: Tensor, mask_BL: Tensor | None = None, types_BL: Tensor | None = None
     ) -> TextFeatures:
+        """Returns the features of B texts; the arguments are those of `BertTower.embed`."""
         tokens_BLC, mask_BL = self.embed(ids_BL, mask_BL, types_BL)
         return self.finish(layered.run_layers(self.layers, tokens_BLC, mask_BL), mask_BL)
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
-        """The published weights less their pooler, which no sentence passes. Raises ModelError where they do
-        not fit."""
+        """Loads the published weights without their pooler, which is not used for sentences.
+
+        Raises ModelError where they do not fit.
+        """
         unused = ("pooler.", "embeddings.position_ids")
         named = {name: tensor for name, tensor in tensors.items() if not name.startswith(unused)}
         wanted = self.bert.model.state_dict()

@@ -1,4 +1,7 @@
-"""Settings of every tower, apart from the towers themselves: a configuration can be read and listed without importing transformers."""
+"""Settings of all towers.
+
+They are apart from the towers, so that a configuration can be read and listed without importing transformers.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 Aligned = Literal["value_only", "value_with_residual", "correlative"]
-"""Ways of bringing CLIP's patch tokens into its text space, see `towers/clip.py`."""
+"""Ways of mapping CLIP's patch tokens to its text space; see `towers/clip.py`."""
 
 
 class TowerConfig(BaseModel, extra="forbid", frozen=True):
-    """The fields that all towers over transformers' modules have. Exactly one of `source` and `architecture` is given."""
+    """The fields that all towers over transformers' modules have.
+
+    Exactly one of `source` and `architecture` must be given.
+    """
 
     source: str | None = Field(None, description="folder or hub id of published weights")
     revision: str | None = Field(
@@ -29,20 +35,24 @@ class TowerConfig(BaseModel, extra="forbid", frozen=True):
         if (self.source is None) == (self.architecture is None):
             found = "both" if self.source is not None else "neither"
             raise ValueError(
-                f"a tower needs either source (published weights) or architecture (random weights), and got {found}"
+                "a tower needs either source (published weights) or architecture (random weights), and got "
+                f"{found}"
             )
         return self
 
 
 class AdaptersConfig(BaseModel, extra="forbid", frozen=True):
-    """Small trained parts in the last blocks of a tower; they learn where the tower itself is frozen, and begin as nothing."""
+    """Sizes of the adapters: small trained parts in the last blocks of a tower that may be frozen.
+
+    An untrained adapter changes nothing.
+    """
 
     blocks: int = Field(6, gt=0, description="last blocks that get an adapter on their attention's output")
     bottleneck: int = Field(192, gt=0, description="inner width of an adapter")
 
 
 class ConvolutionalConfig(BaseModel, extra="forbid", frozen=True):
-    """Sizes of the network, and what is trained of it."""
+    """Sizes of the convolutional tower, and how much of it is trained."""
 
     kind: Literal["convolutional"] = "convolutional"
     stem: int = Field(
@@ -68,13 +78,14 @@ class ConvolutionalConfig(BaseModel, extra="forbid", frozen=True):
     def _same_stages(self) -> ConvolutionalConfig:
         if len(self.widths) != len(self.blocks):
             raise ValueError(
-                f"widths has {len(self.widths)} stages and blocks {len(self.blocks)}: give one number of blocks per stage"
+                f"widths has {len(self.widths)} stages and blocks {len(self.blocks)}: give one number of "
+                "blocks per stage"
             )
         return self
 
 
 class ClipTowerConfig(TowerConfig, extra="forbid", frozen=True):
-    """CLIP's vision tower."""
+    """Settings of CLIP's vision tower."""
 
     kind: Literal["clip"] = "clip"
     grid: Literal["last", "penultimate"] = Field(
@@ -89,13 +100,13 @@ class ClipTowerConfig(TowerConfig, extra="forbid", frozen=True):
 
 
 class ClipTextTowerConfig(TowerConfig, extra="forbid", frozen=True):
-    """CLIP's text tower."""
+    """Settings of CLIP's text tower."""
 
     kind: Literal["clip-text"] = "clip-text"
 
 
 class VitTowerConfig(TowerConfig, extra="forbid", frozen=True):
-    """A ViT tower of transformers."""
+    """Settings of a ViT tower."""
 
     kind: Literal["vit"] = "vit"
     adapters: AdaptersConfig | None = Field(
@@ -104,13 +115,13 @@ class VitTowerConfig(TowerConfig, extra="forbid", frozen=True):
 
 
 class SwinTowerConfig(TowerConfig, extra="forbid", frozen=True):
-    """A Swin tower of transformers."""
+    """Settings of a Swin tower."""
 
     kind: Literal["swin"] = "swin"
 
 
 class ResNetTowerConfig(TowerConfig, extra="forbid", frozen=True):
-    """A ResNet tower of transformers."""
+    """Settings of a ResNet tower."""
 
     kind: Literal["resnet"] = "resnet"
     grid: tuple[int, int] | None = Field(
@@ -120,12 +131,13 @@ class ResNetTowerConfig(TowerConfig, extra="forbid", frozen=True):
 
 
 class EfficientNetLiteConfig(BaseModel, extra="forbid", frozen=True):
-    """An EfficientNet-Lite tower, trained on ImageNet; any picture size."""
+    """Settings of an EfficientNet-Lite tower, trained on ImageNet, for any picture size."""
 
     kind: Literal["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"] = "efficientnet-lite2"
     weights: Literal["package", "none"] = Field(
         "package",
-        description="package: the published ones, from an installed package; none: random, or a model folder's own",
+        description="package: the published ones, from an installed package; "
+        "none: random, or a model folder's own",
     )
     grid: Literal["head", "last_block"] = Field(
         "head", description="the 1,280 channels of the head, or those of the last block (352 of lite2)"
@@ -135,7 +147,8 @@ class EfficientNetLiteConfig(BaseModel, extra="forbid", frozen=True):
     )
     fit: Literal["squash", "crop"] = Field(
         "squash",
-        description="squash: the whole picture, aspect not kept; crop: its middle, as the weights were trained",
+        description="squash: the whole picture, aspect not kept; "
+        "crop: its middle, as the weights were trained",
     )
     classifier: bool = Field(
         True, description="keep the 1,000 classes of ImageNet, which name pictures and cells"
@@ -160,23 +173,25 @@ class EfficientNetLiteConfig(BaseModel, extra="forbid", frozen=True):
 
 
 class BertTowerConfig(TowerConfig, extra="forbid", frozen=True):
-    """A BERT text tower: published weights, or an architecture of one's own."""
+    """Settings of a BERT-like text tower: published weights, or a custom architecture."""
 
     kind: Literal["bert"] = "bert"
     family: Literal["bert", "roberta", "xlm-roberta"] = "bert"
 
 
 class SentenceEncoderConfig(BaseModel, extra="forbid", frozen=True):
-    """A sentence encoder as text tower: all-MiniLM-L6-v2, with its own WordPiece tokenizer."""
+    """Settings of a sentence encoder as text tower: all-MiniLM-L6-v2 with its WordPiece tokenizer."""
 
     kind: Literal["sentence-encoder"] = "sentence-encoder"
     weights: Literal["package", "none"] = Field(
         "package",
-        description="package: the published ones, from an installed package; none: random, or a model folder's own",
+        description="package: the published ones, from an installed package; "
+        "none: random, or a model folder's own",
     )
     architecture: dict[str, Any] | None = Field(
         None,
-        description="fields of transformers' BertConfig, with weights = none; absent: that of all-MiniLM-L6-v2",
+        description="fields of transformers' BertConfig, with weights = none; "
+        "absent: that of all-MiniLM-L6-v2",
     )
     own_space: bool = Field(
         False,

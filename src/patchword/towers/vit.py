@@ -1,7 +1,8 @@
 """ViT and Swin as layered towers over transformers' modules.
 
-ViT: Dosovitskiy et al. 2021 (arXiv 2010.11929). Swin: Liu et al. 2021 (arXiv 2103.14030); its layers attend inside windows and shrink the
-grid on the way, so their tokens cannot be joined by others, and there is no class token.
+ViT: Dosovitskiy et al. 2021 (arXiv 2010.11929). Swin: Liu et al. 2021 (arXiv 2103.14030). Swin's layers
+attend inside windows and shrink the grid, so its tokens cannot be joined by others, and it has no class
+token.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from patchword.types import Projections, VisualFeatures
 
 
 class VitLayer:
-    """A view of one pre-norm block: x + attention(LN x), then + MLP(LN ...); an adapter on the attention's output, where there is one."""
+    """A view of one pre-norm block with the interface of `types.TowerLayer`.
+
+    It computes x + attention(LN x), then + MLP(LN ...). The output of its attention passes an adapter where
+    there is one.
+    """
 
     def __init__(self, block: nn.Module, adapter: Adapter | None = None) -> None:
         self.block, self.adapter = block, adapter
@@ -26,6 +31,7 @@ class VitLayer:
         return self.attend(tokens_BNC, *self.project(tokens_BNC), mask_BN)
 
     def project(self, tokens_BNC: Tensor) -> Projections:
+        """See `types.TowerLayer.project`."""
         attention, heads = self.block.attention, self.block.attention.num_attention_heads
         normed_BNC = self.block.layernorm_before(tokens_BNC)
         maps = (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -34,6 +40,7 @@ class VitLayer:
     def attend(
         self, tokens_BQC: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask_BN: Tensor | None = None
     ) -> Tensor:
+        """See `types.TowerLayer.attend`."""
         block = self.block
         dropout = block.attention.attention_dropout if block.training else 0.0
         attended_BQC = block.attention.o_proj(layered.attend_heads(queries, keys, values, mask_BN, dropout))
@@ -44,11 +51,15 @@ class VitLayer:
 
 
 class VitTower(PartlyFrozen):
-    """Class token first, then the patches row by row.
+    """A ViT tower. The class token comes first, then the patches row by row.
 
     Attributes:
-        width: C. depth: number of layers. hw: rows and columns of the grid. picture_hw: height and width of the pictures in pixels.
-        has_class_token: True. appendable: True; a layer takes any number of tokens, and every token sees all others.
+        width: C.
+        depth: number of layers.
+        hw: rows and columns of the grid.
+        picture_hw: height and width of the pictures in pixels.
+        has_class_token: True.
+        appendable: True; a layer takes any number of tokens, and every token sees all others.
     """
 
     shared_width = None
@@ -56,7 +67,10 @@ class VitTower(PartlyFrozen):
     appendable = True
 
     def __init__(self, config: VitTowerConfig) -> None:
-        """Raises ModelError for published weights that do not fit, ConfigError for a `trainable_from` beyond the last layer."""
+        """Raises ModelError for published weights that do not fit.
+
+        Raises ConfigError for a `trainable_from` beyond the last layer.
+        """
         super().__init__()
         self.config = config
         if config.source is not None:
@@ -86,36 +100,43 @@ class VitTower(PartlyFrozen):
 
     @classmethod
     def from_architecture(cls, architecture: ViTConfig, trainable_from: int | None = None) -> VitTower:
-        """Random weights of transformers' configuration."""
+        """Builds the tower with random weights from a transformers configuration."""
         return cls(VitTowerConfig(architecture=architecture.to_diff_dict(), trainable_from=trainable_from))
 
     @classmethod
     def from_pretrained(
         cls, source: str, revision: str | None = None, trainable_from: int | None = None
     ) -> VitTower:
-        """Published weights from a folder or a hub id."""
+        """Loads published weights from a folder or by a hub id."""
         return cls(VitTowerConfig(source=str(source), revision=revision, trainable_from=trainable_from))
 
     def embed(self, pixels_B3HW: Tensor) -> tuple[Tensor, None]:
-        """Tokens (B, 1 + N, C) before layer 0; there is no mask. Raises ModelError for pictures of another size."""
+        """Returns the tokens (B, 1 + N, C) before layer 0; there is no mask.
+
+        Raises ModelError for pictures of another size.
+        """
         layered.check_picture_size(pixels_B3HW, *self.picture_hw, "ViT")
         return self.model.embeddings(pixels_B3HW.to(self.model.dtype)), None
 
     def finish(self, tokens_BNC: Tensor) -> VisualFeatures:
-        """The last LayerNorm; class token and grid apart."""
+        """Applies the last LayerNorm and separates the class token from the grid."""
         normed_BNC = self.model.layernorm(tokens_BNC)
         return VisualFeatures(grid_BNC=normed_BNC[:, 1:], class_BC=normed_BNC[:, 0], hw=self.hw)
 
     def forward(self, pixels_B3HW: Tensor) -> VisualFeatures:
+        """Returns the features of B normalised pictures."""
         return self.resume(*self.embed(pixels_B3HW), start=0)
 
     def resume(self, tokens_BNC: Tensor, mask: None, start: int) -> VisualFeatures:
-        """Features from what goes into layer `start`."""
+        """Returns the features from the tokens before layer `start`."""
         return self.finish(layered.run_layers(self.layers, tokens_BNC, mask, start))
 
 
 class SwinLayer:
-    """A view of one windowed block on a grid of `hw` cells, with the merging of 2x2 cells that follows the last block of a stage."""
+    """A view of one windowed block on a grid of `hw` cells.
+
+    It includes the merging of 2x2 cells that follows the last block of a stage.
+    """
 
     def __init__(self, block: nn.Module, hw: tuple[int, int], merging: nn.Module | None) -> None:
         self.block, self.hw, self.merging = block, hw, merging
@@ -126,12 +147,17 @@ class SwinLayer:
 
 
 class SwinTower(PartlyFrozen):
-    """Layers are the blocks of all stages in order; the width doubles and the grid halves after each stage but the last.
+    """A Swin tower. Its layers are the blocks of all stages in order.
+
+    After each stage but the last, the width doubles and the grid halves.
 
     Attributes:
-        width: C of the grid that comes out. depth: number of blocks. hw: rows and columns of that grid.
+        width: C of the last grid.
+        depth: number of blocks.
+        hw: rows and columns of the last grid.
         picture_hw: height and width of the pictures in pixels.
-        has_class_token: False. appendable: False; windows have no place for further tokens.
+        has_class_token: False.
+        appendable: False; windows have no place for further tokens.
     """
 
     shared_width = None
@@ -139,7 +165,10 @@ class SwinTower(PartlyFrozen):
     appendable = False
 
     def __init__(self, config: SwinTowerConfig) -> None:
-        """Raises ModelError for published weights that do not fit, ConfigError for a `trainable_from` beyond the last layer."""
+        """Raises ModelError for published weights that do not fit.
+
+        Raises ConfigError for a `trainable_from` beyond the last layer.
+        """
         super().__init__()
         self.config = config
         if config.source is not None:
@@ -174,28 +203,32 @@ class SwinTower(PartlyFrozen):
 
     @classmethod
     def from_architecture(cls, architecture: SwinConfig, trainable_from: int | None = None) -> SwinTower:
-        """Random weights of transformers' configuration."""
+        """Builds the tower with random weights from a transformers configuration."""
         return cls(SwinTowerConfig(architecture=architecture.to_diff_dict(), trainable_from=trainable_from))
 
     @classmethod
     def from_pretrained(
         cls, source: str, revision: str | None = None, trainable_from: int | None = None
     ) -> SwinTower:
-        """Published weights from a folder or a hub id."""
+        """Loads published weights from a folder or by a hub id."""
         return cls(SwinTowerConfig(source=str(source), revision=revision, trainable_from=trainable_from))
 
     def embed(self, pixels_B3HW: Tensor) -> tuple[Tensor, None]:
-        """Tokens (B, cells, C of the first stage) before block 0; no mask. Raises ModelError for pictures of another size."""
+        """Returns the tokens (B, cells, C of the first stage) before block 0; there is no mask.
+
+        Raises ModelError for pictures of another size.
+        """
         layered.check_picture_size(pixels_B3HW, *self.picture_hw, "Swin")
         return self.model.embeddings(pixels_B3HW.to(self.model.dtype))[0], None
 
     def finish(self, tokens_BNC: Tensor) -> VisualFeatures:
-        """The last LayerNorm."""
+        """Applies the last LayerNorm."""
         return VisualFeatures(grid_BNC=self.model.layernorm(tokens_BNC), hw=self.hw)
 
     def forward(self, pixels_B3HW: Tensor) -> VisualFeatures:
+        """Returns the features of B normalised pictures."""
         return self.resume(*self.embed(pixels_B3HW), start=0)
 
     def resume(self, tokens_BNC: Tensor, mask: None, start: int) -> VisualFeatures:
-        """Features from what goes into layer `start`."""
+        """Returns the features from the tokens before layer `start`."""
         return self.finish(layered.run_layers(self.layers, tokens_BNC, mask, start))

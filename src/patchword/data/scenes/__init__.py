@@ -1,12 +1,14 @@
-"""Scenes: a drawn test world with exact knowledge of everything in it. Nothing here is ever presented as a photograph.
+"""Scenes: a drawn test world in which everything is known exactly.
 
-world      what a scene is; scenes from (split, index, seed); held-out parts
-draw       pixels, instance masks, boxes, visible shares
-sayings    the grammar, its facts, and the oracle `entails`
-describe   true captions with links from words to things
-questions  balanced questions with answers and programs
-corrupt    five kinds of damage in five severities
-export     a data set on disk
+No scene is ever presented as a photograph.
+
+    world      the scenes themselves, made from (split, index, seed); held-out parts
+    draw       pixels, instance masks, boxes, visible shares
+    sayings    the grammar, its facts, and the oracle `entails`
+    describe   true captions with links from words to things
+    questions  balanced questions with answers and programs
+    corrupt    five kinds of corruption in five severities
+    export     scenes as a data set on disk
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Damage to drawn pictures in five severities, after Hendrycks and Dietterich (2019), to see how a model bears it."""
+"""Corruptions of drawn pictures in five severities, to measure the robustness of a model.
+
+They follow Hendrycks and Dietterich (2019).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ Corruption = Literal["noise", "blur", "contrast", "brightness", "pixelate"]
 
 
 def corrupt(pixels_BSSC: np.ndarray, scenes: Sequence[Scene], kind: Corruption, severity: int) -> np.ndarray:
-    """A damaged copy of uint8 (B, S, S, 3); severity 1 to 5. The same scene is always damaged in the same way."""
+    """Returns a corrupted copy of the uint8 pictures (B, S, S, 3); severity is 1 to 5.
+
+    The same scene is always corrupted in the same way. Raises `DataError` for an unknown kind or severity.
+    """
     if severity not in range(1, 6):
         raise DataError(f"severity {severity} of {kind!r}: expected a whole number from 1 to 5")
     strength = severity / 5

@@ -1,4 +1,4 @@
-"""Captions of a scene, each true by construction, with a link from every word to the things that it speaks of."""
+"""Captions of a scene, true by construction, in which every word is linked to the things it describes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from patchword.data.scenes.world import PURPOSES, SHAPES, Scene, related, relati
 
 
 class Style(NamedTuple):
-    """How a caption is worded, apart from what it says."""
+    """The wording of a caption, independent of its content."""
 
     opener: str = ""
     synonyms: bool = False
@@ -37,7 +37,7 @@ STYLES = (
     Style(opener="i can see", drop_adjectives=True),
     Style(negation=True, drop_adjectives=True),
 )
-"""The paraphrases, by number; the first is the plainest."""
+"""The paraphrases; the first is the plainest."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,22 @@ class Caption:
 
     words: tuple[str, ...]
     links: tuple[tuple[int, ...], ...]
-    """Per word, the places of the things that it speaks of; empty for words of no thing."""
+    """For each word, the positions of the things it describes; empty for words that describe none."""
     facts: tuple[Fact, ...]
     style: int
-    """Number in `STYLES`: tells how a caption is worded to those who want to find that out from it."""
+    """Number in `STYLES`, for those who want to recognise the wording from the caption."""
 
     @property
     def text(self) -> str:
-        """The sentence."""
+        """The caption as one string."""
         return " ".join(self.words)
 
 
 def describe(scene: Scene, count: int = 5, styles: Sequence[int] = (0, 1, 2, 3, 4, 5)) -> list[Caption]:
-    """`count` captions, in the given styles one after another. The same scene always gives the same captions."""
+    """Returns `count` captions, in the given styles in turn.
+
+    The same scene always gives the same captions.
+    """
     rng = scene.generator(PURPOSES["captions"])
     return [_caption(scene, styles[number % len(styles)], rng) for number in range(count)]
 
@@ -105,7 +108,10 @@ def _pairs(scene: Scene, fact: RelationStatement) -> list[tuple[int, int]]:
 
 
 def _main_facts(scene: Scene, style: Style, rng: np.random.Generator) -> tuple[Fact, ...]:
-    """What is said: the thing (level 1), a relation or both things (level 2), counts and a relation (level 3)."""
+    """Chooses what a caption says.
+
+    This is one thing (level 1), a relation or both things (level 2), or counts and a relation (level 3).
+    """
     if style.negation and rng.random() < 0.7:
         absent = [shape for shape in SHAPES if all(thing.shape != shape for thing in scene.things)]
         denied = ExistenceStatement(Phrase(number=0, shape=absent[rng.integers(len(absent))]))
@@ -113,7 +119,7 @@ def _main_facts(scene: Scene, style: Style, rng: np.random.Generator) -> tuple[F
     graph = relations(scene)
     if graph and rng.random() < 0.75:
         i, name, j = graph[rng.integers(len(graph))]
-        # "the red ring is the same colour as the red star" would give the answer away
+        # "the red ring is the same colour as the red star" would reveal the answer.
         blind = name == "the same colour as"
         return (
             RelationStatement(
@@ -164,9 +170,9 @@ def _spelling(name: str, words: dict[str, tuple[str, ...]], style: Style, rng: n
 
 
 def distinct(scenes: Sequence[Scene], captions: Sequence[str]) -> list[int]:
-    """Places of a part of the pairs in which no caption is true of another's scene, taken greedily from the front.
+    """Selects pairs in which no caption is true of another pair's scene, greedily from the front.
 
-    A contrastive batch made of these has no false negatives.
+    Returns their positions. A contrastive batch of these pairs has no false negatives.
     """
     kept: list[int] = []
     facts = [sayings.parse(caption) for caption in captions]

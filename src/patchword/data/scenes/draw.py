@@ -1,6 +1,8 @@
-"""Scenes into pixels, many at once: every shape is a signed distance, so edges are smooth at any size and masks are exact.
+"""Draws many scenes at once into pixels.
 
-Letters: B scenes, K things (six at most), S edge of the picture in pixels.
+Every shape is a signed distance, so that edges are smooth at any size and masks are exact.
+
+Shape legend: B scenes, K things (six at most), S edge of the picture in pixels.
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ from patchword.data.scenes.world import BACKGROUNDS, COLOURS, PURPOSES, SHAPES, 
 from patchword.errors import DataError
 
 SMALLEST = 16
-_NOISE = 0.02  # standard deviation, of the range 0 to 1
-_CHUNK = 256  # scenes drawn together: keeps the working arrays in cache
+_NOISE = 0.02  # standard deviation, in the range 0 to 1
+_CHUNK = 256  # number of scenes drawn together; keeps the working arrays in the cache
 
 
 def draw(scenes: Sequence[Scene], size: int) -> np.ndarray:
-    """Pictures as uint8 (B, S, S, 3), with a little noise. Raises `DataError` below 16 pixels."""
+    """Draws pictures as uint8 (B, S, S, 3), with a little noise. Raises `DataError` below 16 pixels."""
     pixels_BSSC = np.empty((len(scenes), size, size, 3), np.uint8)
     for first in range(0, len(scenes), _CHUNK):
         part = scenes[first : first + _CHUNK]
@@ -40,9 +42,10 @@ def draw(scenes: Sequence[Scene], size: int) -> np.ndarray:
 
 
 def masks(scenes: Sequence[Scene], size: int) -> np.ndarray:
-    """Visible pixels of each thing, bool (B, K, S, S) with K the largest number of things; unused rows are empty.
+    """Returns the visible pixels of each thing, bool (B, K, S, S).
 
-    A pixel belongs to the last thing that covers at least half of it, so no pixel has two owners.
+    K is the largest number of things; unused rows are empty. A pixel belongs to the last thing that covers at
+    least half of it, so no pixel has two owners.
     """
     solid_BKSS = cover(scenes, size) >= 0.5
     hidden_BSS = np.zeros((len(scenes), size, size), bool)
@@ -53,7 +56,11 @@ def masks(scenes: Sequence[Scene], size: int) -> np.ndarray:
 
 
 def boxes(masks_BKSS: np.ndarray) -> np.ndarray:
-    """Smallest boxes around the visible pixels, int (B, K, 4): left, top, right, bottom, the last two exclusive; zeros where none."""
+    """Returns the smallest boxes around the visible pixels, int (B, K, 4).
+
+    The columns are left, top, right and bottom, the last two exclusive; a thing without visible pixels has
+    zeros.
+    """
     size = masks_BKSS.shape[-1]
     columns_BKS, rows_BKS = masks_BKSS.any(axis=2), masks_BKSS.any(axis=3)
     edges = [
@@ -66,7 +73,7 @@ def boxes(masks_BKSS: np.ndarray) -> np.ndarray:
 
 
 def visible_share(scenes: Sequence[Scene], size: int) -> np.ndarray:
-    """Share of each thing's own pixels that no later thing hides, float (B, K); 0 in unused rows."""
+    """Returns the share of each thing's pixels that no later thing hides, float (B, K); 0 in unused rows."""
     whole_BK = (cover(scenes, size) >= 0.5).sum(axis=(2, 3))
     return masks(scenes, size).sum(axis=(2, 3)) / np.maximum(whole_BK, 1)
 
@@ -96,7 +103,7 @@ def cover(scenes: Sequence[Scene], size: int) -> np.ndarray:
     return cover_BKSS
 
 
-# Signed distances: negative inside, in units of the radius, x to the right, y downwards.
+# Signed distances: negative inside, in units of the radius; x points to the right, y down.
 
 
 def _circle(x, y):
@@ -125,7 +132,10 @@ def _diamond(x, y):
 
 
 def _star(x, y):
-    """Five points: folded onto half a point, where the edge is one straight line from the tip to the valley."""
+    """A star with five points.
+
+    It is folded to half a point, whose edge is one straight line from the tip to the valley.
+    """
     fifth = 2 * np.pi / 5
     angle = np.abs((np.arctan2(x, -y) + fifth / 2) % fifth - fifth / 2)
     distance = np.hypot(x, y)
@@ -137,7 +147,7 @@ def _star(x, y):
 
 
 def _half(x, y):
-    """The upper half of a disc, moved down so that its middle stays in the middle."""
+    """The upper half of a disc, moved down so that its centre is the centre of the shape."""
     return np.maximum(np.hypot(x, y - 0.45) - 1, y - 0.45)
 
 

@@ -1,4 +1,4 @@
-"""Scenes as a data set on disk, so that commands run on them as on any other."""
+"""Writes scenes as a data set on disk, so that commands run on them as on any other."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ def write_questions(
     seed: int = 0,
     questions: int = 4,
 ) -> Path:
-    """Questions about the scenes that `write_scenes` draws with the same arguments, as JSON lines; returns the path of
-    folder/questions.jsonl. Call it once per split: what the file says of other splits is kept."""
+    """Writes questions about the scenes that `write_scenes` draws with the same arguments, as JSON lines.
+
+    Returns the path of folder/questions.jsonl. Call it once per split: other splits in the file are kept.
+    """
     file = Path(folder) / "questions.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     kept = [line for line in lines if json.loads(line)["split"] != split]
@@ -54,9 +56,10 @@ def write_scenes(
     seed: int = 0,
     captions: int = 5,
 ) -> Path:
-    """Write `n` scenes of a split as PNG files under folder/images and as Karpathy JSON; returns the path of folder/dataset.json.
+    """Writes `n` scenes of a split as PNG files under folder/images and as Karpathy JSON.
 
-    Call it once per split: what the file already says of other splits is kept, the split itself is written anew.
+    Returns the path of folder/dataset.json. Call it once per split: other splits in the file are kept, and
+    the split itself is replaced.
     """
     folder = Path(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)

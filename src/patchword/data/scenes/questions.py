@@ -1,6 +1,7 @@
-"""Questions about a scene whose answers are known, and so chosen that guessing from the question alone hardly helps.
+"""Questions about a scene with known answers, chosen so that the question alone hardly helps to guess them.
 
-For each question the answer is drawn first and then a question that has it: yes and no come equally often, numbers evenly.
+For each question, the answer is drawn first and then a question that has it: yes and no are equally frequent,
+and numbers are spread evenly.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _DIRECTIONS = ("left of", "right of", "above", "below")
 
 
 class Program(NamedTuple):
-    """What a question asks, so that its answer can be worked out again: see `answer`."""
+    """The content of a question, from which `answer` computes its answer."""
 
     kind: Kind
     first: Phrase
@@ -30,7 +31,7 @@ class Program(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A question with its only right answer."""
+    """A question with its only correct answer."""
 
     text: str
     answer: str
@@ -38,12 +39,15 @@ class Question(NamedTuple):
 
     @property
     def kind(self) -> Kind:
-        """What sort of question it is."""
+        """The kind of question."""
         return self.program.kind
 
 
 def answer(scene: Scene, program: Program) -> str | None:
-    """The answer in a scene; None where the question makes no sense there (it asks for the colour of what stands twice or not at all)."""
+    """Returns the answer in a scene, or None where the question has no answer there.
+
+    An example is the colour of something that occurs twice or not at all.
+    """
     found = sayings.matching(scene, program.first)
     if program.kind == "exist":
         return "yes" if found else "no"
@@ -62,9 +66,10 @@ def answer(scene: Scene, program: Program) -> str | None:
 
 
 def ask(scene: Scene, count: int = 4, kinds: tuple[Kind, ...] = KINDS) -> list[Question]:
-    """`count` different questions, their kinds drawn evenly from `kinds` as far as the scene allows; fewer where it has no more.
+    """Returns `count` different questions, or fewer where the scene has no more.
 
-    The same scene always gives the same questions.
+    Kinds are drawn evenly from `kinds`, as far as the scene allows. The same scene always gives the same
+    questions.
     """
     rng = scene.generator(PURPOSES["questions"])
     asked: dict[str, Question] = {}
@@ -80,9 +85,10 @@ def ask(scene: Scene, count: int = 4, kinds: tuple[Kind, ...] = KINDS) -> list[Q
 
 
 def question_only_baseline(training: Iterable[Question], held_out: Iterable[Question]) -> float:
-    """Share of the held-out questions answered right by the commonest training answer to the same words, else to the same kind.
+    """Returns the accuracy on the held-out questions of guessing without the pictures.
 
-    Whatever a model scores above this, it owes to the pictures.
+    The guess is the most frequent training answer to the same words, or else to the same kind. What a model
+    scores above this comes from the pictures.
     """
     guess = CommonestAnswer((question.text, question.kind, question.answer) for question in training)
     held_out = list(held_out)
@@ -96,7 +102,7 @@ def _number(count: int) -> str:
 
 
 def _any_phrase(rng: np.random.Generator, scene: Scene) -> Phrase:
-    """A colour, a shape or both, mostly near to what is there: so that "no" needs a look at the picture."""
+    """Draws a colour, a shape or both, close to what is there, so that "no" depends on the picture."""
     thing = scene.things[rng.integers(len(scene.things))]
     colour = thing.colour if rng.random() < 0.5 else tuple(COLOURS)[rng.integers(len(COLOURS))]
     shape = thing.shape if rng.random() < 0.5 else SHAPES[rng.integers(len(SHAPES))]
@@ -108,7 +114,7 @@ def _any_phrase(rng: np.random.Generator, scene: Scene) -> Phrase:
 
 
 def _with_answer(scene: Scene, kind: Kind, wanted: str, rng: np.random.Generator) -> Program | None:
-    """A question that has the wanted answer, if one is found soon."""
+    """Returns a question that has the wanted answer, if one is found in 30 attempts."""
     for _ in range(30):
         second = _any_phrase(rng, scene) if kind == "compare" else None
         program = Program(kind, _any_phrase(rng, scene), None, second)
@@ -122,7 +128,7 @@ def _exist(scene: Scene, rng: np.random.Generator) -> Program | None:
 
 
 def _count(scene: Scene, rng: np.random.Generator) -> Program | None:
-    """Each number that some phrase reaches in this scene is as likely as any other."""
+    """Each number that some phrase gives in this scene is equally likely."""
     programs = [Program("count", _any_phrase(rng, scene)) for _ in range(12)]
     wanted = sorted({answer(scene, program) for program in programs})
     chosen = wanted[rng.integers(len(wanted))]
@@ -134,7 +140,7 @@ def _compare(scene: Scene, rng: np.random.Generator) -> Program | None:
 
 
 def _attribute(kind: Kind):
-    """Ask for one attribute of a thing that the others single out."""
+    """Asks for one attribute of a thing that its other attributes identify."""
 
     def propose(scene: Scene, rng: np.random.Generator) -> Program | None:
         thing = scene.things[rng.integers(len(scene.things))]
@@ -192,4 +198,4 @@ def _noun(phrase: Phrase, many: bool = False) -> str:
 
 
 ANSWERS = ("yes", "no", *(_number(count) for count in range(7)), *COLOURS, *SHAPES, *SIZES)
-"""Every answer there is."""
+"""All possible answers."""

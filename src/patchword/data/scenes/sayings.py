@@ -1,6 +1,6 @@
-"""What can be said about a scene, and whether it is true.
+"""Statements about a scene, and whether they are true.
 
-The grammar, which `describe` writes and `parse` reads:
+`describe` writes this grammar and `parse` reads it:
 
     caption  = [opener] clause ("and" clause)* ["on a" ground "background"]
     clause   = phrase [relation phrase]
@@ -19,7 +19,7 @@ from patchword.data.scenes.world import BACKGROUNDS, COLOURS, RELATIONS, SHAPES,
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 OPENERS = ("there is", "there are", "a picture of", "i can see")
 
-# Words that mean the same; the first spelling is the name used everywhere else.
+# Synonyms; the first spelling is the name used everywhere else.
 SHAPE_WORDS = {"circle": ("circle", "disc"), "half": ("half", "dome"), "cross": ("cross", "plus")}
 COLOUR_WORDS = {"red": ("red", "crimson"), "purple": ("purple", "violet"), "cyan": ("cyan", "turquoise")}
 SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big"), "medium": ("medium",)}
@@ -35,7 +35,10 @@ _PLURALS = {"cross": "crosses", "half": "halves", "plus": "pluses"}
 
 
 class Phrase(NamedTuple):
-    """Things of a kind; None means any. `number` None is at least one, 0 is none, otherwise exactly so many."""
+    """Describes things; None means any.
+
+    `number` None means at least one, 0 none, and any other number exactly that many.
+    """
 
     number: int | None = None
     size: str | None = None
@@ -44,13 +47,13 @@ class Phrase(NamedTuple):
 
 
 class ExistenceStatement(NamedTuple):
-    """There are such things."""
+    """States that things of the phrase exist."""
 
     phrase: Phrase
 
 
 class RelationStatement(NamedTuple):
-    """Some such thing stands in the relation to some other such thing."""
+    """States that a thing of the one phrase is in the relation to a thing of the other."""
 
     subject: Phrase
     relation: str
@@ -58,7 +61,7 @@ class RelationStatement(NamedTuple):
 
 
 class BackgroundStatement(NamedTuple):
-    """The background has this name."""
+    """States the background."""
 
     background: str
 
@@ -67,12 +70,12 @@ Fact = ExistenceStatement | RelationStatement | BackgroundStatement
 
 
 def matching(scene: Scene, phrase: Phrase) -> list[int]:
-    """Places of the things that a phrase fits, whatever its number."""
+    """Returns the positions of the things that a phrase fits, whatever its number."""
     return [place for place, thing in enumerate(scene.things) if fits(thing, phrase)]
 
 
 def fits(thing: Thing, phrase: Phrase) -> bool:
-    """Is the thing of the phrase's size, colour and shape?"""
+    """True where the thing has the phrase's size, colour and shape."""
     return (
         phrase.size in (None, thing.size)
         and phrase.colour in (None, thing.colour)
@@ -81,7 +84,7 @@ def fits(thing: Thing, phrase: Phrase) -> bool:
 
 
 def is_true(scene: Scene, fact: Fact) -> bool:
-    """Does the fact hold in the scene?"""
+    """True where the fact holds in the scene."""
     if isinstance(fact, BackgroundStatement):
         return scene.background == fact.background
     if isinstance(fact, ExistenceStatement):
@@ -94,16 +97,17 @@ def is_true(scene: Scene, fact: Fact) -> bool:
 
 
 def entails(scene: Scene, caption: str) -> bool:
-    """The oracle: is everything that the caption says true of the scene? False for what the grammar above does not read.
+    """The oracle: true where everything that the caption states holds in the scene.
 
-    With it, a search is right when the picture found satisfies the words, not only when it is the one they were written for.
+    It is False for captions outside the grammar. With it, a search result is correct when the picture
+    satisfies the words, not only when it is the one they were written for.
     """
     facts = parse(caption)
     return facts is not None and all(is_true(scene, fact) for fact in facts)
 
 
 def parse(caption: str) -> tuple[Fact, ...] | None:
-    """The facts that a caption states; None when it is not of the grammar."""
+    """Returns the facts that a caption states; None where it is not in the grammar."""
     words = caption.lower().replace(",", " ").strip(" .").split()
     for opener in OPENERS:
         if words[: len(opener.split())] == opener.split():
@@ -138,7 +142,7 @@ def _split(words: list[str], separator: str) -> list[list[str]]:
 
 def _parse_clause(words: list[str]) -> Fact | None:
     for name in RELATIONS:
-        # The longer spelling first: "left of" stands inside "to the left of".
+        # Longer spellings come first, because "left of" is part of "to the left of".
         for spelling in sorted(RELATION_WORDS.get(name, (name,)), key=len, reverse=True):
             pattern = spelling.split()
             for at in range(1, len(words) - len(pattern)):
@@ -155,7 +159,7 @@ def _parse_clause(words: list[str]) -> Fact | None:
 
 
 def parse_phrase(words: list[str]) -> Phrase | None:
-    """A phrase such as "two small red rings"; None when it is none."""
+    """Parses a phrase such as "two small red rings"; None where it is none."""
     if len(words) < 2 or (words[0] not in ("a", "an") and words[0] not in NUMBERS):
         return None
     number = NUMBERS.index(words[0]) if words[0] in NUMBERS else None
@@ -175,7 +179,7 @@ def _taken(words: list[str], names: dict[str, str]) -> tuple[str | None, list[st
 
 
 def plural(noun: str) -> str:
-    """The plural of a noun of this grammar."""
+    """Returns the plural of a noun of this grammar."""
     return _PLURALS.get(noun, f"{noun}s")
 
 

@@ -1,10 +1,10 @@
-"""What a drawn scene is, and how one is made from nothing but (split, index, seed).
+"""Scenes, each made from (split, index, seed) alone.
 
-A scene is one to six flat shapes on a plain ground. It is a test world with exact knowledge of everything in it, never a stand-in for
-photographs. Levels: 1, one thing (from 16 pixels); 2, two things in a relation (from 24 pixels); 3, three to six things that may hide
-one another, with counts (from 32 pixels).
+A scene is one to six flat shapes on a plain background. It is a test world in which everything is known
+exactly, never a substitute for photographs. Levels: 1, one thing (from 16 pixels); 2, two things in a
+relation (from 24 pixels); 3, three to six things that may hide one another, with counts (from 32 pixels).
 
-Lengths are shares of the canvas: x to the right, y downwards, both from 0 to 1.
+Lengths are shares of the canvas: x points to the right and y down, both from 0 to 1.
 """
 
 from __future__ import annotations
@@ -37,25 +37,26 @@ BACKGROUNDS = {
 }
 RELATIONS = ("left of", "right of", "above", "below", "inside", "overlapping", "the same colour as")
 
-# Radius per level and size. Level 1 keeps three pixels of radius at 16 pixels, below which shapes look alike.
+# Radius per level and size. Level 1 keeps a radius of three pixels at 16 pixels; smaller shapes look alike.
 _RADII = {1: (0.19, 0.28, 0.40), 2: (0.14, 0.21, 0.30), 3: (0.10, 0.14, 0.19)}
 _CONTAINERS = ("circle", "square", "ring")
-_LARGEST_TURN = 0.25  # radians: a square must not become a diamond
+_LARGEST_TURN = 0.25  # radians; a square must not become a diamond
 
 HeldOut = Literal["combo", "relation", "count"]
 SPLITS = ("train", "val", "test")
 HELD_OUT_COMBOS = frozenset(zip(COLOURS, SHAPES, strict=True))
-"""combo: eight of the 64 pairs of colour and shape never appear in train and val; every test scene has one."""
+"""combo: eight of the 64 pairs of colour and shape never occur in train and val; every test scene has one."""
 HELD_OUT_ORDERS = frozenset(
     {("circle", "square"), ("triangle", "circle"), ("star", "ring"), ("diamond", "cross")}
 )
-"""relation: in train and val the first never stands left of the second (the other way round it does); in every test scene it does."""
+"""relation: in train and val, the first is never left of the second (the reverse occurs); in every test
+scene it is."""
 MOST_THINGS_SEEN = 3
-"""count: train and val of level 3 have three things at most, test four to six."""
+"""count: train and val of level 3 have at most three things, test has four to six."""
 
 
 class Thing(NamedTuple):
-    """One shape; `radius` is that of the circle around which it is drawn, `angle` in radians."""
+    """One shape. `radius` is that of the circle around which it is drawn; `angle` is in radians."""
 
     shape: str
     colour: str
@@ -68,7 +69,10 @@ class Thing(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
-    """Things in painter's order (a later one hides an earlier one) on a ground, and where they come from."""
+    """Things on a background, and the arguments that the scene was made from.
+
+    Things are in painter's order: a later one hides an earlier one.
+    """
 
     things: tuple[Thing, ...]
     background: str
@@ -84,7 +88,7 @@ class Scene:
         return f"{self.held_out or 'iid'}_{self.split}_{self.index:06d}"
 
     def generator(self, purpose: int) -> np.random.Generator:
-        """Random numbers of this scene alone; each purpose (see `PURPOSES`) has its own."""
+        """Returns a random generator of this scene alone; each purpose (see `PURPOSES`) has its own."""
         held_out = 0 if self.held_out is None else 1 + ("combo", "relation", "count").index(self.held_out)
         return np.random.default_rng(
             [self.seed, SPLITS.index(self.split), self.level, held_out, self.index, purpose]
@@ -92,7 +96,8 @@ class Scene:
 
 
 PURPOSES = {"things": 0, "noise": 1, "captions": 2, "questions": 3, "corruption": 4}
-"""Streams of random numbers of a scene: a change in how captions are drawn must not change the picture."""
+"""Streams of random numbers of a scene. They are separate, so that a change in the captions cannot change
+the picture."""
 
 
 def make_scenes(
@@ -103,14 +108,16 @@ def make_scenes(
     seed: int = 0,
     start: int = 0,
 ) -> list[Scene]:
-    """Scenes `start` to `start + count - 1` of a split. Each depends on its own index only, so any part can be made alone.
+    """Makes the scenes `start` to `start + count - 1` of a split.
 
-    Without `held_out` the splits differ by their random numbers only; with it, test differs from train as the constants above say.
-    Raises `DataError` for an unknown split or level.
+    Each scene depends only on its own index, so any part can be made alone. Without `held_out` the splits
+    differ only by their random numbers; with it, test differs from train as the constants above say. Raises
+    `DataError` for an unknown split or level, or a `held_out` that does not fit the level.
     """
     if split not in SPLITS or level not in _RADII:
         raise DataError(
-            f"scenes of split {split!r} and level {level!r}: expected split {', '.join(SPLITS)} and level 1, 2 or 3"
+            f"scenes of split {split!r} and level {level!r}: expected split {', '.join(SPLITS)} and level "
+            "1, 2 or 3"
         )
     if (held_out == "relation" and level != 2) or (held_out == "count" and level != 3):
         raise DataError(
@@ -122,7 +129,10 @@ def make_scenes(
 
 
 def related(relation: str, a: Thing, b: Thing) -> bool:
-    """Does `a` stand in the relation to `b`? Directions need the larger part of the distance along their axis."""
+    """True where `a` is in the relation to `b`.
+
+    For a direction, the larger part of the distance must be along its axis.
+    """
     if relation == "the same colour as":
         return a.colour == b.colour
     if relation == "inside":
@@ -131,7 +141,7 @@ def related(relation: str, a: Thing, b: Thing) -> bool:
 
 
 def relations(scene: Scene) -> list[tuple[int, str, int]]:
-    """The scene graph: every (place of a thing, relation, place of another) that holds."""
+    """Returns the scene graph: every (position, relation, position of another thing) that holds."""
     places = range(len(scene.things))
     return [
         (i, name, j)
@@ -143,7 +153,7 @@ def relations(scene: Scene) -> list[tuple[int, str, int]]:
     ]
 
 
-def _geometry(relation: str, ax, ay, ar, bx, by, br):  # numbers or arrays alike
+def _geometry(relation: str, ax, ay, ar, bx, by, br):  # works on numbers and on arrays
     dx, dy = bx - ax, by - ay
     distance = np.hypot(dx, dy)
     inside, holds_other = distance + ar <= 0.8 * br, distance + br <= 0.8 * ar
@@ -160,7 +170,8 @@ def _geometry(relation: str, ax, ay, ar, bx, by, br):  # numbers or arrays alike
 def _make(empty: Scene) -> Scene:
     rng = empty.generator(PURPOSES["things"])
     background = tuple(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
-    while True:  # held-out rules are kept by drawing again; each accepts a fair share of the scenes
+    # Held-out rules are enforced by redrawing; each accepts a fair share of the scenes.
+    while True:
         things = {1: _one_thing, 2: _two_things, 3: _many_things}[empty.level](empty, rng)
         if _allowed(empty, things):
             return Scene(
@@ -179,7 +190,10 @@ def _allowed(scene: Scene, things: tuple[Thing, ...]) -> bool:
 
 
 def _attributes(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """Shape and colour; in the test part of combo every second pair is a held-out one, so that scenes need few redraws."""
+    """Draws shape and colour.
+
+    In the test part of combo, every second pair is a held-out one, so that few scenes are redrawn.
+    """
     shape, colour = rng.integers(len(SHAPES)), rng.integers(len(COLOURS))
     if scene.held_out == "combo" and scene.split == "test" and rng.random() < 0.5:
         colour = shape
@@ -199,7 +213,7 @@ def _one_thing(scene: Scene, rng: np.random.Generator) -> tuple[Thing, ...]:
 
 
 def _two_things(scene: Scene, rng: np.random.Generator) -> tuple[Thing, ...]:
-    """A relation is chosen first, then places are drawn until it holds."""
+    """Chooses a relation first, then draws positions until it holds."""
     relation = RELATIONS[rng.integers(6)]
     kinds = [_attributes(scene, rng), _attributes(scene, rng)]
     if scene.held_out == "relation" and scene.split == "test":
@@ -212,7 +226,8 @@ def _two_things(scene: Scene, rng: np.random.Generator) -> tuple[Thing, ...]:
         kinds[1], sizes = (_CONTAINERS[rng.integers(len(_CONTAINERS))], kinds[1][1]), [0, 2]
     elif sizes == [2, 2] and not touching:
         sizes[1] = 1  # two large things do not fit side by side
-    if touching and kinds[0][1] == kinds[1][1]:  # of one colour they would melt into one another
+    # Two things of one colour would merge.
+    if touching and kinds[0][1] == kinds[1][1]:
         names = tuple(COLOURS)
         kinds[0] = (
             kinds[0][0],
@@ -221,7 +236,7 @@ def _two_things(scene: Scene, rng: np.random.Generator) -> tuple[Thing, ...]:
     (ax, ay), (bx, by), (ar, br) = _places_for(relation, sizes, rng)
     a = Thing(*kinds[0], SIZES[sizes[0]], ax, ay, ar, _turn(rng))
     b = Thing(*kinds[1], SIZES[sizes[1]], bx, by, br, _turn(rng))
-    # What is inside must be painted last; otherwise either order will do.
+    # The inner thing must be painted last; otherwise the order does not matter.
     return (b, a) if relation == "inside" or rng.random() < 0.5 else (a, b)
 
 
@@ -239,7 +254,7 @@ def _places_for(relation: str, sizes: list[int], rng: np.random.Generator):
 
 
 def _many_things(scene: Scene, rng: np.random.Generator) -> tuple[Thing, ...]:
-    """Every second thing repeats an earlier one's shape, colour or both, so that there is something to count."""
+    """Every second thing repeats an earlier shape, colour or both, so that there is something to count."""
     least, most = 3, 6
     if scene.held_out == "count":
         least, most = (MOST_THINGS_SEEN + 1, 6) if scene.split == "test" else (1, MOST_THINGS_SEEN)
@@ -258,7 +273,10 @@ def _many_things(scene: Scene, rng: np.random.Generator) -> tuple[Thing, ...]:
 def _free_place(
     things: list[Thing], radius: float, colour: str, rng: np.random.Generator
 ) -> tuple[float, float]:
-    """A place that hides the others at most in part; things of one colour do not touch, if there is room."""
+    """Returns a position at which the others are hidden at most in part.
+
+    Things of one colour do not touch, if there is room.
+    """
     places_N2 = rng.uniform(radius, 1 - radius, (64, 2))
     if not things:
         return float(places_N2[0, 0]), float(places_N2[0, 1])

@@ -1,20 +1,21 @@
-"""Adaptive attention: a captioner that knows when not to look.
+"""Adaptive attention: a captioner that decides for each word whether to attend to the picture.
 
 Lu, Xiong, Parikh, Socher: Knowing When to Look. CVPR 2017.
 
-    v_i = ReLU(W_a a_i)      v^g = ReLU(W_b mean a_i)                                                     (equations 14, 15)
+    v_i = ReLU(W_a a_i)      v^g = ReLU(W_b mean a_i)                              (equations 14, 15)
     x_t = [w_t; v^g]         h_t, m_t = LSTM(x_t, h_{t-1}, m_{t-1})
-    z_t = w_h^T tanh(W_v V + W_g h_t)                                                                     (equation 6)
-    g_t = sigmoid(W_x x_t + W_h h_{t-1})        s_t = g_t * tanh(m_t)              the visual sentinel    (equations 9, 10)
-    [alpha_t; beta_t] = softmax([z_t; w_h^T tanh(W_s s_t + W_g h_t)])                                     (equation 12)
-    c_t = sum_i alpha_ti v_i + beta_t s_t       p_t = softmax(W_p (c_t + h_t))                            (equations 11, 13)
+    z_t = w_h^T tanh(W_v V + W_g h_t)                                              (equation 6)
+    g_t = sigmoid(W_x x_t + W_h h_{t-1})     s_t = g_t * tanh(m_t)   the visual sentinel (equations 9, 10)
+    [alpha_t; beta_t] = softmax([z_t; w_h^T tanh(W_s s_t + W_g h_t)])              (equation 12)
+    c_t = sum_i alpha_ti v_i + beta_t s_t    p_t = softmax(W_p (c_t + h_t))        (equations 11, 13)
 
-beta_t is the share of the sentinel: 1 says that the word came from what was already said. (The paper writes c_t with a softmax of its own
-over the patches, weighted by 1 - beta_t: the same numbers.) Attention looks with the current state and feeds nothing back into the LSTM,
-so teacher forcing runs the LSTM first and then attends for all words at once.
+beta_t is the weight of the sentinel: 1 means that the word depends on the previous words alone. (The paper
+writes c_t with a separate softmax over the patches, weighted by 1 - beta_t; the numbers are the same.)
+Attention uses the current state and feeds nothing back into the LSTM, so teacher forcing runs the LSTM first
+and then attends for all words at once.
 
-Shape legend: that of `patchword.types`, and A width of the attention, S width of the LSTM and of the mapped patches, E width of a word,
-X width of the LSTM's input (E + S), R rows (B, or B*K beams).
+Shape legend: that of `patchword.types`, and A width of the attention, S width of the LSTM and of the mapped
+patches, E width of a word, X width of the LSTM's input (E + S), R rows (B, or B*K beams).
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class AdaptiveConfig(BaseModel):
 
 
 class AdaptiveMemory(NamedTuple):
-    """What the decoder reads of B pictures: mapped patches, their keys for the attention, and the picture as a whole."""
+    """What the decoder reads of B pictures: mapped patches, their attention keys, and a picture vector."""
 
     patches_BNS: Tensor
     keys_BNA: Tensor
@@ -60,7 +61,7 @@ class AdaptiveMemory(NamedTuple):
 
 
 class Sentinel(nn.Module):
-    """The visual sentinel: what the LSTM's memory has to say about the next word."""
+    """The visual sentinel: the part of the LSTM's memory that may replace the picture."""
 
     def __init__(self, input_width: int, width: int) -> None:
         super().__init__()
@@ -68,7 +69,7 @@ class Sentinel(nn.Module):
         self.hidden = Linear(width, width, bias=False)
 
     def forward(self, inputs_RTX: Tensor, previous_RTS: Tensor, cells_RTS: Tensor) -> Tensor:
-        """Equations 9 and 10, for inputs x_t, the states before them, and the memory cells after them."""
+        """Equations 9 and 10 for the inputs x_t, the states before them and the memory cells after them."""
         return torch.sigmoid(self.input(inputs_RTX) + self.hidden(previous_RTS)) * cells_RTS.tanh()
 
 
@@ -97,7 +98,10 @@ class Adaptive(nn.Module):
         nn.init.zeros_(self.words.bias)
 
     def encode(self, features: VisualFeatures) -> AdaptiveMemory:
-        """Mapped patches, their keys and the picture vector. Raises ModelError where the features are not `feature_width` wide."""
+        """Returns the mapped patches, their keys and the picture vector.
+
+        Raises ModelError where the features are not `feature_width` wide.
+        """
         grid_BNC = grid_of(features, self.feature_width)
         patches_BNS = self.patch(grid_BNC).relu()
         picture_BS = self.picture(mean_of_grid(grid_BNC, features.mask_BN)).relu()
@@ -106,7 +110,7 @@ class Adaptive(nn.Module):
     def decode(
         self, tokens_BT: Tensor, lengths_B: Tensor, memory: AdaptiveMemory, trace: bool = False
     ) -> Decoded:
-        """Teacher forcing: the LSTM over all words, then one attention for all of them."""
+        """Teacher forcing: runs the LSTM over all words, then one attention for all of them."""
         valid_BT = valid(lengths_B, tokens_BT.shape[1])
         hiddens_BTS, sentinels_BTS, _ = self._run(tokens_BT, memory.picture_BS, self.start(memory, 1))
         contexts_BTS, attention_BTN, sentinel_BT = self._look(memory, hiddens_BTS, sentinels_BTS)
@@ -119,13 +123,14 @@ class Adaptive(nn.Module):
         )
 
     def start(self, memory: AdaptiveMemory, beams: int) -> LstmState:
+        """Returns the zero state of B*beams rows; the picture enters with every word."""
         nothing_RS = torch.zeros_like(memory.picture_BS).repeat_interleave(beams, 0)
         return LstmState(nothing_RS, nothing_RS)
 
     def step(
         self, tokens_R: Tensor, memory: AdaptiveMemory, state: LstmState, trace: bool = False
     ) -> tuple[Tensor, LstmState, Trace | None]:
-        """One word for every row; the beams of a picture share its patches."""
+        """Decodes one word for every row; the beams of a picture share its patches."""
         B = len(memory.picture_BS)
         picture_RS = memory.picture_BS.repeat_interleave(len(tokens_R) // B, 0)
         hidden_R1S, sentinel_R1S, state = self._run(tokens_R[:, None], picture_RS, state)
@@ -149,7 +154,7 @@ class Adaptive(nn.Module):
     def _run(
         self, tokens_RT: Tensor, picture_RS: Tensor, state: LstmState
     ) -> tuple[Tensor, Tensor, LstmState]:
-        """States and sentinels (R, T, S) of the words, and the last state."""
+        """Returns the states and sentinels (R, T, S) of the words, and the last state."""
         words_RTE = self.word_dropout(self.embedding(tokens_RT))
         inputs_RTX = torch.cat([words_RTE, picture_RS[:, None].expand(-1, tokens_RT.shape[1], -1)], dim=2)
         hiddens_RTS, cells_RTS, last = lstm_sequence(inputs_RTX, state, self.recurrence)
@@ -159,7 +164,10 @@ class Adaptive(nn.Module):
     def _look(
         self, memory: AdaptiveMemory, hidden_BKS: Tensor, sentinel_BKS: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Contexts (B, K, S), attention (B, K, N) and share of the sentinel (B, K), for K words or beams of each picture."""
+        """Attends for K words or beams of each picture.
+
+        Returns the contexts (B, K, S), the weights of the patches (B, K, N) and of the sentinel (B, K).
+        """
         query_BKA = self.query(hidden_BKS)
         scores_BKN = tanh_scores(memory.keys_BNA, query_BKA, self.score.weight[0])
         if memory.mask_BN is not None:

@@ -1,18 +1,21 @@
-"""One encoder-decoder over a picture's patches, with two optional parts.
+"""An encoder-decoder transformer over the patches of a picture, with two optional parts.
 
     patches    F = LN(dropout(CELU(W grid))); the grid's sine positions are added
     encoder    self-attention layers over the patches
-    alignment  each patch gets a word of the codebook, and cross-attention layers fuse patches and words       (Gao 2025, FSGR)
-    decoder    masked self-attention, cross-attention to the encoder's output, feed-forward; residuals normalised after the sum
-    memory     self-attention also sees prototypes of the keys and values made for other samples               (Barraco 2023, PMA-Net);
-               or a gated look at prototypes of cross-attention beside or after it                             (the fusion design)
+    alignment  each patch gets a word of the codebook, and cross-attention layers fuse patches and words
+               (FSGR, Gao 2025)
+    decoder    masked self-attention, cross-attention to the encoder's output, feed-forward; post-LN residuals
+    memory     self-attention also attends to prototypes of the keys and values of other training samples
+               (PMA-Net, Barraco 2023); or gated attention to prototypes of the cross-attention, beside it or
+               after it (the fusion design)
     words      softmax(W_o y), no bias
 
-Both parts off is the baseline, alignment alone FSGR, memory alone PMA-Net, both the fused model. `layers/codebook.py`,
-`layers/region_alignment.py` and `layers/prototypes.py` hold the parts; docs/models/caption-transformer.md says where the sources disagree.
+Without both parts this is the baseline; with the alignment it is FSGR, with the memory PMA-Net, with both the
+fused model. The parts are in `layers/codebook.py`, `layers/region_alignment.py` and `layers/prototypes.py`;
+docs/models/caption-transformer.md says where the sources disagree.
 
-Letters: B images, R = B*K rows, T tokens, N patches (a global token, where there is one, is the last of them), C width, H heads, D width of
-one head, L decoder layers, V vocabulary.
+Shape legend: B images, R = B*K rows, T tokens, N patches (a global token, where there is one, is the last of
+them), C width, H heads, D width of one head, L decoder layers, V vocabulary, W width of a context.
 """
 
 from __future__ import annotations
@@ -88,12 +91,12 @@ class CaptionTransformerConfig(BaseModel):
 
 
 class CaptionMemory(NamedTuple):
-    """What the decoder reads, and what the losses on patches compare."""
+    """What the decoder reads of B pictures, and what the losses on patches need."""
 
     keys_BLHND: Tensor
     values_BLHND: Tensor
     bias_B11N: Tensor | None
-    """-inf on padded patches; None where there are none."""
+    """-inf on padded patches; None where there is no padding."""
     embedded_BNC: Tensor
     """F: the patches before the encoder."""
     encoded_BNC: Tensor
@@ -103,12 +106,12 @@ class CaptionMemory(NamedTuple):
     """Codebook row of each patch; None without region alignment."""
 
     def by_layer(self) -> list[AttentionSource]:
-        """What each decoder layer looks at."""
+        """Returns the keys and values for the cross-attention of each decoder layer."""
         return each_layer(self.keys_BLHND, self.values_BLHND, self.bias_B11N)
 
 
 class LayerOutput(NamedTuple):
-    """A decoder layer's output and, where wanted, its attention."""
+    """A decoder layer's output and, where a trace is requested, its attention weights."""
 
     y_RTC: Tensor
     cross_RHTN: Tensor | None = None
@@ -116,7 +119,7 @@ class LayerOutput(NamedTuple):
 
 
 class CaptionDecoderLayer(nn.Module):
-    """Self-attention, cross-attention, feed-forward, and prototypes at the place that the config names."""
+    """Self-attention, cross-attention, feed-forward, and prototypes at the configured placement."""
 
     def __init__(self, config: CaptionTransformerConfig) -> None:
         super().__init__()
@@ -139,7 +142,10 @@ class CaptionDecoderLayer(nn.Module):
         bias: Tensor | None,
         want_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """Contexts of all heads from the words so far and, with prototypes among the keys and where wanted, the weights on these."""
+        """Attends to the words so far, and to prototypes where they join the self-attention.
+
+        Returns the contexts of all heads and, where requested, the weights on the prototypes.
+        """
         if columns is None or self.beside is not None or self.after is not None:
             return attend(queries_RHTD, keys_RHTD, values_RHTD, bias)
         return attend_with_prototypes(queries_RHTD, keys_RHTD, values_RHTD, columns, bias, want_weights)
@@ -147,14 +153,16 @@ class CaptionDecoderLayer(nn.Module):
     def forward(
         self, y_RTC: Tensor, context_RHTD: Tensor, seen: AttentionSource, columns: Columns | None, trace: bool
     ) -> LayerOutput:
-        """The layer after its own attention, whose heads' contexts are given: teacher forcing and stepping differ only before."""
+        """Applies the layer after its self-attention, whose contexts are given.
+
+        Teacher forcing and stepping differ only before this point.
+        """
         prototypes_RHTM = None
         y_RTC = self.attention_norm(
             add_dropped(y_RTC, self.attention.merge(context_RHTD), self.dropout, self.training)
         )
-        looked_RTC, cross_RHTN = self.cross(
-            y_RTC, *seen[:3], trace and seen.last
-        )  # of the attentions over patches the last is shown
+        # Of the attentions over patches, the trace shows the last layer's.
+        looked_RTC, cross_RHTN = self.cross(y_RTC, *seen[:3], trace and seen.last)
         looked_RTC = add_dropped(y_RTC, looked_RTC, self.dropout, self.training)
         if columns is not None and self.beside is not None:
             recalled_RTC, prototypes_RHTM = self.beside(y_RTC, columns, trace)
@@ -167,9 +175,10 @@ class CaptionDecoderLayer(nn.Module):
 
 
 class CaptionTransformer(nn.Module):
-    """A captioner over patch features of width `feature_width`. Region alignment needs a codebook, and nothing else takes one.
+    """A captioner (see `patchword.types.Captioner`) over patch features of width `feature_width`.
 
-    Raises ConfigError where sizes do not fit one another, or codebook and config do not.
+    A codebook is needed for region alignment and must not be given otherwise. Raises ConfigError where sizes
+    do not fit one another, or the codebook does not fit the config.
     """
 
     def __init__(
@@ -202,7 +211,10 @@ class CaptionTransformer(nn.Module):
         nn.init.normal_(self.words.weight, std=config.width**-0.5)
 
     def _add_parts(self, codebook: Codebook | None) -> None:
-        """Region alignment with the heads of its two losses, and the prototype memory; None each where the config leaves them out."""
+        """Adds region alignment with the heads of its two losses, and the prototype memory.
+
+        Each is None where the config leaves it out.
+        """
         config, self.region_alignment, self.contrast, self.to_text, self.memory = (
             self.config,
             None,
@@ -224,7 +236,7 @@ class CaptionTransformer(nn.Module):
     def encode(self, features: VisualFeatures) -> CaptionMemory:
         """Encodes the patches and projects keys and values of every decoder layer, once.
 
-        Raises ModelError where the features lack what the config asks for.
+        Raises ModelError where the features lack something that the config requires.
         """
         embedded_BNC = self._normalised(self.embed(features.grid_BNC))
         patches = embedded_BNC.shape[1]
@@ -258,9 +270,10 @@ class CaptionTransformer(nn.Module):
     def decode(
         self, tokens_BT: Tensor, lengths_B: Tensor, memory: CaptionMemory, trace: bool = False
     ) -> Decoded:
-        """Logits (R, T, V) for the token after each given one; zeros from the length on. R may be K captions per image, image by image.
+        """Returns the logits (R, T, V) for the token after each given one; zeros from the length on.
 
-        Raises ModelError where a caption is longer than the positions.
+        R may be K captions per image, image by image. Raises ModelError where a caption is longer than the
+        positions.
         """
         length = tokens_BT.shape[1]
         check_length(length, self.config.max_positions)
@@ -279,11 +292,11 @@ class CaptionTransformer(nn.Module):
                 observed.append(self._observed(keys_RHTD, values_RHTD, memory, number))
                 seen.append((cross_RHTN, concatenated_RHTM if recalled_RHTM is None else recalled_RHTM))
         real_RT1 = (torch.arange(length, device=y_RTC.device) < lengths_B[:, None])[..., None]
-        logits_RTV = self.output(y_RTC * real_RT1)  # no bias: a zero state scores zero
+        logits_RTV = self.output(y_RTC * real_RT1)  # without a bias, a zero state has zero logits
         return Decoded(logits_RTV, _trace(seen, memory, real_RT1, tuple(observed)) if trace else None)
 
     def start(self, memory: CaptionMemory, beams: int) -> NamedTuple:
-        """Empty caches for `beams` rows of each image."""
+        """Returns empty caches for `beams` rows of each image."""
         images, layers, heads, _, head_width = memory.keys_BLHND.shape
         return self.state_type(
             *(memory.keys_BLHND.new_empty(images * beams, 2, heads, 0, head_width) for _ in range(layers))
@@ -292,7 +305,10 @@ class CaptionTransformer(nn.Module):
     def step(
         self, tokens_R: Tensor, memory: CaptionMemory, state: NamedTuple, trace: bool = False
     ) -> tuple[Tensor, NamedTuple, Trace | None]:
-        """Consumes one token per row; returns the logits (R, V) of the next. Raises ModelError where the positions are used up."""
+        """Consumes one token per row and returns the logits (R, V) of the next.
+
+        Raises ModelError where all positions are used.
+        """
         length = state[0].shape[3] + 1
         check_length(length, self.config.max_positions)
         y_R1C = self._words(tokens_R[:, None], self.positions_TC[length - 1])
@@ -324,10 +340,11 @@ class CaptionTransformer(nn.Module):
         memory: CaptionMemory,
         pictures_B: Tensor | None = None,
     ) -> None:
-        """One training step of the prototype memory, from the trace of `decode`; call it after the optimiser's step. Nothing without one.
+        """Updates the prototype memory, if there is one, from the trace of `decode` in one training step.
 
-        What the bank remembers of a key to show a person is, for self-attention, the tokens up to it; for cross-attention the number of
-        the picture (`pictures_B`, any numbering), the patch and its word.
+        Call it after the optimiser step. With each key the bank keeps a context to show to people. For
+        self-attention, it is the last tokens up to the key; for cross-attention, it is the number of the
+        picture (`pictures_B`, in any numbering), the patch and its word.
         """
         if self.memory is None:
             return
@@ -341,26 +358,28 @@ class CaptionTransformer(nn.Module):
     def contrast_loss(
         self, memory: CaptionMemory, labels_BN: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Patch contrast over F, with the assigned words as labels, or `labels_BN` of a segmentation (negative: none).
+        """Patch contrast over F; the labels are the assigned words, or `labels_BN` of a segmentation.
 
-        Raises ModelError where the model has no contrast head.
+        A negative label means none. Raises ModelError where the model has no contrast head.
         """
         if self.contrast is None:
             raise ModelError(
-                "this model has no patch contrast; set captioner.region_alignment.contrast_width above 0, or give its loss no weight"
+                "this model has no patch contrast; set captioner.region_alignment.contrast_width above 0, "
+                "or give its loss no weight"
             )
         labels_BN = memory.concepts_BN if labels_BN is None else labels_BN
         return self.contrast(memory.embedded_BNC, labels_BN, memory.mask_BN, generator)
 
     def text_loss(self, memory: CaptionMemory, text_BE: Tensor) -> Tensor:
-        """Mean over rows of 1 - cosine between a projection of the mean encoded patch and the caption's text embedding; a text of zeros
-        (of which nothing is known) has no gradient.
+        """Mean over rows of 1 - cosine between the projected mean patch and the caption's text embedding.
 
-        Raises ModelError where the model has no such projection.
+        The patches are those after the encoder. A text embedding of zeros marks an unknown text and gives no
+        gradient. Raises ModelError where the model has no such projection.
         """
         if self.to_text is None:
             raise ModelError(
-                "this model has no projection to text; set captioner.region_alignment.text_regulariser, or give its loss no weight"
+                "this model has no projection to text; set captioner.region_alignment.text_regulariser, or "
+                "give its loss no weight"
             )
         mask_BN1 = (
             torch.ones_like(memory.encoded_BNC[..., :1])
@@ -391,7 +410,10 @@ class CaptionTransformer(nn.Module):
     def _observed(
         self, keys_RHTD: Tensor, values_RHTD: Tensor, memory: CaptionMemory, layer: int
     ) -> KeysAndValues:
-        """What the bank sees: self-attention where prototypes join it, else cross-attention; after projection, before segments."""
+        """Returns the keys and values that the bank stores: projected, without segment embeddings.
+
+        They are those of self-attention where prototypes join it, and of cross-attention otherwise.
+        """
         if self.config.memory is not None and self.config.memory.placement != "self_concat":
             keys_RHTD, values_RHTD = memory.keys_BLHND[:, layer], memory.values_BLHND[:, layer]
         return KeysAndValues(merge_heads(keys_RHTD.detach()), merge_heads(values_RHTD.detach()))
@@ -421,8 +443,10 @@ def _trace(
     real_RT1: Tensor,
     observed: tuple[KeysAndValues, ...],
 ) -> Trace:
-    """Attention over patches is the last layer's, without the global token's share; prototype weights are every layer's. Both are zero
-    where there is no word."""
+    """Builds a trace: the last layer's attention over patches, and every layer's prototype weights.
+
+    The attention leaves out the global token and is renormalised. Both are zero where there is no word.
+    """
     attention_RTN = seen[-1][0].mean(dim=1)[..., : memory.encoded_BNC.shape[1]]
     attention_RTN = attention_RTN / attention_RTN.sum(dim=-1, keepdim=True) * real_RT1
     prototypes = [
@@ -435,16 +459,18 @@ def _trace(
 
 
 def _prefixes(tokens_BT: Tensor) -> Tensor:
-    """The last tokens up to each position, oldest first, (B, T, W); -1 before the first."""
+    """Returns the last tokens up to each position, oldest first, (B, T, W); -1 before the first."""
     return F.pad(tokens_BT.to(torch.int32), (CONTEXT_WIDTH - 1, 0), value=-1).unfold(1, CONTEXT_WIDTH, 1)
 
 
 def _check_codebook(config: CaptionTransformerConfig, codebook: Codebook | None) -> None:
     if config.region_alignment is not None and codebook is None:
         raise ConfigError(
-            "region alignment is on and no codebook is given; make one with 'patchword codebook WORDS.txt --tower T --out D'"
+            "region alignment is on and no codebook is given; make one with 'patchword codebook WORDS.txt "
+            "--tower T --out D'"
         )
     if config.region_alignment is None and codebook is not None:
         raise ConfigError(
-            "a codebook is given and region alignment is off, so it would not be used; add the alignment table or drop it"
+            "a codebook is given and region alignment is off, so it would not be used; add the alignment "
+            "table or drop it"
         )

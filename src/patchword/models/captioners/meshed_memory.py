@@ -1,18 +1,20 @@
 """Meshed-Memory Transformer (Cornia, Stefanini, Baraldi, Cucchiara, CVPR 2020).
 
     x0       LN(dropout(ReLU(W regions)))
-    encoder  attention whose keys and values end in learned slots: K = [W_k x ; sqrt(d_k) M_k], V = [W_v x ; sqrt(m) M_v]  (eq. 3)
+    encoder  attention whose keys and values end in learned slots:
+             K = [W_k x ; sqrt(d_k) M_k], V = [W_v x ; sqrt(m) M_v]                             (eq. 3)
              x_i = FF(LN(x_{i-1} + attention)); the outputs of all levels are kept
     decoder  y  = LN(y + self-attention(y))
              c_i = LN(y + cross-attention(y, x_i)), the same weights for every level i
-             a_i = sigmoid(W_i [y ; c_i] + b_i)                                                                         (eq. 7)
-             y  = FF(sum_i a_i * c_i / sqrt(levels))                                                                    (eq. 5)
+             a_i = sigmoid(W_i [y ; c_i] + b_i)                                                 (eq. 7)
+             y  = FF(sum_i a_i * c_i / sqrt(levels))                                            (eq. 5)
     words    softmax(W_o y), no bias
 
-The published code finds padded regions by sums after LayerNorm, which misses all of them; here the mask comes with the features.
+The published code recognises padded regions by their sum after LayerNorm, which misses all of them; here the
+mask comes with the features.
 
-Letters: B images, R = B*K rows, T tokens, N regions, M slots, C width, H heads, D width of one head, S encoder levels, L decoder layers,
-V vocabulary.
+Shape legend: B images, R = B*K rows, T tokens, N regions, M slots, C width, H heads, D width of one head, S
+encoder levels, L decoder layers, V vocabulary, X = S*H.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ from patchword.types import Decoded, Trace, VisualFeatures
 
 
 class MeshedMemoryConfig(BaseModel):
-    """Sizes of the paper: 38.4 million parameters at 10,201 words and regions of width 2048."""
+    """Sizes of the model; the defaults are the paper's (38.4 M parameters at 10,201 words, width 2048)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,21 +69,24 @@ class MeshedMemoryConfig(BaseModel):
 
 
 class MeshedMemory(NamedTuple):
-    """What the decoder reads: keys and values of every decoder layer for all encoder levels, the levels' heads side by side."""
+    """What the decoder reads: keys and values of every decoder layer for all encoder levels.
+
+    The heads of the levels stand side by side.
+    """
 
     keys_BLXND: Tensor
     """X = S*H: levels times heads."""
     values_BLXND: Tensor
     bias_B11N: Tensor | None
-    """-inf on padded regions; None where there are none."""
+    """-inf on padded regions; None where there is no padding."""
 
     def by_layer(self) -> list[AttentionSource]:
-        """What each decoder layer looks at."""
+        """Returns the keys and values for the cross-attention of each decoder layer."""
         return each_layer(self.keys_BLXND, self.values_BLXND, self.bias_B11N)
 
 
 class MemoryAugmentedLayer(nn.Module):
-    """Encoder layer whose attention may also pick what it learned a priori (section 3.1, eq. 2-4)."""
+    """An encoder layer whose attention also sees learned slots, its a-priori knowledge (section 3.1)."""
 
     def __init__(self, config: MeshedMemoryConfig) -> None:
         super().__init__()
@@ -93,7 +98,7 @@ class MemoryAugmentedLayer(nn.Module):
         self.dropout = config.dropout
 
     def forward(self, x_BNC: Tensor, mask_BN: Tensor | None) -> Tensor:
-        """`mask_BN` hides padded regions; slots are always seen."""
+        """Encodes the regions, (B, N, C); `mask_BN` hides padded regions and never the slots."""
         queries_BHND, keys_BHND, values_BHND = self.attention.project(x_BNC)
         keys_BHND = torch.cat(
             (keys_BHND, self._slots(self.slot_keys_MC, keys_BHND, keys_BHND.shape[-1])), dim=2
@@ -103,7 +108,7 @@ class MemoryAugmentedLayer(nn.Module):
         )
         if mask_BN is not None:
             mask_BN = F.pad(mask_BN, (0, len(self.slot_keys_MC)), value=True)
-        # The queries leave the common product, so that it is freed: keys and values are copies already.
+        # Copying the queries frees the common product, because keys and values are copies already.
         context_BHND, _ = attend(
             queries_BHND.contiguous(), keys_BHND, values_BHND, padding_bias(mask_BN, x_BNC)
         )
@@ -116,7 +121,10 @@ class MemoryAugmentedLayer(nn.Module):
 
 
 class MeshedDecoderLayer(nn.Module):
-    """Self-attention, then a gated look at every encoder level through one cross-attention (section 3.2, eq. 5-7)."""
+    """Self-attention, then gated cross-attention to every encoder level with shared weights.
+
+    Source: section 3.2, eq. 5-7.
+    """
 
     def __init__(self, config: MeshedMemoryConfig) -> None:
         super().__init__()
@@ -133,7 +141,10 @@ class MeshedDecoderLayer(nn.Module):
     def forward(
         self, y_RTC: Tensor, context_RHTD: Tensor, seen: AttentionSource, want_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The layer after its own attention, whose heads' contexts are given: teacher forcing and stepping differ only before."""
+        """Applies the layer after its self-attention, whose contexts are given.
+
+        Teacher forcing and stepping differ only before this point.
+        """
         y_RTC = self.attention_norm(
             add_dropped(y_RTC, self.attention.merge(context_RHTD), self.dropout, self.training)
         )
@@ -146,18 +157,17 @@ class MeshedDecoderLayer(nn.Module):
         for gate, context_BHTD in zip(self.gates, looked_BXTD.chunk(levels, dim=1), strict=True):
             looked_RTC = self.cross.output(merge_heads(context_BHTD).view(y_RTC.shape))
             looked_RTC = self.cross_norm(add_dropped(y_RTC, looked_RTC, self.dropout, self.training))
-            own_CC, looked_CC = gate.weight.chunk(
-                2, dim=1
-            )  # the product with [y ; c] without writing that down
+            # Computes the product with [y ; c] without storing the concatenation.
+            own_CC, looked_CC = gate.weight.chunk(2, dim=1)
             gate_RTC = (linear(looked_RTC, looked_CC, gate.bias) + linear(y_RTC, own_CC)).sigmoid_()
             meshed_RTC = meshed_RTC + gate_RTC * looked_RTC
         return self.feed_forward(meshed_RTC * levels**-0.5), weights
 
 
 class MeshedMemoryTransformer(nn.Module):
-    """A captioner after Cornia 2020.
+    """A captioner (see `patchword.types.Captioner`) after Cornia 2020.
 
-    `feature_width` is the width of `VisualFeatures.grid_BNC`; of the features only the grid and its mask are used.
+    `feature_width` is the width of `VisualFeatures.grid_BNC`. Only the grid and its mask are used.
     """
 
     def __init__(self, config: MeshedMemoryConfig, feature_width: int, vocabulary_size: int) -> None:
@@ -173,7 +183,8 @@ class MeshedMemoryTransformer(nn.Module):
         self.decoder = nn.ModuleList(MeshedDecoderLayer(config) for _ in range(config.decoder_layers))
         self.output = Linear(config.width, vocabulary_size, bias=False)
         positions_TC = sine_positions(torch.arange(1, config.max_positions + 1), config.width)
-        self.register_buffer("positions_TC", positions_TC)  # saved: published weights hold another table
+        # saved with the model, because published weights hold another table
+        self.register_buffer("positions_TC", positions_TC)
         initialise(self)
         for layer in self.encoder:
             nn.init.xavier_uniform_(layer.slot_keys_MC)
@@ -181,7 +192,7 @@ class MeshedMemoryTransformer(nn.Module):
         nn.init.xavier_uniform_(self.words.weight)
 
     def encode_levels(self, features: VisualFeatures) -> Tensor:
-        """The outputs of all encoder levels, bottom first, (B, S, N, C)."""
+        """Returns the outputs of all encoder levels, bottom first, (B, S, N, C)."""
         x_BNC = self.embed_norm(
             relu_dropped_(self.embed(features.grid_BNC), self.config.dropout, self.training)
         )
@@ -192,7 +203,7 @@ class MeshedMemoryTransformer(nn.Module):
         return torch.stack(levels, dim=1)
 
     def encode(self, features: VisualFeatures) -> MeshedMemory:
-        """Keys and values of every decoder layer, projected once."""
+        """Encodes the regions and projects keys and values of every decoder layer, once."""
         levels_BSNC = self.encode_levels(features)
         projected = [layer.cross.project(levels_BSNC) for layer in self.decoder]
         keys_BLXND = torch.stack([keys_BSHND.flatten(1, 2) for keys_BSHND, _ in projected], dim=1)
@@ -202,10 +213,11 @@ class MeshedMemoryTransformer(nn.Module):
     def decode(
         self, tokens_BT: Tensor, lengths_B: Tensor, memory: MeshedMemory, trace: bool = False
     ) -> Decoded:
-        """Logits (R, T, V) for the token after each given one; zeros from the length on. R may be K captions per image, image by image.
+        """Returns the logits (R, T, V) for the token after each given one; zeros from the length on.
 
-        The trace holds the last layer's attention over regions, averaged over heads and levels.
-        Raises ModelError where a caption is longer than the positions.
+        R may be K captions per image, image by image. The trace holds the last layer's attention over
+        regions, averaged over heads and levels. Raises ModelError where a caption is longer than the
+        positions.
         """
         length = tokens_BT.shape[1]
         check_length(length, self.config.max_positions)
@@ -216,11 +228,11 @@ class MeshedMemoryTransformer(nn.Module):
             context_RHTD, _ = attend(*layer.attention.project(y_RTC), hidden_TT)
             y_RTC, weights_BXTN = layer(y_RTC, context_RHTD, seen, trace and seen.last)
         real_RT1 = (torch.arange(length, device=y_RTC.device) < lengths_B[:, None])[..., None]
-        logits_RTV = self.output(y_RTC * real_RT1)  # no bias: a zero state scores zero
+        logits_RTV = self.output(y_RTC * real_RT1)  # without a bias, a zero state has zero logits
         return Decoded(logits_RTV, _trace(weights_BXTN, real_RT1))
 
     def start(self, memory: MeshedMemory, beams: int) -> NamedTuple:
-        """Empty caches for `beams` rows of each image."""
+        """Returns empty caches for `beams` rows of each image."""
         images, layers, _, _, head_width = memory.keys_BLXND.shape
         shape = (images * beams, 2, self.config.heads, 0, head_width)
         return self.state_type(*(memory.keys_BLXND.new_empty(shape) for _ in range(layers)))
@@ -228,7 +240,10 @@ class MeshedMemoryTransformer(nn.Module):
     def step(
         self, tokens_R: Tensor, memory: MeshedMemory, state: NamedTuple, trace: bool = False
     ) -> tuple[Tensor, NamedTuple, Trace | None]:
-        """Consumes one token per row; returns the logits (R, V) of the next. Raises ModelError where the positions are used up."""
+        """Consumes one token per row and returns the logits (R, V) of the next.
+
+        Raises ModelError where all positions are used.
+        """
         length = state[0].shape[3] + 1
         check_length(length, self.config.max_positions)
         y_R1C = (self.words(tokens_R) + self.positions_TC[length - 1])[:, None]
@@ -243,7 +258,7 @@ class MeshedMemoryTransformer(nn.Module):
 
 
 def _trace(weights_BXTN: Tensor | None, real_RT1: Tensor) -> Trace | None:
-    """The attention over regions, zero where there is no word."""
+    """Builds a trace of the attention over regions, zero where there is no word."""
     return (
         None
         if weights_BXTN is None

@@ -1,18 +1,21 @@
-"""Show, Attend and Tell: a recurrent captioner that looks at one mixture of patches per word.
+"""Show, Attend and Tell: a recurrent captioner that attends to a weighted mean of patches per word.
 
-Xu, Ba, Kiros, Cho, Courville, Salakhutdinov, Zemel, Bengio: Show, Attend and Tell. ICML 2015 (soft attention, section 4.2).
+Xu, Ba, Kiros, Cho, Courville, Salakhutdinov, Zemel, Bengio: Show, Attend and Tell. ICML 2015 (soft attention,
+section 4.2).
 
     h_0, c_0 = f_init(mean of the annotations a_i)
-    e_i      = w^T f(W_a a_i + W_h h_{t-1})             alpha = softmax(e)                                (equations 4, 5)
-    z_t      = beta_t * sum_i alpha_i a_i               beta_t = sigmoid(f_beta(h_{t-1}))                 (section 4.2.1)
-    h_t, c_t = LSTM([E y_{t-1}; z_t], h_{t-1}, c_{t-1})                                                   (equations 1 to 3)
-    p(y_t)   = softmax(L_o(E y_{t-1} + L_h h_t + L_z z_t))                                                (equation 7)
+    e_i      = w^T f(W_a a_i + W_h h_{t-1})             alpha = softmax(e)                   (equations 4, 5)
+    z_t      = beta_t * sum_i alpha_i a_i               beta_t = sigmoid(f_beta(h_{t-1}))    (section 4.2.1)
+    h_t, c_t = LSTM([E y_{t-1}; z_t], h_{t-1}, c_{t-1})                                      (equations 1-3)
+    p(y_t)   = softmax(L_o(E y_{t-1} + L_h h_t + L_z z_t))                                   (equation 7)
 
-That is the paper. The widely taught PyTorch version differs: beta_t is a vector, one gate per channel, f is the rectifier, the initial
-states are single linear maps, and the words are a single linear map of h_t. Both are here; each choice is a field of the config.
+This is the paper's version. The widely taught PyTorch version differs: beta_t is a vector with one gate per
+channel, f is the rectifier, the initial states are single linear maps, and the words are a single linear map
+of h_t. Both are here; each choice is a field of the config.
 
-Shape legend: that of `patchword.types`, and A width of the attention, S width of the LSTM, E width of a word, R rows (B, or B*K beams),
-n rows still alive at a word, P packed (caption, word) pairs, G the LSTM's four gates (4 S), Y query, gate and G side by side.
+Shape legend: that of `patchword.types`, and A width of the attention, S width of the LSTM, E width of a word,
+R rows (B, or B*K beams), n rows that have a word at a step, P packed (caption, word) pairs, G the LSTM's four
+gates (4 S), Y query, gate and G side by side.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ class ShowAttendTellConfig(BaseModel):
 
 
 class ShowAttendTellMemory(NamedTuple):
-    """What the decoder reads of B pictures."""
+    """What the decoder reads of B pictures: patches, their attention keys, and the initial states."""
 
     grid_BNC: Tensor
     keys_BNA: Tensor
@@ -70,7 +73,7 @@ class ShowAttendTellMemory(NamedTuple):
 
 
 class LinearOutput(nn.Module):
-    """Words from the state alone: the tutorial's output."""
+    """Predicts words from the state alone; the tutorial's output."""
 
     def __init__(self, config: ShowAttendTellConfig, feature_width: int, vocabulary_size: int) -> None:
         super().__init__()
@@ -78,11 +81,12 @@ class LinearOutput(nn.Module):
         self.words = _uniform_linear(config.width, vocabulary_size)
 
     def forward(self, words_PE: Tensor, hidden_PS: Tensor, context_PC: Tensor) -> Tensor:
+        """Returns the logits (P, V)."""
         return self.words(self.dropout(hidden_PS))
 
 
 class DeepOutput(nn.Module):
-    """Equation 7: words from the previous word, the state and the context, added in the space of word embeddings."""
+    """Predicts words from the previous word, the state and the context, added as embeddings (equation 7)."""
 
     def __init__(self, config: ShowAttendTellConfig, feature_width: int, vocabulary_size: int) -> None:
         super().__init__()
@@ -92,6 +96,7 @@ class DeepOutput(nn.Module):
         self.words = _uniform_linear(config.word_width, vocabulary_size)
 
     def forward(self, words_PE: Tensor, hidden_PS: Tensor, context_PC: Tensor) -> Tensor:
+        """Returns the logits (P, V)."""
         return self.words(self.dropout(words_PE + self.state(hidden_PS) + self.context(context_PC)))
 
 
@@ -120,7 +125,10 @@ class ShowAttendTell(nn.Module):
         )
 
     def encode(self, features: VisualFeatures) -> ShowAttendTellMemory:
-        """Keys of the attention and initial states. Raises ModelError where the features are not `feature_width` wide."""
+        """Returns the patches, their attention keys and the initial states.
+
+        Raises ModelError where the features are not `feature_width` wide.
+        """
         grid_BNC = grid_of(features, self.feature_width)
         mean_BC = mean_of_grid(grid_BNC, features.mask_BN)
         return ShowAttendTellMemory(
@@ -134,7 +142,10 @@ class ShowAttendTell(nn.Module):
     def decode(
         self, tokens_BT: Tensor, lengths_B: Tensor, memory: ShowAttendTellMemory, trace: bool = False
     ) -> Decoded:
-        """Teacher forcing. Rows run in the order of falling length, so that a caption that has ended costs nothing more."""
+        """Teacher forcing.
+
+        Rows are processed in the order of falling length, so a caption that has ended costs nothing more.
+        """
         packing = pack(lengths_B, tokens_BT.shape[1])
         if packing.order_B is not None:
             memory = ShowAttendTellMemory(
@@ -161,6 +172,7 @@ class ShowAttendTell(nn.Module):
         return Decoded(unpack(logits_PV, packing), Trace(attention_BTN=attention_BTN) if trace else None)
 
     def start(self, memory: ShowAttendTellMemory, beams: int) -> LstmState:
+        """Repeats the initial states of each picture for its beams."""
         return LstmState(
             memory.hidden_BS.repeat_interleave(beams, 0), memory.cell_BS.repeat_interleave(beams, 0)
         )
@@ -168,7 +180,7 @@ class ShowAttendTell(nn.Module):
     def step(
         self, tokens_R: Tensor, memory: ShowAttendTellMemory, state: LstmState, trace: bool = False
     ) -> tuple[Tensor, LstmState, Trace | None]:
-        """One word for every row; the beams of a picture share its keys and its grid."""
+        """Decodes one word for every row; the beams of a picture share its keys and its grid."""
         words_RE = self._embed(tokens_R)
         into_words, into_context = self._input_weights()
         hidden_BKS = state.hidden_RS.view(len(memory.grid_BNC), -1, self.config.width)
@@ -192,12 +204,18 @@ class ShowAttendTell(nn.Module):
         return self.word_dropout(self.embedding(tokens))
 
     def _input_weights(self) -> tuple[Tensor, Tensor]:
-        """The LSTM's input weights, apart for word and context: the words of all steps are projected at once, the contexts cannot be."""
+        """Splits the LSTM's input weights into those of the word and those of the context.
+
+        The words of all steps are projected at once; the contexts depend on the steps before them.
+        """
         weights = self.recurrence.weight_ih.split([self.config.word_width, self.feature_width], dim=1)
         return weights[0], weights[1]
 
     def _hidden_weights(self, gates_PG: Tensor) -> tuple[Tensor, Tensor]:
-        """What the previous state is multiplied with, all in one: query, gate and LSTM; and what is added to each, for all steps."""
+        """Returns one matrix for all products with the previous state, and the offsets of all steps.
+
+        The products are the attention query, the gate and the LSTM's recurrent input.
+        """
         weight_YS = torch.cat([self.attention.query.weight, self.gate.weight, self.recurrence.weight_hh])
         biases_Y = torch.cat([self.attention.query.bias, self.gate.bias])
         return weight_YS, torch.cat([biases_Y.expand(len(gates_PG), -1), gates_PG], dim=1)
@@ -205,7 +223,7 @@ class ShowAttendTell(nn.Module):
     def _look(
         self, memory: ShowAttendTellMemory, query_nKA: Tensor, gate_nKC: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Gated contexts (n, K, C) and attention (n, K, N) of the first n pictures, for K queries of each."""
+        """Gated contexts (n, K, C) and attention (n, K, N) of the first n pictures, K queries each."""
         attention_nKN = self.attention(memory.keys_BNA, query_nKA, memory.mask_BN)
         return gate_nKC.sigmoid() * (attention_nKN @ memory.grid_BNC[: len(query_nKA)]), attention_nKN
 
@@ -215,7 +233,7 @@ def _two_layers(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _uniform_linear(inputs: int, outputs: int) -> Linear:
-    """A layer over the vocabulary, begun within +-0.1 and without preference for any word."""
+    """A vocabulary layer with weights within +-0.1 and zero biases, so that no word is preferred at first."""
     layer = Linear(inputs, outputs)
     nn.init.uniform_(layer.weight, -0.1, 0.1)
     nn.init.zeros_(layer.bias)

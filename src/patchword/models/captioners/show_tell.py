@@ -1,14 +1,16 @@
-"""Show and Tell: a recurrent network that is shown the picture once, and then speaks.
+"""Show and Tell: a recurrent network that sees the picture once, before the first word.
 
 Vinyals, Toshev, Bengio, Erhan: Show and Tell. CVPR 2015 (the version of TPAMI 2016 has the same equations).
 
-    x_{-1} = W_i CNN(I)          x_t = W_e S_t for t = 0 ... N - 1                                        (equations 10, 11)
-    h_t    = LSTM(x_t, h_{t-1})  p_{t+1} = softmax(W_p h_t)                                               (equation 12)
+    x_{-1} = W_i CNN(I)          x_t = W_e S_t for t = 0 ... N - 1               (equations 10, 11)
+    h_t    = LSTM(x_t, h_{t-1})  p_{t+1} = softmax(W_p h_t)                      (equation 12)
 
-The picture enters as the first input. The other common way to show it once is here too: as the initial state of the recurrent layer,
-h_0 = c_0 = BatchNorm(W_i CNN(I)), and the first input is the start token. CNN(I) is the mean of the grid, for any tower.
+The picture is the first input. A common alternative is here too: the picture as the initial state of the
+recurrent layer, h_0 = c_0 = BatchNorm(W_i CNN(I)), with the start token as the first input. CNN(I) is the
+mean of the grid, for any tower.
 
-Shape legend: that of `patchword.types`, and S width of the recurrent layer and of the words, R rows (B, or B*K beams).
+Shape legend: that of `patchword.types`, and S width of the recurrent layer and of the words, R rows (B, or
+B*K beams).
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ State = LstmState | HiddenState
 
 
 class ShowTellConfig(BaseModel):
-    """Sizes of the model, its cell, and the way in which the picture is shown."""
+    """Sizes of the model, its recurrent cell, and where the picture enters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,19 +50,20 @@ class ShowTellConfig(BaseModel):
 
 
 class FirstInput(nn.Module):
-    """The paper's way: the recurrent layer reads the picture as if it were a word."""
+    """The paper's choice: the recurrent layer reads the picture as if it were a word."""
 
     def __init__(self, feature_width: int, width: int) -> None:
         super().__init__()
         self.project = Linear(feature_width, width)
 
     def forward(self, mean_BC: Tensor, recurrence: Lstm | Gru | Rnn) -> State:
+        """Returns the state after the picture."""
         picture_BS = self.project(mean_BC)
         return recurrence(picture_BS.unsqueeze(1), recurrence.begin(torch.zeros_like(picture_BS)))[1]
 
 
 class InitialState(nn.Module):
-    """The picture is what the recurrent layer remembers before the first word."""
+    """The alternative: the picture is the state before the first word."""
 
     def __init__(self, feature_width: int, width: int) -> None:
         super().__init__()
@@ -68,15 +71,23 @@ class InitialState(nn.Module):
         self.normalise = nn.BatchNorm1d(width)
 
     def forward(self, mean_BC: Tensor, recurrence: Lstm | Gru | Rnn) -> State:
+        """Returns the state that holds the picture.
+
+        Raises ModelError for a training batch of a single picture, which cannot be batch-normalised.
+        """
         if self.training and len(mean_BC) < 2:
             raise ModelError(
-                "a training batch of one picture cannot be batch-normalised: use two or more, or picture = 'first_input'"
+                "a training batch of one picture cannot be batch-normalised: use two or more, or picture = "
+                "'first_input'"
             )
         return recurrence.begin(self.normalise(self.project(mean_BC)))
 
 
 class ShowTell(nn.Module):
-    """A captioner (see `patchword.types.Captioner`). Its memory is the state of the recurrent layer after it has seen the picture."""
+    """A captioner (see `patchword.types.Captioner`) over grids of `feature_width` channels.
+
+    Its memory is the state of the recurrent layer after the picture.
+    """
 
     def __init__(self, config: ShowTellConfig, feature_width: int, vocabulary_size: int) -> None:
         super().__init__()
@@ -96,24 +107,28 @@ class ShowTell(nn.Module):
         nn.init.zeros_(self.words.bias)
 
     def encode(self, features: VisualFeatures) -> State:
-        """The state after the picture. Raises ModelError where the features are not `feature_width` wide, or (training, with the picture as
-        initial state) where the batch has a single picture."""
+        """Returns the state after the picture.
+
+        Raises ModelError where the features are not `feature_width` wide, or where the picture is the initial
+        state and a training batch has a single picture.
+        """
         grid_BNC = grid_of(features, self.feature_width)
         return self.picture(mean_of_grid(grid_BNC, features.mask_BN), self.recurrence)
 
     def decode(self, tokens_BT: Tensor, lengths_B: Tensor, memory: State, trace: bool = False) -> Decoded:
-        """Teacher forcing; the trace of a captioner without attention is empty."""
+        """Teacher forcing; the trace is empty, because the model has no attention."""
         hiddens_BTS, _ = self.recurrence(self.word_dropout(self.embedding(tokens_BT)), memory)
         logits_BTV = at_words(self._logits, hiddens_BTS, valid(lengths_B, tokens_BT.shape[1]))
         return Decoded(logits_BTV, Trace() if trace else None)
 
     def start(self, memory: State, beams: int) -> State:
+        """Repeats the state of each picture for its beams."""
         return type(memory)(*(part.repeat_interleave(beams, 0) for part in memory))
 
     def step(
         self, tokens_R: Tensor, memory: NamedTuple, state: State, trace: bool = False
     ) -> tuple[Tensor, State, Trace | None]:
-        """One word for every row."""
+        """Decodes one word for every row."""
         hiddens_R1S, state = self.recurrence(self.word_dropout(self.embedding(tokens_R[:, None])), state)
         return self._logits(hiddens_R1S[:, 0]), state, Trace() if trace else None
 

@@ -1,11 +1,12 @@
-"""The plain ways to label a picture with its text, which prompt fusion has to beat: one tower alone, or both side by side.
+"""Baselines that label a picture with its text, to compare prompt fusion with: one tower, or both joined.
 
     image only    W v + b               text only    W t + b               both    W [v; t] + b
 
-v is the picture's class token (the mean patch of a tower without one), t the first token of a BERT or the pooled token of CLIP's text
-tower. Over frozen towers this is a linear probe, over trained ones full fine-tuning; LateConcat of Li et al. 2023 (PMF) is `both`.
+v is the picture's class token (the mean patch of a tower without one). t is the first token of a BERT or the
+pooled token of CLIP's text tower. Over frozen towers this is a linear probe, over trained ones full
+fine-tuning; `both` is LateConcat of Li et al. 2023 (PMF).
 
-Shape legend (with the one of `types.py`): Y classes.
+Shape legend (in addition to `types.py`): Y classes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from patchword.types import TextFeatures, VisualFeatures
 
 
 class LateConcatenationConfig(BaseModel, extra="forbid", frozen=True):
-    """Sizes of the head over two frozen towers."""
+    """The number of labels, and which towers the head reads."""
 
     kind: Literal["late_concatenation"] = "late_concatenation"
     classes: int = Field(gt=0, description="number of labels")
@@ -30,31 +31,34 @@ class LateConcatenationConfig(BaseModel, extra="forbid", frozen=True):
 
 
 class PairSummary(NamedTuple):
-    """One vector per picture and per text: all that the head reads, so that frozen towers need to run once."""
+    """One vector per picture and per text.
+
+    The head reads nothing else, so frozen towers need to run only once.
+    """
 
     image_BC: Tensor | None
     text_BC: Tensor | None
 
 
 def image_summary(features: VisualFeatures) -> Tensor:
-    """Class token (B, C), or the mean of the real patches where the tower has none."""
+    """Returns the class token (B, C), or the mean of the real patches where the tower has none."""
     return (
         mean_of_grid(features.grid_BNC, features.mask_BN) if features.class_BC is None else features.class_BC
     )
 
 
 def text_summary(features: TextFeatures) -> Tensor:
-    """Pooled token (B, E) of a two-tower model's text tower, else the first token (B, C)."""
+    """Returns the pooled token (B, E) of a two-tower model's text tower, or else the first token (B, C)."""
     return features.tokens_BLC[:, 0] if features.pooled_BE is None else features.pooled_BE
 
 
 class LateConcatenation(nn.Module):
-    """A linear head over what one or two towers say. A tower that is not read may be None."""
+    """A linear head over the summaries of one or two towers. A tower that is not read may be None."""
 
     def __init__(
         self, config: LateConcatenationConfig, image_tower: Any | None, text_tower: Any | None
     ) -> None:
-        """Raises ConfigError where a tower that the config reads from is missing."""
+        """Raises ConfigError where a tower that the config reads is missing."""
         super().__init__()
         reads = {"image": config.inputs != "text", "text": config.inputs != "image"}
         for name, tower in (("image", image_tower), ("text", text_tower)):
@@ -77,7 +81,10 @@ class LateConcatenation(nn.Module):
         token_type_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> PairSummary:
-        """The towers' summaries; with frozen towers they carry no gradient and may be stored. Arguments as in `forward`."""
+        """Returns the towers' summaries; with frozen towers they carry no gradient and may be stored.
+
+        The arguments are those of `forward`.
+        """
         image_BC = None if self.image_tower is None else image_summary(self.image_tower(image))
         text_BC = None
         if self.text_tower is not None:
@@ -86,7 +93,10 @@ class LateConcatenation(nn.Module):
         return PairSummary(image_BC, text_BC)
 
     def resume(self, image_BNC: Tensor, text_BLC: Tensor, text_mask_BL: Tensor, left: int) -> PairSummary:
-        """The summaries from tokens that the last `left` layers of the towers have not seen yet; for towers with layers that come apart."""
+        """Returns the summaries from tokens that still have to pass the last `left` layers of the towers.
+
+        The towers must have layers that can be called one by one.
+        """
         image_BC = text_BC = None
         if self.image_tower is not None:
             for layer in self.image_tower.layers[self.image_tower.depth - left :]:
@@ -101,7 +111,10 @@ class LateConcatenation(nn.Module):
     def fuse(
         self, summary: PairSummary, has_image_B: Tensor | None = None, has_text_B: Tensor | None = None
     ) -> Tensor:
-        """Logits (B, Y). The vector of a picture or text that a row does not have (`has_..._B` false) is zero."""
+        """Returns the logits (B, Y).
+
+        The vector of a picture or text that a row lacks (`has_..._B` is False) is replaced by zeros.
+        """
         parts = [
             part if has_B is None else part * has_B[:, None].to(part.dtype)
             for part, has_B in zip(summary, (has_image_B, has_text_B), strict=True)
@@ -116,11 +129,12 @@ class LateConcatenation(nn.Module):
         token_type_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """Logits (B, Y).
+        """Returns the logits (B, Y).
 
         Args:
-            image: pixels (B, 3, H, W); not looked at by `text`.
-            input_ids: (B, L) token ids; token_type_ids: (B, L), None for one segment; not looked at by `image`.
-            attention_mask: (B, L), true or 1 at real tokens; None when all are real.
+            image: pixels (B, 3, H, W); unused with `inputs = "text"`.
+            input_ids: (B, L) token ids; unused with `inputs = "image"`.
+            token_type_ids: (B, L) segments; None for one segment.
+            attention_mask: (B, L), True or 1 at real tokens; None when all are real.
         """
         return self.fuse(self.lower(image, input_ids, token_type_ids, attention_mask))

@@ -1,21 +1,23 @@
-"""PMF: a picture and a text are labelled together by two frozen towers that speak through a few learned prompts.
+"""PMF: two frozen towers label a picture with its text, and exchange messages through learned prompts.
 
-Li, Quan, Zhu, Yang: "Efficient Multimodal Fusion via Interactive Prompting", CVPR 2023 (arXiv 2304.06306). The lower layers of both towers
-run alone. In each of the last F layers, with l_v and l_t the frozen layers and z_v, z_t the tokens before them:
+Li, Quan, Zhu, Yang: "Efficient Multimodal Fusion via Interactive Prompting", CVPR 2023 (arXiv 2304.06306).
+The lower layers of both towers run alone. In each of the last F layers, with l_v and l_t the frozen layers
+and z_v, z_t the tokens before them:
 
-    1 query     h_v = l_v([z_v; QCP_v; QP_v]), of which the rows of QP_v are kept                            likewise h_t
-    2 map       y_vt = W2 ReLU(W1 h_v + b1) + b2                            rows of the text tower           likewise y_tv
-    3 fusion    z_v <- l_v([z_v; FCP_v; y_tv]),  z_t <- l_t([z_t; FCP_t; y_vt])     of which the rows of z_v and z_t are kept
+    1 query     h_v = rows of QP_v in l_v([z_v; QCP_v; QP_v])                                likewise h_t
+    2 map       y_vt = W2 ReLU(W1 h_v + b1) + b2, as rows of the text tower                  likewise y_tv
+    3 fusion    z_v <- rows of z_v in l_v([z_v; FCP_v; y_tv])                                likewise z_t
 
-Both directions start from the tokens before the layer, so neither is first. The same frozen layer serves both stages. The class tokens
-after the last layer go through one linear head each, and the logits are averaged.
+Both directions start from the tokens before the layer, so neither comes first. The same frozen layer serves
+both stages. The class tokens after the last layer pass one linear head each, and the logits are averaged.
 
-What is computed and what is not: `layers/prompts.py` says which rows are never made; besides, the last layer makes its class tokens only.
-Until the first fused layer nothing depends on a trained parameter: nothing is kept for a gradient, and the tokens can be stored once
-(`lower`) and read in every epoch (`fuse`). Deviation from the public code: fusion-context prompts are trained, which it forgets.
+The code skips work whose result is not used. `layers/prompts.py` lists the rows that are not computed, and
+the last layer computes only its class tokens. Nothing before the first fused layer depends on a trained
+parameter, so no activations are kept there, and its tokens can be stored once (`lower`) and read in every
+epoch (`fuse`). The public code forgets to train the fusion-context prompts; here they are trained.
 docs/models/prompt-fusion.md has the mapping and the parameter counts.
 
-Shape legend (with the one of `types.py`): Y classes, Q query prompts.
+Shape legend (in addition to `types.py`): Y classes, Q query prompts.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ PerLayer = int | tuple[int, ...]
 
 
 class ImageTower(Protocol):
-    """What PMF needs of a picture's tower: layered, with a class token, of layers that further tokens can join."""
+    """The image tower that PMF needs: it has layers, a class token, and attention that prompts can join."""
 
     width: int
     depth: int
@@ -44,13 +46,15 @@ class ImageTower(Protocol):
     appendable: bool
     layers: Sequence[TowerLayer]
 
-    def embed(self, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor | None]: ...
+    def embed(self, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns the tokens (B, N, C) before the first layer, and their mask."""
 
-    def finish(self, tokens_BNC: Tensor) -> VisualFeatures: ...
+    def finish(self, tokens_BNC: Tensor) -> VisualFeatures:
+        """Returns the features from the tokens after the last layer."""
 
 
 class TextTower(Protocol):
-    """What PMF needs of a text's tower; token 0 is its class token."""
+    """The text tower that PMF needs; token 0 is its class token."""
 
     width: int
     depth: int
@@ -60,13 +64,19 @@ class TextTower(Protocol):
 
     def embed(
         self, ids_BL: Tensor, mask_BL: Tensor | None, types_BL: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]: ...
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns the tokens (B, L, C) before the first layer, and their mask."""
 
-    def finish(self, tokens_BLC: Tensor, mask_BL: Tensor | None) -> TextFeatures: ...
+    def finish(self, tokens_BLC: Tensor, mask_BL: Tensor | None) -> TextFeatures:
+        """Returns the features from the tokens after the last layer."""
 
 
 class PromptFusionConfig(BaseModel, extra="forbid", frozen=True):
-    """Lengths are numbers of prompts, the same in every fused layer or one per fused layer, lowest first."""
+    """Sizes of PMF.
+
+    `query`, `query_context`, `fusion_context` and `map_width` are the same in every fused layer, or one per
+    fused layer, lowest first.
+    """
 
     kind: Literal["prompt_fusion"] = "prompt_fusion"
     classes: int = Field(gt=0, description="number of labels")
@@ -80,7 +90,8 @@ class PromptFusionConfig(BaseModel, extra="forbid", frozen=True):
     fusion_context: PerLayer = Field(4, description="fusion-context prompts per layer")
     map_width: int | tuple[int, ...] | None = Field(
         None,
-        description="hidden width of the maps; absent: half the wider tower; 0: no map, rows pass as they are (equal widths only)",
+        description="hidden width of the maps; absent: half the wider tower; "
+        "0: no map, rows pass as they are (equal widths only)",
     )
 
     @model_validator(mode="after")
@@ -95,13 +106,13 @@ class PromptFusionConfig(BaseModel, extra="forbid", frozen=True):
         return self
 
     def at(self, name: str, layer: int) -> int:
-        """A length in fused layer `layer`, 0 being the lowest."""
+        """Returns the field `name` in fused layer `layer`; 0 is the lowest."""
         value = getattr(self, name)
         return value[layer] if isinstance(value, tuple) else value
 
 
 class FusionTokens(NamedTuple):
-    """Tokens of both towers before the first fused layer: what a token store holds."""
+    """Tokens of both towers before the first fused layer; a token store holds these."""
 
     image_BNC: Tensor
     text_BLC: Tensor
@@ -109,15 +120,18 @@ class FusionTokens(NamedTuple):
 
 
 class PromptAttention(NamedTuple):
-    """Where the query prompts of one fused layer looked, heads averaged; a row's remainder to 1 went to other prompts."""
+    """Attention of the query prompts of one fused layer, averaged over heads.
+
+    What a row lacks to 1 is its attention to other prompts.
+    """
 
     patches_BQN: Tensor
-    """Class token first, then the patches."""
+    """The class token first, then the patches."""
     words_BQL: Tensor
 
 
 class FusedLayer(nn.Module):
-    """The trained parts of one fused layer: prompts of both towers and the two maps."""
+    """The trained parts of one fused layer: the prompts of both towers and the two maps."""
 
     def __init__(self, config: PromptFusionConfig, layer: int, image_width: int, text_width: int) -> None:
         super().__init__()
@@ -143,7 +157,7 @@ class FusedLayer(nn.Module):
     def forward(
         self, image_layer: TowerLayer, text_layer: TowerLayer, tokens: FusionTokens, rows: int | None
     ) -> FusionTokens:
-        """Tokens after the layer; the first `rows` of each tower, None for all."""
+        """Returns the tokens after the layer: the first `rows` of each tower, or all for None."""
         mask_BL = tokens.text_mask_BL
         image, text = image_layer.project(tokens.image_BNC), text_layer.project(tokens.text_BLC)
         for_text_BQC = for_image_BQC = None
@@ -160,7 +174,7 @@ class FusedLayer(nn.Module):
     def gathered(
         self, image_layer: TowerLayer, text_layer: TowerLayer, tokens: FusionTokens
     ) -> PromptAttention:
-        """Attention of the query prompts. The layer must have some."""
+        """Returns the attention of the query prompts, of which the layer must have some."""
         patches_BQN = _query_attention(image_layer, image_layer.project(tokens.image_BNC), self.image, None)
         words_BQL = _query_attention(
             text_layer, text_layer.project(tokens.text_BLC), self.text, tokens.text_mask_BL
@@ -178,10 +192,16 @@ def _query_attention(
 
 
 class PromptFusion(nn.Module):
-    """Two towers, the fused layers and two heads. The towers say themselves what of them is trained; PMF's are frozen."""
+    """Two towers, the fused layers and two heads.
+
+    The towers decide which of their own parameters are trained; in PMF they are frozen.
+    """
 
     def __init__(self, config: PromptFusionConfig, image_tower: ImageTower, text_tower: TextTower) -> None:
-        """Raises ModelError for a tower that cannot be fused, ConfigError for more fused layers than it has or widths that need a map."""
+        """Raises ModelError for a tower that cannot be fused.
+
+        Raises ConfigError for more fused layers than a tower has, or for widths that need a map.
+        """
         super().__init__()
         _check_towers(config, image_tower, text_tower)
         self.config = config
@@ -200,7 +220,10 @@ class PromptFusion(nn.Module):
         token_type_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> FusionTokens:
-        """Tokens before the first fused layer. With frozen towers they carry no gradient and may be stored; arguments as in `forward`."""
+        """Returns the tokens before the first fused layer.
+
+        With frozen towers they carry no gradient and may be stored. The arguments are those of `forward`.
+        """
         image_BNC, image_mask = self.image_tower.embed(image)
         text_BLC, text_mask_BL = self.text_tower.embed(input_ids, attention_mask, token_type_ids)
         for layer in self.image_tower.layers[: self.image_tower.depth - self.config.fused_layers]:
@@ -210,14 +233,17 @@ class PromptFusion(nn.Module):
         return FusionTokens(image_BNC, text_BLC, text_mask_BL)
 
     def fused_pairs(self) -> list[tuple[FusedLayer, TowerLayer, TowerLayer]]:
-        """Prompts, picture's layer and text's layer of each fused layer: the towers' last ones, paired from the top."""
+        """Returns for each fused layer its prompts, the image tower's layer and the text tower's layer.
+
+        The last layers of the towers are paired from the top.
+        """
         image_first = self.image_tower.depth - self.config.fused_layers
         text_first = self.text_tower.depth - self.config.fused_layers
         image_layers, text_layers = self.image_tower.layers[image_first:], self.text_tower.layers[text_first:]
         return list(zip(self.fused, image_layers, text_layers, strict=True))
 
     def fuse_heads(self, tokens: FusionTokens) -> tuple[Tensor, Tensor]:
-        """Logits (B, Y) of the picture's head and of the text's head, from the tokens before the first fused layer."""
+        """Returns the logits (B, Y) of the image head and of the text head, from the result of `lower`."""
         pairs = self.fused_pairs()
         for index, (fused, image_layer, text_layer) in enumerate(pairs):
             tokens = fused(image_layer, text_layer, tokens, rows=1 if index == len(pairs) - 1 else None)
@@ -228,10 +254,11 @@ class PromptFusion(nn.Module):
     def fuse(
         self, tokens: FusionTokens, has_image_B: Tensor | None = None, has_text_B: Tensor | None = None
     ) -> Tensor:
-        """Logits (B, Y), the mean of the two heads', from the tokens before the first fused layer.
+        """Returns the logits (B, Y), the mean of the two heads, from the result of `lower`.
 
-        A row without a picture (`has_image_B` false) is labelled by the text's head alone, one without a text by the picture's. Messages
-        of the missing side still come, from a grey picture or an empty text; they are the same for all such rows.
+        A row without a picture (`has_image_B` is False) is labelled by the text head alone, a row without a
+        text by the image head. The missing side still sends its messages, from a grey picture or an empty
+        text; they are the same for all such rows.
         """
         image_BY, text_BY = self.fuse_heads(tokens)
         if has_image_B is None or has_text_B is None:
@@ -246,18 +273,22 @@ class PromptFusion(nn.Module):
         token_type_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """Logits (B, Y).
+        """Returns the logits (B, Y).
 
         Args:
             image: pixels (B, 3, H, W), prepared with the image tower's preprocessing values.
-            input_ids: (B, L) token ids, the class token first; token_type_ids: (B, L) segments, None for one segment.
-            attention_mask: (B, L), true or 1 at real tokens; None when all are real.
+            input_ids: (B, L) token ids, the class token first.
+            token_type_ids: (B, L) segments; None for one segment.
+            attention_mask: (B, L), True or 1 at real tokens; None when all are real.
         """
         return self.fuse(self.lower(image, input_ids, token_type_ids, attention_mask))
 
     @torch.no_grad()
     def explain(self, tokens: FusionTokens) -> list[PromptAttention | None]:
-        """Which patches and words the query prompts gathered, per fused layer; None for a layer without query prompts."""
+        """Returns the attention of the query prompts to patches and words, per fused layer.
+
+        The entry is None for a layer without query prompts.
+        """
         found: list[PromptAttention | None] = []
         for fused, image_layer, text_layer in self.fused_pairs():
             found.append(
@@ -268,8 +299,12 @@ class PromptFusion(nn.Module):
 
 
 def label_loss(logits_BY: Tensor, labels: Tensor, multi_label: bool) -> Tensor:
-    """Mean cross-entropy over rows, labels (B,) being class numbers; or, for several labels per row, mean binary cross-entropy over rows
-    and classes, labels (B, Y) being 0 or 1. The paper's choice for Food-101 and SNLI-VE, and for MM-IMDB."""
+    """Cross-entropy over classes, or binary cross-entropy for several labels per row.
+
+    With one label per row, `labels` (B,) are class numbers and the mean is over rows (the paper's choice for
+    Food-101 and SNLI-VE). With `multi_label`, `labels` (B, Y) are 0 or 1 and the mean is over rows and
+    classes (MM-IMDB).
+    """
     if multi_label:
         return nn.functional.binary_cross_entropy_with_logits(logits_BY, labels.to(logits_BY.dtype))
     return nn.functional.cross_entropy(logits_BY, labels)
@@ -279,12 +314,14 @@ def _check_towers(config: PromptFusionConfig, image_tower: ImageTower, text_towe
     for name, tower in (("image", image_tower), ("text", text_tower)):
         if not (tower.has_class_token and tower.appendable):
             raise ModelError(
-                f"the {name} tower, a {type(tower).__name__}, cannot be fused by prompts: it needs a class token and layers whose tokens "
+                f"the {name} tower, a {type(tower).__name__}, cannot be fused by prompts: it needs a class "
+                "token and layers whose tokens "
                 "all see what joins them; use a ViT or CLIP's vision tower for pictures and a BERT for texts"
             )
         if config.fused_layers > tower.depth:
             raise ConfigError(
-                f"fused_layers is {config.fused_layers} and the {name} tower has {tower.depth} layers: fuse at most those"
+                f"fused_layers is {config.fused_layers} and the {name} tower has {tower.depth} layers: fuse "
+                "at most those"
             )
     layers = range(config.fused_layers)
     unmapped = config.map_width is not None and any(
@@ -292,6 +329,7 @@ def _check_towers(config: PromptFusionConfig, image_tower: ImageTower, text_towe
     )
     if unmapped and image_tower.width != text_tower.width:
         raise ConfigError(
-            f"map_width is 0, so that rows pass between the towers as they are, and the towers are {image_tower.width} and "
+            "map_width is 0, so that rows pass between the towers as they are, and the towers are "
+            f"{image_tower.width} and "
             f"{text_tower.width} wide: give the maps a width"
         )

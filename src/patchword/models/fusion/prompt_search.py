@@ -1,10 +1,11 @@
-"""Structure search for PMF: one network holds every structure of a space, and a structure is a corner of it.
+"""Structure search for PMF: a supernet whose weights contain those of every structure in a search space.
 
-Li et al. 2023 (PMF, arXiv 2304.06306) search the layer where fusion starts and the lengths of the prompts with AutoFormer (Chen et al.
-2021, arXiv 2107.00651); neither their space nor their code is public. The space here: the number of fused layers, and for each of them the
-lengths of the three kinds of prompts and the width of the maps. Weights are entangled as in AutoFormer: the first rows of a prompt of 16
-are the prompt of 4; layers are counted from the top. `tasks/label/evolution.py` searches; a structure is a `PromptFusionConfig`, which trains
-as it is.
+Li et al. 2023 (PMF, arXiv 2304.06306) search the layer where fusion starts and the lengths of the prompts
+with AutoFormer (Chen et al. 2021, arXiv 2107.00651); neither their space nor their code is public. The space
+here is the number of fused layers, and for each of them the lengths of the three kinds of prompts and the
+width of the maps. Weights are entangled as in AutoFormer: a prompt of length 4 is the first 4 rows of the
+prompt of length 16. Layers are counted from the top. The search is in `tasks/label/evolution.py`. A structure
+is a `PromptFusionConfig`, which can be trained as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from patchword.models.fusion.prompt_fusion import FusionTokens, PromptFusion, Pr
 
 
 class Gene(NamedTuple):
-    """One fused layer of a structure."""
+    """The settings of one fused layer."""
 
     query: int
     query_context: int
@@ -31,7 +32,7 @@ class Gene(NamedTuple):
 
 
 class SearchSpace(BaseModel, extra="forbid", frozen=True):
-    """Choices of each setting; every fused layer chooses for itself."""
+    """The choices for each setting; every fused layer chooses independently."""
 
     fused_layers: tuple[int, ...] = Field(
         (1, 2, 3, 4), min_length=1, description="numbers of fused layers to try"
@@ -54,12 +55,12 @@ class SearchSpace(BaseModel, extra="forbid", frozen=True):
         return self
 
     def largest(self, classes: int) -> PromptFusionConfig:
-        """The structure that contains all others."""
+        """Returns the structure that contains all others."""
         gene = Gene(max(self.query), max(self.query_context), max(self.fusion_context), max(self.map_width))
         return structure_of([gene] * max(self.fused_layers), classes)
 
     def draw(self, classes: int, generator: random.Random) -> PromptFusionConfig:
-        """A random structure, each choice alike."""
+        """Draws a random structure, each setting uniformly."""
         return structure_of(
             [self._gene(generator) for _ in range(generator.choice(self.fused_layers))], classes
         )
@@ -71,7 +72,10 @@ class SearchSpace(BaseModel, extra="forbid", frozen=True):
         probability: float,
         depth_probability: float,
     ) -> PromptFusionConfig:
-        """Each setting drawn anew with `probability`, the number of layers with `depth_probability` (AutoFormer: 0.2 and 0.4)."""
+        """Returns a copy with each setting redrawn with `probability`.
+
+        The number of layers is redrawn with `depth_probability` (AutoFormer: 0.2 and 0.4).
+        """
         genes = genes_of(structure)
         if generator.random() < depth_probability:
             depth = generator.choice(self.fused_layers)
@@ -88,7 +92,11 @@ class SearchSpace(BaseModel, extra="forbid", frozen=True):
     def cross(
         self, one: PromptFusionConfig, other: PromptFusionConfig, generator: random.Random
     ) -> PromptFusionConfig:
-        """The number of layers of one parent; each setting of a layer that both have from either of them."""
+        """Crosses two structures.
+
+        The number of layers comes from one parent; in layers that both have, each setting comes from either
+        parent at random.
+        """
         first, second = genes_of(one), genes_of(other)
         if generator.random() < 0.5:
             first, second = second, first
@@ -104,12 +112,13 @@ class SearchSpace(BaseModel, extra="forbid", frozen=True):
 
 
 def _tidy(gene: Gene, space: SearchSpace) -> Gene:
-    # Without query prompts neither their context nor the map is there: one spelling for one function.
+    # Without query prompts, their context and the map have no effect; fixed values give each function one
+    # structure.
     return gene if gene.query else gene._replace(query_context=0, map_width=min(space.map_width))
 
 
 def genes_of(structure: PromptFusionConfig) -> list[Gene]:
-    """Fused layers from the top down; the structure names a length for every layer."""
+    """Lists the fused layers from the top down; the structure must name a length for every layer."""
     return [
         Gene(*(structure.at(name, layer) for name in Gene._fields))
         for layer in reversed(range(structure.fused_layers))
@@ -117,7 +126,7 @@ def genes_of(structure: PromptFusionConfig) -> list[Gene]:
 
 
 def structure_of(genes: list[Gene], classes: int) -> PromptFusionConfig:
-    """The structure of fused layers given from the top down."""
+    """Builds a structure from fused layers listed from the top down."""
     columns = {name: tuple(getattr(gene, name) for gene in reversed(genes)) for name in Gene._fields}
     return PromptFusionConfig(classes=classes, fused_layers=len(genes), **columns)
 
@@ -126,7 +135,7 @@ class PromptSupernet(nn.Module):
     """All structures of a space in one set of weights."""
 
     def __init__(self, space: SearchSpace, classes: int, image_tower: Any, text_tower: Any) -> None:
-        """Raises as `PromptFusion` does for the largest structure."""
+        """Raises what `PromptFusion` raises for the largest structure."""
         super().__init__()
         self.whole = PromptFusion(space.largest(classes), image_tower, text_tower)
 
@@ -137,11 +146,14 @@ class PromptSupernet(nn.Module):
         token_type_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> FusionTokens:
-        """Tokens before the lowest layer that any structure fuses; see `PromptFusion.lower`."""
+        """Returns the tokens before the lowest layer that any structure fuses; see `PromptFusion.lower`."""
         return self.whole.lower(image, input_ids, token_type_ids, attention_mask)
 
     def forward(self, structure: PromptFusionConfig, tokens: FusionTokens) -> Tensor:
-        """Logits (B, Y) of one structure, from the tokens of `lower`; the gradient reaches its corner of the weights."""
+        """Returns the logits (B, Y) of one structure, from the tokens of `lower`.
+
+        The gradient reaches only the slices of the weights that the structure uses.
+        """
         skipped = self.whole.config.fused_layers - structure.fused_layers
         for _, image_layer, text_layer in self.whole.fused_pairs()[:skipped]:
             image_BNC = image_layer(tokens.image_BNC)
@@ -154,7 +166,7 @@ class PromptSupernet(nn.Module):
         )
 
     def extract(self, structure: PromptFusionConfig) -> PromptFusion:
-        """The structure as a model of its own, with copies of its weights and the same towers."""
+        """Returns the structure as a separate model with copies of its weights and the same towers."""
         part, corner = self._part(structure)
         towers = {
             name: weights
@@ -168,7 +180,7 @@ class PromptSupernet(nn.Module):
         return model
 
     def _part(self, structure: PromptFusionConfig) -> tuple[PromptFusion, dict[str, Tensor]]:
-        """A model of the structure without memory for its own weights, and the corner of ours that it is to run with."""
+        """Returns a model of the structure with weights on the meta device, and the slices to run it with."""
         with torch.device("meta"):
             part = PromptFusion(structure, self.whole.image_tower, self.whole.text_tower)
         weights, skipped = (
@@ -186,7 +198,7 @@ class PromptSupernet(nn.Module):
 
 
 class _Fuse(nn.Module):
-    """`PromptFusion.fuse` as a forward, which is what `functional_call` calls."""
+    """Wraps `PromptFusion.fuse` as a forward, because `functional_call` calls forward."""
 
     def __init__(self, model: PromptFusion) -> None:
         super().__init__()
@@ -197,7 +209,10 @@ class _Fuse(nn.Module):
 
 
 def trained_parameters(structure: PromptFusionConfig, image_width: int, text_width: int) -> int:
-    """Number of trained parameters of a structure over frozen towers of these widths: the budget that AutoFormer uses."""
+    """Returns the number of trained parameters of a structure over frozen towers of these widths.
+
+    AutoFormer limits its search by this number.
+    """
     widths = image_width + text_width
     total = (widths + 2) * structure.classes
     for layer in range(structure.fused_layers):
@@ -214,10 +229,13 @@ def trained_parameters(structure: PromptFusionConfig, image_width: int, text_wid
 
 
 def saved_bytes(model: nn.Module, compute: Callable[[], Tensor]) -> int:
-    """Bytes that autograd keeps for the backward pass of `compute()`, each storage once, the model's own weights left out."""
+    """Returns the bytes that autograd keeps for the backward pass of `compute()`.
+
+    Each storage counts once, and the model's own weights do not count.
+    """
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     storages: dict[int, int] = {}
-    held: list[Tensor] = []  # a storage must not be freed, and its address used again, while we count
+    held: list[Tensor] = []  # keeps every storage alive, so that no address is used twice
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

@@ -1,17 +1,20 @@
-"""Answers to questions about a picture: the encoder of the fused captioner, read by the question.
+"""Question answering: the encoder of the fused captioner, with cross-attention from the question.
 
-    picture    F = LN(dropout(CELU(W grid))) + grid positions; self-attention layers; then, with a codebook, region alignment: each patch
-               gets a word and attends to the words                                                        (Gao 2025, FSGR)
-    question   words with sine positions; layers of self-attention, cross-attention to the patches, feed-forward
-    answer     one of a fixed list: softmax(W q) of the first token, which every question starts with;
-               or made word by word by a caption transformer that attends to patches and question side by side
+    picture    F = LN(dropout(CELU(W grid))) + grid positions; self-attention layers; then, with a codebook,
+               region alignment: each patch gets a word and attends to the words (FSGR, Gao 2025)
+    question   words with sine positions; layers of self-attention, cross-attention to the patches,
+               feed-forward
+    answer     one of a fixed list: softmax(W q) of the first token, which is the same in every question;
+               or generated word by word by a caption transformer that attends to patches and question
 
-The fusion design, section on visual question answering, keeps the encoder and replaces the caption by an answer, chosen or generated; it
-leaves open how the question enters. Here it enters by cross-attention, so that the words say which patches they looked at.
-Hard labels are trained by cross-entropy; where ten people answered, each answer has a score and is trained by binary cross-entropy
-(Teney et al. 2018, arXiv 1708.02711, section 3.7).
+The fusion design, section on visual question answering, keeps the encoder and replaces the caption by an
+answer, chosen or generated; it leaves open how the question enters. Here it enters by cross-attention, so
+that the attention of its words to the patches can be shown. Single answers are trained by cross-entropy.
+Where ten people answered, each answer has a score and is trained by binary cross-entropy (Teney et al. 2018,
+arXiv 1708.02711, section 3.7).
 
-Shape legend (with the one of `types.py`): A answers, L question tokens, R questions about B pictures (without an owner of each: R = B).
+Shape legend (in addition to `types.py`): A answers, L question tokens, R questions about B pictures (without
+`picture_of_row_R`: R = B).
 """
 
 from __future__ import annotations
@@ -67,42 +70,42 @@ class QuestionConfig(BaseModel, extra="forbid", frozen=True):
 
 
 class PictureEncoding(NamedTuple):
-    """A picture before it is asked about."""
+    """Encoded pictures, before any question."""
 
     patches_BNC: Tensor
     mask_BN: Tensor | None
     embedded_BNC: Tensor
-    """F: the patches before the layers, which the patch contrast compares."""
+    """F: the patches before the layers; the patch contrast compares these."""
     concepts_BN: Tensor | None
     """Codebook row of each patch; None without region alignment."""
 
     def of(self, picture_of_row_R: Tensor) -> PictureEncoding:
-        """The pictures again, once for each question."""
+        """Repeats the pictures, one row for each question."""
         return PictureEncoding(
             *(None if part is None else part.index_select(0, picture_of_row_R) for part in self)
         )
 
 
 class QuestionEncoding(NamedTuple):
-    """Picture and question after they have met."""
+    """Encoded pairs of picture and question."""
 
     patches_RNC: Tensor
     question_RLC: Tensor
     patch_mask_RN: Tensor | None
     question_mask_RL: Tensor
     looked_RLN: Tensor | None
-    """Weights over the patches of each question token, last layer, heads averaged; only where a trace was wanted."""
+    """Attention of each question token to the patches: last layer, averaged over heads; only with a trace."""
     concepts_RN: Tensor | None
     """Codebook row of each patch; None without region alignment."""
 
     @property
     def summary_RC(self) -> Tensor:
-        """The first token of each question."""
+        """The first token of each question, which summarises it."""
         return self.question_RLC[:, 0]
 
 
 class QuestionLayer(nn.Module):
-    """Self-attention of the question, a look at the patches, feed-forward; residuals are normalised after the sum."""
+    """Self-attention of the question, cross-attention to the patches, and feed-forward (post-LN)."""
 
     def __init__(self, config: QuestionConfig) -> None:
         super().__init__()
@@ -121,7 +124,7 @@ class QuestionLayer(nn.Module):
         patch_bias: Tensor | None,
         trace: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """The layer's output and, where wanted, its attention (R, H, L, N) over the patches."""
+        """Returns the layer's output and, with `trace`, its attention (R, H, L, N) to the patches."""
         y_RLC = self.attention_norm(
             add_dropped(y_RLC, self.attention(y_RLC, question_bias), self.dropout, self.training)
         )
@@ -131,7 +134,7 @@ class QuestionLayer(nn.Module):
 
 
 class QuestionEncoder(nn.Module):
-    """Patch features of width `feature_width` and a question over `vocabulary_size` words, fused."""
+    """Fuses patch features of width `feature_width` with questions over `vocabulary_size` words."""
 
     def __init__(
         self,
@@ -140,17 +143,21 @@ class QuestionEncoder(nn.Module):
         vocabulary_size: int,
         codebook: Codebook | None = None,
     ) -> None:
-        """Raises ConfigError for sizes that do not fit one another or a loss that questions do not have, ModelError for a codebook without
-        region alignment or the reverse."""
+        """Raises ConfigError for sizes that do not fit one another, or a loss that needs captions.
+
+        Raises ModelError for a codebook without region alignment or the reverse.
+        """
         super().__init__()
         check_heads(config.width, config.heads)
         if config.region_alignment is not None and config.region_alignment.text_regulariser:
             raise ConfigError(
-                "region_alignment.text_regulariser compares pictures with their captions, and questions have none: set it to false"
+                "region_alignment.text_regulariser compares pictures with their captions, and questions "
+                "have none: set it to false"
             )
         if (config.region_alignment is None) != (codebook is None):
             raise ModelError(
-                "region alignment and a codebook go together: give both, or leave out [answerer.region_alignment] and the codebook"
+                "region alignment and a codebook go together: give both, or leave out "
+                "[answerer.region_alignment] and the codebook"
             )
         self.config = config
         self.embed = Linear(feature_width, config.width)
@@ -182,17 +189,21 @@ class QuestionEncoder(nn.Module):
         picture_of_row_R: Tensor | None = None,
         trace: bool = False,
     ) -> QuestionEncoding:
-        """Fuses each question with its picture; see `look` and `read`, which it joins."""
+        """Fuses each question with its picture; it joins `look` and `read`."""
         seen = self.look(features)
         return self.read(
             seen if picture_of_row_R is None else seen.of(picture_of_row_R), question_RL, lengths_R, trace
         )
 
     def look(self, features: VisualFeatures) -> PictureEncoding:
-        """The picture's part, which no question changes. Raises ModelError for features of another width."""
+        """Encodes the pictures, independently of any question.
+
+        Raises ModelError for features of another width.
+        """
         if features.grid_BNC.shape[-1] != self.embed.in_features:
             raise ModelError(
-                f"patch features are {features.grid_BNC.shape[-1]} wide and the model was built for {self.embed.in_features}: "
+                f"patch features are {features.grid_BNC.shape[-1]} wide and the model was built for "
+                f"{self.embed.in_features}: "
                 "use the tower that it was trained with"
             )
         embedded_BNC = F.celu(self.embed(features.grid_BNC), _CELU_ALPHA)
@@ -212,14 +223,13 @@ class QuestionEncoder(nn.Module):
     def read(
         self, seen: PictureEncoding, question_RL: Tensor, lengths_R: Tensor, trace: bool = False
     ) -> QuestionEncoding:
-        """The question's part, R pictures beside R questions.
+        """Encodes R questions with one picture each.
 
         Args:
-            question_RL: token ids, each question starting with the same start token; padding is not looked at.
-            lengths_R: tokens of each question, at least 1.
-
+            question_RL: token ids; every question starts with the same start token, and padding is ignored.
+            lengths_R: number of tokens of each question, at least 1.
         Raises:
-            ModelError: a question longer than the positions.
+            ModelError: a question is longer than the positions.
         """
         length = question_RL.shape[1]
         check_length(length, self.config.max_positions)
@@ -234,16 +244,20 @@ class QuestionEncoder(nn.Module):
         return QuestionEncoding(seen.patches_BNC, y_RLC, seen.mask_BN, mask_RL, looked_RLN, seen.concepts_BN)
 
     def contrast_loss(self, seen: PictureEncoding) -> Tensor:
-        """Patch contrast over F, with the assigned words as labels (FSGR). Raises ModelError where the model has no contrast head."""
+        """Patch contrast over F, with the assigned words as labels (FSGR).
+
+        Raises ModelError where the model has no contrast head.
+        """
         if self.contrast is None:
             raise ModelError(
-                "this model has no patch contrast; set region_alignment.contrast_width above 0, or give its loss no weight"
+                "this model has no patch contrast; set region_alignment.contrast_width above 0, or give its "
+                "loss no weight"
             )
         return self.contrast(seen.embedded_BNC, seen.concepts_BN, seen.mask_BN)
 
 
 class AnswerClassifier(nn.Module):
-    """One of `answers` fixed answers."""
+    """Chooses one of `answers` fixed answers."""
 
     def __init__(
         self,
@@ -253,7 +267,7 @@ class AnswerClassifier(nn.Module):
         answers: int,
         codebook: Codebook | None = None,
     ) -> None:
-        """Raises as `QuestionEncoder`."""
+        """Raises what `QuestionEncoder` raises."""
         super().__init__()
         self.encoder = QuestionEncoder(config, feature_width, vocabulary_size, codebook)
         self.head = Linear(config.width, answers)
@@ -265,28 +279,30 @@ class AnswerClassifier(nn.Module):
         lengths_R: Tensor,
         picture_of_row_R: Tensor | None = None,
     ) -> Tensor:
-        """Logits (R, A)."""
+        """Returns the logits (R, A)."""
         return self.choose(self.encoder(features, question_RL, lengths_R, picture_of_row_R))
 
     def choose(self, asked: QuestionEncoding) -> Tensor:
-        """Logits (R, A) of pictures that were asked about."""
+        """Returns the logits (R, A) from encoded pairs."""
         return self.head(asked.summary_RC)
 
 
 class AnswerGenerator(nn.Module):
-    """Answers made word by word by any captioner, which reads patches and question as one grid of features.
+    """Generates answers word by word with any captioner, which reads patches and question as one grid.
 
-    It is used like a captioner, `encode` taking the question too: greedy and beam search of `decode.py` run on what it returns.
+    It is used like a captioner whose `encode` also takes the question; greedy and beam search of `decode.py`
+    run on its memory.
     """
 
     def __init__(self, encoder: QuestionEncoder, captioner: Captioner) -> None:
-        """`captioner` is built for features of the encoder's width, without an encoder or alignment of its own."""
+        """`captioner` must be built for features of the encoder's width, without an encoder or alignment."""
         super().__init__()
         self.encoder = encoder
         self.captioner = captioner
 
     @property
     def vocabulary_size(self) -> int:
+        """Number of words in the vocabulary of the answers."""
         return self.captioner.vocabulary_size
 
     def encode(
@@ -296,11 +312,11 @@ class AnswerGenerator(nn.Module):
         lengths_R: Tensor,
         picture_of_row_R: Tensor | None = None,
     ) -> NamedTuple:
-        """The captioner's memory of [patches; question]."""
+        """Returns the captioner's memory of [patches; question]."""
         return self.remember(self.encoder(features, question_RL, lengths_R, picture_of_row_R))
 
     def remember(self, asked: QuestionEncoding) -> NamedTuple:
-        """The captioner's memory of pictures that were asked about."""
+        """Returns the captioner's memory of encoded pairs."""
         patch_mask_RN = asked.patch_mask_RN
         if patch_mask_RN is None:
             patch_mask_RN = torch.ones(
@@ -314,23 +330,27 @@ class AnswerGenerator(nn.Module):
     def decode(
         self, tokens_BT: Tensor, lengths_B: Tensor, memory: NamedTuple, trace: bool = False
     ) -> Decoded:
-        """As `Captioner.decode`."""
+        """See `Captioner.decode`."""
         return self.captioner.decode(tokens_BT, lengths_B, memory, trace)
 
     def start(self, memory: NamedTuple, beams: int) -> NamedTuple:
-        """As `Captioner.start`."""
+        """See `Captioner.start`."""
         return self.captioner.start(memory, beams)
 
     def step(
         self, tokens_R: Tensor, memory: NamedTuple, state: Any, trace: bool = False
     ) -> tuple[Tensor, NamedTuple, Trace | None]:
-        """As `Captioner.step`."""
+        """See `Captioner.step`."""
         return self.captioner.step(tokens_R, memory, state, trace)
 
 
 def answer_loss(logits_RA: Tensor, answers: Tensor) -> Tensor:
-    """Mean over questions. `answers` (R,) are answer numbers: cross-entropy. `answers` (R, A) are scores in [0, 1], how far the annotators
-    agree on each: binary cross-entropy, summed over answers as Teney et al. do."""
+    """Returns the mean loss over questions.
+
+    `answers` (R,) are answer numbers, trained by cross-entropy. `answers` (R, A) are scores in [0, 1], the
+    agreement of the annotators on each answer, trained by binary cross-entropy summed over answers, as in
+    Teney et al.
+    """
     if answers.dim() == 1:
         return F.cross_entropy(logits_RA, answers)
     return (

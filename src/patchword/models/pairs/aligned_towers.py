@@ -1,9 +1,9 @@
-"""Two towers with LAPS on top: the patches of the one and the words of the other in one width, and the head that aligns them.
+"""Two towers with LAPS: linear maps bring patches and words to one width, and a head aligns them.
 
-Fu et al. 2024 (LAPS, section 3.1): the last hidden states of both encoders go through a linear map each, and the head compares them. The
-image side may also be patches that have met the concepts of a codebook (`layers/region_alignment.py`, Gao 2025), so that a word is compared with
-a patch and with what the patch was taken for. The pooled vectors of the same two towers remain: they make the shortlist that the head
-ranks again.
+Fu et al. 2024 (LAPS, section 3.1): the last hidden states of both encoders pass a linear map each, and the
+head compares them. Optionally the patches first attend to the concepts of a codebook
+(`layers/region_alignment.py`, Gao 2025), so that a word is compared with a patch together with its concept.
+The pooled vectors of the same towers remain; they make the shortlist that the head re-ranks.
 
 Shape legend: that of `patchword.types`; J texts in a batch, d width of the head.
 """
@@ -26,17 +26,20 @@ REGION_HEADS = 4
 
 
 class PairTokens(NamedTuple):
-    """What pictures (or texts) are compared by: tokens for the head, and one unit vector each for the shortlist."""
+    """Pictures or texts ready for comparison: tokens for the head, and one unit vector for the shortlist."""
 
     tokens: Tensor
-    """(B, [1 +] N, d) with the class token first where the tower has one; of texts (J, L, d)."""
+    """(B, [1 +] N, d), with the class token first where the tower has one; for texts (J, L, d)."""
     vectors: Tensor
-    """(B, E)."""
+    """Pooled unit vectors, (B, E); for texts (J, E)."""
     hw: tuple[int, int] | None = None
 
 
 class AlignedTowers(nn.Module):
-    """Towers, maps into the width of the head, the head; with a codebook the region alignment between map and head."""
+    """Towers, maps to the width of the head, and the head.
+
+    With a codebook, region alignment stands between the image map and the head.
+    """
 
     def __init__(
         self,
@@ -56,11 +59,14 @@ class AlignedTowers(nn.Module):
 
     @property
     def class_token(self) -> bool:
-        """Whether the image tokens begin with a class token."""
+        """True where the image tokens begin with a class token."""
         return self.towers.vision.has_class_token
 
     def train(self, mode: bool = True) -> AlignedTowers:
-        """As `nn.Module.train`; a tower in which nothing learns stays in evaluation mode, its batch statistics and all."""
+        """Sets the mode, as `nn.Module.train` does, but leaves frozen towers in evaluation mode.
+
+        Otherwise their batch statistics would change.
+        """
         super().train(mode)
         for tower in (self.towers.vision, self.towers.text):
             if not any(parameter.requires_grad for parameter in tower.parameters()):
@@ -69,7 +75,7 @@ class AlignedTowers(nn.Module):
 
     @torch.no_grad()
     def begin_in_the_shared_space(self) -> None:
-        """Start the two maps as those of the two towers into their shared space, where these are linear and of the head's width.
+        """Copies the towers' projections into their shared space to the two maps, where the shapes agree.
 
         Patches and words of trained towers are then comparable before the first step.
         """
@@ -80,11 +86,11 @@ class AlignedTowers(nn.Module):
                 own.bias.zero_()
 
     def look(self, features: VisualFeatures) -> PairTokens:
-        """Tokens and vectors of pictures, from what the vision tower made of them."""
+        """Returns tokens and vectors of pictures from the vision tower's features."""
         return PairTokens(self._image_tokens(features), self.towers.pictures_of(features), features.hw)
 
     def read(self, ids_JL: Tensor, mask_JL: Tensor) -> PairTokens:
-        """Tokens and vectors of texts; every token is a word, start and end as well."""
+        """Returns tokens and vectors of texts; every token counts as a word, including start and end."""
         features = self.towers.text(ids_JL, mask_JL)
         return PairTokens(
             self.word_map(features.tokens_BLC), F.normalize(self.towers.pool_text(features), dim=-1)
@@ -93,7 +99,7 @@ class AlignedTowers(nn.Module):
     def _image_tokens(self, features: VisualFeatures) -> Tensor:
         tokens_BPd = self.patch_map(features.grid_BNC)
         if self.class_token:
-            # Behind the patches: region alignment counts its positions from the first patch.
+            # The class token goes last here, because region alignment counts positions from the first patch.
             tokens_BPd = torch.cat([tokens_BPd, self.patch_map(features.class_BC)[:, None]], dim=1)
         if self.region is not None:
             tokens_BPd = self.region(tokens_BPd, self.region.assign(features), features.hw, features.mask_BN)

@@ -1,22 +1,26 @@
-"""LAPS: a caption chooses the patches it speaks of, and its words are aligned with what is left of the picture.
+"""LAPS: each caption selects the patches that it describes, and its words are aligned with these.
 
-Fu, Zhang, Xia, Mao: "Linguistic-Aware Patch Slimming Framework for Fine-grained Cross-Modal Alignment", CVPR 2024. In data's order:
+Fu, Zhang, Xia, Mao: "Linguistic-Aware Patch Slimming Framework for Fine-grained Cross-Modal Alignment", CVPR
+2024.
 
-    1 selection     s_n = saliency in the picture + relevance for the caption;     the best share `keep` of the patches stays
-    2 calibration   a_c = sum over kept n of softmax_n(MLP(v_n))_c v_n             `aggregated` tokens of the kept patches
-                    e   = sum over dropped n of softmax_n(s_n) v_n                 one fused token of the dropped ones
-    3 alignment     of the words with [class token; a_1 ... a_C; e]                layers/patch_word.py
+    1 selection     s_n = saliency in the picture + relevance for the caption; a share `keep` is kept
+    2 calibration   a_c = sum over kept n of softmax_n(MLP(v_n))_c v_n      `aggregated` tokens of kept ones
+                    e   = sum over dropped n of softmax_n(s_n) v_n          one fused token of dropped ones
+    3 alignment     of the words with [class token; a_1 ... a_C; e]         layers/patch_word.py
 
-The paper and its public code are not the same function; both stand here under their names.
-    `code`    s is the plain sum of two cosines, the selection a hard top-k without a gradient: what the public code computes.
-    `paper`   s mixes in the probability of a score network, a straight-through Gumbel decision selects, and a ratio loss steers the share.
+The paper and its public code compute different functions; both are here under their names.
 
-What is computed and what is not: the MLP sees a patch and never the caption, so it runs once per picture; selecting is multiplying its
-exponentials by 0 or 1, since the softmax's denominator cancels where tokens are set to length one; and no token is ever made
-(`layers/patch_word.py`, `sum_cosines`). The result equals the equations to rounding; docs/models/patch-slimming.md has the mapping.
+    `code`    s is the plain sum of two cosines, and a hard top-k without a gradient selects.
+    `paper`   s also contains the probability of a score network, a straight-through Gumbel decision selects,
+              and a ratio loss controls the share.
 
-Shape legend (with the one of `types.py`):
-    I images   J captions   L words   N patches   P = [class] + C aggregated + [fused] tokens   d width of the head
+The code saves work in three ways. The MLP depends on the patch alone, so it runs once per picture. Selecting
+multiplies its exponentials by 0 or 1, because the softmax's denominator cancels where tokens are scaled to
+length one. And the tokens are never formed (`layers/patch_word.py`, `sum_cosines`). The result equals the
+equations up to rounding; docs/models/patch-slimming.md has the mapping.
+
+Shape legend (in addition to `types.py`): I images, J captions, L words, N patches, P = [class] + C aggregated
++ [fused] tokens, d width of the head.
 """
 
 from __future__ import annotations
@@ -32,11 +36,12 @@ from patchword.errors import DataError, ModelError
 from patchword.layers.patch_word import Tile, max_mean, mixed_cosines, sum_cosines, tile_for, unit
 
 WIDEST_EXPONENT = 30.0
-"""Largest spread of aggregation logits (nats) that is multiplied in float32; beyond it, where a square could underflow, in float64."""
+"""Largest spread of aggregation logits (nats) for float32. Beyond it a square could underflow, and float64
+is used."""
 
 
 class PatchSlimmingConfig(BaseModel):
-    """What is kept of a picture, and how it is chosen."""
+    """How many patches of a picture are kept, and how they are selected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,12 +67,12 @@ class PatchSlimmingConfig(BaseModel):
 
 
 def aggregated_tokens(patches: int, keep: float, share: float) -> int:
-    """The published rule for `aggregated`: a share (0.4 for ViT, 0.6 for Swin) of the kept patches, rounded down."""
+    """Returns `aggregated` by the published rule: a share (0.4 for ViT, 0.6 for Swin) of the kept patches."""
     return int(patches * share * keep)
 
 
 class ImageSide(NamedTuple):
-    """All of a batch of pictures that does not depend on a caption."""
+    """The prepared pictures of a batch; nothing here depends on a caption."""
 
     patches_INd: Tensor
     unit_INd: Tensor
@@ -75,14 +80,17 @@ class ImageSide(NamedTuple):
     counts_I: Tensor
     gram_INN: Tensor
     mixes_ICN: Tensor | None
-    """exp of the aggregation logits less their largest; None without calibration."""
+    """exp of the aggregation logits minus their largest; None without calibration."""
     class_I1d: Tensor | None
     own_IN: Tensor | None
-    """Probability of the score network (paper variant)."""
+    """Probability from the score network (paper variant)."""
     mask_IN: Tensor | None
 
     def split(self, size: int) -> list[ImageSide]:
-        """In pieces of `size` pictures. (Slices would each write a gradient of the whole batch; a split writes one.)"""
+        """Splits the batch into pieces of `size` pictures.
+
+        Each slice would write a gradient of the whole batch; a split writes one for all pieces.
+        """
         columns = [
             [None] * -(-len(self.patches_INd) // size) if field is None else field.split(size)
             for field in self
@@ -91,15 +99,15 @@ class ImageSide(NamedTuple):
 
 
 class CaptionSide(NamedTuple):
-    """All of a batch of captions that does not depend on a picture."""
+    """The prepared captions of a batch; nothing here depends on a picture."""
 
     words_JLd: Tensor
-    """Words at length one, zeros behind the last."""
+    """Words at length one; zeros on padding."""
     mask_JL: Tensor
     means_Jd: Tensor
 
     def split(self, size: int) -> list[CaptionSide]:
-        """In pieces of `size` captions, each cut to its longest."""
+        """Splits the batch into pieces of `size` captions, each cut to its longest."""
         pieces = []
         for words_JLd, mask_JL, means_Jd in zip(*(field.split(size) for field in self), strict=True):
             longest = int(mask_JL.sum(dim=1).max())
@@ -108,40 +116,44 @@ class CaptionSide(NamedTuple):
 
 
 class PatchSelection(NamedTuple):
-    """Which patches stay for each pair of picture and caption."""
+    """The patches that are kept for each pair of picture and caption."""
 
     keep_IJN: Tensor
-    """1.0 for patches that stay for a caption; in the paper variant with the gradient of the decision."""
+    """1.0 for patches that are kept for a caption; in the paper variant with the gradient of the decision."""
     scores_IJN: Tensor
 
 
 class PairSimilarity(NamedTuple):
-    """Similarity of each pair of picture and caption, and the patches that made it."""
+    """The similarity of each pair of picture and caption, and the patches that were kept for it."""
 
     similarities_IJ: Tensor
     keep_IJN: Tensor
 
 
 class PairTrace(NamedTuple):
-    """Why one caption and one picture have their similarity. Token rows are [class token], aggregated (or kept patches), [fused token]."""
+    """The parts of the similarity of one caption and one picture.
+
+    The token rows are [class token], aggregated tokens (or kept patches), [fused token].
+    """
 
     similarity: float
     scores_N: Tensor
     kept_N: Tensor
     tokens_PN: Tensor
-    """Weight of each patch in each token, rows sum to one; zeros for the class token, which is no patch."""
+    """Weight of each patch in each token; rows sum to one, but the class token's row is zero."""
     cosines_LP: Tensor
     word_token_L: Tensor
     """Best token of each word."""
     gifts_LN: Tensor
-    """Share of each patch in the cosine of a word's best token, gifts below zero counted as none; for the class token, which is no patch,
-    cosines of the word with the kept patches. Rows sum to one, or to zero where all gifts are negative."""
+    """Share of each patch in the cosine of a word's best token, with negative contributions set to zero.
+    Where the best token is the class token, which has no patches, the word's cosines with the kept patches
+    are used. Rows sum to one, or to zero where all contributions are negative."""
     word_patch_L: Tensor
-    """The patch that gives the most, be it negative."""
+    """The patch with the largest contribution, even if that is negative."""
 
 
 class Aggregation(nn.Module):
-    """Logits of C mixes for every patch: LayerNorm, two linear layers and one learned scale for all (the softmax is the caller's)."""
+    """Logits of C weighted sums for every patch: LayerNorm, two linear layers and one learned scale."""
 
     def __init__(self, width: int, tokens: int):
         super().__init__()
@@ -151,12 +163,13 @@ class Aggregation(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, patches_INd: Tensor) -> Tensor:
+        """Returns the logits (I, C, N); the caller applies the softmax."""
         logits_INC = self.outer(nn.functional.gelu(self.inner(self.norm(patches_INd)))) * self.scale
         return logits_INC.transpose(1, 2).contiguous()
 
 
 class ScoreNetwork(nn.Module):
-    """Probability that a patch matters at all, from the patch alone (paper, significance score; two linear layers)."""
+    """Probability that a patch matters, from the patch alone (the paper's significance score)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -165,11 +178,12 @@ class ScoreNetwork(nn.Module):
         self.outer = nn.Linear(self.inner.out_features, 1)
 
     def forward(self, patches_INd: Tensor) -> Tensor:
+        """Returns the probability of every patch, (I, N)."""
         return self.outer(nn.functional.gelu(self.inner(self.norm(patches_INd))))[..., 0].sigmoid()
 
 
 class PatchSlimming(nn.Module):
-    """The alignment head over the tokens of any two towers (projected to one width): similarities of all images with all captions."""
+    """The alignment head over the tokens of any two towers, projected to one width."""
 
     def __init__(self, config: PatchSlimmingConfig):
         super().__init__()
@@ -180,18 +194,22 @@ class PatchSlimming(nn.Module):
     def forward(
         self, image_tokens_BNC: Tensor, caption_tokens_BLC: Tensor, lengths_B: Tensor, class_token: bool
     ) -> Tensor:
-        """Similarities (images, captions), within about [-0.2, 2], in float32, under autocast too: a near tie decides what is selected.
+        """Returns the similarities (images, captions), within about [-0.2, 2].
 
-        `image_tokens_BNC` are (I, 1+N, d) with the class token first, or (I, N, d): `class_token` says which. `caption_tokens_BLC` are
-        (J, L, d), of which the first `lengths_B` are words ([CLS] and [SEP] of a BERT count as words). Raises ModelError for another
-        width, DataError for lengths that do not fit.
+        They are float32 even under autocast, because near ties decide the selection. `image_tokens_BNC` are
+        (I, 1+N, d) with the class token first, or (I, N, d); `class_token` says which. `caption_tokens_BLC`
+        are (J, L, d); the first `lengths_B` are words ([CLS] and [SEP] of a BERT count as words). Raises
+        ModelError for another width, DataError for lengths that do not fit.
         """
         return self.align(
             self.images(image_tokens_BNC, class_token), self.captions(caption_tokens_BLC, lengths_B)
         ).similarities_IJ
 
     def images(self, tokens_INd: Tensor, class_token: bool, mask_IN: Tensor | None = None) -> ImageSide:
-        """What a batch of pictures brings to every caption. `mask_IN` is True for real patches (the class token has no entry in it)."""
+        """Prepares a batch of pictures for comparison with any caption.
+
+        `mask_IN` is True for real patches (it has no entry for the class token).
+        """
         self._check_width(tokens_INd, "image")
         with torch.autocast(tokens_INd.device.type, enabled=False):
             return self._images(tokens_INd.float(), class_token, mask_IN)
@@ -201,7 +219,8 @@ class PatchSlimming(nn.Module):
         patches_INd = tokens_INd[:, 1:] if class_token else tokens_INd
         if patches_INd.shape[1] == 0:
             raise DataError(
-                "image tokens without a patch: found a class token alone, expected (images, 1 + patches, width)"
+                "image tokens without a patch: found a class token alone, expected (images, 1 + patches, "
+                "width)"
             )
         count = patches_INd.new_full((len(patches_INd),), patches_INd.shape[1])
         if mask_IN is not None:
@@ -210,7 +229,7 @@ class PatchSlimming(nn.Module):
         with torch.no_grad():
             unit_INd = unit(patches_INd)
             saliency_IN = torch.einsum("ind,id->in", unit_INd, unit(patches_INd.sum(dim=1) / count[:, None]))
-            # Rounded as Python rounds the product of two doubles: a share of 0.7 keeps 7 of 10 patches, where float32 would keep 8.
+            # Rounded in double precision: a share of 0.7 keeps 7 of 10 patches, where float32 would keep 8.
             counts_I = torch.tensor(
                 [math.ceil(n * self.config.keep) for n in count.int().tolist()], device=patches_INd.device
             )
@@ -225,7 +244,7 @@ class PatchSlimming(nn.Module):
         )
 
     def captions(self, tokens_JLd: Tensor, lengths_J: Tensor) -> CaptionSide:
-        """What a batch of captions brings to every picture."""
+        """Prepares a batch of captions for comparison with any picture."""
         self._check_width(tokens_JLd, "caption")
         lengths_J = torch.as_tensor(lengths_J)
         if (
@@ -234,7 +253,8 @@ class PatchSlimming(nn.Module):
             or int(lengths_J.max()) > tokens_JLd.shape[1]
         ):
             raise DataError(
-                f"caption lengths {lengths_J.tolist()[:8]} for caption tokens of shape {tuple(tokens_JLd.shape)}: expected one length "
+                f"caption lengths {lengths_J.tolist()[:8]} for caption tokens of shape "
+                f"{tuple(tokens_JLd.shape)}: expected one length "
                 f"per caption, from 1 to {tokens_JLd.shape[1]}"
             )
         mask_JL = (
@@ -253,8 +273,10 @@ class PatchSlimming(nn.Module):
         tile: Tile | None = None,
         product_dtype: torch.dtype = torch.float32,
     ) -> PairSimilarity:
-        """Every picture with every caption, tile by tile; captions of like length share a tile. The tile never changes the result;
-        `product_dtype` as in `compare`."""
+        """Compares every picture with every caption, tile by tile; captions of similar length share a tile.
+
+        The tile never changes the result; `product_dtype` is that of `compare`.
+        """
         tile = tile or tile_for(images.patches_INd.device, images.patches_INd[0].numel(), captions=32)
         order_J = captions.mask_JL.sum(dim=1).argsort(descending=True, stable=True)
         pieces = CaptionSide(*(field[order_J] for field in captions)).split(tile.captions)
@@ -269,14 +291,17 @@ class PatchSlimming(nn.Module):
     def compare(
         self, images: ImageSide, captions: CaptionSide, product_dtype: torch.dtype = torch.float32
     ) -> PairSimilarity:
-        """One tile. `product_dtype` is that of the products of words and patches, the greatest part of the work; the rest is float32."""
+        """Compares one tile.
+
+        `product_dtype` is used for the products of words and patches, most of the work; the rest is float32.
+        """
         with torch.autocast(images.patches_INd.device.type, enabled=False):
             selected = self.select(images, captions)
             cosines_IJLP, tokens_IJP = self._cosines(images, captions, selected, product_dtype)
             return PairSimilarity(max_mean(cosines_IJLP, captions.mask_JL, tokens_IJP), selected.keep_IJN)
 
     def select(self, images: ImageSide, captions: CaptionSide) -> PatchSelection:
-        """Which patches stay for which caption (paper, language-context patch selection)."""
+        """Selects the patches to keep for each caption (the paper's language-context patch selection)."""
         relevance_IJN = (
             (captions.means_Jd @ images.unit_INd.transpose(1, 2)) if self.config.text_score else None
         )
@@ -295,7 +320,10 @@ class PatchSlimming(nn.Module):
         )
 
     def explain(self, tokens_Nd: Tensor, words_Ld: Tensor, class_token: bool) -> PairTrace:
-        """One picture and one caption (all of `words_Ld` are words): what was kept, merged and dropped, and where each word points."""
+        """Explains one pair: which patches were kept, merged and dropped, and where each word points.
+
+        All of `words_Ld` are words.
+        """
         with torch.no_grad():
             images = self.images(tokens_Nd[None], class_token)
             captions = self.captions(words_Ld[None], torch.tensor([len(words_Ld)]))
@@ -312,7 +340,8 @@ class PatchSlimming(nn.Module):
                 else cosines_LP.masked_fill(tokens_IJP[0, 0] < 0.5, -torch.inf)
             )
             word_token_L = reachable_LP.argmax(dim=1)
-            # A patch gives weight times inner product to a token's cosine; the class token has no patches, so all kept ones compete.
+            # A patch contributes weight times inner product to a token's cosine. The class token has no
+            # patches, so all kept ones compete.
             words_Ld = captions.words_JLd[0]
             given_LN = words_Ld @ images.patches_INd[0].float().T * weights_PN[word_token_L]
             given_LN = given_LN.masked_fill(weights_PN[word_token_L] == 0, -torch.inf)
@@ -335,7 +364,7 @@ class PatchSlimming(nn.Module):
         )
 
     def _patch_weights(self, images: ImageSide, selected: PatchSelection) -> Tensor:
-        """Weights (I, J, P, N), up to a factor per row, of the tokens that are made of patches: what an explanation shows."""
+        """Weights (I, J, P, N), up to a factor per row, of the patches in the tokens, for an explanation."""
         if images.mixes_ICN is None:
             weights_IJPN = torch.diag_embed(selected.keep_IJN)
         else:
@@ -345,14 +374,14 @@ class PatchSlimming(nn.Module):
         return torch.cat([weights_IJPN, self._dropped(images, selected)[:, :, None]], dim=2)
 
     def _dropped(self, images: ImageSide, selected: PatchSelection) -> Tensor:
-        """Weights (I, J, N), up to a factor, of the patches in the fused token: exp of the score where dropped, 0 where kept or padding."""
+        """Weights (I, J, N), up to a factor, of the dropped patches in the fused token: exp of the score."""
         real = 1.0 if images.mask_IN is None else images.mask_IN[:, None].float()
         return ((real - selected.keep_IJN) * selected.scores_IJN.exp()).to(images.patches_INd.dtype)
 
     def _cosines(
         self, images: ImageSide, captions: CaptionSide, selected: PatchSelection, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor | None]:
-        """Cosines (I, J, L, P) of words and tokens, and the tokens' weights (I, J, P) where they differ from one."""
+        """Returns cosines (I, J, L, P) of words and tokens, and token weights (I, J, P), or None for ones."""
         keep_IJN = selected.keep_IJN
         I, J, N = keep_IJN.shape
         words_1Rd = captions.words_JLd.flatten(0, 1)[None]
@@ -382,13 +411,17 @@ class PatchSlimming(nn.Module):
     def _check_width(self, tokens: Tensor, what: str) -> None:
         if tokens.dim() != 3 or tokens.shape[2] != self.config.width:
             raise ModelError(
-                f"{what} tokens of shape {tuple(tokens.shape)}: this head expects (batch, tokens, {self.config.width}); project the "
+                f"{what} tokens of shape {tuple(tokens.shape)}: this head expects (batch, tokens, "
+                f"{self.config.width}); project the "
                 f"tower's output to {self.config.width} or build the head with its width"
             )
 
 
 def _exponentials(logits_ICN: Tensor, mask_IN: Tensor | None) -> Tensor:
-    """exp of the logits less their row's largest, 0 at padding; float64 where float32 could lose the selected among larger dropped ones."""
+    """exp of the logits minus their row's largest, and 0 at padding.
+
+    The result is float64 where float32 could lose kept patches beside larger dropped ones.
+    """
     lowest_ICN = highest_ICN = logits_ICN.detach()
     if mask_IN is not None:
         lowest_ICN = lowest_ICN.masked_fill(~mask_IN[:, None], torch.inf)
@@ -401,7 +434,7 @@ def _exponentials(logits_ICN: Tensor, mask_IN: Tensor | None) -> Tensor:
 
 
 def _best(scores_IJN: Tensor, counts_I: Tensor, mask_IN: Tensor | None) -> Tensor:
-    """1.0 for the `counts_I` patches of highest score; of equal scores the first patch wins."""
+    """1.0 for the `counts_I` patches with the highest scores; of equal scores the first patch wins."""
     if mask_IN is not None:
         scores_IJN = scores_IJN.masked_fill(~mask_IN[:, None], -torch.inf)
     most = int(counts_I.max())
@@ -418,7 +451,7 @@ def _best(scores_IJN: Tensor, counts_I: Tensor, mask_IN: Tensor | None) -> Tenso
 
 
 def _stretched(attention_IJN: Tensor, mask_IN: Tensor | None) -> Tensor:
-    """The cosines of each row stretched over [0, 1] (least and greatest real patch), so that three scores of one scale are mixed."""
+    """Scales each row to [0, 1] by its smallest and largest real patch, for comparable scores."""
     low_IJN = high_IJN = attention_IJN
     if mask_IN is not None:
         low_IJN = attention_IJN.masked_fill(~mask_IN[:, None], torch.inf)
@@ -428,10 +461,11 @@ def _stretched(attention_IJN: Tensor, mask_IN: Tensor | None) -> Tensor:
 
 
 def _decide(scores_IJN: Tensor, temperature: float, training: bool, mask_IN: Tensor | None) -> Tensor:
-    """Keep where the score beats its complement: straight-through Gumbel-softmax over the two classes in training, plain arg-max else.
+    """Decides which patches to keep: where the score exceeds its complement.
 
-    The difference of two Gumbel variables is logistic, so the first class of the two has probability sigmoid((logit s + noise) / tau).
-    The best patch always stays: a caption is never left with nothing.
+    Training uses a straight-through Gumbel-softmax over the two classes. The difference of two Gumbel
+    variables is logistic, so the first class has probability sigmoid((logit s + noise) / tau). The best patch
+    is always kept, so that a caption never has none.
     """
     odds_IJN = scores_IJN.clamp(1e-6, 1 - 1e-6).logit()
     if training:

@@ -1,13 +1,15 @@
-"""Two towers in one space: pictures and texts that belong together come close.
+"""Two towers with one shared space, in which matching pictures and texts are close.
 
 Radford et al. 2021 (CLIP, arXiv 2103.00020); the sigmoid loss is Zhai et al. 2023 (SigLIP, arXiv 2303.15343).
 
     i = normalise(f(picture)), t = normalise(g(text))                   both of width E
     softmax loss:  mean of CE(s I T^T, own text) and CE(s T I^T, own picture), s = exp(log temperature scale)
-    sigmoid loss:  - sum_ij log sigmoid(z_ij (s i_i . t_j + b)) / pictures, z = 1 for pairs and -1 for the rest
-A picture may come with several texts: every one of them is a positive, and none is a negative of its siblings.
+    sigmoid loss:  - sum_ij log sigmoid(z_ij (s i_i . t_j + b)) / pictures
+                   z = 1 for matching pairs and -1 for all others
 
-Shape legend: that of `patchword.types`; J texts in a batch.
+A picture may have several texts: each is a positive, and none is a negative of the others.
+
+Shape legend: that of `patchword.types`; J texts in a batch, b pictures of one process.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from patchword.types import TextFeatures, VisualFeatures
 
 
 class TwoTowersConfig(BaseModel, extra="forbid", frozen=True):
-    """The shared space, and the loss that makes it."""
+    """The width of the shared space, and the loss."""
 
     kind: Literal["two_towers"] = "two_towers"
     width: int = Field(256, gt=0, description="width E of the shared space")
@@ -39,10 +41,10 @@ class TwoTowersConfig(BaseModel, extra="forbid", frozen=True):
 
 
 class TwoTowers(nn.Module):
-    """Projections of two towers' features into one space, and the scale of their cosines."""
+    """Projections of the features of two towers to one space, and the scale of their cosines."""
 
     def __init__(self, config: TwoTowersConfig, vision: nn.Module, text: nn.Module) -> None:
-        """A tower that brings its own projection (CLIP's, or a small one with `shared_width`) is used as it is.
+        """Builds the projections; a tower with its own (CLIP's, or a small one with `shared_width`) keeps it.
 
         Raises:
             ConfigError: a tower's own projection has another width than the shared space.
@@ -51,8 +53,10 @@ class TwoTowers(nn.Module):
         self.config, self.vision, self.text = config, vision, text
         for name, tower in (("vision", vision), ("text", text)):
             if tower.shared_width not in (None, config.width):
-                found = f"the {name} tower projects to {tower.shared_width} and the shared space is {config.width} wide"
-                raise ConfigError(f"{found}: make them equal")
+                raise ConfigError(
+                    f"the {name} tower projects to {tower.shared_width} and the shared space is "
+                    f"{config.width} wide: make them equal"
+                )
         self.vision_projection = (
             None if vision.shared_width else nn.Linear(vision.width, config.width, bias=False)
         )
@@ -61,28 +65,29 @@ class TwoTowers(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-10.0)) if config.loss == "sigmoid" else None
 
     def embed_pictures(self, pixels_B3HW: Tensor) -> Tensor:
-        """Unit vectors (B, E)."""
+        """Returns unit vectors (B, E)."""
         return self.pictures_of(self.vision(pixels_B3HW))
 
     def pictures_of(self, features: VisualFeatures) -> Tensor:
-        """Unit vectors (B, E) of features that the vision tower made."""
+        """Returns unit vectors (B, E) from the vision tower's features."""
         return F.normalize(self.pool_vision(features), dim=-1)
 
     def embed_texts(self, ids_JL: Tensor, mask_JL: Tensor) -> Tensor:
-        """Unit vectors (J, E)."""
+        """Returns unit vectors (J, E)."""
         return F.normalize(self.pool_text(self.text(ids_JL, mask_JL)), dim=-1)
 
     def scale(self) -> Tensor:
+        """Factor of the cosines, learned and bounded by `largest_scale`."""
         return self.log_scale.exp().clamp(max=self.config.largest_scale)
 
     def pool_vision(self, features: VisualFeatures) -> Tensor:
-        """One vector (B, E) per picture, of any length."""
+        """Returns one vector (B, E) per picture, not normalised."""
         if self.vision_projection is None:
             return features.pooled_BE
         return self.vision_projection(features.grid_BNC.mean(1))
 
     def pool_text(self, features: TextFeatures) -> Tensor:
-        """One vector (J, E) per text, of any length."""
+        """Returns one vector (J, E) per text, not normalised."""
         if self.text_projection is None:
             return features.pooled_BE
         mask_JL1 = features.mask_BL[..., None].to(features.tokens_BLC.dtype)
@@ -90,11 +95,12 @@ class TwoTowers(nn.Module):
 
 
 def softmax_loss(similarity_BJ: Tensor, owner_J: Tensor, first: int, count: int) -> Tensor:
-    """InfoNCE both ways with several texts per picture, summed over the rows first ... first + count - 1 of the pictures.
+    """InfoNCE in both directions with several texts per picture.
 
-    similarity_BJ holds scaled cosines of all pictures with all texts, owner_J the picture of each text. A picture's loss is the mean over
-    its texts of -log softmax against the other pictures' texts (siblings left out), plus the mean over its texts of -log softmax over
-    pictures, halved.
+    It is summed over the rows first ... first + count - 1 of the pictures. similarity_BJ holds the scaled
+    cosines of all pictures with all texts, owner_J the picture of each text. A picture's loss is half the sum
+    of two means over its texts: of -log softmax against the texts of other pictures, and of -log softmax over
+    pictures.
     """
     own_BJ = torch.arange(similarity_BJ.shape[0], device=owner_J.device)[:, None] == owner_J
     rows = slice(first, first + count)
@@ -107,7 +113,10 @@ def softmax_loss(similarity_BJ: Tensor, owner_J: Tensor, first: int, count: int)
 
 
 def sigmoid_loss(similarity_BJ: Tensor, owner_J: Tensor, first: int, count: int) -> Tensor:
-    """Pairwise sigmoid loss of the pictures first ... first + count - 1 with all texts; similarity_BJ holds scaled, shifted cosines."""
+    """Pairwise sigmoid loss of the pictures first ... first + count - 1 with all texts.
+
+    similarity_BJ holds the scaled and shifted cosines of all pictures with all texts.
+    """
     rows = slice(first, first + count)
     own_bJ = (torch.arange(similarity_BJ.shape[0], device=owner_J.device)[:, None] == owner_J)[rows]
     signs_bJ = own_bJ.float() * 2 - 1

@@ -1,6 +1,7 @@
-"""Patch-word alignment of pictures and texts: how well they fit, and which patch speaks for which word.
+"""Patch-word alignment of pictures and texts: how well they match, and which patches match which words.
 
-photo -> vision tower -> patches;  text -> text tower -> words;  patches, words -> models/patch_slimming -> similarity, explanation
+photo -> vision tower -> patches; text -> text tower -> words; patches and words ->
+models/pairs/patch_slimming -> similarity, explanation
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from patchword.text.words import Vocabulary
 
 
 class AlignModelSettings(TwoTowerSettings, extra="forbid", frozen=True):
-    """What config.json of an alignment model says beside the facts about its training."""
+    """The settings in config.json of an alignment model, apart from the facts about its training."""
 
     patch_slimming: PatchSlimmingConfig
     region_alignment: RegionAlignmentConfig | None = None
@@ -41,14 +42,17 @@ class AlignModelSettings(TwoTowerSettings, extra="forbid", frozen=True):
 
 
 class EncodedCache(NamedTuple):
-    """Pictures or texts, each encoded once: tokens for the head in half precision, unit vectors (n, E) for a shortlist."""
+    """Pictures or texts, each encoded once.
+
+    It holds tokens in half precision for the head, and unit vectors (n, E) for a shortlist.
+    """
 
     tokens: RaggedTokens
     vectors_NE: Tensor
 
 
 class AlignmentModel:
-    """Aligned towers with the vocabulary and the preprocessing that belong to them."""
+    """Aligned towers with their vocabulary and preprocessing."""
 
     def __init__(
         self,
@@ -70,7 +74,10 @@ class AlignmentModel:
     def picture_cache(
         self, pictures: Sequence[Picture], batch: int = 32, progress: Callable[[int], None] | None = None
     ) -> EncodedCache:
-        """Raises PictureError for a picture that cannot be decoded."""
+        """Encodes pictures; `progress` is called with the number of pictures done since its last call.
+
+        Raises PictureError for a picture that cannot be decoded.
+        """
         parts = (self._look(pictures[i : i + batch]) for i in range(0, len(pictures), batch))
         return cached((_whole(part) for part in parts), progress)
 
@@ -80,7 +87,10 @@ class AlignmentModel:
     def text_cache(
         self, texts: Sequence[str], batch: int = 256, progress: Callable[[int], None] | None = None
     ) -> EncodedCache:
-        """Raises DataError for a text without a word that the model knows."""
+        """Encodes texts; `progress` is called with the number of texts done since its last call.
+
+        Raises DataError for a text without a word that the model knows.
+        """
 
         def parts() -> Iterator[tuple[PairTokens, Tensor]]:
             for first in range(0, len(texts), batch):
@@ -96,7 +106,11 @@ class AlignmentModel:
         progress: Callable[[int], None] | None = None,
         bf16: bool = False,
     ) -> Tensor:
-        """Similarities (pictures, texts) of all pairs; `progress` hears of pairs. `bf16` rounds the products of words and patches."""
+        """Returns the similarities (pictures, texts) of all pairs.
+
+        `progress` is called with the number of pairs done since its last call. `bf16` rounds the products of
+        words and patches.
+        """
         dtype = torch.bfloat16 if bf16 else torch.float32
         return all_pairs(
             self.model.head,
@@ -110,9 +124,10 @@ class AlignmentModel:
 
     @torch.inference_mode()
     def explain(self, picture: Picture, text: str) -> AlignedPair:
-        """One pair: what is kept, merged and dropped of the picture, and where each word points.
+        """Explains one pair: which patches are kept, merged and dropped, and which patches match each word.
 
-        Raises PictureError for a picture that cannot be decoded, DataError for a text without a word that the model knows.
+        Raises PictureError for a picture that cannot be decoded, DataError for a text without a word that the
+        model knows.
         """
         looked = self._look([picture])
         ids_JL, mask_JL = self.towers.ids([text])
@@ -150,7 +165,7 @@ class AlignmentModel:
         )
 
     def write(self, folder: Path, half: bool = False) -> None:
-        """The files of the model folder."""
+        """Writes the files of the model folder; `half` stores the weights in half precision."""
         config = {
             "task": "align",
             **self.card,
@@ -165,7 +180,10 @@ class AlignmentModel:
 def cached(
     parts: Iterator[tuple[PairTokens, Tensor]], progress: Callable[[int], None] | None = None
 ) -> EncodedCache:
-    """A cache from what a model makes of batches, each with its numbers of tokens; `progress` hears of pictures or texts."""
+    """Builds a cache from encoded batches, each with its numbers of tokens.
+
+    `progress` is called with the number of pictures or texts done since its last call.
+    """
     vectors = []
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -184,14 +202,17 @@ def _whole(looked: PairTokens) -> tuple[PairTokens, Tensor]:
 
 
 def build_aligned(settings: AlignModelSettings, codebook: Codebook | None) -> AlignedTowers:
-    """The model of these settings, its weights random or those of published towers."""
+    """Builds the model of these settings, with random weights or those of published towers."""
     return AlignedTowers(
         build_two_towers(settings), settings.patch_slimming, settings.region_alignment, codebook
     )
 
 
 def load_alignment(name: str | Path, device: str | None = None) -> AlignmentModel:
-    """An alignment model by the name of a shipped one, a folder or a hub id. Raises ModelError when it is no such model."""
+    """Loads an alignment model by the name of a shipped one, a folder or a hub id.
+
+    Raises ModelError where it is no such model.
+    """
     folder = find_model(name)
     settings, card = read_settings(folder, "align", AlignModelSettings)
     codebook = None if settings.codebook is None else Codebook.described(settings.codebook)

@@ -1,9 +1,11 @@
-"""What patch-word alignment minimises: a loss of the similarities of all pictures with all captions of a batch, over all processes.
+"""The objective of patch-word alignment: a loss of the similarities of all pictures and captions of a batch.
 
-Hinge with hard negatives as LAPS has it (Fu 2024; Faghri 2018), or InfoNCE over the same similarities; with either the ratio loss of the
-paper variant, and the towers' own contrastive loss, which keeps them good at making the shortlist.
+The batch spans all processes. The loss is LAPS' hinge with hard negatives (Fu 2024; Faghri 2018), or InfoNCE
+over the same similarities. Either can be combined with the ratio loss of the paper variant, and with the
+towers' own contrastive loss, which keeps their shortlists good.
 
-Shape legend: that of `patchword.types`; b pictures of this process, J captions of all processes, P tokens of a picture, d their width.
+Shape legend: that of `patchword.types`; b pictures of this process, J captions of all processes, P tokens of
+a picture, d their width.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from patchword.types import VisualFeatures
 
 
 class _Weights(BaseModel, extra="forbid", frozen=True):
-    """What both losses may go with."""
+    """Weights of the additional losses."""
 
     ratio_weight: float = Field(2.0, ge=0, description="paper variant: weight of (share kept - rho)^2")
     contrastive_weight: float = Field(
@@ -34,7 +36,7 @@ class _Weights(BaseModel, extra="forbid", frozen=True):
 
 
 class HingeSettings(_Weights, frozen=True):
-    """The loss of LAPS."""
+    """The hinge loss of LAPS."""
 
     kind: Literal["hinge"] = "hinge"
     margin: float = Field(
@@ -51,7 +53,7 @@ class HingeSettings(_Weights, frozen=True):
 
 
 class InfoNceSettings(_Weights, frozen=True):
-    """A softmax over the similarities, both ways."""
+    """A softmax over the similarities, in both directions."""
 
     kind: Literal["infonce"] = "infonce"
     scale: float = Field(
@@ -63,15 +65,16 @@ AlignmentLoss = Annotated[HingeSettings | InfoNceSettings, Field(discriminator="
 
 
 def visual_features(model: AlignedTowers, inputs: Inputs) -> VisualFeatures:
-    """What the vision tower sees, see `composed.see`."""
+    """Returns the features of the vision tower; see `composed.see`."""
     return see(model.towers.vision, inputs)
 
 
 class Alignment(nn.Module):
-    """Every process compares its own pictures with the captions of all; the rows of similarities are then put together.
+    """The objective that owns the model.
 
-    Captions and rows travel with gradient, so that the gradient of the processes' mean is that of one process with the whole batch, and
-    no pair is compared twice.
+    Every process compares its own pictures with the captions of all processes, and the rows of similarities
+    are then gathered. Captions and rows are gathered with gradients, so the mean gradient of the processes
+    equals that of one process with the whole batch, and no pair is compared twice.
     """
 
     def __init__(
@@ -81,7 +84,10 @@ class Alignment(nn.Module):
         self.model, self.settings, self.epochs, self.gather = model, settings, epochs, gather
 
     def forward(self, batch: CaptionBatch, shares: Shares) -> dict[str, Tensor]:
-        """Named losses, the total under "loss"; "rank_1" is the share of pictures whose best caption is one of their own."""
+        """Returns named losses with the total under "loss".
+
+        "rank_1" is the share of pictures whose best caption is one of their own.
+        """
         model, settings, gather = self.model, self.settings, self.gather
         pictures = model.look(visual_features(model, batch.inputs))
         mask_RT = (
@@ -95,7 +101,8 @@ class Alignment(nn.Module):
         )
         images = model.head.images(pictures.tokens, model.class_token)
         captions = model.head.captions(gather.padded_rows(texts.tokens), lengths_J)
-        # What is selected is decided in float32 whatever the precision; the products of words and patches, the bulk of the work, follow it.
+        # The selection is always made in float32. The products of words and patches, most of the work, follow
+        # the precision of the training.
         half = torch.is_autocast_enabled(pictures.tokens.device.type)
         aligned = model.head.align(images, captions, product_dtype=torch.bfloat16 if half else torch.float32)
         similarities_IJ = gather.rows(aligned.similarities_IJ)
@@ -118,7 +125,7 @@ class Alignment(nn.Module):
         return {"loss": loss, **losses, "rank_1": hits.sum() / shares.pictures}
 
     def _loss(self, similarities_IJ: Tensor, owner_J: Tensor, epochs_done: float) -> Tensor:
-        """Summed over the pictures; a picture's captions share its weight of one."""
+        """Sums the loss over the pictures; the captions of a picture share its weight of one."""
         settings = self.settings
         if isinstance(settings, InfoNceSettings):
             return softmax_loss(settings.scale * similarities_IJ, owner_J, 0, len(similarities_IJ))

@@ -1,7 +1,7 @@
-"""Why a text and a picture fit: what patch-word alignment kept, merged and dropped of the picture, and the patches behind each word (LAPS,
-Fu 2024), as a page or as one figure.
+"""Explanations of patch-word alignment (LAPS, Fu 2024), as a page or as a single figure.
 
-A grid is laid over the whole picture it is given: give the picture as the model saw it where the model crops.
+They show which patches of a picture were kept, merged and dropped for a text, and which patches match each
+word. The grid is laid over the whole picture, so where the model crops, pass the crop.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from patchword.tasks.align.result import AlignedPair
 
 
 def pair_page(pair: AlignedPair, picture: Image.Image, name: object) -> str:
-    """A whole HTML document, self-contained and readable without scripts."""
+    """Builds a self-contained HTML document without scripts."""
     uri = picture_uri(picture)
     key = "p" + hashlib.sha256(uri.encode()).hexdigest()[:12]
-    css = f".patchword .{key} {{ background-image: url({uri}); aspect-ratio: {picture.width} / {picture.height}; }}\n"
-    css += ".patchword .shot .best { position: absolute; border: 3px solid var(--heat); outline: 1px solid #000; border-radius: 3px; }\n"
+    css = f".patchword .{key} {{ background-image: url({uri}); "
+    css += f"aspect-ratio: {picture.width} / {picture.height}; }}\n"
+    css += ".patchword .shot .best { position: absolute; border: 3px solid var(--heat); "
+    css += "outline: 1px solid #000; border-radius: 3px; }\n"
     kept = int(pair.kept_hw.sum())
     facts = [
         ("similarity, at most 2", f"{pair.similarity:.3f}"),
@@ -38,13 +40,13 @@ def pair_page(pair: AlignedPair, picture: Image.Image, name: object) -> str:
             section("What is left of the picture for this text", _maps(pair, key)),
             section("Word by word", _words(pair, key), _table(pair)),
         ],
-        lead=f"{clean(name)}: every map shows the weights of the patches, the brightest patch of a map is its largest.",
+        lead=f"{clean(name)}: every map shows the weights of the patches; its brightest patch weighs most.",
         css=css,
     )
 
 
 def pair_figure(pair: AlignedPair, picture: Image.Image, path: Path | str, columns: int = 6) -> None:
-    """The same as one figure for print; the suffix of `path` says which kind (.png, .svg, .pdf)."""
+    """Writes the same as a figure for print; the suffix of `path` sets the format (.png, .svg, .pdf)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
@@ -86,7 +88,7 @@ def pair_figure(pair: AlignedPair, picture: Image.Image, path: Path | str, colum
 
 
 def _panels(pair: AlignedPair) -> list[tuple[str, np.ndarray, str]]:
-    """Title, map and explanation of the three fates of a patch."""
+    """Returns title, map and explanation for kept, merged and dropped patches."""
     kept = int(pair.kept_hw.sum())
     panels = [
         (
@@ -147,7 +149,8 @@ def _words(pair: AlignedPair, key: str) -> Html:
         caption = Html(f"{escape(one.word)}<span>{escape(one.found)}, cosine {one.cosine:.2f}</span>")
         figures.append(_shot(key, one.gifts_hw, f"patches behind {one.word}", caption, one.patch))
     told = note(
-        "Under each word what the patches give to its cosine with the token it is nearest to; the frame marks the patch that gives most."
+        "The map under each word shows what the patches contribute to its cosine with its nearest token; "
+        "the frame marks the largest contribution."
     )
     return join([told, Html(f'<div class="words">{"".join(figures)}</div>')])
 
@@ -161,7 +164,8 @@ def _shot(
         place = f"left:{100 * best[1] / columns:.2f}%;top:{100 * best[0] / rows:.2f}%"
         frame = f'<i class="best" style="{place};width:{100 / columns:.2f}%;height:{100 / rows:.2f}%"></i>'
     image = f'<img alt="{escape(alt)}" src="{blocks_uri(weights_hw)}">'
-    return f'<figure class="word"><div class="shot {key}">{image}{frame}</div><figcaption>{caption}</figcaption></figure>'
+    shot = f'<div class="shot {key}">{image}{frame}</div>'
+    return f'<figure class="word">{shot}<figcaption>{caption}</figcaption></figure>'
 
 
 def _table(pair: AlignedPair) -> Html:

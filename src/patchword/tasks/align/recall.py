@@ -1,4 +1,6 @@
-"""Recall of retrieval on a split of a data set: two towers by cosine, patch-word alignment on all pairs, or a shortlist ranked again.
+"""Recall of retrieval on a split of a data set.
+
+Pairs are ranked by the cosines of two towers, by patch-word alignment, or by alignment on a shortlist.
 
 pictures, captions -> each encoded once -> similarities (all pairs, or two stages) -> metrics/retrieval
 """
@@ -33,7 +35,7 @@ FOLD = 1000
 
 
 class Split(NamedTuple):
-    """What is ranked: pictures and captions, and which picture a caption belongs to."""
+    """The pictures and captions to rank, and the picture of each caption."""
 
     files: list[Path]
     texts: list[str]
@@ -42,39 +44,42 @@ class Split(NamedTuple):
 
 @dataclass
 class RecallReport:
-    """What `patchword recall` found."""
+    """The result of `patchword recall`."""
 
     scores: dict[str, float]
-    """`metrics/retrieval.py`: i2t_R@1 ... rSum."""
+    """Scores i2t_R@1 ... rSum of `metrics/retrieval.py`."""
     pictures: int
     captions: int
     compared: int
-    """Pairs that the slower similarity saw: all of them, or those of the shortlists."""
+    """Number of pairs compared by the slower similarity: all, or those of the shortlists."""
     seconds: dict[str, float]
     """CPU seconds of encoding and of ranking."""
     peak_mebibytes: float
     lost: dict[str, float] = field(default_factory=dict)
-    """Two stages: percent of the pictures (i2t) and captions (t2i) whose match is not on the shortlist."""
+    """Two stages: percentage of pictures (i2t) and captions (t2i) whose match is not on the shortlist."""
     first_stage: dict[str, float] = field(default_factory=dict)
     """Two stages: scores of the shortlist's own order."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """95 % intervals, pictures drawn with replacement against all candidates."""
+    """95 % intervals from pictures drawn with replacement, ranked against all candidates."""
 
 
 def read_split(data: Path, images: Path, split: str, protocol: Protocol) -> Split:
-    """The first five captions of every picture, as both protocols have it; coco-5k and coco-1k ask for a multiple of 1,000 pictures.
+    """Reads a split, with the first five captions of every picture, as both protocols require.
 
-    Raises DataError where the split does not fit the protocol, or a picture has no caption.
+    coco-5k and coco-1k need a multiple of 1,000 pictures. Raises DataError where the split does not fit the
+    protocol, or a picture has no caption.
     """
     records: Sequence[CaptionRecord] = split_records(read_captions(data), split)
     if protocol != "flickr" and (len(records) % FOLD or not records):
         raise DataError(
-            f"protocol {protocol}: split {split!r} has {len(records)} pictures, expected a multiple of {FOLD} (COCO: 5,000)"
+            f"protocol {protocol}: split {split!r} has {len(records)} pictures, expected a multiple of "
+            f"{FOLD} (COCO: 5,000)"
         )
     bare = [record.image_id for record in records if not record.captions]
     if bare:
         raise DataError(
-            f"{len(bare)} pictures of split {split!r} have no caption (first: {bare[0]}): they cannot be ranked"
+            f"{len(bare)} pictures of split {split!r} have no caption (first: {bare[0]}): they cannot be "
+            "ranked"
         )
     owner_C = np.repeat(np.arange(len(records)), [min(CAPTIONS, len(record.captions)) for record in records])
     texts = [caption for record in records for caption in record.captions[:CAPTIONS]]
@@ -92,9 +97,11 @@ def measure(
     device: str | None,
     bar: Progress,
 ) -> RecallReport:
-    """Encode, rank, count. `shortlist` pairs per query are chosen by the towers of `first` (or the model's own) and ranked by the model.
+    """Encodes and ranks a split, and returns the scores.
 
-    Raises DataError for a shortlist of a model without an alignment head, PictureError for a picture that cannot be decoded.
+    With `shortlist`, the towers of `first` (or the model's own) choose that many candidates per query, and
+    the model ranks them. Raises DataError for a shortlist of a model without an alignment head, PictureError
+    for a picture that cannot be decoded.
     """
     began = time.process_time()
     task = checkpoint.read_config(find_model(name)).get("task") if not is_hub(name) else "retrieve"
@@ -168,7 +175,7 @@ def _told(bar: Progress, what: str, total: int):
 def _scores(
     i2t_NC: np.ndarray, t2i_NC: np.ndarray, owner_C: np.ndarray, protocol: Protocol
 ) -> dict[str, float]:
-    """Each direction from the matrix that it is ranked by."""
+    """Scores each direction from the matrix that it is ranked by."""
     fold = FOLD if protocol == "coco-1k" else None
     rows, columns = retrieval(i2t_NC, owner_C, fold), retrieval(t2i_NC, owner_C, fold)
     found = {key: (rows if key.startswith("i2t") else columns)[key].value for key in rows if key != "rSum"}
@@ -178,7 +185,7 @@ def _scores(
 def _intervals(
     i2t_NC: np.ndarray, t2i_NC: np.ndarray, owner_C: np.ndarray, resamples: int
 ) -> dict[str, tuple[float, float]]:
-    """Pictures are drawn with their captions; whom they compete with stays the whole set."""
+    """Bootstrap over pictures with their captions; the candidates stay the whole set."""
     pictures = len(i2t_NC)
     ranks_N, ranks_C = (
         retrieval_ranks(i2t_NC, owner_C).image_to_text,

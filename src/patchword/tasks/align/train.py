@@ -1,6 +1,7 @@
-"""Training patch-word alignment (LAPS) on top of two towers: the recipe that the loop runs.
+"""Trains patch-word alignment (LAPS) on top of two towers; this is the recipe that the loop runs.
 
-two towers (trained, or of the configuration) -> maps and head -> hinge with hard negatives -> recall on held-out pictures selects
+two towers (trained, or configured here) -> maps and head -> hinge with hard negatives -> recall on held-out
+pictures selects the best model
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from patchword.train.settings import RunSettings, StageSettings
 
 
 class AlignStage(StageSettings, frozen=True):
-    """A stage in which patches and words learn to find each other."""
+    """A stage in which patches and words are aligned."""
 
     captions_per_picture: int = Field(
         1, gt=0, description="captions of a picture in a batch, all of them positives"
@@ -53,7 +54,10 @@ class AlignStage(StageSettings, frozen=True):
 
 
 class AlignRun(RunSettings, frozen=True):
-    """The configuration of a training of patch-word alignment. The towers are those of a trained model, or begin here."""
+    """The configuration of a training of patch-word alignment.
+
+    The towers come from a trained model, or start here.
+    """
 
     task: Literal["align"] = "align"
     data: DataSettings
@@ -83,7 +87,8 @@ class AlignRun(RunSettings, frozen=True):
     def _one_origin(self) -> AlignRun:
         if (self.towers is None) == (self.vision is None or self.text is None):
             raise ValueError(
-                "the towers are either those of a trained model (towers) or of the tables [vision] and [text]; give one"
+                "the towers are either those of a trained model (towers) or of the tables [vision] and "
+                "[text]; give one"
             )
         if (self.codebook is None) != (self.region_alignment is None):
             raise ValueError("region_alignment and codebook go together: give both, or neither")
@@ -91,7 +96,7 @@ class AlignRun(RunSettings, frozen=True):
 
 
 class AlignRecipe:
-    """What `train/loop.py` needs to train patch-word alignment; see its Recipe."""
+    """The recipe for patch-word alignment; see `train/loop.py`."""
 
     def __init__(self, run: AlignRun, folder: Path, command: str) -> None:
         self.run, self.stages = run, run.stage
@@ -123,7 +128,8 @@ class AlignRecipe:
             "name": folder.name,
             "description": run.description
             or "Patch-word alignment over two towers (LAPS), trained with Patchword.",
-            "dataset": f"{Path(run.data.annotations).name}: {len(train)} training pictures, selected on {len(selection)} others",
+            "dataset": f"{Path(run.data.annotations).name}: {len(train)} training pictures, "
+            f"selected on {len(selection)} others",
             "licence": run.licence or "not stated",
             "command": command,
         }
@@ -141,8 +147,10 @@ class AlignRecipe:
         }
 
     def _inputs(self, files: list[str]) -> PictureInputs:
-        """Pictures, or what the vision tower, or its lower layers, made of them. Raises ConfigError where a stage would train what that
-        replaces."""
+        """Returns pictures, or stored features of the vision tower or of its lower layers.
+
+        Raises ConfigError where a stage would train the stored part.
+        """
         data = self.run.data
         if not data.features:
             return pixel_inputs(data, self.settings.preprocessing, files)
@@ -150,28 +158,37 @@ class AlignRecipe:
         return stored_inputs(Path(data.features), tower, preprocessing, self.stages, "towers.vision")
 
     def objective(self, stage: int) -> nn.Module:
+        """Returns the loss of a stage; it owns the model."""
         settings = self.stages[stage]
         return Alignment(self.model, settings.objective, settings.epochs, Gather())
 
     def plan(self, stage: int, epoch: int) -> list[list[PlanEntry]]:
+        """Returns the batches of an epoch, each a list of plan entries."""
         settings, generator = self.stages[stage], np.random.default_rng([self.run.seed, stage, epoch])
         return pair_plan(self.train, settings.batch, settings.captions_per_picture, generator)
 
     def batch(self, stage: int, entries: list[PlanEntry], generator: torch.Generator) -> CaptionBatch:
+        """Builds the batch of a list of plan entries."""
         return self.train.batch(entries, generator)
 
     def image_ids(self, batch: CaptionBatch) -> list[Any]:
+        """Returns the image ids of a batch, for messages and logs."""
         return list(batch.image_ids)
 
     def before_step(self, stage: int, progress: float) -> None:
+        """Nothing changes before a step of alignment."""
         pass
 
     def after_step(self, step: int, objective: nn.Module) -> dict[str, float]:
+        """Nothing is logged after a step beside the losses."""
         return {}
 
     @torch.inference_mode()
     def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation | None:
-        """Recalls both ways over all captions of the selection, by alignment; rSum selects. The towers' own recalls stand beside."""
+        """Returns the recalls of alignment in both directions over the selection; rSum selects.
+
+        The recalls of the towers alone are recorded beside them.
+        """
         self.model.eval()
         device, owners, pictures = accelerator.device, [], []
 
@@ -200,22 +217,27 @@ class AlignRecipe:
         )
 
     def save_model(self, folder: Path) -> None:
+        """Writes the model folder."""
         device = next(self.model.parameters()).device
         AlignmentModel(self.model, self.settings, self.vocabulary, self.card, device).write(folder)
 
     def load_weights(self, folder: Path) -> None:
+        """Reads the weights of a model folder that this recipe wrote."""
         checkpoint.load_weights(self.model, folder)
 
     def extra_state(self) -> dict[str, Tensor]:
+        """Returns no tensors: alignment has no state beside model and optimiser."""
         return {}
 
     def load_extra_state(self, tensors: dict[str, Tensor]) -> None:
+        """Restores nothing; see `extra_state`."""
         pass
 
 
 def _trained_towers(name: str) -> TwoTowerModel:
     if is_hub(name):
         raise ConfigError(
-            f"towers = {name!r}: a CLIP of transformers begins a training through [vision] and [text] with its id as source"
+            f"towers = {name!r}: a CLIP of transformers begins a training through [vision] and [text] with "
+            "its id as source"
         )
     return load_two_towers(name, "cpu")

@@ -1,9 +1,10 @@
-"""Answers to questions about pictures.
+"""Question answering on pictures.
 
     photo -> data/pictures -> tower -> encoder.look --.
     question -> vocabulary --------------------> encoder.read -> choice from a list, or decode -> Answer
 
-`load_answerer` gives an `AnsweringModel`; `model.ask("photo.jpg", "what color is the shape?")` goes through these steps in order.
+`load_answerer` returns an `AnsweringModel`; `model.ask("photo.jpg", "what color is the shape?")` runs these
+steps in order.
 """
 
 from __future__ import annotations
@@ -49,13 +50,14 @@ _BEAMS = 3
 
 
 class AnswerSettings(BaseModel, extra="forbid", frozen=True):
-    """What config.json of a question-answering model says beside the facts about its training."""
+    """The settings in config.json of a question-answering model, apart from the facts about its training."""
 
     tower: TowerSettings
     answerer: QuestionConfig
     generator: CaptionerSettings | None = None
     targets: Targets
-    """What was learnt: "answer" makes probabilities over the list, "scores" one for each answer by itself, "words" of whole sequences."""
+    """What the model was trained on: "answer" gives probabilities over the list, "scores" an independent
+    probability for each answer, "words" probabilities of word sequences."""
     answers: tuple[str, ...]
     """The list that answers are chosen from; empty where they are generated."""
     preprocessing: Preprocessing
@@ -67,7 +69,7 @@ class AnswerSettings(BaseModel, extra="forbid", frozen=True):
 
 
 class AnsweringModel:
-    """A tower, an answerer, a vocabulary, the list of answers and the preprocessing that belongs to them."""
+    """A tower and an answerer with their vocabulary, list of answers and preprocessing."""
 
     def __init__(
         self,
@@ -92,21 +94,19 @@ class AnsweringModel:
         batch: int = 32,
         anyway: bool = False,
     ) -> list[Answer] | list[list[Answer]]:
-        """Ask one question about one picture, or the n-th of a list about the n-th of a list.
+        """Answers one question about one picture, or the n-th of a list about the n-th of a list.
 
         Args:
             pictures: path, PIL image or array (H, W, 3), or a list of these.
             questions: a question, or one for each picture.
-            n_best: how many answers come back, best first; fewer where the model knows fewer.
-            anyway: answer about pictures that are unlike all those of the training, too.
-
+            n_best: number of answers, best first; fewer where the model knows fewer.
+            anyway: also answer about out-of-distribution pictures.
         Returns:
             The answers of one question, or a list of them for a list.
-
         Raises:
-            PictureError: a picture that cannot be decoded, with its name and the reason.
-            DataError: a question without a word that the model knows, a picture unlike those it was trained on, or lists of different
-                lengths.
+            PictureError: a picture cannot be decoded; the message has its name and the reason.
+            DataError: a question has no word that the model knows, a picture is out-of-distribution, or the
+                lists differ in length.
         """
         if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
             return self.ask([pictures], [str(questions)], n_best, batch, anyway)[0]
@@ -124,7 +124,7 @@ class AnsweringModel:
         return answers
 
     def explain(self, picture: Picture, question: str, n_best: int = 3, anyway: bool = False) -> Answers:
-        """Answers, and where each word of the question looked. Raises as `ask`."""
+        """Returns answers, and the attention of each word of the question. Raises what `ask` raises."""
         self.check_question(question)
         features = self.features([open_picture(picture)])
         if not anyway:
@@ -142,7 +142,7 @@ class AnsweringModel:
         return Answers(question, answers, words, looked_Lhw[0], looked_Lhw[1:], concepts)
 
     def check_question(self, question: str) -> None:
-        """Raises DataError for a question of which the model knows no word."""
+        """Raises DataError for a question without a word that the model knows."""
         ids = self.vocabulary.encode(question)
         if all(number == self.vocabulary.special.unknown for number in ids):
             like = self.card.get("example", "those that it was trained on")
@@ -151,7 +151,11 @@ class AnsweringModel:
             )
 
     def check_familiar(self, features: VisualFeatures, pictures: Sequence[Picture]) -> None:
-        """Raises DataError naming the first picture that lies further from the training pictures than others of their kind do."""
+        """Raises DataError for the first out-of-distribution picture.
+
+        Such a picture lies farther from the training pictures than held-out ones of their kind; see
+        `layers/familiarity.py`.
+        """
         familiarity = self.model.familiarity
         for picture, distance in zip(
             pictures, familiarity.distance(mean_patch(features)).tolist(), strict=True
@@ -163,12 +167,14 @@ class AnsweringModel:
                     else getattr(picture, "filename", "") or "the picture"
                 )
                 raise DataError(
-                    f"{name}: unlike the pictures that {self.card.get('name', 'the model')} was trained on (distance {distance:.0f}, "
-                    f"{familiarity.limit:.0f} at most), so an answer would be a guess; ask another model, or insist with 'anyway'"
+                    f"{name}: unlike the pictures that {self.card.get('name', 'the model')} was trained on "
+                    f"(distance {distance:.0f}, "
+                    f"{familiarity.limit:.0f} at most), so an answer would be a guess; ask another model, "
+                    "or insist with 'anyway'"
                 )
 
     def unknown_words(self, question: str) -> list[str]:
-        """The words of a question that the model never learnt: they all look alike to it."""
+        """Returns the words of a question that the model never learnt; it cannot distinguish them."""
         if isinstance(self.vocabulary, Subwords):
             return []
         unknown = self.vocabulary.special.unknown
@@ -176,7 +182,7 @@ class AnsweringModel:
 
     @torch.inference_mode()
     def features(self, pictures: Sequence[Image.Image]) -> VisualFeatures:
-        """The tower's features of decoded pictures."""
+        """Returns the tower's features of decoded pictures."""
         pixels_BHWC = np.stack([self.settings.preprocessing.apply(picture) for picture in pictures])
         pixels_B3HW = torch.from_numpy(self.settings.preprocessing.normalise(pixels_BHWC)).to(self.device)
         return self.model.features(Inputs(pixels_B3HW=pixels_B3HW))
@@ -189,8 +195,10 @@ class AnsweringModel:
         picture_of_row_R: Tensor | None,
         n_best: int = 1,
     ) -> list[list[Answer]]:
-        """Answers to R questions about B pictures; without `picture_of_row_R` the n-th is about the n-th. Words that are not known are
-        read as unknown ones."""
+        """Answers R questions about B pictures; by default, the n-th question is about the n-th picture.
+
+        Unknown words are read as the unknown token.
+        """
         return self._answers(self._asked(features, questions, picture_of_row_R, trace=False), n_best)
 
     def _ids(self, question: str) -> list[int]:
@@ -245,7 +253,7 @@ class AnsweringModel:
         ]
 
     def write(self, folder: Path, half: bool = False) -> None:
-        """The files of the model folder."""
+        """Writes the files of the model folder; `half` stores the weights in half precision."""
         settings, weights = portable(self.settings, self.model)
         config = {"task": "answer", **self.card, **settings.model_dump(mode="json")}
         checkpoint.write_model(
@@ -254,7 +262,7 @@ class AnsweringModel:
 
 
 class QuestionAnswer(NamedTuple):
-    """One question of a data set and the model's answer to it; None where the picture cannot be read."""
+    """A question of a data set with the model's answer; None where the picture cannot be read."""
 
     record: QuestionRecord
     answer: Answer | None
@@ -267,8 +275,10 @@ def answer_questions(
     unreadable: Callable[[PictureError, int], None],
     batch: int = 32,
 ) -> Iterator[list[QuestionAnswer]]:
-    """The answers to the questions of a data set, some pictures at a time, each picture opened once; `unreadable` is told of a picture
-    that cannot be read and how many questions it takes with it."""
+    """Answers the questions of a data set, some pictures at a time; each picture is opened once.
+
+    `unreadable` is called with the error of a picture that cannot be read, and its number of questions.
+    """
     pictures = gather(records)
     files = list(pictures)
     for first in range(0, len(files), batch):
@@ -289,9 +299,9 @@ def answer_questions(
 
 
 def load_answerer(name: str | Path, device: str | None = None) -> AnsweringModel:
-    """A question-answering model by the name of a shipped one, a folder, or a hub id of a Patchword folder.
+    """Loads a question-answering model by the name of a shipped one, a folder, or a hub id.
 
-    Raises ModelError when it is no such model, or its folder is incomplete or of another format.
+    Raises ModelError where it is no such model, or its folder is incomplete or of another format.
     """
     folder = find_model(name)
     settings, card = read_settings(folder, "answer", AnswerSettings)

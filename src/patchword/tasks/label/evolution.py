@@ -1,8 +1,10 @@
-"""Evolutionary search over prompt structures under a budget (AutoFormer, Chen et al. 2021, arXiv 2107.00651, section 3.3).
+"""Evolutionary search over prompt structures under a budget.
 
-Generation 0 is drawn at random; each later one is made of mutations and crossings of the best structures seen so far, filled up at random.
-Nothing is scored twice. The search draws from its seed alone, never from scores' timing, so an interrupted one is resumed by running it
-again with the scores that were written down: it passes through the same structures and asks for the missing ones only.
+It follows AutoFormer (Chen et al. 2021, arXiv 2107.00651, section 3.3). Generation 0 is random. Each later
+one consists of mutations and crossings of the best structures so far, filled up with random ones. No
+structure is scored twice. The random numbers depend only on the seed and the scores, never on timing. An
+interrupted search is therefore resumed by running it again with the recorded scores: it visits the same
+structures and requests only the missing scores.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from patchword.models.fusion.prompt_fusion import PromptFusionConfig
 from patchword.models.fusion.prompt_search import SearchSpace
 
 _TRIES = 300
-"""Draws of a structure that is within the budget and new, before the search makes do with fewer."""
+"""Attempts to draw a new structure within the budget before the search continues with fewer."""
 
 
 class EvolutionConfig(BaseModel, extra="forbid", frozen=True):
-    """AutoFormer's settings are the defaults."""
+    """Settings of the search; the defaults are AutoFormer's."""
 
     generations: int = Field(20, ge=0, description="generations after the random one")
     population: int = Field(50, gt=0, description="structures scored in each generation")
@@ -38,7 +40,7 @@ class EvolutionConfig(BaseModel, extra="forbid", frozen=True):
 
 
 class StructureScore(NamedTuple):
-    """A structure, what it costs, and how good it is (higher is better)."""
+    """A structure with its cost and its score (higher is better)."""
 
     structure: PromptFusionConfig
     cost: float
@@ -46,7 +48,7 @@ class StructureScore(NamedTuple):
 
 
 def key_of(structure: PromptFusionConfig) -> str:
-    """One line that names a structure, for a file of scores."""
+    """Identifies a structure by one line, for a file of scores."""
     return structure.model_dump_json()
 
 
@@ -61,12 +63,12 @@ def evolve(
     known: Mapping[str, float],
     on_scored: Callable[[int, StructureScore], None],
 ) -> list[StructureScore]:
-    """All structures that were scored, best first (of equal ones the cheaper).
+    """Returns all structures that were scored, best first; of equal ones, the cheaper comes first.
 
     Args:
         known: scores by `key_of` from an earlier, interrupted run of the same search; empty for a new one.
-        on_scored: is told the generation and each structure as soon as it is scored: progress, and the file for `known`.
-
+        on_scored: called with the generation and each structure as soon as it is scored, to show progress
+            and to record scores for `known`.
     Raises:
         ConfigError: no structure of the space is within the budget.
     """
@@ -120,5 +122,5 @@ def evolve(
 
 
 def ranked(seen: Mapping[str, StructureScore]) -> list[StructureScore]:
-    """Best first; of equal ones the cheaper, then by name, so that the order never depends on chance."""
+    """Sorts best first; equal ones by cost, then by name, so that the order never depends on chance."""
     return sorted(seen.values(), key=lambda scored: (-scored.score, scored.cost, key_of(scored.structure)))

@@ -1,6 +1,6 @@
-"""Labelling pictures with their texts: a table or a photo in, probabilities out.
+"""Labels pictures with their texts: a table or a photo goes in, and probabilities come out.
 
-row -> data/label_batches -> two towers -> prompt fusion or late concatenation -> probability of each label
+row -> data/labels -> two towers -> prompt fusion or late concatenation -> probability of each label
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FusionSettings = Annotated[PromptFusionConfig | LateConcatenationConfig, Field(d
 
 
 class LabellingSettings(BaseModel, extra="forbid", frozen=True):
-    """What config.json of a labelling model says beside the facts about its training."""
+    """The settings in config.json of a labelling model, apart from the facts about its training."""
 
     vision: TowerSettings
     text: TextTowerSettings
@@ -51,18 +51,18 @@ class LabellingSettings(BaseModel, extra="forbid", frozen=True):
 
     @property
     def several(self) -> bool:
-        """Whether a row may have several labels."""
+        """True where a row may have several labels."""
         return self.columns.separator is not None
 
 
 def reads(model: FusionSettings) -> tuple[bool, bool]:
-    """Whether a model reads pictures, and whether it reads texts."""
+    """Returns whether a model reads pictures, and whether it reads texts."""
     inputs = model.inputs if isinstance(model, LateConcatenationConfig) else "both"
     return inputs != "text", inputs != "image"
 
 
 def build_label_model(vision: nn.Module | None, text: nn.Module | None, model: FusionSettings) -> LabelModel:
-    """The model of these settings over two towers; one that is not read may be None."""
+    """Builds the model of these settings over two towers; one that is not read may be None."""
     return (
         PromptFusion(model, vision, text)
         if isinstance(model, PromptFusionConfig)
@@ -71,7 +71,7 @@ def build_label_model(vision: nn.Module | None, text: nn.Module | None, model: F
 
 
 class LabellingModel:
-    """A labelling model with the vocabulary, the preprocessing and the labels that belong to it."""
+    """A labelling model with its vocabulary, preprocessing and labels."""
 
     def __init__(
         self,
@@ -90,7 +90,11 @@ class LabellingModel:
         return describe(self, kinds, f"{len(self.settings.labels)} labels")
 
     def batch(self, pictures: Sequence[Picture | None], texts: Sequence[str]) -> LabelBatch:
-        """A batch without labels; None is a missing picture, a blank text a missing one. Raises PictureError."""
+        """Builds a batch without labels.
+
+        None is a missing picture, and a blank text a missing text. Raises PictureError for a picture that
+        cannot be decoded.
+        """
         height, width = self.settings.preprocessing.hw
         pixels_B3HW = torch.zeros(len(pictures), 3, height, width)
         has_image_B = torch.tensor([picture is not None for picture in pictures])
@@ -110,15 +114,17 @@ class LabellingModel:
 
     @torch.inference_mode()
     def probabilities(self, pictures: Sequence[Picture | None], texts: Sequence[str]) -> np.ndarray:
-        """Probability of each label (n, labels): they sum to one, unless rows may have several labels.
+        """Returns the probability of each label (n, labels); they sum to one unless rows may have several.
 
-        None is a missing picture and a blank text a missing text: such rows are labelled from the other alone. Raises PictureError for
-        a picture that cannot be decoded, DataError for a row with nothing that the model reads.
+        None is a missing picture and a blank text a missing text; such rows are labelled from the other side
+        alone. Raises PictureError for a picture that cannot be decoded, DataError for a row with nothing that
+        the model reads.
         """
         for picture, text in zip(pictures, texts, strict=True):
             if not ((picture is not None and self.reads[0]) or (text.strip() and self.reads[1])):
                 raise DataError(
-                    "there is neither a picture nor a text that this model reads: give what it was trained with"
+                    "there is neither a picture nor a text that this model reads: give what it was trained "
+                    "with"
                 )
         batch = self.batch(pictures, texts).to(self.device)
         lower = self.model.lower(batch.pixels_B3HW, batch.ids_BL, None, batch.mask_BL)
@@ -126,7 +132,7 @@ class LabellingModel:
         return (logits_BY.sigmoid() if self.settings.several else logits_BY.softmax(1)).cpu().numpy()
 
     def chosen(self, probabilities_Y: np.ndarray) -> tuple[str, ...]:
-        """The most probable label, or all of probability one half or more where rows may have several."""
+        """Returns the likeliest label, or all with probability 0.5 or more where rows may have several."""
         labels = self.settings.labels
         if not self.settings.several:
             return (labels[int(probabilities_Y.argmax())],)
@@ -136,7 +142,10 @@ class LabellingModel:
 
     @torch.inference_mode()
     def explain(self, picture: Picture, text: str) -> Labels:
-        """Labels of one picture with its text, and what the query prompts gathered in each fused layer. Raises as `probabilities`."""
+        """Returns the labels of one picture with its text, and the query prompts' attention per layer.
+
+        Raises what `probabilities` raises.
+        """
         shares_Y = self.probabilities([picture], [text])[0]
         ranked = sorted(zip(self.settings.labels, shares_Y.tolist(), strict=True), key=lambda pair: -pair[1])
         ids = self.vocabulary.encode(text)[: self.settings.max_words]
@@ -161,7 +170,7 @@ class LabellingModel:
         return Labels(dict(ranked), words, tuple(layers))
 
     def write(self, folder: Path, half: bool = False) -> None:
-        """The files of the model folder; every weight by value, so that it needs no other folder."""
+        """Writes the files of the model folder, with all weights by value; it needs no other folder."""
         settings = self.settings
         parts = {
             "vision": getattr(self.model, "image_tower", None),
@@ -177,7 +186,7 @@ class LabellingModel:
 
 
 def load_labelling_model(name: str | Path, device: str | None = None) -> LabellingModel:
-    """A labelling model by its folder or hub id. Raises ModelError when it is no such model."""
+    """Loads a labelling model from its folder or by a hub id. Raises ModelError where it is no such model."""
     folder = find_model(name)
     settings, card = read_settings(folder, "label", LabellingSettings)
     image, text = reads(settings.model)
@@ -204,12 +213,15 @@ class RowPrediction(NamedTuple):
 
 
 def open_table(classifier: LabellingModel, path: Path) -> LabelTable:
-    """A table with the columns that the model was trained with."""
+    """Opens a table with the columns that the model was trained with."""
     return LabelTable(path, classifier.settings.columns)
 
 
 def rows_of_split(table: LabelTable, split: str) -> Iterator[LabelRecord]:
-    """Rows of one split, streamed; "all" takes every row. Raises DataError where the table has none of that split."""
+    """Streams the rows of one split; "all" takes every row.
+
+    Raises DataError where the table has no row of that split.
+    """
     found, others = False, set()
     has_splits = split == "all" or any(record.split is not None for record in table.rows())
     for record in table.rows():
@@ -224,14 +236,19 @@ def rows_of_split(table: LabelTable, split: str) -> Iterator[LabelRecord]:
             yield record
     if not found:
         raise DataError(
-            f"{table.path}: no row belongs to the split {split!r}; there is: {', '.join(sorted(others)) or 'nothing'}"
+            f"{table.path}: no row belongs to the split {split!r}; there is: "
+            f"{', '.join(sorted(others)) or 'nothing'}"
         )
 
 
 def check_rows(
     classifier: LabellingModel, records: Iterator[LabelRecord], images: Path, missing: Missing, labelled: bool
 ) -> int:
-    """The number of rows. Raises DataError naming the first that lacks something, or with `labelled` has no label or an unknown one."""
+    """Checks the rows and returns their number.
+
+    Raises DataError for the first row that lacks something or, with `labelled`, has no label or an unknown
+    one.
+    """
     classes, count = dict.fromkeys(classifier.settings.labels, 0), 0
     for record in records:
         absent(record, images, classifier.reads, missing)
@@ -253,11 +270,13 @@ def predict_rows(
     unreadable: Callable[[LabelRecord, PictureError], None],
     batch: int = 64,
 ) -> Iterator[list[RowPrediction]]:
-    """Probabilities of rows, some at a time. A picture that cannot be decoded counts as missing where `missing` allows for that; else
-    `unreadable` is told and the row is left out.
+    """Yields the probabilities of rows, batch by batch.
+
+    A picture that cannot be decoded counts as missing where `missing` allows that; otherwise `unreadable` is
+    called and the row is left out.
 
     Raises:
-        DataError: a row that lacks what `missing` does not allow for; it names the row.
+        DataError: a row lacks something that `missing` does not allow; the message names the row.
     """
     waiting: list[tuple[LabelRecord, Any, str]] = []
     for record in records:
@@ -288,7 +307,7 @@ def _predicted(
 
 
 def check_labels(table: LabelTable, labels: Sequence[str]) -> None:
-    """Raises ConfigError for labels of which a model cannot choose: a table of one class, or of none."""
+    """Raises ConfigError where a model could not choose between labels: a table with one class, or none."""
     if table.columns.separator is None and len(labels) < 2:
         found = (
             f"every training row of {table.path} has the label {labels[0]!r}"
@@ -298,5 +317,6 @@ def check_labels(table: LabelTable, labels: Sequence[str]) -> None:
         raise ConfigError(f"{found}: there is nothing to choose from; give rows of at least two labels")
     if not labels:
         raise ConfigError(
-            f"no training row of {table.path} has a label in column {table.columns.label!r}: name the column of the labels"
+            f"no training row of {table.path} has a label in column {table.columns.label!r}: name the "
+            "column of the labels"
         )

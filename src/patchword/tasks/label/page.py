@@ -1,4 +1,4 @@
-"""Pictures of labelling: the confusion matrix, what the query prompts of prompt fusion gathered, and score against cost of a search."""
+"""Pages and figures that explain labels by the attention of the query prompts of prompt fusion."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from patchword.reports.curves import undated
 from patchword.reports.figures import blank_figures
 from patchword.tasks.label.result import Labels, LayerAttention
 
-_SHOWN = 8  # labels of the table
+_SHOWN = 8  # number of labels in the table
 
 
 def gathered_page(
     items: Sequence[tuple[object, Image.Image, Labels]], title: str = "Labels, layer by layer"
 ) -> str:
-    """A document of (name, picture, labels): probabilities, and in each fused layer where each query prompt looked. The picture should be
-    cut to what the model saw."""
+    """Builds a document from (name, picture, labels).
+
+    It shows probabilities and, for each fused layer, the attention of each query prompt. Pass the part of the
+    picture that the model saw.
+    """
     lead = (
-        "Each query prompt of a fused layer gathers from one side what the other side is told. Bright patches and marked words are those "
-        "that it looked at; each map and each row of words is scaled to its own maximum."
+        "Each query prompt of a fused layer collects from one side what is sent to the other. Bright patches "
+        "and marked words are those that it attends to; each map and each row of words is scaled to its own "
+        "maximum."
     )
     return page(
         title, [section(name, _explained(picture, labelled)) for name, picture, labelled in items], lead=lead
@@ -55,8 +59,10 @@ def _shot(uri: str, picture: Image.Image, patches_hw: np.ndarray, label: str) ->
     says = f"{label}: {percent(float(patches_hw.sum()))} on patches"
     style = f"background-image: url({uri}); aspect-ratio: {picture.width} / {picture.height}"
     return (
-        f'<figure class="word"><div class="shot" style="{style}"><img alt="{escape(says)}" src="{shade_uri(patches_hw)}"></div>'
-        f"<figcaption>{escape(label)}<span>{percent(float(patches_hw.sum()))} on patches</span></figcaption></figure>"
+        f'<figure class="word"><div class="shot" style="{style}">'
+        f'<img alt="{escape(says)}" src="{shade_uri(patches_hw)}"></div>'
+        f"<figcaption>{escape(label)}<span>{percent(float(patches_hw.sum()))} on "
+        "patches</span></figcaption></figure>"
     )
 
 
@@ -65,7 +71,8 @@ def _words(gathered: LayerAttention, words: Sequence[str]) -> Html:
     for q, shares_L in enumerate(gathered.words_QL):
         scaled_L = shares_L / max(float(shares_L.max(initial=0.0)), 1e-12)
         marked = [
-            f'<mark style="background: rgba(255,196,77,{scale:.2f}); color: inherit" title="{percent(float(share))}">{escape(word)}</mark>'
+            f'<mark style="background: rgba(255,196,77,{scale:.2f}); color: inherit" '
+            f'title="{percent(float(share))}">{escape(word)}</mark>'
             for word, share, scale in zip(words, shares_L, scaled_L, strict=True)
         ]
         rows.append((f"prompt {q + 1}", Html(" ".join(marked)), percent(float(shares_L.sum()))))
@@ -73,7 +80,10 @@ def _words(gathered: LayerAttention, words: Sequence[str]) -> Html:
 
 
 def gathered_figure(picture: Image.Image, labelled: Labels, path: Path | str) -> None:
-    """Write one picture per fused layer, under the mean of its query prompts, with the words below, as a figure for print."""
+    """Writes one picture per fused layer as a figure for print.
+
+    It shows the mean attention of the layer's query prompts, with the words below.
+    """
     layers, small = labelled.layers, picture.convert("RGB")
     small.thumbnail((480, 480), Image.Resampling.LANCZOS)
     count = max(len(layers), 1)

@@ -1,7 +1,8 @@
-"""Tokens of two frozen towers, computed once: an epoch of prompt fusion then costs the fused layers alone.
+"""Stores tokens of two frozen towers, so that an epoch of prompt fusion costs only the fused layers.
 
-One row per row of a table: the tokens that go into the last layers of each tower, cast to fp16, texts padded to the longest. A training
-from the store equals one from the pictures after the same cast, as long as pictures are not augmented.
+The store has one entry per row of a table: the tokens before the last layers of each tower in fp16, with
+texts padded to the longest. Training from the store equals training from the pictures after the same cast, as
+long as pictures are not augmented.
 """
 
 from __future__ import annotations
@@ -26,18 +27,25 @@ from patchword.towers.layered import run_layers
 
 @dataclass(frozen=True)
 class DecodedInputs:
-    """Pictures decoded when they are asked for: for one pass over them, a cache would cost more than it saves."""
+    """Pictures that are decoded on request.
+
+    For a single pass over them, a cache would cost more than it saves.
+    """
 
     images: Path
     preprocessing: Preprocessing
 
     def load(self, files: Sequence[str], generator: torch.Generator | None) -> Inputs:
+        """Decodes the pictures of these files; nothing is augmented. Raises PictureError."""
         pixels_BHWC = np.stack([self.preprocessing.apply(open_picture(self.images / name)) for name in files])
         return Inputs(pixels_B3HW=torch.from_numpy(self.preprocessing.normalise(pixels_BHWC)))
 
 
 def expected_entries(vision: nn.Module, text: nn.Module, before_last: int, rows: LabelData) -> dict[str, Any]:
-    """What a store must say of itself to be used: towers, layers, preprocessing, the table as it is now, and how texts are cut."""
+    """Returns the entries that a store must have to be used.
+
+    They name towers, layers, preprocessing, the current table, and how texts are cut.
+    """
     status = rows.table.path.stat()
     return {
         "towers": fingerprint([checkpoint.weights_digest(vision), checkpoint.weights_digest(text)]),
@@ -60,17 +68,20 @@ def store_tokens(
     advance: Callable[[int], None],
     batch: int = 64,
 ) -> Store:
-    """Write the store of the tokens before the last `before_last` layers of both towers; it appears when it is complete.
+    """Writes the store of the tokens before the last `before_last` layers of both towers.
+
+    The folder appears when it is complete.
 
     Raises:
-        ConfigError: a tower whose layers do not come apart, or that has fewer layers.
-        DataError, PictureError: a row that lacks something, a picture that cannot be decoded.
+        ConfigError: a tower whose layers cannot be called one by one, or that has fewer layers.
+        DataError, PictureError: a row lacks something, or a picture cannot be decoded.
     """
     for tower in (vision, text):
         if not tower.appendable or tower.depth < before_last:
             found = f"a {type(tower).__name__} of {tower.depth} layers"
             raise ConfigError(
-                f"tokens before the last {before_last} layers were asked for, of {found}: use a ViT and a BERT that have them"
+                f"tokens before the last {before_last} layers were asked for, of {found}: use a ViT and a "
+                "BERT that have them"
             )
     vision, text = vision.to(device).eval(), text.to(device).eval()
     longest = (
@@ -96,7 +107,10 @@ def store_tokens(
 def _lower(
     vision: nn.Module, text: nn.Module, before_last: int, batch: LabelBatch, longest: int
 ) -> dict[str, np.ndarray]:
-    """The fields of a store for one batch. The mode is set here, not around the towers' moves: they may be trained over afterwards."""
+    """Returns the fields of a store for one batch.
+
+    Inference mode is set here and not around the moves of the towers, which may be trained afterwards.
+    """
     image_BNC, _ = vision.embed(batch.pixels_B3HW)
     image_BNC = run_layers(vision.layers, image_BNC, None, 0, vision.depth - before_last)
     text_BLC, mask_BL = text.embed(batch.ids_BL, batch.mask_BL)

@@ -1,6 +1,6 @@
-"""Pictures and texts as vectors of one space: what search, labels and contrastive training share.
+"""Pictures and texts as vectors of one space, for search, labels and contrastive training.
 
-photo -> data/pictures -> vision tower -> unit vector;   text -> vocabulary -> text tower -> unit vector
+photo -> data/pictures -> vision tower -> unit vector; text -> vocabulary -> text tower -> unit vector
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from patchword.text.words import Vocabulary
 from patchword.towers import layered
 
 TEMPLATES = ("a photo of {}.", "a picture of {}.", "{}.")
-"""Prompts over which a label's vector is averaged, a small version of CLIP's ensemble."""
+"""Prompts over which the vector of a label is averaged, a small version of CLIP's ensemble."""
 
 
 class TwoTowerSettings(BaseModel, extra="forbid", frozen=True):
-    """What config.json of a two-tower model says beside the facts about its training."""
+    """The settings in config.json of a two-tower model, apart from the facts about its training."""
 
     vision: TowerSettings
     text: TextTowerSettings
@@ -41,19 +41,22 @@ class TwoTowerSettings(BaseModel, extra="forbid", frozen=True):
 
 
 def by_value(settings: TwoTowerSettings, towers: TwoTowers) -> TwoTowerSettings:
-    """The settings of a model folder that holds all weights: no tower names the folder, hub id or package that it once came from."""
+    """Returns the settings of a model folder that holds all weights.
+
+    No tower in them names the folder, hub id or package that it came from.
+    """
     return settings.model_copy(
         update={"vision": layered.by_value(towers.vision), "text": layered.by_value(towers.text)}
     )
 
 
 def build_two_towers(settings: TwoTowerSettings) -> TwoTowers:
-    """The two-tower model of these settings, its weights random or those of published towers."""
+    """Builds the two-tower model of these settings, with random weights or those of published towers."""
     return TwoTowers(settings.two_towers, build_tower(settings.vision), build_text_tower(settings.text))
 
 
 class TwoTowerModel:
-    """Two towers with the vocabulary and the preprocessing that belong to them."""
+    """Two towers with their vocabulary and preprocessing."""
 
     def __init__(
         self,
@@ -66,7 +69,7 @@ class TwoTowerModel:
         self.model = model.to(device).eval()
         self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
         self.identity = checkpoint.weights_digest(model)
-        """SHA-256 of the weights: an index remembers it, and refuses vectors of another model."""
+        """SHA-256 of the weights; an index records it and refuses vectors of another model."""
 
     def __repr__(self) -> str:
         kinds = f"{self.settings.vision.kind} and {self.settings.text.kind}"
@@ -74,7 +77,7 @@ class TwoTowerModel:
 
     @torch.inference_mode()
     def embed_images(self, pictures: Sequence[Picture], batch: int = 32) -> np.ndarray:
-        """Unit vectors (n, E), float32. Raises PictureError for a picture that cannot be decoded."""
+        """Returns unit vectors (n, E), float32. Raises PictureError for a picture that cannot be decoded."""
         vectors = [np.zeros((0, self.settings.two_towers.width), dtype=np.float32)]
         for first in range(0, len(pictures), batch):
             vectors.append(
@@ -84,7 +87,10 @@ class TwoTowerModel:
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str], batch: int = 256) -> np.ndarray:
-        """Unit vectors (n, E), float32. Raises DataError for a text without a word that the model knows."""
+        """Returns unit vectors (n, E), float32.
+
+        Raises DataError for a text without a word that the model knows.
+        """
         vectors = [np.zeros((0, self.settings.two_towers.width), dtype=np.float32)]
         for first in range(0, len(texts), batch):
             vectors.append(
@@ -93,16 +99,20 @@ class TwoTowerModel:
         return np.concatenate(vectors)
 
     def pixels(self, pictures: Sequence[Picture]) -> Tensor:
-        """Pictures (n, 3, H, W) as the vision tower takes them. Raises PictureError for one that cannot be decoded."""
+        """Returns pictures (n, 3, H, W) as the vision tower takes them.
+
+        Raises PictureError for a picture that cannot be decoded.
+        """
         pixels_BHWC = np.stack(
             [self.settings.preprocessing.apply(open_picture(picture)) for picture in pictures]
         )
         return torch.from_numpy(self.settings.preprocessing.normalise(pixels_BHWC)).to(self.device)
 
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids (n, longest) with start and end, cut to what the text tower takes, and the mask of the real ones.
+        """Returns token ids (n, longest) with start and end, and the mask of the real ones.
 
-        Raises DataError for a text without a word that the model knows.
+        Texts are cut to the length of the text tower. Raises DataError for a text without a word that the
+        model knows.
         """
         special = self.vocabulary.special
         rows = []
@@ -121,14 +131,17 @@ class TwoTowerModel:
         return ids_BL.to(self.device), mask_BL.to(self.device)
 
     def knows(self, text: str) -> bool:
-        """Whether there is a word in the text that the model knows, within its longest text."""
+        """True where the text has a known word within the length of the text tower."""
         ids = self.vocabulary.encode(text)[: self.model.text.max_length - 2]
         return any(number != self.vocabulary.special.unknown for number in ids)
 
     def label(
         self, pictures: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = TEMPLATES
     ) -> np.ndarray:
-        """Probability of each label for each picture (n, labels): softmax over scaled cosines with the mean vector of the prompts."""
+        """Returns the probability of each label for each picture (n, labels).
+
+        It is a softmax over scaled cosines with the mean vector of the label's prompts.
+        """
         vectors = []
         for label in labels:
             mean_E = self.embed_texts([template.format(label) for template in templates]).mean(0)
@@ -138,7 +151,7 @@ class TwoTowerModel:
         return shifted / shifted.sum(1, keepdims=True)
 
     def write(self, folder: Path, half: bool = False) -> None:
-        """The files of the model folder."""
+        """Writes the files of the model folder; `half` stores the weights in half precision."""
         config = {
             "task": "retrieve",
             **self.card,
