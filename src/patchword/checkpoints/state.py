@@ -12,10 +12,14 @@ from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from patchword.errors import ConfigError, ModelError
+
+FORMAT = 2
+"""Of training.json. Format 1 knew one optimiser, and not what a stage had started from."""
 
 
 class Position(NamedTuple):
@@ -80,18 +84,27 @@ def write_state(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         folder / "training.safetensors",
     )
-    (folder / "training.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
+    content = json.dumps({"format": FORMAT, **values}, indent=1)
+    (folder / "training.json").write_text(content, encoding="utf-8")
 
 
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Raises ModelError when the folder holds no training state."""
+    """Raises ModelError when the folder holds no training state, or one of another format."""
     try:
         values = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-        return load_file(folder / "training.safetensors"), values
-    except (OSError, ValueError) as error:
+        tensors = load_file(folder / "training.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"{folder} holds no training state to resume ({error}): start the run without --resume"
         ) from error
+    found = values.get("format", 1) if isinstance(values, dict) else None
+    if found != FORMAT:
+        raise ModelError(
+            f"{folder} holds the training state of another version (format {found!r}, "
+            f"this one reads {FORMAT}): go on with the version that began the run, or begin anew in another "
+            "folder"
+        )
+    return tensors, values
 
 
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -115,10 +115,10 @@ def _tokens_of_both(
     from patchword.data.labels import LabelData
     from patchword.device import choose_device
     from patchword.log import progress
+    from patchword.lookup import look_up
     from patchword.tasks.label.tokens import DecodedInputs, store_tokens
-    from patchword.tasks.label.train import towers_of
 
-    towers = towers_of(model)
+    towers = look_up("tasks.label.towers:towers_of")(model)
     table = LabelTable(data, TableColumns())
     places = np.array([record.place for record in table.rows() if record.split != "test"], dtype=np.int64)
     longest = min(max_words, towers.text.max_length - 2)

@@ -32,9 +32,9 @@ def structure(
     from rich.console import Console
     from rich.table import Table
 
-    from patchword.tasks.label.structure import search_structure
+    from patchword.lookup import look_up
 
-    found = search_structure(config, overrides or [], resume, device)
+    found = look_up("tasks.label.structure:search_structure")(config, overrides or [], resume, device)
     table = Table("score", "cost", "fused layers", "query", "query context", "fusion context", "map width")
     for scored in found.ranked[:_SHOWN]:
         lengths = (

@@ -16,7 +16,6 @@ from patchword.checkpoints.state import check_claim
 from patchword.config import RENAMED_TASKS, override, read_toml, validate
 from patchword.errors import ConfigError
 from patchword.lookup import look_up
-from patchword.reports.report import training_report
 from patchword.tasks.table import TASKS
 from patchword.train.dry_run import dry_run as measure
 from patchword.train.loop import Run
@@ -71,7 +70,8 @@ def start(
         run.train()
     finally:
         if accelerator.is_main_process:
-            (folder / "report.html").write_text(training_report(folder), encoding="utf-8")
+            page = look_up("reports.report:training_report")(folder)
+            (folder / "report.html").write_text(page, encoding="utf-8")
     minutes = (time.monotonic() - began) / 60
     say(
         f"done in {minutes:.1f} min; best score {run.past.best:.4f}; model {folder / 'best'}; report {folder / 'report.html'}"

@@ -14,13 +14,13 @@ from patchword.checkpoints.towers import first_trained, stored_digest
 from patchword.composed import TextTowerSettings
 from patchword.data.augment import Augmentation
 from patchword.data.captions import CaptionData, FeatureInputs, PixelInputs, PlanEntry
-from patchword.data.formats.panoptic import panoptic_store
 from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.pictures import Preprocessing
 from patchword.data.records import CaptionRecord
 from patchword.data.store import Store, cache_folder, pixel_store
 from patchword.errors import ConfigError
 from patchword.log import progress
+from patchword.lookup import look_up
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
@@ -93,18 +93,28 @@ class CaptionDataSettings(DataSettings, frozen=True):
         return self
 
 
+def hold_out(total: int, count: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Places (from 0) of the items that stay and of the `count` that are set aside, both in rising order.
+
+    They are the same whatever the seed of a run, so that runs can be compared. Raises ConfigError where
+    nothing would stay; `what` names the items in the message, for instance "training pictures".
+    """
+    if count >= total:
+        raise ConfigError(f"data.held_out is {count} and there are {total} {what}: hold out fewer")
+    order = np.random.default_rng(HELD_OUT_SEED).permutation(total)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
 def read_splits(data: DataSettings) -> tuple[list[CaptionRecord], list[CaptionRecord]]:
-    """Training pictures, and the pictures on which the model is selected. Raises ConfigError when nothing is left to train on."""
+    """Training pictures, and the pictures on which the model is selected.
+
+    Raises ConfigError when nothing is left to train on.
+    """
     records = read_captions(Path(data.annotations))
     train = split_records(records, "train")
     if data.held_out:
-        if data.held_out >= len(train):
-            raise ConfigError(
-                f"data.held_out is {data.held_out} and there are {len(train)} training pictures: hold out fewer"
-            )
-        order = np.random.default_rng(HELD_OUT_SEED).permutation(len(train))
-        selection = [train[i] for i in sorted(order[: data.held_out])]
-        train = [train[i] for i in sorted(order[data.held_out :])]
+        kept, aside = hold_out(len(train), data.held_out, "training pictures")
+        train, selection = [train[i] for i in kept], [train[i] for i in aside]
     else:
         selection = split_records(records, "val")
     return train[: data.limit] if data.limit else train, selection
@@ -140,9 +150,8 @@ def build_vocabulary(
 def published_pieces(text: BaseModel) -> Pieces | None:
     """The tokenizer of a text tower of the BERT family with published weights; None for any other tower."""
     if isinstance(text, SentenceEncoderConfig) and text.weights == "package":
-        from patchword.towers import packages, sentence_encoder
-
-        return Pieces.from_file(packages.tokenizer_file(sentence_encoder.PUBLISHED))
+        published = look_up("towers.sentence_encoder:PUBLISHED")
+        return Pieces.from_file(look_up("towers.packages:tokenizer_file")(published))
     if isinstance(text, BertTowerConfig) and text.source is not None:
         return Pieces.from_pretrained(text.source, text.revision)
     return None
@@ -172,7 +181,7 @@ def panoptic_classes(
     cache = Path(data.cache) if data.cache else cache_folder()
     with progress() as bar:
         task = bar.add_task("reading masks", total=len(records), status="")
-        store = panoptic_store(
+        store: Store = look_up("data.formats.panoptic:panoptic_store")(
             *(Path(data.panoptic), Path(data.panoptic_masks), records, preprocessing, hw, cache),
             lambda count: bar.update(task, advance=count),
         )

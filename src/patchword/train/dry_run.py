@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -11,14 +11,23 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from patchword.train.groups import build_optimiser, freeze
-from patchword.train.loop import Shares
+from patchword.train.groups import freeze
+from patchword.train.recipe import Recipe
+from patchword.train.step import Shares, StepContext
 
 OVERFIT_STEPS = 20
 
 
-def dry_run(recipe: Any, accelerator: Accelerator, seed: int) -> None:
-    """Train on one batch of each stage and print time per epoch, peak memory, and whether the loss of that one batch falls."""
+class _Measured(NamedTuple):
+    losses: list[float]
+    seconds: list[float]
+    pictures: int
+    steps: int
+    """Of an epoch."""
+
+
+def dry_run(recipe: Recipe, accelerator: Accelerator, seed: int) -> None:
+    """Train on one batch of each stage; print time per epoch, peak memory, and whether that loss falls."""
     table = Table(
         "stage",
         "pictures",
@@ -31,32 +40,38 @@ def dry_run(recipe: Any, accelerator: Accelerator, seed: int) -> None:
     trainable = {name: parameter.requires_grad for name, parameter in recipe.model.named_parameters()}
     for stage, settings in enumerate(recipe.stages):
         freeze(recipe.model, trainable, settings.learning_rates)
-        objective = recipe.objective(stage).train()
-        optimiser = build_optimiser(recipe.model, settings)
-        plan = recipe.plan(stage, 0)
-        losses, seconds = [], []
-        for _ in range(OVERFIT_STEPS):
-            began = time.perf_counter()
-            torch.manual_seed(seed)
-            batch = recipe.batch(stage, plan[0], torch.Generator().manual_seed(seed)).to(accelerator.device)
-            loss = objective(batch, Shares(batch.target_count, batch.picture_count, 0.0))["loss"]
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            losses.append(loss.item())
-            seconds.append(time.perf_counter() - began)
-        step = sorted(seconds)[len(seconds) // 2]
+        found = _overfit(recipe, stage, accelerator, seed)
+        step = sorted(found.seconds)[len(found.seconds) // 2]
         count = sum(parameter.numel() for parameter in recipe.model.parameters() if parameter.requires_grad)
         table.add_row(
             settings.name,
-            str(batch.picture_count),
+            str(found.pictures),
             f"{count / 1e6:.2f} M",
             f"{step * 1e3:.0f}",
-            f"{step * len(plan) / 60:.1f}",
+            f"{step * found.steps / 60:.1f}",
             f"{_peak_mebibytes(accelerator.device):.0f} MiB",
-            f"{losses[0]:.3f} -> {losses[-1]:.3f}",
+            f"{found.losses[0]:.3f} -> {found.losses[-1]:.3f}",
         )
     Console().print(table)
+
+
+def _overfit(recipe: Recipe, stage: int, accelerator: Accelerator, seed: int) -> _Measured:
+    """The first batch of a stage, again and again, with the same random numbers."""
+    settings = recipe.stages[stage]
+    objective = recipe.objective(stage).train()
+    optimisers = recipe.optimisers(recipe.model, settings)
+    plan = recipe.plan(stage, 0)
+    losses, seconds = [], []
+    for number in range(OVERFIT_STEPS):
+        began = time.perf_counter()
+        torch.manual_seed(seed)
+        batch = recipe.batch(stage, plan[0], torch.Generator().manual_seed(seed))
+        shares = Shares(batch.target_count, batch.picture_count, 0.0)
+        recipe.before_step(stage, 0.0, objective)
+        context = StepContext(accelerator, recipe.model, objective, optimisers, settings, number, shares)
+        losses.append(recipe.step(context, [batch]).losses["loss"])
+        seconds.append(time.perf_counter() - began)
+    return _Measured(losses, seconds, batch.picture_count, len(plan))
 
 
 def _peak_mebibytes(device: torch.device) -> float:

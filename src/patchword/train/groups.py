@@ -6,7 +6,7 @@ Every trainable parameter is in exactly one group: that of the longest prefix th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -56,12 +56,21 @@ def freeze(model: nn.Module, trainable: Mapping[str, bool], rates: Mapping[str, 
         parameter.requires_grad_(trainable[name] and rates[groups[name]] > 0)
 
 
-def build_optimiser(model: nn.Module, settings: StageSettings) -> torch.optim.Optimizer:
-    """One optimiser with two parts per group: matrices with weight decay, vectors without. Raises ConfigError when nothing can learn."""
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+def build_optimiser(model: nn.Module, settings: StageSettings, part: str = "") -> torch.optim.Optimizer:
+    """One optimiser with two parts per group: matrices with weight decay, vectors without.
+
+    With `part`, the first names of parameters such as "generator", it holds that part of the model alone.
+    Raises ConfigError when nothing can learn.
+    """
+    named = [
+        (name, parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and (not part or name.startswith(part + "."))
+    ]
     if not named:
+        where = f" in {part!r}" if part else ""
         raise ConfigError(
-            f"stage {settings.name!r} trains nothing: every group of learning_rates is 0 or frozen"
+            f"stage {settings.name!r} trains nothing{where}: every group of learning_rates is 0 or frozen"
         )
     groups = assign([name for name, _ in model.named_parameters()], settings.learning_rates)
     parts = []
@@ -70,21 +79,18 @@ def build_optimiser(model: nn.Module, settings: StageSettings) -> torch.optim.Op
             members = [p for name, p in named if groups[name] == prefix and (p.ndim > 1) == decays]
             if members:
                 decay = settings.weight_decay if decays else 0.0
-                parts.append(
-                    {
-                        "params": members,
-                        "lr": rate,
-                        "base_rate": rate,
-                        "weight_decay": decay,
-                        "group": prefix or "rest",
-                    }
-                )
+                group = {"params": members, "lr": rate, "base_rate": rate}
+                parts.append(group | {"weight_decay": decay, "group": prefix or "rest"})
     if settings.optimiser == "sgd":
         return torch.optim.SGD(parts, momentum=settings.betas[0], fused=True)
     rule = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
-    return rule(
-        parts, betas=settings.betas, fused=True
-    )  # one pass over weights, gradients and moments: what memory allows, nothing less
+    # Fused: one pass over weights, gradients and moments, which is what memory allows.
+    return rule(parts, betas=settings.betas, fused=True)
+
+
+def single_optimiser(model: nn.Module, settings: StageSettings) -> tuple[torch.optim.Optimizer, ...]:
+    """One optimiser for everything that learns."""
+    return (build_optimiser(model, settings),)
 
 
 def rate_factor(settings: StageSettings, step: int, steps_per_epoch: int) -> float:
@@ -100,10 +106,10 @@ def rate_factor(settings: StageSettings, step: int, steps_per_epoch: int) -> flo
     return 1.0
 
 
-def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> dict[str, float]:
+def set_rates(optimisers: Sequence[torch.optim.Optimizer], factor: float) -> dict[str, float]:
     """Apply a factor to the base rates; returns the rate per group, for the log."""
     rates = {}
-    for part in optimiser.param_groups:
+    for part in (part for optimiser in optimisers for part in optimiser.param_groups):
         part["lr"] = part["base_rate"] * factor
         rates[part["group"]] = part["lr"]
     return rates

@@ -1,102 +1,56 @@
-"""The training loop: stages, epochs, batches, one page, on accelerate (CPU, one GPU, many).
+"""The training loop: stages, epochs, batches, on accelerate (CPU, one GPU, many).
 
-What differs between tasks is a `Recipe`; what is the same is here: the position in the run, gradients and their clipping, learning
-rates, losses that are not finite, validation, checkpoints and the log. A run is a function of its configuration: random numbers of a step
-are seeded by (seed, step, process), so an interrupted run that is resumed from its last checkpoint goes the same way, bit for bit on CPU.
+What differs between tasks is a `Recipe`; what is the same is here: the position in the run, losses that are
+not finite, validation, checkpoints and the log. What happens within one optimiser step stands in `step.py`,
+what is written in which order in `run_folder.py`. A run is a function of its configuration: random numbers of
+a step are seeded by (seed, step, process), so an interrupted run that is resumed from its last checkpoint
+goes the same way, bit for bit on CPU.
 """
 
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from patchword.checkpoints.state import (
-    Position,
-    pack_optimiser,
-    prefixed,
-    read_state,
-    recover_folder,
-    replace_folder,
-    unpack_optimiser,
-    without_prefix,
-    write_state,
-)
-from patchword.errors import TrainingError
+from patchword.checkpoints.state import Position, unpack_optimiser, without_prefix
+from patchword.errors import ModelError, TrainingError
 from patchword.log import MetricsLog, progress
-from patchword.train.groups import build_optimiser, freeze, rate_factor, set_rates
+from patchword.train.groups import freeze, rate_factor, set_rates
+from patchword.train.recipe import Recipe, Validation
+from patchword.train.run_folder import Checkpoint, RunFolder, pack_optimisers
 from patchword.train.settings import StageSettings
+from patchword.train.step import Shares, StepContext, StepResult
 
 BAD_STEPS_IN_A_ROW = 3
-
-
-class Shares(NamedTuple):
-    """What losses are divided by: counts over all processes and parts of the step, divided by the number of processes.
-
-    The mean of the processes' gradients is then the gradient of the mean over the whole batch, however the rows were split.
-    """
-
-    targets: float
-    pictures: float
-    progress: float
-    """Share of the stage that is done, for weights that follow a schedule."""
-
-
-class Validation(NamedTuple):
-    """What a validation found: `score` selects the best model (higher is better), the rest is logged."""
-
-    score: float
-    event: dict[str, Any]
-
-
-class Recipe(Protocol):
-    """What a task brings to the loop. `model` is what is trained and saved; an objective owns it and gives named losses."""
-
-    model: nn.Module
-    stages: Sequence[StageSettings]
-
-    def objective(self, stage: int) -> nn.Module: ...
-
-    def plan(self, stage: int, epoch: int) -> list[list[Any]]:
-        """The batches of an epoch, each a list of entries; the same for every process."""
-
-    def batch(self, stage: int, entries: list[Any], generator: torch.Generator) -> Any: ...
-
-    def before_step(self, stage: int, progress: float) -> None:
-        """Called before every step with the share of the stage that is done."""
-
-    def after_step(self, step: int, objective: nn.Module) -> dict[str, float]:
-        """Called after every optimiser step that was taken; what it returns is logged, and shares ("..._share") are also shown."""
-
-    def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation | None: ...
-
-    def save_model(self, folder: Path) -> None: ...
-
-    def load_weights(self, folder: Path) -> None: ...
-
-    def extra_state(self) -> dict[str, Tensor]: ...
-
-    def load_extra_state(self, tensors: dict[str, Tensor]) -> None: ...
-
-    def image_ids(self, batch: Any) -> list[Any]: ...
 
 
 class RunHistory(NamedTuple):
     """What a run remembers beside its position."""
 
     best: float = -math.inf
+    """Best score so far."""
+    best_step: int = -1
+    """Step at which it was reached; -1: there was none."""
     since_best: int = 0
+    """Validations of the stage since then."""
     bad_in_a_row: int = 0
     skipped: int = 0
+
+
+class StageParts(NamedTuple):
+    """What a stage trains with, ready for several processes."""
+
+    settings: StageSettings
+    objective: nn.Module
+    optimisers: tuple[Any, ...]
 
 
 class Run:
@@ -111,7 +65,7 @@ class Run:
         checkpoint_steps: int,
         log_steps: int = 10,
     ) -> None:
-        self.recipe, self.folder, self.accelerator, self.seed = recipe, folder, accelerator, seed
+        self.recipe, self.folder, self.accelerator, self.seed = recipe, RunFolder(folder), accelerator, seed
         self.checkpoint_steps, self.log_steps = checkpoint_steps, log_steps
         self.position, self.past = Position(), RunHistory()
         self._resumed: dict[str, Tensor] = {}
@@ -123,27 +77,34 @@ class Run:
 
     def resume(self) -> bool:
         """Continue from `checkpoints/last`; False where there is none yet."""
-        last = self.folder / "checkpoints" / "last"
-        for target in (last, self.folder / "best"):
-            recover_folder(target)
-        if not last.exists():
+        if self.accelerator.is_main_process:
+            self.folder.recover()
+        self.accelerator.wait_for_everyone()
+        found = self.folder.read()
+        if found is None:
             return False
-        tensors, values = read_state(last)
-        self.recipe.load_weights(last)
-        self.recipe.load_extra_state(without_prefix("extra.", tensors))
-        self.position, self.past = Position(**values["position"]), RunHistory(**values["past"])
-        self._resumed = without_prefix("optimiser.", tensors)
-        self.log = (
-            MetricsLog(self.folder / "metrics.jsonl", values["log_length"])
-            if self.accelerator.is_main_process
-            else None
-        )
+        self.recipe.load(self.folder.last)
+        self.recipe.load_state(found.extra)
+        self.position = Position(**found.values["position"])
+        self.past = RunHistory(**found.values["past"])
+        self._resumed = found.optimisers
+        if self.accelerator.is_main_process:
+            self.folder.settle_best(self.past.best_step)
+            self.log = MetricsLog(self._log_path, found.values["log_length"])
+        self.accelerator.wait_for_everyone()
         return True
 
+    @property
+    def _log_path(self) -> Path:
+        return self.folder.folder / "metrics.jsonl"
+
     def train(self) -> None:
-        """All stages that are left. Raises TrainingError after three steps in a row whose loss or gradient is not finite."""
+        """All stages that are left.
+
+        Raises TrainingError after three steps in a row whose loss or gradient is not finite.
+        """
         if self.log is None and self.accelerator.is_main_process:
-            self.log = MetricsLog(self.folder / "metrics.jsonl", None)
+            self.log = MetricsLog(self._log_path, None)
         try:
             while self.position.stage < len(self.recipe.stages):
                 self._stage(self.recipe.stages[self.position.stage])
@@ -152,51 +113,63 @@ class Run:
                 self.log.close()
 
     def _stage(self, settings: StageSettings) -> None:
-        stage = self.position.stage
-        if (
-            settings.start_from == "best"
-            and self.position.stage_step == 0
-            and (self.folder / "best").exists()
-        ):
-            self.recipe.load_weights(self.folder / "best")
         freeze(self.recipe.model, self.trainable, settings.learning_rates)
-        objective = self.recipe.objective(stage)
-        optimiser = build_optimiser(self.recipe.model, settings)
-        if self._resumed:
-            unpack_optimiser(optimiser, self._resumed)
-            self._resumed = {}
-        objective, optimiser = self.accelerator.prepare(objective, optimiser)
+        objective = self.recipe.objective(self.position.stage)
+        optimisers = self.recipe.optimisers(self.recipe.model, settings)
+        for number, optimiser in enumerate(optimisers if self._resumed else ()):
+            unpack_optimiser(optimiser, without_prefix(f"{number}.", self._resumed))
+        self._resumed = {}
+        objective, *optimisers = self.accelerator.prepare(objective, *optimisers)
+        parts = StageParts(settings, objective, tuple(optimisers))
         while self.position.epoch < settings.epochs:
-            ended = self._epoch(settings, objective, optimiser)
+            lost_patience = self._epoch(parts)
             self.position = self.position._replace(epoch=self.position.epoch + 1, index=0)
-            if ended:
+            if lost_patience or self.position.epoch == settings.epochs:
                 break
-            self._checkpoint(optimiser)
-        self.position = self.position._replace(stage=stage + 1, epoch=0, index=0, stage_step=0)
+            self._checkpoint(parts.optimisers)
+        self._begin_next_stage()
+
+    def _begin_next_stage(self) -> None:
+        """To the next stage. The weights that it starts from go into the checkpoint: `best` may be another
+        model by the time that the run is resumed."""
+        following = self.position.stage + 1
+        self.position = self.position._replace(stage=following, epoch=0, index=0, stage_step=0)
         self.past = self.past._replace(since_best=0)
-        self._checkpoint(None)
+        stages = self.recipe.stages
+        if following < len(stages) and stages[following].start_from == "best" and self.past.best_step >= 0:
+            self.accelerator.wait_for_everyone()
+            best = self.folder.best_of(self.past.best_step)
+            if best is None:
+                raise ModelError(
+                    f"{self.folder.best} is gone, and stage {stages[following].name!r} starts from it: "
+                    "put it back, or begin the run anew"
+                )
+            self.recipe.load(best)
+        self._checkpoint(())
         self.accelerator.free_memory()
 
-    def _epoch(self, settings: StageSettings, objective: nn.Module, optimiser: Any) -> bool:
-        """One epoch from the current index on, and its validation. True when the stage has lost its patience."""
-        stage, epoch = self.position.stage, self.position.epoch
+    def _epoch(self, parts: StageParts) -> bool:
+        """One epoch from the current index on, and its validation.
+
+        True when the stage has lost its patience.
+        """
+        settings, (stage, epoch) = parts.settings, self.position[:2]
         plan = [
             entries
             for entries in self.recipe.plan(stage, epoch)
             if len(entries) >= self.accelerator.num_processes
         ]
-        is_main = self.accelerator.is_main_process
         name = f"{settings.name} {epoch + 1}/{settings.epochs}"
-        with progress(is_main) as bar, ThreadPoolExecutor(1) as loader:
+        with progress(self.accelerator.is_main_process) as bar, ThreadPoolExecutor(1) as loader:
             task = bar.add_task(name, total=len(plan), completed=self.position.index, status="")
             ahead = self._load(loader, settings, plan, self.position.index)
             for index in range(self.position.index, len(plan)):
-                parts = ahead.result()
+                batch = ahead.result()
                 ahead = self._load(loader, settings, plan, index + 1)
-                status = self._step(settings, objective, optimiser, parts, len(plan))
+                status = self._step(parts, batch, len(plan))
                 bar.update(task, advance=1, status=status)
                 if self.checkpoint_steps and self.position.step % self.checkpoint_steps == 0:
-                    self._checkpoint(optimiser)
+                    self._checkpoint(parts.optimisers)
         if (epoch + 1) % settings.validate_every and epoch + 1 < settings.epochs:
             return False
         return self._validate(settings, stage, epoch)
@@ -219,100 +192,81 @@ class Run:
 
         return loader.submit(make)
 
-    def _step(
-        self,
-        settings: StageSettings,
-        objective: nn.Module,
-        optimiser: Any,
-        parts: list[Any],
-        epoch_steps: int,
-    ) -> str:
+    def _step(self, parts: StageParts, batch: list[Any], epoch_steps: int) -> str:
         """One optimiser step, or a skipped one; returns the progress line."""
         began = time.perf_counter()
-        accelerator, position = self.accelerator, self.position
-        torch.manual_seed(_mixed(self.seed, position.step, accelerator.process_index))
+        settings, position = parts.settings, self.position
+        torch.manual_seed(_mixed(self.seed, position.step, self.accelerator.process_index))
+        shares = self._shares(settings, batch, epoch_steps)
+        owner = self.accelerator.unwrap_model(parts.objective)
+        self.recipe.before_step(position.stage, shares.progress, owner)
+        rates = set_rates(parts.optimisers, rate_factor(settings, position.stage_step, epoch_steps))
+        buffers = [(buffer, buffer.clone()) for buffer in self.recipe.model.buffers()]
+        parts.objective.train()
+        context = StepContext(
+            self.accelerator, self.recipe.model, *parts[1:], settings, position.stage_step, shares
+        )
+        found = self.recipe.step(context, batch)
+        if not found.taken:
+            self._skip(batch, found.losses["loss"], buffers)
+            return f"loss not finite: {self.past.skipped} steps skipped"
+        self.past = self.past._replace(bad_in_a_row=0)
+        extra = self.recipe.after_step(position.step, owner)
+        self._advance()
+        speed = shares.pictures * self.accelerator.num_processes / (time.perf_counter() - began)
+        self._log_step(settings, position, found, rates, speed, extra)
+        status = f"loss {found.losses['loss']:.3f}  lr {max(rates.values()):.1e}"
+        status += f"  |g| {found.gradient_norm:.2f}  {speed:.0f} img/s"
+        return status + _shown(extra, self.past.skipped)
+
+    def _shares(self, settings: StageSettings, batch: list[Any], epoch_steps: int) -> Shares:
+        accelerator = self.accelerator
         counts = torch.tensor(
-            [sum(p.target_count for p in parts), sum(p.picture_count for p in parts)], dtype=torch.float64
+            [sum(p.target_count for p in batch), sum(p.picture_count for p in batch)], dtype=torch.float64
         )
         totals = accelerator.reduce(counts.to(accelerator.device, torch.float32), "sum").tolist()
-        progress_of_stage = position.stage_step / (epoch_steps * settings.epochs)
-        shares = Shares(*(total / accelerator.num_processes for total in totals), progress_of_stage)
-        self.recipe.before_step(position.stage, progress_of_stage)
-        rates = set_rates(optimiser, rate_factor(settings, position.stage_step, epoch_steps))
-        buffers = [(buffer, buffer.clone()) for buffer in self.recipe.model.buffers()]
-        objective.train()
-        losses: dict[str, Tensor] = {}
-        for number, part in enumerate(parts):
-            last = number == len(parts) - 1
-            with nullcontext() if last else accelerator.no_sync(objective):
-                named = objective(part.to(accelerator.device), shares)
-                accelerator.backward(named["loss"])
-            for name, value in named.items():
-                losses[name] = losses.get(name, 0.0) + value.detach().float()
-        means = accelerator.reduce(torch.stack(list(losses.values())), "mean").tolist()
-        values = dict(zip(losses, means, strict=True))
-        norm = self._clip(settings)
-        if not math.isfinite(values["loss"]) or not math.isfinite(norm):
-            self._skip(parts, values["loss"], buffers)
-            optimiser.zero_grad()
-            return f"loss not finite: {self.past.skipped} steps skipped"
-        optimiser.step()
-        optimiser.zero_grad()
-        self.past = self.past._replace(bad_in_a_row=0)
-        extra = self.recipe.after_step(position.step, accelerator.unwrap_model(objective))
+        done = self.position.stage_step / (epoch_steps * settings.epochs)
+        return Shares(*(total / accelerator.num_processes for total in totals), done)
+
+    def _advance(self) -> None:
+        position = self.position
         self.position = position._replace(
             index=position.index + 1, step=position.step + 1, stage_step=position.stage_step + 1
         )
-        speed = totals[1] / (time.perf_counter() - began)
-        if self.log is not None and (position.step % self.log_steps == 0):
-            event = {
-                "event": "step",
-                "stage": settings.name,
-                "step": position.step,
-                "epoch": position.epoch,
-                "loss": values["loss"],
-            }
-            event |= {
-                "losses": values,
-                "learning_rates": rates,
-                "gradient_norm": norm,
-                "images_per_second": round(speed, 2),
-            }
-            event |= {"seconds": round(time.perf_counter() - self.began, 2), **extra}
-            self.log.write(event)
-        status = f"loss {values['loss']:.3f}  lr {max(rates.values()):.1e}  |g| {norm:.2f}  {speed:.0f} img/s"
-        return status + _shown(extra, self.past.skipped)
 
-    def _clip(self, settings: StageSettings) -> float:
-        parameters = [p for p in self.recipe.model.parameters() if p.grad is not None]
-        limit = settings.clip_norm or math.inf
-        return float(self.accelerator.clip_grad_norm_(parameters, limit))
+    def _log_step(
+        self,
+        settings: StageSettings,
+        position: Position,
+        found: StepResult,
+        rates: dict[str, float],
+        speed: float,
+        extra: dict[str, float],
+    ) -> None:
+        if self.log is None or position.step % self.log_steps:
+            return
+        event = {"event": "step", "stage": settings.name, "step": position.step, "epoch": position.epoch}
+        event |= {"loss": found.losses["loss"], "losses": found.losses, "learning_rates": rates}
+        event |= {"gradient_norm": found.gradient_norm, "images_per_second": round(speed, 2)}
+        event |= {"seconds": round(time.perf_counter() - self.began, 2), **extra}
+        self.log.write(event)
 
-    def _skip(self, parts: list[Any], loss: float, buffers: list[tuple[Tensor, Tensor]]) -> None:
+    def _skip(self, batch: list[Any], loss: float, buffers: list[tuple[Tensor, Tensor]]) -> None:
         """Undo what a step that is not finite did to running statistics, count it, and stop after three in a row."""
         for buffer, before in buffers:
             buffer.copy_(before)
-        ids = [image for part in parts for image in self.recipe.image_ids(part)]
-        past = self.past
+        names = [name for part in batch for name in self.recipe.names(part)]
+        past, position = self.past, self.position
         self.past = past._replace(bad_in_a_row=past.bad_in_a_row + 1, skipped=past.skipped + 1)
-        position = self.position
         if self.log is not None:
-            self.log.write(
-                {
-                    "event": "skipped",
-                    "step": position.step,
-                    "epoch": position.epoch,
-                    "loss": repr(loss),
-                    "image_ids": ids,
-                }
-            )
-        self.position = position._replace(
-            index=position.index + 1, step=position.step + 1, stage_step=position.stage_step + 1
-        )
+            event = {"event": "skipped", "step": position.step, "epoch": position.epoch}
+            self.log.write({**event, "loss": repr(loss), "image_ids": names})
+        self._advance()
         if self.past.bad_in_a_row >= BAD_STEPS_IN_A_ROW:
             raise TrainingError(
-                f"loss or gradient was not finite in {BAD_STEPS_IN_A_ROW} steps in a row, the last at step {position.step} (loss {loss}) "
-                f"with images {ids}: look at these with `patchword check`, lower the learning rate, or train in fp32"
+                f"loss or gradient was not finite in {BAD_STEPS_IN_A_ROW} steps in a row, the last at step "
+                f"{position.step} (loss {loss}) with images {names}: look at these with `patchword check`, "
+                "lower the learning rate, or train in fp32"
             )
 
     def _validate(self, settings: StageSettings, stage: int, epoch: int) -> bool:
@@ -320,43 +274,34 @@ class Run:
         found = self.recipe.validate(stage, epoch, self.accelerator)
         if found is None:
             return False
-        better = found.score > self.past.best
-        self.past = self.past._replace(
-            best=max(found.score, self.past.best), since_best=0 if better else self.past.since_best + 1
-        )
+        better = self._remember(found)
         if self.log is not None:
-            where = {
-                "event": "validation",
-                "stage": settings.name,
-                "step": self.position.step,
-                "epoch": epoch,
-            }
-            self.log.write(
-                {**where, **found.event, "best": better, "seconds": round(time.perf_counter() - began, 2)}
-            )
+            event = {"event": "validation", "stage": settings.name, "step": self.position.step}
+            event |= {"epoch": epoch, **found.event, "best": better}
+            self.log.write(event | {"seconds": round(time.perf_counter() - began, 2)})
         if better and self.accelerator.is_main_process:
-            made = self.folder / "best.partial"
-            shutil.rmtree(made, ignore_errors=True)
-            self.recipe.save_model(made)
-            replace_folder(made, self.folder / "best")
+            self.folder.write_best(self.past.best_step, self.recipe.save)
         self.accelerator.wait_for_everyone()
         return bool(settings.patience) and self.past.since_best >= settings.patience
 
-    def _checkpoint(self, optimiser: Any) -> None:
-        """Model and state of the run; none of the optimiser between two stages."""
+    def _remember(self, found: Validation) -> bool:
+        """Put a validation into the history; True where it is the best of the run."""
+        past = self.past
+        better = found.score > past.best
+        if better:
+            self.past = past._replace(best=found.score, best_step=self.position.step, since_best=0)
+        else:
+            self.past = past._replace(since_best=past.since_best + 1)
+        return better
+
+    def _checkpoint(self, optimisers: Sequence[Any]) -> None:
+        """Model and state of the run, then the best model takes its place; between stages no optimisers."""
         if self.log is not None:
-            made = self.folder / "checkpoints" / "last.partial"
-            shutil.rmtree(made, ignore_errors=True)
-            self.recipe.save_model(made)
-            tensors = {} if optimiser is None else prefixed("optimiser.", pack_optimiser(optimiser))
-            tensors |= prefixed("extra.", self.recipe.extra_state())
-            values = {
-                "position": self.position._asdict(),
-                "past": self.past._asdict(),
-                "log_length": self.log.length,
-            }
-            write_state(made, tensors, values)
-            replace_folder(made, self.folder / "checkpoints" / "last")
+            values = {"position": self.position._asdict(), "past": self.past._asdict()}
+            values |= {"log_length": self.log.length, "facts": dict(self.recipe.facts)}
+            state = Checkpoint(values, self.recipe.state(), pack_optimisers(optimisers))
+            self.folder.write(state, self.recipe.save)
+            self.folder.settle_best(self.past.best_step)
         self.accelerator.wait_for_everyone()
 
 

@@ -10,7 +10,7 @@ from patchword.models.fusion.question_answering import QuestionConfig
 from patchword.tasks.answer.composed import AnswerModel
 from patchword.tasks.answer.objective import AnswerObjective
 from patchword.towers.settings import ConvolutionalConfig
-from patchword.train.loop import Shares
+from patchword.train.step import Shares
 
 SMALL = dict(width=16, heads=2, hidden=16, dropout=0.0, max_positions=8)
 PAD, START, END = 0, 8, 9

@@ -61,11 +61,11 @@ def workshop(tmp_path_factory, call):
 def recipe_of(folder, *overrides):
     """The recipe of `configs/fused-scenes.toml`, ready for its first step."""
     from patchword.config import load_config
-    from patchword.tasks.caption.train import CaptionRecipe, CaptionRun
+    from patchword.tasks.caption.settings import CaptionRun
+    from patchword.tasks.caption.train import caption_recipe
 
-    return CaptionRecipe(
-        load_config(CONFIGS / "fused-scenes.toml", overrides, CaptionRun), folder / "run", "test"
-    )
+    run = load_config(CONFIGS / "fused-scenes.toml", overrides, CaptionRun)
+    return caption_recipe(run, folder / "run", "test")
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +270,7 @@ def test_masks_of_people_label_the_contrast(workshop, call, write_panoptic, tmp_
     """The labels of a batch are the masks' classes, and the loss of the first step is that of the patches under them."""
     from patchword.data.scenes import make_scenes
     from patchword.errors import ConfigError
-    from patchword.train.loop import Shares
+    from patchword.train.step import Shares
 
     numbers = {
         one["filename"]: one["imgid"]
@@ -316,7 +316,7 @@ def test_masks_of_people_label_the_contrast(workshop, call, write_panoptic, tmp_
 def test_the_memory_is_frozen_while_self_critical(workshop, fused, tmp_path):
     """Two steps from the best model, a joint one: its prototypes and bank stay bit-equal, while what reads them learns."""
     from patchword.train.groups import build_optimiser, freeze
-    from patchword.train.loop import Shares
+    from patchword.train.step import Shares
 
     recipe = recipe_of(tmp_path, *workshop[1], f"captioner_from={fused / 'best'}")
     memory, stage = recipe.model.captioner.memory, 2
@@ -329,14 +329,14 @@ def test_the_memory_is_frozen_while_self_critical(workshop, fused, tmp_path):
         recipe.objective(stage).train(),
         build_optimiser(recipe.model, recipe.stages[stage]),
     )
-    recipe.before_step(stage, 0.0)
+    recipe.before_step(stage, 0.0, objective)
     before = {name: tensor.clone() for name, tensor in recipe.model.state_dict().items()}
     for step, entries in enumerate(recipe.plan(stage, 0)[:2]):
         batch = recipe.batch(stage, entries, torch.Generator().manual_seed(step))
         objective(batch, Shares(batch.target_count, batch.picture_count, 0.0))["loss"].backward()
         optimiser.step()
         assert recipe.after_step(step, objective).keys() == {"reward_share"}
-    assert memory.live_LM.all() and not any(name.startswith("bank") for name in recipe.extra_state())
+    assert memory.live_LM.all() and not any(name.startswith("bank") for name in recipe.state())
     moved = {
         name for name, tensor in recipe.model.state_dict().items() if not torch.equal(tensor, before[name])
     }

@@ -15,7 +15,7 @@ from patchword.tasks.caption.objective import (
     scheduled,
 )
 from patchword.towers.settings import ConvolutionalConfig
-from patchword.train.loop import Shares
+from patchword.train.step import Shares
 from patchword.types import VisualFeatures
 
 SPECIAL = SpecialIds(pad=0, start=8, end=9, unknown=7)

@@ -18,7 +18,7 @@ from patchword.tasks.retrieve.objective import Contrastive
 from patchword.towers.bert import BertTower
 from patchword.towers.settings import BertTowerConfig, ConvolutionalConfig
 from patchword.train.gather import Gather
-from patchword.train.loop import Shares
+from patchword.train.step import Shares
 
 SIZES = {
     "hidden_size": 16,

@@ -13,8 +13,8 @@ from patchword.config import validate
 from patchword.errors import ConfigError
 from patchword.jobs.features import store_features
 from patchword.tasks.retrieve.load import load_two_towers
-from patchword.tasks.retrieve.train import RetrieveRecipe, RetrieveRun
-from patchword.train.loop import Shares
+from patchword.tasks.retrieve.train import RetrieveRun, RetrieveTraining
+from patchword.train.step import Shares
 
 BERT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 WORDS = "a the red blue green small large square circle triangle is to left right of above below and".split()
@@ -66,7 +66,9 @@ def run_of(scenes, cache, text, data=None, vision=None, **changes):
 
 
 def test_a_published_text_tower_brings_its_tokenizer(scenes, bert, tmp_path):
-    recipe = RetrieveRecipe(run_of(scenes, tmp_path, {"kind": "bert", "source": str(bert)}), tmp_path, "test")
+    recipe = RetrieveTraining(
+        run_of(scenes, tmp_path, {"kind": "bert", "source": str(bert)}), tmp_path, "test"
+    )
     batch = recipe.batch(0, recipe.plan(0, 0)[0], torch.Generator())
     theirs = BertTokenizerFast.from_pretrained(bert)
     record = next(one for one in recipe.train.records if one.image_id == batch.image_ids[0])
@@ -80,7 +82,7 @@ def test_a_second_tokenizer_beside_the_towers_own_is_refused(scenes, bert, tmp_p
     with pytest.raises(
         ConfigError, match="data.splitter is set, and the published text tower brings a tokenizer"
     ):
-        RetrieveRecipe(run, tmp_path, "test")
+        RetrieveTraining(run, tmp_path, "test")
 
 
 @pytest.mark.skipif(
@@ -89,7 +91,7 @@ def test_a_second_tokenizer_beside_the_towers_own_is_refused(scenes, bert, tmp_p
 )
 def test_both_packages_are_named_by_their_kind(scenes, tmp_path):
     vision = {"kind": "efficientnet-lite2", "size": 64, "grid": "last_block"}
-    recipe = RetrieveRecipe(
+    recipe = RetrieveTraining(
         run_of(scenes, tmp_path, {"kind": "sentence-encoder"}, vision=vision), tmp_path, "test"
     )
     assert (
@@ -102,8 +104,10 @@ def test_both_packages_are_named_by_their_kind(scenes, tmp_path):
 
 
 def test_a_saved_two_tower_model_names_no_folder_of_its_training(scenes, bert, tmp_path):
-    recipe = RetrieveRecipe(run_of(scenes, tmp_path, {"kind": "bert", "source": str(bert)}), tmp_path, "test")
-    recipe.save_model(tmp_path / "saved")
+    recipe = RetrieveTraining(
+        run_of(scenes, tmp_path, {"kind": "bert", "source": str(bert)}), tmp_path, "test"
+    )
+    recipe.save(tmp_path / "saved")
     assert str(bert) not in (tmp_path / "saved" / "config.json").read_text(encoding="utf-8")
     moved = bert.with_name("moved")
     bert.rename(moved)
@@ -131,7 +135,7 @@ def test_two_towers_learn_from_a_store_what_they_learn_from_the_pictures(scenes,
         "trainable_from": None,
     }
     text = {"kind": "bert", "trainable_from": 0, "architecture": BERT}
-    from_pictures = RetrieveRecipe(run_of(scenes, tmp_path, text, vision=vision), tmp_path, "test")
+    from_pictures = RetrieveTraining(run_of(scenes, tmp_path, text, vision=vision), tmp_path, "test")
     files = [record.file for record in (*from_pictures.train.records, *from_pictures.selection.records)]
     preprocessing = from_pictures.settings.preprocessing
     store_features(
@@ -144,7 +148,9 @@ def test_two_towers_learn_from_a_store_what_they_learn_from_the_pictures(scenes,
         lambda count: None,
     )
     stored = {"features": str(tmp_path / "store")}
-    from_store = RetrieveRecipe(run_of(scenes, tmp_path, text, data=stored, vision=vision), tmp_path, "test")
+    from_store = RetrieveTraining(
+        run_of(scenes, tmp_path, text, data=stored, vision=vision), tmp_path, "test"
+    )
     losses = []
     for recipe in (from_pictures, from_store):
         batch = recipe.batch(0, recipe.plan(0, 0)[0], torch.Generator().manual_seed(0))
@@ -166,4 +172,4 @@ def test_a_store_beside_a_stage_that_needs_pictures_is_refused(scenes, tmp_path)
     with pytest.raises(
         ConfigError, match="data.features was made at one size, and stage 'small' sets another"
     ):
-        RetrieveRecipe(run_of(scenes, tmp_path, text, data=data, stage=sized), tmp_path, "test")
+        RetrieveTraining(run_of(scenes, tmp_path, text, data=data, stage=sized), tmp_path, "test")

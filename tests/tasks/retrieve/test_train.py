@@ -1,6 +1,7 @@
 """Training two towers with a captioner beside them: what is saved, and that an interrupted run goes on the same way."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from accelerate import Accelerator
 from patchword.config import validate
 from patchword.errors import ConfigError
 from patchword.tasks.retrieve.load import load_two_towers
-from patchword.tasks.retrieve.train import RetrieveRecipe, RetrieveRun
+from patchword.tasks.retrieve.train import RetrieveRun, retrieve_recipe
 from patchword.train.loop import Run
 
 
@@ -69,16 +70,21 @@ def settings(scenes, cache, **changes):
 def trained(run, folder, stop_at=None):
     """Losses of a run in `folder`, which goes on from a checkpoint where there is one and breaks off after step `stop_at`."""
     torch.manual_seed(0)
-    recipe = RetrieveRecipe(run, folder, "test")
-    after_step = recipe.after_step
+    recipe = retrieve_recipe(run, folder, "test")
 
     def interrupted(step, objective):
         if step == stop_at:
             raise KeyboardInterrupt
-        return after_step(step, objective)
+        return recipe.after_step(step, objective)
 
-    recipe.after_step = interrupted
-    training = Run(recipe, folder, Accelerator(cpu=True), run.seed, checkpoint_steps=1, log_steps=1)
+    training = Run(
+        replace(recipe, after_step=interrupted),
+        folder,
+        Accelerator(cpu=True),
+        run.seed,
+        checkpoint_steps=1,
+        log_steps=1,
+    )
     training.resume()
     training.train()
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -100,6 +106,6 @@ def test_the_captioner_teaches_and_is_left_out_of_the_model(scenes, tmp_path):
 def test_a_captioner_that_nothing_weighs_is_refused(scenes, tmp_path):
     unweighed = [{"name": "only", "epochs": 1, "batch": 16}]
     with pytest.raises(ConfigError, match="no stage has a caption_weight above 0"):
-        RetrieveRecipe(settings(scenes, tmp_path, stage=unweighed), tmp_path, "test")
+        retrieve_recipe(settings(scenes, tmp_path, stage=unweighed), tmp_path, "test")
     with pytest.raises(ConfigError, match="there is no \\[captioner\\] section"):
-        RetrieveRecipe(settings(scenes, tmp_path, captioner=None), tmp_path, "test")
+        retrieve_recipe(settings(scenes, tmp_path, captioner=None), tmp_path, "test")

@@ -22,7 +22,7 @@ from patchword.losses import hinge_loss, ratio_loss, warm_up
 from patchword.models.pairs.aligned_towers import AlignedTowers
 from patchword.models.pairs.two_towers import softmax_loss
 from patchword.train.gather import Gather
-from patchword.train.loop import Shares
+from patchword.train.step import Shares
 from patchword.types import VisualFeatures
 
 

@@ -1,4 +1,4 @@
-"""Trains patch-word alignment (LAPS) on top of two towers; this is the recipe that the loop runs.
+"""Training patch-word alignment (LAPS) on top of two towers: the recipe that the loop runs.
 
 two towers (trained, or configured here) -> maps and head -> hinge with hard negatives -> recall on held-out
 pictures selects the best model
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import is_hub
@@ -40,12 +40,12 @@ from patchword.train.data import (
     with_vocabulary,
 )
 from patchword.train.gather import Gather
-from patchword.train.loop import Validation
+from patchword.train.recipe import Recipe, Validation
 from patchword.train.settings import RunSettings, StageSettings
 
 
 class AlignStage(StageSettings, frozen=True):
-    """A stage in which patches and words are aligned."""
+    """A stage in which patches and words learn to find each other."""
 
     captions_per_picture: int = Field(
         1, gt=0, description="captions of a picture in a batch, all of them positives"
@@ -87,19 +87,36 @@ class AlignRun(RunSettings, frozen=True):
     def _one_origin(self) -> AlignRun:
         if (self.towers is None) == (self.vision is None or self.text is None):
             raise ValueError(
-                "the towers are either those of a trained model (towers) or of the tables [vision] and "
-                "[text]; give one"
+                "the towers are either those of a trained model (towers) or of the tables [vision] and [text]; give one"
             )
         if (self.codebook is None) != (self.region_alignment is None):
             raise ValueError("region_alignment and codebook go together: give both, or neither")
         return self
 
 
-class AlignRecipe:
-    """The recipe for patch-word alignment; see `train/loop.py`."""
+def align_recipe(run: AlignRun, folder: Path, command: str) -> Recipe:
+    """The training of patch-word alignment, ready for its first step.
+
+    Raises ConfigError, DataError, ModelError.
+    """
+    training = AlignTraining(run, folder, command)
+    return Recipe(
+        model=training.model,
+        stages=run.stage,
+        plan=training.plan,
+        batch=training.batch,
+        objective=training.objective,
+        save=training.save,
+        load=lambda source: checkpoint.load_weights(training.model, source),
+        validate=training.validate,
+    )
+
+
+class AlignTraining:
+    """Model and data of a run, and what its stages do with them."""
 
     def __init__(self, run: AlignRun, folder: Path, command: str) -> None:
-        self.run, self.stages = run, run.stage
+        self.run = run
         train, selection = read_splits(run.data)
         torch.manual_seed(run.seed)
         trained = None if run.towers is None else _trained_towers(run.towers)
@@ -147,7 +164,7 @@ class AlignRecipe:
         }
 
     def _inputs(self, files: list[str]) -> PictureInputs:
-        """Returns pictures, or stored features of the vision tower or of its lower layers.
+        """Pictures, or stored features of the vision tower or of its lower layers.
 
         Raises ConfigError where a stage would train the stored part.
         """
@@ -155,39 +172,27 @@ class AlignRecipe:
         if not data.features:
             return pixel_inputs(data, self.settings.preprocessing, files)
         tower, preprocessing = self.model.towers.vision, self.settings.preprocessing
-        return stored_inputs(Path(data.features), tower, preprocessing, self.stages, "towers.vision")
+        return stored_inputs(Path(data.features), tower, preprocessing, self.run.stage, "towers.vision")
 
     def objective(self, stage: int) -> nn.Module:
-        """Returns the loss of a stage; it owns the model."""
-        settings = self.stages[stage]
+        """The loss of the alignment, and of the towers beside it."""
+        settings = self.run.stage[stage]
         return Alignment(self.model, settings.objective, settings.epochs, Gather())
 
     def plan(self, stage: int, epoch: int) -> list[list[PlanEntry]]:
-        """Returns the batches of an epoch, each a list of plan entries."""
-        settings, generator = self.stages[stage], np.random.default_rng([self.run.seed, stage, epoch])
+        """The batches of an epoch, all of one size."""
+        settings, generator = self.run.stage[stage], np.random.default_rng([self.run.seed, stage, epoch])
         return pair_plan(self.train, settings.batch, settings.captions_per_picture, generator)
 
     def batch(self, stage: int, entries: list[PlanEntry], generator: torch.Generator) -> CaptionBatch:
-        """Builds the batch of a list of plan entries."""
+        """Pictures, or what the tower made of them, with captions."""
         return self.train.batch(entries, generator)
 
-    def image_ids(self, batch: CaptionBatch) -> list[Any]:
-        """Returns the image ids of a batch, for messages and logs."""
-        return list(batch.image_ids)
-
-    def before_step(self, stage: int, progress: float) -> None:
-        """Nothing changes before a step of alignment."""
-        pass
-
-    def after_step(self, step: int, objective: nn.Module) -> dict[str, float]:
-        """Nothing is logged after a step beside the losses."""
-        return {}
-
     @torch.inference_mode()
-    def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation | None:
-        """Returns the recalls of alignment in both directions over the selection; rSum selects.
+    def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation:
+        """Recalls both ways over all captions of the selection, by alignment; rSum selects.
 
-        The recalls of the towers alone are recorded beside them.
+        The towers' own recalls stand beside.
         """
         self.model.eval()
         device, owners, pictures = accelerator.device, [], []
@@ -216,28 +221,15 @@ class AlignRecipe:
             {"scores": scores, "towers": {name: score.value for name, score in towers.items()}},
         )
 
-    def save_model(self, folder: Path) -> None:
-        """Writes the model folder."""
+    def save(self, folder: Path) -> None:
+        """The towers with the head over them."""
         device = next(self.model.parameters()).device
         AlignmentModel(self.model, self.settings, self.vocabulary, self.card, device).write(folder)
-
-    def load_weights(self, folder: Path) -> None:
-        """Reads the weights of a model folder that this recipe wrote."""
-        checkpoint.load_weights(self.model, folder)
-
-    def extra_state(self) -> dict[str, Tensor]:
-        """Returns no tensors: alignment has no state beside model and optimiser."""
-        return {}
-
-    def load_extra_state(self, tensors: dict[str, Tensor]) -> None:
-        """Restores nothing; see `extra_state`."""
-        pass
 
 
 def _trained_towers(name: str) -> TwoTowerModel:
     if is_hub(name):
         raise ConfigError(
-            f"towers = {name!r}: a CLIP of transformers begins a training through [vision] and [text] with "
-            "its id as source"
+            f"towers = {name!r}: a CLIP of transformers begins a training through [vision] and [text] with its id as source"
         )
     return load_two_towers(name, "cpu")

@@ -8,7 +8,7 @@ from patchword.data.questions import QuestionBatch
 from patchword.losses import caption_cross_entropy
 from patchword.models.fusion.question_answering import QuestionEncoding, answer_loss
 from patchword.tasks.answer.composed import AnswerModel
-from patchword.train.loop import Shares
+from patchword.train.step import Shares
 
 
 class AnswerObjective(nn.Module):

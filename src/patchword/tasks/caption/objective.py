@@ -20,7 +20,7 @@ from patchword.data.captions import CaptionBatch
 from patchword.decode import beam_search, greedy, sample, select_rows
 from patchword.ids import SpecialIds
 from patchword.losses import caption_cross_entropy, doubly_stochastic
-from patchword.train.loop import Shares
+from patchword.train.step import Shares
 from patchword.types import Trace, VisualFeatures
 
 Weight = Annotated[float, Field(ge=0)] | tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]

@@ -1,172 +1,96 @@
-"""Training a captioner: the recipe that the loop runs, in the order in which things happen.
+"""Training a captioner: its recipe, in the order in which things happen.
 
-records -> vocabulary -> pixels or stored features -> model -> stages -> validation by decoding -> model folder
+records -> vocabulary -> pixels or stored features -> model -> stages -> validation by decoding -> model
+folder
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import find_model, restore_weights
 from patchword.checkpoints.towers import load_tower_weights
-from patchword.composed import (
-    CaptionerSettings,
-    CaptionModel,
-    TowerSettings,
-    prototypes_of,
-    reader_preprocessing,
-    region_alignment_of,
-)
+from patchword.composed import CaptionModel, prototypes_of, reader_preprocessing
 from patchword.data.captions import CaptionBatch, CaptionData, Inputs, PictureInputs, PlanEntry
-from patchword.device import wait
+from patchword.data.pictures import Preprocessing
 from patchword.errors import ConfigError
 from patchword.layers.codebook import Codebook, concept_use
-from patchword.log import progress
 from patchword.lookup import look_up
-from patchword.losses import caption_cross_entropy
-from patchword.metrics import score_captions
-from patchword.tasks.caption.model import CaptioningModel, DecodingSettings, ModelSettings
+from patchword.tasks.caption.model import CaptioningModel, ModelSettings
 from patchword.tasks.caption.objective import (
     CrossEntropy,
     CrossEntropySettings,
+    Reward,
     SelfCritical,
     SelfCriticalSettings,
     is_used,
 )
-from patchword.tasks.caption.reward import CaptionReward
-from patchword.train.data import (
-    CaptionDataSettings,
-    build_vocabulary,
-    panoptic_classes,
-    pixel_inputs,
-    read_splits,
-    stored_inputs,
-)
-from patchword.train.loop import Validation
-from patchword.train.settings import RunSettings, StageSettings
+from patchword.tasks.caption.settings import CaptionRun
+from patchword.tasks.caption.validate import CaptionValidation
+from patchword.train.data import build_vocabulary, panoptic_classes, pixel_inputs, read_splits, stored_inputs
+from patchword.train.recipe import Recipe, Validation
 from patchword.types import Prototypes
 
 TEXT_TOWERS, EMBED_CAPTIONS = "tasks.caption.texts:text_towers", "tasks.caption.texts:embed_captions"
 """Needed where captions are a regulariser, and imported only there."""
+REWARD = "tasks.caption.reward:CaptionReward"
+"""Needed where sampled captions are rewarded."""
 RAMP_FROM = -10.0
 """Log-bias at which a ramp of the memory begins: a prototype counts as much as e^-10 of a word."""
 
 
-class CaptionStage(StageSettings, frozen=True):
-    """A stage in which a captioner learns."""
-
-    objective: CrossEntropySettings | SelfCriticalSettings = Field(
-        default_factory=CrossEntropySettings, discriminator="kind", description="what the stage minimises"
+def caption_recipe(run: CaptionRun, folder: Path, command: str) -> Recipe:
+    """The training of a captioner, ready for its first step. Raises ConfigError, DataError, ModelError."""
+    training = CaptionTraining(run, folder, command)
+    return Recipe(
+        model=training.model,
+        stages=run.stage,
+        plan=training.plan,
+        batch=training.batch,
+        objective=training.objective,
+        save=lambda target: training.whole().write(target),
+        load=lambda source: load_weights(training.model, source),
+        validate=training.validate,
+        before_step=training.before_step,
+        after_step=training.after_step,
+        state=training.bank,
+        load_state=training.load_bank,
     )
-    captions_per_picture: int = Field(
-        0, ge=0, description="captions of a picture in a batch; 0: every caption is a row of its own"
-    )
-    memory: Literal["off", "ramp", "on"] = Field(
-        "on", description="prototype memory: masked; faded in over the stage; in use"
-    )
-    bucketed: bool = Field(
-        True, description="captions of similar length together; costs nothing and saves padding"
-    )
-
-
-class CaptionRun(RunSettings, frozen=True):
-    """The configuration of a training of a captioner."""
-
-    task: Literal["caption"] = "caption"
-    data: CaptionDataSettings
-    tower: TowerSettings = Field(discriminator="kind")
-    tower_from: str | None = Field(
-        None, description="trained model (shipped name, folder, hub id) whose tower the training begins with"
-    )
-    captioner: CaptionerSettings
-    codebook: str | None = Field(
-        None, description="codebook folder (`patchword codebook`) for region alignment"
-    )
-    captioner_from: str | None = Field(
-        None, description="folder of a trained model of the same kind whose weights the training begins with"
-    )
-    text_from: str | None = Field(
-        None,
-        description="two-tower model (shipped name, folder, hub:ID of a CLIP) the tower belongs to; its text side embeds the captions",
-    )
-    decoding: DecodingSettings = DecodingSettings()
-    stage: tuple[CaptionStage, ...] = Field(min_length=1, description="what happens, in order")
-
-    @model_validator(mode="after")
-    def _losses_fit_the_model(self) -> CaptionRun:
-        stages = [
-            stage.objective for stage in self.stage if isinstance(stage.objective, CrossEntropySettings)
-        ]
-        if self.data.panoptic is not None and not any(
-            is_used(objective.patch_contrast) for objective in stages
-        ):
-            raise ValueError(
-                "data.panoptic labels patches for patch_contrast, and no stage gives that a weight: set one, or leave it out"
-            )
-        alignment = region_alignment_of(self.captioner)
-        for stage in self.stage:
-            if not isinstance(stage.objective, CrossEntropySettings):
-                continue
-            if is_used(stage.objective.patch_contrast) and (
-                alignment is None or alignment.contrast_width == 0
-            ):
-                raise ValueError(
-                    f"stage {stage.name!r} gives patch_contrast a weight, and the model has no head for it: "
-                    "set captioner.region_alignment.contrast_width above 0, or the weight to 0"
-                )
-            if is_used(stage.objective.text_regulariser) and (
-                alignment is None or not alignment.text_regulariser or not self.text_from
-            ):
-                raise ValueError(
-                    f"stage {stage.name!r} gives text_regulariser a weight: that needs captioner.region_alignment.text_regulariser = true "
-                    "(a projection to the text space) and text_from (the two-tower model that the tower belongs to)"
-                )
-        return self
 
 
-class CaptionRecipe:
-    """What `train/loop.py` needs to train a captioner; see its Recipe."""
+class CaptionTraining:
+    """Model and data of a run, and what its stages do with them."""
 
     def __init__(self, run: CaptionRun, folder: Path, command: str) -> None:
-        self.run, self.folder, self.stages = run, folder, run.stage
+        self.run = run
         train, selection = read_splits(run.data)
         self.vocabulary = build_vocabulary(run.data, train)
         torch.manual_seed(run.seed)
         codebook = None if run.codebook is None else Codebook.read(Path(run.codebook))
-        self.model = CaptionModel.build(run.tower, run.captioner, self.vocabulary.size, codebook)
-        if run.tower_from:
-            load_tower_weights(self.model.tower, find_model(run.tower_from))
-        if codebook is not None:
-            self._check_codebook(codebook)
-        if run.captioner_from:
-            self.load_weights(Path(run.captioner_from))
-        self._towers = (
-            look_up(TEXT_TOWERS)(run.text_from, codebook.tower) if self._embeds_captions() else None
-        )
-        self.preprocessing = reader_preprocessing(self.model.tower.preprocessing)
-        inputs = self._inputs([record.file for record in (*train, *selection)])
+        self.model = begun_model(run, self.vocabulary.size, codebook)
+        self._towers = look_up(TEXT_TOWERS)(run.text_from, codebook.tower) if _embeds_captions(run) else None
+        preprocessing = reader_preprocessing(self.model.tower.preprocessing)
+        inputs = read_inputs(run, self.model, preprocessing, [record.file for record in (*train, *selection)])
         self.train = CaptionData.build(train, self.vocabulary, inputs, run.data.max_words)
         if run.data.panoptic:
-            self.train = replace(
-                self.train, segmentation=panoptic_classes(run.data, train, self.preprocessing, self._grid())
-            )
-        self.selection = CaptionData.build(selection, self.vocabulary, inputs, run.data.max_words)
+            cells = _grid(run, self.model, preprocessing)
+            segmentation = panoptic_classes(run.data, train, preprocessing, cells)
+            self.train = replace(self.train, segmentation=segmentation)
+        selected = CaptionData.build(selection, self.vocabulary, inputs, run.data.max_words)
+        self.validation = CaptionValidation(selected, folder)
         self.settings = ModelSettings(
             tower=run.tower,
             captioner=run.captioner,
-            preprocessing=self.preprocessing,
+            preprocessing=preprocessing,
             decoding=run.decoding,
             vocabulary_size=self.vocabulary.size,
             codebook=None if codebook is None else codebook.describe(),
@@ -175,96 +99,61 @@ class CaptionRecipe:
             "name": folder.name,
             "description": run.description
             or f"{run.captioner.kind} over a {run.tower.kind} tower, trained with Patchword.",
-            "dataset": f"{Path(run.data.annotations).name}: {len(train)} training pictures, selected on {len(selection)} others",
+            "dataset": f"{Path(run.data.annotations).name}: {len(train)} training pictures, "
+            f"selected on {len(selection)} others",
             "licence": run.licence or "not stated",
             "command": command,
         }
-        self._reward: CaptionReward | None = None
+        self._reward: Reward | None = None
         self._step_began = time.perf_counter()
 
-    def _check_codebook(self, codebook: Codebook) -> None:
-        """Raises ModelError for a codebook of another tower, ConfigError for one that `captioner_from` was not trained with (its tower may
-        have learnt since, which the codebook's id does not know)."""
-        if self.run.captioner_from is None:
-            codebook.check_tower(checkpoint.tower_digest(self.model.tower)[:16])
-        elif checkpoint.read_config(Path(self.run.captioner_from)).get("codebook") != codebook.describe():
-            raise ConfigError(
-                f"{self.run.captioner_from} was trained with another codebook than {self.run.codebook}: give the one it has"
-            )
+    def whole(self) -> CaptioningModel:
+        """The model as a person uses it."""
+        device = next(self.model.parameters()).device
+        return CaptioningModel(self.model, self.settings, self.vocabulary, self.card, device)
 
-    def _embeds_captions(self) -> bool:
-        objectives = [stage.objective for stage in self.stages]
-        return any(
-            isinstance(one, CrossEntropySettings) and is_used(one.text_regulariser) for one in objectives
-        )
+    def plan(self, stage: int, epoch: int) -> list[list[PlanEntry]]:
+        """The batches of an epoch; a picture comes once where its captions are sampled."""
+        settings = self.run.stage[stage]
+        generator = np.random.default_rng([self.run.seed, stage, epoch])
+        is_sampled = isinstance(settings.objective, SelfCriticalSettings)
+        per_picture = 1 if is_sampled else settings.captions_per_picture
+        return self.train.plan(settings.batch, per_picture, settings.bucketed, generator)
 
-    def _inputs(self, files: list[str]) -> PictureInputs:
-        data = self.run.data
-        if data.features:
-            inputs = stored_inputs(Path(data.features), self.model.tower, self.preprocessing, self.stages)
-            if data.panoptic and inputs.store.manifest.get("views", 1) > 1:
-                raise ConfigError(
-                    "data.panoptic labels the cells of plain pictures, and the store of data.features holds random views too"
-                )
-            return inputs
-        return pixel_inputs(data, self.preprocessing, files)
-
-    def _grid(self) -> tuple[int, int]:
-        """Rows and columns of the tower's patches. Raises ConfigError where they form no grid."""
-        pixels_B3HW = torch.zeros(1, 3, *self.preprocessing.hw)
-        with torch.inference_mode():
-            hw = self.model.eval().features(Inputs(pixels_B3HW=pixels_B3HW)).hw
-        if hw is None:
-            raise ConfigError(
-                f"data.panoptic labels cells of a grid, and the {self.run.tower.kind} tower has none: leave data.panoptic out"
-            )
-        return hw
+    def batch(self, stage: int, entries: list[PlanEntry], generator: torch.Generator) -> CaptionBatch:
+        """Pictures, or what the tower made of them, with captions."""
+        return self.train.batch(entries, generator)
 
     def objective(self, stage: int) -> nn.Module:
-        settings = self.stages[stage].objective
+        """What a stage minimises."""
+        settings = self.run.stage[stage].objective
         if isinstance(settings, SelfCriticalSettings):
             return SelfCritical(self.model, settings, self.vocabulary.special, self.reward())
         if is_used(settings.text_regulariser) and self.train.texts is None:
             device = next(self.model.parameters()).device
-            self.train = replace(
-                self.train, texts=look_up(EMBED_CAPTIONS)(self._towers, self.train.records, device)
-            )
+            texts = look_up(EMBED_CAPTIONS)(self._towers, self.train.records, device)
+            self.train = replace(self.train, texts=texts)
             self._towers = None  # a text tower of which nothing more is needed
-        learns = self._prototypes is not None and self.stages[stage].memory != "off"
+        learns = self._prototypes is not None and self.run.stage[stage].memory != "off"
         return CrossEntropy(self.model, settings, self.vocabulary.special, wants_trace=learns)
+
+    def reward(self) -> Reward:
+        """CIDEr-D with the document frequencies of the training captions."""
+        if self._reward is None:
+            end = self.vocabulary.special.end
+            self._reward = look_up(REWARD)(self.train.records, self.vocabulary.tokens, end)
+        return self._reward
 
     @property
     def _prototypes(self) -> Prototypes | None:
         return prototypes_of(self.model.captioner)
 
-    def before_step(self, stage: int, progress: float) -> None:
-        """Sets how much the prototype memory takes part; `progress` is the share of the stage that is done."""
+    def before_step(self, stage: int, progress: float, objective: nn.Module) -> None:
+        """Sets how much the prototype memory takes part: `progress` is the share of the stage done."""
         self._step_began = time.perf_counter()
         if self._prototypes is not None:
             levels = {"off": -math.inf, "ramp": RAMP_FROM * (1 - progress), "on": 0.0}
-            self._prototypes.set_log_bias(levels[self.stages[stage].memory])
-
-    def reward(self) -> CaptionReward:
-        """CIDEr-D with the document frequencies of the training captions."""
-        if self._reward is None:
-            self._reward = CaptionReward(
-                self.train.records, self.vocabulary.tokens, self.vocabulary.special.end
-            )
-        return self._reward
-
-    def plan(self, stage: int, epoch: int) -> list[list[PlanEntry]]:
-        settings = self.stages[stage]
-        generator = np.random.default_rng([self.run.seed, stage, epoch])
-        per_picture = (
-            1 if isinstance(settings.objective, SelfCriticalSettings) else settings.captions_per_picture
-        )
-        return self.train.plan(settings.batch, per_picture, settings.bucketed, generator)
-
-    def batch(self, stage: int, entries: list[PlanEntry], generator: torch.Generator) -> CaptionBatch:
-        return self.train.batch(entries, generator)
-
-    def image_ids(self, batch: CaptionBatch) -> list[Any]:
-        return list(batch.image_ids)
+            self._prototypes.set_log_bias(levels[self.run.stage[stage].memory])
 
     def after_step(self, step: int, objective: nn.Module) -> dict[str, float]:
         """The prototype memory observes what the step's captions made; never while self-critical (it is frozen then)."""
@@ -282,109 +171,89 @@ class CaptionRecipe:
             numbers |= self._prototypes.statistics()
         return numbers
 
-    def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation | None:
-        """Decode the pictures of the selection; CIDEr selects. Teacher-forced figures stand apart from decoded ones."""
-        self.model.eval()
-        forced = self._teacher_forced(accelerator.device)
-        predictions, seconds = self._decoded(accelerator.device)
-        references = {str(record.image_id): list(record.captions) for record in self.selection.records}
-        scores = score_captions(references, predictions)
-        if accelerator.is_main_process:
-            self._write_predictions(f"{self.stages[stage].name}-{epoch + 1:03d}", predictions, references)
-        values = {name: score.value for name, score in scores.items()}
-        speed = round(len(predictions) / seconds, 2)
-        return Validation(
-            values["CIDEr"], {"scores": values, "teacher_forced": forced, "captions_per_second": speed}
-        )
+    def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation:
+        """Captions of the selection; CIDEr selects."""
+        name = f"{self.run.stage[stage].name}-{epoch + 1:03d}"
+        return self.validation.measure(self.whole(), name, accelerator.is_main_process)
 
-    def _decoded(self, device: torch.device) -> tuple[dict[str, str], float]:
-        """Captions by image id, and the seconds that encoder and search took from the tower's features on."""
-        model = CaptioningModel(self.model, self.settings, self.vocabulary, self.card, device)
-        predictions: dict[str, str] = {}
-        seconds = 0.0
-        with progress() as bar:
-            task = bar.add_task("validation", total=len(self.selection.records), status="")
-            for entries in self.selection.plan(64, 1, False, None):
-                batch = self.selection.batch(entries, None)
-                inputs = batch.inputs.to(device)
-                with torch.inference_mode():
-                    features = self.model.features(inputs)
-                wait(device)
-                began = time.perf_counter()
-                captions = model.caption_features(features, trace=False)
-                seconds += (
-                    time.perf_counter() - began
-                )  # captions are text: nothing of them is still under way
-                predictions |= {
-                    str(image): caption.text for image, caption in zip(batch.image_ids, captions, strict=True)
-                }
-                bar.update(task, advance=len(entries))
-        return predictions, seconds
-
-    @torch.inference_mode()
-    def _teacher_forced(self, device: torch.device) -> dict[str, float]:
-        """Loss per word, top-5 accuracy and BLEU-4 of the words predicted from the true ones before them (the tutorial's figures)."""
-        total, words, hits = 0.0, 0, 0
-        predictions: dict[str, str] = {}
-        for entries in self.selection.plan(64, 1, False, None):
-            batch = self.selection.batch(entries, None).to(device)
-            features = self.model.features(batch.inputs)
-            memory = self.model.captioner.encode(features)
-            targets_RT = batch.tokens_RT[:, 1:]
-            logits_RTV = self.model.captioner.decode(
-                batch.tokens_RT[:, :-1], batch.lengths_R - 1, memory
-            ).logits_BTV
-            loss, count = caption_cross_entropy(logits_RTV, targets_RT, self.vocabulary.special.pad)
-            real_RT = targets_RT != self.vocabulary.special.pad
-            found_RT = (logits_RTV.topk(5, dim=-1).indices == targets_RT[..., None]).any(-1)
-            total, words, hits = (
-                total + loss.item(),
-                words + int(count),
-                hits + int((found_RT & real_RT).sum()),
-            )
-            for image, row, length in zip(
-                batch.image_ids, logits_RTV.argmax(-1).tolist(), (batch.lengths_R - 2).tolist(), strict=True
-            ):
-                predictions[str(image)] = self.vocabulary.decode(row[:length])
-        references = {str(record.image_id): list(record.captions) for record in self.selection.records}
-        bleu = score_captions(references, predictions, metrics=("bleu",))["Bleu_4"].value
-        return {"loss": total / max(1, words), "top5": hits / max(1, words), "bleu4": bleu}
-
-    def _write_predictions(
-        self, name: str, predictions: dict[str, str], references: dict[str, list[str]]
-    ) -> None:
-        folder = self.folder / "predictions"
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = [
-            {"image_id": record.image_id, "caption": predictions[str(record.image_id)]}
-            for record in self.selection.records
-        ]
-        (folder / f"{name}.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-        samples = [
-            {
-                "image_id": record.image_id,
-                "file": record.file,
-                "caption": predictions[str(record.image_id)],
-                "references": list(record.captions),
-            }
-            for record in self.selection.records[:24]
-        ]
-        (self.folder / "samples.json").write_text(
-            json.dumps(samples, ensure_ascii=False, indent=1), encoding="utf-8"
-        )
-
-    def save_model(self, folder: Path) -> None:
-        CaptioningModel(
-            self.model, self.settings, self.vocabulary, self.card, next(self.model.parameters()).device
-        ).write(folder)
-
-    def load_weights(self, folder: Path) -> None:
-        digest = checkpoint.read_config(folder).get("tower_sha256")
-        restore_weights(self.model, self.model.captioner, "captioner.", folder, digest)
-
-    def extra_state(self) -> dict[str, Tensor]:
+    def bank(self) -> dict[str, Tensor]:
+        """The bank of the prototype memory, which is no part of the model."""
         return {} if self._prototypes is None else self._prototypes.resume_state()
 
-    def load_extra_state(self, tensors: dict[str, Tensor]) -> None:
+    def load_bank(self, tensors: dict[str, Tensor]) -> None:
+        """The counterpart of `bank`."""
         if self._prototypes is not None:
             self._prototypes.load_resume_state(tensors)
+
+
+def begun_model(run: CaptionRun, vocabulary_size: int, codebook: Codebook | None) -> CaptionModel:
+    """The model with the weights that the run begins with.
+
+    Raises ModelError, ConfigError where they do not fit.
+    """
+    model = CaptionModel.build(run.tower, run.captioner, vocabulary_size, codebook)
+    if run.tower_from:
+        load_tower_weights(model.tower, find_model(run.tower_from))
+    if codebook is not None:
+        _check_codebook(run, model, codebook)
+    if run.captioner_from:
+        load_weights(model, Path(run.captioner_from))
+    return model
+
+
+def load_weights(model: CaptionModel, folder: Path) -> None:
+    """The weights of a model folder into the model. Raises ModelError where they do not fit."""
+    digest = checkpoint.read_config(folder).get("tower_sha256")
+    restore_weights(model, model.captioner, "captioner.", folder, digest)
+
+
+def _check_codebook(run: CaptionRun, model: CaptionModel, codebook: Codebook) -> None:
+    """Raises ModelError for a codebook of another tower.
+
+    Raises ConfigError for one that `captioner_from` was not trained with.
+    The tower of `captioner_from` may have learnt since its codebook was made, which the codebook's id does
+    not know.
+    """
+    if run.captioner_from is None:
+        codebook.check_tower(checkpoint.tower_digest(model.tower)[:16])
+    elif checkpoint.read_config(Path(run.captioner_from)).get("codebook") != codebook.describe():
+        raise ConfigError(
+            f"{run.captioner_from} was trained with another codebook than {run.codebook}: give the one it has"
+        )
+
+
+def _embeds_captions(run: CaptionRun) -> bool:
+    objectives = [stage.objective for stage in run.stage]
+    return any(isinstance(one, CrossEntropySettings) and is_used(one.text_regulariser) for one in objectives)
+
+
+def read_inputs(
+    run: CaptionRun, model: CaptionModel, preprocessing: Preprocessing, files: list[str]
+) -> PictureInputs:
+    """Pictures from the pixel cache, or what a store says that the tower made of them.
+
+    Raises ConfigError, StoreError for a store that does not fit the run.
+    """
+    data = run.data
+    if not data.features:
+        return pixel_inputs(data, preprocessing, files)
+    inputs = stored_inputs(Path(data.features), model.tower, preprocessing, run.stage)
+    if data.panoptic and inputs.store.manifest.get("views", 1) > 1:
+        raise ConfigError(
+            "data.panoptic labels the cells of plain pictures, and the store of data.features holds random "
+            "views too"
+        )
+    return inputs
+
+
+def _grid(run: CaptionRun, model: CaptionModel, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Rows and columns of the tower's patches. Raises ConfigError where they form no grid."""
+    pixels_B3HW = torch.zeros(1, 3, *preprocessing.hw)
+    with torch.inference_mode():
+        hw = model.eval().features(Inputs(pixels_B3HW=pixels_B3HW)).hw
+    if hw is None:
+        raise ConfigError(
+            f"data.panoptic labels cells of a grid, and the {run.tower.kind} tower has none: "
+            "leave data.panoptic out"
+        )
+    return hw

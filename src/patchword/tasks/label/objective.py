@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from patchword.data.labels import LabelBatch
 from patchword.models.fusion.late_concatenation import LateConcatenation
 from patchword.models.fusion.prompt_fusion import FusionTokens, PromptFusion, label_loss
-from patchword.train.loop import Shares
+from patchword.train.step import Shares
 
 LabelModel = PromptFusion | LateConcatenation
 

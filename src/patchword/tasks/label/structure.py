@@ -1,8 +1,10 @@
 """Structure search for prompt fusion: one network of all structures is trained, then structures are ranked under a budget.
 
-rows and stored tokens -> supernet, a drawn structure per step -> evolution on held-out rows -> the chosen structure as a configuration
+rows and stored tokens -> supernet, a drawn structure per step -> evolution on held-out rows -> the chosen
+structure as a configuration
 
-Everything that was scored is in structures.jsonl; an interrupted search goes on from it. `structure.toml` trains as it is.
+Everything that was scored is in structures.jsonl; an interrupted search goes on from it. `structure.toml`
+trains as it is.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from pydantic import Field
@@ -30,12 +31,20 @@ from patchword.models.fusion.prompt_search import PromptSupernet, SearchSpace, s
 from patchword.reports.figures import cost_figure
 from patchword.tasks.label.evolution import EvolutionConfig, StructureScore, evolve, key_of
 from patchword.tasks.label.objective import labelled
-from patchword.tasks.label.train import LabelRows, LabelRun, PromptFusionSection, scores_on
-from patchword.train.loop import Run, Shares, Validation
+from patchword.tasks.label.rows import LabelRows
+from patchword.tasks.label.settings import LabelRun, PromptFusionSection
+from patchword.tasks.label.train import where
+from patchword.tasks.label.validate import scores_on
+from patchword.train.loop import Run
+from patchword.train.recipe import Recipe, Validation
+from patchword.train.step import Shares
 
 
 class StructureRun(LabelRun, frozen=True):
-    """The configuration of a search: that of a training, with a space in place of a structure. `stage` trains the supernet."""
+    """The configuration of a search: that of a training, with a space in place of a structure.
+
+    `stage` trains the supernet.
+    """
 
     task: Literal["structure"] = "structure"
     model: PromptFusionSection = Field(PromptFusionSection(), description="not read: the search finds it")
@@ -67,43 +76,44 @@ class SupernetLabelling(nn.Module):
         return labelled(self.model(drawn, FusionTokens(*batch.tokens)), batch, self.several, shares)
 
 
-class SupernetRecipe:
-    """What `train/loop.py` needs to train the supernet; see its Recipe."""
+class SupernetTraining:
+    """The network of all structures and the rows it learns from."""
 
     def __init__(self, run: StructureRun) -> None:
         if not run.data.stores_tokens:
             raise ConfigError(
                 "a search runs on stored tokens: set data.cache_tokens = true, or name a store in data.features"
             )
-        self.run, self.stages = run, run.stage
+        self.run = run
         self.rows = LabelRows(run, (True, True), max(run.prompt_search.fused_layers))
         torch.manual_seed(run.seed)
         self.model = PromptSupernet(
             run.prompt_search, len(self.rows.labels), self.rows.towers.vision, self.rows.towers.text
         )
 
-    def objective(self, stage: int) -> nn.Module:
-        return SupernetLabelling(self.model, self.run.prompt_search, self.rows.train.several)
-
-    def plan(self, stage: int, epoch: int) -> list[list[int]]:
-        return self.rows.train.plan(
-            self.stages[stage].batch, np.random.default_rng([self.run.seed, stage, epoch])
+    def recipe(self) -> Recipe:
+        """The training of the network, as the loop runs it."""
+        return Recipe(
+            model=self.model,
+            stages=self.run.stage,
+            plan=self.rows.plan,
+            batch=self.rows.batch,
+            objective=self.objective,
+            save=self.save,
+            load=lambda source: checkpoint.load_weights(self.model, source),
+            validate=self.validate,
+            names=where,
         )
 
-    def batch(self, stage: int, entries: list[int], generator: torch.Generator) -> LabelBatch:
-        return self.rows.train.batch(entries, generator)
+    def objective(self, stage: int) -> nn.Module:
+        """The loss of one drawn structure per step."""
+        return SupernetLabelling(self.model, self.run.prompt_search, self.rows.train.several)
 
-    def image_ids(self, batch: LabelBatch) -> list[Any]:
-        return list(batch.wheres)
+    def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation:
+        """The largest structure: whether the network still learns.
 
-    def before_step(self, stage: int, progress: float) -> None:
-        pass
-
-    def after_step(self, step: int, objective: nn.Module) -> dict[str, float]:
-        return {}
-
-    def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation | None:
-        """The largest structure: whether the supernet still learns. It selects nothing, every epoch is as good as the last."""
+        It selects nothing: the last epoch is the best.
+        """
         scores = self.score(self.model.whole.config, accelerator.device)
         return Validation(float(epoch), {"scores": scores})
 
@@ -118,19 +128,11 @@ class SupernetRecipe:
             rows, self.rows.labels, lambda batch: self.model(structure, FusionTokens(*batch.tokens)), device
         )
 
-    def save_model(self, folder: Path) -> None:
+    def save(self, folder: Path) -> None:
+        """The weights; structures are cut out of them later."""
         checkpoint.write_model(
             folder, {"task": "supernet"}, self.model.state_dict(), None, "# A supernet of prompt structures\n"
         )
-
-    def load_weights(self, folder: Path) -> None:
-        checkpoint.load_weights(self.model, folder)
-
-    def extra_state(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_extra_state(self, tensors: dict[str, Tensor]) -> None:
-        pass
 
 
 class StructureSearchResult(NamedTuple):
@@ -155,15 +157,15 @@ def search_structure(
     accelerator = Accelerator(
         mixed_precision="bf16" if run.precision == "bf16" else "no", cpu=device == "cpu"
     )
-    recipe = SupernetRecipe(run)
-    recipe.model.to(accelerator.device)
+    training = SupernetTraining(run)
+    training.model.to(accelerator.device)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(run.model_dump(mode="json"), indent=1), encoding="utf-8")
-    loop = Run(recipe, folder, accelerator, run.seed, run.checkpoint_steps, run.log_steps)
+    loop = Run(training.recipe(), folder, accelerator, run.seed, run.checkpoint_steps, run.log_steps)
     if resume:
         loop.resume()
     loop.train()
-    ranked = _ranked(run, recipe, folder / "structures.jsonl", accelerator.device)
+    ranked = _ranked(run, training, folder / "structures.jsonl", accelerator.device)
     toml, plot = folder / "structure.toml", folder / "search.png"
     toml.write_text(_as_config(run, ranked[0]), encoding="utf-8")
     chosen = min(range(len(ranked)), key=lambda i: (-ranked[i].score, ranked[i].cost))
@@ -174,12 +176,12 @@ def search_structure(
 
 
 def _ranked(
-    run: StructureRun, recipe: SupernetRecipe, path: Path, device: torch.device
+    run: StructureRun, training: SupernetTraining, path: Path, device: torch.device
 ) -> list[StructureScore]:
     """All structures that were scored, best first; each is a line of the file as soon as it is known."""
     known = _already(path)
     total = run.evolution.population * (run.evolution.generations + 1)
-    classes = len(recipe.rows.labels)
+    classes = len(training.rows.labels)
     with progress() as bar, open(path, "a", encoding="utf-8") as file:
         task = bar.add_task("structures", total=total, status="")
         best = [-1.0]
@@ -193,9 +195,9 @@ def _ranked(
             bar.update(task, advance=1, status=f"generation {generation}, best {best[0]:.4f}")
 
         def score(structure: PromptFusionConfig) -> float:
-            return recipe.score(structure, device)["micro_F1"]
+            return training.score(structure, device)["micro_F1"]
 
-        price = _cost(run, recipe)
+        price = _cost(run, training)
         return evolve(
             run.prompt_search, classes, score, price, run.budget, run.evolution, run.seed, known, on_scored
         )
@@ -212,12 +214,12 @@ def _already(path: Path) -> dict[str, float]:
     return {key_of(PromptFusionConfig.model_validate(row["structure"])): row["score"] for row in rows}
 
 
-def _cost(run: StructureRun, recipe: SupernetRecipe) -> Callable[[PromptFusionConfig], float]:
+def _cost(run: StructureRun, training: SupernetTraining) -> Callable[[PromptFusionConfig], float]:
     """Trained parameters, or the bytes that autograd keeps in a step of 8 rows from the stored tokens."""
-    towers = recipe.rows.towers
+    towers = training.rows.towers
     if run.cost == "parameters":
         return lambda structure: float(trained_parameters(structure, towers.vision.width, towers.text.width))
-    batch = recipe.rows.train.batch(recipe.rows.train.places[:8].tolist(), None)
+    batch = training.rows.train.batch(training.rows.train.places[:8].tolist(), None)
 
     def kept(structure: PromptFusionConfig) -> float:
         model = PromptFusion(structure, towers.vision, towers.text)
@@ -225,7 +227,7 @@ def _cost(run: StructureRun, recipe: SupernetRecipe) -> Callable[[PromptFusionCo
             saved_bytes(
                 model,
                 lambda: label_loss(
-                    model.fuse(FusionTokens(*batch.tokens)), batch.labels, recipe.rows.train.several
+                    model.fuse(FusionTokens(*batch.tokens)), batch.labels, training.rows.train.several
                 ),
             )
         )

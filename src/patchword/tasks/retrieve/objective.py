@@ -13,7 +13,7 @@ from patchword.decode import select_rows
 from patchword.losses import caption_cross_entropy
 from patchword.models.pairs.two_towers import TwoTowers, sigmoid_loss, softmax_loss
 from patchword.train.gather import Gather
-from patchword.train.loop import Shares
+from patchword.train.step import Shares
 from patchword.types import Captioner, VisualFeatures
 
 

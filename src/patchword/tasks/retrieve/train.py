@@ -1,15 +1,18 @@
-"""Training two towers: the recipe that the loop runs. Recall on pictures that were not trained on selects the model.
+"""Training two towers: the recipe that the loop runs.
 
-With a `captioner` section the towers also learn from captioning: a captioner reads the vision tower's grid beside the contrastive loss, as
-in CoCa (Yu et al. 2022, arXiv 2205.01917; ours has whole captioners in place of its cascaded text decoder). It teaches the patches what the
-pooled picture alone does not; only the towers are saved as the model.
+Recall on pictures that were not trained on selects the model.
+
+With a `captioner` section the towers also learn from captioning: a captioner reads the vision tower's grid
+beside the contrastive loss, as in CoCa (Yu et al. 2022, arXiv 2205.01917; ours has whole captioners in place
+of its cascaded text decoder). It teaches the patches what the pooled picture alone does not; only the towers
+are saved as the model.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -42,7 +45,7 @@ from patchword.train.data import (
     with_vocabulary,
 )
 from patchword.train.gather import Gather
-from patchword.train.loop import Validation
+from patchword.train.recipe import Recipe, Validation
 from patchword.train.settings import RunSettings, StageSettings
 
 
@@ -82,11 +85,30 @@ class RetrieveRun(RunSettings, frozen=True):
     stage: tuple[RetrieveStage, ...] = Field(min_length=1, description="what happens, in order")
 
 
-class RetrieveRecipe:
-    """What `train/loop.py` needs to train two towers; see its Recipe."""
+def retrieve_recipe(run: RetrieveRun, folder: Path, command: str) -> Recipe:
+    """The training of two towers, ready for its first step. Raises ConfigError, DataError, ModelError."""
+    _check_caption_weights(run)
+    training = RetrieveTraining(run, folder, command)
+    return Recipe(
+        model=training.model,
+        stages=run.stage,
+        plan=training.plan,
+        batch=training.batch,
+        objective=training.objective,
+        save=training.save,
+        load=lambda source: checkpoint.load_weights(training.towers, source),
+        validate=training.validate,
+        after_step=lambda step, objective: {"scale": training.towers.scale().item()},
+        state=training.captioner_state,
+        load_state=training.load_captioner_state,
+    )
+
+
+class RetrieveTraining:
+    """Model and data of a run, and what its stages do with them."""
 
     def __init__(self, run: RetrieveRun, folder: Path, command: str) -> None:
-        self.run, self.stages = run, run.stage
+        self.run = run
         train, selection = read_splits(run.data)
         self.vocabulary = build_vocabulary(run.data, train, run.text)
         torch.manual_seed(run.seed)
@@ -102,7 +124,6 @@ class RetrieveRecipe:
                 run.captioner, self.towers.vision.width, self.vocabulary.size, None
             )
             self.model = nn.ModuleDict({"towers": self.towers, "captioner": self.captioner})
-        _check_caption_weights(run)
         preprocessing = reader_preprocessing(self.towers.vision.preprocessing)
         self.settings = TwoTowerSettings(
             vision=run.vision,
@@ -119,7 +140,8 @@ class RetrieveRecipe:
             "name": folder.name,
             "description": run.description
             or f"{run.vision.kind} and {run.text.kind} towers, trained contrastively with Patchword.",
-            "dataset": f"{Path(run.data.annotations).name}: {len(train)} training pictures, selected on {len(selection)} others",
+            "dataset": f"{Path(run.data.annotations).name}: {len(train)} training pictures, "
+            f"selected on {len(selection)} others",
             "licence": run.licence or "not stated",
             "command": command,
         }
@@ -130,39 +152,33 @@ class RetrieveRecipe:
         data, preprocessing = self.run.data, self.settings.preprocessing
         if not data.features:
             return pixel_inputs(data, preprocessing, files)
-        resized = [stage.name for stage in self.stages if stage.size is not None]
+        resized = [stage.name for stage in self.run.stage if stage.size is not None]
         if resized:
             raise ConfigError(
                 f"data.features was made at one size, and stage {resized[0]!r} sets another: leave one of them out"
             )
         vision = "vision" if self.captioner is None else "towers.vision"
-        return stored_inputs(Path(data.features), self.towers.vision, preprocessing, self.stages, vision)
+        return stored_inputs(Path(data.features), self.towers.vision, preprocessing, self.run.stage, vision)
 
     def objective(self, stage: int) -> nn.Module:
-        settings = self.stages[stage]
+        """The contrast, and the captioner's loss beside it where the stage weighs it."""
+        settings = self.run.stage[stage]
         captioner = self.captioner if settings.caption_weight > 0 else None
         weights = CaptioningWeights(settings.caption_weight, settings.label_smoothing)
         return Contrastive(self.towers, self.vocabulary.special.pad, Gather(), captioner, weights)
 
     def plan(self, stage: int, epoch: int) -> list[list[PlanEntry]]:
-        settings = self.stages[stage]
+        """The batches of an epoch, all of one size."""
+        settings = self.run.stage[stage]
         generator = np.random.default_rng([self.run.seed, stage, epoch])
         return pair_plan(self.train, settings.batch, settings.captions_per_picture, generator)
 
     def batch(self, stage: int, entries: list[PlanEntry], generator: torch.Generator) -> CaptionBatch:
+        """Pictures at the size of the stage, with captions."""
         return replace(self.train, inputs=self.inputs[stage]).batch(entries, generator)
 
-    def image_ids(self, batch: CaptionBatch) -> list[Any]:
-        return list(batch.image_ids)
-
-    def before_step(self, stage: int, progress: float) -> None:
-        pass
-
-    def after_step(self, step: int, objective: nn.Module) -> dict[str, float]:
-        return {"scale": self.towers.scale().item()}
-
     @torch.inference_mode()
-    def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation | None:
+    def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation:
         """Recalls both ways over all captions of the selection; rSum selects."""
         self.model.eval()
         pictures, texts, owners = [], [], []
@@ -182,18 +198,17 @@ class RetrieveRecipe:
         }
         return Validation(scores["rSum"], {"scores": scores})
 
-    def save_model(self, folder: Path) -> None:
+    def save(self, folder: Path) -> None:
+        """The two towers; the captioner that taught them is left out."""
         device = next(self.model.parameters()).device
         TwoTowerModel(self.towers, self.settings, self.vocabulary, self.card, device).write(folder)
 
-    def load_weights(self, folder: Path) -> None:
-        checkpoint.load_weights(self.towers, folder)
-
-    def extra_state(self) -> dict[str, Tensor]:
+    def captioner_state(self) -> dict[str, Tensor]:
         """The captioner's weights: they are no part of the model, and a resumed training needs them."""
         return {} if self.captioner is None else self.captioner.state_dict()
 
-    def load_extra_state(self, tensors: dict[str, Tensor]) -> None:
+    def load_captioner_state(self, tensors: dict[str, Tensor]) -> None:
+        """The counterpart of `captioner_state`."""
         if self.captioner is not None:
             self.captioner.load_state_dict(tensors)
 
