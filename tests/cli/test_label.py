@@ -1,6 +1,10 @@
 import json
 
+import numpy as np
 import pytest
+
+from patchword.tasks.retrieve.load import load_two_towers
+from patchword.tasks.retrieve.model import TEMPLATES
 
 
 def test_labels_best_first_and_a_broken_picture_named(patchword, towers, photos):
@@ -23,6 +27,20 @@ def test_json_holds_the_same(patchword, towers, photos):
     assert status == 0 and row["image"] == str(photos / "red.png")
     assert sum(one["probability"] for one in row["labels"]) == pytest.approx(1)
     assert row["labels"][0]["probability"] >= row["labels"][1]["probability"]
+
+
+def test_the_label_nearest_to_the_picture_wins(patchword, towers, photos):
+    """Labels are ranked by the cosine of picture and prompts, whatever the order in which they are given."""
+    names = ["dog", "cat", "red ball", "wine glass", "snow"]
+    model = load_two_towers(towers, "cpu")
+    prompts = [model.embed_texts([prompt.format(name) for prompt in TEMPLATES]).sum(0) for name in names]
+    texts = np.stack([prompt / np.linalg.norm(prompt) for prompt in prompts])
+    for photo in (photos / "red.png", photos / "bl\u00e5.png"):
+        cosines = (model.embed_images([photo]) @ texts.T)[0]
+        expected = [names[row] for row in cosines.argsort()[::-1]]
+        for given in (names, names[::-1]):
+            _, out, _ = patchword("label", photo, "--labels", ",".join(given), "--model", towers, "--json")
+            assert [one["label"] for one in json.loads(out)["labels"]] == expected
 
 
 @pytest.mark.parametrize(

@@ -50,12 +50,17 @@ def test_run_folder_holds_everything(trained):
     assert "48 training pictures" in card and "patchword train" in card
 
 
-def test_frozen_tower_does_not_move(trained):
-    """In the second stage the tower's rate is 0: its weights and its batch statistics stay as the first stage left them."""
-    last = weights(trained / "checkpoints" / "last")
-    predicted = json.loads((trained / "predictions" / "second-001.json").read_text())
-    assert len(predicted) == 12
-    assert last["tower.stem.1.num_batches_tracked"] == 6
+def test_frozen_tower_does_not_move(trained, config, run_patchword, tmp_path):
+    """In the second stage the tower's rate is 0: its weights and its batch statistics stay as they were."""
+    (tmp_path / "first.toml").write_text(config.read_text().split('[[stage]]\nname = "second"')[0])
+    finished = run_patchword("train", tmp_path / "first.toml", f"out={tmp_path / 'run'}", "--device", "cpu")
+    assert finished.returncode == 0, finished.stderr
+    first, last = (weights(run / "checkpoints" / "last") for run in (tmp_path / "run", trained))
+    assert first.keys() == last.keys()
+    moved = {name.split(".")[0] for name in last if not np.array_equal(first[name], last[name])}
+    assert moved == {"captioner"}
+    steps = [row for row in events(trained) if row["event"] == "step" and row["stage"] == "first"]
+    assert last["tower.stem.1.num_batches_tracked"] == len(steps)
 
 
 def test_run_folder_is_not_overwritten(trained, config, run_patchword):

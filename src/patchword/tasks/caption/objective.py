@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
@@ -69,7 +70,7 @@ class Reward(Protocol):
 
 
 class BankObservation(NamedTuple):
-    """What the prototype bank observes of the last step."""
+    """What the prototype bank observes of a step, or of one part of it; no gradient hangs on it."""
 
     trace: Trace
     tokens_RT: Tensor
@@ -78,17 +79,63 @@ class BankObservation(NamedTuple):
     pictures_R: Tensor
 
 
+def whole_step(parts: Sequence[BankObservation]) -> BankObservation:
+    """The parts of a step put together, rows below rows, as if the batch had not been cut."""
+    counts = [int(part.pictures_R.max()) + 1 for part in parts]
+    firsts = [sum(counts[:number]) for number in range(len(counts))]
+    numbered = [
+        part._replace(pictures_R=part.pictures_R + first) for part, first in zip(parts, firsts, strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else _joined(numbered)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Nests of tuples of tensors into one: first axes add up, other axes are filled up with zeros."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        longest = [max(part.shape[axis] for part in parts) for axis in range(first.ndim)]
+        filled = [
+            F.pad(
+                part,
+                [n for axis in range(first.ndim - 1, 0, -1) for n in (0, longest[axis] - part.shape[axis])],
+            )
+            for part in parts
+        ]
+        return torch.cat(filled)
+    if isinstance(first, tuple):
+        joined = [_joined(same) for same in zip(*parts, strict=True)]
+        return type(first)(*joined) if hasattr(first, "_fields") else tuple(joined)
+    return first
+
+
+def _without_gradient(tree: Any) -> Any:
+    """A nest of tuples of tensors, without the graph that made them."""
+    if isinstance(tree, Tensor):
+        return tree.detach()
+    if isinstance(tree, tuple):
+        parts = [_without_gradient(part) for part in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+    return tree
+
+
 class CrossEntropy(nn.Module):
     """Teacher forcing: every word from the true words before it."""
 
     def __init__(
         self, model: CaptionModel, settings: CrossEntropySettings, special: SpecialIds, wants_trace: bool
     ) -> None:
-        """`wants_trace` keeps what the prototype bank observes of the last step in `seen`; `concepts_BN` keeps the words of its patches."""
+        """With `wants_trace`, `seen` keeps what the prototype bank observes of each part of a step.
+
+        `concepts` keeps the words of each part's patches.
+        """
         super().__init__()
         self.model, self.settings, self.special, self.wants_trace = model, settings, special, wants_trace
-        self.seen: BankObservation | None = None
-        self.concepts_BN: Tensor | None = None
+        self.seen: list[BankObservation] = []
+        self.concepts: list[Tensor] = []
+
+    def forget(self) -> None:
+        """Begin a step: what was kept of the one before is gone, taken or skipped."""
+        self.seen, self.concepts = [], []
 
     def forward(self, batch: CaptionBatch, shares: Shares) -> dict[str, Tensor]:
         """Named losses of this process's share of the step, the total under "loss"."""
@@ -125,12 +172,12 @@ class CrossEntropy(nn.Module):
                 captioner.text_loss(memory, batch.texts_RE) * batch.picture_count / shares.pictures
             )
             loss = loss + weight * losses["text_regulariser"]
-        self.concepts_BN = getattr(pictures, "concepts_BN", None)
-        self.seen = (
-            BankObservation(decoded.trace, inputs_RT, lengths_R, memory, batch.picture_of_row_R)
-            if self.wants_trace
-            else None
-        )
+        concepts_BN = getattr(pictures, "concepts_BN", None)
+        if concepts_BN is not None:
+            self.concepts.append(concepts_BN)
+        if self.wants_trace:
+            seen = BankObservation(decoded.trace, inputs_RT, lengths_R, memory, batch.picture_of_row_R)
+            self.seen.append(_without_gradient(seen))
         return {"loss": loss, **losses}
 
 

@@ -33,6 +33,7 @@ from patchword.tasks.caption.objective import (
     SelfCritical,
     SelfCriticalSettings,
     is_used,
+    whole_step,
 )
 from patchword.tasks.caption.settings import CaptionRun
 from patchword.tasks.caption.validate import CaptionValidation
@@ -151,6 +152,8 @@ class CaptionTraining:
     def before_step(self, stage: int, progress: float, objective: nn.Module) -> None:
         """Sets how much the prototype memory takes part: `progress` is the share of the stage done."""
         self._step_began = time.perf_counter()
+        if isinstance(objective, CrossEntropy):
+            objective.forget()
         if self._prototypes is not None:
             levels = {"off": -math.inf, "ramp": RAMP_FROM * (1 - progress), "on": 0.0}
             self._prototypes.set_log_bias(levels[self.run.stage[stage].memory])
@@ -161,10 +164,10 @@ class CaptionTraining:
             seconds, objective.reward_seconds = objective.reward_seconds, 0.0
             return {"reward_share": seconds / (time.perf_counter() - self._step_began)}
         numbers = {}
-        if objective.concepts_BN is not None:
-            numbers |= concept_use(objective.concepts_BN, len(self.settings.codebook["words"]))
-        if objective.seen is not None:
-            seen = objective.seen
+        if objective.concepts:
+            numbers |= concept_use(torch.cat(objective.concepts), len(self.settings.codebook["words"]))
+        if objective.seen:
+            seen = whole_step(objective.seen)
             self.model.captioner.observe(
                 seen.trace, seen.tokens_RT, seen.lengths_R, seen.memory, seen.pictures_R
             )
