@@ -1,16 +1,18 @@
+"""The two commands as a person types them, with a model of colours in place of two towers."""
+
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from patchword.cli.index import make_index
-from patchword.cli.search import find, printable
-from patchword.errors import DataError, StoreError
+import patchword.tasks.retrieve.load as load_file
+from patchword.cli import app
 
 
 class Colours:
-    """In place of a two-tower model: a picture is its mean colour, a text the colours it names."""
+    """A picture is its mean colour, a text the colours it names."""
 
     identity = "colours"
 
@@ -27,58 +29,47 @@ class Colours:
 
 
 @pytest.fixture
-def made(tmp_path, capsys):
+def run(monkeypatch):
+    """Run `patchword` in this process; the model is the one of colours, whatever its name."""
+    monkeypatch.setattr(load_file, "load_two_towers", lambda name, device=None: Colours())
+    return lambda *words: CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=True)
+
+
+@pytest.fixture
+def photos(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     for name, colour in (("r.png", "red"), ("b\n<b>.png", "blue")):
         Image.new("RGB", (6, 6), colour).save(folder / name)
-    (folder / "bad.jpg").write_bytes(b"no picture")
-    assert make_index(folder, tmp_path / "out", Colours(), "colours", as_json=False) == 1
-    return folder, tmp_path / "out", capsys.readouterr()
+    return folder
 
 
-def test_index_says_what_it_did_and_what_it_skipped(made, capsys):
-    folder, out, printed = made
-    assert f"2 pictures in {out}: 2 added, 0 changed, 0 removed, 0 as before, 1 skipped" in printed.out
-    assert f"patchword: skipped {folder}/bad.jpg: " in printed.err and len(printed.out.splitlines()) == 1
-    make_index(folder, out, Colours(), "colours", as_json=True)
-    result = json.loads(capsys.readouterr().out)
-    assert (result["kept"], result["pictures"], result["bad"][0]["path"]) == (3, 2, str(folder / "bad.jpg"))
+@pytest.fixture
+def out(run, photos, tmp_path):
+    assert run("index", photos, "--out", tmp_path / "out").exit_code == 0
+    return tmp_path / "out"
 
 
-def test_search_by_words_and_by_picture(made, capsys, tmp_path):
-    folder, out, _ = made
-    find(out, Colours(), "a blue thing", None, 1, [], as_json=False, as_html=None)
-    printed = capsys.readouterr().out
+def test_index_says_what_it_did_and_what_it_skipped(run, photos, tmp_path):
+    (photos / "bad.jpg").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    first = run("index", photos, "--out", out)
+    assert first.exit_code == 1
+    assert f"2 pictures in {out}: 2 added, 0 changed, 0 removed, 0 as before, 1 skipped" in first.stdout
+    assert f"patchword: skipped {photos}/bad.jpg: " in first.stderr and len(first.stdout.splitlines()) == 1
+    result = json.loads(run("index", photos, "--out", out, "--json").stdout)
+    assert (result["kept"], result["pictures"]) == (3, 2)
+    assert result["bad"][0]["path"] == str(photos / "bad.jpg")
+
+
+def test_search_by_words_prints_a_line_each(run, out):
+    printed = run("search", out, "a blue thing", "-k", "1").stdout
     assert printed.startswith("1.000  ") and "b\\n<b>.png" in printed and len(printed.splitlines()) == 1
-    find(out, Colours(), "", folder / "r.png", 5, [], as_json=True, as_html=tmp_path / "page.html")
-    results = json.loads(capsys.readouterr().out)["results"]
-    assert [one["path"] for one in results] == [str(folder / "r.png"), str(folder / "b\n<b>.png")]
-    page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert page.count("data:image/jpeg;base64,") == 2 and "&lt;b&gt;" in page and "<b>" not in page
 
 
-def test_a_picture_that_is_gone_is_named_on_the_page(made, tmp_path):
-    folder, out, _ = made
-    (folder / "r.png").unlink()
-    find(out, Colours(), "red", None, 2, [], as_json=True, as_html=tmp_path / "page.html")
-    assert (tmp_path / "page.html").read_text(encoding="utf-8").count("data:image/jpeg") == 1
-
-
-@pytest.mark.parametrize(("query", "like"), [("", None), ("  \n", None), ("red", "r.png")])
-def test_an_empty_or_double_query_is_refused(made, query, like):
-    folder, out, _ = made
-    with pytest.raises(DataError, match="expected either words"):
-        find(out, Colours(), query, folder / like if like else None, 3, [], as_json=False, as_html=None)
-
-
-def test_another_model_is_refused(made):
-    other = Colours()
-    other.identity = "other colours"
-    with pytest.raises(StoreError, match="holds vectors of the model 'colours'"):
-        find(made[1], other, "red", None, 3, [], as_json=False, as_html=None)
-
-
-def test_names_a_terminal_cannot_show_are_escaped():
-    assert printable("a b é.png") == "a b é.png"
-    assert printable("a\nb") == '"a\\nb"' and printable("\udcff") == '"\\udcff"'
+def test_search_by_picture_with_json_and_a_page(run, out, photos, tmp_path):
+    page = tmp_path / "page.html"
+    printed = run("search", out, "--like", photos / "r.png", "-k", "5", "--json", "--html", page).stdout
+    results = json.loads(printed)["results"]
+    assert [one["path"] for one in results] == [str(photos / "r.png"), str(photos / "b\n<b>.png")]
+    assert page.read_text(encoding="utf-8").count("data:image/jpeg;base64,") == 2

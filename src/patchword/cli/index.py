@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from patchword.search.index import Concepts
+    from patchword.search.index import IndexReport
 
 DEFAULT_MODEL = "two-towers"
 
@@ -34,6 +34,10 @@ def index(
 ) -> None:
     """Embed new and changed pictures, forget deleted ones; go on where an interrupted run was. Pictures that cannot be read are listed,
     with exit status 1 at the end."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from patchword.search.index import update_index
     from patchword.tasks.retrieve.load import load_two_towers
 
     # A search may start from another place.
@@ -44,20 +48,6 @@ def index(
         from patchword.tasks.retrieve.codebook import picture_concepts
 
         words = picture_concepts(towers, Codebook.read(concepts))
-    if make_index(folder, out, towers, name, as_json, words):
-        raise typer.Exit(1)
-
-
-def make_index(
-    folder: Path, out: Path, towers, model: str, as_json: bool, concepts: Concepts | None = None
-) -> int:
-    """The command with its model loaded: `towers` has `embed_images` (pictures to vectors) and `identity`. Returns how many were bad."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from patchword.cli.search import printable
-    from patchword.search.index import update_index
-
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("pictures", total=None)
@@ -66,10 +56,19 @@ def make_index(
             out,
             towers.embed_images,
             towers.identity,
-            name=model,
-            concepts=concepts,
+            name=name,
+            concepts=words,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+    show(report, out, as_json)
+    if report.bad:
+        raise typer.Exit(1)
+
+
+def show(report: IndexReport, out: Path, as_json: bool) -> None:
+    """Print what a run did; what was skipped goes to standard error, one line each."""
+    from patchword.search.page import printable
+
     if as_json:
         counts = {
             "added": report.added,
@@ -79,11 +78,10 @@ def make_index(
         }
         bad = [{"path": path, "reason": reason} for path, reason in report.bad]
         print(json.dumps({**counts, "pictures": report.pictures, "bad": bad}))
-        return len(bad)
+        return
     for path, reason in report.bad:
         print(f"patchword: skipped {printable(path)}: {' '.join(printable(reason).split())}", file=sys.stderr)
     print(
         f"{report.pictures} pictures in {out}: {report.added} added, {report.changed} changed, {report.removed} removed, "
         f"{report.kept} as before, {len(report.bad)} skipped"
     )
-    return len(report.bad)
