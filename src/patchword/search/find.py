@@ -1,6 +1,8 @@
-"""A search from a query to the pictures that it found: by words or by a picture, filtered, and ranked again where that is asked for.
+"""A search from a query to the pictures that it found: by words or by a picture, filtered, and ranked again
+where that is asked for.
 
-query -> two towers -> vector -> search/index.py -> nearest pictures -> (patch-word alignment ranks a shortlist again)
+query -> two towers -> vector -> search/index.py -> nearest pictures -> (patch-word alignment ranks a
+shortlist again)
 
 Nothing is printed here, and no model is loaded: the command line and the service bring both.
 """
@@ -20,7 +22,8 @@ from patchword.search.index import Match, PictureIndex
 
 
 class Embedder(Protocol):
-    """Two towers: pictures and texts as vectors of one space. `tasks.retrieve.load.load_two_towers` gives one."""
+    """Two towers: pictures and texts as vectors of one space. `tasks.retrieve.load.load_two_towers` gives
+    one."""
 
     identity: str
     """What tells the weights apart: an index holds vectors of one model."""

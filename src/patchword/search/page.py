@@ -1,4 +1,5 @@
-"""The page that `patchword search --html` writes: the pictures that were found, as one file that can be sent."""
+"""The page that `patchword search --html` writes: the pictures that were found, as one file that can be
+sent."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ _SIDE = 320
 
 
 def result_page(query: str, matches: Sequence[Match]) -> str:
-    """One HTML file with small copies of the pictures inside; a picture that cannot be read is named with the reason."""
+    """One HTML file with small copies of the pictures inside; a picture that cannot be read is named with the
+    reason."""
     cards = []
     for match in matches:
         try:
@@ -32,5 +34,6 @@ def result_page(query: str, matches: Sequence[Match]) -> str:
 
 
 def printable(text: str) -> str:
-    """The text itself on one line where a terminal can show it, else quoted with escapes (line breaks, bytes that are no text)."""
+    """The text itself on one line where a terminal can show it, else quoted with escapes (line breaks, bytes
+    that are no text)."""
     return text if text.isprintable() else json.dumps(text)
