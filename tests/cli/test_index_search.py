@@ -55,7 +55,7 @@ def test_index_says_what_it_did_and_what_it_skipped(run, photos, tmp_path):
     out = tmp_path / "out"
     first = run("index", photos, "--out", out)
     assert first.exit_code == 1
-    assert f"2 pictures in {out}: 2 added, 0 changed, 0 removed, 0 as before, 1 skipped" in first.stdout
+    assert f"2 pictures in {out}: 2 added, 0 changed, 0 moved, 0 removed, 0 as before, 1 skipped" in first.stdout
     assert f"patchword: skipped {photos}/bad.jpg: " in first.stderr and len(first.stdout.splitlines()) == 1
     result = json.loads(run("index", photos, "--out", out, "--json").stdout)
     assert (result["kept"], result["pictures"]) == (3, 2)

@@ -199,8 +199,9 @@ def test_altered_vectors_of_a_large_index_give_no_wrong_hit(whole, tmp_path, mon
         copy = tmp_path / kind[:5]
         shutil.copytree(out, copy)
         path = max(copy.glob(kind), key=lambda path: path.stat().st_size)
-        assert path.read_bytes().count(vector) == 1
-        path.write_bytes(path.read_bytes().replace(vector, np.full(3, 0.5, "<f4").tobytes()))
+        content = path.read_bytes()
+        at = content.rindex(vector)  # in the cells it is a centre as well, which the head's sum covers
+        path.write_bytes(content[:at] + np.full(3, 0.5, "<f4").tobytes() + content[at + 12 :])
         with pytest.raises(StoreError, match="damaged"):
             hits(copy)
 

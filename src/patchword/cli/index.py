@@ -151,14 +151,14 @@ def show(report: IndexReport, out: Path, as_json: bool) -> None:
         print(json.dumps({**counts, "bad": bad}))
         return
     for path, reason in report.bad:
-        print(f"patchword: skipped {printable(path)}: {' '.join(printable(reason).split())}", file=sys.stderr)
+        line = f"patchword: skipped {printable(path)}: {printable(reason)}"
+        print(" ".join(line.split()), file=sys.stderr)
     for place, count in report.absent.items():
         said = "cannot be read, is empty or is not mounted; --allow-empty forgets them"
         print(f"patchword: kept {count} pictures of {printable(place)}, which {said}", file=sys.stderr)
-    print(
-        f"{report.pictures} pictures in {printable(str(out))}: {report.added} added, {report.changed} changed, "
-        f"{report.moved} moved, {report.removed} removed, {report.kept} as before, {len(report.bad)} skipped"
-    )
+    told = f"{report.added} added, {report.changed} changed, {report.moved} moved, {report.removed} removed"
+    told = f"{told}, {report.kept} as before, {len(report.bad)} skipped"
+    print(f"{report.pictures} pictures in {printable(str(out))}: {told}")
 
 
 def _checked(out: Path, as_json: bool) -> None:
