@@ -26,6 +26,9 @@ class Colours:
             dtype=np.float32,
         )
 
+    def remarks(self, text):
+        return [f"the model does not know: {word}" for word in text.split() if word == "zebra"]
+
 
 class Bluest:
     """In place of an alignment model: pictures are ranked by how blue they are, whatever the words."""
@@ -38,6 +41,9 @@ class Bluest:
 
     def similarities(self, pictures, texts):
         return pictures[:, None] * texts[None]
+
+    def remarks(self, text):
+        return Colours().remarks(text)
 
 
 @pytest.fixture
@@ -96,10 +102,10 @@ def test_another_model_is_refused(opened, tmp_path):
 
 def test_the_page_holds_the_pictures_and_names_what_is_gone(opened, folder):
     found = find_by_text(opened, Colours(), "red", 3)
-    page = result_page("<red>", found.matches)
+    page = result_page("<red>", found)
     assert page.count("data:image/jpeg;base64,") == 3 and "&lt;b&gt;" in page and "<b>" not in page
     (folder / "r.png").unlink()
-    assert result_page("red", found.matches).count("data:image/jpeg;base64,") == 2
+    assert result_page("red", found).count("data:image/jpeg;base64,") == 2
 
 
 def test_names_a_terminal_cannot_show_are_escaped():

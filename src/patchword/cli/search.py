@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchword.cli.index import DEFAULT_MODEL, progress_bar
+
 if TYPE_CHECKING:
-    from patchword.search.find import Aligner, SearchResult
+    from patchword.search.find import Aligner, Embedder, SearchResult
 
 
 def search(
-    index: Annotated[Path, typer.Argument(help="Folder made by `patchword index`.")],
+    index: Annotated[Path, typer.Argument(help="Folder made by `patchword index`, or a folder of pictures.")],
     query: Annotated[str, typer.Argument(help="What to find, in words.")] = "",
     like: Annotated[
         Path | None, typer.Option("--like", help="A picture: find those like it, instead of words.")
@@ -43,7 +45,9 @@ def search(
         Path | None, typer.Option("--html", help="Write a page with the pictures to this file.")
     ] = None,
 ) -> None:
-    """Print the pictures nearest to a sentence or a picture, best first, with their cosine; with --rerank their similarity by alignment."""
+    """Print the pictures nearest to a sentence or a picture, best first, with their cosine; with --rerank
+    their similarity by alignment. A folder of pictures is indexed first, in the cache folder of the system."""
+    from patchword.search.cached import is_index
     from patchword.search.find import ReRanking, check_query, find_by_picture, find_by_text
     from patchword.search.index import open_index
     from patchword.tasks.retrieve.load import load_two_towers
@@ -52,15 +56,40 @@ def search(
     again = None
     if rerank is not None:
         again = ReRanking(_alignment(rerank, like), shortlist)
-    with open_index(index) as opened:
-        name = model or opened.name
-    towers = load_two_towers(name)
+    if is_index(index) or not index.is_dir():
+        with open_index(index) as opened:
+            name = model or opened.name
+        towers = load_two_towers(name)
+    else:
+        towers = load_two_towers(model or DEFAULT_MODEL)
+        index = _indexed(index, towers, model or DEFAULT_MODEL)
     with open_index(index, towers.identity) as opened:
         if like is not None:
             found = find_by_picture(opened, towers, like, k, concept or [])
         else:
             found = find_by_text(opened, towers, query, k, concept or [], again)
     show(query if like is None else str(like), found, as_json, as_html)
+
+
+def _indexed(folder: Path, towers: Embedder, model: str) -> Path:
+    """Bring the kept index of a folder up to it, and say what could not be read. Returns where it is kept."""
+    from patchword.search.cached import update_cached
+    from patchword.search.page import printable
+
+    with progress_bar() as bar:
+        out, report = update_cached(folder, towers, model, bar.show)
+    changed = report.added + report.changed + report.moved + report.removed
+    if changed or report.bad:
+        skipped = f", {len(report.bad)} could not be read" if report.bad else ""
+        line = (
+            f"{printable(str(folder))}: {report.pictures} pictures, {changed} of them new or changed{skipped}"
+        )
+        print(f"patchword: {line}", file=sys.stderr)
+    for path, reason in report.bad[:5]:
+        print(" ".join(f"patchword: {printable(path)}: {printable(reason)}".split()), file=sys.stderr)
+    if len(report.bad) > 5:
+        print(f"patchword: and {len(report.bad) - 5} more; `patchword index` lists all", file=sys.stderr)
+    return out
 
 
 def _alignment(rerank: str, like: Path | None) -> Aligner:
@@ -79,16 +108,26 @@ def show(asked: str, found: SearchResult, as_json: bool, as_html: Path | None) -
     """Print what was found, and write the page where one is wanted."""
     from patchword.search.page import printable, result_page
 
-    for reason in found.unreadable:
-        print(f"patchword: {' '.join(printable(reason).split())}", file=sys.stderr)
+    for said in (*found.remarks, *found.unreadable):
+        print(f"patchword: {' '.join(printable(said).split())}", file=sys.stderr)
     if as_html is not None:
-        as_html.write_text(result_page(asked, found.matches), encoding="utf-8")
+        as_html.write_text(result_page(asked, found), encoding="utf-8")
     if as_json:
         rows = [
-            {"path": match.path, "score": match.score if math.isfinite(match.score) else None}
+            {
+                "path": match.path,
+                "score": match.score if math.isfinite(match.score) else None,
+                "exists": match.path not in found.missing,
+            }
             for match in found.matches
         ]
-        print(json.dumps({"query": asked, "results": rows}))
+        print(json.dumps({"query": asked, "results": rows, "remarks": found.remarks}))
         return
     for match in found.matches:
-        print(f"{match.score:.3f}  {printable(match.path)}")
+        gone = "  (no longer exists)" if match.path in found.missing else ""
+        print(f"{match.score:.3f}  {printable(match.path)}{gone}")
+    if found.missing:
+        forget = (
+            "`patchword index` on their folder forgets or finds them, `--prune` forgets all that are gone"
+        )
+        print(f"patchword: {len(found.missing)} of these no longer exist: {forget}", file=sys.stderr)

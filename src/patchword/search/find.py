@@ -9,6 +9,7 @@ Nothing is printed here, and no model is loaded: the command line and the servic
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -34,6 +35,10 @@ class Embedder(Protocol):
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors (n, E), float32. Raises DataError for a text without a word that the model knows."""
 
+    def remarks(self, text: str) -> Sequence[str]:
+        """What a person should know who asks with this text: words that the model does not know, and what is
+        cut."""
+
 
 class Aligner(Protocol):
     """A model for patch-word alignment, which `tasks.align.model.load_alignment` gives."""
@@ -46,6 +51,9 @@ class Aligner(Protocol):
 
     def similarities(self, pictures: Any, texts: Any) -> Any:
         """A tensor (pictures, texts)."""
+
+    def remarks(self, text: str) -> Sequence[str]:
+        """As `Embedder.remarks`."""
 
 
 class ReRanking(NamedTuple):
@@ -63,6 +71,11 @@ class SearchResult(NamedTuple):
     """Best first. Pictures that could not be ranked again stand last, with a score of minus infinity."""
     unreadable: tuple[str, ...] = ()
     """Why pictures could not be ranked again, one text each; their cosines are of another scale."""
+    missing: frozenset[str] = frozenset()
+    """Paths of `matches` at which there is no file any more."""
+    remarks: tuple[str, ...] = ()
+    """What a person should know of the query and the index: unknown words, a cut text, an unfinished
+    index."""
 
 
 def check_query(text: str, like: Path | None) -> None:
@@ -88,10 +101,12 @@ def find_by_text(
     """
     check_query(text, None)
     vector_E = towers.embed_texts([text])[0]
+    remarks = [*_about(index), *towers.remarks(text)]
     if again is None:
-        return SearchResult(tuple(index.search(vector_E, k, concepts)))
+        return _described(SearchResult(tuple(index.search(vector_E, k, concepts))), remarks)
+    remarks += [remark for remark in again.aligner.remarks(text) if remark not in remarks]
     nearest = index.search(vector_E, max(k, again.shortlist), concepts)
-    return _ranked_again(nearest, again.aligner, text, k)
+    return _described(_ranked_again(nearest, again.aligner, text, k), remarks)
 
 
 def find_by_picture(
@@ -104,7 +119,20 @@ def find_by_picture(
         DataError: the index does not know a concept.
     """
     vector_E = towers.embed_images([open_picture(picture)])[0]
-    return SearchResult(tuple(index.search(vector_E, k, concepts)))
+    return _described(SearchResult(tuple(index.search(vector_E, k, concepts))), _about(index))
+
+
+def _about(index: PictureIndex) -> list[str]:
+    if not index.waiting:
+        return []
+    return [
+        f"the last indexing was interrupted with {index.waiting} pictures left: run `patchword index` again"
+    ]
+
+
+def _described(found: SearchResult, remarks: Sequence[str]) -> SearchResult:
+    missing = frozenset(match.path for match in found.matches if not os.path.lexists(match.path))
+    return found._replace(missing=missing, remarks=tuple(remarks))
 
 
 def _ranked_again(nearest: Sequence[Match], aligner: Aligner, text: str, k: int) -> SearchResult:

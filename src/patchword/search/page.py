@@ -4,24 +4,23 @@ sent."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
 from patchword.data.pictures import open_picture
 from patchword.errors import PictureError
 from patchword.html.page import Html, name, note
 from patchword.html.page import page as document
 from patchword.html.pictures import picture_uri
-from patchword.search.index import Match
+from patchword.search.find import SearchResult
 
 _SIDE = 320
 """Pixels of the longer side of a picture on the page."""
 
 
-def result_page(query: str, matches: Sequence[Match]) -> str:
+def result_page(query: str, found: SearchResult) -> str:
     """One HTML file with small copies of the pictures inside; a picture that cannot be read is named with the
     reason."""
     cards = []
-    for match in matches:
+    for match in found.matches:
         try:
             shown = f'<img alt="" src="{picture_uri(open_picture(match.path), _SIDE)}">'
         except PictureError as error:
@@ -29,8 +28,9 @@ def result_page(query: str, matches: Sequence[Match]) -> str:
         score = f'<span class="soft">{match.score:.3f}</span>'
         cards.append(f'<div class="sample">{shown}{name(printable(match.path))} {score}</div>')
     listed = Html(f'<div class="samples">{"".join(cards)}</div>')
-    lead = "The pictures nearest to this, best first, each with its cosine."
-    return document(printable(query), [listed], lead=lead)
+    remarks = [note(printable(remark)) for remark in found.remarks]
+    lead = "The pictures nearest to this, best first, each with its score."
+    return document(printable(query), [*remarks, listed], lead=lead)
 
 
 def printable(text: str) -> str:
