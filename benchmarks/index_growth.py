@@ -51,7 +51,7 @@ def rows(first: int, count: int) -> list:
     ]
 
 
-def add(out: Path, first: int, count: int, tidy: bool) -> None:
+def add(out: Path, first: int, count: int) -> None:
     """Add pictures in batches, as an update does; each batch is published."""
     from patchword.search.writer import open_writer
 
@@ -59,8 +59,7 @@ def add(out: Path, first: int, count: int, tidy: bool) -> None:
         index.describe(width=WIDTH)
         for start in range(first, first + count, BATCH):
             index.publish(rows(start, min(BATCH, first + count - start)))
-        if tidy:
-            index.tidy()
+        index.tidy(count)
 
 
 def search(out: Path, count: int) -> None:
@@ -88,7 +87,7 @@ def alone(words: list[str]) -> None:
     if work == "search":
         search(out, first)
     else:
-        add(out, first, count, tidy=True)
+        add(out, first, count)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     memory = psutil.Process().memory_info()
     peak = getattr(memory, "peak_wset", None) or _peak_of_linux()

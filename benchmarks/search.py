@@ -58,7 +58,7 @@ def fill(out: Path, batches: Iterator[np.ndarray], flat_limit: int) -> tuple[Pic
             )
             number += len(points)
             sample.append(points[:50])
-        index.tidy()
+        index.tidy(number)
     return open_index(out), np.concatenate(sample), time.perf_counter() - start
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 import patchword.search.segments as segments_file
 import patchword.search.vectors as vectors_file
+import patchword.search.writer as writer_file
 from patchword.errors import PatchwordError, StoreError
 from patchword.search.check import check_index, repair_index
 from patchword.search.index import Concepts, open_index, update_index
@@ -60,6 +61,7 @@ def whole(tmp_path_factory):
     (photos / "bad.jpg").write_bytes(b"no picture")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vectors_file, "FLAT_LIMIT", 10)
+        patch.setattr(writer_file, "LARGE_RUN", 1)
         update(photos, out)
         (photos / "7.png").unlink()
         Image.new("RGB", (4, 4), (1, 1, 250)).save(photos / "new.png")

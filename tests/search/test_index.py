@@ -11,6 +11,7 @@ from PIL import Image
 
 import patchword.search.index as index_file
 import patchword.search.vectors as vectors_file
+import patchword.search.writer as writer_file
 from patchword.errors import DataError, MissingExtra, StoreError
 from patchword.search.index import Concepts, Match, open_index, update_index
 from patchword.search.manifest import read
@@ -235,6 +236,7 @@ def test_an_empty_folder_makes_an_empty_index(tmp_path):
 @pytest.mark.parametrize("limit", [100_000, 20])
 def test_many_pictures_in_cells_and_concepts_filter(photos, tmp_path, monkeypatch, limit):
     monkeypatch.setattr(vectors_file, "FLAT_LIMIT", limit)
+    monkeypatch.setattr(writer_file, "LARGE_RUN", 1)
     for i in range(60):
         paint(photos / f"{i}.png", (4 * i, 0, 250 - 4 * i))
 

@@ -83,7 +83,7 @@ def test_removed_pictures_are_never_found_and_their_space_comes_back(tmp_path):
         index.publish(gone=[row.path for row in held[:60]])
         assert same_as_exact(tmp_path, held[60:])
         size = sum(path.stat().st_size for path in tmp_path.glob("*.npy"))
-        index.tidy()
+        index.tidy(0)
     assert sum(path.stat().st_size for path in tmp_path.glob("*.npy")) < size
     assert same_as_exact(tmp_path, held[60:]) and check_index(tmp_path).damaged == ()
 
@@ -100,7 +100,9 @@ def test_many_pictures_get_cells_and_new_ones_are_found_beside_them(tmp_path, mo
     monkeypatch.setattr(vectors_file, "FLAT_LIMIT", 500)
     held = grown(tmp_path, [300, 300])
     with open_writer(tmp_path, "random", "") as index:
-        index.tidy()
+        index.tidy(added=1)
+        assert not list(tmp_path.glob("cells-*")), "one new picture does not wait for cells"
+        index.tidy(added=writer_file.LARGE_RUN)
         index.publish(rows(600, 5))
     with open_index(tmp_path) as opened:
         assert (opened.kind, opened.count) == ("cells", 605)

@@ -46,7 +46,7 @@ def search(
     ] = None,
 ) -> None:
     """Print the pictures nearest to a sentence or a picture, best first, with their cosine; with --rerank
-    their similarity by alignment. A folder of pictures is indexed first, in the cache folder of the system."""
+    their similarity by alignment. A folder of pictures is indexed first, in the system's cache folder."""
     from patchword.search.cached import is_index
     from patchword.search.find import ReRanking, check_query, find_by_picture, find_by_text
     from patchword.search.index import open_index

@@ -127,7 +127,7 @@ def prune_index(out: Path | str, *, allow_empty: bool = False) -> IndexReport:
             report.absent[place] = report.absent.get(place, 0) + 1
         if gone:
             forget(index, gone)
-            index.tidy()
+            index.tidy(0)
     report.pictures = index.manifest.pictures
     return report
 

@@ -79,7 +79,7 @@ class Update:
         if self.found.gone:
             forget(self.index, list(self.found.gone))
         if self.found.gone or self.found.waiting:
-            self.index.tidy()
+            self.index.tidy(len(self.found.waiting))
 
     def _rows(self, paths: list[bytes]) -> tuple[list[Row], list[bytes]]:
         """The rows of a batch, and the paths of the rows that they take the place of."""

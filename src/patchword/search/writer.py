@@ -26,6 +26,9 @@ from patchword.search.walk import LOCK
 
 FAN = 8
 """Segments of about the same size are merged when there are so many."""
+LARGE_RUN = 1000
+"""A run that added fewer pictures puts none into cells, so that a few pictures never wait for it, until there
+are far more than FLAT_LIMIT without."""
 REMOVED_SHARE = 0.25
 """A segment is written anew when more of its pictures than this are removed."""
 _FILES = re.compile(r"(pictures-\d+\.sqlite|vectors-\d+\.npy|cells-\d+\.faiss|index\.json\.part)(-journal)?")
@@ -99,14 +102,22 @@ class IndexWriter:
                     segment.removed.add(known.picture)
         self._replace(rows, self._to_merge(len(rows)) if rows else [], cells=False)
 
-    def tidy(self) -> None:
+    def tidy(self, added: int) -> None:
         """Write segments anew that hold many removed pictures, and put many vectors into cells, so that
-        searches stay fast."""
+        searches stay fast.
+
+        `added` is the number of pictures that the run has added.
+        """
         for segment in list(self._segments.values()):
             if len(segment.removed) > REMOVED_SHARE * segment.facts.pictures:
-                self._replace([], [segment], _many([segment]))
+                self._replace(
+                    [],
+                    [segment],
+                    "cells" in segment.facts.files and _found_in([segment]) > vectors.FLAT_LIMIT,
+                )
         flat = [one for one in self._segments.values() if "cells" not in one.facts.files]
-        if _many(flat):
+        most = vectors.FLAT_LIMIT if added >= LARGE_RUN else 4 * vectors.FLAT_LIMIT
+        if _found_in(flat) > most:
             self._replace([], flat, cells=True)
         large = [one for one in self._segments.values() if "cells" in one.facts.files]
         for tier in {_tier(_live(one)) for one in large}:
@@ -157,8 +168,7 @@ class IndexWriter:
         self, number: int, rows: Sequence[Row], merged: Sequence[Segment], cells: bool
     ) -> list[SegmentFacts]:
         """The new segment; none where there is no picture for it."""
-        searchable = sum(_with_removed(one).searchable for one in merged)
-        searchable += sum(row.vector_E is not None for row in rows)
+        searchable = _found_in(merged) + sum(row.vector_E is not None for row in rows)
         counts = (len(rows) + sum(map(_live, merged)), searchable)
         if not counts[0]:
             return []
@@ -189,8 +199,9 @@ def _tier(count: int) -> int:
     return tier
 
 
-def _many(segments: Sequence[Segment]) -> bool:
-    return sum(_with_removed(one).searchable for one in segments) > vectors.FLAT_LIMIT
+def _found_in(segments: Sequence[Segment]) -> int:
+    """Pictures that a search can find in these segments."""
+    return sum(_with_removed(one).searchable for one in segments)
 
 
 def _with_removed(segment: Segment) -> SegmentFacts:

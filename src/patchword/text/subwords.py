@@ -84,7 +84,7 @@ class Subwords:
         ]
 
     def unknown_words(self, caption: str) -> list[str]:
-        """The parts of a text for which there is no piece, each once; byte-level tokenizers know every text."""
+        """The parts of a text for which there is no piece, each once; byte-level ones know every text."""
         found = self._tokenizer.encode(caption, add_special_tokens=False)
         pieces = zip(found.ids, found.offsets, strict=True)
         places = [place for number, place in pieces if number not in self._ours]
