@@ -19,9 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-import patchword.search.index as index_file
 import patchword.search.vectors as vectors_file
 from patchword.search.index import PictureIndex, open_index
+from patchword.search.records import Row
+from patchword.search.writer import open_writer
 
 BATCH = 10_000
 
@@ -41,27 +42,23 @@ def vectors(count: int, width: int, centres: int, generator: np.random.Generator
 def fill(out: Path, batches: Iterator[np.ndarray], flat_limit: int) -> tuple[PictureIndex, np.ndarray, float]:
     """Builds an index as `update_index` does, but from vectors instead of pictures.
 
-    Rows are written to the working database and then published. Returns the opened index, a sample of the
-    vectors, and the seconds.
+    Returns the opened index, a sample of the vectors, and the seconds.
     """
     vectors_file.FLAT_LIMIT = flat_limit
-    out.mkdir()
-    work = index_file._work(out, "synthetic", "")
     sample, number = [], 0
     start = time.perf_counter()
-    for points in batches:
-        with work:
-            if number == 0:
-                work.execute("insert into settings values ('width', ?)", (str(points.shape[1]),))
-            rows = [
-                (f"/pictures/{number + i}.jpg".encode(), 0, 0, point.tobytes())
-                for i, point in enumerate(points)
-            ]
-            work.executemany("insert into pictures (path, size, time_ns, vector) values (?, ?, ?, ?)", rows)
-        number += len(points)
-        sample.append(points[:50])
-    index_file._publish(vectors_file.load_faiss(), work, out, "synthetic", "")
-    work.close()
+    with open_writer(out, "synthetic", "") as index:
+        for points in batches:
+            index.describe(width=points.shape[1])
+            index.publish(
+                [
+                    Row(f"/pictures/{number + i}.jpg".encode(), number + i, 0, b"", "", (), point)
+                    for i, point in enumerate(points)
+                ]
+            )
+            number += len(points)
+            sample.append(points[:50])
+        index.tidy(number)
     return open_index(out), np.concatenate(sample), time.perf_counter() - start
 
 
@@ -107,7 +104,7 @@ def main() -> None:
                     sum(
                         path.stat().st_size
                         for path in (Path(folder) / "out").iterdir()
-                        if path.suffix == ".faiss"
+                        if path.suffix in (".faiss", ".npy")
                     )
                     / 2**20
                 )

@@ -34,6 +34,6 @@ def test_an_index_is_searched_by_the_towers_that_made_it(tmp_path):
     (tmp_path / "photos").mkdir()
     for name in ("red", "blue"):
         Image.new("RGB", (40, 30), name).save(tmp_path / "photos" / f"{name}.png")
-    index(tmp_path / "photos", out=tmp_path / "index")
+    index(tmp_path / "index", tmp_path / "photos")
     offer = offered([], tmp_path / "index")
     assert {hit.name for hit in offer.index.search("a dog", 5)} == {"red.png", "blue.png"}

@@ -5,24 +5,31 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from patchword.search.index import Concepts
+    from patchword.search.check import CheckReport, RepairReport
+    from patchword.search.index import IndexReport
 
 DEFAULT_MODEL = "two-towers"
 
 
 def index(
-    folder: Annotated[Path, typer.Argument(help="Folder of pictures; its sub-folders are searched too.")],
     out: Annotated[
         Path, typer.Option("--out", help="Folder of the index; made, continued or brought up to date.")
     ],
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of pictures; its sub-folders are searched too.")
+    ] = None,
     model: Annotated[
-        str, typer.Option("--model", help="Two towers: shipped name, folder, hub id, or hub:ID of a CLIP.")
-    ] = DEFAULT_MODEL,
+        str | None,
+        typer.Option(
+            "--model",
+            help="Two towers: shipped name, folder, hub id, hub:ID of a CLIP; else the index's own.",
+        ),
+    ] = None,
     concepts: Annotated[
         Path | None,
         typer.Option(
@@ -30,60 +37,164 @@ def index(
             help="Codebook made with --model: its words are stored by picture, for search --concept.",
         ),
     ] = None,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Forget pictures of a folder that is empty or not mounted.")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Forget pictures of any folder whose file no longer exists.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only verify every byte of the index, and say what is damaged.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Keep what is whole of a damaged index, and embed what is lost.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
-    """Embed new and changed pictures, forget deleted ones; go on where an interrupted run was. Pictures that cannot be read are listed,
-    with exit status 1 at the end."""
+    """Embed new and changed pictures, recognise moved ones, forget deleted ones; go on where an interrupted
+    run was. Pictures that cannot be read are listed, with exit status 1 at the end."""
+    from patchword.errors import ConfigError
+    from patchword.search.index import prune_index
+
+    if check:
+        _checked(out, as_json)
+        return
+    if folder is None and not (prune or repair):
+        raise ConfigError("index: no FOLDER was given; only --check, --prune and --repair do without")
+    report = None
+    if folder is not None or repair:
+        report = _updated(folder, out, model, concepts, allow_empty, repair)
+    if prune:
+        pruned = prune_index(out, allow_empty=allow_empty)
+        report = pruned if report is None else report
+        if report is not pruned:
+            report.removed += pruned.removed
+            report.pictures = pruned.pictures
+            report.absent.update(pruned.absent)
+    if report is not None:
+        show(report, out, as_json)
+        if report.bad:
+            raise typer.Exit(1)
+
+
+def _updated(
+    folder: Path | None, out: Path, model: str | None, concepts: Path | None, allow_empty: bool, repair: bool
+) -> IndexReport | None:
+    """Load the model, mend the index where that is asked for, and bring it up to the folder, with a progress
+    bar."""
+    from patchword.search.check import repair_index
+    from patchword.search.index import model_of, update_index
     from patchword.tasks.retrieve.load import load_two_towers
 
+    name = model or model_of(out) or DEFAULT_MODEL
     # A search may start from another place.
-    name = str(Path(model).resolve()) if Path(model).is_dir() else model
-    towers, words = load_two_towers(model), None
+    name = str(Path(name).resolve()) if Path(name).is_dir() else name
+    towers, words = load_two_towers(name), None
     if concepts is not None:
         from patchword.layers.codebook import Codebook
         from patchword.tasks.retrieve.codebook import picture_concepts
 
         words = picture_concepts(towers, Codebook.read(concepts))
-    if make_index(folder, out, towers, name, as_json, words):
-        raise typer.Exit(1)
-
-
-def make_index(
-    folder: Path, out: Path, towers, model: str, as_json: bool, concepts: Concepts | None = None
-) -> int:
-    """The command with its model loaded: `towers` has `embed_images` (pictures to vectors) and `identity`. Returns how many were bad."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from patchword.cli.search import printable
-    from patchword.search.index import update_index
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("pictures", total=None)
-        report = update_index(
+    if repair:
+        _show_repair(repair_index(out, towers.identity, name), out)
+    if folder is None:
+        return None
+    with progress_bar() as bar:
+        return update_index(
             folder,
             out,
             towers.embed_images,
             towers.identity,
-            name=model,
-            concepts=concepts,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            name=name,
+            concepts=words,
+            allow_empty=allow_empty,
+            progress=bar.show,
         )
+
+
+class _Bar:
+    """A progress bar on standard error, where that is a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self._progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._progress.add_task("pictures", total=None)
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, done: int, total: int) -> None:
+        """Set the bar to `done` of `total`."""
+        self._progress.update(self._task, completed=done, total=total)
+
+
+def progress_bar() -> _Bar:
+    """A bar that counts pictures, or files of an index."""
+    return _Bar()
+
+
+def show(report: IndexReport, out: Path, as_json: bool) -> None:
+    """Print what a run did; what was skipped goes to standard error, one line each."""
+    from patchword.search.page import printable
+
     if as_json:
-        counts = {
-            "added": report.added,
-            "changed": report.changed,
-            "removed": report.removed,
-            "kept": report.kept,
-        }
+        names = ("added", "changed", "moved", "removed", "kept", "pictures", "absent")
+        counts: dict[str, Any] = {name: getattr(report, name) for name in names}
         bad = [{"path": path, "reason": reason} for path, reason in report.bad]
-        print(json.dumps({**counts, "pictures": report.pictures, "bad": bad}))
-        return len(bad)
+        print(json.dumps({**counts, "bad": bad}))
+        return
     for path, reason in report.bad:
-        print(f"patchword: skipped {printable(path)}: {' '.join(printable(reason).split())}", file=sys.stderr)
-    print(
-        f"{report.pictures} pictures in {out}: {report.added} added, {report.changed} changed, {report.removed} removed, "
-        f"{report.kept} as before, {len(report.bad)} skipped"
-    )
-    return len(report.bad)
+        line = f"patchword: skipped {printable(path)}: {printable(reason)}"
+        print(" ".join(line.split()), file=sys.stderr)
+    for place, count in report.absent.items():
+        said = "cannot be read, is empty or is not mounted; --allow-empty forgets them"
+        print(f"patchword: kept {count} pictures of {printable(place)}, which {said}", file=sys.stderr)
+    told = f"{report.added} added, {report.changed} changed, {report.moved} moved, {report.removed} removed"
+    told = f"{told}, {report.kept} as before, {len(report.bad)} skipped"
+    print(f"{report.pictures} pictures in {printable(str(out))}: {told}")
+
+
+def _checked(out: Path, as_json: bool) -> None:
+    from patchword.search.check import check_index
+    from patchword.search.manifest import repair_line
+    from patchword.search.page import printable
+
+    with progress_bar() as bar:
+        report: CheckReport = check_index(out, bar.show)
+    if as_json:
+        damaged = [{"file": file, "reason": reason} for file, reason in report.damaged]
+        print(json.dumps({"pictures": report.pictures, "segments": report.segments, "damaged": damaged}))
+    else:
+        for file, reason in report.damaged:
+            print(f"{printable(str(out / file))}: {reason}")
+        cure = f"; {repair_line(out)} embeds again only what is lost" if report.damaged else ""
+        said = "all as it was written"
+        if report.damaged:
+            cure = f"{repair_line(out)} embeds again only what is lost"
+            said = f"{len(report.damaged)} damaged files; {cure}"
+        print(f"{report.pictures} pictures in {report.segments} segments: {printable(said)}")
+    if report.damaged:
+        raise typer.Exit(1)
+
+
+def _show_repair(report: RepairReport, out: Path) -> None:
+    from patchword.search.page import printable
+
+    for file, reason in report.damaged:
+        print(f"patchword: {printable(str(out / file))}: {printable(reason)}", file=sys.stderr)
+    if not report.damaged:
+        print("patchword: nothing is damaged", file=sys.stderr)
+        return
+    said = f"{report.kept} pictures kept their vectors, {report.lost} are known to have lost them"
+    print(f"patchword: {said}", file=sys.stderr)
+    for root in report.roots:
+        print(
+            f"patchword: indexed was {printable(root)}: an update of it finds what is lost", file=sys.stderr
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ def pair(
         Path | None,
         typer.Option(
             "--explain",
-            help="Write what was kept, merged and dropped, and each word's patch: .html, or .png, .svg, .pdf.",
+            help="Write what was kept, merged, dropped, and each word's patch: .html, .png, .svg or .pdf.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
@@ -29,7 +30,8 @@ def pair(
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
 ) -> None:
-    """Print the similarity of a picture and a text, and for each word its best patch (row, column) with the cosine."""
+    """Print the similarity of a picture and a text, and for each word its best patch (row, column) with the
+    cosine."""
     from patchword.data.pictures import open_picture, seen_part
     from patchword.errors import DataError
     from patchword.tasks.align.model import load_alignment
@@ -40,6 +42,9 @@ def pair(
     picture = open_picture(photo)
     aligner = load_alignment(model, device)
     found = aligner.explain(picture, text)
+    remarks = aligner.remarks(text)
+    for remark in remarks:
+        print(f"patchword: {remark}", file=sys.stderr)
     if explain is not None:
         preprocessing = aligner.settings.preprocessing
         seen = seen_part(picture, preprocessing.fit, preprocessing.hw)
@@ -64,6 +69,7 @@ def pair(
             "similarity": found.similarity,
             "cosine": found.cosine,
             "words": words,
+            "remarks": remarks,
         }
         print(json.dumps({**row, "kept": found.kept_hw.astype(int).tolist()}, ensure_ascii=False))
         return
@@ -72,6 +78,5 @@ def pair(
     print(f"similarity {found.similarity:.3f}, cosine of the towers {found.cosine:.3f}, {kept}")
     for one in found.words:
         place = f"row {one.patch[0] + 1} of {rows}, column {one.patch[1] + 1} of {columns}"
-        print(
-            f"{one.cosine:6.3f}  {one.word}: {one.found}, {place}{'' if found.kept_hw[one.patch] else ' (dropped)'}"
-        )
+        dropped = "" if found.kept_hw[one.patch] else " (dropped)"
+        print(f"{one.cosine:6.3f}  {one.word}: {one.found}, {place}{dropped}")

@@ -6,16 +6,18 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchword.cli.index import DEFAULT_MODEL, progress_bar
+
 if TYPE_CHECKING:
-    from patchword.search.index import Match
+    from patchword.search.find import Aligner, Embedder, SearchResult
 
 
 def search(
-    index: Annotated[Path, typer.Argument(help="Folder made by `patchword index`.")],
+    index: Annotated[Path, typer.Argument(help="Folder made by `patchword index`, or a folder of pictures.")],
     query: Annotated[str, typer.Argument(help="What to find, in words.")] = "",
     like: Annotated[
         Path | None, typer.Option("--like", help="A picture: find those like it, instead of words.")
@@ -43,7 +45,10 @@ def search(
         Path | None, typer.Option("--html", help="Write a page with the pictures to this file.")
     ] = None,
 ) -> None:
-    """Print the pictures nearest to a sentence or a picture, best first, with their cosine; with --rerank their similarity by alignment."""
+    """Print the pictures nearest to a sentence or a picture, best first, with their cosine; with --rerank
+    their similarity by alignment. A folder of pictures is indexed first, in the system's cache folder."""
+    from patchword.search.cached import is_index
+    from patchword.search.find import ReRanking, check_query, find_by_picture, find_by_text
     from patchword.search.index import open_index
     from patchword.tasks.retrieve.load import load_two_towers
 
@@ -51,121 +56,78 @@ def search(
     again = None
     if rerank is not None:
         again = ReRanking(_alignment(rerank, like), shortlist)
-    with open_index(index) as opened:
-        name = model or opened.name
-    find(index, load_two_towers(name), query, like, k, concept or [], as_json, as_html, again)
+    if is_index(index) or not index.is_dir():
+        with open_index(index) as opened:
+            name = model or opened.name
+        towers = load_two_towers(name)
+    else:
+        towers = load_two_towers(model or DEFAULT_MODEL)
+        index = _indexed(index, towers, model or DEFAULT_MODEL)
+    with open_index(index, towers.identity) as opened:
+        if like is not None:
+            found = find_by_picture(opened, towers, like, k, concept or [])
+        else:
+            found = find_by_text(opened, towers, query, k, concept or [], again)
+    show(query if like is None else str(like), found, as_json, as_html)
 
 
-class ReRanking(NamedTuple):
-    """The second stage of a search."""
+def _indexed(folder: Path, towers: Embedder, model: str) -> Path:
+    """Bring the kept index of a folder up to it, and say what could not be read. Returns where it is kept."""
+    from patchword.search.cached import update_cached
+    from patchword.search.page import printable
 
-    aligner: Any
-    """`tasks.align.load_alignment` gives one."""
-    shortlist: int
+    with progress_bar() as bar:
+        out, report = update_cached(folder, towers, model, bar.show)
+    changed = report.added + report.changed + report.moved + report.removed
+    if changed or report.bad:
+        skipped = f", {len(report.bad)} could not be read" if report.bad else ""
+        line = (
+            f"{printable(str(folder))}: {report.pictures} pictures, {changed} of them new or changed{skipped}"
+        )
+        print(f"patchword: {line}", file=sys.stderr)
+    for path, reason in report.bad[:5]:
+        print(" ".join(f"patchword: {printable(path)}: {printable(reason)}".split()), file=sys.stderr)
+    if len(report.bad) > 5:
+        print(f"patchword: and {len(report.bad) - 5} more; `patchword index` lists all", file=sys.stderr)
+    return out
 
 
-def _alignment(rerank: str, like: Path | None) -> Any:
+def _alignment(rerank: str, like: Path | None) -> Aligner:
     from patchword.errors import DataError
     from patchword.tasks.align.model import load_alignment
 
     if like is not None:
+        expected = "give words, or leave --rerank out"
         raise DataError(
-            f"--rerank aligns words with patches, and the query is the picture {like}: give words, or leave --rerank out"
+            f"--rerank aligns words with patches, and the query is the picture {like}: {expected}"
         )
     return load_alignment(rerank)
 
 
-def check_query(query: str, like: Path | None) -> None:
-    """Raises DataError for no query, an empty one, or two."""
-    from patchword.errors import DataError
+def show(asked: str, found: SearchResult, as_json: bool, as_html: Path | None) -> None:
+    """Print what was found, and write the page where one is wanted."""
+    from patchword.search.page import printable, result_page
 
-    if bool(query.strip()) == (like is not None):
-        found = "words and a picture" if like is not None else "an empty query"
-        raise DataError(
-            f'search: found {found}; expected either words (patchword search INDEX "two dogs in snow") or --like PICTURE'
-        )
-
-
-def find(
-    index: Path,
-    towers,
-    query: str,
-    like: Path | None,
-    k: int,
-    concepts: list[str],
-    as_json: bool,
-    as_html: Path | None,
-    again: ReRanking | None = None,
-) -> None:
-    """The command with its model loaded: `towers` has `embed_texts`, `embed_images` and `identity`."""
-    from patchword.data.pictures import open_picture
-    from patchword.search.index import open_index
-
-    check_query(query, like)
-    with open_index(index, towers.identity) as opened:
-        vectors = (
-            towers.embed_images([open_picture(like)]) if like is not None else towers.embed_texts([query])
-        )
-        found = opened.search(vectors[0], k if again is None else max(k, again.shortlist), concepts)
-    if again is not None:
-        found = ranked_again(found, again.aligner, query)[:k]
-    asked = query if like is None else str(like)
+    for said in (*found.remarks, *found.unreadable):
+        print(f"patchword: {' '.join(printable(said).split())}", file=sys.stderr)
     if as_html is not None:
-        as_html.write_text(page(asked, found), encoding="utf-8")
+        as_html.write_text(result_page(asked, found), encoding="utf-8")
     if as_json:
-        rows = [{"path": one.path, "score": one.score if math.isfinite(one.score) else None} for one in found]
-        print(json.dumps({"query": asked, "results": rows}))
-    else:
-        for one in found:
-            print(f"{one.score:.3f}  {printable(one.path)}")
-
-
-def ranked_again(found: list[Match], aligner: Any, query: str) -> list[Match]:
-    """By similarity of patches and words, best first. Pictures that can no longer be read follow in their old order, each named once on
-    standard error, with a score of minus infinity: their cosine is of another scale."""
-    from patchword.data.pictures import open_picture
-    from patchword.errors import PictureError
-
-    pictures, read, gone = [], [], []
-    for one in found:
-        try:
-            pictures.append(open_picture(one.path))
-            read.append(one)
-        except PictureError as error:
-            print(f"patchword: {' '.join(printable(str(error)).split())}", file=sys.stderr)
-            gone.append(one._replace(score=float("-inf")))
-    if not pictures:
-        return gone
-    similarities = aligner.similarities(aligner.picture_cache(pictures), aligner.text_cache([query]))[
-        :, 0
-    ].tolist()
-    ranked = sorted(zip(similarities, read, strict=True), key=lambda pair: -pair[0])
-    return [one._replace(score=similarity) for similarity, one in ranked] + gone
-
-
-def printable(text: str) -> str:
-    """The text itself on one line where a terminal can show it, else quoted with escapes (line breaks, bytes that are no text)."""
-    return text if text.isprintable() else json.dumps(text)
-
-
-def page(query: str, found: list) -> str:
-    """One HTML file with small copies of the pictures inside, so that it can be sent; pictures that are gone are named."""
-    from patchword.data.pictures import open_picture
-    from patchword.errors import PictureError
-    from patchword.html.page import Html, name, note
-    from patchword.html.page import page as document
-    from patchword.html.pictures import picture_uri
-
-    cards = []
-    for one in found:
-        try:
-            shown = f'<img alt="" src="{picture_uri(open_picture(one.path), 320)}">'
-        except PictureError as error:
-            shown = note(printable(str(error)))
-        cards.append(
-            f'<div class="sample">{shown}{name(printable(one.path))} <span class="soft">{one.score:.3f}</span></div>'
+        rows = [
+            {
+                "path": match.path,
+                "score": match.score if math.isfinite(match.score) else None,
+                "exists": match.path not in found.missing,
+            }
+            for match in found.matches
+        ]
+        print(json.dumps({"query": asked, "results": rows, "remarks": found.remarks}))
+        return
+    for match in found.matches:
+        gone = "  (no longer exists)" if match.path in found.missing else ""
+        print(f"{match.score:.3f}  {printable(match.path)}{gone}")
+    if found.missing:
+        forget = (
+            "`patchword index` on their folder forgets or finds them, `--prune` forgets all that are gone"
         )
-    listed = Html(f'<div class="samples">{"".join(cards)}</div>')
-    return document(
-        printable(query), [listed], lead="The pictures nearest to this, best first, each with its cosine."
-    )
+        print(f"patchword: {len(found.missing)} of these no longer exist: {forget}", file=sys.stderr)

@@ -1,10 +1,11 @@
-"""The vectors of a picture index in faiss: all of them compared up to a number, beyond it the nearest of many cells."""
+"""faiss: nearest vectors of a segment, all of them compared or, in a large segment, those in the nearest of
+many cells."""
 
 from __future__ import annotations
 
-import sqlite3
+import os
 import warnings
-from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,37 +18,12 @@ FLAT_LIMIT = 100_000
 _ROWS_AT_ONCE = 16_384
 
 
-def build(faiss: ModuleType, work: sqlite3.Connection, width: int) -> tuple[Any, str]:
-    """The index of all vectors of the table `pictures`, and its kind: flat, or for many vectors an inverted file of cells.
-
-    The cells come of K-Means over a sample; a search visits 8 % of them (at least 16).
-    """
-    count = work.execute("select count(*) from pictures where vector is not null").fetchone()[0]
-    if count <= FLAT_LIMIT:
-        vectors, kind = faiss.IndexIDMap(faiss.IndexFlatIP(width)), "flat"
-    else:
-        cells = int(4 * count**0.5)
-        vectors, kind = (
-            faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT),
-            "cells",
-        )
-        # Forty vectors for each cell, spread evenly by a multiplicative hash: the same pictures always make the same cells.
-        share = min(2**32, int(2**32 * 40 * cells / count))
-        vectors.cp.niter = 10
-        vectors.train(
-            np.concatenate([rows for _, rows in _rows(work, f"and id * 2654435761 % 4294967296 < {share}")])
-        )
-        vectors.nprobe = max(16, int(0.08 * cells))
-    for ids, rows in _rows(work):
-        vectors.add_with_ids(rows, ids)
-    return vectors, kind
-
-
 def load_faiss() -> ModuleType:
     """Raises MissingExtra where it is not installed."""
     try:
         with warnings.catch_warnings():
-            # Its generated bindings use types that newer Pythons announce to drop; nothing a user of ours can act on.
+            # Its generated bindings use types that newer Pythons announce to drop; no user of ours can act on
+            # that.
             warnings.simplefilter("ignore", DeprecationWarning)
             import faiss
     except ImportError as error:
@@ -57,10 +33,85 @@ def load_faiss() -> ModuleType:
     return faiss
 
 
-def _rows(work: sqlite3.Connection, condition: str = "") -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    cursor = work.execute(f"select id, vector from pictures where vector is not null {condition} order by id")
-    while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-        yield (
-            np.array([row[0] for row in rows], dtype=np.int64),
-            np.stack([np.frombuffer(row[1], dtype=np.float32) for row in rows]),
-        )
+def nearest(
+    faiss: ModuleType, vectors_NE: np.ndarray, query_E: np.ndarray, k: int, kept_N: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and row numbers of the `k` nearest of all vectors, best first; only those that `kept_N` (bool)
+    marks."""
+    scores_1k, rows_1k = np.empty((1, k), dtype=np.float32), np.empty((1, k), dtype=np.int64)
+    pointer = faiss.swig_ptr
+    bits, selector = _selector(faiss, kept_N)
+    query_1E = np.ascontiguousarray(query_E[None])
+    faiss.knn_inner_product(
+        pointer(query_1E),
+        pointer(vectors_NE),
+        vectors_NE.shape[1],
+        1,
+        len(vectors_NE),
+        k,
+        pointer(scores_1k),
+        pointer(rows_1k),
+        selector,
+    )
+    del bits  # held until here: faiss keeps no copy
+    return scores_1k[0], rows_1k[0]
+
+
+def nearest_in_cells(
+    faiss: ModuleType, cells: Any, query_E: np.ndarray, k: int, kept_N: np.ndarray | None, everywhere: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `nearest`, in the nearest cells, or with `everywhere` in all of them: the few pictures that a filter
+    leaves may lie in none of the nearest ones, and the others are skipped by their number."""
+    bits, selector = _selector(faiss, kept_N)
+    probed = cells.nlist if everywhere else cells.nprobe
+    settings = faiss.SearchParametersIVF(sel=selector, nprobe=probed)
+    scores_1k, rows_1k = cells.search(np.ascontiguousarray(query_E[None]), k, params=settings)
+    del bits
+    return scores_1k[0], rows_1k[0]
+
+
+def _selector(faiss: ModuleType, kept_N: np.ndarray | None) -> tuple[np.ndarray | None, Any]:
+    if kept_N is None:
+        return None, None
+    bits = np.packbits(kept_N, bitorder="little")
+    return bits, faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
+
+
+def build_cells(faiss: ModuleType, vectors_NE: np.ndarray) -> Any:
+    """An inverted file over all rows. The cells come of K-Means over a sample; a search visits 8 % of them
+    (at least 16)."""
+    count, width = vectors_NE.shape
+    cells = max(1, int(4 * count**0.5))
+    built = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
+    # Forty vectors for each cell, spread evenly by a multiplicative hash: the same pictures always make the
+    # same cells.
+    share = min(2**32, int(2**32 * 40 * cells / count))
+    sample = np.flatnonzero(np.arange(1, count + 1, dtype=np.uint64) * 2654435761 % 2**32 < share)
+    built.cp.niter = 10
+    built.train(np.ascontiguousarray(vectors_NE[sample]))
+    for start in range(0, count, _ROWS_AT_ONCE):
+        built.add(np.ascontiguousarray(vectors_NE[start : start + _ROWS_AT_ONCE]))
+    built.nprobe = max(16, int(0.08 * cells))
+    return built
+
+
+def write_cells(faiss: ModuleType, cells: Any, path: Path) -> None:
+    """Through a Python file, for faiss itself takes no file name that is not UTF-8."""
+    with open(path, "wb") as file:
+        faiss.write_index(cells, faiss.PyCallbackIOWriter(file.write))
+
+
+def read_cells(faiss: ModuleType, path: Path) -> Any:
+    """The inverted file, mapped into memory where the system and its name allow that. Raises RuntimeError for
+    what is none."""
+    name = os.fsencode(path)
+    if os.name != "nt" and name.decode("utf-8", "replace").encode("utf-8") == name:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+    with open(path, "rb") as file:
+        return faiss.read_index(faiss.PyCallbackIOReader(file.read))
+
+
+def head_of_cells(size: int, rows: int, width: int) -> int:
+    """Bytes of the file before the lists of vectors and their numbers: everything that steers how the rest is
+    read."""
+    return max(0, size - rows * (4 * width + 8))

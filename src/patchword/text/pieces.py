@@ -97,6 +97,13 @@ class Pieces:
         """Returns the ids of the pieces, without start and end."""
         return self._tokenizer.encode(caption, add_special_tokens=False).ids
 
+    def unknown_words(self, caption: str) -> list[str]:
+        """The words of a text for which there is no piece, each once."""
+        found = self._tokenizer.encode(caption, add_special_tokens=False)
+        unknown = self.special.unknown
+        places = [place for number, place in zip(found.ids, found.offsets, strict=True) if number == unknown]
+        return list(dict.fromkeys(caption[start:end] for start, end in places))
+
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """Returns one piece per id up to the first end, as the tokenizer spells it.
 

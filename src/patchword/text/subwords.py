@@ -83,6 +83,13 @@ class Subwords:
             for number in self._tokenizer.encode(caption, add_special_tokens=False).ids
         ]
 
+    def unknown_words(self, caption: str) -> list[str]:
+        """The parts of a text for which there is no piece, each once; byte-level ones know every text."""
+        found = self._tokenizer.encode(caption, add_special_tokens=False)
+        pieces = zip(found.ids, found.offsets, strict=True)
+        places = [place for number, place in pieces if number not in self._ours]
+        return list(dict.fromkeys(caption[start:end] for start, end in places))
+
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """Returns one piece per id up to the first end, as the tokenizer spells it (</w> closes a word).
 

@@ -135,6 +135,11 @@ class Vocabulary:
         unknown = self.special.unknown
         return [self._ids.get(word, unknown) for word in _SPLITTERS[self.splitter][0](caption)]
 
+    def unknown_words(self, caption: str) -> list[str]:
+        """The words of a text that are not known, each once, as `encode` splits them."""
+        units = _SPLITTERS[self.splitter][0](caption)
+        return list(dict.fromkeys(unit for unit in units if unit not in self._ids))
+
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """Returns one word per id up to the first end, without padding and start.
 

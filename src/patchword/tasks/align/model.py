@@ -122,6 +122,11 @@ class AlignmentModel:
             progress=progress,
         )
 
+    def remarks(self, text: str) -> list[str]:
+        """What a person should know who asks with this text: words that the model does not know, and what is
+        cut."""
+        return self.towers.remarks(text)
+
     @torch.inference_mode()
     def explain(self, picture: Picture, text: str) -> AlignedPair:
         """Explains one pair: which patches are kept, merged and dropped, and which patches match each word.

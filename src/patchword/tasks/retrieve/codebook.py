@@ -18,7 +18,7 @@ from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.pictures import Picture
 from patchword.errors import DataError, ModelError
 from patchword.layers.codebook import OBJECTS, Codebook, assign, build_codebook, read_words
-from patchword.search.index import Concepts
+from patchword.search.records import Concepts
 from patchword.tasks.retrieve.model import TwoTowerModel
 from patchword.text.concepts import caption_words
 

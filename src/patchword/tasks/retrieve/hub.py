@@ -1,4 +1,5 @@
-"""Published CLIP models (`hub:openai/clip-vit-base-patch32` and their kind) as two towers, for search, labels and codebooks."""
+"""Published CLIP models (`hub:openai/clip-vit-base-patch32` and their kind) as two towers, for search, labels
+and codebooks."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from patchword.towers.clip import ClipTextTower, ClipTextTowerConfig, ClipTower,
 
 
 class ClipWords:
-    """CLIP's tokenizer with its own ids, which its published text tower needs. It has no unknown piece: that id never occurs."""
+    """CLIP's tokenizer with its own ids, which its published text tower needs. It has no unknown piece: that
+    id never occurs."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         self._tokenizer = tokenizer
@@ -32,15 +34,21 @@ class ClipWords:
         """Ids of the pieces, without start and end."""
         return self._tokenizer.encode(caption, add_special_tokens=False)
 
+    def unknown_words(self, caption: str) -> list[str]:
+        """None: every text has pieces."""
+        return []
+
     def to_json(self) -> dict[str, Any]:
-        """Raises ModelError: a published CLIP is named by its id wherever it is used, and not copied into a model folder."""
+        """Raises ModelError: a published CLIP is named by its id wherever it is used, and not copied into a
+        model folder."""
         raise ModelError(
             "a published CLIP is not saved as a model folder: name it by hub:ID wherever it is used"
         )
 
 
 def load_clip(name: str, device: torch.device) -> TwoTowerModel:
-    """From a folder or a hub id, with the learned scale of the cosines. Raises ModelError when it cannot be had or is no CLIP."""
+    """From a folder or a hub id, with the learned scale of the cosines. Raises ModelError when it cannot be
+    had or is no CLIP."""
     try:
         tokenizer = CLIPTokenizer.from_pretrained(name)
         scale = CLIPModel.from_pretrained(name).logit_scale.exp().item()

@@ -135,6 +135,23 @@ class TwoTowerModel:
         ids = self.vocabulary.encode(text)[: self.model.text.max_length - 2]
         return any(number != self.vocabulary.special.unknown for number in ids)
 
+    def remarks(self, text: str) -> list[str]:
+        """What a person should know who asks with this text: words that the model does not know, and what is
+        cut.
+
+        Empty where the model reads the whole text.
+        """
+        found = []
+        unknown = self.vocabulary.unknown_words(text)
+        if unknown:
+            found.append(f"the model does not know: {', '.join(unknown)}")
+        limit, length = self.model.text.max_length - 2, len(self.vocabulary.encode(text))
+        if length > limit:
+            units = "words" if isinstance(self.vocabulary, Vocabulary) else "pieces of words"
+            cut = f"the last {length - limit} are left out"
+            found.append(f"the text has {length} {units} and the model reads {limit}: {cut}")
+        return found
+
     def label(
         self, pictures: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = TEMPLATES
     ) -> np.ndarray:

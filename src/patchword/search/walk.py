@@ -1,0 +1,181 @@
+"""What is in a folder, compared with what the index knows of it. Absence is not deletion: a picture is only
+called gone where the folder that should hold it can be read and is not empty, for an unmounted drive looks
+like an empty folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from patchword.errors import StoreError
+from patchword.search.manifest import NAME
+from patchword.search.segments import Known
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".jp2", ".avif"}
+LOCK = "index.lock"
+"""Stands in every index folder; a folder with it is an index and holds no pictures of the person's own."""
+
+
+class Status(NamedTuple):
+    """A file as the system describes it."""
+
+    size: int
+    time_ns: int
+
+
+class Walk(NamedTuple):
+    """What was found under a folder."""
+
+    found: dict[bytes, Status]
+    unreadable: dict[bytes, str]
+    """Folders and files that could not be looked at, with the reason."""
+    mounts: set[bytes]
+    """Where another drive is mounted, at the folder, above it or under it."""
+    empty: bool
+    """Whether the folder holds nothing at all."""
+
+
+class Comparison(NamedTuple):
+    """The folder beside the index."""
+
+    waiting: list[bytes]
+    """New pictures, and those of another size or time than the index knows."""
+    gone: dict[bytes, Known]
+    """Pictures of the index that are deleted, with evidence."""
+    absent: dict[str, int]
+    """Folders that cannot be read or whose drive is not mounted, and how many pictures the index keeps of
+    them."""
+
+
+def walk(folder: Path) -> Walk:
+    """All pictures under a folder with its sub-folders, index folders left out. Links to folders are not
+    followed."""
+    seen = Walk({}, {}, {mount for mount in [_mount_above(os.fsencode(folder))] if mount is not None}, False)
+    entries = 0
+
+    def failed(error: OSError) -> None:
+        seen.unreadable[os.fsencode(error.filename)] = str(error.strerror)
+
+    for place, folders, names in os.walk(folder, onerror=failed):
+        entries += len(folders) + len(names)
+        if NAME in names and LOCK in names:
+            folders.clear()
+            continue
+        seen.mounts.update(
+            os.fsencode(path) for one in folders if os.path.ismount(path := os.path.join(place, one))
+        )
+        folders.sort()
+        for name in sorted(names):
+            if os.path.splitext(name)[1].lower() in SUFFIXES:
+                path = os.path.join(place, name)
+                try:
+                    status = os.stat(path)
+                except OSError as error:
+                    seen.unreadable[os.fsencode(path)] = str(error.strerror)
+                    continue
+                seen.found[os.fsencode(path)] = Status(status.st_size, status.st_mtime_ns)
+    return seen._replace(empty=not entries and os.fsencode(folder) not in seen.unreadable)
+
+
+def _mount_above(path: bytes) -> bytes | None:
+    """Where the drive of a path is mounted; None for the root of the file system, which is always there."""
+    while not os.path.ismount(path):
+        path = os.path.dirname(path)
+    return path if os.path.dirname(path) != path or os.name == "nt" else None
+
+
+def prefix_of(folder: Path) -> bytes:
+    """With what the paths of all files under a folder begin."""
+    path = os.fsencode(folder)
+    separator = os.fsencode(os.sep)
+    return path if path.endswith(separator) else path + separator
+
+
+def compare(
+    folder: Path, seen: Walk, known: Mapping[bytes, Known], mounts: Iterable[bytes], allow_empty: bool
+) -> Comparison:
+    """What is to be embedded, and what is to be forgotten.
+
+    Args:
+        known: the pictures that the index holds of the folder.
+        mounts: where drives were mounted when pictures were indexed.
+        allow_empty: whether pictures of an empty folder, or of a drive that is not mounted, are forgotten.
+
+    Raises:
+        StoreError: the folder is empty and the index holds pictures of it.
+    """
+    if known and seen.empty and not allow_empty:
+        raise StoreError(
+            f"{folder}: the folder is empty, and the index holds {len(known)} pictures of it; a drive "
+            "that is not mounted looks so. Nothing was changed: mount it, or forget them with --allow-empty"
+        )
+    waiting = [path for path, status in seen.found.items() if _changed(known.get(path), status)]
+    silent = set(seen.unreadable)
+    if not allow_empty:
+        silent |= {mount for mount in mounts if not os.path.ismount(mount)}
+    gone, absent = {}, {}
+    for path, one in known.items():
+        if path in seen.found:
+            continue
+        place = _place_among(silent, path)
+        if place is not None:
+            shown = os.fsdecode(place)
+            absent[shown] = absent.get(shown, 0) + 1
+        elif not os.path.lexists(path):
+            gone[path] = one
+    return Comparison(waiting, gone, absent)
+
+
+def _changed(known: Known | None, status: Status) -> bool:
+    return known is None or (known.size, known.time_ns) != status
+
+
+def _place_among(places: Collection[bytes], path: bytes) -> bytes | None:
+    """The path itself, or the folder above it, that is one of `places`."""
+    while path not in places:
+        above = os.path.dirname(path)
+        if above == path:
+            return None
+        path = above
+    return path
+
+
+def is_gone(path: bytes, mounts: Collection[bytes]) -> bool:
+    """Whether a picture is deleted, with evidence: its drive is mounted, and the nearest folder above it that
+    exists can be read and is not empty. `mounts`: where drives were mounted when pictures were indexed."""
+    if _exists(path):
+        return False
+    mount = _place_among(mounts, path)
+    return (mount is None or os.path.ismount(mount)) and _is_filled(os.path.dirname(path))
+
+
+def _is_filled(folder: bytes) -> bool:
+    """Whether the nearest folder that exists can be read and is not empty."""
+    while True:
+        try:
+            with os.scandir(folder) as entries:
+                return any(True for _ in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            above = os.path.dirname(folder)
+            if above == folder:
+                return False
+            folder = above
+        except OSError:
+            return False
+
+
+def _exists(path: bytes) -> bool:
+    """Whether there is such a file, or it cannot be known."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR)
+    return True
+
+
+def missing(paths: Iterable[bytes]) -> list[bytes]:
+    """Those of some paths at which there is no file any more."""
+    return [path for path in paths if not _exists(path)]
