@@ -16,11 +16,22 @@ if TYPE_CHECKING:
 
 
 def score(
-    predictions: Annotated[Path, typer.Argument(help="COCO results JSON, or a folder of several.")],
+    predictions: Annotated[
+        Path,
+        typer.Argument(
+            help=(
+                "COCO or VQA results JSON, {id: text}, JSON lines, CSV (that of `caption --out` too), or a "
+                "folder of several."
+            )
+        ),
+    ],
     references: Annotated[
         Path,
         typer.Argument(
-            help="COCO captions JSON, Karpathy JSON, or a folder of ID.txt with a caption per line."
+            help=(
+                "Captions: COCO, Karpathy, {id: [captions]}, a table, a folder of ID.txt. Answers: VQA "
+                "annotations, questions."
+            )
         ),
     ],
     metrics: Annotated[
@@ -63,27 +74,46 @@ def score(
     ] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the values in full precision.")] = None,
 ) -> None:
-    """Bleu_1 to Bleu_4, METEOR, ROUGE_L, CIDEr and SPICE, equal to coco-caption; a metric that cannot run is left out, with the reason."""
+    """Bleu_1 to Bleu_4, METEOR, ROUGE_L, CIDEr and SPICE, equal to coco-caption; a metric that cannot run is
+    left out, with the reason. Where the references are answers to questions: VQA accuracy, equal to VQA's own
+    evaluation, and exact match."""
     from rich.console import Console
 
-    from patchword.metrics.files import read_prediction_files, read_references
+    from patchword.lookup import look_up
+    from patchword.metrics.answer_files import holds_answers
+    from patchword.metrics.files import named_as, read_prediction_files, read_references, reference_files
     from patchword.metrics.reporting import Settings, evaluate
+
+    if holds_answers(references):
+        for_captions = {
+            "--metrics": metrics, "--compare": compare, "--intervals": intervals, "--training": training,
+            "--clip-model": clip_model, "--objects": objects, "--groups": groups, "--per-image": per_image,
+        }  # fmt: skip
+        given = [option for option, value in for_captions.items() if value]
+        if given:
+            raise ConfigError(
+                f"{references} holds answers, and {', '.join(given)} is for captions: leave it out"
+            )
+        scorer = look_up("tasks.answer.evaluate:score_files")
+        raise typer.Exit(scorer(predictions, references, split, allow_missing, out))
 
     if per_image and out is None:
         raise ConfigError("--per-image writes the values to a file: name it with --out")
     _refuse_halves(clip_model, images, objects, synonyms, groups, compare)
     settings = Settings.of(metrics, tokenizer, allow_missing, strict)
-    wanted = read_references(references, split)
+    wanted, names = read_references(references, split), reference_files(references)
     training_captions = read_references(training) if training else None
     further = _further(clip_model, references, images, objects, synonyms, tokenizer)
     settings = settings._replace(clip_model=clip_model)
 
     def scored(place: Path) -> dict[str, Any]:
+        files = {}
+        for name, captions in read_prediction_files(place).items():
+            files[name], moved = named_as(captions, wanted, names)
+            if moved:
+                print(f"{name}: {moved} captions belong to the references by the name of their picture")
         if groups is not None:
-            return _by_domain(
-                read_prediction_files(place), groups, wanted, settings, training_captions, further
-            )
-        files = read_prediction_files(place)
+            return _by_domain(files, groups, wanted, settings, training_captions, further)
         return {
             name: evaluate(wanted, captions, settings, training_captions, further)
             for name, captions in files.items()

@@ -48,6 +48,11 @@ class Settings(NamedTuple):
         left_out = max(result.left_out for result in results.values())
         if left_out:
             text += f"; INCOMPLETE: up to {left_out} images that only one side has are left out"
+        if min(sizes) == 1 and {"cider", "cider-plain"} & set(self.metrics):
+            text += (
+                "; CIDEr of one image alone is 0 by definition (its words occur in every image of the "
+                "set): score more"
+            )
         if self.tokenizer != "ptb":
             text += f"; tokenizer {self.tokenizer}: NOT comparable with coco-caption"
         if self.clip_model is not None:

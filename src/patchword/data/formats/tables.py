@@ -1,6 +1,7 @@
 """A person's own table: one row per caption, as CSV, JSON lines or a JSON list.
 
-Columns `image` and `caption`, and if wanted `split`; a row of JSON may hold a list under `captions`. A picture may have many rows.
+Columns `image` and `caption`, and if wanted `split`; other programs' names of these are known (open_clip's
+`filepath` and `title`). A row of JSON may hold a list under `captions`. A picture may have many rows.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from pathlib import Path
 from patchword.data.formats.complaints import Complain, clean_caption, clean_file, clean_split, parse_json
 from patchword.data.records import CaptionRecord
 
-IMAGE = ("image", "file", "filename", "file_name", "image_name", "image_path", "path")
-CAPTION = ("caption", "captions", "text", "sentence", "comment")
+IMAGE = ("image", "file", "filename", "file_name", "image_name", "image_path", "path", "filepath")
+CAPTION = ("caption", "captions", "text", "sentence", "comment", "title")
 SPLIT = ("split",)
 DELIMITERS = ",;\t|"
 
 
-def delimiter_of(text: str, second: tuple[str, ...] = CAPTION) -> str | None:
-    """The delimiter under which the first line is a header with an image and a caption column, or another `second` one; None when there
-    is none."""
+def delimiter_of(text: str, second: tuple[str, ...] = CAPTION, first: tuple[str, ...] = IMAGE) -> str | None:
+    """The delimiter under which the first line is a header with an image and a caption column, or others as
+    `first` and `second`; None when there is none."""
     header = text.lstrip("\n").split("\n", 1)[0]
     for delimiter in DELIMITERS:
         names = [name.strip(' "').lower() for name in header.split(delimiter)]
-        if column(names, IMAGE) is not None and column(names, second) is not None:
+        if column(names, first) is not None and column(names, second) is not None:
             return delimiter
     return None
 

@@ -30,7 +30,7 @@ from patchword.data.records import QuestionRecord
 from patchword.errors import ConfigError, DataError
 from patchword.layers.codebook import Codebook
 from patchword.layers.familiarity import mean_patch
-from patchword.metrics.classification import vqa_accuracy
+from patchword.metrics.answers import vqa_accuracy
 from patchword.models.fusion.question_answering import QuestionConfig
 from patchword.tasks.answer.composed import AnswerModel
 from patchword.tasks.answer.model import AnsweringModel, AnswerSettings

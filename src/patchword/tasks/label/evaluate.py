@@ -132,6 +132,8 @@ def measure(request: EvaluateRequest) -> Evaluation:
     from patchword.tasks.label.model import load_labelling_model
 
     out = request.out
+    if request.images is None:
+        raise ConfigError(f"--images is missing: {request.model} looks at the pictures, name their folder")
     classifier = load_labelling_model(request.model, request.device)
     labels = classifier.settings.labels
     rows = Rows(
