@@ -42,7 +42,7 @@ def read_csv(text: str, path: Path, complain: Complain) -> list[CaptionRecord]:
             f"expected a header with the columns image and caption (and split), found {header!r}",
         )
         return []
-    return _records(csv_rows(text, delimiter, path, complain), complain)
+    return records_of(csv_rows(text, delimiter, path, complain), complain)
 
 
 def csv_rows(text: str, delimiter: str, path: Path, complain: Complain) -> Iterator[tuple[str, dict]]:
@@ -78,7 +78,7 @@ def csv_rows(text: str, delimiter: str, path: Path, complain: Complain) -> Itera
 
 def read_json_lines(text: str, path: Path, complain: Complain) -> list[CaptionRecord]:
     """Records of a file with one JSON object per line."""
-    return _records(json_line_rows(text, path, complain), complain)
+    return records_of(json_line_rows(text, path, complain), complain)
 
 
 def json_line_rows(text: str, path: Path, complain: Complain) -> Iterator[tuple[str, dict]]:
@@ -95,7 +95,7 @@ def json_line_rows(text: str, path: Path, complain: Complain) -> Iterator[tuple[
 
 def read_json_list(content: list, path: Path, complain: Complain) -> list[CaptionRecord]:
     """Records of a JSON list of objects."""
-    return _records(json_list_rows(content, "caption", path, complain), complain)
+    return records_of(json_list_rows(content, "caption", path, complain), complain)
 
 
 def json_list_rows(content: list, second: str, path: Path, complain: Complain) -> Iterator[tuple[str, dict]]:
@@ -120,8 +120,8 @@ def column(names: Iterable[str], wanted: tuple[str, ...]) -> str | None:
     return next((name for name in wanted if name in names), None)
 
 
-def _records(rows: Iterable[tuple[str, dict]], complain: Complain) -> list[CaptionRecord]:
-    """Rows gathered by picture, in the order in which the pictures first appear."""
+def records_of(rows: Iterable[tuple[str, dict]], complain: Complain) -> list[CaptionRecord]:
+    """Rows, each with its place, gathered by picture, in the order in which the pictures first appear."""
     captions: dict[str, list[str]] = {}
     splits: dict[str, str | None] = {}
     for where, row in rows:
