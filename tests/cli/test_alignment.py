@@ -88,7 +88,7 @@ def test_gifts_of_patches_make_up_a_word(aligner, cat):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a cat", "--explain", "page.txt"], "expected a name that ends in .html"),
+        (["a cat", "--explain", "page.txt"], "let it end in .html"),
         (["qwertz"], "has no word that the model knows"),
         (["a cat", "--model", "TOWERS"], "is a model for 'retrieve'"),
     ],

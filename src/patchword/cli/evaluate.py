@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from patchword.cli.outputs import Overwrite, refuse_existing
 from patchword.errors import ConfigError
 from patchword.tasks.requests import MissingChoice
 
@@ -52,6 +53,7 @@ def evaluate(
             help="JSON file for the values; labels: folder for predictions.csv, scores.json, confusion.png."
         ),
     ] = None,
+    overwrite: Overwrite = False,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
@@ -63,6 +65,11 @@ def evaluate(
     from patchword.tasks.requests import EvaluateRequest
     from patchword.tasks.table import TASKS, task_of
 
+    if out is not None and not out.is_dir():
+        refuse_existing(overwrite, {"--out": out})
+    elif out is not None:
+        written = ("predictions.csv", "scores.json", "confusion.png")
+        refuse_existing(overwrite, {f"--out {out}:": out / name for name in written})
     request = EvaluateRequest(model, data, images, split, answers, training, missing, out, device, batch)
     if Path(model).is_file():
         reader = next(task.evaluate_file for task in TASKS.values() if task.evaluate_file is not None)

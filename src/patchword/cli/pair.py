@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from patchword.cli.outputs import FIGURES, PAGES, Overwrite, print_json, refuse_existing, refuse_suffix
 
 DEFAULT_MODEL = "laps"
 
@@ -24,6 +25,7 @@ def pair(
             help="Write what was kept, merged and dropped, and each word's patch: .html, or .png, .svg, .pdf.",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
@@ -31,19 +33,18 @@ def pair(
 ) -> None:
     """Print the similarity of a picture and a text, and for each word its best patch (row, column) with the cosine."""
     from patchword.data.pictures import open_picture, seen_part
-    from patchword.errors import DataError
     from patchword.tasks.align.model import load_alignment
     from patchword.tasks.align.page import pair_figure, pair_page
 
-    if explain is not None and explain.suffix.lower() not in (".html", ".png", ".svg", ".pdf"):
-        raise DataError(f"--explain {explain}: expected a name that ends in .html, .png, .svg or .pdf")
+    refuse_suffix("--explain", explain, (*PAGES, *FIGURES))
+    refuse_existing(overwrite, {"--explain": explain})
     picture = open_picture(photo)
     aligner = load_alignment(model, device)
     found = aligner.explain(picture, text)
     if explain is not None:
         preprocessing = aligner.settings.preprocessing
         seen = seen_part(picture, preprocessing.fit, preprocessing.hw)
-        if explain.suffix.lower() == ".html":
+        if explain.suffix.lower() in PAGES:
             explain.write_text(pair_page(found, seen, photo.name), encoding="utf-8")
         else:
             pair_figure(found, seen, explain)
@@ -65,7 +66,7 @@ def pair(
             "cosine": found.cosine,
             "words": words,
         }
-        print(json.dumps({**row, "kept": found.kept_hw.astype(int).tolist()}, ensure_ascii=False))
+        print_json({**row, "kept": found.kept_hw.astype(int).tolist()})
         return
     rows, columns = found.kept_hw.shape
     kept = f"{int(found.kept_hw.sum())} of {rows * columns} patches kept"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from patchword.cli.outputs import Overwrite, complain, refuse_existing
 from patchword.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def score(
         bool, typer.Option("--per-image", help="Write the values of each image to --out as well.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the values in full precision.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Bleu_1 to Bleu_4, METEOR, ROUGE_L, CIDEr and SPICE, equal to coco-caption; a metric that cannot run is
     left out, with the reason. Where the references are answers to questions: VQA accuracy, equal to VQA's own
@@ -84,6 +86,7 @@ def score(
     from patchword.metrics.files import named_as, read_prediction_files, read_references, reference_files
     from patchword.metrics.reporting import Settings, evaluate
 
+    refuse_existing(overwrite, {"--out": out})
     if holds_answers(references):
         for_captions = {
             "--metrics": metrics, "--compare": compare, "--intervals": intervals, "--training": training,
@@ -134,7 +137,7 @@ def score(
     if other:
         console.print(_difference_table(found, other, resamples))
     for line in dict.fromkeys(line for result in found.values() for line in result.report.absent.values()):
-        print(f"patchword: {' '.join(line.split())}", file=sys.stderr)
+        complain(line)
     if out is not None:
         _write(out, {name: result.as_json(per_image) for name, result in found.items()})
     missing = settings.named & {name for result in found.values() for name in result.report.absent}
@@ -295,5 +298,5 @@ def _difference_table(found: dict[str, Any], other: dict[str, Any], resamples: i
 def _write(out: Path, results: dict[str, dict[str, Any]]) -> None:
     content = next(iter(results.values())) if len(results) == 1 else results
     partial = out.with_name(out.name + ".partial")
-    partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    partial.write_bytes(json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace"))
     partial.replace(out)

@@ -14,7 +14,7 @@ from patchword.data.pictures import open_picture
 from patchword.errors import DataError, MissingExtra
 
 pa = pytest.importorskip("pyarrow")
-import pyarrow.parquet  # noqa: E402
+pytest.importorskip("pyarrow.parquet")
 
 ROWS = [("a.png", "a red square", "red"), ("b.png", "a blue square", "blue"), ("b.png", "it is blue", "blue")]
 
@@ -60,7 +60,9 @@ def metadata(folder, kind, rows, names=("file_name", "text")):
         lines = [json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows]
         (folder / "metadata.jsonl").write_text("".join(lines))
     else:
-        table = pa.table({name: list(column) for name, column in zip(names, zip(*rows), strict=True)})
+        table = pa.table(
+            {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+        )
         pa.parquet.write_table(table, folder / "metadata.parquet")
 
 

@@ -112,11 +112,14 @@ def clean_text(value: object, what: str, where: str, complain: Complain) -> str 
 
 
 def clean_file(value: object, where: str, complain: Complain) -> str | None:
-    """The name of a picture's file, or None after a complaint."""
+    """The name of a picture's file, or None after a complaint. Surrogates that stand for bytes (U+DC80 to
+    U+DCFF) are taken: names on disk need not be UTF-8."""
     if not isinstance(value, str) or not value.strip():
         complain("file", where, f"the name of the picture must be a text, found {_shown(value)}")
         return None
-    if any(letter < " " or "\ud800" <= letter <= "\udfff" for letter in value):
+    if any(
+        letter < " " or "\ud800" <= letter < "\udc80" or "\udcff" < letter <= "\udfff" for letter in value
+    ):
         complain(
             "file",
             where,
@@ -124,6 +127,11 @@ def clean_file(value: object, where: str, complain: Complain) -> str | None:
         )
         return None
     return value.strip()
+
+
+def _is_byte(letter: str) -> bool:
+    """Does this surrogate stand for a byte of a file name that is no UTF-8?"""
+    return "\udc80" <= letter <= "\udcff"
 
 
 def clean_split(value: object, where: str, complain: Complain) -> str | None:

@@ -212,8 +212,8 @@ def _taught(records: list[QuestionRecord], request: EvaluateRequest) -> list[Que
 
 def _scored(found: list[tuple[QuestionRecord, str]], taught: list[QuestionRecord]) -> dict[str, Any]:
     from patchword.data.question_only import CommonestAnswer
-    from patchword.metrics.bootstrap import grouped_interval
     from patchword.metrics.answers import annotators_remark, exact_match, vqa_accuracy
+    from patchword.metrics.bootstrap import grouped_interval
 
     given = {record.question_id: record.answers for record, _ in found}
     said = {record.question_id: text for record, text in found}
@@ -293,5 +293,5 @@ _KINDS_SHOWN = 20
 
 def _write(out: Path, content: Any) -> None:
     partial = out.with_name(out.name + ".partial")
-    partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    partial.write_bytes(json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace"))
     partial.replace(out)

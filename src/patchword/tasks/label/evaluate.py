@@ -74,7 +74,7 @@ def write_predictions(
         raise ConfigError(f"--out {out}: the table of probabilities is written as .csv or .jsonl: name it so")
     labels = classifier.settings.labels
     partial = out.with_name(out.name + ".partial")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
+    with open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         table = csv.writer(file)
         if suffix == ".csv":
             table.writerow(["image", "text", "label", "predicted", *(f"p({label})" for label in labels)])
@@ -95,7 +95,10 @@ def write_predictions(
                     "predicted": chosen,
                 }
                 said |= {"probabilities": dict(zip(labels, shares, strict=True))}
-                file.write(json.dumps(said, ensure_ascii=False) + "\n")
+                line = (
+                    json.dumps(said, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
+                )
+                file.write(line + "\n")
             yield row
     partial.replace(out)
 
