@@ -222,3 +222,8 @@ def test_concepts_of_patches_filter_a_search(patchword, towers, photos, tmp_path
     assert status == 2 and "knows no concept 'fish': it has 4, such as blue, dog, red, snow" in err
     status, _, err = patchword(*words)
     assert status == 2 and "index with the codebook that it was begun with" in err
+
+
+def test_kind_11_a_pair_says_which_words_the_model_does_not_know(patchword, aligner, cat):
+    status, _, err = patchword("pair", cat, "a zebra in snow", "--model", aligner, "--device", "cpu")
+    assert status == 0 and "the model never learnt zebra" in err

@@ -103,6 +103,8 @@ def _zero_shot(photos: list[str], labels: str, model: str, as_json: bool, device
 
     paths = find_pictures(photos)
     towers = load_two_towers(model, device)
+    for remark in dict.fromkeys(remark for name in names for remark in towers.overlooked(name)):
+        complain(remark)
     bad = 0
     for read, pictures, unreadable in _opened(paths):
         bad += unreadable

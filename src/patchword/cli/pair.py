@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from patchword.cli.outputs import FIGURES, PAGES, Overwrite, print_json, refuse_existing, refuse_suffix
+from patchword.cli.outputs import (
+    FIGURES,
+    PAGES,
+    Overwrite,
+    complain,
+    print_json,
+    refuse_existing,
+    refuse_suffix,
+)
 
 DEFAULT_MODEL = "laps"
 
@@ -40,6 +48,8 @@ def pair(
     refuse_existing(overwrite, {"--explain": explain})
     picture = open_picture(photo)
     aligner = load_alignment(model, device)
+    for remark in aligner.towers.overlooked(text):
+        complain(remark)
     found = aligner.explain(picture, text)
     if explain is not None:
         preprocessing = aligner.settings.preprocessing

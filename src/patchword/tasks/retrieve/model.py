@@ -135,6 +135,21 @@ class TwoTowerModel:
         ids = self.vocabulary.encode(text)[: self.model.text.max_length - 2]
         return any(number != self.vocabulary.special.unknown for number in ids)
 
+    def overlooked(self, text: str) -> list[str]:
+        """What of a text the model takes no notice of, in words for a person: words that it never learnt, and
+        what is beyond its longest text. Empty where it reads all of it."""
+        remarks = []
+        if isinstance(self.vocabulary, Vocabulary):
+            unknown = self.vocabulary.unknown(text)
+            if unknown:
+                remarks.append(f"the model never learnt {', '.join(unknown)}: it takes no notice of it")
+        found, most = len(self.vocabulary.encode(text)), self.model.text.max_length - 2
+        if found > most:
+            remarks.append(
+                f"{text[:40]!r}... is {found} tokens long, and the model reads {most}: the rest is cut off"
+            )
+        return remarks
+
     def label(
         self, pictures: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = TEMPLATES
     ) -> np.ndarray:
