@@ -177,7 +177,14 @@ def run_patchword():
             return subprocess.Popen(
                 command, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-        return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=240)
+        return subprocess.run(
+            command,
+            env=settings,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            timeout=240,
+        )
 
     return call
 
@@ -263,16 +270,17 @@ def photos(tmp_path) -> Path:
 
 
 @pytest.fixture
-def patchword(monkeypatch, capsys):
-    """Calls the command line as a user types it; gives exit status, standard output and standard error."""
+def patchword(monkeypatch, capsysbinary):
+    """Calls the command line as a user types it; gives exit status, standard output and standard error. Bytes
+    that are no UTF-8, of odd file names, come as surrogates, as the system gives them to Python."""
     from patchword.cli import main
 
     def call(*words):
         monkeypatch.setattr("sys.argv", ["patchword", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             main()
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
+        printed = (part.decode("utf-8", "surrogateescape") for part in capsysbinary.readouterr())
+        return ended.value.code, *printed
 
     return call
 

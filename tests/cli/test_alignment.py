@@ -88,7 +88,7 @@ def test_gifts_of_patches_make_up_a_word(aligner, cat):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a cat", "--explain", "page.txt"], "expected a name that ends in .html"),
+        (["a cat", "--explain", "page.txt"], "let it end in .html"),
         (["qwertz"], "has no word that the model knows"),
         (["a cat", "--model", "TOWERS"], "is a model for 'retrieve'"),
     ],
@@ -222,3 +222,8 @@ def test_concepts_of_patches_filter_a_search(patchword, towers, photos, tmp_path
     assert status == 2 and "knows no concept 'fish': it has 4, such as blue, dog, red, snow" in err
     status, _, err = patchword(*words)
     assert status == 2 and "index with the codebook that it was begun with" in err
+
+
+def test_kind_11_a_pair_says_which_words_the_model_does_not_know(patchword, aligner, cat):
+    status, _, err = patchword("pair", cat, "a zebra in snow", "--model", aligner, "--device", "cpu")
+    assert status == 0 and "the model never learnt zebra" in err

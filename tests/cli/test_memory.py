@@ -43,7 +43,7 @@ def test_one_layer_and_json(folder):
 def test_errors(folder, tmp_path):
     for arguments, message in (
         ([folder, "--layer", 5], "has 2 decoder layers with prototypes, counted from 0; there is no layer 5"),
-        ([tmp_path / "nothing"], "holds no prototypes.json: the model has no prototype memory"),
+        ([tmp_path / "nothing"], "no model at"),
     ):
         error = run(*arguments).exception
         assert isinstance(error, ModelError) and message in str(error)
@@ -51,3 +51,29 @@ def test_errors(folder, tmp_path):
     assert "lists no prototypes" in str(run(folder).exception)
     (folder / "prototypes.json").write_text("{")
     assert "is not JSON" in str(run(folder).exception)
+
+
+def test_kind_6_a_shipped_model_is_found_by_its_name():
+    shown = run("flickr8k", "--top", 1)
+    assert shown.exit_code == 0 and "never attended to" in " ".join(shown.output.split())
+
+
+@pytest.mark.parametrize(
+    ("captioner", "message"),
+    [
+        ({"kind": "show_tell"}, "has no prototype memory: it is show_tell"),
+        (
+            {"kind": "caption_transformer", "memory": None},
+            "has no prototype memory: it is caption_transformer",
+        ),
+        (
+            {"kind": "caption_transformer", "memory": {}},
+            "has a prototype memory, and its prototypes.json is missing",
+        ),
+        (None, "has no prototype memory: it is no captioner"),
+    ],
+)
+def test_kind_6_why_there_are_no_prototypes(tmp_path, captioner, message):
+    (tmp_path / "config.json").write_text(json.dumps({"captioner": captioner}))
+    error = run(tmp_path).exception
+    assert isinstance(error, ModelError) and message in str(error)

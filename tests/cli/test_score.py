@@ -110,14 +110,14 @@ def test_duplicate_ids_stop_it(tmp_path: Path, references: Path) -> None:
     twice.write_text(
         json.dumps([{"image_id": 7, "caption": "a"}, {"image_id": 7, "caption": "b"}]), encoding="utf-8"
     )
-    with pytest.raises(DataError, match=r"1 image ids stand more than once \(7\)"):
+    with pytest.raises(DataError, match=r"1 ids stand more than once \(7\)"):
         run(twice, references)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{}", "a COCO results file is a list of image_id and caption, this is an object"),
+        ("{}", "holds no predictions; expected an image_id and a caption of every image"),
         ("[{}]", r"row 0: expected an image_id and a caption \(a text\), found \{\}"),
         ('[{"image_id": 1, "caption": null}]', "row 0: expected an image_id and a caption"),
         ("[", "line 1: is not JSON"),

@@ -8,7 +8,6 @@ from patchword.metrics.classification import (
     confusion_matrix,
     several_labels,
     several_table,
-    vqa_accuracy,
 )
 
 TRUTH = ["cat", "cat", "cat", "dog", "dog", "owl"]
@@ -43,21 +42,6 @@ def test_matrix_and_table():
 def test_what_cannot_be_counted(truth, guess, labels, message):
     with pytest.raises(DataError, match=message):
         classification(truth, guess, labels)
-
-
-@pytest.mark.parametrize("matching, expected", [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
-def test_vqa_accuracy_of_ten_annotators(matching, expected):
-    answers = {7: ["yes"] * matching + ["no"] * (10 - matching)}
-    assert vqa_accuracy(answers, {7: " Yes "})["VQA_accuracy"].value == pytest.approx(expected)
-
-
-def test_vqa_accuracy_of_one_answer_and_errors():
-    found = vqa_accuracy({1: ["red"], 2: ["blue"]}, {1: "red", 2: "red"})["VQA_accuracy"]
-    assert found == (0.5, {1: 1.0, 2: 0.0})
-    with pytest.raises(DataError, match="question 1 has no answer"):
-        vqa_accuracy({1: []}, {1: "x"})
-    with pytest.raises(DataError, match="1 ids on one side only: 2"):
-        vqa_accuracy({1: ["a"]}, {1: "a", 2: "b"})
 
 
 def test_several_labels_by_hand():

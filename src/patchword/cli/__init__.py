@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import sys
 from typing import Any
@@ -87,13 +88,21 @@ def _options(
 
 def main() -> None:
     """Entry point of the `patchword` script: an error of ours is one line on standard error and its exit status."""
+    codecs.register_error("patchword", _as_the_system_has_it)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a console that is not UTF-8 shows what it can, and the rest escaped
+            stream.reconfigure(errors="patchword")
     try:
-        app()
+        status = app(prog_name="patchword", standalone_mode=False) or 0
+        if status == _INTERRUPTED:  # what typer makes of Ctrl+C
+            raise KeyboardInterrupt
+        sys.exit(status)
+    except _UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            print(f"patchword: {_usage(error)}", file=sys.stderr)
+        sys.exit(error.exit_code)
     except PatchwordError as error:
         if "--debug" in sys.argv:
             raise
@@ -101,7 +110,29 @@ def main() -> None:
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         print("patchword: interrupted; what was already written is kept", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+
+
+_INTERRUPTED = 130
+_UsageError = typer.BadParameter.__base__
+"""What typer raises where it cannot make sense of what was typed; it has no public name of its own there."""
+
+
+def _usage(error: Exception) -> str:
+    """What was wrong about the words after `patchword`, in one line, and where the right ones stand."""
+    command = error.ctx.command_path if error.ctx is not None else "patchword"
+    return f"{' '.join(error.format_message().split())} (`{command} --help` lists what it takes)"
+
+
+def _as_the_system_has_it(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What becomes of letters that a stream cannot write: bytes of a file name that are no UTF-8 come out as
+    they are, so that a name can be read back; others as escapes."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letter = error.object[error.start]
+    if "\udc80" <= letter <= "\udcff":
+        return bytes([ord(letter) - 0xDC00]), error.start + 1
+    return letter.encode("ascii", "backslashreplace").decode("ascii"), error.start + 1

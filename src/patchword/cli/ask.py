@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from patchword.cli.outputs import PAGES, Overwrite, complain, print_json, refuse_existing, refuse_suffix
 
 DEFAULT_MODEL = "easy-vqa"
 
@@ -26,6 +26,7 @@ def ask(
     explain: Annotated[
         Path | None, typer.Option(help="Write a page that shows where each word of the question looked.")
     ] = None,
+    overwrite: Overwrite = False,
     anyway: Annotated[
         bool,
         typer.Option(
@@ -41,19 +42,18 @@ def ask(
     from patchword.data.pictures import open_picture
     from patchword.tasks.answer.model import load_answerer
 
+    refuse_suffix("--explain", explain, PAGES)
+    refuse_existing(overwrite, {"--explain": explain})
     picture = open_picture(photo)
     picture.filename = str(photo)  # so that an error can name it
     answerer = load_answerer(model, device)
     asked = answerer.explain(picture, question, n_best, anyway)
     unknown = answerer.unknown_words(question)
     if unknown:
-        print(
-            f"patchword: the model never learnt {', '.join(unknown)}: the answer takes no notice of it",
-            file=sys.stderr,
-        )
+        complain(f"the model never learnt {', '.join(unknown)}: the answer takes no notice of it")
     if as_json:
         answers = [{"answer": answer.text, "probability": answer.probability} for answer in asked.answers]
-        print(json.dumps({"image": str(photo), "question": question, "answers": answers}, ensure_ascii=False))
+        print_json({"image": str(photo), "question": question, "answers": answers})
     else:
         for answer in asked.answers:
             print(f"{answer.probability:.3f}  {answer.text}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +9,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from patchword.errors import ConfigError, PictureError
+from patchword.cli.outputs import (
+    FIGURES,
+    PAGES,
+    Overwrite,
+    complain,
+    print_json,
+    refuse_existing,
+    refuse_suffix,
+)
+from patchword.errors import PictureError
 
 if TYPE_CHECKING:
     from patchword.tasks.caption.result import Caption
 
 DEFAULT_MODEL = "flickr8k"
-FIGURES = (".png", ".svg", ".pdf")
-"""What --explain may end in for a figure in place of a page."""
+
+Beam = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=100, help="Hypotheses that the search follows; the model's own number where left out."
+    ),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")]
 
 
 def caption(
@@ -29,74 +42,79 @@ def caption(
             "--model", help="A shipped name, a folder, a hub id, or hub:ID of a transformers captioner."
         ),
     ] = DEFAULT_MODEL,
-    beam: Annotated[
-        int | None,
-        typer.Option(help="Hypotheses that the search follows; the model's own number where left out."),
-    ] = None,
+    beam: Beam = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object per line: image, caption, score, tokens.")
+        bool,
+        typer.Option("--json", help="One JSON object per line: image, caption, score, tokens, complete."),
     ] = False,
     explain: Annotated[
         Path | None,
-        typer.Option(help="Write a page that shows what made each word; .png, .svg or .pdf: a figure."),
+        typer.Option(
+            help="Write a page (.html) that shows what made each word; .png, .svg or .pdf: a figure."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Write a CSV (image, caption, score); pictures that it holds already are left out."
+            help="Write a CSV (image, caption, score, model); pictures that it holds already are left out."
         ),
     ] = None,
     sidecar: Annotated[
-        bool, typer.Option("--sidecar", help="Write photo.txt beside every photo.jpg.")
+        bool,
+        typer.Option("--sidecar", help="Write photo.txt beside every photo.jpg; one that is there is kept."),
     ] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
-    ] = None,
-    batch: Annotated[int, typer.Option(help="Pictures that are captioned together.")] = 16,
+    overwrite: Overwrite = False,
+    device: Device = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures that are captioned together.")] = 16,
 ) -> None:
-    """Print a caption per picture; a picture that cannot be read is one line on standard error, and exit status 1 at the end."""
+    """Print a caption per picture; a picture that cannot be read is one line on standard error, and exit
+    status 1 at the end."""
     from patchword.data.sources import find_pictures
     from patchword.log import progress
+    from patchword.tasks.caption.csv_table import CaptionTable
     from patchword.tasks.caption.load import load
 
     pictures = find_pictures(paths)
-    done = _already(out)
-    pictures = [path for path in pictures if str(path) not in done]
+    table = None if out is None else CaptionTable(out, model, overwrite)
+    if table is not None and table.done:
+        there = sum(str(path) in table.done for path in pictures)
+        pictures = [path for path in pictures if str(path) not in table.done]
+        complain(f"{out}: {there} of the pictures are there already and are left out")
+    refuse_suffix("--explain", explain, (*PAGES, *FIGURES), len(pictures))
+    refuse_existing(overwrite, {"--explain": explain})
     captioner = load(model, device)
-    if explain is not None and explain.suffix.lower() in FIGURES and len(pictures) > 1:
-        raise ConfigError(
-            f"--explain {explain} is a figure of one picture, and there are {len(pictures)}: let it end in .html"
-        )
     pages: list[tuple[str, Any, Caption]] = []
+    beside = Sidecars(overwrite) if sidecar else None
     bad = 0
-    sink = _CsvSink(out) if out is not None else None
     with progress(len(pictures) > batch and sys.stderr.isatty()) as bar:
         task = bar.add_task("captions", total=len(pictures), status="")
         for chunk in _chunks(pictures, batch):
-            images, failures = _open(chunk)
+            good, failures = _open(chunk)
             for _, error in failures:
-                print(f"patchword: {' '.join(str(error).split())}", file=sys.stderr)
-                bad += 1
-            good = [(path, image) for path, image in images]
-            results = (
-                captioner.caption([image for _, image in good], beams=beam, trace=explain is not None)
-                if good
-                else []
-            )
+                complain(error)
+            bad += len(failures)
+            images = [image for _, image in good]
+            results = captioner.caption(images, beams=beam, trace=explain is not None) if good else []
             for (path, image), result in zip(good, results, strict=True):
                 _print(path, result, as_json)
-                if sidecar:
-                    path.with_suffix(".txt").write_text(result.text + "\n", encoding="utf-8")
-                if sink is not None:
-                    sink.write(path, result)
+                if beside is not None:
+                    beside.write(path, result.text)
+                if table is not None:
+                    table.write(path, result)
                 if explain is not None:
                     pages.append((str(path), _shown(image, result), result))
             bar.update(task, advance=len(chunk))
-    if sink is not None:
-        sink.close()
+    if table is not None:
+        table.close()
     if explain is not None:
         _explain(explain, pages)
-    raise typer.Exit(1 if bad else 0)
+    if beside is not None and beside.kept:
+        complain(
+            f"{len(beside.kept)} texts were there already and are kept, the first is {beside.kept[0]}: "
+            "--overwrite "
+            "replaces them"
+        )
+    raise typer.Exit(1 if bad or (beside is not None and beside.kept) else 0)
 
 
 def _chunks(pictures: list[Path], size: int) -> Iterator[list[Path]]:
@@ -135,6 +153,27 @@ def _explain(out: Path, pages: list[tuple[str, Any, Caption]]) -> None:
         caption_figure(pages[0][1], pages[0][2], out)
 
 
+class Sidecars:
+    """Writes photo.txt beside photo.jpg, and keeps what is there: such texts are what people train on."""
+
+    def __init__(self, overwrite: bool) -> None:
+        self._overwrite = overwrite
+        self._written: set[Path] = set()
+        self.kept: list[Path] = []
+        """Texts that were there and say something else."""
+
+    def write(self, picture: Path, text: str) -> None:
+        """One text; where another is there, or was just written for a picture that differs in its suffix
+        alone, it is kept."""
+        path = picture.with_suffix(".txt")
+        if path in self._written or (path.exists() and not self._overwrite):
+            if path.read_bytes() != f"{text}\n".encode():
+                self.kept.append(path)
+            return
+        self._written.add(path)
+        path.write_bytes(f"{text}\n".encode())
+
+
 def _print(path: Path, result: Caption, as_json: bool) -> None:
     if as_json:
         row = {
@@ -142,45 +181,8 @@ def _print(path: Path, result: Caption, as_json: bool) -> None:
             "caption": result.text,
             "score": result.log_probability,
             "tokens": list(result.tokens),
+            "complete": result.complete,
         }
-        print(json.dumps(row, ensure_ascii=False), flush=True)
+        print_json(row)
     else:
         print(f"{path}\t{result.text}", flush=True)
-
-
-def _already(out: Path | None) -> set[str]:
-    """Pictures that the CSV holds from an earlier call."""
-    if out is None or not out.exists():
-        return set()
-    with open(out, encoding="utf-8", newline="") as file:
-        return {
-            row["image"]
-            for row in csv.DictReader(file)
-            if row.get("caption") is not None and row.get("score")
-        }
-
-
-class _CsvSink:
-    """Appends rows one by one, each flushed, so that an interrupted call loses at most the picture it was at."""
-
-    def __init__(self, path: Path) -> None:
-        is_new = not path.exists() or path.stat().st_size == 0
-        if not is_new and not path.read_bytes().endswith(b"\n"):
-            _cut_broken_row(path)
-        self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 - closed by `close`
-        self._writer = csv.writer(self._file)
-        if is_new:
-            self._writer.writerow(["image", "caption", "score"])
-
-    def write(self, path: Path, result: Caption) -> None:
-        self._writer.writerow([str(path), result.text, f"{result.log_probability:.4f}"])
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _cut_broken_row(path: Path) -> None:
-    """A row without its line end was interrupted: take it off, it is written again."""
-    content = path.read_bytes()
-    path.write_bytes(content[: content.rfind(b"\n") + 1])

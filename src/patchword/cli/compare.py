@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from patchword.cli.outputs import Overwrite, refuse_existing
 from patchword.errors import ConfigError
 
 
@@ -18,6 +19,7 @@ def compare(
     out: Annotated[
         Path, typer.Option("--out", help="Folder for compare.html, table.md, curves and bars (PNG and SVG).")
     ],
+    overwrite: Overwrite = False,
     data: Annotated[
         Path | None,
         typer.Option(help="Annotations: captions are scored anew, with all metrics and intervals."),
@@ -39,5 +41,7 @@ def compare(
 
     if images is not None and not images.is_dir():
         raise ConfigError(f"there is no folder {images}: --images names the folder of the pictures")
+    if out.is_dir():
+        refuse_existing(overwrite, {f"--out {out}:": out / name for name in ("compare.html", "table.md")})
     references = None if data is None else read_references(data, split)
     print(write_comparison(runs, out, references, split, images))

@@ -7,12 +7,21 @@ from typing import Annotated
 
 import typer
 
+from patchword.cli.outputs import Overwrite, refuse_existing
 from patchword.errors import ConfigError
 from patchword.tasks.requests import MissingChoice
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A shipped name, a folder or a hub id.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help=(
+                "A shipped name, a folder or a hub id; or a file of another model's answers (JSON, JSONL, "
+                "CSV)."
+            )
+        ),
+    ],
     data: Annotated[
         Path,
         typer.Option(
@@ -20,7 +29,10 @@ def evaluate(
             help="Questions with their answers (for VQA v2 the questions file), or a table with labels.",
         ),
     ],
-    images: Annotated[Path, typer.Option("--images", help="Folder of the pictures.")],
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", help="Folder of the pictures; not needed for a file of answers."),
+    ] = None,
     split: Annotated[str, typer.Option(help="Split that is evaluated.")] = "val",
     answers: Annotated[
         Path | None, typer.Option(help="Annotations of VQA v2, where they do not lie beside the questions.")
@@ -41,6 +53,7 @@ def evaluate(
             help="JSON file for the values; labels: folder for predictions.csv, scores.json, confusion.png."
         ),
     ] = None,
+    overwrite: Overwrite = False,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
@@ -52,10 +65,18 @@ def evaluate(
     from patchword.tasks.requests import EvaluateRequest
     from patchword.tasks.table import TASKS, task_of
 
+    if out is not None and not out.is_dir():
+        refuse_existing(overwrite, {"--out": out})
+    elif out is not None:
+        written = ("predictions.csv", "scores.json", "confusion.png")
+        refuse_existing(overwrite, {f"--out {out}:": out / name for name in written})
+    request = EvaluateRequest(model, data, images, split, answers, training, missing, out, device, batch)
+    if Path(model).is_file():
+        reader = next(task.evaluate_file for task in TASKS.values() if task.evaluate_file is not None)
+        raise typer.Exit(look_up(reader)(request))
     task = task_of(model)
     if TASKS[task].evaluate is None:
         raise ConfigError(
             f"evaluate takes a model that labels or answers questions, {model} is one for {task!r}: `patchword predict`, then `score`"
         )
-    request = EvaluateRequest(model, data, images, split, answers, training, missing, out, device, batch)
     raise typer.Exit(look_up(TASKS[task].evaluate)(request))

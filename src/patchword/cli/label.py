@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.index import DEFAULT_MODEL
+from patchword.cli.outputs import PAGES, Overwrite, complain, print_json, refuse_existing, refuse_suffix
 from patchword.errors import ConfigError, DataError, PictureError
 
 if TYPE_CHECKING:
@@ -42,9 +41,13 @@ def label(
     explain: Annotated[
         Path | None,
         typer.Option(
-            help="Labelling models: write a page, or a .png of one picture, of what the query prompts gathered."
+            help=(
+                "Labelling models: write a page (.html), or a .png of one picture, of what the query "
+                "prompts gathered."
+            )
         ),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object per line: image, labels with their probabilities.")
     ] = False,
@@ -67,6 +70,8 @@ def label(
         raise ConfigError(
             '--labels is missing: name what to choose from, for instance --labels "a dog, a cat"'
         )
+    refuse_suffix("--explain", explain, (*PAGES, ".png"))
+    refuse_existing(overwrite, {"--explain": explain})
     raise typer.Exit(
         _trained(photos, model, text, explain, as_json, device)
         if trained
@@ -85,7 +90,7 @@ def _opened(paths: list[Path]) -> Iterator[tuple[list[Path], list[Image.Image], 
                 pictures.append(open_picture(path))
                 read.append(path)
             except PictureError as error:
-                print(f"patchword: {' '.join(str(error).split())}", file=sys.stderr)
+                complain(error)
                 bad += 1
         yield read, pictures, bad
 
@@ -98,6 +103,8 @@ def _zero_shot(photos: list[str], labels: str, model: str, as_json: bool, device
 
     paths = find_pictures(photos)
     towers = load_two_towers(model, device)
+    for remark in dict.fromkeys(remark for name in names for remark in towers.remarks(name)):
+        complain(remark)
     bad = 0
     for read, pictures, unreadable in _opened(paths):
         bad += unreadable
@@ -116,10 +123,7 @@ def _trained(
     from patchword.tasks.label.page import gathered_figure, gathered_page
 
     paths = find_pictures(photos)
-    if explain is not None and explain.suffix.lower() == ".png" and len(paths) > 1:
-        raise ConfigError(
-            f"--explain {explain} is a figure of one picture, and {len(paths)} were given: name a page, for instance out.html"
-        )
+    refuse_suffix("--explain", explain, (*PAGES, ".png"), len(paths))
     classifier = load_labelling_model(model, device)
     settings, bad = classifier.settings, 0
     items: list[tuple[str, Image.Image, Labels]] = []
@@ -161,6 +165,6 @@ def _print(paths: list[Path], names: list[str], shares_BL: np.ndarray, as_json: 
                 "image": str(path),
                 "labels": [{"label": name, "probability": share} for name, share in ranked],
             }
-            print(json.dumps(row, ensure_ascii=False), flush=True)
+            print_json(row)
         else:
             print("\t".join([str(path), *(f"{name} {share:.3f}" for name, share in ranked)]), flush=True)

@@ -9,11 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from patchword.errors import ModelError
-from patchword.tasks.caption.prototypes import read_prototypes
+from patchword.tasks.caption.prototypes import FILE, read_prototypes
 
 
 def memory(
-    model: Annotated[Path, typer.Argument(help="Model folder, or its prototypes.json.")],
+    model: Annotated[
+        str, typer.Argument(help="A shipped name, a folder or a hub id of a model; or its prototypes.json.")
+    ],
     layer: Annotated[int | None, typer.Option(min=0, help="Only this decoder layer.")] = None,
     top: Annotated[
         int, typer.Option(min=1, help="Prototypes to show for each layer, the most attended first.")
@@ -21,7 +23,7 @@ def memory(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """List the prototypes of a memory: the training contexts nearest to each, its use, and how many are dead."""
-    described = read_prototypes(model)
+    described = read_prototypes(_place(model))
     layers = described["layers"]
     if layer is not None and layer >= len(layers):
         raise ModelError(
@@ -37,6 +39,16 @@ def memory(
     for number, prototypes in enumerate(layers):
         if layer in (None, number):
             console.print(_table(number, prototypes, top))
+
+
+def _place(model: str) -> Path:
+    """The file or folder that a name stands for. Raises ModelError where there is no such model."""
+    path = Path(model)
+    if path.is_file() or (path / FILE).is_file():
+        return path
+    from patchword.checkpoints.model import find_model
+
+    return find_model(model)
 
 
 def _table(number: int, prototypes: list[dict[str, Any]], top: int):

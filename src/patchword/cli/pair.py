@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from patchword.cli.outputs import (
+    FIGURES,
+    PAGES,
+    Overwrite,
+    complain,
+    print_json,
+    refuse_existing,
+    refuse_suffix,
+)
 
 DEFAULT_MODEL = "laps"
 
@@ -25,6 +33,7 @@ def pair(
             help="Write what was kept, merged, dropped, and each word's patch: .html, .png, .svg or .pdf.",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
@@ -33,22 +42,21 @@ def pair(
     """Print the similarity of a picture and a text, and for each word its best patch (row, column) with the
     cosine."""
     from patchword.data.pictures import open_picture, seen_part
-    from patchword.errors import DataError
     from patchword.tasks.align.model import load_alignment
     from patchword.tasks.align.page import pair_figure, pair_page
 
-    if explain is not None and explain.suffix.lower() not in (".html", ".png", ".svg", ".pdf"):
-        raise DataError(f"--explain {explain}: expected a name that ends in .html, .png, .svg or .pdf")
+    refuse_suffix("--explain", explain, (*PAGES, *FIGURES))
+    refuse_existing(overwrite, {"--explain": explain})
     picture = open_picture(photo)
     aligner = load_alignment(model, device)
     found = aligner.explain(picture, text)
     remarks = aligner.remarks(text)
     for remark in remarks:
-        print(f"patchword: {remark}", file=sys.stderr)
+        complain(remark)
     if explain is not None:
         preprocessing = aligner.settings.preprocessing
         seen = seen_part(picture, preprocessing.fit, preprocessing.hw)
-        if explain.suffix.lower() == ".html":
+        if explain.suffix.lower() in PAGES:
             explain.write_text(pair_page(found, seen, photo.name), encoding="utf-8")
         else:
             pair_figure(found, seen, explain)
@@ -71,7 +79,7 @@ def pair(
             "words": words,
             "remarks": remarks,
         }
-        print(json.dumps({**row, "kept": found.kept_hw.astype(int).tolist()}, ensure_ascii=False))
+        print_json({**row, "kept": found.kept_hw.astype(int).tolist()})
         return
     rows, columns = found.kept_hw.shape
     kept = f"{int(found.kept_hw.sum())} of {rows * columns} patches kept"

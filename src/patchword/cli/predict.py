@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from patchword.cli.caption import Beam, Device
+from patchword.cli.outputs import Overwrite, refuse_existing
 from patchword.errors import ConfigError
 from patchword.tasks.requests import MissingChoice
 
@@ -29,23 +31,19 @@ def predict(
             help="File to write: a list of {image_id, caption} or {question_id, answer}; labels: .csv or .jsonl.",
         ),
     ],
+    overwrite: Overwrite = False,
     split: Annotated[str, typer.Option(help="Split whose pictures are captioned or asked about.")] = "test",
     answers: Annotated[
         Path | None,
         typer.Option(help="Questions: annotations of VQA v2, where they do not lie beside the questions."),
     ] = None,
-    beam: Annotated[
-        int | None,
-        typer.Option(help="Hypotheses that the search follows; the model's own number where left out."),
-    ] = None,
+    beam: Beam = None,
     missing: Annotated[
         MissingChoice,
         typer.Option(help="Labels: rows without text or picture: error, image-only or text-only."),
     ] = "error",
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
-    ] = None,
-    batch: Annotated[int, typer.Option(help="Pictures that go through the model together.")] = 32,
+    device: Device = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures that go through the model together.")] = 32,
 ) -> None:
     """Caption every picture of a split, answer the questions about it, or label its rows; a picture that cannot be read is named on
     standard error and left out, and the exit status is 1."""
@@ -53,6 +51,7 @@ def predict(
     from patchword.tasks.requests import PredictRequest
     from patchword.tasks.table import TASKS, task_of
 
+    refuse_existing(overwrite, {"--out": out})
     task = task_of(model)
     if TASKS[task].predict is None:
         offered = ", ".join(name for name, one in TASKS.items() if one.predict is not None)

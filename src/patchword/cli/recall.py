@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from patchword.cli.index import DEFAULT_MODEL
+from patchword.cli.outputs import Overwrite, refuse_existing
 
 
 class Protocol(StrEnum):
@@ -56,12 +57,14 @@ def recall(
     out: Annotated[
         Path | None, typer.Option("--out", help="JSON file for the values in full precision.")
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
 ) -> None:
     """R@1, R@5, R@10 both ways, median and mean rank, rSum: all pictures of a split against their captions, five of each."""
+    refuse_existing(overwrite, {"--out": out})
     from dataclasses import asdict
 
     from patchword.errors import DataError

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from patchword.cli.outputs import Overwrite, complain, refuse_existing
 from patchword.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,11 +17,22 @@ if TYPE_CHECKING:
 
 
 def score(
-    predictions: Annotated[Path, typer.Argument(help="COCO results JSON, or a folder of several.")],
+    predictions: Annotated[
+        Path,
+        typer.Argument(
+            help=(
+                "COCO or VQA results JSON, {id: text}, JSON lines, CSV (that of `caption --out` too), or a "
+                "folder of several."
+            )
+        ),
+    ],
     references: Annotated[
         Path,
         typer.Argument(
-            help="COCO captions JSON, Karpathy JSON, or a folder of ID.txt with a caption per line."
+            help=(
+                "Captions: COCO, Karpathy, {id: [captions]}, a table, a folder of ID.txt. Answers: VQA "
+                "annotations, questions."
+            )
         ),
     ],
     metrics: Annotated[
@@ -62,28 +74,49 @@ def score(
         bool, typer.Option("--per-image", help="Write the values of each image to --out as well.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file for the values in full precision.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Bleu_1 to Bleu_4, METEOR, ROUGE_L, CIDEr and SPICE, equal to coco-caption; a metric that cannot run is left out, with the reason."""
+    """Bleu_1 to Bleu_4, METEOR, ROUGE_L, CIDEr and SPICE, equal to coco-caption; a metric that cannot run is
+    left out, with the reason. Where the references are answers to questions: VQA accuracy, equal to VQA's own
+    evaluation, and exact match."""
     from rich.console import Console
 
-    from patchword.metrics.files import read_prediction_files, read_references
+    from patchword.lookup import look_up
+    from patchword.metrics.answer_files import holds_answers
+    from patchword.metrics.files import named_as, read_prediction_files, read_references, reference_files
     from patchword.metrics.reporting import Settings, evaluate
+
+    refuse_existing(overwrite, {"--out": out})
+    if holds_answers(references):
+        for_captions = {
+            "--metrics": metrics, "--compare": compare, "--intervals": intervals, "--training": training,
+            "--clip-model": clip_model, "--objects": objects, "--groups": groups, "--per-image": per_image,
+        }  # fmt: skip
+        given = [option for option, value in for_captions.items() if value]
+        if given:
+            raise ConfigError(
+                f"{references} holds answers, and {', '.join(given)} is for captions: leave it out"
+            )
+        scorer = look_up("tasks.answer.evaluate:score_files")
+        raise typer.Exit(scorer(predictions, references, split, allow_missing, out))
 
     if per_image and out is None:
         raise ConfigError("--per-image writes the values to a file: name it with --out")
     _refuse_halves(clip_model, images, objects, synonyms, groups, compare)
     settings = Settings.of(metrics, tokenizer, allow_missing, strict)
-    wanted = read_references(references, split)
+    wanted, names = read_references(references, split), reference_files(references)
     training_captions = read_references(training) if training else None
     further = _further(clip_model, references, images, objects, synonyms, tokenizer)
     settings = settings._replace(clip_model=clip_model)
 
     def scored(place: Path) -> dict[str, Any]:
+        files = {}
+        for name, captions in read_prediction_files(place).items():
+            files[name], moved = named_as(captions, wanted, names)
+            if moved:
+                print(f"{name}: {moved} captions belong to the references by the name of their picture")
         if groups is not None:
-            return _by_domain(
-                read_prediction_files(place), groups, wanted, settings, training_captions, further
-            )
-        files = read_prediction_files(place)
+            return _by_domain(files, groups, wanted, settings, training_captions, further)
         return {
             name: evaluate(wanted, captions, settings, training_captions, further)
             for name, captions in files.items()
@@ -104,7 +137,7 @@ def score(
     if other:
         console.print(_difference_table(found, other, resamples))
     for line in dict.fromkeys(line for result in found.values() for line in result.report.absent.values()):
-        print(f"patchword: {' '.join(line.split())}", file=sys.stderr)
+        complain(line)
     if out is not None:
         _write(out, {name: result.as_json(per_image) for name, result in found.items()})
     missing = settings.named & {name for result in found.values() for name in result.report.absent}
@@ -265,5 +298,5 @@ def _difference_table(found: dict[str, Any], other: dict[str, Any], resamples: i
 def _write(out: Path, results: dict[str, dict[str, Any]]) -> None:
     content = next(iter(results.values())) if len(results) == 1 else results
     partial = out.with_name(out.name + ".partial")
-    partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    partial.write_bytes(json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace"))
     partial.replace(out)

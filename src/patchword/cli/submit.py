@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from patchword.cli.outputs import Overwrite, refuse_existing
+
 
 def submit(
     predictions: Annotated[
@@ -20,12 +22,15 @@ def submit(
         Path,
         typer.Option("--out", help="File to write, for instance captions_test2014_mymodel_results.json."),
     ],
+    overwrite: Overwrite = False,
 ) -> None:
     """Check predictions against the images that a server expects and write the file it accepts; the server itself is not contacted."""
     import json
 
     from patchword.errors import DataError
     from patchword.metrics.nocaps import check_submission, write_submission
+
+    refuse_existing(overwrite, {"--out": out})
 
     def read(path: Path) -> object:
         try:

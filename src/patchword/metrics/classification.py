@@ -1,11 +1,11 @@
-"""Numbers of classification, with one label per item or several, and of visual question answering.
+"""Numbers of classification, with one label per item or several.
 
 Shape legend: K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -122,29 +122,3 @@ def several_labels(
     exact = float(np.mean([set(true) == set(guess) for true, guess in zip(truth, predicted, strict=True)]))
     macro = float(np.mean(list(f1.values()))) if f1 else 0.0
     return {"exact": Score(exact), "micro_F1": Score(2 * right / max(total, 1)), "macro_F1": Score(macro, f1)}
-
-
-def vqa_accuracy(
-    answers: Mapping[Hashable, Sequence[str]], predicted: Mapping[Hashable, str]
-) -> dict[str, Score]:
-    """VQA accuracy (Antol et al. 2015): mean over the annotators left out of min(matching others / 3, 1).
-
-    answers: question id -> the annotators' answers (ten in VQA v2); a single answer is compared as it is. Answers are compared without
-    case and surrounding white space; normalise articles and numbers before, if your set asks for it. Raises DataError where the
-    questions differ or one has no answer.
-    """
-    if answers.keys() != predicted.keys() or not answers:
-        odd = sorted(map(str, answers.keys() ^ predicted.keys()))
-        raise DataError(
-            f"VQA: {len(answers)} questions, {len(odd)} ids on one side only: {', '.join(odd[:5])}"
-        )
-    found = {}
-    for question, given in answers.items():
-        if not given:
-            raise DataError(f"VQA: question {question} has no answer to compare with; leave it out")
-        same = [answer.strip().lower() == predicted[question].strip().lower() for answer in given]
-        if len(same) == 1:
-            found[question] = float(same[0])
-        else:
-            found[question] = float(np.mean([min((sum(same) - own) / 3, 1.0) for own in same]))
-    return {"VQA_accuracy": Score(float(np.mean(list(found.values()))), found)}

@@ -10,6 +10,7 @@ from patchword.metrics import ALL_METRICS, KNOWN_METRICS, TOKENIZERS, Report, ch
 from patchword.metrics.diversity import diversity
 from patchword.metrics.scores import Score
 from patchword.text.ptb import shifting_captions
+from patchword.text.words import written_without_spaces
 
 Further = Callable[[Mapping[str, Sequence[str]], Mapping[str, str]], dict[str, Score]]
 """Computes scores from references and predictions that report() does not know of: CLIPScore, CHAIR."""
@@ -48,6 +49,15 @@ class Settings(NamedTuple):
         left_out = max(result.left_out for result in results.values())
         if left_out:
             text += f"; INCOMPLETE: up to {left_out} images that only one side has are left out"
+        if min(sizes) == 1 and {"cider", "cider-plain"} & set(self.metrics):
+            text += (
+                "; CIDEr of one image alone is 0 by definition (its words occur in every image of the "
+                "set): score more"
+            )
+        if self.tokenizer == "ptb" and any(result.unspaced for result in results.values()):
+            text += (
+                "; the references are of a script without spaces, each one word: score with --tokenizer char"
+            )
         if self.tokenizer != "ptb":
             text += f"; tokenizer {self.tokenizer}: NOT comparable with coco-caption"
         if self.clip_model is not None:
@@ -64,6 +74,9 @@ class Result(NamedTuple):
     images: int
     left_out: int
     settings: Settings
+    unspaced: bool = False
+    """Whether the references are of a script that puts no spaces between words, which the usual tokenizer
+    needs."""
 
     def as_json(self, per_image: bool) -> dict[str, Any]:
         """Corpus values, values per image if wanted, and settings, in full precision."""
@@ -129,7 +142,8 @@ def evaluate(
             else None
         )
         found = found._replace(scores=found.scores | diversity(words, known))
-    return Result(found, overlap, len(predictions), left_out, settings)
+    unspaced = sum(written_without_spaces(captions[0]) for captions in references.values())
+    return Result(found, overlap, len(predictions), left_out, settings, 2 * unspaced > len(references))
 
 
 def evaluate_groups(

@@ -37,8 +37,10 @@ class EvaluateRequest:
     """Compare with the right answers of a split, and print a table."""
 
     model: str
+    """Or a file with the predictions of another model, where the task takes one."""
     data: Path
-    images: Path
+    images: Path | None
+    """None where predictions are there already, and nothing is looked at."""
     split: str = "val"
     answers: Path | None = None
     """Questions: annotations of VQA v2, where they do not lie beside the questions."""

@@ -26,6 +26,8 @@ class Task(NamedTuple):
     """(EvaluateRequest) -> exit status: what `patchword evaluate` does with its models."""
     measure: str | None = None
     """(EvaluateRequest) -> Evaluation: the numbers that `evaluate` prints."""
+    evaluate_file: str | None = None
+    """(EvaluateRequest) -> exit status: the same where the model is a file of another one's predictions."""
 
 
 TASKS = {
@@ -52,6 +54,7 @@ TASKS = {
         predict="tasks.answer.evaluate:predict",
         evaluate="tasks.answer.evaluate:evaluate",
         measure="tasks.answer.evaluate:measure",
+        evaluate_file="tasks.answer.evaluate:evaluate_file",
     ),
     "label": Task(
         load="tasks.label.model:load_labelling_model",

@@ -61,6 +61,27 @@ def split_characters(caption: str) -> list[str]:
     return units
 
 
+_WITHOUT_SPACES = (
+    "CJK UNIFIED",
+    "CJK COMPATIBILITY",
+    "HIRAGANA",
+    "KATAKANA",
+    "THAI",
+    "LAO",
+    "KHMER",
+    "MYANMAR",
+    "TIBETAN",
+)
+
+
+def written_without_spaces(text: str) -> bool:
+    """Are most letters of a script that puts no spaces between words (Chinese, Japanese, Thai)? Korean does
+    put them."""
+    letters = [letter for letter in text if unicodedata.category(letter)[0] == "L"]
+    without = sum(unicodedata.name(letter, "").startswith(_WITHOUT_SPACES) for letter in letters)
+    return 2 * without > len(letters)
+
+
 def join_characters(units: Sequence[str]) -> str:
     """Joins the units without spaces, except between two Latin words or numbers."""
     text = ""
@@ -109,6 +130,7 @@ class Vocabulary:
             raise DataError(
                 f"captions cannot be split by {splitter!r}, expected one of {', '.join(_SPLITTERS)}"
             )
+        captions = list(captions)
         counts = Counter(word for caption in captions for word in split(caption))
         words = sorted(
             (word for word, count in counts.items() if count >= minimum_count),
@@ -117,6 +139,11 @@ class Vocabulary:
         if not words:
             most = max(counts.values(), default=0)
             found = f"no word occurs {minimum_count} times (the most frequent one {most} times)"
+            if splitter == "english" and any(map(written_without_spaces, captions)):
+                raise DataError(
+                    f"{found}, as the captions are of a script without spaces and each is one long word: "
+                    "split them by data.splitter=characters"
+                )
             raise DataError(f"{found}: lower minimum_count or add captions")
         return cls(tuple(words), splitter, minimum_count)
 

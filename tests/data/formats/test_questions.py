@@ -16,7 +16,7 @@ from patchword.data.question_only import CommonestAnswer
 from patchword.data.questions import QuestionData, answer_scores, answerable
 from patchword.data.store import pixel_store
 from patchword.errors import DataError
-from patchword.metrics.classification import vqa_accuracy
+from patchword.metrics.answers import vqa_accuracy
 from patchword.text.words import Vocabulary
 
 EASY = [

@@ -22,7 +22,7 @@ from patchword.data.formats.readers import read_captions
 from patchword.data.pictures import open_lazily, open_picture, orientation
 from patchword.data.records import CaptionRecord, QuestionRecord
 from patchword.errors import PictureError
-from patchword.text.words import split_characters
+from patchword.text.words import split_characters, written_without_spaces
 
 MOST_WORDS = 50
 """Captions of more words are pointed out: the usual longest caption in training."""
@@ -127,7 +127,7 @@ def examine(
         )
     records = read_captions(data, complain)
     _look_at_ids(records, data, complain)
-    _look_at_captions(records, complain)
+    _look_at_captions(records, data, complain)
     _look_at_splits(records, data, complain)
     _look_at_pictures(records, images, watch, complain)
     splits = Counter(record.split or "none" for record in records)
@@ -184,7 +184,8 @@ def _look_at_ids(records: list[CaptionRecord], data: Path, complain) -> None:
         complain("foreign-ids", str(data), f"{message} ({example}): {advice}", stops=False)
 
 
-def _look_at_captions(records: list[CaptionRecord], complain) -> None:
+def _look_at_captions(records: list[CaptionRecord], data: Path, complain) -> None:
+    unspaced: list[str] = []
     for record in records:
         for caption in record.captions:
             words = len(caption.split())
@@ -195,6 +196,8 @@ def _look_at_captions(records: list[CaptionRecord], complain) -> None:
                     f"a caption has {words} words, over {MOST_WORDS}: {caption[:60]!r} ...",
                     stops=False,
                 )
+            if words == 1 and len(caption) > 3 and written_without_spaces(caption):
+                unspaced.append(record.file)
             if not split_characters(caption):
                 complain(
                     "no-words",
@@ -217,6 +220,10 @@ def _look_at_captions(records: list[CaptionRecord], complain) -> None:
                 f"the same caption stands there more than once: {repeated[0][:60]!r}",
                 stops=False,
             )
+    if unspaced:
+        found = f"{len(unspaced)} captions are of a script without spaces, the first is that of {unspaced[0]}"
+        advice = "train with data.splitter=characters, score with --tokenizer char"
+        complain("no-spaces", str(data), f"{found}: {advice}", stops=False)
 
 
 def _look_at_questions(records: list[QuestionRecord], data: Path, complain) -> None:

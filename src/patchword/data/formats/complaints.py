@@ -7,6 +7,7 @@ training, which must not start on broken data, and `patchword check`, which list
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -47,25 +48,70 @@ def read_text(path: Path, complain: Complain) -> str:
             f"{path}: cannot be read: {reason.strerror or reason}. Give the path of an annotation file."
         ) from reason
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        complain(
-            "encoding",
-            str(path),
-            "the file is UTF-16 (often 'Unicode text' of a spreadsheet), expected UTF-8: save it as UTF-8",
-        )
-        return raw.decode("utf-16", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+        return _utf_16(raw, path, complain)
     try:
         text = raw.decode("utf-8-sig")
+        if "\0" in text:
+            complain("encoding", str(path), f"the file holds zero bytes{_guess(raw)}: save it as UTF-8")
     except UnicodeDecodeError:
+        guess = _guess(raw)
         for number, line in enumerate(raw.splitlines(), start=1):
             try:
                 line.decode("utf-8-sig")
             except UnicodeDecodeError as reason:
                 found = f"byte 0x{line[reason.start]:02x} at column {reason.start + 1}"
                 complain(
-                    "encoding", f"{path}, line {number}", f"{found} is not UTF-8: save the file as UTF-8"
+                    "encoding",
+                    f"{path}, line {number}",
+                    f"{found} is not UTF-8{guess}: save the file as UTF-8",
                 )
         text = raw.decode("utf-8-sig", errors="replace")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _utf_16(raw: bytes, path: Path, complain: Complain) -> str:
+    """The text of a file that begins with the mark of UTF-16, after a complaint."""
+    try:
+        text = raw.decode("utf-16")
+    except UnicodeDecodeError:
+        found = "begins as UTF-16 does and is none, so it may be no text at all"
+        text = raw.decode("utf-16", errors="replace")
+    else:
+        found = "is UTF-16 (often 'Unicode text' of a spreadsheet)"
+    complain("encoding", str(path), f"the file {found}, expected UTF-8: save it as UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _guess(raw: bytes) -> str:
+    """What another encoding the bytes may be of, marked as a guess; empty where nothing speaks for one."""
+    if b"\0" in raw:
+        even, odd = raw[::2].count(0), raw[1::2].count(0)
+        if max(even, odd) > len(raw) // 8 and min(even, odd) * 8 < max(even, odd):
+            return f" (it may be UTF-16-{'LE' if odd > even else 'BE'} without its mark; this is a guess)"
+        return " (it may be no text at all; this is a guess)"
+    runs = [len(run) for run in re.findall(rb"[\x80-\xff]+", raw)]
+    alone = 2 * runs.count(1) > len(
+        runs
+    )  # an accent among Latin letters, where other scripts have whole words
+    for encoding, name, scripts in _LATIN if alone else _OTHERS:
+        try:
+            letters = [letter for letter in raw.decode(encoding) if letter > "\x7f"]
+        except UnicodeDecodeError:
+            continue
+        fitting = sum(unicodedata.name(letter, "").startswith(scripts) for letter in letters)
+        if letters and 10 * fitting >= 9 * len(letters):
+            return f" (it may be {name}; this is a guess)"
+    return ""
+
+
+_LATIN = (("cp1252", "Windows-1252", ("LATIN", "RIGHT", "LEFT", "EURO", "DEGREE", "EN DASH", "EM DASH")),)
+_OTHERS = (
+    ("shift_jis", "Shift JIS", ("HIRAGANA", "KATAKANA", "CJK", "IDEOGRAPHIC")),
+    ("gb18030", "GB 18030", ("CJK", "IDEOGRAPHIC", "FULLWIDTH")),
+    ("big5", "Big5", ("CJK", "IDEOGRAPHIC", "FULLWIDTH")),
+    ("cp1251", "Windows-1251", ("CYRILLIC",)),
+)
+"""Encodings that people still save tables in, and what the names of their letters beyond ASCII begin with."""
 
 
 def parse_json(text: str, where: str, complain: Complain) -> object | None:
@@ -112,11 +158,14 @@ def clean_text(value: object, what: str, where: str, complain: Complain) -> str 
 
 
 def clean_file(value: object, where: str, complain: Complain) -> str | None:
-    """The name of a picture's file, or None after a complaint."""
+    """The name of a picture's file, or None after a complaint. Surrogates that stand for bytes (U+DC80 to
+    U+DCFF) are taken: names on disk need not be UTF-8."""
     if not isinstance(value, str) or not value.strip():
         complain("file", where, f"the name of the picture must be a text, found {_shown(value)}")
         return None
-    if any(letter < " " or "\ud800" <= letter <= "\udfff" for letter in value):
+    if any(
+        letter < " " or "\ud800" <= letter < "\udc80" or "\udcff" < letter <= "\udfff" for letter in value
+    ):
         complain(
             "file",
             where,
@@ -124,6 +173,11 @@ def clean_file(value: object, where: str, complain: Complain) -> str | None:
         )
         return None
     return value.strip()
+
+
+def _is_byte(letter: str) -> bool:
+    """Does this surrogate stand for a byte of a file name that is no UTF-8?"""
+    return "\udc80" <= letter <= "\udcff"
 
 
 def clean_split(value: object, where: str, complain: Complain) -> str | None:

@@ -27,6 +27,7 @@ from patchword.data.formats.complaints import (
 )
 from patchword.data.records import QuestionRecord
 from patchword.errors import DataError
+from patchword.text.answers import vqa_answer
 
 FORMATS = (
     "easy-VQA's questions.json or the folder that holds it, a questions file of VQA v2 with its annotations file, "
@@ -35,9 +36,6 @@ FORMATS = (
 QUESTION = ("question",)
 ANSWER = ("answer", "answers", "multiple_choice_answer")
 KIND = ("type", "question_type", "answer_type", "kind")
-_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_NUMBER_OF = {"none": "0", **{word: str(number) for number, word in enumerate(_NUMBERS)}}
-_ARTICLES = ("a", "an", "the")
 
 
 def read_questions(
@@ -67,17 +65,50 @@ def holds_questions(path: Path) -> bool:
         )
     if not path.is_file():
         return False
-    quiet: Complain = lambda kind, where, message: None  # noqa: E731 - the reader that follows says what is wrong
-    text = read_text(path, quiet)
+    text = read_text(path, _quiet)
     if path.suffix.lower() in (".jsonl", ".ndjson"):
         text = text.lstrip().split("\n", 1)[0]
     elif path.suffix.lower() != ".json":
         return table_formats.delimiter_of(text, QUESTION) is not None
-    content = parse_json(text, str(path), quiet)
+    content = parse_json(text, str(path), _quiet)
     first = content[0] if isinstance(content, list) and content else content
     return (isinstance(first, list) and len(first) == 3) or (
         isinstance(first, dict) and bool({"question", "questions"} & first.keys())
     )
+
+
+def is_annotations(path: Path) -> bool:
+    """Is this VQA's annotations file, which has the answers without the questions?"""
+    if not path.is_file() or path.suffix.lower() != ".json":
+        return False
+    content = parse_json(read_text(path, _quiet), str(path), _quiet)
+    entries = content.get("annotations") if isinstance(content, dict) else None
+    first = entries[0] if isinstance(entries, list) and entries else None
+    return isinstance(first, dict) and {"question_id", "answers"} <= first.keys()
+
+
+def read_annotations(path: Path, complain: Complain = raise_at_once) -> list[QuestionRecord]:
+    """The answers of VQA's annotations file by themselves, with the type of question as kind and an empty
+    question.
+
+    Raises as `read_questions`.
+    """
+    entries = _json(path, complain)["annotations"]
+    found = _given(entries, path, complain)
+    images = {entry["question_id"]: entry.get("image_id") for entry in entries if isinstance(entry, dict)}
+    records = []
+    for number, (texts, kind) in found.items():
+        image = images.get(number)
+        image = number if image is None else image
+        records.append(
+            QuestionRecord(number, image, str(image), "", texts, _kind(kind, "", texts) or "other")
+        )
+    return _unique(records, path, complain)
+
+
+def _quiet(kind: str, where: str, message: str) -> None:
+    """The `Complain` of a look that only asks what a file holds: the reader that follows says what is
+    wrong."""
 
 
 def _folder(path: Path, complain: Complain) -> list[QuestionRecord]:
@@ -235,8 +266,13 @@ def _annotations(path: Path, answers: Path | None, split: str | None, complain: 
             f"expected an object with a list of annotations, found {type(content).__name__}",
         )
         return {}
+    return _given(content["annotations"], source, complain)
+
+
+def _given(entries: list, source: Path, complain: Complain) -> _Given:
+    """Answers, in the form in which VQA's evaluation compares them, and question type by question id."""
     found: _Given = {}
-    for where, entry in objects_of(content["annotations"], f"{source}, annotations", complain):
+    for where, entry in objects_of(entries, f"{source}, annotations", complain):
         number = clean_id(entry.get("question_id"), where, complain, "question")
         said_by = objects_of(entry.get("answers"), where, complain)
         texts = [clean_text(one.get("answer"), "answer", place, complain) for place, one in said_by]
@@ -247,15 +283,9 @@ def _annotations(path: Path, answers: Path | None, split: str | None, complain: 
 
 
 def normal_answer(answer: str) -> str:
-    """An answer as VQA's evaluation compares it: lower case, number words as digits, without articles and punctuation.
-
-    Its list of English contractions (dont -> don't) is left out. What would become empty stays as it is.
-    """
-    plain = re.sub(r"(?<=\d),(?=\d)", "", answer.lower())
-    plain = re.sub(r"(?<!\d)\.|\.(?!\d)", "", plain)
-    plain = re.sub(r"[;/\[\]\"{}()=+\\_<>@`,?!-]", " ", plain)
-    words = [_NUMBER_OF.get(word, word) for word in plain.split() if word not in _ARTICLES]
-    return " ".join(words) or answer.lower()
+    """An answer as VQA's evaluation compares it (`text.answers`); what would become empty stays, in lower
+    case: it can be learnt."""
+    return vqa_answer(answer) or answer.lower()
 
 
 def _csv(text: str, path: Path, complain: Complain) -> list[QuestionRecord]:

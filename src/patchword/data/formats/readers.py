@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TypeVar
 
 from patchword.data.formats import coco as json_formats
@@ -15,12 +15,15 @@ from patchword.data.formats import tables as table_formats
 from patchword.data.formats.complaints import Complain, parse_json, raise_at_once, read_text
 from patchword.data.records import CaptionRecord, LabelRecord, QuestionRecord
 from patchword.errors import DataError
+from patchword.lookup import look_up
 
 Record = TypeVar("Record", CaptionRecord, QuestionRecord, LabelRecord)
 
 FORMATS = (
     "Karpathy JSON, COCO captions JSON, a Flickr token file (picture.jpg#0<TAB>caption) with its split lists beside it, "
-    "a CSV or JSONL file with image, caption and if wanted split, or a folder of photo.jpg beside photo.txt"
+    "a CSV, JSONL or Parquet file with image, caption and if wanted split, a folder with metadata.csv, "
+    ".jsonl or .parquet, "
+    "one that `datasets` saved, or a folder of photo.jpg beside photo.txt"
 )
 
 
@@ -40,11 +43,15 @@ def read_captions(path: Path | str, complain: Complain = raise_at_once) -> list[
 def _read_format(path: Path, complain: Complain) -> list[CaptionRecord]:
     if not path.exists():
         raise DataError(f"{path}: does not exist. Expected {FORMATS}.")
+    if path.is_dir() and (reader := _folder_reader(path)) is not None:
+        return look_up(reader)(path, complain)
     if path.is_dir():
         token_file = folder_formats.token_file_in(path)
         if token_file is None:
             return folder_formats.read_folder(path, complain)
         path = token_file
+    if path.suffix.lower() in (".parquet", ".arrow"):
+        return look_up("data.formats.arrow:read_parquet")(path, complain)
     text = read_text(path, complain)
     if path.suffix.lower() in (".jsonl", ".ndjson"):
         return table_formats.read_json_lines(text, path, complain)
@@ -53,6 +60,16 @@ def _read_format(path: Path, complain: Complain) -> list[CaptionRecord]:
     if folder_formats.is_token_file(text):
         return folder_formats.read_flickr(text, path, complain)
     return table_formats.read_csv(text, path, complain)
+
+
+def _folder_reader(folder: Path) -> str | None:
+    """What reads a folder in another library's layout, imported only where there is one; None for pictures
+    with texts beside them."""
+    if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return "data.formats.arrow:read_saved"
+    if any(folder.glob("metadata.*")) or any(folder.glob("*/metadata.*")):
+        return "data.formats.imagefolder:read_imagefolder"
+    return None
 
 
 def _read_json(text: str, path: Path, complain: Complain) -> list[CaptionRecord]:
@@ -118,5 +135,8 @@ def split_records(records: Sequence[Record], split: str) -> list[Record]:
 
 
 def held_out_by_name(file: str) -> bool:
-    """Whether a picture is val where its data set has no splits: one in ten, always the same ones."""
-    return int.from_bytes(hashlib.blake2b(file.encode(), digest_size=4).digest(), "big") % 10 == 0
+    """Whether a picture is val where its data set has no splits: one in ten, always the same ones, wherever
+    the data set lies."""
+    name = PurePath(file).name if PurePath(file).is_absolute() else file
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=4).digest()
+    return int.from_bytes(digest, "big") % 10 == 0

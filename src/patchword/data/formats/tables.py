@@ -1,6 +1,7 @@
 """A person's own table: one row per caption, as CSV, JSON lines or a JSON list.
 
-Columns `image` and `caption`, and if wanted `split`; a row of JSON may hold a list under `captions`. A picture may have many rows.
+Columns `image` and `caption`, and if wanted `split`; other programs' names of these are known (open_clip's
+`filepath` and `title`). A row of JSON may hold a list under `captions`. A picture may have many rows.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from pathlib import Path
 from patchword.data.formats.complaints import Complain, clean_caption, clean_file, clean_split, parse_json
 from patchword.data.records import CaptionRecord
 
-IMAGE = ("image", "file", "filename", "file_name", "image_name", "image_path", "path")
-CAPTION = ("caption", "captions", "text", "sentence", "comment")
+IMAGE = ("image", "file", "filename", "file_name", "image_name", "image_path", "path", "filepath")
+CAPTION = ("caption", "captions", "text", "sentence", "comment", "title")
 SPLIT = ("split",)
 DELIMITERS = ",;\t|"
 
 
-def delimiter_of(text: str, second: tuple[str, ...] = CAPTION) -> str | None:
-    """The delimiter under which the first line is a header with an image and a caption column, or another `second` one; None when there
-    is none."""
+def delimiter_of(text: str, second: tuple[str, ...] = CAPTION, first: tuple[str, ...] = IMAGE) -> str | None:
+    """The delimiter under which the first line is a header with an image and a caption column, or others as
+    `first` and `second`; None when there is none."""
     header = text.lstrip("\n").split("\n", 1)[0]
     for delimiter in DELIMITERS:
         names = [name.strip(' "').lower() for name in header.split(delimiter)]
-        if column(names, IMAGE) is not None and column(names, second) is not None:
+        if column(names, first) is not None and column(names, second) is not None:
             return delimiter
     return None
 
@@ -41,7 +42,7 @@ def read_csv(text: str, path: Path, complain: Complain) -> list[CaptionRecord]:
             f"expected a header with the columns image and caption (and split), found {header!r}",
         )
         return []
-    return _records(csv_rows(text, delimiter, path, complain), complain)
+    return records_of(csv_rows(text, delimiter, path, complain), complain)
 
 
 def csv_rows(text: str, delimiter: str, path: Path, complain: Complain) -> Iterator[tuple[str, dict]]:
@@ -77,7 +78,7 @@ def csv_rows(text: str, delimiter: str, path: Path, complain: Complain) -> Itera
 
 def read_json_lines(text: str, path: Path, complain: Complain) -> list[CaptionRecord]:
     """Records of a file with one JSON object per line."""
-    return _records(json_line_rows(text, path, complain), complain)
+    return records_of(json_line_rows(text, path, complain), complain)
 
 
 def json_line_rows(text: str, path: Path, complain: Complain) -> Iterator[tuple[str, dict]]:
@@ -94,7 +95,7 @@ def json_line_rows(text: str, path: Path, complain: Complain) -> Iterator[tuple[
 
 def read_json_list(content: list, path: Path, complain: Complain) -> list[CaptionRecord]:
     """Records of a JSON list of objects."""
-    return _records(json_list_rows(content, "caption", path, complain), complain)
+    return records_of(json_list_rows(content, "caption", path, complain), complain)
 
 
 def json_list_rows(content: list, second: str, path: Path, complain: Complain) -> Iterator[tuple[str, dict]]:
@@ -119,8 +120,8 @@ def column(names: Iterable[str], wanted: tuple[str, ...]) -> str | None:
     return next((name for name in wanted if name in names), None)
 
 
-def _records(rows: Iterable[tuple[str, dict]], complain: Complain) -> list[CaptionRecord]:
-    """Rows gathered by picture, in the order in which the pictures first appear."""
+def records_of(rows: Iterable[tuple[str, dict]], complain: Complain) -> list[CaptionRecord]:
+    """Rows, each with its place, gathered by picture, in the order in which the pictures first appear."""
     captions: dict[str, list[str]] = {}
     splits: dict[str, str | None] = {}
     for where, row in rows:

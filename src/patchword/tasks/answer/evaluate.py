@@ -1,14 +1,16 @@
-"""What `predict` and `evaluate` do with a model that answers questions."""
+"""What `predict` and `evaluate` do with a model that answers questions, and `score` with answers of any
+model."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchword.errors import DataError, PictureError
+from patchword.errors import ConfigError, DataError, PictureError
 from patchword.tasks.requests import EvaluateRequest, Evaluation, PredictRequest
 
 if TYPE_CHECKING:
@@ -58,7 +60,9 @@ def measure(request: EvaluateRequest) -> Evaluation:
 
     result, lost = _compared(request)
     everything = result["all"]
-    scores = {name: Score(everything[name]) for name in ("VQA_accuracy", "questions_alone")}
+    scores = {
+        name: Score(everything[name]) for name in ("VQA_accuracy", "exact_match", "questions_alone")
+    }
     known = {name: score for name, score in scores.items() if score.value is not None}
     low, high = everything["interval"]
     return Evaluation(known, tuple(result["kinds"]), everything["questions"], lost, (low, high))
@@ -69,14 +73,11 @@ def _compared(request: EvaluateRequest) -> tuple[dict[str, Any], int]:
     from patchword.data.formats.questions import read_questions
     from patchword.data.formats.readers import split_records
 
+    if request.images is None:
+        raise ConfigError(f"--images is missing: {request.model} looks at the pictures, name their folder")
     records = read_questions(request.data, request.answers)
-    taught = _training(records if request.training is None else read_questions(request.training))
-    wanted = split_records(records, request.split)
-    unanswered = [record for record in wanted if not record.answers]
-    if unanswered:
-        raise DataError(
-            f"{request.data}: {len(unanswered)} questions of {request.split} have no answer to compare with: use `patchword predict`"
-        )
+    taught = _taught(records, request)
+    wanted = _with_answers(split_records(records, request.split), request.data)
     answered, lost = _answered(
         request.model, wanted, request.images, request.split, request.device, request.batch
     )
@@ -84,6 +85,94 @@ def _compared(request: EvaluateRequest) -> tuple[dict[str, Any], int]:
     if not found:
         raise DataError(f"{request.images}: none of the pictures of {request.split} could be read")
     return _scored(found, taught), lost
+
+
+def evaluate_file(request: EvaluateRequest) -> int:
+    """As `evaluate`, for a file of another model's answers in place of a model: no picture is looked at.
+    Answers to questions of other splits are left alone; raises DataError where a question of the split has
+    none."""
+    from patchword.data.formats.questions import read_questions
+    from patchword.data.formats.readers import split_records
+    from patchword.metrics.answer_files import read_answers
+
+    records = read_questions(request.data, request.answers)
+    wanted = _with_answers(split_records(records, request.split), request.data)
+    answers = read_answers(Path(request.model))
+    known = {str(record.question_id) for record in records}
+    _refuse(request.model, "answers to questions that are not in the data", answers.keys() - known)
+    found, missing = _paired(wanted, answers)
+    _refuse(request.model, f"questions of {request.split} without an answer", missing)
+    _report(found, _taught(records, request), request.split, request.out)
+    return 0
+
+
+def score_files(
+    predictions: Path, references: Path, split: str | None, allow_missing: bool, out: Path | None
+) -> int:
+    """What `score` does with answers: VQA accuracy of a file, or of each file of a folder, by kind of
+    question.
+
+    Raises DataError where questions differ, unless `allow_missing` leaves out those that only one side has,
+    and says so.
+    """
+    from patchword.data.formats.readers import split_records
+    from patchword.metrics.answer_files import read_answer_files, read_given
+
+    records = read_given(references)
+    wanted = _with_answers(split_records(records, split) if split else records, references)
+    results = {}
+    for name, answers in read_answer_files(predictions).items():
+        found, missing = _paired(wanted, answers)
+        unknown = answers.keys() - {str(record.question_id) for record in wanted}
+        if not allow_missing:
+            _refuse(f"{predictions} ({name})", "questions without an answer", missing)
+            _refuse(
+                f"{predictions} ({name})", "answers to questions that the references do not have", unknown
+            )
+        if not found:
+            raise DataError(f"{predictions} ({name}) and {references} have no question id in common")
+        if missing or unknown:
+            print(f"INCOMPLETE: {len(missing) + len(unknown)} questions that only one side has are left out")
+        results[name] = _scored(found, [])
+        _print(results[name], name)
+    if out is not None:
+        _write(out, next(iter(results.values())) if len(results) == 1 else results)
+    return 0
+
+
+def _with_answers(records: list[QuestionRecord], place: Path) -> list[QuestionRecord]:
+    """These records. Raises DataError where one has no answer to compare with."""
+    bare = [record for record in records if not record.answers]
+    if bare:
+        raise DataError(
+            f"{place}: {len(bare)} questions have no answer to compare with: use `patchword predict`"
+        )
+    return records
+
+
+def _paired(
+    records: list[QuestionRecord], answers: Mapping[str, str]
+) -> tuple[list[tuple[QuestionRecord, str]], list[str]]:
+    """Questions with what was answered, and the ids of those that have no answer."""
+    found = [
+        (record, answers[str(record.question_id)]) for record in records if str(record.question_id) in answers
+    ]
+    return found, [str(record.question_id) for record in records if str(record.question_id) not in answers]
+
+
+def _refuse(place: object, what: str, ids: Collection[str]) -> None:
+    if ids:
+        some = ", ".join(sorted(ids)[:5]) + (", ..." if len(ids) > 5 else "")
+        raise DataError(f"{place}: {len(ids)} {what} ({some})")
+
+
+def _report(
+    found: list[tuple[QuestionRecord, str]], taught: list[QuestionRecord], title: str, out: Path | None
+) -> None:
+    result = _scored(found, taught)
+    _print(result, title)
+    if out is not None:
+        _write(out, result)
 
 
 def _answered(
@@ -110,21 +199,25 @@ def _answered(
     return answered, lost
 
 
-def _training(records: list[QuestionRecord]) -> list[QuestionRecord]:
-    """The training questions among these; none where the file has no such split."""
+def _taught(records: list[QuestionRecord], request: EvaluateRequest) -> list[QuestionRecord]:
+    """The training questions, of their own file or among these; none where the file has no such split."""
+    from patchword.data.formats.questions import read_questions
     from patchword.data.formats.readers import split_records
 
+    if request.training is not None:
+        records = read_questions(request.training)
     parts = {record.split for record in records}
     return split_records(records, "train") if parts == {None} or "train" in parts else []
 
 
 def _scored(found: list[tuple[QuestionRecord, str]], taught: list[QuestionRecord]) -> dict[str, Any]:
     from patchword.data.question_only import CommonestAnswer
+    from patchword.metrics.answers import annotators_remark, exact_match, vqa_accuracy
     from patchword.metrics.bootstrap import grouped_interval
-    from patchword.metrics.classification import vqa_accuracy
 
     given = {record.question_id: record.answers for record, _ in found}
-    values = vqa_accuracy(given, {record.question_id: text for record, text in found})["VQA_accuracy"]
+    said = {record.question_id: text for record, text in found}
+    values, exact = vqa_accuracy(given, said)["VQA_accuracy"], exact_match(given, said)["exact_match"]
     alone = None
     if taught:
         guess = CommonestAnswer((record.question, record.kind, record.answer) for record in taught)
@@ -139,18 +232,20 @@ def _scored(found: list[tuple[QuestionRecord, str]], taught: list[QuestionRecord
     def row(name: str, numbers: list[int | str]) -> dict[str, Any]:
         means = [
             None if score is None else sum(score.per_item[number] for number in numbers) / len(numbers)
-            for score in (values, alone)
+            for score in (values, exact, alone)
         ]
         return {
             "kind": name,
             "questions": len(numbers),
             "VQA_accuracy": means[0],
-            "questions_alone": means[1],
+            "exact_match": means[1],
+            "questions_alone": means[2],
         }
 
     everything = row("all", list(given))
     return {
         "pictures": len(pictures),
+        "remark": annotators_remark(given),
         "all": everything | {"interval": list(grouped_interval(list(pictures.values())))},
         "kinds": [
             row(name, numbers) for name, numbers in sorted(kinds.items(), key=lambda pair: -len(pair[1]))
@@ -158,7 +253,7 @@ def _scored(found: list[tuple[QuestionRecord, str]], taught: list[QuestionRecord
     }
 
 
-def _print(result: dict[str, Any], split: str) -> None:
+def _print(result: dict[str, Any], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -166,23 +261,31 @@ def _print(result: dict[str, Any], split: str) -> None:
     caption = (
         f"times 100; 95 % interval of all: {100 * low:.2f} to {100 * high:.2f} (bootstrap over pictures)"
     )
-    title = f"{split}: {result['pictures']} pictures"
+    title = f"{title}: {result['pictures']} pictures"
+    columns = {
+        "VQA_accuracy": "VQA accuracy",
+        "exact_match": "exact match",
+        "questions_alone": "question alone",
+    }
+    if result["all"]["questions_alone"] is None:
+        del columns["questions_alone"]
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    for name in ("kind of question", "questions", "VQA accuracy", "question alone"):
+    for name in ("kind of question", "questions", *columns.values()):
         table.add_column(name, justify="left" if name == "kind of question" else "right")
     for row in (result["all"], *result["kinds"][:_KINDS_SHOWN]):
-        cells = [
-            "" if row[name] is None else f"{100 * row[name]:.2f}"
-            for name in ("VQA_accuracy", "questions_alone")
-        ]
-        table.add_row(row["kind"], str(row["questions"]), *cells)
+        table.add_row(row["kind"], str(row["questions"]), *(f"{100 * row[name]:.2f}" for name in columns))
     Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(table)
     hidden = len(result["kinds"]) - _KINDS_SHOWN
     if hidden > 0:
         print(f"{hidden} rarer kinds are not shown; --out writes all")
-    print(
-        "question alone: the most frequent training answer to the same words, else to the same kind of question, without the picture"
-    )
+    if result["remark"] is not None:
+        print(result["remark"])
+    if "questions_alone" in columns:
+        print(
+            "question alone: the most frequent training answer to the same words, else to the same "
+            "kind of question, "
+            "without the picture"
+        )
 
 
 _KINDS_SHOWN = 20
@@ -190,5 +293,5 @@ _KINDS_SHOWN = 20
 
 def _write(out: Path, content: Any) -> None:
     partial = out.with_name(out.name + ".partial")
-    partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    partial.write_bytes(json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace"))
     partial.replace(out)

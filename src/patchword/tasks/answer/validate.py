@@ -12,7 +12,7 @@ import numpy as np
 
 from patchword.data.question_only import CommonestAnswer
 from patchword.data.records import QuestionRecord
-from patchword.metrics.classification import vqa_accuracy
+from patchword.metrics.answers import vqa_accuracy
 from patchword.train.recipe import Validation
 
 _SAMPLES = 24

@@ -37,7 +37,7 @@ def predict(request: PredictRequest) -> int:
             ]
             bar.update(task, advance=len(part))
     partial = request.out.with_name(request.out.name + ".partial")
-    partial.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    partial.write_bytes(json.dumps(rows, ensure_ascii=False).encode("utf-8", "backslashreplace"))
     partial.replace(request.out)
     print(f"{request.out}: {len(rows)} captions" + (f", {bad} pictures could not be read" if bad else ""))
     return 1 if bad else 0

@@ -34,12 +34,12 @@ def write_prototypes(folder: Path, described: dict[str, Any]) -> None:
 
 
 def read_prototypes(model: Path) -> dict[str, Any]:
-    """The content of `prototypes.json`. Raises ModelError where the model has no memory, or the file is not what it should be."""
+    """The content of `prototypes.json`, or of that file in a model folder. Raises ModelError where the model
+    has no memory, where the file of one that has a memory is missing, or where it is not what it should
+    be."""
     path = model / FILE if model.is_dir() else model
     if not path.is_file():
-        raise ModelError(
-            f"{model} holds no prototypes.json: the model has no prototype memory, or the path is not a model folder"
-        )
+        raise ModelError(_why_missing(model))
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -51,6 +51,20 @@ def read_prototypes(model: Path) -> dict[str, Any]:
             f"{path} lists no prototypes: 'placement' and 'layers' are expected; copy it anew from the trained model"
         )
     return described
+
+
+def _why_missing(model: Path) -> str:
+    config = model / "config.json"
+    if not config.is_file():
+        return f"{model} is neither a model folder (it has no config.json) nor a file of prototypes"
+    captioner = json.loads(config.read_text(encoding="utf-8")).get("captioner") or {}
+    if captioner.get("memory") is None:
+        kind = captioner.get("kind", "no captioner")
+        return f"{model} has no prototype memory: it is {kind}, and its configuration has no captioner.memory"
+    return (
+        f"{model} has a prototype memory, and its {FILE} is missing: copy the folder anew from where it was "
+        "trained"
+    )
 
 
 def nearest_captions(described: dict[str, Any]) -> dict[str, list[str]]:

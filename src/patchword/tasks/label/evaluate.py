@@ -74,7 +74,7 @@ def write_predictions(
         raise ConfigError(f"--out {out}: the table of probabilities is written as .csv or .jsonl: name it so")
     labels = classifier.settings.labels
     partial = out.with_name(out.name + ".partial")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
+    with open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         table = csv.writer(file)
         if suffix == ".csv":
             table.writerow(["image", "text", "label", "predicted", *(f"p({label})" for label in labels)])
@@ -95,7 +95,10 @@ def write_predictions(
                     "predicted": chosen,
                 }
                 said |= {"probabilities": dict(zip(labels, shares, strict=True))}
-                file.write(json.dumps(said, ensure_ascii=False) + "\n")
+                line = (
+                    json.dumps(said, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
+                )
+                file.write(line + "\n")
             yield row
     partial.replace(out)
 
@@ -132,6 +135,8 @@ def measure(request: EvaluateRequest) -> Evaluation:
     from patchword.tasks.label.model import load_labelling_model
 
     out = request.out
+    if request.images is None:
+        raise ConfigError(f"--images is missing: {request.model} looks at the pictures, name their folder")
     classifier = load_labelling_model(request.model, request.device)
     labels = classifier.settings.labels
     rows = Rows(

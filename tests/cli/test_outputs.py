@@ -1,0 +1,235 @@
+"""Kinds 2, 5 and 12: what a person wrote is kept, every name can be written, and what cannot be drawn or
+searched is refused."""
+
+import csv
+import json
+import os
+import sys
+
+import pytest
+from PIL import Image
+
+from patchword.cli.outputs import refuse_existing, refuse_suffix
+from patchword.errors import ConfigError
+from patchword.tasks.caption.csv_table import COLUMNS, CaptionTable
+from patchword.tasks.caption.result import Caption
+
+SAID = Caption("a red square", -1.25, ("a", "red", "square"))
+OWN = "what a person wrote\n"
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Files of many kinds that a person wrote."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for suffix in ("csv", "json", "html", "png", "txt", "svg"):
+        (folder / f"mine.{suffix}").write_text(OWN)
+    return folder
+
+
+WRITERS = [
+    ("caption", "{photos}", "--out", "{own}/mine.csv"),
+    ("caption", "{photos}/red.png", "--explain", "{own}/mine.html"),
+    ("caption", "{photos}/red.png", "--explain", "{own}/mine.png"),
+    ("ask", "{photos}/red.png", "what is it?", "--explain", "{own}/mine.html"),
+    ("pair", "{photos}/red.png", "a dog", "--explain", "{own}/mine.svg"),
+    ("predict", "flickr8k", "--data", "{own}/mine.csv", "--images", "{photos}", "--out", "{own}/mine.json"),
+    ("evaluate", "easy-vqa", "--data", "{own}/mine.json", "--images", "{photos}", "--out", "{own}/mine.json"),
+    ("score", "{own}/mine.json", "{own}/mine.json", "--out", "{own}/mine.json"),
+    ("submit", "{own}/mine.json", "{own}/mine.json", "--out", "{own}/mine.csv"),
+    ("recall", "--data", "{own}/mine.json", "--images", "{photos}", "--out", "{own}/mine.json"),
+]
+
+
+@pytest.mark.parametrize("words", WRITERS, ids=lambda words: f"{words[0]} {words[-2]} {words[-1][-4:]}")
+def test_kind_2_no_command_writes_over_what_is_there(patchword, photos, own, words):
+    before = {file: file.read_bytes() for file in own.iterdir()}
+    status, _, err = patchword(*(word.format(photos=photos, own=own) for word in words))
+    assert status == 2 and "exists" in err and "--overwrite" in err and len(err.splitlines()) == 1
+    assert {file: file.read_bytes() for file in own.iterdir()} == before
+
+
+def test_kind_2_with_overwrite_it_is_replaced(patchword, photos, own):
+    photo, page = photos / "red.png", own / "mine.html"
+    assert patchword("caption", photo, "--explain", page, "--overwrite", "--device", "cpu")[0] == 0
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert patchword("caption", photo, "--out", own / "mine.csv", "--overwrite", "--device", "cpu")[0] == 0
+    assert (own / "mine.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
+
+
+def test_kind_2_texts_beside_photographs_are_kept(patchword, photos):
+    (photos / "red.txt").write_text(OWN)
+    status, _, err = patchword("caption", photos / "red.png", photos / "bl\u00e5.png", "--sidecar")
+    assert status == 1 and "1 texts were there already and are kept" in err and "--overwrite" in err
+    assert (photos / "red.txt").read_text() == OWN and (photos / "bl\u00e5.txt").read_text().strip()
+    status, said, err = patchword("caption", photos / "red.png", "--sidecar", "--overwrite")
+    assert status == 0 and (photos / "red.txt").read_text() == said.split("\t")[1]
+    # A call that was interrupted goes on: the same text is no conflict.
+    assert patchword("caption", photos / "red.png", "--sidecar")[::2] == (0, "")
+
+
+def test_kind_2_two_pictures_that_share_a_text_do_not_write_over_one_another(patchword, photos):
+    Image.effect_noise((64, 64), 90).convert("RGB").save(photos / "red.jpg")
+    status, said, err = patchword("caption", photos / "red.jpg", photos / "red.png", "--sidecar")
+    first, second = (line.split("\t")[1] for line in said.splitlines())
+    assert (photos / "red.txt").read_text() == first + "\n"
+    assert first == second or (status == 1 and "are kept" in err)
+
+
+def test_kind_2_a_folder_cannot_be_replaced_by_a_file(tmp_path):
+    with pytest.raises(ConfigError, match="is a folder, and a file is written"):
+        refuse_existing(True, {"--out": tmp_path})
+    refuse_existing(False, {"--out": tmp_path / "new.json", "--explain": None})
+    if os.path.exists("/dev/null"):
+        refuse_existing(False, {"--out": __import__("pathlib").Path("/dev/null")})
+
+
+def test_kind_2_a_table_of_captions_is_gone_on_with_by_the_same_model_only(tmp_path):
+    path = tmp_path / "captions.csv"
+    table = CaptionTable(path, "flickr8k")
+    table.write(tmp_path / "a.png", SAID)
+    table.close()
+    again = CaptionTable(path, "flickr8k")
+    assert again.done == {str(tmp_path / "a.png")}
+    with pytest.raises(ConfigError, match=r"holds captions of another model \(1 by 'flickr8k'\)"):
+        CaptionTable(path, "runs/mine/best")
+
+
+def test_kind_2_the_table_of_another_model_is_said(patchword, photos, tmp_path):
+    out = tmp_path / "captions.csv"
+    out.write_text(",".join(COLUMNS) + "\n" + f"{photos / 'red.png'},a square,-1.0,another\n")
+    before = out.read_bytes()
+    status, _, err = patchword("caption", photos / "red.png", "--out", out)
+    assert status == 2 and "1 by 'another'" in err and out.read_bytes() == before
+    out.write_text(",".join(COLUMNS) + "\n" + f"{photos / 'red.png'},a square,-1.0,flickr8k\n")
+    status, said, err = patchword("caption", photos / "red.png", "--out", out)
+    assert status == 0 and said == "" and "1 of the pictures are there already and are left out" in err
+
+
+@pytest.mark.parametrize(
+    ("end", "kept"), [("", 1), ("x.png,cut off", 1), ("x.png,a b,-1.0", 1), ("x.png,a b,-1.0,flickr", 1),
+                      ("x.png,a b,-1.0,flickr8k", 2)]
+)  # fmt: skip
+def test_kind_2_only_an_interrupted_row_is_taken_off(tmp_path, end, kept):
+    path = tmp_path / "captions.csv"
+    path.write_text(",".join(COLUMNS) + "\na.png,it is red,-1.0,flickr8k\n" + end, newline="")
+    table = CaptionTable(path, "flickr8k")
+    assert len(table.done) == kept
+    table.write(tmp_path / "new.png", SAID)
+    table.close()
+    with open(path, newline="") as file:
+        rows = list(csv.reader(file))
+    assert len(rows) == kept + 2 and {len(row) for row in rows} == {len(COLUMNS)}
+
+
+unix_names = pytest.mark.skipif(
+    sys.platform in ("win32", "darwin"), reason="the system takes UTF-8 names only"
+)
+ODD_NAMES = [b"caf\xe9.png", b"\xff\xfe.png", "\u202egnp.png".encode(), b"tab\there.png", b"new\nline.png",
+             b'a,"b".png', "\U0001f600.png".encode()]  # fmt: skip
+
+
+@pytest.fixture
+def odd(tmp_path):
+    folder = os.fsencode(tmp_path / "odd")
+    os.mkdir(folder)
+    for number, name in enumerate(ODD_NAMES):
+        Image.new("RGB", (20, 20), (20 * number, 90, 200)).save(os.fsdecode(os.path.join(folder, name)))
+    return tmp_path / "odd"
+
+
+@unix_names
+def test_kind_5_the_table_holds_every_name_and_is_gone_on_with(patchword, odd, tmp_path):
+    out = tmp_path / "captions.csv"
+    status, _, err = patchword("caption", odd, "--out", out)
+    assert status == 0 and "Traceback" not in err
+    with open(out, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        named = {os.fsencode(row["image"]) for row in csv.DictReader(file)}
+    assert named == {os.path.join(os.fsencode(odd), name) for name in ODD_NAMES}
+    status, said, err = patchword("caption", odd, "--out", out)
+    assert status == 0 and said == "" and f"{len(ODD_NAMES)} of the pictures are there already" in err
+
+
+@unix_names
+def test_kind_5_pages_texts_and_lines_hold_every_name(patchword, odd, tmp_path):
+    page = tmp_path / "page.html"
+    status, said, err = patchword("caption", odd, "--json", "--sidecar", "--explain", page)
+    assert status == 0, err
+    rows = [json.loads(line) for line in said.splitlines()]
+    assert {os.path.basename(os.fsencode(row["image"])) for row in rows} == set(ODD_NAMES)
+    assert all("complete" in row for row in rows)
+    assert page.read_text(encoding="utf-8").count("<section>") >= len(ODD_NAMES)
+    assert len(list(odd.glob("*.txt"))) == len(ODD_NAMES)
+
+
+@unix_names
+def test_kind_5_what_is_printed_can_be_read_back_as_a_name(patchword, odd):
+    """The bytes of a name come out as they are."""
+    status, said, err = patchword("label", odd, "--labels", "a dog, a cat")
+    assert status == 0, err
+    for name in (b"caf\xe9.png", b"\xff\xfe.png"):
+        assert os.path.join(os.fsencode(odd), name) + b"\t" in os.fsencode(said)
+
+
+@unix_names
+def test_kind_5_a_broken_picture_of_such_a_name_does_not_stop_the_others(patchword, odd, tmp_path):
+    with open(os.path.join(os.fsencode(odd), b"br\xf6ken.jpg"), "wb") as file:
+        file.write(b"no picture")
+    status, _, err = patchword("caption", odd, "--out", tmp_path / "captions.csv")
+    assert status == 1 and len(err.splitlines()) == 1
+    assert len((tmp_path / "captions.csv").read_bytes().split(b",flickr8k\r\n")) == len(ODD_NAMES) + 1
+
+
+@unix_names
+def test_kind_5_data_sets_take_such_names(odd, patchword, tmp_path):
+    """photo.txt beside photo.jpg, checked and predicted."""
+    for name in os.listdir(os.fsencode(odd)):
+        with open(os.path.join(os.fsencode(odd), name[:-4] + b".txt"), "w") as file:
+            file.write("a blue square\n")
+    os.remove(os.path.join(os.fsencode(odd), b"new\nline.png"))
+    os.remove(os.path.join(os.fsencode(odd), b"tab\there.png"))
+    status, said, _ = patchword("check", odd)
+    assert status == 0, said
+    out = tmp_path / "predictions.json"
+    status, _, err = patchword(
+        "predict", "flickr8k", "--data", odd, "--images", odd, "--split", "train", "--out", out
+    )
+    assert status == 0, err
+    named = {os.fsencode(row["image_id"]) for row in json.loads(out.read_text())}
+    assert named <= set(ODD_NAMES) and len(named) > 1
+    status, said, err = patchword("score", out, odd, "--split", "train", "--metrics", "bleu")
+    assert status == 0, err
+
+
+@pytest.mark.parametrize("beam", ["0", "-2", "100000"])
+@pytest.mark.parametrize("command", ["caption", "predict"])
+def test_kind_12_searches_have_a_range(patchword, photos, command, beam):
+    data = ["flickr8k", "--data", "x", "--images", "y", "--out", "z"]
+    words = [photos / "red.png"] if command == "caption" else data
+    status, _, err = patchword(command, *words, "--beam", beam)
+    limit = "100" if beam == "100000" else "1"
+    assert status == 2 and "Invalid value for '--beam'" in err and limit in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [("--batch", "0"), ("--no-such-option",), ("--beam", "three")])
+def test_kind_12_what_makes_no_sense_is_one_line(patchword, photos, words):
+    status, _, err = patchword("caption", photos / "red.png", *words)
+    assert status == 2 and words[0] in err and "patchword caption --help" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.jpeg", "x.gif", "x", "x.txt", "x.HTML.jpg"])
+@pytest.mark.parametrize("command", ["caption", "ask", "pair", "label"])
+def test_kind_12_what_cannot_be_drawn_is_refused(patchword, photos, tmp_path, command, name):
+    words = {"ask": ["what is it?"], "pair": ["a dog"], "label": ["--model", "flickr8k"]}.get(command, [])
+    status, _, err = patchword(command, photos / "red.png", *words, "--explain", tmp_path / name)
+    assert status == 2 and len(err.splitlines()) == 1
+    assert command == "label" or "cannot be drawn; let it end in .html" in err
+    assert not (tmp_path / name).exists()
+
+
+def test_kind_12_a_figure_holds_one_picture(tmp_path):
+    refuse_suffix("--explain", tmp_path / "a.html", (".html", ".png"), pictures=2)
+    with pytest.raises(ConfigError, match="is a figure of one picture, and there are 2"):
+        refuse_suffix("--explain", tmp_path / "a.png", (".html", ".png"), pictures=2)
