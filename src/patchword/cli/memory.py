@@ -20,12 +20,14 @@ def memory(
     ] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """List the prototypes of a memory: the training contexts nearest to each, its use, and how many are dead."""
+    """List the prototypes of a memory: the training contexts nearest to each, its use, and how many are
+    dead."""
     described = read_prototypes(model)
     layers = described["layers"]
     if layer is not None and layer >= len(layers):
         raise ModelError(
-            f"{model} has {len(layers)} decoder layers with prototypes, counted from 0; there is no layer {layer}"
+            f"{model} has {len(layers)} decoder layers with prototypes, counted from 0; "
+            f"there is no layer {layer}"
         )
     if as_json:
         print(json.dumps(described, indent=1, ensure_ascii=False))
