@@ -108,30 +108,30 @@ class Captioner(Protocol):
 
 @runtime_checkable
 class Prototypes(Protocol):
-    """What training and model folders need of a captioner's prototype memory, whatever it is made of (`layers/prototypes.py`)."""
+    """The interface of a captioner's prototype memory (`layers/prototypes.py`) for training and saving."""
 
     @property
     def placement(self) -> str:
-        """Where it stands in the decoder: `self_concat`, `cross_add` or `sequential`."""
+        """Placement in the decoder: `self_concat`, `cross_add` or `sequential`."""
         ...
 
     def set_log_bias(self, log_bias: float) -> None:
-        """How much the prototypes count: added to their scores; 0 is in full, -inf not at all."""
+        """Sets the log-bias that is added to the prototypes' scores: 0 is fully on, -inf off."""
 
     def statistics(self) -> dict[str, float]:
-        """Numbers for a training log."""
+        """Statistics for a training log."""
         ...
 
     def describe(self, words_of: Callable[[list[int]], str]) -> dict[str, Any]:
-        """What each prototype stands for, as JSON; `words_of` gives the words of a stored context."""
+        """Describes each prototype as JSON; `words_of` turns a stored context into text."""
         ...
 
     def resume_state(self) -> dict[str, Tensor]:
-        """What a bit-exact continuation needs beside the weights."""
+        """Returns what a bit-exact continuation needs beside the weights."""
         ...
 
     def load_resume_state(self, state: dict[str, Tensor]) -> None:
-        """Takes up what `resume_state` gave."""
+        """Restores what `resume_state` returned."""
 
 
 class Projections(NamedTuple):

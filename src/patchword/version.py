@@ -6,7 +6,7 @@ from importlib import metadata
 
 
 def version() -> str:
-    """The version of the distribution `patchword`; "unknown" where the package is imported from a folder that is not installed."""
+    """Returns the version of the distribution `patchword`, or "unknown" where it is not installed."""
     try:
         return metadata.version("patchword")
     except metadata.PackageNotFoundError:

@@ -12,7 +12,8 @@ def check(
     data: Annotated[
         Path,
         typer.Argument(
-            help="Annotations: Karpathy or COCO JSON, Flickr token file, CSV, JSONL, or a folder; or questions."
+            help="Annotations: Karpathy or COCO JSON, Flickr token file, CSV, JSONL, or a folder; "
+            "or questions."
         ),
     ],
     images: Annotated[
@@ -28,7 +29,8 @@ def check(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
 ) -> None:
-    """List everything in a data set that would stop or spoil a training; exit 1 if anything would stop it. Nothing is changed."""
+    """List everything in a data set that would stop or spoil a training; exit 1 if anything would stop it.
+    Nothing is changed."""
     from rich.console import Console
     from rich.progress import track
 

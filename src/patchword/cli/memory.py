@@ -27,7 +27,8 @@ def memory(
     layers = described["layers"]
     if layer is not None and layer >= len(layers):
         raise ModelError(
-            f"{model} has {len(layers)} decoder layers with prototypes, counted from 0; there is no layer {layer}"
+            f"{model} has {len(layers)} decoder layers with prototypes, counted from 0; "
+            f"there is no layer {layer}"
         )
     if as_json:
         print(json.dumps(described, indent=1, ensure_ascii=False))

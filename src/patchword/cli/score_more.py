@@ -1,4 +1,7 @@
-"""What `patchword score` computes beside the metrics of captions alone: CLIPScore from two towers, CHAIR from objects, nocaps groups."""
+"""Metrics of `patchword score` that need more than captions: CLIPScore, CHAIR, nocaps groups.
+
+CLIPScore needs two towers, CHAIR objects, and the groups a nocaps file.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ from patchword.metrics.scores import Score
 
 
 class ClipScores:
-    """CLIPScore and RefCLIPScore with the two towers of a model; a picture or reference met before is not embedded again."""
+    """CLIPScore and RefCLIPScore with the two towers of a model.
+
+    A picture or reference is embedded only once.
+    """
 
     def __init__(self, towers: Any, references: Path, images: Path) -> None:
         self._towers, self._references, self._images = towers, references, images
@@ -29,7 +35,10 @@ class ClipScores:
     def __call__(
         self, references: Mapping[str, Sequence[str]], predictions: Mapping[str, str]
     ) -> dict[str, Score]:
-        """Both scores by image id. Raises DataError for an image without a picture, PictureError for one that cannot be read."""
+        """Returns both scores by image id.
+
+        Raises DataError for an image without a picture, PictureError for one that cannot be read.
+        """
         names = list(predictions)
         files = find_images(
             self._references, self._images, (name for name in names if name not in self._pictures)
@@ -53,7 +62,10 @@ class ClipScores:
 
 
 class ChairScores:
-    """CHAIRs and CHAIRi as in the paper: what the annotations or a reference caption name is in the picture."""
+    """CHAIRs and CHAIRi as in the paper.
+
+    An object is in the picture where the annotations or a reference caption name it.
+    """
 
     def __init__(self, objects: Path, synonyms: Path | None, tokenizer: str) -> None:
         self._objects = read_objects(objects)
@@ -65,7 +77,7 @@ class ChairScores:
     def __call__(
         self, references: Mapping[str, Sequence[str]], predictions: Mapping[str, str]
     ) -> dict[str, Score]:
-        """Both scores by image id. Raises DataError for an image without objects."""
+        """Returns both scores by image id. Raises DataError for an image without objects."""
         shown: dict[str, set[str]] = {}
         for image in predictions:
             if image in self._objects:
@@ -84,7 +96,10 @@ class ChairScores:
 def read_groups(
     path: Path, references: Mapping[str, object], predictions: Mapping[str, object]
 ) -> dict[str, list[str]]:
-    """Image ids by nocaps domain, of all images on either side. Raises DataError for an image that the file gives no domain."""
+    """Returns image ids by nocaps domain, of all images on either side.
+
+    Raises DataError for an image without a domain in the file.
+    """
     content = parsed(path)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise DataError(f"{path}: expected a nocaps captions file, whose `images` have `id` and `domain`")

@@ -1,7 +1,8 @@
-"""Random views of pictures while a tower trains: a crop of random place, area and aspect, a mirror image, brightness, contrast, saturation.
+"""Random views of pictures while a tower trains: crop, mirror image, brightness, contrast, saturation.
 
-One affine resampling per batch, on the batch's device. The random numbers come from a generator that the caller seeds by step, so that a
-resumed run sees the same views.
+A crop has a random position, area and aspect. There is one affine resampling per batch, on the batch's
+device. The random numbers come from a generator that the caller seeds by step, so a resumed run sees the same
+views.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 
 class Augmentation(BaseModel, extra="forbid", frozen=True):
-    """How far a random view may go from the plain picture."""
+    """How much a random view may differ from the plain picture."""
 
     smallest_area: float = Field(
         0.5, gt=0, le=1, description="smallest share of the picture that a crop keeps"
@@ -35,7 +36,10 @@ class Augmentation(BaseModel, extra="forbid", frozen=True):
 def random_views(
     pixels_BHWC: Tensor, size: int, settings: Augmentation, generator: torch.Generator
 ) -> Tensor:
-    """uint8 (B, H, W, 3) to float (B, 3, size, size) on the scale 0 to 1 (a little outside after the change of colours)."""
+    """Turns uint8 (B, H, W, 3) into float views (B, 3, size, size) on the scale 0 to 1.
+
+    After the change of colours, values may lie slightly outside.
+    """
     pixels_B3HW = pixels_BHWC.permute(0, 3, 1, 2).float() / 255
     batch = pixels_B3HW.shape[0]
 

@@ -1,6 +1,6 @@
-"""Batches of rows with labels: a picture, its text, both as they are or as tokens of frozen layers from a store.
+"""Batches of labelled rows: a picture and its text, as they are or as stored tokens of frozen layers.
 
-Rows are read from their table when a batch is made, by their place in the file; see `label_tables.py`.
+Rows are read from their table when a batch is made, by their position in the file; see `formats/labels.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from patchword.errors import DataError
 
 
 class StoredTokens(NamedTuple):
-    """Tokens of both towers from a store: those that go into their last layers."""
+    """Tokens of both towers from a store, taken before their last layers."""
 
     image_BNC: Tensor
     text_BLC: Tensor
@@ -30,7 +30,10 @@ class StoredTokens(NamedTuple):
 
 
 class LabelBatch(NamedTuple):
-    """B rows. Either pixels and token ids, or `tokens`. A row without a picture has grey pixels, one without a text an empty text."""
+    """B rows, with either pixels and token ids, or `tokens`.
+
+    A row without a picture has grey pixels, a row without a text an empty text.
+    """
 
     wheres: tuple[str, ...]
     pixels_B3HW: Tensor | None
@@ -38,19 +41,23 @@ class LabelBatch(NamedTuple):
     mask_BL: Tensor | None
     tokens: StoredTokens | None
     labels: Tensor
-    """Class numbers (B,), or 0 and 1 per class (B, Y) where a row may have several labels; none (0,) where they are not known."""
+    """Class numbers (B,), or 0 and 1 per class (B, Y) where a row may have several labels; empty (0,)
+    where labels are unknown."""
     has_image_B: Tensor
     has_text_B: Tensor
 
     @property
     def target_count(self) -> int:
+        """Number of labelled rows, B."""
         return len(self.wheres)
 
     @property
     def picture_count(self) -> int:
+        """Number of rows, B; each counts as a picture."""
         return len(self.wheres)
 
     def to(self, device: torch.device) -> LabelBatch:
+        """Moves all tensors to a device."""
         moved = {
             name: part.to(device, non_blocking=True)
             for name, part in self._asdict().items()
@@ -66,11 +73,12 @@ class LabelBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenInputs:
-    """Tokens of frozen layers, one row of the store per row of the table, cast from fp16."""
+    """Tokens of frozen layers, one row of the store per row of the table, converted from fp16."""
 
     store: Store
 
     def load(self, places: Sequence[int]) -> StoredTokens:
+        """Returns the tokens of the rows at these positions, padded to the longest text."""
         rows = self.store.rows([str(place) for place in places])
         image_BNC, text_BLC = (
             torch.from_numpy(np.stack([self.store.fields[name][row] for row in rows])).float()
@@ -83,12 +91,15 @@ class TokenInputs:
 
 @dataclass(frozen=True)
 class LabelData:
-    """The rows of one split. `classes` gives the number of each label; `reads` says whether a model reads pictures, and texts."""
+    """The rows of one split.
+
+    `classes` gives the number of each label; `reads` says whether a model reads pictures, and texts.
+    """
 
     table: LabelTable
     places: np.ndarray
     classes: dict[str, int] | None
-    """None where labels are of no interest."""
+    """None where labels are not needed."""
     vocabulary: TokenSource
     max_words: int
     images: Path
@@ -99,19 +110,23 @@ class LabelData:
 
     @property
     def several(self) -> bool:
+        """True where a row may have several labels."""
         return self.table.columns.separator is not None
 
     def first(self, count: int) -> LabelData:
-        """The first rows alone."""
+        """Returns the same data with only its first rows."""
         return replace(self, places=self.places[:count])
 
     def plan(self, batch: int, generator: np.random.Generator | None) -> list[list[int]]:
-        """The batches of an epoch, each a list of places; every row once, in a new order, or in that of the table without a generator."""
+        """Returns the batches of an epoch, each a list of positions; every row occurs once.
+
+        The order is random, or that of the table without a generator.
+        """
         order = self.places if generator is None else generator.permutation(self.places)
         return [order[first : first + batch].tolist() for first in range(0, len(order), batch)]
 
     def batch(self, places: Sequence[int], generator: torch.Generator | None) -> LabelBatch:
-        """`generator` draws random views; None takes the plain pictures."""
+        """Builds the batch of rows; `generator` draws random views, and None takes the plain pictures."""
         records = [self.table.read(place) for place in places]
         gaps = [absent(record, self.images, self.reads, self.missing) for record in records]
         labels = (
@@ -134,7 +149,7 @@ class LabelData:
 
 
 def encode_texts(texts: Sequence[str], vocabulary: TokenSource, max_words: int) -> tuple[Tensor, Tensor]:
-    """Ids (B, L) with start and end, and their mask; words beyond `max_words` are cut off."""
+    """Returns ids (B, L) with start and end, and their mask; words beyond `max_words` are cut off."""
     ids_BL, lengths_B = padded(
         [vocabulary.encode(text)[:max_words] for text in texts], vocabulary.special, ends=True
     )
@@ -142,7 +157,10 @@ def encode_texts(texts: Sequence[str], vocabulary: TokenSource, max_words: int) 
 
 
 def encode_labels(records: Sequence[LabelRecord], classes: dict[str, int], several: bool) -> Tensor:
-    """Class numbers (B,), or with `several` 0 and 1 (B, Y). Raises DataError naming the row of a label that is not a class."""
+    """Returns class numbers (B,), or with `several` 0 and 1 (B, Y).
+
+    Raises DataError with the row of a label that is not a class.
+    """
     if not several:
         return torch.tensor([classes[_single(record, classes)] for record in records])
     labels_BY = torch.zeros(len(records), len(classes))
@@ -159,10 +177,11 @@ def _single(record: LabelRecord, classes: dict[str, int]) -> str:
 
 
 def known(label: str, where: str, classes: dict[str, int]) -> str:
-    """The label. Raises DataError where the model has no such class."""
+    """Returns the label. Raises DataError where the model has no such class."""
     if label not in classes:
         some = ", ".join(sorted(classes)[:8]) + (", ..." if len(classes) > 8 else "")
         raise DataError(
-            f"{where}: the label {label!r} is none of the {len(classes)} labels of the training rows ({some}): correct it, or train with it"
+            f"{where}: the label {label!r} is none of the {len(classes)} labels of the training rows "
+            f"({some}): correct it, or train with it"
         )
     return label

@@ -1,4 +1,4 @@
-"""What can be answered without a look at the pictures: whatever a model scores above it, it owes to them."""
+"""The baseline that answers without the pictures; what a model scores above it comes from them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class CommonestAnswer:
-    """The most frequent answer to the same words, else to the same kind of question, else of all."""
+    """The most frequent answer to the same words, or else to the same kind of question, or else of all."""
 
     def __init__(self, training: Iterable[tuple[str, str, str]]) -> None:
         """`training` are triples of question, kind and answer."""
@@ -20,6 +20,6 @@ class CommonestAnswer:
             self._all[answer] += 1
 
     def answer(self, text: str, kind: str) -> str:
-        """Empty where there was no training at all."""
+        """Returns the guess; it is empty where there was no training data."""
         seen = self._by_text.get(text.lower()) or self._by_kind.get(kind) or self._all
         return seen.most_common(1)[0][0] if seen else ""

@@ -1,4 +1,7 @@
-"""Batches of questions: B pictures, each with some of its questions, so that a tower runs once per picture however much is asked of it."""
+"""Batches of questions: B pictures with some of their questions each.
+
+A tower then runs once per picture, for any number of questions.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ from patchword.ids import SpecialIds
 
 
 class QuestionBatch(NamedTuple):
-    """B pictures and R questions about them. `questions_RL` holds start, words, padding; `lengths_R` counts all but the padding."""
+    """B pictures and R questions about them.
+
+    `questions_RL` holds start, words, padding; `lengths_R` counts all but the padding.
+    """
 
     image_ids: tuple[int | str, ...]
     question_ids: tuple[int | str, ...]
@@ -27,13 +33,14 @@ class QuestionBatch(NamedTuple):
     lengths_R: Tensor
     picture_of_row_R: Tensor
     answers: Tensor
-    """Chosen answers: numbers (R,) in the answer list, or scores (R, A). Generated ones: start, words, end, padding (R, T)."""
+    """Chosen answers: numbers (R,) in the answer list, or scores (R, A). Generated answers: start, words,
+    end, padding (R, T)."""
     answer_lengths_R: Tensor | None = None
-    """Tokens of each answer but the padding; None where answers are chosen."""
+    """Number of tokens of each answer without padding; None where answers are chosen."""
 
     @property
     def target_count(self) -> int:
-        """What is predicted: one answer per question, or the tokens of generated ones."""
+        """Number of predictions: one answer per question, or the tokens of generated answers."""
         return (
             len(self.question_ids)
             if self.answer_lengths_R is None
@@ -42,9 +49,11 @@ class QuestionBatch(NamedTuple):
 
     @property
     def picture_count(self) -> int:
+        """Number of pictures, B."""
         return len(self.image_ids)
 
     def to(self, device: torch.device) -> QuestionBatch:
+        """Moves all tensors to a device."""
         moved = {
             name: part.to(device, non_blocking=True)
             for name, part in self._asdict().items()
@@ -54,17 +63,18 @@ class QuestionBatch(NamedTuple):
 
 
 Targets = Literal["answer", "scores", "words"]
-"""What is learnt of the answers of a question: the most frequent one; how far people agree on each; the most frequent one word by word."""
+"""The training target of a question: its most frequent answer; the people's agreement on each answer; the
+most frequent answer word by word."""
 
 
 @dataclass(frozen=True)
 class QuestionData:
-    """The questions of one split, gathered by picture."""
+    """The questions of one split, grouped by picture."""
 
     records: tuple[tuple[QuestionRecord, ...], ...]
     tokens: Rows
     targets: Rows | tuple[tuple[tuple[float, ...], ...], ...]
-    """Per question one answer number, the score of each answer, or the answer's token ids."""
+    """Per question: one answer number, the score of each answer, or the answer's token ids."""
     kind: Targets
     special: SpecialIds
     inputs: PictureInputs
@@ -79,11 +89,14 @@ class QuestionData:
         inputs: PictureInputs,
         max_length: int,
     ) -> QuestionData:
-        """Questions and answers into numbers; words beyond `max_length` are cut off. `answers` is the list to choose from, which must hold
-        an answer of every question (`answerable` tells), but for kind "words".
+        """Turns questions and answers into numbers; words beyond `max_length` are cut off.
+
+        `answers` is the list to choose from. Unless the kind is "words", it must hold an answer to every
+        question (see `answerable`).
 
         Raises:
-            DataError: a question without a word, an id that the vocabulary does not have, or an answer outside the list, with the image id.
+            DataError: a question without a word, an id that the vocabulary does not have, or an answer
+                outside the list; the message has the image id.
         """
         numbers = {answer: number for number, answer in enumerate(answers)}
         pictures = gather(records)
@@ -106,11 +119,11 @@ class QuestionData:
     def plan(
         self, batch: int, questions_per_picture: int, generator: np.random.Generator | None
     ) -> list[list[PlanEntry]]:
-        """The batches of one epoch, see `plan_epoch`."""
+        """Returns the batches of one epoch; see `plan_epoch`."""
         return plan_epoch(self.tokens, batch, questions_per_picture, False, generator)
 
     def batch(self, entries: Sequence[PlanEntry], generator: torch.Generator | None) -> QuestionBatch:
-        """The batch of plan entries; `generator` draws random views, None takes the plain pictures."""
+        """Builds the batch of plan entries; `generator` draws random views, None takes the plain pictures."""
         places = [(entry.record, j) for entry in entries for j in entry.captions]
         questions_RL, lengths_R = padded([self.tokens[i][j] for i, j in places], self.special, ends=False)
         wanted, answer_lengths_R = [self.targets[i][j] for i, j in places], None
@@ -133,7 +146,7 @@ class QuestionData:
 
 
 def gather(records: Iterable[QuestionRecord]) -> dict[str, list[QuestionRecord]]:
-    """The questions about each picture, by its file."""
+    """Groups the questions by the file of their picture."""
     pictures: dict[str, list[QuestionRecord]] = {}
     for record in records:
         pictures.setdefault(record.file, []).append(record)
@@ -141,8 +154,11 @@ def gather(records: Iterable[QuestionRecord]) -> dict[str, list[QuestionRecord]]
 
 
 def answer_scores(answers: Sequence[str]) -> dict[str, float]:
-    """The VQA accuracy that each answer would earn (Antol et al. 2015): 1 for a single annotator's own, else the mean over the annotators
-    left out of min(matching others / 3, 1)."""
+    """Returns the VQA accuracy that each answer would earn (Antol et al. 2015).
+
+    It is 1 for the answer of a single annotator; otherwise it is the mean, over leaving out each annotator,
+    of min(matching others / 3, 1).
+    """
     if len(answers) == 1:
         return {answers[0]: 1.0}
     counts, people = Counter(answers), len(answers)
@@ -152,7 +168,7 @@ def answer_scores(answers: Sequence[str]) -> dict[str, float]:
 
 
 def answerable(record: QuestionRecord, answers: Collection[str]) -> bool:
-    """Is there an answer in the list that earns something?"""
+    """True where some answer of the list earns a score."""
     return any(text in answers and score > 0 for text, score in answer_scores(record.answers).items())
 
 
@@ -162,7 +178,8 @@ def _target(record: QuestionRecord, numbers: Mapping[str, int], kind: Targets) -
         listed = [text for text in sorted(scores, key=lambda text: -scores[text]) if text in numbers]
         if not listed:
             raise DataError(
-                f"image {record.image_id}: no answer to {record.question!r} is among the {len(numbers)} answers of the list"
+                f"image {record.image_id}: no answer to {record.question!r} is among the {len(numbers)} "
+                "answers of the list"
             )
         return (numbers[listed[0]],)
     return tuple(scores.get(text, 0.0) for text in numbers)
@@ -176,6 +193,7 @@ def _ids(text: str, record: QuestionRecord, vocabulary: TokenSource, max_length:
         )
     if not 0 <= min(row) <= max(row) < vocabulary.size:
         raise DataError(
-            f"image {record.image_id}: token id {max(row)} is outside the vocabulary of {vocabulary.size} words"
+            f"image {record.image_id}: token id {max(row)} is outside the vocabulary of {vocabulary.size} "
+            "words"
         )
     return row

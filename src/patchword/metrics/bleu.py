@@ -1,8 +1,9 @@
 """BLEU-1 to BLEU-4 (Papineni et al. 2002) as coco-caption computes them.
 
-Clipped n-gram counts are divided by all n-grams of the prediction, with 1e-15 added above and 1e-9 below, so that an image without
-a matching 4-gram gets a tiny number and not zero. The reference length is that of the reference closest in length, the shorter of
-two equally close ones; the brevity penalty uses the same small numbers. The corpus value sums counts over images first.
+Clipped n-gram counts are divided by all n-grams of the prediction, with 1e-15 added above and 1e-9 below, so
+an image without a matching 4-gram gets a tiny number instead of zero. The reference length is that of the
+reference closest in length, or of the shorter of two equally close ones. The brevity penalty uses the same
+small numbers. The corpus value sums the counts over images first.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ _TINY, _SMALL = 1e-15, 1e-9
 
 
 class BleuCounts(NamedTuple):
-    """What BLEU needs of B images; sums of rows give the corpus."""
+    """The counts that BLEU needs of B images; their sums over rows give the corpus."""
 
     correct_BN: np.ndarray
     """Clipped matches for each n-gram length."""
     guess_BN: np.ndarray
-    """n-grams of the prediction."""
+    """Number of n-grams of the prediction."""
     length_B: np.ndarray
-    """Words of the prediction."""
+    """Number of words of the prediction."""
     reference_B: np.ndarray
-    """Words of the reference closest in length."""
+    """Number of words of the reference closest in length."""
 
 
 def bleu_counts(captions: CaptionSet, grams: Sequence[Grams]) -> BleuCounts:
-    """Counts clipped matches of each image for the n-grams given (one `Grams` for each n)."""
+    """Counts the clipped matches of each image for the given n-grams (one `Grams` for each n)."""
     correct_BN = np.stack([_clipped(captions, of_n) for of_n in grams], axis=1)
     length_B = captions.lengths_G[captions.prediction_G]
     guess_BN = np.maximum(0, length_B[:, None] - np.arange(LONGEST))
@@ -39,7 +40,7 @@ def bleu_counts(captions: CaptionSet, grams: Sequence[Grams]) -> BleuCounts:
 
 
 def bleu_values(counts: BleuCounts) -> np.ndarray:
-    """BLEU-1 to BLEU-4 for each row of counts: shape (B, 4)."""
+    """Returns BLEU-1 to BLEU-4 for each row of counts: shape (B, 4)."""
     product_BN = np.cumprod((counts.correct_BN + _TINY) / (counts.guess_BN + _SMALL), axis=1)
     ratio_B = (counts.length_B + _TINY) / (counts.reference_B + _SMALL)
     penalty_B = np.exp(np.minimum(0.0, 1 - 1 / ratio_B))
@@ -47,12 +48,15 @@ def bleu_values(counts: BleuCounts) -> np.ndarray:
 
 
 def corpus_bleu(counts: BleuCounts) -> np.ndarray:
-    """BLEU-1 to BLEU-4 of the whole set: shape (4,)."""
+    """Returns BLEU-1 to BLEU-4 of the whole set: shape (4,)."""
     return bleu_values(BleuCounts(*(column.sum(0, keepdims=True) for column in counts)))[0]
 
 
 def _clipped(captions: CaptionSet, grams: Grams) -> np.ndarray:
-    """For each image, the prediction's n-grams that stand in a reference, each at most as often as in the best reference."""
+    """Counts for each image the prediction's n-grams that occur in a reference.
+
+    Each counts at most as often as in the reference that has it most often.
+    """
     row_M = np.flatnonzero(grams.match_R >= 0)
     target_M = grams.match_R[row_M]
     if not len(row_M):
@@ -65,7 +69,7 @@ def _clipped(captions: CaptionSet, grams: Grams) -> np.ndarray:
 
 
 def _closest(captions: CaptionSet, length_B: np.ndarray) -> np.ndarray:
-    """Length of each image's reference that is closest to the prediction's, the shorter one of a tie."""
+    """Length of each image's reference that is closest to the prediction's; of a tie, the shorter one."""
     reference_G = ~captions.prediction_G
     image_R, length_R = captions.image_G[reference_G], captions.lengths_G[reference_G]
     distance_R = np.abs(length_R - length_B[image_R])

@@ -1,8 +1,9 @@
-"""How sure a score is, and whether one set of predictions beats another: bootstrap over images (Koehn 2004).
+"""Confidence intervals of scores, and tests of differences: bootstrap over images (Koehn 2004).
 
-Images are drawn with replacement, and each metric is computed anew from its statistics of the drawn images: BLEU from summed counts,
-the others as means of image values. METEOR's corpus value is no such mean: its interval is that of the mean, moved to the corpus value.
-CIDEr keeps the document frequencies of the whole set.
+Images are drawn with replacement, and each metric is computed again from the statistics of the drawn images:
+BLEU from summed counts, the others as means of image values. METEOR's corpus value is not such a mean, so its
+interval is that of the mean, shifted to the corpus value. CIDEr keeps the document frequencies of the whole
+set.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from patchword.metrics.bleu import BleuCounts, bleu_values
 from patchword.metrics.scores import Score
 
 _CHUNK = 100
-"""Resamples that are drawn at once; bounds memory to a hundred weights per image."""
+"""Number of resamples drawn at once; it bounds memory to a hundred weights per image."""
 
 
 class Interval(NamedTuple):
@@ -28,7 +29,10 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Second predictions minus first, its 95 % interval, and the two-sided p-value of the paired bootstrap."""
+    """The second predictions minus the first, the 95 % interval of this difference, and its p-value.
+
+    The p-value is that of the two-sided paired bootstrap.
+    """
 
     value: float
     interval: Interval
@@ -38,7 +42,7 @@ class Difference(NamedTuple):
 def intervals(
     scores: dict[str, Score], counts: BleuCounts | None, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
-    """95 % intervals by name of the metric."""
+    """Returns 95 % intervals by the name of the metric."""
     drawn = _resampled([(scores, counts)], resamples, seed)[0]
     return {name: Interval(*np.quantile(values, (0.025, 0.975)).tolist()) for name, values in drawn.items()}
 
@@ -49,9 +53,9 @@ def compare(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Difference]:
-    """What the second predictions gain over the first, on the same images: both sides see the same resamples.
+    """Returns the gain of the second predictions over the first on the same images.
 
-    Raises DataError where the images differ.
+    Both sides use the same resamples. Raises DataError where the images differ.
     """
     before, after = _resampled([first, second], resamples, seed)
     result = {}
@@ -66,8 +70,11 @@ def compare(
 
 
 def grouped_interval(groups: Sequence[Sequence[float]], resamples: int = 1000, seed: int = 0) -> Interval:
-    """95 % interval of the mean over all values where whole groups are drawn: the values of a group (the questions about one picture)
-    depend on one another, and drawing them one by one would find the mean surer than it is."""
+    """95 % interval of the mean over all values, where whole groups are drawn.
+
+    The values of a group (the questions about one picture) depend on one another, so drawing them one by one
+    would give too narrow an interval.
+    """
     sums_G, counts_G = (
         np.array([sum(group) for group in groups], float),
         np.array([len(group) for group in groups], float),
@@ -81,7 +88,7 @@ def grouped_interval(groups: Sequence[Sequence[float]], resamples: int = 1000, s
 def _resampled(
     sides: list[tuple[dict[str, Score], BleuCounts | None]], resamples: int, seed: int
 ) -> list[dict[str, np.ndarray]]:
-    """For each side and metric the value in each resample, shape (resamples,)."""
+    """Returns for each side and metric its value in each resample, shape (resamples,)."""
     images = [list(next(iter(scores.values())).per_item) for scores, _ in sides]
     if any(other != images[0] for other in images):
         raise DataError("the predictions that are compared are not of the same images in the same order")

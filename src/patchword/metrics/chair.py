@@ -1,6 +1,7 @@
-"""CHAIR (Rohrbach et al. 2018): objects that a caption names and the picture does not show.
+"""CHAIR (Rohrbach et al. 2018): the rate of hallucinated objects in captions.
 
-CHAIRi = objects named in vain / objects named; CHAIRs = captions with an object named in vain / captions. Lower is better.
+An object is hallucinated when a caption names it and the picture does not show it. CHAIRi = hallucinated
+objects / named objects; CHAIRs = captions with a hallucinated object / captions. Lower is better.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from patchword.metrics.scores import Score
 
 
 def mentioned_objects(words: Sequence[str], synonyms: Mapping[str, str]) -> list[str]:
-    """Objects that a caption names, in order. synonyms: word or phrase ("hot dog", with its plural) -> object; longest phrase first."""
+    """Returns the objects that a caption names, in order.
+
+    synonyms: word or phrase ("hot dog", and its plural) -> object; the longest phrase wins.
+    """
     longest = max((len(phrase.split()) for phrase in synonyms), default=0)
     found, at = [], 0
     while at < len(words):
@@ -32,10 +36,11 @@ def chair(
     objects: Mapping[Hashable, set[str]],
     synonyms: Mapping[str, str],
 ) -> dict[str, Score]:
-    """`CHAIRs` and `CHAIRi`, with the share of vain objects of each caption.
+    """Returns `CHAIRs` and `CHAIRi`, with the share of hallucinated objects of each caption.
 
-    predictions: image id -> words; objects: image id -> objects in the picture (from instance annotations, and from the references if
-    the paper's convention is wanted); synonyms as for `mentioned_objects`. Raises DataError for an image without annotations.
+    predictions: image id -> words; objects: image id -> objects in the picture (from instance annotations,
+    and from the references for the paper's convention); synonyms as for `mentioned_objects`. Raises DataError
+    for an image without annotations.
     """
     if not predictions:
         raise DataError("CHAIR: no predictions given")
@@ -44,7 +49,8 @@ def chair(
     for image, words in predictions.items():
         if image not in objects:
             raise DataError(
-                f"CHAIR: image {image} has no object annotations; give an empty set if it shows no known object"
+                f"CHAIR: image {image} has no object annotations; give an empty set if it shows no known "
+                "object"
             )
         mentioned = mentioned_objects(words, synonyms)
         wrong = sum(name not in objects[image] for name in mentioned)

@@ -1,4 +1,4 @@
-"""What CHAIR reads: the objects of pictures, and the words that name them."""
+"""Reads the files of CHAIR: the objects of pictures, and the words that name them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from patchword.errors import DataError
 from patchword.metrics.files import parsed
 
 PLURALS = {
-    "man": "men", "woman": "women", "person": "people", "child": "children", "mouse": "mice", "goose": "geese", "foot": "feet",
-    "knife": "knives", "wife": "wives", "calf": "calves", "loaf": "loaves", "sheep": "sheep", "fish": "fish", "scissors": "scissors",
+    "man": "men", "woman": "women", "person": "people", "child": "children", "mouse": "mice",
+    "goose": "geese", "foot": "feet",
+    "knife": "knives", "wife": "wives", "calf": "calves", "loaf": "loaves", "sheep": "sheep", "fish": "fish",
+    "scissors": "scissors",
 }  # fmt: skip
 
 
 def read_objects(path: Path) -> dict[str, set[str]]:
-    """Objects by image id: COCO instances JSON (names of categories), or JSON `{"42": ["dog", "ball"]}`. Raises DataError for others."""
+    """Reads objects by image id: COCO instances JSON (names of categories), or `{"42": ["dog", "ball"]}`.
+
+    Raises DataError for other content.
+    """
     content = parsed(path)
     if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
         try:
@@ -33,14 +38,16 @@ def read_objects(path: Path) -> dict[str, set[str]]:
     ):
         return {str(image): set(names) for image, names in content.items()}
     raise DataError(
-        f'{path}: expected COCO instances (images, annotations, categories) or an object such as {{"42": ["dog", "ball"]}}'
+        f"{path}: expected COCO instances (images, annotations, categories) "
+        'or an object such as {"42": ["dog", "ball"]}'
     )
 
 
 def read_synonyms(path: Path) -> dict[str, str]:
-    """Phrase -> object, plurals included: each line holds an object and, after commas, the phrases that name it as well.
+    """Reads phrase -> object, plurals included.
 
-    Raises DataError for a phrase that stands with two objects.
+    Each line holds an object and, after commas, other phrases that name it. Raises DataError for a phrase
+    that names two objects.
     """
     synonyms: dict[str, str] = {}
     try:
@@ -52,23 +59,24 @@ def read_synonyms(path: Path) -> dict[str, str]:
         for phrase in phrases:
             if synonyms.setdefault(phrase, phrases[0]) != phrases[0]:
                 raise DataError(
-                    f"{path}, line {number}: {phrase!r} names both {synonyms[phrase]!r} and {phrases[0]!r}; keep it with one"
+                    f"{path}, line {number}: {phrase!r} names both {synonyms[phrase]!r} and {phrases[0]!r}; "
+                    "keep it with one"
                 )
     return with_plurals(synonyms)
 
 
 def own_names(objects: Iterable[str]) -> dict[str, str]:
-    """Without a list of synonyms: every object is named by its own name and its plural."""
+    """Without a list of synonyms, every object is named by its own name and its plural."""
     return with_plurals({name.lower(): name for name in objects})
 
 
 def with_plurals(synonyms: dict[str, str]) -> dict[str, str]:
-    """Adds the plural of every phrase that is not a phrase of its own."""
+    """Adds the plural of every phrase, unless the plural is itself a phrase."""
     return {plural(phrase): name for phrase, name in synonyms.items()} | synonyms
 
 
 def plural(phrase: str) -> str:
-    """Plural of an English noun or of the last word of a phrase, by the usual rules and a few exceptions."""
+    """Returns the plural of an English noun or of a phrase's last word, by rules and some exceptions."""
     *before, noun = phrase.split(" ")
     for ending, other in PLURALS.items():
         if noun == ending or (ending in ("man", "child") and noun.endswith(ending) and noun != "human"):

@@ -1,9 +1,10 @@
-"""CIDEr-D and plain CIDEr (Vedantam et al. 2015): over a caption set as coco-caption computes them, and as a reward.
+"""CIDEr-D and plain CIDEr (Vedantam et al. 2015), over a caption set as in coco-caption, and as a reward.
 
-Each n-gram weighs its count times log(documents) - log(number of images whose references hold it). CIDEr-D sums
-min(prediction, reference) * reference over the prediction's n-grams, divides by both norms, and multiplies by a Gaussian (sigma 6) of
-the difference in length; plain CIDEr is the cosine. Both take the mean over n = 1..4 and over references, times ten. "Length" is
-the number of bigrams, so that captions of no word and of one word are equally long, and a set of one image scores zero.
+The weight of an n-gram is its count times log(documents) - log(number of images whose references contain it).
+CIDEr-D sums min(prediction, reference) * reference over the prediction's n-grams, divides by both norms, and
+multiplies by a Gaussian (sigma 6) of the difference in length; plain CIDEr is the cosine. Both take the mean
+over n = 1..4 and over references, times ten. "Length" is the number of bigrams, so captions of no word and of
+one word have the same length, and a set of one image scores zero.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ CONVENTIONS = (*DOCUMENTS, "corpus")
 
 
 def cider_values(captions: CaptionSet, grams: Sequence[Grams], clipped: bool = True) -> np.ndarray:
-    """CIDEr-D of B images (plain CIDEr if not `clipped`), shape (B,); document frequencies come from the references themselves."""
+    """Returns the CIDEr-D of B images (plain CIDEr if not `clipped`), shape (B,).
+
+    Document frequencies come from the references themselves.
+    """
     reference_G = ~captions.prediction_G
     prediction_of_G = np.flatnonzero(captions.prediction_G)[captions.image_G]
     similarity_G = np.zeros(len(captions.image_G))
@@ -50,7 +54,7 @@ def length_penalty(difference: np.ndarray) -> np.ndarray:
 
 
 def _similarity(captions: CaptionSet, grams: Grams, prediction_of_G: np.ndarray, clipped: bool) -> np.ndarray:
-    """Similarity of each reference with the prediction of its image for one n, shape (G,)."""
+    """Returns the similarity of each reference with the prediction of its image for one n, shape (G,)."""
     size = len(captions.image_G)
     weight_R = (
         grams.count_R
@@ -60,7 +64,7 @@ def _similarity(captions: CaptionSet, grams: Grams, prediction_of_G: np.ndarray,
     row_M = np.flatnonzero(grams.match_R >= 0)
     own_M, other_M = weight_R[row_M], weight_R[grams.match_R[row_M]]
     product_M = (np.minimum(own_M, other_M) if clipped else other_M) * own_M
-    # bincount of nothing at all is an array of integers, whatever its weights
+    # bincount of an empty array is an array of integers, whatever its weights.
     dot_G = np.bincount(grams.caption_R[row_M], weights=product_M, minlength=size).astype(
         np.float64, copy=False
     )
@@ -69,15 +73,18 @@ def _similarity(captions: CaptionSet, grams: Grams, prediction_of_G: np.ndarray,
 
 
 class _Postings(NamedTuple):
-    """For one n, the n-grams of each image's references. Legend: K pairs of image and n-gram, E entries, one per pair and reference."""
+    """For one n, the n-grams of each image's references.
+
+    Shape legend: K pairs of image and n-gram, E entries, one per pair and reference.
+    """
 
     key_K: np.ndarray
     """Image times number of n-grams, plus n-gram; sorted."""
     start_K: np.ndarray
-    """Where the entries of each pair begin, and the end of all."""
+    """Where the entries of each pair begin, and the end of the last."""
     gram_E: np.ndarray
     reference_E: np.ndarray
-    """Which reference, counted over all images."""
+    """Number of the reference, counted over all images."""
     count_E: np.ndarray
 
 
@@ -89,11 +96,13 @@ class _Weighting(NamedTuple):
 
 
 class CiderReward:
-    """CIDEr-D of sampled captions, for self-critical training (Rennie et al. 2017): references are prepared once.
+    """CIDEr-D of sampled captions, for self-critical training (Rennie et al. 2017).
 
-    `convention` says over what the document frequencies are counted: "image" (all references of an image are one document), "caption"
-    (each reference is one), both over a training set; or "corpus" (over the batch: the references of each sample are one). With
-    `end_token` the end of a caption is a token on both sides, as in the public self-critical code, which raises all scores.
+    The references are prepared once. `convention` says what a document is when frequencies are counted:
+    "image" (all references of an image are one document) and "caption" (each reference is one) count over a
+    training set; "corpus" counts over the batch (the references of each sample are one). With `end_token`,
+    the end of a caption is a token on both sides, as in the public self-critical code, which raises all
+    scores.
     """
 
     def __init__(
@@ -103,9 +112,11 @@ class CiderReward:
         end_token: bool = True,
         frequencies: DocumentFrequencies | None = None,
     ) -> None:
-        """`references`: token lists of each image; `frequencies`: of a training set, where these references are not the training set.
+        """Prepares the references, the token lists of each image.
 
-        Raises ConfigError for an unknown convention or frequencies made under another one, DataError for an image without references.
+        `frequencies` are those of a training set, where these references are not the training set. Raises
+        ConfigError for an unknown convention, or for frequencies counted under another one; DataError for an
+        image without references.
         """
         _check(references, convention, end_token, frequencies)
         self.end_token = end_token
@@ -130,10 +141,10 @@ class CiderReward:
         image_indices: Sequence[int],
         finished: Sequence[bool] | None = None,
     ) -> np.ndarray:
-        """CIDEr-D of C candidates (token lists) against the references of their images: shape (C,), 0 to 10.
+        """Returns CIDEr-D (C,), 0 to 10, of C candidates (token lists) against their images' references.
 
-        `finished` says which candidates came to their end; one that was cut off gets no end token. By default all did. Raises DataError
-        for an image index that does not exist.
+        `finished` says which candidates ended by themselves (default: all); the others get no end token.
+        Raises DataError for an image index that does not exist.
         """
         image_C = np.asarray(image_indices, np.int64)
         if len(candidates) != len(image_C):
@@ -142,7 +153,8 @@ class CiderReward:
             )
         if len(image_C) and not (0 <= image_C.min() and image_C.max() < len(self._first) - 1):
             raise DataError(
-                f"image indices run from 0 to {len(self._first) - 2}, found {image_C.min()} to {image_C.max()}"
+                f"image indices run from 0 to {len(self._first) - 2}, found {image_C.min()} to "
+                f"{image_C.max()}"
             )
         if self.end_token:
             ended = [True] * len(candidates) if finished is None else finished
@@ -183,14 +195,17 @@ class CiderReward:
     def _candidate_idf(
         self, table: GramTable, numbers: list[np.ndarray], weightings: Sequence[_Weighting], batch: int
     ) -> list[np.ndarray]:
-        """Log inverse frequency of each n-gram of the candidates; one that no document holds counts as in one document."""
+        """Returns the log inverse frequency of each n-gram of the candidates.
+
+        An n-gram that is in no document counts as in one document.
+        """
         if self._frequencies is not None:
             return _inverse_frequencies(table, self._frequencies)
         unseen = np.log(float(batch))
         return [_taken(of_n.idf_N, number, unseen) for of_n, number in zip(weightings, numbers, strict=True)]
 
     def _matches(self, n: int, gram_R: np.ndarray, image_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which rows of the candidates meet which entries of their image's references."""
+        """Returns which rows of the candidates match which entries of their images' references."""
         postings = self._postings[n]
         row_F = np.flatnonzero(gram_R >= 0)
         key_F = image_R[row_F] * len(self._table.keys[n]) + gram_R[row_F]
@@ -201,7 +216,7 @@ class CiderReward:
         return _spread(row_F, postings.start_K[at_F], postings.start_K[at_F + 1])
 
     def _batch_weightings(self, image_C: np.ndarray) -> list[_Weighting]:
-        """Weights under the convention "corpus": each candidate's references are a document."""
+        """Weights under the convention "corpus": the references of each candidate are a document."""
         images, samples = np.unique(image_C, return_counts=True)
         result = []
         for n, postings in enumerate(self._postings):
@@ -220,7 +235,7 @@ class CiderReward:
         return result
 
     def _weighted(self, n: int, idf_N: np.ndarray, entries: np.ndarray | slice) -> _Weighting:
-        """Norms of the references that the entries belong to."""
+        """Returns the norms of the references that the entries belong to."""
         postings = self._postings[n]
         weight_E = postings.count_E[entries] * idf_N[postings.gram_E[entries]]
         squares_G = np.bincount(
@@ -239,11 +254,13 @@ def _check(
         raise ConfigError(f"convention {convention!r} does not exist; choose one of {', '.join(CONVENTIONS)}")
     if bare := [place for place, group in enumerate(references) if not group]:
         raise DataError(
-            f"{len(bare)} images have no reference, the first is number {bare[0]}; a reward needs at least one for each"
+            f"{len(bare)} images have no reference, the first is number {bare[0]}; a reward needs at least "
+            "one for each"
         )
     if frequencies is not None and (frequencies.unit, frequencies.end_token) != (convention, end_token):
         raise ConfigError(
-            f"the document frequencies were counted per {frequencies.unit} with end_token={frequencies.end_token}; the reward asks for "
+            f"the document frequencies were counted per {frequencies.unit} with "
+            f"end_token={frequencies.end_token}; the reward asks for "
             f"{convention} with end_token={end_token}: use the same on both sides (corpus takes none)"
         )
 
@@ -259,7 +276,7 @@ def _posted(of_n: Occurrences, image_G: np.ndarray, grams: int) -> _Postings:
 
 
 def _inverse_frequencies(table: GramTable, frequencies: DocumentFrequencies) -> list[np.ndarray]:
-    """For each n: log(documents) - log(max(1, documents that hold it)) of each n-gram of the table."""
+    """For each n: log(documents) - log(max(1, documents that contain it)) of each n-gram of the table."""
     total = np.log(float(frequencies.documents))
     numbers = table.numbers_in(frequencies.table)
     return [
@@ -269,14 +286,17 @@ def _inverse_frequencies(table: GramTable, frequencies: DocumentFrequencies) -> 
 
 
 def _taken(values: np.ndarray, places: np.ndarray, missing: float) -> np.ndarray:
-    """values[places], and `missing` where a place is negative."""
+    """Returns values[places], and `missing` where a place is negative."""
     result = np.full(len(places), float(missing))
     result[places >= 0] = values[places[places >= 0]]
     return result
 
 
 def _spread(labels: np.ndarray, begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All integers of the ranges begin..end, one range after another, and the label of the range that each comes from."""
+    """Lists all integers of the ranges begin..end, one range after another.
+
+    Returns the label of each integer's range, and the integers.
+    """
     size = end - begin
     offset = np.cumsum(size) - size
     return np.repeat(labels, size), np.arange(int(size.sum())) + np.repeat(begin - offset, size)

@@ -1,7 +1,8 @@
-"""CLIPScore and RefCLIPScore (Hessel et al. 2021) from embeddings that a two-tower model has already computed.
+"""CLIPScore and RefCLIPScore (Hessel et al. 2021) from embeddings of a two-tower model.
 
-CLIPScore = 2.5 max(cos(caption, image), 0); RefCLIPScore is its harmonic mean with max(0, best cosine of the caption and a reference).
-The published numbers use CLIP ViT-B/32 and the text "A photo depicts " + caption: numbers of other towers are not comparable.
+CLIPScore = 2.5 max(cos(caption, image), 0). RefCLIPScore is its harmonic mean with max(0, best cosine of the
+caption and a reference). The published numbers use CLIP ViT-B/32 and the text "A photo depicts " + caption;
+numbers of other towers are not comparable.
 
 Shape legend: B captions, R references, E width of the shared space.
 """
@@ -18,11 +19,15 @@ WEIGHT = 2.5
 
 
 def clip_score(image_BE: np.ndarray, caption_BE: np.ndarray) -> dict[str, Score]:
-    """CLIPScore of B pairs, per item by row. Embeddings need no normalisation; raises DataError for shapes that differ, NaN and zeros."""
+    """Returns CLIPScore of B pairs, per item by row.
+
+    Embeddings need no normalisation. Raises DataError for shapes that differ, NaN and zeros.
+    """
     image_BE, caption_BE = _unit(image_BE, "image"), _unit(caption_BE, "caption")
     if image_BE.shape != caption_BE.shape:
         raise DataError(
-            f"CLIPScore: images are {image_BE.shape} and captions {caption_BE.shape}; expected one caption for each image"
+            f"CLIPScore: images are {image_BE.shape} and captions {caption_BE.shape}; expected one caption "
+            "for each image"
         )
     values = WEIGHT * np.maximum((image_BE * caption_BE).sum(axis=1), 0.0)
     return {"CLIPScore": Score(float(values.mean()), dict(enumerate(values.tolist())))}
@@ -31,17 +36,19 @@ def clip_score(image_BE: np.ndarray, caption_BE: np.ndarray) -> dict[str, Score]
 def ref_clip_score(
     image_BE: np.ndarray, caption_BE: np.ndarray, reference_RE: np.ndarray, caption_of_reference: np.ndarray
 ) -> dict[str, Score]:
-    """CLIPScore and RefCLIPScore. caption_of_reference: (R,) row of the caption that each reference belongs to.
+    """Returns CLIPScore and RefCLIPScore; caption_of_reference is the caption's row of each reference, (R,).
 
-    The reference cosine is cut at 0 as in the paper (its published script does not, and gives NaN where both are 0; here that is 0).
-    Raises DataError as `clip_score` does, and for a caption without a reference.
+    The reference cosine is cut at 0 as in the paper (its published script does not do this, and gives NaN
+    where both are 0; here that is 0). Raises DataError as `clip_score` does, and for a caption without a
+    reference.
     """
     found = clip_score(image_BE, caption_BE)
     caption_BE, reference_RE = _unit(caption_BE, "caption"), _unit(reference_RE, "reference")
     owners_R = np.asarray(caption_of_reference)
     if owners_R.shape != (len(reference_RE),) or owners_R.min() < 0 or owners_R.max() >= len(caption_BE):
         raise DataError(
-            f"RefCLIPScore: {len(reference_RE)} references need as many caption rows between 0 and {len(caption_BE) - 1}"
+            f"RefCLIPScore: {len(reference_RE)} references need as many caption rows between 0 and "
+            f"{len(caption_BE) - 1}"
         )
     best_B = np.full(len(caption_BE), -np.inf)
     np.maximum.at(best_B, owners_R, (caption_BE[owners_R] * reference_RE).sum(axis=1))
@@ -62,6 +69,7 @@ def _unit(rows_XE: np.ndarray, what: str) -> np.ndarray:
     wrong = ~(np.isfinite(norms_X1) & (norms_X1 > 0))
     if wrong.any():
         raise DataError(
-            f"CLIPScore: the {what} embedding of row {int(np.argmax(wrong))} is zero or not finite; it has no direction"
+            f"CLIPScore: the {what} embedding of row {int(np.argmax(wrong))} is zero or not finite; it has "
+            "no direction"
         )
     return rows_XE / norms_X1

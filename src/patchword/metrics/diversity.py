@@ -1,8 +1,9 @@
-"""What overlap with references does not see: how varied captions are, how new, and how they end.
+"""Properties of captions that overlap with references does not measure: variety, novelty, endings.
 
-Distinct-n (Li et al. 2016) is the share of different n-grams among all; repetition is the share of captions that say a word twice in a
-row or an n-gram of three words twice; unseen is the share of captions that no training caption equals, word for word; dangling is the
-share of captions that end on a word after which English cannot stop ("a man on a").
+Distinct-n (Li et al. 2016) is the share of different n-grams among all. Repetition is the share of captions
+that repeat a word directly, or an n-gram of three words. Unseen is the share of captions that equal no
+training caption, word for word. Dangling is the share of captions that end on a word after which English
+cannot stop ("a man on a").
 """
 
 from __future__ import annotations
@@ -13,19 +14,22 @@ from patchword.errors import DataError
 from patchword.metrics.scores import Score
 
 FUNCTION_WORDS = frozenset(
-    "a an the and or but of in on at to for with by from as into onto is are was were be its his her their this that some while very "
+    "a an the and or but of in on at to for with by from as into onto is are was were be its his her their "
+    "this that some while very "
     "near next between behind under over through during against among toward towards".split()
 )
-"""English words that a finished caption rarely ends on: articles, conjunctions, prepositions, forms of be, possessives."""
+"""English words on which a finished caption rarely ends: articles, conjunctions, prepositions, forms of
+be, possessives."""
 
 
 def diversity(
     predictions: Mapping[str, Sequence[str]], training: Iterable[Sequence[str]] | None = None
 ) -> dict[str, Score]:
-    """Variety of captions given as token lists by image id; with the token lists of the training captions, also the share unseen.
+    """Returns the variety of captions, given as token lists by image id.
 
-    Names: distinct_1, distinct_2, vocabulary (different words), length (mean words), repetition, dangling, unseen. Values per image are
-    given where they exist. Raises DataError where there is no caption.
+    The names are distinct_1, distinct_2, vocabulary (different words), length (mean words), repetition,
+    dangling and, with the token lists of the training captions, unseen. Values per image are given where they
+    exist. Raises DataError where there is no caption.
     """
     if not predictions:
         raise DataError("there is no caption whose variety could be measured")

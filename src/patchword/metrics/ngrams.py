@@ -1,10 +1,11 @@
-"""One pass over the n-grams of a caption set, shared by BLEU and CIDEr.
+"""Counts the n-grams of a caption set in one pass, for BLEU and CIDEr.
 
-Captions stand one after another, image by image: the prediction, then its references. Words become integers; an n-gram becomes the
-number of the pair (number of its first n-1 words, last word), counted anew for each n, so that any vocabulary fits. One sort per n
-then brings equal n-grams together, in the order of the captions, and everything else is sums over runs.
+Captions are in sequence, image by image: the prediction, then its references. Words become integers. An
+n-gram becomes the number of the pair (number of its first n-1 words, last word), counted separately for each
+n, so that any vocabulary fits. One sort per n then brings equal n-grams together, in the order of the
+captions, and everything else is sums over runs.
 
-Legend: T words, G captions, B images, R rows (one per n-gram and caption in which it stands).
+Shape legend: T words, G captions, B images, R rows (one per n-gram and caption that contains it).
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ class CaptionSet(NamedTuple):
     """Predictions and references of B images as integers."""
 
     words_T: np.ndarray
-    """Word numbers of all captions, one caption after another."""
+    """Word numbers of all captions, in sequence."""
     lengths_G: np.ndarray
-    """Words in each caption."""
+    """Number of words in each caption."""
     image_G: np.ndarray
-    """Which image each caption belongs to, never falling."""
+    """Image of each caption, in ascending order."""
     prediction_G: np.ndarray
     """True for the first caption of each image: the prediction."""
     images: int
@@ -43,13 +44,16 @@ class Grams(NamedTuple):
     match_R: np.ndarray
     """For a reference's row: the row of the same n-gram in the prediction of that image, or -1."""
     grams: int
-    """How many different n-grams there are."""
+    """Number of different n-grams."""
     documents: np.ndarray
-    """For each n-gram, in the references of how many images it stands."""
+    """For each n-gram, the number of images whose references contain it."""
 
 
 def number_tokens(captions: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """Replaces tokens by numbers: all captions one after another (T,), their lengths (G,), and the numbering."""
+    """Replaces tokens by numbers.
+
+    Returns all captions in sequence (T,), their lengths (G,), and the numbering.
+    """
     numbers: dict[str, int] = defaultdict(count().__next__)
     total = sum(map(len, captions))
     words_T = np.fromiter(map(numbers.__getitem__, chain.from_iterable(captions)), np.int64, total)
@@ -57,9 +61,10 @@ def number_tokens(captions: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.nda
 
 
 def number_words(captions: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """Like `number_tokens`, but a token that holds white space counts as several words.
+    """Numbers tokens as `number_tokens` does, but a token that contains white space counts as several words.
 
-    The tokenizer joins `22 3/4` with a no-break space, and the reference implementations of BLEU and CIDEr split their strings anew.
+    The tokenizer joins `22 3/4` with a no-break space, and the reference implementations of BLEU and CIDEr
+    split their strings again.
     """
     numbered = number_tokens(captions)
     if any(word.split() != [word] for word in numbered[2]):
@@ -85,7 +90,7 @@ def caption_set(
 
 
 def positions(lengths_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each of T words: the number of its caption, and how many words of the caption stand from it to the end."""
+    """Returns for each of T words the number of its caption, and the number of words from it to the end."""
     caption_T = np.repeat(np.arange(len(lengths_G)), lengths_G)
     ends_G = np.cumsum(lengths_G)
     return caption_T, ends_G[caption_T] - np.arange(len(caption_T))
@@ -94,9 +99,11 @@ def positions(lengths_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def gram_keys(
     gram_T: np.ndarray, words_T: np.ndarray, remaining_T: np.ndarray, n: int, vocabulary: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions at which n words stand, and the key of each n-gram: number of its first n-1 words times vocabulary plus last word.
+    """Returns positions at which n words follow, and the key of each n-gram.
 
-    `gram_T` numbers the (n-1)-gram that begins at each position, negative where it is unknown (no key is made); for n=1 it is ignored.
+    The key is the number of its first n-1 words times the vocabulary plus the last word. `gram_T` numbers the
+    (n-1)-gram that begins at each position, and is negative where it is unknown (no key is made); for n=1 it
+    is ignored.
     """
     if n == 1:
         place_S = np.flatnonzero((remaining_T >= 1) & (words_T >= 0))
@@ -108,10 +115,10 @@ def gram_keys(
 
 
 def sort_keys(place_S: np.ndarray, key_S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sorts by key, then by place: (places, keys, True where a new key begins)."""
+    """Sorts by key, then by place; returns (places, keys, True where a new key begins)."""
     bits = int(place_S[-1]).bit_length() if len(place_S) else 1
     if len(key_S) and int(key_S.max()) < 1 << (62 - bits):
-        # Key and place in one integer: a plain sort of integers is several times faster than an argsort.
+        # With key and place in one integer, a plain sort is several times faster than an argsort.
         packed_S = np.sort((key_S << bits) | place_S)
         key_S, place_S = packed_S >> bits, packed_S & ((1 << bits) - 1)
     else:
@@ -135,13 +142,13 @@ def count_grams(captions: CaptionSet) -> Iterator[Grams]:
 
 
 def runs(new_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where runs begin and how long they are, from flags of their first elements."""
+    """Returns starts and lengths of runs from flags of their first elements."""
     starts = np.flatnonzero(new_S)
     return starts, np.diff(starts, append=len(new_S))
 
 
 def _rows(captions: CaptionSet, number_S: np.ndarray, caption_S: np.ndarray, new_S: np.ndarray) -> Grams:
-    """Merges repeated n-grams of one caption into rows, and finds which rows belong to the same image."""
+    """Merges repeated n-grams of one caption into rows, and finds the rows that belong to the same image."""
     new_row_S = new_S.copy()
     new_row_S[1:] |= caption_S[1:] != caption_S[:-1]
     first_R, count_R = runs(new_row_S)

@@ -1,8 +1,10 @@
-"""Image-text retrieval: recall at K both ways, median and mean rank, rSum, whole set or mean of folds (COCO 1K and 5K).
+"""Image-text retrieval: recall at K in both directions, median and mean rank, rSum.
 
-The convention is the one of VSE++ (Faghri et al. 2018), which the field has kept: an image's rank is that of the best of its own
-captions among all captions; a caption's rank is that of its image among all images; recalls are percentages; the median rank is
-floor(median of 0-based ranks) + 1; rSum adds the six recalls. "COCO 1K" is the mean over consecutive blocks of 1,000 images.
+Values are for the whole set or the mean of folds (COCO 1K and 5K). The convention is that of VSE++ (Faghri et
+al. 2018), which the field has kept: an image's rank is that of the best of its own captions among all
+captions; a caption's rank is that of its image among all images; recalls are percentages; the median rank is
+floor(median of 0-based ranks) + 1; rSum adds the six recalls. "COCO 1K" is the mean over consecutive blocks
+of 1,000 images.
 
 Shape legend: N images, C captions.
 """
@@ -20,7 +22,7 @@ RECALLS_AT = (1, 5, 10)
 
 
 class Ranks(NamedTuple):
-    """0-based ranks: how many items stand before the right one."""
+    """0-based ranks: the number of items before the correct one."""
 
     image_to_text: np.ndarray
     """(N,) for each image, the rank of the best of its captions among all C captions."""
@@ -29,12 +31,13 @@ class Ranks(NamedTuple):
 
 
 def retrieval_ranks(scores_NC: np.ndarray, image_of_caption: np.ndarray | None = None) -> Ranks:
-    """Rank by counting, without sorting.
+    """Computes ranks by counting, without sorting.
 
-    scores_NC: higher is better. image_of_caption: (C,) row of each caption's image; None means that captions stand in image order, the
-    same number for each image. Where scores are equal, the item with the lower index stands first, so that a model that gives every
-    pair the same score gets the recall of chance, not 100. Raises DataError for NaN (which a sort would silently put first), for
-    indices out of range, and for images without a caption.
+    scores_NC: higher is better. image_of_caption: (C,) row of each caption's image; None means that captions
+    are in image order, the same number for each image. Of equal scores, the item with the lower index comes
+    first, so a model that gives every pair the same score gets the recall of chance, not 100. Raises
+    DataError for NaN (which a sort would silently put first), for indices out of range, and for images
+    without a caption.
     """
     scores_NC = np.asarray(scores_NC)
     owner_C = _owners(scores_NC, image_of_caption)
@@ -55,7 +58,8 @@ def retrieval_ranks(scores_NC: np.ndarray, image_of_caption: np.ndarray | None =
             row_C[:best] == row_C[best]
         )
         sorted_row_C = row_C if in_order else row_C[order_C]
-        # Image i stands before a later image already when their scores are equal; before an earlier one only when its own is higher.
+        # With equal scores, image i ranks before a later image; it ranks before an earlier one only with a
+        # higher score.
         later = bounds[i + 1]
         before_C[:later] += sorted_row_C[:later] > sorted_own_C[:later]
         before_C[later:] += sorted_row_C[later:] >= sorted_own_C[later:]
@@ -67,11 +71,12 @@ def retrieval_ranks(scores_NC: np.ndarray, image_of_caption: np.ndarray | None =
 def retrieval(
     scores_NC: np.ndarray, image_of_caption: np.ndarray | None = None, fold_size: int | None = None
 ) -> dict[str, Score]:
-    """Recalls, ranks and rSum under the names `i2t_R@1` … `t2i_meanR`, `rSum`.
+    """Returns recalls, ranks and rSum under the names `i2t_R@1` … `t2i_meanR`, `rSum`.
 
-    scores_NC, image_of_caption: as for `retrieval_ranks`. fold_size: 1000 gives the COCO 1K numbers of the 5K split, every value being
-    the mean over the folds (so that a median rank can be 4.2); None ranks over everything. Recalls and rSum are percentages, ranks
-    start at 1. Raises DataError as `retrieval_ranks` does, and where the images do not divide into folds.
+    scores_NC, image_of_caption: as for `retrieval_ranks`. fold_size: 1000 gives the COCO 1K numbers of the 5K
+    split, where every value is the mean over the folds (so a median rank can be 4.2); None ranks over
+    everything. Recalls and rSum are percentages, ranks start at 1. Raises DataError as `retrieval_ranks`
+    does, and where the images do not divide into folds.
     """
     scores_NC = np.asarray(scores_NC)
     if fold_size is None:
@@ -83,14 +88,14 @@ def retrieval(
     images = len(scores_NC)
     if fold_size < 1 or images % fold_size:
         raise DataError(
-            f"folds: {images} images do not divide into folds of {fold_size}; give a divisor or rank over the whole set"
+            f"folds: {images} images do not divide into folds of {fold_size}; give a divisor or rank over "
+            "the whole set"
         )
     folds = []
     for start in range(0, images, fold_size):
         mine = np.flatnonzero((owner_C >= start) & (owner_C < start + fold_size))
-        together = mine[-1] - mine[0] + 1 == len(
-            mine
-        )  # a slice is a view; a list of columns would copy the block
+        # A slice is a view; a list of columns would copy the block.
+        together = mine[-1] - mine[0] + 1 == len(mine)
         columns = slice(mine[0], mine[-1] + 1) if together else mine
         folds.append(
             _summary(retrieval_ranks(scores_NC[start : start + fold_size, columns], owner_C[mine] - start))
@@ -99,15 +104,16 @@ def retrieval(
 
 
 def _owners(scores_NC: np.ndarray, image_of_caption: np.ndarray | None) -> np.ndarray:
-    """(C,) row of each caption's image, after all checks."""
+    """Returns the row of each caption's image, (C,), after all checks."""
     if scores_NC.ndim != 2 or 0 in scores_NC.shape:
         raise DataError(
             f"retrieval scores have shape {scores_NC.shape}; expected (images, captions), both at least 1"
         )
-    if np.isnan(np.min(scores_NC)):  # min carries NaN along and needs no second array
+    if np.isnan(np.min(scores_NC)):  # min propagates NaN and needs no second array
         row, column = np.argwhere(np.isnan(scores_NC))[0]
         raise DataError(
-            f"the score of image {row} and caption {column} is NaN: it has no rank; find out which embedding is NaN"
+            f"the score of image {row} and caption {column} is NaN: it has no rank; find out which "
+            "embedding is NaN"
         )
     images, captions = scores_NC.shape
     if image_of_caption is None:
@@ -117,17 +123,20 @@ def _owners(scores_NC: np.ndarray, image_of_caption: np.ndarray | None) -> np.nd
     owner_C = np.asarray(image_of_caption)
     if owner_C.shape != (captions,) or owner_C.dtype.kind not in "iu":
         raise DataError(
-            f"image_of_caption is {owner_C.dtype} of shape {owner_C.shape}; expected {captions} integers, one per caption"
+            f"image_of_caption is {owner_C.dtype} of shape {owner_C.shape}; expected {captions} integers, "
+            "one per caption"
         )
     wrong = np.flatnonzero((owner_C < 0) | (owner_C >= images))
     if len(wrong):
         raise DataError(
-            f"caption {wrong[0]} belongs to image row {owner_C[wrong[0]]}, but the scores have rows 0 to {images - 1}"
+            f"caption {wrong[0]} belongs to image row {owner_C[wrong[0]]}, but the scores have rows 0 to "
+            f"{images - 1}"
         )
     without = np.flatnonzero(np.bincount(owner_C, minlength=images) == 0)
     if len(without):
         raise DataError(
-            f"{len(without)} images have no caption (first: row {without[0]}): they have no rank; leave them out of the scores"
+            f"{len(without)} images have no caption (first: row {without[0]}): they have no rank; leave "
+            "them out of the scores"
         )
     return owner_C
 

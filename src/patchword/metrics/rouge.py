@@ -1,7 +1,8 @@
 """ROUGE-L (Lin 2004) as coco-caption computes it.
 
-Precision and recall are each the best over the references, taken separately, and F has beta = 1.2. The longest common subsequence is
-found bit by bit (Hyyro 2004): the prediction is one integer with a bit per word, and each reference word costs three operations.
+Precision and recall are each the best over the references, taken separately, and F has beta = 1.2. The
+longest common subsequence is computed with bit operations (Hyyro 2004): the prediction is one integer with a
+bit per word, and each reference word costs three operations.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ _BETA_SQUARED = 1.2**2
 
 
 def rouge_l(references: Sequence[Sequence[str]], prediction: Sequence[str]) -> float:
-    """ROUGE-L of one prediction (tokens) against its references (token lists), from 0 to 1.
+    """Returns ROUGE-L of one prediction (tokens) against its references (token lists), from 0 to 1.
 
-    A caption without words counts as one empty word, as in the reference implementation: two empty captions agree fully.
+    A caption without words counts as one empty word, as in the reference implementation, so two empty
+    captions agree fully.
     """
     words = list(prediction) or [""]
     masks: dict[str, int] = {}
@@ -43,7 +45,10 @@ def rouge_values(
 
 
 def _common_subsequence(masks: dict[str, int], everything: int, reference: Sequence[str]) -> int:
-    """Length of the longest common subsequence; `masks` has the places of each word of the prediction as bits."""
+    """Returns the length of the longest common subsequence.
+
+    `masks` has the positions of each word of the prediction as bits.
+    """
     unmatched = everything
     for mask in map(masks.get, reference):
         if mask:

@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 
 class Score(NamedTuple):
-    """A metric's value over the whole set and, where it has one, its value per item (image id, pair, group) in full precision."""
+    """A metric's value over the whole set and, where it has one, its value per item.
+
+    Items are image ids, pairs or groups; values have full precision.
+    """
 
     value: float
     per_item: dict | None = None

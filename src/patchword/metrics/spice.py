@@ -1,4 +1,7 @@
-"""SPICE (Anderson et al. 2016): through pycocoevalcap where Java and its CoreNLP files are there, and tuple F1 for tuples of your own."""
+"""SPICE (Anderson et al. 2016) through pycocoevalcap, and F1 of tuples that you supply.
+
+The former needs Java and CoreNLP's files.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
 
 class Spice:
-    """The official program, found and checked. Raises MetricUnavailable where Java, pycocoevalcap or its CoreNLP files are missing."""
+    """The official program, after checking that it can run.
+
+    Raises MetricUnavailable where Java, pycocoevalcap or its CoreNLP files are missing.
+    """
 
     def __init__(self) -> None:
         package = importlib.util.find_spec("pycocoevalcap")
@@ -29,7 +35,9 @@ class Spice:
             )
         folder = Path(next(iter(package.submodule_search_locations))) / "spice" / "lib"
         missing = [name for name in CORENLP if not (folder / name).is_file()]
-        if missing:  # asked before the program is touched, because it would start a download of several hundred megabytes by itself
+        # Checked before the program is touched, because it would start a download of several hundred
+        # megabytes by itself.
+        if missing:
             raise MetricUnavailable(
                 f"SPICE needs {' and '.join(missing)} in {folder}; they come with Stanford CoreNLP 3.6.0"
             )
@@ -39,10 +47,13 @@ class Spice:
         references: Mapping[Hashable, Sequence[Sequence[str]]],
         predictions: Mapping[Hashable, Sequence[str]],
     ) -> dict[str, Score]:
-        """references: image id -> captions, predictions: image id -> caption, each a list of PTB tokens. Returns {"SPICE": Score}."""
+        """Scores predictions against references; each caption is a list of PTB tokens.
+
+        references: image id -> captions; predictions: image id -> caption. Returns {"SPICE": Score}.
+        """
         from pycocoevalcap.spice.spice import Spice as Official
 
-        # The program sorts images by id and knows no ids but numbers and texts: rows stand for them.
+        # The program sorts images by id and accepts only numbers and texts as ids, so rows stand for them.
         images = list(references)
         value, details = Official().compute_score(
             {row: [" ".join(words) for words in references[image]] for row, image in enumerate(images)},
@@ -56,10 +67,11 @@ def tuple_f1(
     references: Mapping[Hashable, Collection[tuple[str, ...]]],
     predictions: Mapping[Hashable, Collection[tuple[str, ...]]],
 ) -> dict[str, Score]:
-    """F1 between scene-graph tuples (object), (object, attribute), (subject, relation, object) that you supply; corpus value is the mean.
+    """F1 between scene-graph tuples (object), (object, attribute), (subject, relation, object).
 
-    Tuples are compared as they are: merge synonyms before. An image with tuples on neither side has no value and is left out, as in
-    SPICE. Raises DataError where the ids differ or no image has a value.
+    The corpus value is the mean. Tuples are compared as they are, so merge synonyms first. An image without
+    tuples on both sides has no value and is left out, as in SPICE. Raises DataError where the ids differ or
+    no image has a value.
     """
     if references.keys() != predictions.keys():
         odd = sorted(map(str, references.keys() ^ predictions.keys()))

@@ -1,7 +1,8 @@
-"""Requests gather for a moment and run as one batch, one batch at a time, in one thread beside the event loop.
+"""Gathers requests and runs them as batches, one at a time, in one thread beside the event loop.
 
-While a batch runs, the next one gathers by itself; only when the model is idle does the first request wait a few milliseconds for
-company. Jobs of one `Call` (same model, same options) run together, and the oldest job decides which call is next.
+While a batch runs, the next one gathers; only when the model is idle does the first request wait a few
+milliseconds for others. Jobs with the same `Call` (same model, same options) run together, and the oldest job
+decides which call is next.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ log = logging.getLogger("patchword.serve")
 
 
 class Call(NamedTuple):
-    """What is to be done with an item; equal calls may share a batch."""
+    """The task and options of an item; equal calls may share a batch."""
 
     task: str
     options: tuple
 
 
 class Job:
-    """One item on its way. `await job.answer()` gives its result, or raises `Refusal`."""
+    """An item in the queue. `await job.answer()` returns its result or raises `Refusal`."""
 
     def __init__(self, call: Call, item: object, weight: int, deadline: float, batcher: Batcher) -> None:
         self.call, self.item, self.weight, self.deadline, self._batcher = (
@@ -51,9 +52,11 @@ class Job:
 
 
 class Batcher:
-    """`run(call, items)` must give one result per item, in order; it is called from one thread only.
+    """Runs batches of jobs.
 
-    To be made, started and used within one event loop."""
+    `run(call, items)` must return one result per item, in order; it is called from one thread only. Create,
+    start and use a batcher within one event loop.
+    """
 
     def __init__(
         self, run: Callable[[Call, Sequence[object]], Sequence[object]], limits: Limits, numbers: Numbers
@@ -67,15 +70,20 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
+        """Number of jobs in the queue."""
         return len(self._waiting)
 
     @property
     def has_room(self) -> bool:
+        """True where the queue accepts another job."""
         return not self.closing and len(self._waiting) < self.limits.queue
 
     def enter(self, call: Call, item: object, weight: int, deadline: float) -> Job:
-        """Put an item into the queue; `weight` is its pixels, `deadline` a time of the event loop's clock. Raises `Refusal` when the
-        queue is full or the service is ending."""
+        """Puts an item into the queue.
+
+        `weight` is its number of pixels, `deadline` a time of the event loop's clock. Raises `Refusal` where
+        the queue is full or the service is ending.
+        """
         if self.closing:
             raise stopping(self.limits.retry_seconds)
         heavy = (
@@ -89,7 +97,10 @@ class Batcher:
         return job
 
     def leave(self, job: Job) -> None:
-        """Take a job out whose client has gone, or whose time is over; a job in the running batch only loses its result."""
+        """Removes a job whose client has gone, or whose deadline has passed.
+
+        A job in the running batch only loses its result.
+        """
         if job in self._waiting:
             self._waiting.remove(job)
             self._numbers.cancelled += 1
@@ -97,7 +108,7 @@ class Batcher:
             job.future.cancel()
 
     async def close(self) -> None:
-        """Take nothing new, finish what waits, end the thread."""
+        """Accepts no new jobs, finishes those in the queue, and ends the thread."""
         self.closing = True
         self._arrived.set()
         await self._task
@@ -122,17 +133,20 @@ class Batcher:
         return sum(job.call == self._waiting[0].call for job in self._waiting)
 
     async def _answer(self, call: Call, jobs: list[Job]) -> None:
-        """Run one batch. Where it fails, each job runs alone: a picture that the model cannot take must not fail its neighbours."""
+        """Runs one batch.
+
+        Where it fails, each job runs alone, so that a picture that the model cannot process does not fail the
+        others.
+        """
         began = time.perf_counter()
+        # Any error of the model belongs to these requests and must not end the service.
         try:
             results = await asyncio.get_running_loop().run_in_executor(
                 self._thread, self._run, call, [job.item for job in jobs]
             )
             if len(results) != len(jobs):
                 raise RuntimeError(f"{call.task} gave {len(results)} results for {len(jobs)} items")
-        except (
-            Exception
-        ) as error:  # whatever the model raised belongs to these requests, and must not end the service
+        except Exception as error:
             if len(jobs) > 1:
                 for job in jobs:
                     if not job.future.done():

@@ -1,4 +1,4 @@
-"""Connections, bounded: how many are open, and how long one may stay without a request."""
+"""Limits connections: how many are open, and how long one may stay open without a request."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from patchword.serve.refusals import full
 
 
 def bounded_protocol(limits: Limits) -> type[H11Protocol]:
-    """uvicorn's HTTP protocol with `limits`: one connection too many is answered 503 and closed; one that has sent no whole head of a
-    request within `body_seconds` is closed (uvicorn itself waits for ever)."""
+    """Returns uvicorn's HTTP protocol with `limits`.
+
+    A connection beyond the limit is answered with 503 and closed. One that has not sent the whole head of a
+    request within `body_seconds` is closed (uvicorn itself waits for ever).
+    """
 
     class Bounded(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:
@@ -31,7 +34,10 @@ def bounded_protocol(limits: Limits) -> type[H11Protocol]:
             super().connection_lost(exc)
 
         def _look(self) -> None:
-            """Called every `body_seconds`: nothing begun and nothing answered since the last look means that nobody asks."""
+            """Closes the connection where nothing began and nothing was answered since the last call.
+
+            It is called every `body_seconds`.
+            """
             idle = self.cycle is None or self.cycle.response_complete
             if idle and self.cycle is self._served:
                 self.transport.close()

@@ -1,4 +1,7 @@
-"""The one file in a multipart/form-data body, taken out in memory. Its name is read only to tell a file from a field."""
+"""Extracts the one file in a multipart/form-data body, in memory.
+
+Its name is read only to distinguish a file from a field.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,17 @@ _DO = "send one file as the field 'image' of multipart/form-data"
 
 
 def file_of_form(content_type: str, body: bytes) -> bytes:
-    """The content of the only complete file of the form; fields beside it are passed over. Raises `Refusal`."""
+    """Returns the content of the only complete file of the form; other fields are ignored.
+
+    Raises `Refusal` where there is none or more than one, or the form is malformed.
+    """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise _malformed("its boundary is missing")
     form = _Form()
     try:
-        # The boundary has to end the body: without it the last part is cut off, which the parser itself lets pass.
+        # The boundary must end the body. Without it the last part is cut off, and the parser itself accepts
+        # that.
         parser = MultipartParser(boundary, form.callbacks())
         parser.write(body)
         parser.finalize()
@@ -36,7 +43,7 @@ def _malformed(said: str) -> Refusal:
 
 
 class _Form:
-    """Collects what the parser reports: spans of the body, part by part."""
+    """Collects the parser's reports: spans of the body, part by part."""
 
     def __init__(self) -> None:
         self.files: list[bytes] = []

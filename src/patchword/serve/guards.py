@@ -1,4 +1,4 @@
-"""What stands before every request: who may ask, the security headers, the count, and the last catch for errors."""
+"""Checks every request: who may ask, the security headers, the count, and the last catch for errors."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from patchword.serve.refusals import ClientGone, Refusal, internal
 
 log = logging.getLogger("patchword.serve")
 
-_OPEN = frozenset(
-    {"/", "/page.js", "/words.js", "/page.css", "/health", "/ready"}
-)  # they tell nothing and cost nothing
+# These reveal nothing and cost nothing.
+_OPEN = frozenset({"/", "/page.js", "/words.js", "/page.css", "/health", "/ready"})
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -32,7 +32,7 @@ _HEADERS = {
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the host is this machine only."""
+    """True where the host is this machine only."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -40,8 +40,12 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """ASGI middleware. With a `token`, requests must carry it as `Authorization: Bearer`. Without one the service listens on loopback
-    only, and a request must say so in its Host header: a page of another site that makes its own name point to 127.0.0.1 does not."""
+    """ASGI middleware.
+
+    With a `token`, requests must send it as `Authorization: Bearer`. Without one, the service listens on
+    loopback only, and the Host header of a request must name loopback; a page of another site that resolves
+    its own name to 127.0.0.1 does not.
+    """
 
     def __init__(self, app: ASGIApp, token: str | None, numbers: Numbers, paths: frozenset[str]) -> None:
         self.app, self.token, self.numbers, self.paths = app, token, numbers, paths
@@ -66,7 +70,8 @@ class Guard:
             await self.app(scope, receive, send_guarded)
         except ClientGone:
             status = 499
-        except Exception as error:  # the last catch: an answer without a traceback, which goes to the log
+        # The last catch: the answer has no traceback; the log has it.
+        except Exception as error:
             refusal = error if isinstance(error, Refusal) else internal()
             if refusal is not error:
                 log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
@@ -108,7 +113,7 @@ class Guard:
 
 
 def _name(host: str) -> str:
-    """The name in a Host header, without port and brackets."""
+    """Returns the name in a Host header, without port and brackets."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.rpartition(":")[0] if ":" in host else host

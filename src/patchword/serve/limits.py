@@ -1,4 +1,4 @@
-"""What the service lets in, and for how long: every bound stands here."""
+"""All limits of the service: what it accepts, and for how long."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Everything that a request may cost, with the values that the service starts with."""
+    """The maximum cost of a request, with the service's defaults."""
 
     body_bytes: int = 20 * 2**20
     """Largest request body with a picture."""
     held_bytes: int = 256 * 2**20
-    """Bodies in memory at a time, all requests together."""
+    """Bytes of all bodies in memory at a time."""
     json_bytes: int = 64 * 2**10
     """Largest JSON body."""
     pixels: int = 50_000_000
-    """Largest picture, judged by its header before it is decoded."""
+    """Largest picture, judged by its header before decoding."""
     queue: int = 64
     """Requests that may wait for the model; the next one is refused with 503."""
     queued_pixels: int = 200_000_000
-    """Decoded pixels (3 bytes each) that may wait together, whatever their number."""
+    """Decoded pixels (3 bytes each) of all waiting requests together."""
     batch: int = 16
     gather_seconds: float = 0.004
-    """How long the first request of a batch waits for company while the model is idle."""
+    """How long the first request of a batch waits for others while the model is idle."""
     deadline_seconds: float = 30.0
-    """From the first byte of a request to its answer."""
+    """Time from the first byte of a request to its answer."""
     body_seconds: float = 15.0
-    """For a client to send its whole body; also for the head of a request, and for an idle connection."""
+    """Time for a client to send its whole body; also for the head of a request, and for an idle
+    connection."""
     connections: int = 128
-    """Open at a time; the next one gets 503 and is closed."""
+    """Open connections; the next one gets 503 and is closed."""
     retry_seconds: int = 2
-    """What Retry-After says when the service is full."""
+    """Value of Retry-After when the service is full."""

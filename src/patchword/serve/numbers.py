@@ -1,4 +1,4 @@
-"""What the service counts about itself, in the text form that Prometheus reads."""
+"""Counters of the service, in the text format of Prometheus."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections import Counter
 
 
 class Numbers:
-    """Changed by the event loop only, so that it needs no lock. Paths are those of our routes: a client cannot make new lines."""
+    """The counters. Only the event loop changes them, so they need no lock.
+
+    Paths are those of our routes, so a client cannot create new lines.
+    """
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()
@@ -17,15 +20,18 @@ class Numbers:
         self.cancelled = 0
 
     def answered(self, path: str, status: int, seconds: float) -> None:
+        """Counts a request and its time."""
         self.requests[path, status] += 1
         self.seconds[path] += seconds
 
     def ran(self, size: int, seconds: float) -> None:
+        """Counts a batch of `size` requests and its time in the model."""
         self.batches += 1
         self.batched += size
         self.model_seconds += seconds
 
     def text(self, waiting: int) -> str:
+        """Formats all counters; `waiting` is the current length of the queue."""
         lines = ["# TYPE patchword_requests_total counter"]
         lines += [
             f'patchword_requests_total{{path="{path}",status="{status}"}} {n}'

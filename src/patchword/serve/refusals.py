@@ -1,4 +1,4 @@
-"""A request that is not served: one JSON shape for all of them, with what to do about it. Never a traceback."""
+"""Requests that are not served: one JSON shape for all, which says what to do, and never a traceback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ErrorDetail(BaseModel):
     """What went wrong."""
 
     code: str
-    """Stable, for programs."""
+    """A stable code for programs."""
     message: str
     """What was found and what was expected."""
     do: str
@@ -26,7 +26,7 @@ class ErrorBody(BaseModel):
 
 
 class Refusal(Exception):
-    """Becomes the JSON response {"error": {"code", "message", "do"}} with its HTTP status."""
+    """An error that becomes the JSON response {"error": {"code", "message", "do"}} with its HTTP status."""
 
     def __init__(
         self, status: int, code: str, message: str, do: str, headers: dict[str, str] | None = None
@@ -35,14 +35,16 @@ class Refusal(Exception):
         self.status, self.code, self.message, self.do, self.headers = status, code, message, do, headers or {}
 
     def body(self) -> dict:
+        """The body of the response."""
         return {"error": {"code": self.code, "message": clean(self.message), "do": clean(self.do)}}
 
     def response(self) -> JSONResponse:
+        """The response with its HTTP status."""
         return JSONResponse(self.body(), self.status, headers=self.headers)
 
 
 class ClientGone(Exception):
-    """The client closed its connection: nobody is there to answer."""
+    """The client closed its connection, so nobody waits for the answer."""
 
 
 def full(retry_seconds: int, more: dict[str, str] | None = None) -> Refusal:
@@ -80,7 +82,7 @@ def too_late(seconds: float) -> Refusal:
 
 
 def unknown_words(error: Exception) -> Refusal:
-    """A text in which the model knows no word."""
+    """A text without a word that the model knows."""
     return Refusal(422, "unknown_words", str(error), "use other words")
 
 

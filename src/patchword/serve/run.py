@@ -1,4 +1,4 @@
-"""Start the service and end it in order."""
+"""Starts the service and ends it in order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LEAST_TOKEN = 16
 
 
 def check_address(host: str, token: str | None) -> None:
-    """Raises ConfigError where the service would be open to others without a token, or with one that can be guessed."""
+    """Raises ConfigError where others could reach the service without a token, or with a weak one."""
     if token is not None and (
         len(token) < _LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token
     ):
@@ -28,22 +28,23 @@ def check_address(host: str, token: str | None) -> None:
         )
     if token is None and not is_loopback(host):
         raise ConfigError(
-            f"--host {host} opens the service to other machines: give --token (or PATCHWORD_TOKEN), which every request must carry, "
+            f"--host {host} opens the service to other machines: give --token (or PATCHWORD_TOKEN), which "
+            "every request must carry, "
             "or stay on 127.0.0.1"
         )
 
 
 def serve(app: ASGIApp, host: str, port: int, limits: Limits) -> None:
-    """Answer requests until SIGINT or SIGTERM; then finish what has been taken, take nothing new, and return.
+    """Answers requests until SIGINT or SIGTERM, then finishes accepted requests and returns.
 
-    The address is for the caller to check (`check_address`)."""
+    The caller must check the address first (`check_address`).
+    """
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(0)
 
-    signal.signal(
-        signal.SIGTERM, leave
-    )  # uvicorn raises the signal again when it is done: an ordered end has exit status 0
+    # uvicorn raises the signal again at its end; an orderly end has exit status 0.
+    signal.signal(signal.SIGTERM, leave)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     config = uvicorn.Config(
         app,

@@ -1,4 +1,4 @@
-"""An index of pictures, for the service: the words of a request in, pictures with small copies out; labels by the same towers."""
+"""Searches an index of pictures for the service, and labels pictures with the same towers."""
 
 from __future__ import annotations
 
@@ -18,27 +18,40 @@ _THUMBNAIL = (240, 240)
 
 
 class PictureIndex(Protocol):
-    """`patchword.search.index.open_index` gives one; its results have `path` and `score`."""
+    """The interface of an index; `patchword.search.index.open_index` returns one.
 
-    def search(self, query_E: np.ndarray, k: int) -> Sequence[Any]: ...
+    Results have `path` and `score`.
+    """
+
+    def search(self, query_E: np.ndarray, k: int) -> Sequence[Any]:
+        """Returns the k pictures nearest to a unit vector, best first."""
 
 
 class TwoTowers(Protocol):
-    """`patchword.tasks.retrieve.load.load_two_towers` gives one."""
+    """The interface of two towers; `patchword.tasks.retrieve.load.load_two_towers` returns one."""
 
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray: ...
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns one unit vector per text."""
 
-    def label(self, pictures: Sequence[Image.Image], labels: Sequence[str]) -> np.ndarray: ...
+    def label(self, pictures: Sequence[Image.Image], labels: Sequence[str]) -> np.ndarray:
+        """Returns the probability of each label for each picture."""
 
 
 class IndexSearch:
-    """The paths are those that the index remembers: a request brings words only. What is shown is the file's name without its folders."""
+    """Searches an index by words.
+
+    Paths come from the index only; a request contains words only. The answer shows file names without their
+    folders.
+    """
 
     def __init__(self, index: PictureIndex, towers: TwoTowers) -> None:
         self._index, self._towers = index, towers
 
     def search(self, text: str, k: int) -> list[Hit]:
-        """The k nearest pictures, best first. Raises `Refusal` for a text without a word that the model knows."""
+        """Returns the k nearest pictures, best first.
+
+        Raises `Refusal` for a text without a word that the model knows.
+        """
         try:
             vector_E = self._towers.embed_texts([text])[0]
         except DataError as error:
@@ -50,13 +63,16 @@ class IndexSearch:
 
 
 class TowerLabels:
-    """Which label fits a picture, by the cosine of picture and prompts."""
+    """Labels a picture by the cosines of picture and prompts."""
 
     def __init__(self, towers: TwoTowers) -> None:
         self._towers = towers
 
     def label(self, picture: Image.Image, labels: Sequence[str]) -> list[tuple[str, float]]:
-        """(label, probability), best first. Raises `Refusal` for labels without a word that the model knows."""
+        """Returns (label, probability), best first.
+
+        Raises `Refusal` for labels without a word that the model knows.
+        """
         try:
             shares = self._towers.label([picture], labels)[0]
         except DataError as error:
@@ -67,7 +83,8 @@ class TowerLabels:
 def _small(path: str) -> Image.Image | None:
     try:
         picture = open_picture(path)
-    except PictureError:  # moved or damaged since it was indexed: the hit is shown by its name
+    # The file was moved or damaged after indexing; the hit is shown by its name.
+    except PictureError:
         return None
     picture.thumbnail(_THUMBNAIL)
     return picture

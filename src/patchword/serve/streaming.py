@@ -1,7 +1,8 @@
-"""`POST /caption` as server-sent events: `queued`, a `word` each, and `caption` with the whole answer; or `error`.
+"""Streams `POST /caption` as server-sent events: `queued`, one `word` each, `caption`, or `error`.
 
-A model that can `stream` gives each word as soon as it has it, from the model's thread. A search with beams knows its first word only when
-it has ended: until then the words of a greedy caption arrive as `draft`, and its own words behind it, together.
+The last event has the whole answer. A model that can `stream` sends each word as soon as it is decoded, from
+the model's thread. A beam search knows its first word only at its end; until then the words of a greedy
+caption are sent as `draft`, and the search's own words follow together.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from patchword.tasks.caption.result import Caption
 
 
 class Words:
-    """Words on their way from the model's thread to one response. To be made within the event loop."""
+    """Passes words from the model's thread to one response. Create it within the event loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[str | None] = asyncio.Queue()
         self.unwanted = False
-        """Set when nobody reads any more: the model stops at the next word."""
+        """Set when nobody reads any more; the model stops at the next word."""
 
     def put(self, word: str) -> None:
-        """Called from the model's thread."""
+        """Adds a word; called from the model's thread."""
         self._loop.call_soon_threadsafe(self._queue.put_nowait, word)
 
     def end(self) -> None:
-        """No more words come. Called from the event loop."""
+        """Marks the end of the words; called from the event loop."""
         self._queue.put_nowait(None)
 
     async def __aiter__(self) -> AsyncIterator[str]:
@@ -41,7 +42,10 @@ class Words:
 
 
 def streamed(model: WordStreamer, picture: Image.Image, trace: bool, words: Words) -> Caption | None:
-    """Run in the model's thread: every word to `words`, and the caption at the end; None where nobody wants it any more."""
+    """Passes every word to `words` and returns the caption, or None where nobody reads any more.
+
+    It runs in the model's thread.
+    """
     steps = model.stream(picture, trace=trace)
     while not words.unwanted:
         try:
@@ -53,7 +57,10 @@ def streamed(model: WordStreamer, picture: Image.Image, trace: bool, words: Word
 
 
 class WordStream:
-    """One job whose words are told while it runs; `words` where its model streams them. To be made within the event loop."""
+    """One job whose words are sent while it runs; `words` is set where its model streams them.
+
+    Create it within the event loop.
+    """
 
     def __init__(
         self, batcher: Batcher, job: Job, answer: Coroutine[None, None, CaptionAnswer], words: Words | None
@@ -64,7 +71,10 @@ class WordStream:
             self.answer.add_done_callback(lambda _: words.end())
 
     async def as_events(self, kind: str) -> AsyncIterator[str]:
-        """An event per word; those that did not come one by one follow when the answer is there. Raises `Refusal`."""
+        """Yields an event per word; words that were not streamed follow when the answer is complete.
+
+        Raises `Refusal`.
+        """
         sent = 0
         if self._words is not None:
             async for word in self._words:
@@ -74,7 +84,7 @@ class WordStream:
             yield _event(kind, {"position": position, "token": token})
 
     def leave(self) -> None:
-        """Nobody listens any more; what has ended is not changed."""
+        """Cancels the job, because nobody reads any more; a job that has ended is not changed."""
         if self._words is not None:
             self._words.unwanted = True
         self.answer.cancel()
@@ -84,8 +94,11 @@ class WordStream:
 async def events(
     waiting: int, first: WordStream, then: Callable[[], WordStream] | None
 ) -> AsyncIterator[str]:
-    """The events of one caption. With `then`, `first` is a draft, and the caption is that of `then()`, called when the draft has ended.
-    The client's going away cancels this generator, and with it the job."""
+    """Yields the events of one caption.
+
+    With `then`, `first` is a draft, and the caption is that of `then()`, called when the draft has ended.
+    When the client leaves, this generator is cancelled, and the job with it.
+    """
     telling = first
     try:
         yield _event("queued", {"waiting": waiting})

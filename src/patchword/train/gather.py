@@ -1,7 +1,8 @@
-"""Rows of all processes on every process, with gradient: what losses over pairs need.
+"""Gathers rows of all processes on every process, with gradients, for losses over pairs.
 
-A loss that every process computes from gathered rows in the same way has, after the mean over the processes, the gradient that one process
-with the whole batch would have: the rows' own gradients come back summed over the processes.
+If every process computes the same loss from gathered rows, then the mean of the processes' gradients equals
+the gradient of one process with the whole batch, because the gradients of the rows are summed over the
+processes.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from torch import Tensor
 
 
 class Gather:
-    """Puts the rows of all processes together, in the order of the processes; with one process everything stays as it is.
+    """Concatenates the rows of all processes, in the order of the processes; with one it changes nothing.
 
-    `owners` is called first in every step: it exchanges how many pictures and texts each process has.
+    Call `owners` first in every step: it exchanges the numbers of pictures and texts of the processes.
     """
 
     def __init__(self) -> None:
@@ -25,7 +26,7 @@ class Gather:
         """Number of this process's first picture among all."""
 
     def owners(self, owner_J: Tensor, pictures: int) -> Tensor:
-        """For every text of all processes the number of its picture among all pictures."""
+        """Returns for every text of all processes the number of its picture among all pictures."""
         if self.processes == 1:
             return owner_J
         counts_P = torch.zeros(self.processes, dtype=torch.long, device=owner_J.device)
@@ -35,7 +36,7 @@ class Gather:
         return self.rows(owner_J + self.first)
 
     def rows(self, rows: Tensor) -> Tensor:
-        """First axis: rows of all processes, however many each has; the other axes are equal everywhere."""
+        """Concatenates along the first axis, for any numbers of rows; the other axes must be equal."""
         if self.processes == 1:
             return rows
         counts_P = torch.zeros(self.processes, dtype=torch.long, device=rows.device)
@@ -50,7 +51,10 @@ class Gather:
         return torch.cat([part[: int(count)] for part, count in zip(parts, counts_P, strict=True)])
 
     def padded_rows(self, tokens_JLd: Tensor) -> Tensor:
-        """As `rows`; the second axis too may differ between processes, and is filled up with zeros to the longest."""
+        """Concatenates as `rows` does, where the second axis may differ between processes too.
+
+        It is padded with zeros to the longest.
+        """
         if self.processes == 1:
             return tokens_JLd
         longest = torch.tensor(tokens_JLd.shape[1], device=tokens_JLd.device)

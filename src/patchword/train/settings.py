@@ -1,4 +1,4 @@
-"""Settings that every run and every stage of every training has; tasks add their own model and objective."""
+"""Settings that every run and every stage have; tasks add their own model and objective."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 
 class RunSettings(BaseModel, extra="forbid", frozen=True):
-    """What a run needs whatever it trains."""
+    """The settings of a run, whatever it trains."""
 
     out: str = Field(description="folder of the run")
     seed: int = Field(1, description="every random number of the run follows from it")
@@ -22,14 +22,15 @@ class RunSettings(BaseModel, extra="forbid", frozen=True):
 
 
 class StageSettings(BaseModel, extra="forbid", frozen=True):
-    """One stage of a training: how long, how fast, and what learns."""
+    """One stage of a training: how long, how fast, and which parameters."""
 
     name: str = Field("train", description="name of the stage in logs and reports")
     epochs: int = Field(10, gt=0, description="passes over the training pictures")
     batch: int = Field(
         32,
         gt=0,
-        description="pictures (or captions, where every caption is a row) per optimiser step, over all processes",
+        description="pictures (or captions, where every caption is a row) per optimiser step, "
+        "over all processes",
     )
     accumulate: int = Field(
         1,
@@ -38,7 +39,8 @@ class StageSettings(BaseModel, extra="forbid", frozen=True):
     )
     learning_rates: dict[str, float] = Field(
         default_factory=lambda: {"": 1e-3},
-        description="rate per group of parameters, by the beginning of their names, the longest wins; 0 freezes a group; '' is the rest",
+        description="rate per group of parameters, by the beginning of their names, the longest wins; "
+        "0 freezes a group; '' is the rest",
     )
     warm_up_steps: int = Field(
         0, ge=0, description="steps over which the rates rise linearly; the first step is never at 0"

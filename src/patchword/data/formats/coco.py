@@ -1,7 +1,9 @@
 """The two JSON layouts of the captioning literature.
 
-Karpathy: {"images": [{"filename", "filepath"?, "imgid", "cocoid"?, "split", "sentences": [{"raw", "tokens"}]}]}
-COCO:     {"images": [{"id", "file_name"}], "annotations": [{"id", "image_id", "caption"}]}, one file per split.
+Karpathy: {"images": [{"filename", "filepath"?, "imgid", "cocoid"?, "split",
+           "sentences": [{"raw", "tokens"}]}]}
+COCO:     {"images": [{"id", "file_name"}], "annotations": [{"id", "image_id", "caption"}]},
+           one file per split
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from patchword.data.records import CaptionRecord
 
 
 def is_karpathy(content: object) -> bool:
-    """True for an object with pictures that carry their own sentences."""
+    """True for an object whose pictures contain their own sentences."""
     images = content.get("images") if isinstance(content, dict) else None
     return (
         isinstance(images, list)
@@ -30,7 +32,10 @@ def is_coco(content: object) -> bool:
 
 
 def read_karpathy(content: dict, path: Path, complain: Complain) -> list[CaptionRecord]:
-    """Records of a Karpathy file: `restval` is train, the id is `cocoid`, else `imgid`; `filepath` and `filename` are joined."""
+    """Reads the records of a Karpathy file.
+
+    `restval` is train, the id is `cocoid` or else `imgid`, and `filepath` and `filename` are joined.
+    """
     records = []
     for where, entry in objects_of(content["images"], f"{path}, images", complain):
         name = clean_file(entry.get("filename"), where, complain)
@@ -57,7 +62,7 @@ def read_karpathy(content: dict, path: Path, complain: Complain) -> list[Caption
 
 
 def _are_sentence_ids(images: list) -> bool:
-    """Do all cocoids (two at least) come from their own sentences, with no file name that bears them out?"""
+    """True where all cocoids (at least two) come from their own sentences, and no file name supports them."""
     entries = [
         one
         for one in images
@@ -76,12 +81,12 @@ def _are_sentence_ids(images: list) -> bool:
 def _sentences(
     value: object, where: str, complain: Complain
 ) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...] | None]:
-    """Captions of one picture and, where every one has them, the words that came with them."""
+    """Returns the captions of one picture and, where all have them, the words that came with them."""
     captions, tokens = [], []
     for place, sentence in objects_of(value, f"{where}, sentences", complain):
         words = sentence.get("tokens")
         has_words = isinstance(words, list) and all(isinstance(word, str) for word in words)
-        # A few published files drop `raw` to save space: the words are then the caption.
+        # Some published files omit `raw` to save space; the words are then the caption.
         raw = sentence.get("raw", " ".join(words) if has_words else None)
         caption = clean_caption(raw, place, complain)
         if caption is not None:
@@ -91,7 +96,10 @@ def _sentences(
 
 
 def read_coco(content: dict, path: Path, complain: Complain) -> list[CaptionRecord]:
-    """Records of a COCO captions file, in the order of its pictures; the split is the one that the name of the file tells."""
+    """Reads the records of a COCO captions file, in the order of its pictures.
+
+    The split is the one in the name of the file.
+    """
     files: dict[int | str, str] = {}
     for where, entry in objects_of(content["images"], f"{path}, images", complain):
         image_id = clean_id(entry.get("id"), where, complain)
@@ -140,13 +148,13 @@ def _unknown_image(image_id: int | str, entry: dict, annotation_ids: set, where:
 
 
 def split_in_name(path: Path) -> str | None:
-    """captions_train2014.json is train, captions_val2017.json is val; any other name tells nothing."""
+    """captions_train2014.json is train, captions_val2017.json is val; other names give None."""
     found = re.search(r"(?:^|[^a-z])(train|val|test)(?:[^a-z]|$)", path.stem.lower())
     return found.group(1) if found else None
 
 
 def objects_of(value: object, where: str, complain: Complain) -> Iterator[tuple[str, dict]]:
-    """Each object of a list with its place; a complaint for everything that is none."""
+    """Yields each object of a list with its position, and complains about everything else."""
     if not isinstance(value, list):
         complain("layout", where, f"expected a list of objects, found {type(value).__name__}")
         return

@@ -1,8 +1,9 @@
 """Tables of pictures, texts and labels: CSV or JSON lines, read row by row and never as a whole.
 
-Columns `image`, `text` and `label`, and if wanted `split`; other names are a setting. CSV is UTF-8 with or without byte-order mark, with
-comma, semicolon, tab or bar between cells; quoted cells may hold delimiters, quotes and newlines. A training keeps the place of each row
-in the file, eight bytes, and reads the row again when its batch comes (`LabelTable.read`): a table may be larger than memory.
+The columns are `image`, `text` and `label`, and optionally `split`; other names are a setting. CSV is UTF-8
+with or without byte-order mark, with comma, semicolon, tab or bar between cells; quoted cells may hold
+delimiters, quotes and newlines. A training keeps only the position of each row in the file, eight bytes, and
+reads the row again for its batch (`LabelTable.read`), so a table may be larger than memory.
 """
 
 from __future__ import annotations
@@ -21,18 +22,20 @@ from patchword.data.records import LabelRecord
 from patchword.errors import DataError
 
 Missing = Literal["error", "image-only", "text-only"]
-"""What is done with a row that lacks its text (image-only: it is labelled from the picture alone) or its picture (text-only)."""
+"""What happens to a row without text (image-only: it is labelled from the picture alone) or without
+picture (text-only)."""
 
 
 class TableColumns(BaseModel, extra="forbid", frozen=True):
-    """Names of the columns, whatever their case."""
+    """Names of the columns, in any case."""
 
     image: str = Field("image", description="column of the pictures' file names")
     text: str = Field("text", description="column of the texts")
     label: str = Field("label", description="column of the labels")
     split: str = Field(
         "split",
-        description="column of train, val or test; a table without it is split by file name, one row in ten val",
+        description="column of train, val or test; a table without it is split by file name, "
+        "one row in ten val",
     )
     separator: str | None = Field(
         None,
@@ -41,21 +44,23 @@ class TableColumns(BaseModel, extra="forbid", frozen=True):
 
 
 class LabelTable:
-    """A table on disk. `rows()` reads it from the beginning to the end, `read(place)` one row again."""
+    """A table on disk. `rows()` reads it from beginning to end, `read(place)` reads one row again."""
 
     def __init__(self, path: Path, columns: TableColumns) -> None:
-        """Raises DataError for a file that cannot be read, or whose header lacks both an image and a text column."""
+        """Raises DataError for a file that cannot be read, or a header without an image or text column."""
         self.path, self.columns = Path(path), columns
         try:
             with open(self.path, "rb") as file:
                 first = file.readline()
         except OSError as reason:
             raise DataError(
-                f"{self.path}: cannot be read: {reason.strerror or reason}. Give the path of a CSV or JSON lines file."
+                f"{self.path}: cannot be read: {reason.strerror or reason}. Give the path of a CSV or JSON "
+                "lines file."
             ) from reason
         if first[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise DataError(
-                f"{self.path}: the file is UTF-16 (often 'Unicode text' of a spreadsheet), expected UTF-8: save it as UTF-8"
+                f"{self.path}: the file is UTF-16 (often 'Unicode text' of a spreadsheet), expected UTF-8: "
+                "save it as UTF-8"
             )
         self._is_json = (
             _decoded(first, f"{self.path}, line 1").removeprefix("\ufeff").lstrip().startswith("{")
@@ -80,13 +85,16 @@ class LabelTable:
         )
 
     def rows(self) -> Iterator[LabelRecord]:
-        """All rows in order. Raises DataError naming the line of a row that cannot be read."""
+        """Yields all rows in order. Raises DataError with the line of a row that cannot be read."""
         with open(self.path, "rb") as file:
             file.seek(self._start)
             yield from self._from(file, self._start, 1 if self._is_json else 2)
 
     def read(self, place: int) -> LabelRecord:
-        """The row that begins at byte `place`, as `LabelRecord.place` says; its `where` names the file only."""
+        """Reads the row that begins at byte `place` (`LabelRecord.place`).
+
+        Its `where` names only the file.
+        """
         with open(self.path, "rb") as file:
             file.seek(place)
             return next(self._from(file, place, None))
@@ -101,7 +109,8 @@ class LabelTable:
             except StopIteration:
                 return
             except csv.Error as reason:
-                advice = "put cells that hold quotes, delimiters or newlines between double quotes, and double their quotes"
+                advice = "put cells that hold quotes, delimiters or newlines between double quotes, "
+                advice += "and double their quotes"
                 raise DataError(f"{where}: this row cannot be read ({reason}): {advice}") from reason
             if not any(cell.strip() for cell in ([row] if self._is_json else row)):
                 continue
@@ -152,7 +161,7 @@ class LabelTable:
 
 
 class _Lines:
-    """Lines of a file as text, with the place where the next one begins."""
+    """Lines of a file as text, with the position of the next one."""
 
     def __init__(self, file: BinaryIO, path: Path, place: int, line: int | None = 1) -> None:
         self._file, self._path, self.place, self._line = file, path, place, line
@@ -193,18 +202,20 @@ def _text(value: object, where: str) -> str:
 def absent(
     record: LabelRecord, images: Path | None, reads: tuple[bool, bool], missing: Missing
 ) -> tuple[bool, bool]:
-    """Whether a row lacks its picture, and whether it lacks its text, of those that a model reads (`reads`: picture, text).
+    """Returns whether a row lacks its picture, and whether it lacks its text.
 
-    A picture is missing when its cell is empty or no file of that name lies under `images`; a text when it is blank.
+    Only what a model reads counts (`reads`: picture, text). A picture is missing where its cell is empty or
+    no file of that name is under `images`; a text is missing where it is blank.
 
     Raises:
-        DataError: something is missing that `missing` does not allow for, or both are; it names the row.
+        DataError: something is missing that `missing` does not allow, or both are; the message names the row.
     """
     no_image = reads[0] and not (record.file and images is not None and (images / record.file).is_file())
     no_text = reads[1] and not record.text
     if (no_image and no_text) or (no_image and not reads[1]) or (no_text and not reads[0]):
         raise DataError(
-            f"{record.where}: the row has nothing that the model reads: remove it, or give its {'picture' if no_image else 'text'}"
+            f"{record.where}: the row has nothing that the model reads: remove it, or give its "
+            f"{'picture' if no_image else 'text'}"
         )
     if no_image and missing != "text-only":
         found = (
@@ -213,10 +224,12 @@ def absent(
             else "the row has no picture"
         )
         raise DataError(
-            f"{record.where}: {found}: give it, remove the row, or label such rows by their text alone (missing: text-only)"
+            f"{record.where}: {found}: give it, remove the row, or label such rows by their text alone "
+            "(missing: text-only)"
         )
     if no_text and missing != "image-only":
         raise DataError(
-            f"{record.where}: the text is empty: write one, remove the row, or label such rows by their picture alone (missing: image-only)"
+            f"{record.where}: the text is empty: write one, remove the row, or label such rows by their "
+            "picture alone (missing: image-only)"
         )
     return no_image, no_text

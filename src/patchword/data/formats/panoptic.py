@@ -1,9 +1,10 @@
-"""COCO's panoptic segmentation as one class for each cell of a tower's grid: labels of people in place of guessed words.
+"""COCO's panoptic segmentation as one class per cell of a tower's grid: human labels for the patches.
 
-A panoptic JSON lists for each picture a PNG, whose pixels hold ids of segments (R + 256 G + 65536 B; 0: unlabelled), and the class of each
-segment (Kirillov et al. 2019, arXiv 1801.00868). The cells are those of the part of the picture that the tower sees.
+A panoptic JSON lists for each picture a PNG whose pixels hold ids of segments (R + 256 G + 65536 B; 0:
+unlabelled), and the class of each segment (Kirillov et al. 2019, arXiv 1801.00868). The cells are those of
+the part of the picture that the tower sees.
 
-Letters: H, W rows and columns of the picture; N cells of the grid, row by row.
+Shape legend: H, W rows and columns of the picture; N cells of the grid, row by row.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Segments(NamedTuple):
 
 
 def read_panoptic(path: Path) -> dict[int | str, Segments]:
-    """Segments by image id. Raises DataError where the file is missing or no panoptic JSON."""
+    """Reads segments by image id. Raises DataError where the file is missing or no panoptic JSON."""
     try:
         listed = json.loads(Path(path).read_text(encoding="utf-8"))["annotations"]
         return {
@@ -54,18 +55,18 @@ def read_panoptic(path: Path) -> dict[int | str, Segments]:
 
 
 def segment_ids(colours_HW3: np.ndarray) -> np.ndarray:
-    """Segment id of each pixel of a stored mask (H, W), int32, from its uint8 colours."""
+    """Returns the segment id of each pixel of a stored mask (H, W), int32, from its uint8 colours."""
     return colours_HW3.astype(np.int32) @ np.array([1, 256, 65536], dtype=np.int32)
 
 
 def cell_classes(
     ids_HW: np.ndarray, classes: dict[int, int], seen: tuple[float, float, float, float], hw: tuple[int, int]
 ) -> np.ndarray:
-    """Class of each cell (N), int32: that of most of its pixels; -1 where most are unlabelled.
+    """Returns the class of each cell (N), int32: that of most of its pixels; -1 where most are unlabelled.
 
     Args:
         ids_HW: segment id of each pixel.
-        seen: what the tower sees of the picture, in its pixels (`Preprocessing.seen`).
+        seen: the part of the picture that the tower sees, in pixels (`Preprocessing.seen`).
         hw: rows and columns of the grid.
     """
     found, rows_HW = np.unique(ids_HW, return_inverse=True)
@@ -79,7 +80,7 @@ def cell_classes(
     cells_HW = row_H[:, None] * hw[1] + column_W
     counted = cells_HW[inside_HW] * len(known) + of_pixel_HW[inside_HW]
     areas_NK = np.bincount(counted, minlength=hw[0] * hw[1] * len(known)).reshape(-1, len(known))
-    # A cell that is smaller than a pixel may hold the centre of none: it takes the pixel that it lies in.
+    # A cell smaller than a pixel may contain no pixel centre; it takes the pixel in which it lies.
     middle_h = np.clip((top + (np.arange(hw[0]) + 0.5) / hw[0] * (bottom - top)).astype(int), 0, height - 1)
     middle_w = np.clip((left + (np.arange(hw[1]) + 0.5) / hw[1] * (right - left)).astype(int), 0, width - 1)
     middle_N = of_pixel_HW[middle_h[:, None], middle_w].flatten()
@@ -95,19 +96,23 @@ def panoptic_store(
     cache: Path,
     advance: Callable[[int], None],
 ) -> Store:
-    """The classes of all records' cells, made once: field "classes", (pictures, N) int32; -1 all over for a picture without annotation.
+    """Returns the classes of all records' cells, computed once: field "classes", (pictures, N) int32.
+
+    A picture without annotation has -1 everywhere.
 
     Raises:
-        DataError: no picture has an annotation, or a mask has no pixel of the segments that the annotations list for it.
+        DataError: no picture has an annotation, or a mask has no pixel of the segments that the annotations
+            list for it.
         StoreError: a mask is missing.
-        PictureError: a mask that cannot be decoded.
+        PictureError: a mask cannot be decoded.
     """
     segments = read_panoptic(annotations)
     ours = [segments.get(record.image_id) for record in records]
     listed = [one.file for one in ours if one is not None]
     if not listed:
         raise DataError(
-            f"{annotations} has segments of {len(segments)} pictures, and none of them is among the training pictures: ids differ"
+            f"{annotations} has segments of {len(segments)} pictures, and none of them is among the "
+            "training pictures: ids differ"
         )
     content = {
         "masks": picture_files(masks, listed),
@@ -143,7 +148,8 @@ def _classes(
     ids_HW = segment_ids(np.asarray(open_picture(masks / segments.file)))
     if segments.classes and not np.isin(list(segments.classes), ids_HW).any():
         raise DataError(
-            f"{masks / segments.file}: no pixel belongs to a segment that the annotations list; the folder is of other masks"
+            f"{masks / segments.file}: no pixel belongs to a segment that the annotations list; the folder "
+            "is of other masks"
         )
     height, width = ids_HW.shape
     return cell_classes(ids_HW, segments.classes, preprocessing.seen(width, height), hw)

@@ -1,12 +1,14 @@
-"""METEOR's choice among matches (Denkowski and Lavie 2014, section 3): a beam search over the words of the reference.
+"""METEOR's choice among matches (Denkowski and Lavie 2014, section 3): a beam search over reference words.
 
-It keeps, in this order, the alignment that covers most words, has fewest chunks, and the smallest distances. What the released program
-does beyond the paper was found by experiment with it and is kept, because scores depend on it:
+It prefers the alignment that covers most words, then the one with fewest chunks, then the one with the
+smallest distances. The released program has rules beyond the paper; they were found by experiment and are
+kept, because scores depend on them:
 
 * a match whose words no other match touches is taken without search;
-* matches of modules 1 to 3 weigh half a word, and the sum is cut to an integer after each side: a single one adds nothing;
-* the distance of a match burdens its later rivals and the decision to skip, not the match itself;
-* among equals, the one found first wins; a path's skip stands after its matches.
+* matches of modules 1 to 3 count half a word, and the sum is truncated to an integer after each side, so a
+  single one adds nothing;
+* the distance of a match counts against its later rivals and the decision to skip, not against itself;
+* among equals, the one found first wins; a path's skip comes after its matches.
 """
 
 from __future__ import annotations
@@ -19,17 +21,20 @@ BEAM = 40
 
 # Plain tuples, because millions of them are made.
 Match = tuple[int, int, int, int, int]
-"""Module, first word and number of words in the reference, first word and number of words in the candidate."""
+"""Module, first word and number of words in the reference, first word and number of words in the
+candidate."""
 _Path = tuple[int, int, int, int, Any]
-"""A partial alignment: its rank; the candidate words it uses, as bits; the reference word where it may go on; the candidate word where its
-open chunk would go on (-1: none is open); its matches, the last one first, as nested pairs.
-
-The rank is one integer whose order is that of (most words covered, fewest closed chunks, smallest distance); see `_search`."""
+"""A partial alignment: its rank; the candidate words it uses, as bits; the reference word from which it
+continues; the candidate word that would continue its open chunk (-1: none is open); its matches, the last
+one first, as nested pairs. The rank is one integer with the order of (most words covered, fewest closed
+chunks, smallest distance); see `_search`."""
 
 
 def align(matches: Sequence[Sequence[Match]]) -> tuple[list[Match], int]:
-    """The matches kept, by reference position, and the number of chunks they form. matches: by their first reference word, in the order
-    in which they are tried."""
+    """Returns the matches that are kept, by reference position, and the number of chunks they form.
+
+    matches: by their first reference word, in the order in which they are tried.
+    """
     certain, doubtful = _certain(matches)
     kept = _search(matches, certain) if doubtful else list(certain.values())
     chunks, end, other_end = 0, -1, -1
@@ -40,7 +45,7 @@ def align(matches: Sequence[Sequence[Match]]) -> tuple[list[Match], int]:
 
 
 def _certain(matches: Sequence[Sequence[Match]]) -> tuple[dict[int, Match], bool]:
-    """Matches whose words no other match touches, by reference position; and whether there are others."""
+    """Returns matches whose words no other match touches, by reference position; and if there are others."""
     once = twice = other_once = other_twice = count = 0
     for options in matches:
         for _, j, other_words, i, words in options:
@@ -60,7 +65,7 @@ def _certain(matches: Sequence[Sequence[Match]]) -> tuple[dict[int, Match], bool
 
 
 def _search(matches: Sequence[Sequence[Match]], certain: dict[int, Match]) -> list[Match]:
-    # One chunk outweighs all distances together, one covered word all chunks.
+    # One chunk outweighs all distances together, and one covered word outweighs all chunks.
     chunk = 1 + sum(abs(i - j) for options in matches for _, j, _, i, _ in options)
     word = chunk * (len(matches) + 2)
     paths: list[_Path] = [(0, 0, 0, -1, None)]
@@ -70,10 +75,11 @@ def _search(matches: Sequence[Sequence[Match]], certain: dict[int, Match]) -> li
         elif options:
             paths = _branched(paths, j, options, chunk, word)
         else:
+            # A reference word without a match closes the chunk.
             paths = [
                 path if path[3] < 0 or path[2] > j else (path[0] + chunk, path[1], path[2], -1, path[4])
                 for path in paths
-            ]  # a reference word without a match closes the chunk
+            ]
         if len(paths) > 1:
             paths.sort(key=itemgetter(0))
             del paths[BEAM:]
@@ -91,7 +97,7 @@ def _covered(match: Match) -> int:
 
 
 def _taken(paths: list[_Path], match: Match, chunk: int, word: int) -> list[_Path]:
-    """Every path extended by a match that no other touches: no earlier match reaches over its words."""
+    """Extends every path by a match that no other touches; no earlier match covers its words."""
     _, j, other_words, i, words = match
     gain, end, other_end = word * _covered(match), i + words, j + other_words
     return [
@@ -101,7 +107,7 @@ def _taken(paths: list[_Path], match: Match, chunk: int, word: int) -> list[_Pat
 
 
 def _branched(paths: list[_Path], j: int, options: Sequence[Match], chunk: int, word: int) -> list[_Path]:
-    """Every path extended by every option that is still free, and, after these, by none."""
+    """Extends every path by every option that is still free and, after these, by none."""
     found: list[_Path] = []
     moves = [
         (

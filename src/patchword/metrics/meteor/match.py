@@ -1,13 +1,14 @@
-"""METEOR's matches between two sentences (Denkowski and Lavie 2014, section 3), before any of them is chosen.
+"""METEOR's matches between two sentences (Denkowski and Lavie 2014, section 3), before any is chosen.
 
-Four modules propose them: 0 the same word, 1 the same stem, 2 a common WordNet synonym set, 3 a pair of the paraphrase table. A pair
-listed in both directions of the table counts as two matches, as in the released program.
+Four modules propose them: 0 the same word, 1 the same stem, 2 a common WordNet synonym set, 3 a pair of the
+paraphrase table. A pair listed in both directions of the table counts as two matches, as in the released
+program.
 
-What belongs to a word is looked up once. The phrases of many sentences are looked up together, and of the paraphrase table only those
-pairs are read whose both phrases stand in these sentences.
+Facts about a word are looked up once. The phrases of many sentences are looked up together, and of the
+paraphrase table only the pairs are read whose phrases both occur in these sentences.
 
-Shape legend: W words of all sentences one after the other, F phrases found in them, U different ones among these, L pairs listed for
-them, P phrases of the table.
+Shape legend: W words of all sentences in sequence, F phrases found in them, U different ones among these, L
+pairs listed for them, P phrases of the table.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from patchword.metrics.meteor.align import Match
 from patchword.metrics.meteor.stem import stem
 from patchword.metrics.meteor.tables import LONGEST_PHRASE, POWERS, Tables, word_hash
 
-# WordNet's rules of detachment, in this order; the first base that is a lemma is taken, and only that one.
+# WordNet's rules of detachment, in this order; only the first base that is a lemma is used.
 DETACHMENTS = (
-    ("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("ies", "y"),
-    ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", ""), ("er", ""), ("est", ""), ("er", "e"), ("est", "e"),
+    ("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"),
+    ("ies", "y"),
+    ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", ""), ("er", ""), ("est", ""),
+    ("er", "e"), ("est", "e"),
 )  # fmt: skip
 _NONE: frozenset[int] = frozenset()
 
@@ -43,13 +46,13 @@ class Sentence(NamedTuple):
 
     words: list[str]
     functions: list[int]
-    """Function words before each place, one place more than words."""
+    """Number of function words before each position; one position more than words."""
     phrases: list[tuple[int, int, int]]
     """(start, words, position in the table)."""
 
 
 class Paraphrases(NamedTuple):
-    """The part of the paraphrase table that some sentences touch; phrases are positions in the table."""
+    """The part of the paraphrase table that some sentences use; phrases are positions in the table."""
 
     lists: dict[int, list[int]]
     """Phrase -> its partners in the order of the table, as often as it lists them."""
@@ -95,7 +98,7 @@ class Words:
 def prepare(
     sentences: Sequence[list[str]], words: Words, tables: Tables
 ) -> tuple[list[Sentence], Paraphrases]:
-    """Look up the phrases of all sentences together, and the paraphrases between them."""
+    """Looks up the phrases of all sentences together, and the paraphrases between them."""
     places_F, lengths_F, positions_F, sentence_F = _phrases(sentences, words, tables.phrases_P)
     owners_L, partners_L = _pairs(np.unique(positions_F), tables)
     lists: dict[int, list[int]] = {}
@@ -122,7 +125,10 @@ def _running(text: list[str], words: Words) -> list[int]:
 
 
 def _phrases(sentences: Sequence[list[str]], words: Words, phrases_P: np.ndarray) -> tuple[np.ndarray, ...]:
-    """First word, number of words, position in the table and sentence of every phrase listed, in the order of the sentences."""
+    """Returns first word, number of words, position in the table and sentence of every listed phrase.
+
+    They are in the order of the sentences.
+    """
     lengths = np.array([len(text) for text in sentences], dtype=np.int64)
     ends = np.cumsum(lengths)
     ends_W = np.repeat(ends, lengths)
@@ -145,7 +151,7 @@ def _phrases(sentences: Sequence[list[str]], words: Words, phrases_P: np.ndarray
 
 
 def _pairs(positions_U: np.ndarray, tables: Tables) -> tuple[np.ndarray, np.ndarray]:
-    """Both sides of every pair of the table between these phrases, in its order."""
+    """Returns both sides of every pair of the table between these phrases, in its order."""
     here_P = np.zeros(len(tables.phrases_P), dtype=bool)
     here_P[positions_U] = True
     first_U = tables.starts[positions_U]
@@ -157,7 +163,7 @@ def _pairs(positions_U: np.ndarray, tables: Tables) -> tuple[np.ndarray, np.ndar
 
 
 class Candidate:
-    """One candidate, made ready to be matched with its references."""
+    """A candidate, prepared for matching with its references."""
 
     def __init__(self, sentence: Sentence, words: Words, paraphrases: Paraphrases) -> None:
         self.sentence = sentence
@@ -175,7 +181,10 @@ class Candidate:
         self._listed = set().union(*(paraphrases.lists.get(position, ()) for position in self._places))
 
     def matches(self, reference: Sentence) -> list[list[Match]]:
-        """All matches, by the position of their first reference word, in the order in which they are to be tried."""
+        """Returns all matches, by the position of their first reference word.
+
+        Those of one position are in the order in which they are to be tried.
+        """
         found = []
         for j, other in enumerate(reference.words):
             options = self._options.get(other)
@@ -187,7 +196,7 @@ class Candidate:
         return found
 
     def _word_options(self, other: str) -> list[tuple[int, int]]:
-        """(module, candidate place) of everything that one word of a reference matches, by module."""
+        """Returns (module, candidate position) of all matches of one reference word, by module."""
         words, known = self.sentence.words, self._words[other]
         options = [(0, i) for i, word in enumerate(words) if word == other]
         if known.stem in self._stems:
@@ -203,7 +212,10 @@ class Candidate:
         return options
 
     def _add_paraphrases(self, reference: Sentence, found: list[list[Match]]) -> None:
-        """First the pairs listed from reference to candidate, then those from candidate to reference, each phrase's in table order."""
+        """Adds the pairs listed from reference to candidate, then those from candidate to reference.
+
+        The pairs of each phrase are in table order.
+        """
         listed = False
         for j, other_words, position in reference.phrases:
             if position in self._lists_us:

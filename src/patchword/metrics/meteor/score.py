@@ -1,11 +1,14 @@
 """METEOR 1.5, English, as coco-caption calls it (`-l en -norm`), without Java (Denkowski and Lavie 2014).
 
-With P and R the weighted precision and recall (module weights w, content words delta, function words 1 - delta):
+P and R are the weighted precision and recall (module weights w, content words delta, function words 1 -
+delta):
+
     F = P R / (alpha P + (1 - alpha) R)
     penalty = gamma (chunks / matched words) ** beta
     score = (1 - penalty) F
-An image's score is that of its best reference; the corpus score is computed from the summed statistics of the best references, so it is
-not the mean of the images.
+
+The score of an image is that of its best reference. The corpus score is computed from the summed statistics
+of the best references, so it is not the mean over the images.
 """
 
 from __future__ import annotations
@@ -23,17 +26,19 @@ from patchword.metrics.scores import Score
 
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 MODULE_WEIGHTS = (1.0, 0.6, 0.8, 0.6)
-# Statistics of a pair: four lengths (content words of candidate and reference, function words of both), the same four for the matches
-# of each of the four modules, then chunks.
+# Statistics of a pair: four lengths (content words of candidate and reference, function words of both), the
+# same four for the matches of each of the four modules, then chunks.
 _CHUNKS = 20
 _TOGETHER = 500
-"""Images whose phrases are looked up together."""
+"""Number of images whose phrases are looked up together."""
 
 
 class Meteor:
-    """METEOR with its tables loaded (about a second; the first time ever the paraphrase index is built, a minute).
+    """METEOR with its tables loaded, which takes about a second.
 
-    tables: folder with meteor-1.5.jar and paraphrase-en.gz; None takes those of the installed pycocoevalcap. Raises MetricUnavailable.
+    The first time ever, the paraphrase index is built, which takes a minute. tables: folder with
+    meteor-1.5.jar and paraphrase-en.gz; None takes those of the installed pycocoevalcap. Raises
+    MetricUnavailable where they are missing.
     """
 
     def __init__(self, tables: Path | None = None) -> None:
@@ -45,14 +50,16 @@ class Meteor:
         references: Mapping[Hashable, Sequence[Sequence[str]]],
         predictions: Mapping[Hashable, Sequence[str]],
     ) -> dict[str, Score]:
-        """references: image id -> captions; predictions: image id -> caption; each caption a list of PTB tokens.
+        """Scores predictions against references; each caption is a list of PTB tokens.
 
-        Returns {"METEOR": Score} on the 0-1 scale with the score of each image. Raises DataError where the ids differ.
+        references: image id -> captions; predictions: image id -> caption. Returns {"METEOR": Score} on the
+        0-1 scale with the score of each image. Raises DataError where the ids differ.
         """
         if references.keys() != predictions.keys():
             odd = sorted(map(str, references.keys() ^ predictions.keys()))
             raise DataError(
-                f"METEOR: {len(odd)} image ids stand on one side only (first: {odd[0]}); predict exactly the referenced images"
+                f"METEOR: {len(odd)} image ids stand on one side only (first: {odd[0]}); predict exactly "
+                "the referenced images"
             )
         total, per_image, images = [0] * (_CHUNKS + 1), {}, list(references)
         for first in range(0, len(images), _TOGETHER):
@@ -69,10 +76,13 @@ class Meteor:
     def _best(
         self, references: Sequence[Sequence[Sequence[str]]], predictions: Sequence[Sequence[str]]
     ) -> list[tuple[float, list[int]]]:
-        """Score and statistics of the best reference of each image; 0 and nothing for an image without references."""
+        """Returns score and statistics of the best reference of each image.
+
+        An image without references has 0 and an empty list.
+        """
         texts = []
         for captions, prediction in zip(references, predictions, strict=True):
-            # The released program separates references by this mark, so that one within a reference makes two of it.
+            # The released program separates references by this mark, so a mark inside a reference splits it.
             parts = [part for caption in captions for part in " ".join(caption).split("|||")]
             texts.append([" ".join(prediction).replace("|||", ""), *parts])
         prefixes = self._tables.prefixes
@@ -89,7 +99,7 @@ class Meteor:
 
 
 def statistics(candidate: Candidate, reference: Sentence) -> list[int]:
-    """The 21 numbers of a pair from which its score, and with those of other pairs that of a corpus, is computed."""
+    """Returns the 21 numbers of a pair; they give its score, and summed over pairs a corpus score."""
     own, other = candidate.sentence.functions, reference.functions
     found = [0] * (_CHUNKS + 1)
     found[2], found[3] = own[-1], other[-1]
@@ -106,12 +116,12 @@ def statistics(candidate: Candidate, reference: Sentence) -> list[int]:
 
 
 def _is_perfect(found: Sequence[int]) -> bool:
-    """Every word of both sentences matched in one chunk: the penalty does not count this chunk."""
+    """True where all words of both sentences match in one chunk; the penalty then ignores this chunk."""
     return found[_CHUNKS] == 1 and sum(found[:4]) == sum(found[4:_CHUNKS])
 
 
 def value(found: Sequence[int]) -> float:
-    """Score of one pair, or of a corpus, from (summed) statistics."""
+    """Returns the score of one pair, or of a corpus, from (summed) statistics."""
     content, other_content, functions, other_functions = (
         sum(weight * found[4 + 4 * module + kind] for module, weight in enumerate(MODULE_WEIGHTS))
         for kind in range(4)

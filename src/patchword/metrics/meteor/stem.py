@@ -1,7 +1,8 @@
-"""The English stemmer of METEOR: Porter2, written from its published description (Porter 2001, snowballstem.org/algorithms/english).
+"""The English stemmer of METEOR: Porter2, written from its published description.
 
-Regions: R1 is what follows the first consonant after a vowel, R2 the same within R1. `y` counts as a consonant, written `Y` while
-stemming, at the start of a word and after a vowel. The version is the one before 2015, which METEOR 1.5 uses.
+Source: Porter 2001, snowballstem.org/algorithms/english, in the version before 2015, which METEOR 1.5 uses.
+Regions: R1 is what follows the first consonant after a vowel, R2 the same within R1. `y` counts as a
+consonant, written `Y` while stemming, at the start of a word and after a vowel.
 """
 
 from __future__ import annotations
@@ -10,29 +11,36 @@ VOWELS = frozenset("aeiouy")
 DOUBLES = frozenset(("bb", "dd", "ff", "gg", "mm", "nn", "pp", "rr", "tt"))
 BEFORE_LI = frozenset("cdeghkmnrt")
 WHOLE_WORDS = {
-    "skis": "ski", "skies": "sky", "dying": "die", "lying": "lie", "tying": "tie", "idly": "idl", "gently": "gentl", "ugly": "ugli",
+    "skis": "ski", "skies": "sky", "dying": "die", "lying": "lie", "tying": "tie", "idly": "idl",
+    "gently": "gentl", "ugly": "ugli",
     "early": "earli", "only": "onli", "singly": "singl",
     **{word: word for word in ("sky", "news", "howe", "atlas", "cosmos", "bias", "andes")},
 }  # fmt: skip
 AFTER_PLURAL = frozenset(
     ("inning", "outing", "canning", "herring", "earring", "proceed", "exceed", "succeed")
 )
-# Suffix -> replacement, longest first: only the longest suffix of the word is looked at, even where its condition then fails.
+# Suffix -> replacement, longest first. Only the longest matching suffix of a word counts, even where its
+# condition fails.
 STEP_2 = {
-    "ization": "ize", "ational": "ate", "fulness": "ful", "ousness": "ous", "iveness": "ive", "tional": "tion", "biliti": "ble",
-    "lessli": "less", "entli": "ent", "ation": "ate", "alism": "al", "aliti": "al", "ousli": "ous", "iviti": "ive", "fulli": "ful",
-    "enci": "ence", "anci": "ance", "abli": "able", "izer": "ize", "ator": "ate", "alli": "al", "bli": "ble", "ogi": "og", "li": "",
+    "ization": "ize", "ational": "ate", "fulness": "ful", "ousness": "ous", "iveness": "ive",
+    "tional": "tion", "biliti": "ble",
+    "lessli": "less", "entli": "ent", "ation": "ate", "alism": "al", "aliti": "al", "ousli": "ous",
+    "iviti": "ive", "fulli": "ful",
+    "enci": "ence", "anci": "ance", "abli": "able", "izer": "ize", "ator": "ate", "alli": "al", "bli": "ble",
+    "ogi": "og", "li": "",
 }  # fmt: skip
 STEP_3 = {
-    "ational": "ate", "tional": "tion", "alize": "al", "icate": "ic", "iciti": "ic", "ative": "", "ical": "ic", "ness": "", "ful": "",
+    "ational": "ate", "tional": "tion", "alize": "al", "icate": "ic", "iciti": "ic", "ative": "",
+    "ical": "ic", "ness": "", "ful": "",
 }  # fmt: skip
 STEP_4 = (
-    "ement", "ance", "ence", "able", "ible", "ment", "ant", "ent", "ism", "ate", "iti", "ous", "ive", "ize", "ion", "al", "er", "ic",
+    "ement", "ance", "ence", "able", "ible", "ment", "ant", "ent", "ism", "ate", "iti", "ous", "ive", "ize",
+    "ion", "al", "er", "ic",
 )  # fmt: skip
 
 
 def stem(word: str) -> str:
-    """Stem of one lower-case word; words of one or two letters are their own stem."""
+    """Returns the stem of one lower-case word; words of one or two letters are their own stem."""
     if word in WHOLE_WORDS:
         return WHOLE_WORDS[word]
     if len(word) <= 2:

@@ -1,11 +1,12 @@
-"""The tables of METEOR 1.5: where they are found, and the paraphrase index made from them once.
+"""The tables of METEOR 1.5: how they are found, and the paraphrase index that is built from them once.
 
-Nothing of them ships with Patchword. The program's archive holds function words, abbreviations and WordNet 3.0 synonym sets; the
-paraphrase table (5.3 million pairs, 272 MB of text) is turned into three sorted arrays in the cache directory that are memory-mapped
-afterwards, so that scoring touches only the pages it needs.
+None of them ships with Patchword. The program's archive holds function words, abbreviations and WordNet 3.0
+synonym sets. The paraphrase table (5.3 million pairs, 272 MB of text) is turned into three sorted arrays in
+the cache directory, which are memory-mapped afterwards, so that scoring reads only the pages it needs.
 
-Index: phrases_P (uint64, sorted hashes of all phrases), starts (int64, P+1) and partners (uint32, positions in phrases_P): phrase p is
-listed with partners[starts[p] : starts[p + 1]]. A phrase's hash is the sum of its words' 64-bit hashes times powers of an odd number.
+Index: phrases_P (uint64, sorted hashes of all phrases), starts (int64, P+1) and partners (uint32, positions
+in phrases_P): phrase p is listed with partners[starts[p] : starts[p + 1]]. A phrase's hash is the sum of its
+words' 64-bit hashes times powers of an odd number.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ ARCHIVE, PARAPHRASES = "meteor-1.5.jar", "paraphrase-en.gz"
 LONGEST_PHRASE = 7
 PAIRS_EXPECTED = 5_300_000
 _PART = 100_000
-"""Pairs that are looked up at once, and between two moves of the progress bar: bounds memory."""
+"""Number of pairs looked up at once, and between two updates of the progress bar; it bounds memory."""
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 POWERS = tuple(pow(_MULTIPLIER, i, 1 << 64) for i in range(LONGEST_PHRASE))
 
 
 class Tables(NamedTuple):
-    """What the metric knows of English."""
+    """The facts about English that the metric uses."""
 
     function_words: frozenset[str]
     prefixes: dict[str, bool]
-    """Abbreviations that keep their dot; True where they keep it before a number only."""
+    """Abbreviations that keep their dot; True where they keep it only before a number."""
     synsets: dict[str, str]
     """WordNet lemma -> ids of its synonym sets, separated by spaces."""
     exceptions: dict[str, list[str]]
@@ -51,14 +52,15 @@ class Tables(NamedTuple):
 
 
 def word_hash(word: str) -> int:
-    """Eight bytes that stand for a word in the paraphrase table."""
+    """Hash of a word in the paraphrase table: eight bytes."""
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
 def load_tables(folder: Path | None = None) -> Tables:
-    """Read the tables of `folder`, or of the installed pycocoevalcap; build the paraphrase index where the cache has none yet.
+    """Reads the tables of `folder`, or of the installed pycocoevalcap.
 
-    folder: holds meteor-1.5.jar and paraphrase-en.gz (there or under data/). Raises MetricUnavailable where they are missing.
+    It builds the paraphrase index where the cache has none yet. folder: holds meteor-1.5.jar and
+    paraphrase-en.gz (there or under data/). Raises MetricUnavailable where they are missing.
     """
     archive, paraphrases = _find(folder)
     with zipfile.ZipFile(archive) as jar:
@@ -74,7 +76,7 @@ def load_tables(folder: Path | None = None) -> Tables:
             prefix, *rest = line.split()
             prefixes[prefix] = bool(rest)
     index = _index(paraphrases)
-    # Views of the memory map that are plain arrays: indexing them is cheaper.
+    # Plain-array views of the memory map are cheaper to index.
     arrays = (
         np.asarray(np.load(index / f"{name}.npy", mmap_mode="r"))
         for name in ("phrases", "starts", "partners")
@@ -122,7 +124,10 @@ def cache_directory() -> Path:
 
 
 def _index(paraphrases: Path) -> Path:
-    """Folder of the index of this very table (name: size and first bytes), building it in a temporary folder and renaming it."""
+    """Returns the folder of the index of this table; its name comes from the table's size and first bytes.
+
+    A missing index is built in a temporary folder, which is then renamed.
+    """
     with paraphrases.open("rb") as file:
         mark = hashlib.sha256(str(paraphrases.stat().st_size).encode() + file.read(1 << 20)).hexdigest()[:16]
     folder = cache_directory() / "meteor" / f"v1-{mark}"
@@ -135,7 +140,8 @@ def _index(paraphrases: Path) -> Path:
         _build(paraphrases, made)
         try:
             made.rename(folder)
-        except OSError:  # another process was first, or an interrupted build left an incomplete folder
+        # Another process was first, or an interrupted build left an incomplete folder.
+        except OSError:
             if not (folder / "partners.npy").is_file():
                 shutil.rmtree(folder)
                 made.rename(folder)
@@ -163,9 +169,10 @@ def _build(paraphrases: Path, folder: Path) -> None:
 
 
 def _read_pairs(paraphrases: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hashes of first phrases, once for each run of equal ones; the length of each run; hashes of the second phrases of all entries.
+    """Reads the pairs; an entry is three lines: probability, phrase, phrase.
 
-    An entry is three lines: probability, phrase, phrase.
+    Returns the hashes of first phrases, once for each run of equal ones; the length of each run; and the
+    hashes of the second phrases of all entries.
     """
     from array import array
 
@@ -193,7 +200,8 @@ def _read_pairs(paraphrases: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         for probability, one, two in itertools.zip_longest(file, file, file):
             if two is None:
                 raise DataError(
-                    f"{paraphrases} ends within an entry (after {len(seconds)} pairs, {probability.strip()!r}); fetch it again"
+                    f"{paraphrases} ends within an entry (after {len(seconds)} pairs, "
+                    f"{probability.strip()!r}); fetch it again"
                 )
             if one != previous:
                 previous = one

@@ -1,8 +1,9 @@
 """METEOR's own normalisation (`-norm`) of a line of text, found by experiment with the released program.
 
-It follows the conventions of the Moses tokenizer: punctuation stands alone, apostrophes open a new word, a final dot is cut off unless
-it belongs to an abbreviation or the next word begins in lower case; beyond that, hyphens between letters separate words and the dots of
-acronyms vanish (`u.s.` becomes `us`). Letters are Latin and Cyrillic ones; signs of other scripts stand alone.
+It follows the conventions of the Moses tokenizer: punctuation is separated, apostrophes start a new word, and
+a final dot is cut off unless it belongs to an abbreviation or the next word begins in lower case. In
+addition, hyphens between letters separate words, and the dots of acronyms vanish (`u.s.` becomes `us`).
+Letters are Latin and Cyrillic ones; signs of other scripts are separated.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _SIGN = re.compile(rf"([^{_LETTER}0-9 \t.',-])")
 _HYPHEN = re.compile(rf"([{_LETTER}0-9.])-([{_LETTER}0-9])")
 _DOTS = re.compile(r"\.{2,}")
 _COMMAS = (re.compile(r"([^0-9]),([^0-9])"), re.compile(r"([0-9]),([^0-9])"), re.compile(r"([^0-9]),([0-9])"))
-# In this order; each pass leaves alone what the pass itself has just consumed, so that "rock'n'roll" gives "rock 'n'roll".
+# In this order. A pass does not see what it has just consumed, so "rock'n'roll" gives "rock 'n'roll".
 _APOSTROPHES = (
     (re.compile(rf"([^{_LETTER}])'([^{_LETTER}])"), r"\1 ' \2"),
     (re.compile(rf"([^{_LETTER}0-9])'([{_LETTER}])"), r"\1 ' \2"),
@@ -29,7 +30,10 @@ _PLAIN = re.compile(r"[a-z0-9 ]*\Z")
 
 
 def normalise(text: str, prefixes: Mapping[str, bool]) -> list[str]:
-    """Words of one sentence. prefixes: abbreviations that keep their dot; True where they keep it before a number only."""
+    """Returns the words of one sentence.
+
+    prefixes: abbreviations that keep their dot; True where they keep it only before a number.
+    """
     if _PLAIN.match(text):
         return text.split()
     text = text.translate(_QUOTES).replace("''", '"')
@@ -41,7 +45,7 @@ def normalise(text: str, prefixes: Mapping[str, bool]) -> list[str]:
     for pattern, replacement in _APOSTROPHES:
         text = pattern.sub(replacement, text)
     text = _HYPHEN.sub(r"\1 \2", text)
-    # Other white space (U+00A0) ends a word only after the dots are settled.
+    # Other white space (U+00A0) ends a word only after the dots are decided.
     words = text.replace("\u2013", "-").replace("\t", " ").split(" ")
     words = [word for word in words if word]
     found: list[str] = []

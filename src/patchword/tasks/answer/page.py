@@ -1,4 +1,4 @@
-"""A question about a picture, its answers, and where the words of the question looked."""
+"""Pages with a question about a picture, its answers, and the attention of its words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from patchword.tasks.caption.page import concept_figures, picture_style, word_fi
 from patchword.tasks.caption.result import Caption
 
 ANSWER = "(the answer)"
-"""What stands under the map of the token that the answer is chosen by."""
+"""Caption of the map of the token from which the answer is chosen."""
 
 
 def answer_page(
@@ -21,8 +21,10 @@ def answer_page(
     title: str = "Questions and answers",
     lead: object = "",
 ) -> str:
-    """A whole HTML document of (name, picture, question with its answers), self-contained and readable without scripts; `lead` is said
-    before the rest (what the model cannot do, for instance)."""
+    """Builds a self-contained HTML document from (name, picture, question with its answers).
+
+    It needs no scripts. `lead` comes before the rest, for example to say what the model cannot do.
+    """
     styles, sections = [], []
     for label, picture, asked in items:
         key, css = picture_style(picture)
@@ -33,7 +35,7 @@ def answer_page(
 
 
 def _asked(asked: Answers, key: str) -> Html:
-    """The best answer, the others, the maps and, with region alignment, the concepts."""
+    """Shows the best answer, the others, the maps and, with region alignment, the concepts."""
     best = asked.answers[0] if asked.answers else None
     parts = [
         note(asked.question),
@@ -48,7 +50,8 @@ def _asked(asked: Answers, key: str) -> Html:
     if asked.attention_Lhw is not None:
         parts.append(
             note(
-                "Bright patches are those that a word looked at most; each map is scaled to its own brightest patch."
+                "Bright patches are those that a word looked at most; each map is scaled to its own "
+                "brightest patch."
             )
         )
     if asked.concepts:
@@ -57,7 +60,10 @@ def _asked(asked: Answers, key: str) -> Html:
 
 
 def _as_words(asked: Answers) -> Caption:
-    """The question as a line of words with maps, the answer's own map first: what the figures of captions are drawn from."""
+    """Presents a question as a caption with maps, which the figures of captions can draw.
+
+    The map of the answer comes first.
+    """
     if asked.attention_Lhw is None or asked.answer_attention_hw is None:
         return Caption(asked.question, 0.0, asked.tokens, concepts=asked.concepts)
     maps_Thw = np.concatenate([asked.answer_attention_hw[None], asked.attention_Lhw])

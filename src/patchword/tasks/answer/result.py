@@ -1,4 +1,4 @@
-"""What answering gives back to a person: plain values, no tensors, no torch."""
+"""The results of question answering as plain values, without tensors or torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer to a question, with its probability under the model: among all answers of its list, or as a sequence of words."""
+    """One answer to a question, with its probability under the model.
+
+    The probability is over all answers of the list, or that of the sequence of words.
+    """
 
     text: str
     probability: float
@@ -17,7 +20,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answers:
-    """A question with its answers, and where its words looked.
+    """A question with its answers, and the attention of its words.
 
     `tokens` are the words as the model reads them; every sequence below has one entry per token.
     """
@@ -27,7 +30,7 @@ class Answers:
     """Best first."""
     tokens: tuple[str, ...]
     answer_attention_hw: np.ndarray | None = None
-    """Share of each patch in the token that the answer is chosen by; None for features that form no grid."""
+    """Attention of the token from which the answer is chosen; None where the features form no grid."""
     attention_Lhw: np.ndarray | None = None
     concepts: tuple[str, ...] | None = None
     """Codebook word of each patch, row by row (region alignment)."""

@@ -1,4 +1,4 @@
-"""CIDEr-D of sampled token ids against the training captions: the reward of self-critical training."""
+"""The reward of self-critical training: CIDEr-D of sampled token ids against the training captions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from patchword.text import ptb
 
 
 class CaptionReward:
-    """References are tokenised as the metrics do it and prepared once; document frequencies are those of the training pictures.
+    """CIDEr-D against references that are tokenised as in the metrics and prepared once.
 
-    The end token counts on both sides: a caption that does not end is missed n-grams, so that none learns to stop at "with a".
+    Document frequencies are those of the training pictures. The end token counts on both sides: a caption
+    that does not end misses n-grams, so the model does not learn to stop at "with a".
     """
 
     def __init__(
@@ -29,11 +30,12 @@ class CaptionReward:
         self._words_of, self._end_id = words_of, end_id
 
     def __call__(self, captions: list[list[int]], pictures: list[int | str]) -> list[float]:
-        """CIDEr-D (0 to 10) of each caption; raises DataError for a picture that has no references here."""
+        """Returns CIDEr-D (0 to 10) of each caption; raises DataError for a picture without references."""
         unknown = [picture for picture in pictures if picture not in self._index]
         if unknown:
             raise DataError(
-                f"image {unknown[0]} is not among the training pictures, so it has no references to reward with"
+                f"image {unknown[0]} is not among the training pictures, so it has no references to reward "
+                "with"
             )
         finished = [bool(ids) and ids[-1] == self._end_id for ids in captions]
         indices = [self._index[picture] for picture in pictures]

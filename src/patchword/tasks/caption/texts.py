@@ -1,6 +1,7 @@
-"""Training captions in the text space of the two-tower model whose vision tower a captioner has: computed once, kept in memory.
+"""Training captions in the text space of the two-tower model that owns the captioner's vision tower.
 
-captions -> vocabulary and text tower of the two-tower model -> unit vectors, fp16 (1 KiB for a caption at width 512)
+They are embedded once and kept in memory: captions -> vocabulary and text tower -> unit vectors in fp16 (1
+KiB per caption at width 512).
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ _AT_ONCE = 1024
 
 
 def text_towers(name: str, tower: str) -> TwoTowerModel:
-    """The two-tower model `name`, on the CPU. Raises ConfigError where its vision tower is not `tower`, the one of the codebook."""
+    """Loads the two-tower model `name` on the CPU.
+
+    Raises ConfigError where its vision tower is not `tower`, that of the codebook.
+    """
     towers = load_two_towers(name, "cpu")
     found = tower_id(towers.model.vision)
     if found != tower:
         raise ConfigError(
-            f"text_from names {name}, whose vision tower is {found!r}, and the codebook's is {tower!r}: its text space is another; "
+            f"text_from names {name}, whose vision tower is {found!r}, and the codebook's is {tower!r}: its "
+            "text space is another; "
             "name the two-tower model that tower and codebook were taken from"
         )
     return towers
@@ -35,9 +40,9 @@ def text_towers(name: str, tower: str) -> TwoTowerModel:
 def embed_captions(
     towers: TwoTowerModel, records: Sequence[CaptionRecord], device: torch.device
 ) -> tuple[np.ndarray, ...]:
-    """Of each record the vectors of its captions, (captions, E) fp16, in its order.
+    """Returns for each record the vectors of its captions, (captions, E) fp16.
 
-    A caption of which the text tower knows no word becomes zeros: it has no direction, and a loss against it no gradient.
+    A caption without a word that the text tower knows becomes zeros; a loss against it has no gradient.
     """
     towers.model.to(device)
     towers.device = device

@@ -1,4 +1,4 @@
-"""What labelling gives back to a person: plain values, no tensors, no torch."""
+"""The results of labelling as plain values, without tensors or torch."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ import numpy as np
 
 @dataclass(frozen=True)
 class LayerAttention:
-    """What the query prompts of one fused layer gathered (prompt fusion): shares of attention, mean over heads, one row per prompt."""
+    """Attention of the query prompts of one fused layer (prompt fusion).
+
+    It is averaged over heads; there is one row per prompt.
+    """
 
     layer: int
-    """Counted from 1 at the bottom of the picture's tower."""
+    """Number of the layer in the image tower, from 1 at the bottom."""
     patches_Qhw: np.ndarray
-    """What is missing to 1 went to the class token and to prompts."""
+    """What a row lacks to 1 is attention to the class token and to prompts."""
     words_QL: np.ndarray
-    """One column for each of `Labels.words`; what is missing to 1 went to prompts."""
+    """One column for each of `Labels.words`; what a row lacks to 1 is attention to prompts."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of one picture with its text, best first, and where the query prompts looked; `layers` is empty without prompts."""
+    """The labels of one picture with its text, best first, and the attention of the query prompts.
+
+    `layers` is empty without prompts.
+    """
 
     probabilities: dict[str, float]
     words: tuple[str, ...]
