@@ -13,6 +13,7 @@ class names and codebooks enter the space of sentences.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
@@ -37,6 +38,11 @@ ARCHITECTURE: dict[str, Any] = {
 """That of all-MiniLM-L6-v2; the rest is transformers' default for BERT."""
 LONGEST = 256
 """Longest text in tokens for which the published weights were meant."""
+
+
+def published_tokenizer() -> Path:
+    """The tokenizer file of the published weights, in their package."""
+    return packages.tokenizer_file(PUBLISHED)
 
 
 class SentenceEncoder(nn.Module):

@@ -21,6 +21,7 @@ from patchword.data.records import CaptionRecord
 from patchword.data.store import Store, cache_folder, pixel_store
 from patchword.errors import ConfigError
 from patchword.log import progress
+from patchword.lookup import look_up
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
@@ -140,9 +141,7 @@ def build_vocabulary(
 def published_pieces(text: BaseModel) -> Pieces | None:
     """The tokenizer of a text tower of the BERT family with published weights; None for any other tower."""
     if isinstance(text, SentenceEncoderConfig) and text.weights == "package":
-        from patchword.towers import packages, sentence_encoder
-
-        return Pieces.from_file(packages.tokenizer_file(sentence_encoder.PUBLISHED))
+        return Pieces.from_file(look_up("towers.sentence_encoder:published_tokenizer")())
     if isinstance(text, BertTowerConfig) and text.source is not None:
         return Pieces.from_pretrained(text.source, text.revision)
     return None
