@@ -3,7 +3,7 @@
     python benchmarks/labels.py fashion.csv IMAGES --out runs/labels                  # some 40 minutes of one CPU core (an estimate)
     python benchmarks/labels.py fashion.csv IMAGES --out runs/labels --tables         # the tables of what is there
 
-Towers are trained on the training rows, each on its own side (configs/towers-fashion.toml), then frozen. Every method sees the same rows,
+Towers are trained on the training rows, each on its own side (`towers-fashion`), then frozen. Every method sees the same rows,
 selects its epoch on the same 500 held-out training rows, and is scored once on the rows of split val. An interrupted call goes on where it
 was; results.jsonl in the output folder holds one line per run. Runs are in the order of their weight: stop when time is up.
 """
@@ -24,7 +24,7 @@ from patchword.metrics.classification import classification
 from patchword.tasks.label.model import Classifier, load_labelling_model, open_table, rows_of_split
 from patchword.tasks.start import start
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[1] / "src" / "patchword" / "configs"
 TOP = 12  # layers of the towers
 TUNED = [
     "trainable_from=0",
@@ -144,7 +144,7 @@ def one(
         True,
         False,
         None,
-        f"patchword train configs/{config.name} {' '.join(settings)}",
+        f"patchword train {config.stem} {' '.join(settings)}",
     )
     trained = time.process_time() - began
     classifier = load_labelling_model(folder / "best")

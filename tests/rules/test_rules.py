@@ -274,7 +274,7 @@ def test_every_model_has_a_page(model):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_has_a_config(model):
-    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "configs").rglob("*.toml")]
+    texts = [path.read_text(encoding="utf-8") for path in (PACKAGE / "configs").rglob("*.toml")]
     named = any(
         re.search(rf'^kind = "{model}"$|^\[{SECTIONS.get(model, model)}\]$', text, re.MULTILINE)
         for text in texts
