@@ -4,7 +4,7 @@
     python benchmarks/labels.py fashion.csv IMAGES --out runs/labels --tables   # the tables of finished runs
 
 The time is an estimate. All runs share one process. The towers are trained on the training rows, each on its
-own side (configs/towers-fashion.toml), and then frozen. Every method uses the same rows, selects its epoch on
+own side (`towers-fashion`), and then frozen. Every method uses the same rows, selects its epoch on
 the same 500 held-out training rows, and is scored once on the rows of split val. An interrupted call
 continues where it stopped; results.jsonl in the output folder holds one line per run. The most important runs
 come first, so it can be stopped at any time.
@@ -26,7 +26,7 @@ from patchword.metrics.classification import classification
 from patchword.tasks.label.model import LabellingModel, load_labelling_model, open_table, rows_of_split
 from patchword.tasks.start import start
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[1] / "src" / "patchword" / "configs"
 TOP = 12  # layers of the towers
 TUNED = [
     "trainable_from=0",
@@ -150,7 +150,7 @@ def one(
         True,
         False,
         None,
-        f"patchword train configs/{config.name} {' '.join(settings)}",
+        f"patchword train {config.stem} {' '.join(settings)}",
     )
     trained = time.process_time() - began
     classifier = load_labelling_model(folder / "best")

@@ -5,7 +5,10 @@ A section is a frozen pydantic model that forbids unknown keys, so that a mistyp
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,14 +85,50 @@ class ByKind:
         return [kind.settings_class() for kind in self.kinds.values()]
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file. Raises ConfigError, naming line and column, where the file is missing or not TOML."""
+CONFIGS = Path(__file__).resolve().parent / "configs"
+"""The runs worth repeating, which come with the package."""
+
+
+def shipped_configs() -> dict[str, str]:
+    """Names of the configurations that came with the package, each with the first sentence of its file."""
+    found = {}
+    for path in CONFIGS.rglob("*.toml"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        header = [line.removeprefix("#").strip() for line in itertools.takewhile(_is_comment, lines)]
+        name = path.relative_to(CONFIGS).with_suffix("").as_posix()
+        found[name] = re.split(r"(?<=[a-z\d)])\. ", " ".join(header))[0].removesuffix(".")
+    return dict(sorted(found.items()))
+
+
+def _is_comment(line: str) -> bool:
+    return line.startswith("#")
+
+
+def find_config(name: str | Path) -> Path:
+    """A TOML file by its path or, where there is none, by the name of a configuration that came with the package.
+
+    Raises ConfigError where there is neither.
+    """
+    if Path(name).exists():
+        return Path(name)
+    short = Path(name).as_posix().removeprefix("configs/").removesuffix(".toml")
+    shipped = CONFIGS / f"{short}.toml"
+    if shipped.is_file():
+        return shipped
+    known = shipped_configs()
+    nearest = difflib.get_close_matches(short, known, 3) or list(known)[:3]
+    raise ConfigError(
+        f"no configuration at {name}: give the path of a TOML file, or the name of one that came with the package, "
+        f"such as {', '.join(nearest)} (`patchword train --list`)"
+    )
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The tables of a TOML file, found as `find_config` finds it. Raises ConfigError, naming line and column, where it is not TOML."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"no configuration at {path}: give the path of a TOML file, for instance one of configs/"
-        ) from None
+        return tomllib.loads(find_config(path).read_text(encoding="utf-8"))
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder: give the path of a TOML file in it") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not a TOML file: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Every file of configs/ is a run that could begin: its settings are valid, and its learning rates name parameters of its model."""
+"""Every configuration that comes with the package is a run that could begin: its settings are valid, and its learning rates name parameters of its model."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from patchword.tasks.label.structure import StructureRun
 from patchword.tasks.table import TASKS
 from patchword.train.groups import assign
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "src" / "patchword" / "configs"
 FILES = sorted(CONFIGS.rglob("*.toml"))
 CAPTIONING = [path for path in FILES if 'task = "caption"' in path.read_text(encoding="utf-8")]
 ANSWERING = [path for path in FILES if 'task = "answer"' in path.read_text(encoding="utf-8")]
@@ -33,10 +33,9 @@ def test_a_config_is_valid(path):
     schema = StructureRun if values["task"] == "structure" else look_up(TASKS[values["task"]].run)
     settings = validate(values, schema, str(path))
     text = path.read_text(encoding="utf-8")
-    assert settings.out == f"runs/{path.relative_to(CONFIGS).as_posix().removesuffix('.toml')}"
-    assert text.startswith("# ") and f"{path.name}" in text.split("\ntask =")[0], (
-        "the header gives the command"
-    )
+    name = path.relative_to(CONFIGS).as_posix().removesuffix(".toml")
+    assert settings.out == f"runs/{name}"
+    assert text.startswith("# ") and f" {name}" in text.split("\ntask =")[0], "the header gives the command"
 
 
 @pytest.mark.parametrize("path", CAPTIONING, ids=lambda path: path.stem)
@@ -83,3 +82,25 @@ def test_a_config_is_written_as_it_is_read(path, tmp_path):
     values = read_toml(path)
     (tmp_path / "again.toml").write_text(write_toml(values), encoding="utf-8")
     assert read_toml(tmp_path / "again.toml") == values
+
+
+def test_a_configuration_is_found_by_name_from_anywhere(tmp_path, monkeypatch, patchword):
+    """Its name as the list prints it, and the path that it has had in earlier checkouts; a file of one's own comes first."""
+    monkeypatch.chdir(tmp_path)
+    shipped = read_toml(CONFIGS / "ablation" / "fsgr.toml")
+    assert read_toml("ablation/fsgr") == read_toml("configs/ablation/fsgr.toml") == shipped
+    (tmp_path / "own-data").write_text('task = "mine"\n', encoding="utf-8")
+    assert read_toml("own-data") == {"task": "mine"}
+    status, out, _ = patchword("train", "--list")
+    listed = [line.split("  ")[0] for line in out.splitlines()]
+    assert not status and listed == sorted(
+        path.relative_to(CONFIGS).with_suffix("").as_posix() for path in FILES
+    )
+    assert all(line.split("  ")[1] for line in out.splitlines())
+
+
+def test_a_configuration_that_is_not_there_is_said_with_those_that_are_near(patchword, tmp_path):
+    status, _, err = patchword("train", "show-tel-flickr8k")
+    assert status == 2 and "no configuration at show-tel-flickr8k" in err and "show-tell-flickr8k" in err
+    status, _, err = patchword("train", tmp_path)
+    assert status == 2 and f"{tmp_path} is a folder" in err

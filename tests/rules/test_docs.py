@@ -10,7 +10,13 @@ from patchword.cli import COMMANDS as NAMES
 from patchword.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "configs").rglob("*.toml")])
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "src" / "patchword" / "configs").rglob("*.toml"),
+    ]
+)
 GROUP = typer.main.get_command(app)
 COMMANDS = {name: GROUP.get_command(None, name) for name in NAMES}
 OPTIONS = {

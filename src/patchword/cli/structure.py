@@ -13,9 +13,7 @@ _SHOWN = 10
 def structure(
     config: Annotated[
         Path,
-        typer.Argument(
-            help="TOML file of the search, for instance configs/prompt-fusion-search-fashion.toml."
-        ),
+        typer.Argument(help="TOML file of the search, or the name of one that came with the package."),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings to change: key=value, for instance budget=50000.")

@@ -9,12 +9,14 @@ from typing import Annotated
 
 import typer
 
+from patchword.config import shipped_configs
 from patchword.errors import ConfigError
 
 
 def train(
     config: Annotated[
-        Path | None, typer.Argument(help="TOML file of the run, for instance one of configs/.")
+        Path | None,
+        typer.Argument(help="TOML file of the run, or the name of one that came with the package."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings to change: key=value, for instance stage.0.epochs=3.")
@@ -31,17 +33,24 @@ def train(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
+    list_configs: Annotated[
+        bool, typer.Option("--list", help="List the configurations that came with the package.")
+    ] = False,
     help_config: Annotated[
         bool, typer.Option("--help-config", help="List every setting with its default and meaning.")
     ] = False,
 ) -> None:
     """Train a model from a configuration; `--resume` goes on after an interruption, bit for bit on a CPU."""
+    if list_configs:
+        for name, says in shipped_configs().items():
+            print(f"{name}  {says}")
+        return
     if help_config:
         _list_settings()
         return
     if config is None:
         raise ConfigError(
-            "train needs a configuration: `patchword train configs/show-attend-tell-flickr8k.toml data.images=FOLDER`"
+            "train needs a configuration: `patchword train show-attend-tell-flickr8k data.images=FOLDER`; --list names those that came with the package"
         )
     from patchword.tasks.start import start
 

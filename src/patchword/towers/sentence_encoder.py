@@ -13,6 +13,7 @@ names and codebooks use this.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
@@ -37,6 +38,11 @@ ARCHITECTURE: dict[str, Any] = {
 """The architecture of all-MiniLM-L6-v2; other fields have transformers' defaults for BERT."""
 LONGEST = 256
 """Longest text in tokens that the published weights are meant for."""
+
+
+def published_tokenizer() -> Path:
+    """The tokenizer file of the published weights, in their package."""
+    return packages.tokenizer_file(PUBLISHED)
 
 
 class SentenceEncoder(nn.Module):

@@ -150,8 +150,7 @@ def build_vocabulary(
 def published_pieces(text: BaseModel) -> Pieces | None:
     """The tokenizer of a text tower of the BERT family with published weights; None for any other tower."""
     if isinstance(text, SentenceEncoderConfig) and text.weights == "package":
-        published = look_up("towers.sentence_encoder:PUBLISHED")
-        return Pieces.from_file(look_up("towers.packages:tokenizer_file")(published))
+        return Pieces.from_file(look_up("towers.sentence_encoder:published_tokenizer")())
     if isinstance(text, BertTowerConfig) and text.source is not None:
         return Pieces.from_pretrained(text.source, text.revision)
     return None

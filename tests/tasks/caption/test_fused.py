@@ -1,4 +1,4 @@
-"""The fused model through its stages, as `configs/fused-scenes.toml` trains it: every command typed, on drawn scenes."""
+"""The fused model through its stages, as `fused-scenes` trains it: every command typed, on drawn scenes."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "src" / "patchword" / "configs"
 
 
 TIMED = ("seconds", "images_per_second", "captions_per_second", "reward_share")
@@ -59,7 +59,7 @@ def workshop(tmp_path_factory, call):
 
 
 def recipe_of(folder, *overrides):
-    """The recipe of `configs/fused-scenes.toml`, ready for its first step."""
+    """The recipe of `fused-scenes`, ready for its first step."""
     from patchword.config import load_config
     from patchword.tasks.caption.settings import CaptionRun
     from patchword.tasks.caption.train import caption_recipe
@@ -173,7 +173,7 @@ SMALL = (
     *(f"stage.{number}.{setting}" for number in range(4) for setting in ("epochs=1", "batch=8")),
     *("stage.0.warm_up_steps=0", "stage.3.objective.samples=2", "stage.3.start_from=last"),
 )
-"""What makes `configs/fused-coco-clip-b16.toml` small enough for a test; the recipe itself stays as it is."""
+"""What makes `fused-coco-clip-b16` small enough for a test; the recipe itself stays as it is."""
 
 
 def test_the_recipe_of_the_design_runs_with_a_tiny_clip(workshop, tiny_clip, call, tmp_path):

@@ -33,7 +33,7 @@ _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27
 
 
 def test_a_codebook_fits_the_tower_of_a_training(tiny_clip):
-    """What `configs/fused-coco-clip-b16.toml` relies on: the id of the codebook is that of the same CLIP as a tower."""
+    """What `fused-coco-clip-b16` relies on: the id of the codebook is that of the same CLIP as a tower."""
     made = make_codebook(load_two_towers(f"hub:{tiny_clip}", "cpu"), ["cat", "dog"])
     tower = ClipTower(ClipTowerConfig(source=str(tiny_clip), aligned="value_only", trainable_from=1))
     made.codebook.check_tower(weights_digest(tower)[:16])
