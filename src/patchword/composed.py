@@ -74,7 +74,10 @@ TextTowerSettings = Annotated[
 
 def build_tower(settings: TowerSettings) -> nn.Module:
     """The tower of these settings; transformers is imported for those that need it."""
-    return look_up(TOWERS[settings.kind])(settings)
+    tower = look_up(TOWERS[settings.kind])(settings)
+    if getattr(settings, "aligned", None) == "class_names" and settings.weights == "package":
+        tower.set_names(look_up("sentences:embed_class_names")())
+    return tower
 
 
 def build_text_tower(settings: TextTowerSettings) -> nn.Module:

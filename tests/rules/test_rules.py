@@ -22,6 +22,7 @@ FLOORS = (
     ("layers", "losses", "decode"),
     ("towers", "models"),
     ("metrics", "html"),
+    ("sentences",),
     ("composed", "convert", "search"),
     ("reports", "checkpoints"),
     ("train", "jobs"),

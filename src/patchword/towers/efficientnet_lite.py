@@ -18,6 +18,10 @@ classes of a cell come from applying the classifier to the cell before the mean 
 et al. 2016, arXiv 1512.04150). The classifier was trained on means, so it is far too confident on single
 cells.
 
+With `aligned = "class_names"` each cell also gets a place in the text space of a sentence encoder, without any
+caption (ConSE, Norouzi et al. 2014, arXiv 1312.5650): the mean of the names of its ten likeliest classes, weighted
+by their probabilities. Its logits are first mixed with those of the whole picture.
+
 Shape legend: that of `patchword.types`; K classes, h x w the size of a feature map, t C the widened channels.
 """
 
@@ -31,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchword.errors import ModelError
+from patchword.errors import ConfigError, ModelError
 from patchword.towers import packages
 from patchword.towers.layered import PartlyFrozen, Parts, Preprocessing, run_layers
 from patchword.towers.settings import EfficientNetLiteConfig
@@ -40,6 +44,8 @@ from patchword.types import VisualFeatures
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 """(x - 127) / 128 on 0 to 255, the normalisation of TensorFlow's edge models, here on the scale 0 to 1."""
 STEM_WIDTH, HEAD_WIDTH, CLASSES = 32, 1280, 1000
+TOP_CLASSES = 10
+"""How many of a cell's likeliest classes take part in its place in the text space."""
 CROP_BORDER = 32
 """Number of pixels by which a picture is scaled larger than the central square that is cut out (`fit =
 "crop"`)."""
@@ -228,9 +234,9 @@ class EfficientNetLiteTower(PartlyFrozen):
         last_width: channels of the last block.
         has_class_token: False.
         appendable: False.
+        text_space: the sentence encoder in whose space cells have a place, or None.
     """
 
-    shared_width = None
     has_class_token = False
     appendable = False
 
@@ -261,6 +267,15 @@ class EfficientNetLiteTower(PartlyFrozen):
         self.head = NormedConvolution(inputs, HEAD_WIDTH)
         self.classifier = nn.Linear(HEAD_WIDTH, CLASSES) if config.classifier else None
         self.width = HEAD_WIDTH if config.grid == "head" else self.last_width
+        self.shared_width: int | None = None
+        self.text_space: str | None = None
+        if config.aligned is not None:
+            if self.classifier is None:
+                raise ConfigError(
+                    'aligned = "class_names" names cells by their classes: set classifier = true'
+                )
+            self.text_space = "all-minilm-l6-v2"
+            self.register_buffer("names_KE", torch.zeros(CLASSES, config.names_width))
         if config.weights == "package":
             self._load(packages.read_weights(config.kind))
         size = config.size or scale.size
@@ -312,7 +327,29 @@ class EfficientNetLiteTower(PartlyFrozen):
         grid_BNC = map_BCHW.flatten(2).transpose(1, 2)
         if grid_BNC.dtype == torch.bfloat16 and not torch.is_autocast_enabled(grid_BNC.device.type):
             grid_BNC = grid_BNC.float()
-        return VisualFeatures(grid_BNC=grid_BNC, hw=(map_BCHW.shape[2], map_BCHW.shape[3]))
+        aligned_BNE = None if self.text_space is None else self.align(grid_BNC)
+        return VisualFeatures(
+            grid_BNC=grid_BNC, aligned_BNE=aligned_BNE, hw=(map_BCHW.shape[2], map_BCHW.shape[3])
+        )
+
+    def align(self, grid_BNC: Tensor) -> Tensor:
+        """The place of every cell in the space of the sentence encoder, (B, N, E) of length one (Norouzi 2014, eq. 2).
+
+        The classes' names must have been set (`set_names`, or the weights of a model folder).
+        """
+        logits = self.classify(VisualFeatures(grid_BNC=grid_BNC))
+        mixed_BNK = torch.lerp(logits.cells_BNK, logits.picture_BK[:, None], self.config.gate)
+        top = mixed_BNK.softmax(-1).topk(TOP_CLASSES, dim=-1)
+        shares_BNT1 = (top.values / top.values.sum(-1, keepdim=True))[..., None]
+        return F.normalize((shares_BNT1 * self.names_KE[top.indices]).sum(-2), dim=-1)
+
+    def set_names(self, names_KE: Tensor) -> None:
+        """Where the names of the 1,000 classes lie in the text space. Raises ModelError for another shape."""
+        if names_KE.shape != self.names_KE.shape:
+            raise ModelError(
+                f"the names of the classes are {tuple(names_KE.shape)} and {tuple(self.names_KE.shape)} is expected"
+            )
+        self.names_KE.copy_(F.normalize(names_KE, dim=-1))
 
     def forward(self, pixels_B3HW: Tensor) -> VisualFeatures:
         """Returns the features of pictures of any size, normalised by the tower's preprocessing values."""
@@ -357,7 +394,7 @@ class EfficientNetLiteTower(PartlyFrozen):
         named = {_our_name(name): tensor for name, tensor in tensors.items()}
         if self.classifier is None:
             named = {name: tensor for name, tensor in named.items() if not name.startswith("classifier.")}
-        wanted = self.state_dict()
+        wanted = {name: tensor for name, tensor in self.state_dict().items() if name != "names_KE"}
         differing = sorted(
             name for name in set(named) | set(wanted) if _shape(named, name) != _shape(wanted, name)
         )
@@ -367,7 +404,8 @@ class EfficientNetLiteTower(PartlyFrozen):
                 f"the weights of {self.config.kind} do not fit: {len(differing)} tensors differ, the first "
                 f"is {name} (found {_shape(named, name)}, expected {_shape(wanted, name)})"
             )
-        self.load_state_dict(named)
+        own = {name: tensor for name, tensor in self.state_dict().items() if name == "names_KE"}
+        self.load_state_dict(named | own)
 
 
 _PARTS = {

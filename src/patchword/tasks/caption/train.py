@@ -186,7 +186,7 @@ class CaptionRecipe:
         """Raises ModelError for a codebook of another tower, ConfigError for one that `captioner_from` was not trained with (its tower may
         have learnt since, which the codebook's id does not know)."""
         if self.run.captioner_from is None:
-            codebook.check_tower(checkpoint.tower_digest(self.model.tower)[:16])
+            codebook.check_tower(checkpoint.tower_id(self.model.tower))
         elif checkpoint.read_config(Path(self.run.captioner_from)).get("codebook") != codebook.describe():
             raise ConfigError(
                 f"{self.run.captioner_from} was trained with another codebook than {self.run.codebook}: give the one it has"
