@@ -20,13 +20,15 @@ cells.
 
 With `aligned = "class_names"` each cell also gets a place in the text space of a sentence encoder, without any
 caption (ConSE, Norouzi et al. 2014, arXiv 1312.5650): the mean of the names of its ten likeliest classes, weighted
-by their probabilities. Its logits are first mixed with those of the whole picture.
+by their probabilities. Its logits are first mixed with those of the whole picture. Where blocks are trained, classes
+keep their own frozen copy of them: what the eyes learn for captions must not cost the names of a thousand things.
 
 Shape legend: that of `patchword.types`; K classes, h x w the size of a feature map, t C the widened channels.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -278,6 +280,7 @@ class EfficientNetLiteTower(PartlyFrozen):
             self.register_buffer("names_KE", torch.zeros(CLASSES, config.names_width))
         if config.weights == "package":
             self._load(packages.read_weights(config.kind))
+        self.class_layers, self.class_head = self._class_branch()
         size = config.size or scale.size
         resize = size + CROP_BORDER if config.fit == "crop" else size
         self.preprocessing = Preprocessing(size, MEAN, STD, fit=config.fit, resample="bicubic", resize=resize)
@@ -287,8 +290,16 @@ class EfficientNetLiteTower(PartlyFrozen):
         )
         # Parts that only read the grid for its classes are not trained with the tower, because no loss
         # reaches them.
-        for reader in {self.head, self.classifier} - {None, *ending}:
+        for reader in {self.head, self.classifier, self.class_layers, self.class_head} - {None, *ending}:
             reader.requires_grad_(False)
+
+    def _class_branch(self) -> tuple[nn.ModuleList | None, NormedConvolution | None]:
+        """Copies of the trained blocks, and of a trained head, as they were published; None where nothing is trained."""
+        first = self.config.trainable_from
+        if self.text_space is None or first is None:
+            return None, None
+        head = copy.deepcopy(self.head) if self.config.grid == "head" else None
+        return copy.deepcopy(self.layers[first:]), head
 
     def train(self, mode: bool = True) -> EfficientNetLiteTower:
         """Sets the mode, as for every tower.
@@ -299,6 +310,9 @@ class EfficientNetLiteTower(PartlyFrozen):
         super().train(mode)
         if self.config.grid != "head":
             self.head.eval()
+        for module in (self.class_layers, self.class_head):
+            if module is not None:
+                module.eval()
         if self.config.statistics == "stored":
             for module in self.modules():
                 if isinstance(module, nn.BatchNorm2d):
@@ -327,17 +341,13 @@ class EfficientNetLiteTower(PartlyFrozen):
         grid_BNC = map_BCHW.flatten(2).transpose(1, 2)
         if grid_BNC.dtype == torch.bfloat16 and not torch.is_autocast_enabled(grid_BNC.device.type):
             grid_BNC = grid_BNC.float()
-        aligned_BNE = None if self.text_space is None else self.align(grid_BNC)
-        return VisualFeatures(
-            grid_BNC=grid_BNC, aligned_BNE=aligned_BNE, hw=(map_BCHW.shape[2], map_BCHW.shape[3])
-        )
+        return VisualFeatures(grid_BNC=grid_BNC, hw=(map_BCHW.shape[2], map_BCHW.shape[3]))
 
-    def align(self, grid_BNC: Tensor) -> Tensor:
+    def align(self, logits: ClassLogits) -> Tensor:
         """The place of every cell in the space of the sentence encoder, (B, N, E) of length one (Norouzi 2014, eq. 2).
 
         The classes' names must have been set (`set_names`, or the weights of a model folder).
         """
-        logits = self.classify(VisualFeatures(grid_BNC=grid_BNC))
         mixed_BNK = torch.lerp(logits.cells_BNK, logits.picture_BK[:, None], self.config.gate)
         top = mixed_BNK.softmax(-1).topk(TOP_CLASSES, dim=-1)
         shares_BNT1 = (top.values / top.values.sum(-1, keepdim=True))[..., None]
@@ -356,9 +366,43 @@ class EfficientNetLiteTower(PartlyFrozen):
         return self.resume(*self.embed(pixels_B3HW), start=0)
 
     def resume(self, map_BCHW: Tensor, mask: None, start: int) -> VisualFeatures:
-        """Returns the features from the map before block `start`."""
+        """Features from the map that goes into block `start`.
+
+        Raises ModelError where cells are named by their classes and `start` lies beyond the first trained block.
+        """
         map_BCHW = map_BCHW.contiguous(memory_format=torch.channels_last)
-        return self.finish(run_layers(self.layers, map_BCHW, mask, start))
+        if self.text_space is None:
+            return self.finish(run_layers(self.layers, map_BCHW, mask, start))
+        features, logits = self._with_classes(map_BCHW, start)
+        return features._replace(aligned_BNE=self.align(logits))
+
+    def look(self, pixels_B3HW: Tensor) -> tuple[VisualFeatures, ClassLogits]:
+        """Features of pictures, and ImageNet's classes of the whole and of every cell, in one pass.
+
+        Raises ModelError where the tower was built without its classifier.
+        """
+        map_BCHW, _ = self.embed(pixels_B3HW)
+        features, logits = self._with_classes(map_BCHW, 0)
+        if self.text_space is not None:
+            features = features._replace(aligned_BNE=self.align(logits))
+        return features, logits
+
+    def _with_classes(self, map_BCHW: Tensor, start: int) -> tuple[VisualFeatures, ClassLogits]:
+        if self.class_layers is None:
+            features = self.finish(run_layers(self.layers, map_BCHW, None, start))
+            return features, self.classify(features)
+        split = self.depth - len(self.class_layers)
+        if start > split:
+            raise ModelError(
+                f"classes are read from block {split} on, and the stored tokens go into block {start}"
+            )
+        shared_BCHW = run_layers(self.layers, map_BCHW, None, start, split)
+        features = self.finish(run_layers(self.layers, shared_BCHW, None, split))
+        with torch.no_grad():
+            last_BCHW = run_layers(self.class_layers, shared_BCHW, None)
+            head = self.head if self.class_head is None else self.class_head
+            cells_BNC = head(last_BCHW).flatten(2).transpose(1, 2).float()
+            return features, self._classes_of(cells_BNC)
 
     def head_cells(self, grid_BNC: Tensor) -> Tensor:
         """Returns the head's channels (B, N, 1280) of a grid of this tower, stored or new, of either kind.
@@ -386,7 +430,14 @@ class EfficientNetLiteTower(PartlyFrozen):
             raise ModelError(
                 f"this {self.config.kind} tower has no classifier: build it with classifier = true"
             )
-        cells_BNK = self.classifier(self.head_cells(features.grid_BNC))
+        if self.class_layers is not None:
+            raise ModelError(
+                f"the last blocks of this {self.config.kind} tower were trained, and its grid names no classes: use look()"
+            )
+        return self._classes_of(self.head_cells(features.grid_BNC))
+
+    def _classes_of(self, cells_BNC: Tensor) -> ClassLogits:
+        cells_BNK = self.classifier(cells_BNC)
         return ClassLogits(cells_BNK.mean(1), cells_BNK)
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
