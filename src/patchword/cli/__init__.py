@@ -34,6 +34,7 @@ COMMANDS = {
         "submit",
         "features",
         "codebook",
+        "concepts",
         "memory",
     )
 }

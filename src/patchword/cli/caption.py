@@ -49,6 +49,10 @@ def caption(
     sidecar: Annotated[
         bool, typer.Option("--sidecar", help="Write photo.txt beside every photo.jpg.")
     ] = False,
+    mention: Annotated[
+        list[str] | None,
+        typer.Option("--mention", help="Word that every caption must say; may be given several times."),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
@@ -79,7 +83,9 @@ def caption(
                 bad += 1
             good = [(path, image) for path, image in images]
             results = (
-                captioner.caption([image for _, image in good], beams=beam, trace=explain is not None)
+                captioner.caption(
+                    [image for _, image in good], beams=beam, trace=explain is not None, mention=mention or ()
+                )
                 if good
                 else []
             )
@@ -97,6 +103,10 @@ def caption(
     if explain is not None:
         _explain(explain, pages)
     raise typer.Exit(1 if bad else 0)
+
+
+UNSURE = "unsure: "
+"""Before what is said of a picture unlike all that the model was trained on."""
 
 
 def _chunks(pictures: list[Path], size: int) -> Iterator[list[Path]]:
@@ -143,9 +153,14 @@ def _print(path: Path, result: Caption, as_json: bool) -> None:
             "score": result.log_probability,
             "tokens": list(result.tokens),
         }
+        if result.unsure is not None:
+            row["unsure"] = result.unsure
+            row["concepts"] = [
+                {"word": one.word, "probability": round(one.probability, 4)} for one in result.named
+            ]
         print(json.dumps(row, ensure_ascii=False), flush=True)
     else:
-        print(f"{path}\t{result.text}", flush=True)
+        print(f"{path}\t{UNSURE if result.unsure else ''}{result.text}", flush=True)
 
 
 def _already(out: Path | None) -> set[str]:

@@ -59,7 +59,9 @@ def _list_settings() -> None:
     from patchword.tasks.table import TASKS
 
     console = Console(width=None if sys.stdout.isatty() else 200)
-    schemas = {task: look_up(one.run) for task, one in TASKS.items()} | {"structure": look_up("tasks.label.structure:StructureRun")}
+    schemas = {task: look_up(one.run) for task, one in TASKS.items()} | {
+        "structure": look_up("tasks.label.structure:StructureRun")
+    }
     for task, schema in schemas.items():
         table = Table("setting", "type", "default", "meaning", title=f'task = "{task}"')
         for field in fields(schema):
