@@ -17,6 +17,7 @@ from patchword.data.captions import Inputs
 from patchword.data.pictures import Preprocessing
 from patchword.errors import ConfigError
 from patchword.layers.codebook import Codebook
+from patchword.layers.familiarity import Familiarity
 from patchword.lookup import look_up
 from patchword.towers.layered import Preprocessing as TowerPreprocessing
 from patchword.towers.settings import (
@@ -74,7 +75,10 @@ TextTowerSettings = Annotated[
 
 def build_tower(settings: TowerSettings) -> nn.Module:
     """The tower of these settings; transformers is imported for those that need it."""
-    return look_up(TOWERS[settings.kind])(settings)
+    tower = look_up(TOWERS[settings.kind])(settings)
+    if getattr(settings, "aligned", None) == "class_names" and settings.weights == "package":
+        tower.set_names(look_up("sentences:embed_class_names")())
+    return tower
 
 
 def build_text_tower(settings: TextTowerSettings) -> nn.Module:
@@ -154,9 +158,12 @@ class TowerModel(nn.Module):
 class CaptionModel(TowerModel):
     """A tower and a captioner."""
 
-    def __init__(self, tower: nn.Module, captioner: nn.Module) -> None:
+    def __init__(
+        self, tower: nn.Module, captioner: nn.Module, familiarity: Familiarity | None = None
+    ) -> None:
         super().__init__(tower)
         self.captioner = captioner
+        self.familiarity = familiarity
 
     @classmethod
     def build(
@@ -165,9 +172,12 @@ class CaptionModel(TowerModel):
         captioner: CaptionerSettings,
         vocabulary_size: int,
         codebook: Codebook | None = None,
+        familiar: bool = False,
     ) -> CaptionModel:
+        """`familiar`: with a sense of what pictures the model was trained on."""
         built = build_tower(tower)
-        return cls(built, build_captioner(captioner, built.width, vocabulary_size, codebook))
+        sense = Familiarity(built.width) if familiar else None
+        return cls(built, build_captioner(captioner, built.width, vocabulary_size, codebook), sense)
 
 
 def reader_preprocessing(tower: TowerPreprocessing) -> Preprocessing:

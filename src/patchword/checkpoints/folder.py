@@ -146,8 +146,12 @@ def tower_digest(tower: nn.Module) -> str:
 
 
 def tower_id(vision: nn.Module) -> str:
-    """What a codebook calls its tower, and a training compares: the beginning of the digest of the vision tower's weights."""
-    return tower_digest(vision)[:16]
+    """What a codebook calls the text space of a vision tower's patches, and a training compares.
+
+    It is the name of the sentence encoder where patches have their place by the names of classes, else the beginning of the
+    digest of the tower's weights.
+    """
+    return getattr(vision, "text_space", None) or tower_digest(vision)[:16]
 
 
 def lower_digest(tower: nn.Module, until_layer: int) -> str:

@@ -35,6 +35,7 @@ COMMANDS = {
         "submit",
         "features",
         "codebook",
+        "concepts",
         "memory",
     )
 }

@@ -64,6 +64,10 @@ def caption(
         typer.Option("--sidecar", help="Write photo.txt beside every photo.jpg; one that is there is kept."),
     ] = False,
     overwrite: Overwrite = False,
+    mention: Annotated[
+        list[str] | None,
+        typer.Option("--mention", help="Word that every caption must say; may be given several times."),
+    ] = None,
     device: Device = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures that are captioned together.")] = 16,
 ) -> None:
@@ -94,7 +98,11 @@ def caption(
                 complain(error)
             bad += len(failures)
             images = [image for _, image in good]
-            results = captioner.caption(images, beams=beam, trace=explain is not None) if good else []
+            results = (
+                captioner.caption(images, beams=beam, trace=explain is not None, mention=mention or ())
+                if good
+                else []
+            )
             for (path, image), result in zip(good, results, strict=True):
                 _print(path, result, as_json)
                 if beside is not None:
@@ -115,6 +123,10 @@ def caption(
             "replaces them"
         )
     raise typer.Exit(1 if bad or (beside is not None and beside.kept) else 0)
+
+
+UNSURE = "unsure: "
+"""Before what is said of a picture unlike all that the model was trained on."""
 
 
 def _chunks(pictures: list[Path], size: int) -> Iterator[list[Path]]:
@@ -183,6 +195,11 @@ def _print(path: Path, result: Caption, as_json: bool) -> None:
             "tokens": list(result.tokens),
             "complete": result.complete,
         }
+        if result.unsure is not None:
+            row["unsure"] = result.unsure
+            row["concepts"] = [
+                {"word": one.word, "probability": round(one.probability, 4)} for one in result.named
+            ]
         print_json(row)
     else:
-        print(f"{path}\t{result.text}", flush=True)
+        print(f"{path}\t{UNSURE if result.unsure else ''}{result.text}", flush=True)

@@ -10,6 +10,8 @@ import typer
 
 from patchword.cli.index import DEFAULT_MODEL
 
+SENTENCES = "all-minilm-l6-v2"
+
 
 def codebook(
     out: Annotated[Path, typer.Option("--out", help="Folder of the codebook.")],
@@ -18,7 +20,12 @@ def codebook(
         typer.Argument(help="Words or phrases, one per line; 80 everyday objects where left out."),
     ] = None,
     tower: Annotated[
-        str, typer.Option("--tower", help="Two towers: shipped name, folder, hub id, or hub:ID of a CLIP.")
+        str,
+        typer.Option(
+            "--tower",
+            help="Two towers: shipped name, folder, hub id, or hub:ID of a CLIP; all-minilm-l6-v2: the packaged sentence "
+            "encoder, for towers with aligned = class_names.",
+        ),
     ] = DEFAULT_MODEL,
     from_captions: Annotated[
         Path | None,
@@ -26,6 +33,9 @@ def codebook(
             "--from-captions", help="Annotations: nouns and adjectives of the training captions are added."
         ),
     ] = None,
+    class_names: Annotated[
+        bool, typer.Option("--class-names", help="Add the common words of ImageNet's 1,000 classes.")
+    ] = False,
     minimum_count: Annotated[
         int, typer.Option(min=1, help="How often a word of the captions must occur.")
     ] = 5,
@@ -35,20 +45,22 @@ def codebook(
 ) -> None:
     """Embed a word list with a text tower, for region alignment; words that the tower does not know are listed and left out."""
     from patchword.errors import ConfigError
-    from patchword.tasks.retrieve.codebook import gather_words, make_codebook
+    from patchword.tasks.retrieve.codebook import gather_words, make_codebook, make_sentence_codebook
     from patchword.tasks.retrieve.load import load_two_towers
 
     if out.exists() and any(out.iterdir()):
         raise ConfigError(
             f"{out} exists and is not empty: choose another folder for the codebook, or remove it first"
         )
-    made = make_codebook(load_two_towers(tower, device), gather_words(words, from_captions, minimum_count))
-    if made.unknown:
-        print(
-            f"patchword: the tower does not know {len(made.unknown)} words: {', '.join(made.unknown)}",
-            file=sys.stderr,
-        )
-    made.codebook.save(out)
-    print(
-        f"{out}: {len(made.codebook)} words, {made.codebook.embeddings_WE.shape[1]} wide, for the tower {made.codebook.tower}"
-    )
+    wanted = gather_words(words, from_captions, minimum_count, class_names)
+    if tower == SENTENCES:
+        book = make_sentence_codebook(wanted)
+    else:
+        book, unknown = make_codebook(load_two_towers(tower, device), wanted)
+        if unknown:
+            print(
+                f"patchword: the tower does not know {len(unknown)} words: {', '.join(unknown)}",
+                file=sys.stderr,
+            )
+    book.save(out)
+    print(f"{out}: {len(book)} words, {book.embeddings_WE.shape[1]} wide, for the tower {book.tower}")

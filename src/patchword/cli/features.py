@@ -60,6 +60,10 @@ def features(
     views: Annotated[
         int, typer.Option(min=1, help="Views of each picture: the plain one, then random ones for training.")
     ] = 1,
+    mirror: Annotated[
+        bool,
+        typer.Option("--mirror", help="Store every picture plain and mirrored, in place of random views."),
+    ] = False,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
@@ -94,6 +98,7 @@ def features(
             batch,
             views,
             with_features,
+            mirror,
         )
     shapes = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in store.fields.items())
     print(f"{out}: {len(files)} pictures; {shapes}")

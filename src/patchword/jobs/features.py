@@ -38,10 +38,11 @@ def store_features(
     batch: int | None = None,
     views: int = 1,
     with_features: bool = False,
+    mirror: bool = False,
 ) -> Store:
     """Write the store of `files`; it appears under `folder` when it is complete.
 
-    `views` counts the plain picture, which comes first; the others are random views (data/augment.py) of a picture a third larger.
+    With `mirror` every picture is stored plain and mirrored, and there are two views. Else `views` counts the plain picture, which comes first; the others are random views (data/augment.py) of a picture a third larger.
     With `until_layer` and `with_features` it holds both the tokens that go into that layer and the tower's features, made in one pass.
     `batch` is the number of pictures in a pass: a small one keeps the maps in a processor's cache; absent, it suits the device.
 
@@ -54,16 +55,18 @@ def store_features(
     tower = tower.to(device).eval()
     batch = batch or (8 if device.type == "cpu" else 64)
     whole = until_layer is None or with_features
+    views = 2 if mirror else views
     hw: list[int] = []
 
     larger = preprocessing.model_copy(update={"size": round(preprocessing.size * 4 / 3)})
     generator = torch.Generator().manual_seed(VIEW_SEED)
 
     def pixels(names: list[str], view: int) -> Tensor:
-        prepared = larger if view else preprocessing
+        prepared = larger if view and not mirror else preprocessing
         pixels_BHWC = np.stack([prepared.apply(open_picture(images / name)) for name in names])
-        if not view:
-            return torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(device)
+        if not view or mirror:
+            plain_B3HW = torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(device)
+            return plain_B3HW.flip(3) if view else plain_B3HW
         views_B3HW = random_views(
             torch.from_numpy(pixels_BHWC), preprocessing.size, Augmentation(), generator
         )

@@ -18,11 +18,17 @@ classes of a cell come from applying the classifier to the cell before the mean 
 et al. 2016, arXiv 1512.04150). The classifier was trained on means, so it is far too confident on single
 cells.
 
+With `aligned = "class_names"` each cell also gets a place in the text space of a sentence encoder, without any
+caption (ConSE, Norouzi et al. 2014, arXiv 1312.5650): the mean of the names of its ten likeliest classes, weighted
+by their probabilities. Its logits are first mixed with those of the whole picture. Where blocks are trained, classes
+keep their own frozen copy of them: what the eyes learn for captions must not cost the names of a thousand things.
+
 Shape legend: that of `patchword.types`; K classes, h x w the size of a feature map, t C the widened channels.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -31,7 +37,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchword.errors import ModelError
+from patchword.errors import ConfigError, ModelError
 from patchword.towers import packages
 from patchword.towers.layered import PartlyFrozen, Parts, Preprocessing, run_layers
 from patchword.towers.settings import EfficientNetLiteConfig
@@ -40,6 +46,8 @@ from patchword.types import VisualFeatures
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 """(x - 127) / 128 on 0 to 255, the normalisation of TensorFlow's edge models, here on the scale 0 to 1."""
 STEM_WIDTH, HEAD_WIDTH, CLASSES = 32, 1280, 1000
+TOP_CLASSES = 10
+"""How many of a cell's likeliest classes take part in its place in the text space."""
 CROP_BORDER = 32
 """Number of pixels by which a picture is scaled larger than the central square that is cut out (`fit =
 "crop"`)."""
@@ -228,9 +236,9 @@ class EfficientNetLiteTower(PartlyFrozen):
         last_width: channels of the last block.
         has_class_token: False.
         appendable: False.
+        text_space: the sentence encoder in whose space cells have a place, or None.
     """
 
-    shared_width = None
     has_class_token = False
     appendable = False
 
@@ -261,8 +269,18 @@ class EfficientNetLiteTower(PartlyFrozen):
         self.head = NormedConvolution(inputs, HEAD_WIDTH)
         self.classifier = nn.Linear(HEAD_WIDTH, CLASSES) if config.classifier else None
         self.width = HEAD_WIDTH if config.grid == "head" else self.last_width
+        self.shared_width: int | None = None
+        self.text_space: str | None = None
+        if config.aligned is not None:
+            if self.classifier is None:
+                raise ConfigError(
+                    'aligned = "class_names" names cells by their classes: set classifier = true'
+                )
+            self.text_space = "all-minilm-l6-v2"
+            self.register_buffer("names_KE", torch.zeros(CLASSES, config.names_width))
         if config.weights == "package":
             self._load(packages.read_weights(config.kind))
+        self.class_layers, self.class_head = self._class_branch()
         size = config.size or scale.size
         resize = size + CROP_BORDER if config.fit == "crop" else size
         self.preprocessing = Preprocessing(size, MEAN, STD, fit=config.fit, resample="bicubic", resize=resize)
@@ -272,8 +290,16 @@ class EfficientNetLiteTower(PartlyFrozen):
         )
         # Parts that only read the grid for its classes are not trained with the tower, because no loss
         # reaches them.
-        for reader in {self.head, self.classifier} - {None, *ending}:
+        for reader in {self.head, self.classifier, self.class_layers, self.class_head} - {None, *ending}:
             reader.requires_grad_(False)
+
+    def _class_branch(self) -> tuple[nn.ModuleList | None, NormedConvolution | None]:
+        """Copies of the trained blocks, and of a trained head, as they were published; None where nothing is trained."""
+        first = self.config.trainable_from
+        if self.text_space is None or first is None:
+            return None, None
+        head = copy.deepcopy(self.head) if self.config.grid == "head" else None
+        return copy.deepcopy(self.layers[first:]), head
 
     def train(self, mode: bool = True) -> EfficientNetLiteTower:
         """Sets the mode, as for every tower.
@@ -284,6 +310,9 @@ class EfficientNetLiteTower(PartlyFrozen):
         super().train(mode)
         if self.config.grid != "head":
             self.head.eval()
+        for module in (self.class_layers, self.class_head):
+            if module is not None:
+                module.eval()
         if self.config.statistics == "stored":
             for module in self.modules():
                 if isinstance(module, nn.BatchNorm2d):
@@ -314,14 +343,66 @@ class EfficientNetLiteTower(PartlyFrozen):
             grid_BNC = grid_BNC.float()
         return VisualFeatures(grid_BNC=grid_BNC, hw=(map_BCHW.shape[2], map_BCHW.shape[3]))
 
+    def align(self, logits: ClassLogits) -> Tensor:
+        """The place of every cell in the space of the sentence encoder, (B, N, E) of length one (Norouzi 2014, eq. 2).
+
+        The classes' names must have been set (`set_names`, or the weights of a model folder).
+        """
+        mixed_BNK = torch.lerp(logits.cells_BNK, logits.picture_BK[:, None], self.config.gate)
+        top = mixed_BNK.softmax(-1).topk(TOP_CLASSES, dim=-1)
+        shares_BNT1 = (top.values / top.values.sum(-1, keepdim=True))[..., None]
+        return F.normalize((shares_BNT1 * self.names_KE[top.indices]).sum(-2), dim=-1)
+
+    def set_names(self, names_KE: Tensor) -> None:
+        """Where the names of the 1,000 classes lie in the text space. Raises ModelError for another shape."""
+        if names_KE.shape != self.names_KE.shape:
+            raise ModelError(
+                f"the names of the classes are {tuple(names_KE.shape)} and {tuple(self.names_KE.shape)} is expected"
+            )
+        self.names_KE.copy_(F.normalize(names_KE, dim=-1))
+
     def forward(self, pixels_B3HW: Tensor) -> VisualFeatures:
         """Returns the features of pictures of any size, normalised by the tower's preprocessing values."""
         return self.resume(*self.embed(pixels_B3HW), start=0)
 
     def resume(self, map_BCHW: Tensor, mask: None, start: int) -> VisualFeatures:
-        """Returns the features from the map before block `start`."""
+        """Features from the map that goes into block `start`.
+
+        Raises ModelError where cells are named by their classes and `start` lies beyond the first trained block.
+        """
         map_BCHW = map_BCHW.contiguous(memory_format=torch.channels_last)
-        return self.finish(run_layers(self.layers, map_BCHW, mask, start))
+        if self.text_space is None:
+            return self.finish(run_layers(self.layers, map_BCHW, mask, start))
+        features, logits = self._with_classes(map_BCHW, start)
+        return features._replace(aligned_BNE=self.align(logits))
+
+    def look(self, pixels_B3HW: Tensor) -> tuple[VisualFeatures, ClassLogits]:
+        """Features of pictures, and ImageNet's classes of the whole and of every cell, in one pass.
+
+        Raises ModelError where the tower was built without its classifier.
+        """
+        map_BCHW, _ = self.embed(pixels_B3HW)
+        features, logits = self._with_classes(map_BCHW, 0)
+        if self.text_space is not None:
+            features = features._replace(aligned_BNE=self.align(logits))
+        return features, logits
+
+    def _with_classes(self, map_BCHW: Tensor, start: int) -> tuple[VisualFeatures, ClassLogits]:
+        if self.class_layers is None:
+            features = self.finish(run_layers(self.layers, map_BCHW, None, start))
+            return features, self.classify(features)
+        split = self.depth - len(self.class_layers)
+        if start > split:
+            raise ModelError(
+                f"classes are read from block {split} on, and the stored tokens go into block {start}"
+            )
+        shared_BCHW = run_layers(self.layers, map_BCHW, None, start, split)
+        features = self.finish(run_layers(self.layers, shared_BCHW, None, split))
+        with torch.no_grad():
+            last_BCHW = run_layers(self.class_layers, shared_BCHW, None)
+            head = self.head if self.class_head is None else self.class_head
+            cells_BNC = head(last_BCHW).flatten(2).transpose(1, 2).float()
+            return features, self._classes_of(cells_BNC)
 
     def head_cells(self, grid_BNC: Tensor) -> Tensor:
         """Returns the head's channels (B, N, 1280) of a grid of this tower, stored or new, of either kind.
@@ -349,7 +430,14 @@ class EfficientNetLiteTower(PartlyFrozen):
             raise ModelError(
                 f"this {self.config.kind} tower has no classifier: build it with classifier = true"
             )
-        cells_BNK = self.classifier(self.head_cells(features.grid_BNC))
+        if self.class_layers is not None:
+            raise ModelError(
+                f"the last blocks of this {self.config.kind} tower were trained, and its grid names no classes: use look()"
+            )
+        return self._classes_of(self.head_cells(features.grid_BNC))
+
+    def _classes_of(self, cells_BNC: Tensor) -> ClassLogits:
+        cells_BNK = self.classifier(cells_BNC)
         return ClassLogits(cells_BNK.mean(1), cells_BNK)
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
@@ -357,7 +445,7 @@ class EfficientNetLiteTower(PartlyFrozen):
         named = {_our_name(name): tensor for name, tensor in tensors.items()}
         if self.classifier is None:
             named = {name: tensor for name, tensor in named.items() if not name.startswith("classifier.")}
-        wanted = self.state_dict()
+        wanted = {name: tensor for name, tensor in self.state_dict().items() if name != "names_KE"}
         differing = sorted(
             name for name in set(named) | set(wanted) if _shape(named, name) != _shape(wanted, name)
         )
@@ -367,7 +455,8 @@ class EfficientNetLiteTower(PartlyFrozen):
                 f"the weights of {self.config.kind} do not fit: {len(differing)} tensors differ, the first "
                 f"is {name} (found {_shape(named, name)}, expected {_shape(wanted, name)})"
             )
-        self.load_state_dict(named)
+        own = {name: tensor for name, tensor in self.state_dict().items() if name == "names_KE"}
+        self.load_state_dict(named | own)
 
 
 _PARTS = {

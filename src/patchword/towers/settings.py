@@ -157,6 +157,18 @@ class EfficientNetLiteConfig(BaseModel, extra="forbid", frozen=True):
         "batch",
         description="what trained blocks normalise by while training: the batch, or the stored statistics",
     )
+    aligned: Literal["class_names"] | None = Field(
+        None,
+        description="class_names: every cell gets a place in the space of the sentence encoder, by the names of "
+        "its likeliest classes (ConSE); absent: cells have none",
+    )
+    names_width: int = Field(384, gt=0, description="class_names: width of the sentence encoder's space")
+    gate: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="class_names: weight of the whole picture's logits in those of a cell, which alone is far too sure",
+    )
     drop_path: float = Field(
         0.0,
         ge=0,

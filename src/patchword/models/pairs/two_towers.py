@@ -34,6 +34,9 @@ class TwoTowersConfig(BaseModel, extra="forbid", frozen=True):
     loss: Literal["softmax", "sigmoid"] = Field(
         "softmax", description="softmax: InfoNCE both ways (CLIP); sigmoid: every pair on its own (SigLIP)"
     )
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of a tower's channels that is dropped before its projection, in training"
+    )
     initial_scale: float = Field(
         1 / 0.07, gt=0, description="what cosines are multiplied by at the start; learned"
     )
@@ -84,14 +87,25 @@ class TwoTowers(nn.Module):
         """Returns one vector (B, E) per picture, not normalised."""
         if self.vision_projection is None:
             return features.pooled_BE
-        return self.vision_projection(features.grid_BNC.mean(1))
+        return self.vision_projection(self._dropped(features.grid_BNC.mean(1)))
 
     def pool_text(self, features: TextFeatures) -> Tensor:
         """Returns one vector (J, E) per text, not normalised."""
+        return self.project_texts(self.mean_text(features))
+
+    def mean_text(self, features: TextFeatures) -> Tensor:
+        """Returns one vector (J, C) per text before the projection: what a frozen text tower gives every time."""
         if self.text_projection is None:
             return features.pooled_BE
         mask_JL1 = features.mask_BL[..., None].to(features.tokens_BLC.dtype)
-        return self.text_projection((features.tokens_BLC * mask_JL1).sum(1) / mask_JL1.sum(1).clamp(min=1))
+        return (features.tokens_BLC * mask_JL1).sum(1) / mask_JL1.sum(1).clamp(min=1)
+
+    def project_texts(self, mean_JC: Tensor) -> Tensor:
+        """Returns one vector (J, E) per text, not normalised, from those of `mean_text`."""
+        return mean_JC if self.text_projection is None else self.text_projection(self._dropped(mean_JC))
+
+    def _dropped(self, vectors: Tensor) -> Tensor:
+        return F.dropout(vectors, self.config.dropout, self.training)
 
 
 def softmax_loss(similarity_BJ: Tensor, owner_J: Tensor, first: int, count: int) -> Tensor:

@@ -137,7 +137,7 @@ class AlignTraining:
             self.model.towers.load_state_dict(trained.model.state_dict())
             self.model.begin_in_the_shared_space()
         if codebook is not None:
-            codebook.check_tower(checkpoint.tower_digest(self.model.towers.vision)[:16])
+            codebook.check_tower(checkpoint.tower_id(self.model.towers.vision))
         inputs = self._inputs([record.file for record in (*train, *selection)])
         self.train = CaptionData.build(train, self.vocabulary, inputs, run.data.max_words)
         self.selection = CaptionData.build(selection, self.vocabulary, inputs, run.data.max_words)

@@ -81,7 +81,7 @@ class AnswerTraining:
         if run.tower_from:
             load_tower_weights(self.model.tower, find_model(run.tower_from))
         if codebook is not None:
-            codebook.check_tower(checkpoint.tower_digest(self.model.tower)[:16])
+            codebook.check_tower(checkpoint.tower_id(self.model.tower))
         preprocessing = reader_preprocessing(self.model.tower.preprocessing)
         files = list(dict.fromkeys(record.file for record in (*train, *selection)))
         self.inputs = self._inputs(preprocessing, files)

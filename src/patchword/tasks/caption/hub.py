@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from patchword.data.pictures import Picture, open_picture
-from patchword.errors import ModelError
+from patchword.errors import ConfigError, ModelError
 from patchword.tasks.caption.result import Caption, Captions
 from patchword.tasks.describe import describe
 
@@ -52,6 +52,7 @@ class HubCaptioner:
         trace: bool = False,
         batch: int = 8,
         max_length: int = 30,
+        mention: Sequence[str] = (),
     ) -> Caption: ...
     @overload
     def caption(
@@ -62,6 +63,7 @@ class HubCaptioner:
         trace: bool = False,
         batch: int = 8,
         max_length: int = 30,
+        mention: Sequence[str] = (),
     ) -> Captions: ...
     def caption(
         self,
@@ -71,8 +73,16 @@ class HubCaptioner:
         trace: bool = False,
         batch: int = 8,
         max_length: int = 30,
+        mention: Sequence[str] = (),
     ) -> Caption | Captions:
-        """As `CaptioningModel.caption`; these models have no trace, so there is never an attention map."""
+        """As `CaptioningModel.caption`; these models have no trace, so there is never an attention map.
+
+        Raises ConfigError for words that must be said: transformers' own search takes none.
+        """
+        if mention:
+            raise ConfigError(
+                "--mention works with Patchword's own captioners: leave it out, or name one of these"
+            )
         if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
             return self.caption([pictures], beams, n_best, trace, batch, max_length)[0]
         width = max(beams or 3, n_best)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import (
     find_model,
     hub_id,
@@ -35,8 +36,12 @@ def load(name: str | Path, device: str | None = None) -> Any:
     settings, card = read_settings(folder, "caption", ModelSettings)
     vocabulary = read_vocabulary(folder, settings.vocabulary_size)
     codebook = None if settings.codebook is None else Codebook.described(settings.codebook)
-    model = CaptionModel.build(settings.tower, settings.captioner, settings.vocabulary_size, codebook)
+    model = CaptionModel.build(
+        settings.tower, settings.captioner, settings.vocabulary_size, codebook, settings.concepts is not None
+    )
     restore_weights(model, model.captioner, "captioner.", folder, settings.tower_sha256)
+    if settings.tower_sha256 is not None and model.familiarity is not None:
+        checkpoint.load_weights(model.familiarity, folder, "familiarity.")
     if (folder / PROTOTYPES).exists():
         card["prototype_captions"] = nearest_captions(read_prototypes(folder))
     return CaptioningModel(model, settings, vocabulary, {"name": folder.name, **card}, chosen)

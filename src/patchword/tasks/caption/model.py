@@ -11,7 +11,7 @@ import math
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -21,12 +21,24 @@ from pydantic import BaseModel, Field
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import model_card, portable
 from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings, prototypes_of
+from patchword.constrained import MOST_CONSTRAINTS, constrained_beam_search
 from patchword.data.captions import Inputs
 from patchword.data.pictures import Picture, Preprocessing, open_picture, seen_part
-from patchword.decode import Decodings, beam_search, explain_tokens, greedy_steps
+from patchword.decode import Decodings, beam_search, explain_tokens, greedy_steps, select_rows
 from patchword.html.pictures import small_jpeg
+from patchword.layers.familiarity import mean_patch
+from patchword.tasks.caption.concepts import (
+    ConceptSettings,
+    NamesClasses,
+    concepts_of,
+    guess,
+    names,
+    phrase_of,
+    said,
+    sayable,
+)
 from patchword.tasks.caption.prototypes import context_words, write_prototypes
-from patchword.tasks.caption.result import Caption, Captions
+from patchword.tasks.caption.result import Caption, Captions, Concept
 from patchword.tasks.describe import describe
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
@@ -52,8 +64,17 @@ class ModelSettings(BaseModel, extra="forbid", frozen=True):
     vocabulary_size: int
     tower_sha256: str | None = None
     """Digest of a frozen public tower that the folder names by id and revision instead of holding its weights."""
+    concepts: ConceptSettings | None = None
+    """What is known about the concepts that the tower names (`patchword concepts`); None: nothing is said about them."""
     codebook: dict[str, Any] | None = None
     """Words, templates and tower of the codebook, for models with region alignment; its embeddings are among the weights."""
+
+
+class PictureConcepts(NamedTuple):
+    """What the tower names in a picture, and whether the picture is unlike all training pictures."""
+
+    named: tuple[Concept, ...]
+    unsure: bool
 
 
 class CaptioningModel:
@@ -82,6 +103,7 @@ class CaptioningModel:
         n_best: int = 1,
         trace: bool = True,
         batch: int = 16,
+        mention: Sequence[str] = (),
     ) -> Caption: ...
     @overload
     def caption(
@@ -91,6 +113,7 @@ class CaptioningModel:
         n_best: int = 1,
         trace: bool = True,
         batch: int = 16,
+        mention: Sequence[str] = (),
     ) -> Captions: ...
     def caption(
         self,
@@ -99,6 +122,7 @@ class CaptioningModel:
         n_best: int = 1,
         trace: bool = True,
         batch: int = 16,
+        mention: Sequence[str] = (),
     ) -> Caption | Captions:
         """Caption one picture, or a list of them.
 
@@ -107,20 +131,24 @@ class CaptioningModel:
             beams: hypotheses of the search; the model's own setting where left out.
             n_best: how many hypotheses come back; all but the best as `alternatives`.
             trace: whether the attention maps are computed, and a small copy of the picture is kept with them.
+            mention: words that every caption must say; without them the model's own setting decides whether what
+                its eyes are sure of must be said.
 
         Returns:
             A Caption for one picture, a list for a list, in its order.
 
         Raises:
             PictureError: a picture that cannot be decoded, with its name and the reason.
+            DataError: a word of `mention` that the model cannot say.
         """
         if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
-            return self.caption([pictures], beams, n_best, trace, batch)[0]
+            return self.caption([pictures], beams, n_best, trace, batch, mention)[0]
         captions = Captions()
         for first in range(0, len(pictures), batch):
             images = [open_picture(picture) for picture in pictures[first : first + batch]]
             pixels_BHWC = np.stack([self.settings.preprocessing.apply(image) for image in images])
-            found = self.caption_features(self.features(pixels_BHWC), beams, n_best, trace)
+            features, seen = self.look(pixels_BHWC)
+            found = self.caption_features(features, beams, n_best, trace, mention, seen)
             captions += (
                 [replace(one, picture=self._seen(image)) for one, image in zip(found, images, strict=True)]
                 if trace
@@ -162,10 +190,34 @@ class CaptioningModel:
         return self.model.features(Inputs(pixels_B3HW=pixels_B3HW))
 
     @torch.inference_mode()
+    def look(self, pixels_BHWC: np.ndarray) -> tuple[VisualFeatures, list[PictureConcepts] | None]:
+        """As `features`, and of each picture what the tower names and whether it is like the training pictures.
+
+        None where the model knows no concepts.
+        """
+        settings, tower, familiarity = self.settings.concepts, self.model.tower, self.model.familiarity
+        if settings is None or familiarity is None or not isinstance(tower, NamesClasses):
+            return self.features(pixels_BHWC), None
+        pixels_B3HW = torch.from_numpy(self.settings.preprocessing.normalise(pixels_BHWC)).to(self.device)
+        features, logits = tower.look(pixels_B3HW)
+        unsure_B = (familiarity.distance(mean_patch(features)) > familiarity.limit).tolist()
+        named = concepts_of(logits.picture_BK, settings)
+        return features, [PictureConcepts(*pair) for pair in zip(named, unsure_B, strict=True)]
+
+    @torch.inference_mode()
     def caption_features(
-        self, features: VisualFeatures, beams: int | None = None, n_best: int = 1, trace: bool = True
+        self,
+        features: VisualFeatures,
+        beams: int | None = None,
+        n_best: int = 1,
+        trace: bool = True,
+        mention: Sequence[str] = (),
+        seen: Sequence[PictureConcepts] | None = None,
     ) -> list[Caption]:
-        """Search and words for features of B pictures."""
+        """Search and words for features of B pictures; `seen` is what `look` says of them.
+
+        Raises DataError for a word of `mention` that the model cannot say.
+        """
         decoding, captioner, special = self.settings.decoding, self.model.captioner, self.vocabulary.special
         memory = captioner.encode(features)
         width = max(decoding.beams if beams is None else beams, n_best)
@@ -185,7 +237,78 @@ class CaptioningModel:
                 traces[k] = explain_tokens(
                     captioner, memory, special, found.tokens_BKT[:, k], found.lengths_BK[:, k].clamp(min=1)
                 )
-        return [self._captions_of(found, traces, b, features.hw) for b in range(len(found.tokens_BKT))]
+        captions = [self._captions_of(found, traces, b, features.hw) for b in range(len(found.tokens_BKT))]
+        return [
+            self._with_words(
+                caption,
+                select_rows(memory, torch.tensor([b], device=self.device)),
+                features.hw,
+                width,
+                trace,
+                mention,
+                one,
+            )
+            for b, (caption, one) in enumerate(zip(captions, seen or [None] * len(captions), strict=True))
+        ]
+
+    def _with_words(
+        self,
+        caption: Caption,
+        memory: NamedTuple,
+        hw: tuple[int, int] | None,
+        beams: int,
+        trace: bool,
+        mention: Sequence[str],
+        seen: PictureConcepts | None,
+    ) -> Caption:
+        """The caption, or another one that says the words that it must; of a strange picture a guess by its concepts."""
+        settings = self.settings.concepts
+        wanted = list(dict.fromkeys(mention))
+        if seen is not None and settings is not None:
+            caption = replace(caption, unsure=seen.unsure, named=seen.named)
+            if seen.unsure and not wanted:
+                text = guess(seen.named, settings)
+                return replace(
+                    caption, text=text, tokens=tuple(text.split()), attention_Thw=None, sentinel=None, prototypes=None,
+                    alternatives=(caption, *caption.alternatives),
+                )  # fmt: skip
+            if settings.mention == "confident" and not wanted:
+                wanted = [one.word for one in seen.named if one.probability >= settings.confident]
+        wanted = [word for word in wanted if not names(caption.text, word)][:MOST_CONSTRAINTS]
+        hosts = {} if settings is None else settings.hosts
+        if not mention:
+            wanted = [word for word in wanted if sayable(word, self.vocabulary, hosts)]
+        if not wanted:
+            return caption
+        phrases = [phrase_of(word, self.vocabulary, hosts) for word in wanted]
+        decoding, special, captioner = self.settings.decoding, self.vocabulary.special, self.model.captioner
+        found = constrained_beam_search(
+            captioner,
+            memory,
+            special,
+            [phrase.alternatives for phrase in phrases],
+            beams,
+            decoding.max_length,
+            decoding.no_repeat_ngram,
+        )
+        explained = None
+        if trace:
+            explained = explain_tokens(
+                captioner, memory, special, found.tokens_BKT[:, 0], found.lengths_BK[:, 0]
+            )
+        forced = self._caption(found, explained, 0, 0, hw)
+        words = said(forced.tokens, phrases)
+        text = forced.text if words == forced.tokens else " ".join(words)
+        kept = (replace(caption, alternatives=()), *caption.alternatives)
+        return replace(
+            forced,
+            text=text,
+            tokens=words,
+            concepts=caption.concepts,
+            unsure=caption.unsure,
+            named=caption.named,
+            alternatives=kept,
+        )
 
     def _captions_of(
         self, found: Decodings, traces: list[Trace | None], b: int, hw: tuple[int, int] | None

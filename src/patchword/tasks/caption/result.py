@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from patchword.lookup import look_up
+
+
+class Concept(NamedTuple):
+    """A word and the calibrated probability that a person's caption names it."""
+
+    word: str
+    probability: float
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,10 @@ class Caption:
     """What each of these prototypes stands for: its nearest training contexts (beginnings of captions, or patches), where known."""
     picture: bytes | None = field(default=None, repr=False, compare=False)
     """A small JPEG of what the model saw, kept with the trace, so that the caption can be shown over it."""
+    unsure: bool | None = None
+    """True for a picture unlike all that the model was trained on: `text` is then no more than a guess. None: not known."""
+    named: tuple[Concept, ...] = ()
+    """What the model's eyes name in the picture, likeliest first, each with the probability that a person would name it."""
     alternatives: tuple[Caption, ...] = field(default=(), repr=False)
     """The other hypotheses of the search, best first."""
 

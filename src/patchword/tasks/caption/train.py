@@ -218,7 +218,7 @@ def _check_codebook(run: CaptionRun, model: CaptionModel, codebook: Codebook) ->
     not know.
     """
     if run.captioner_from is None:
-        codebook.check_tower(checkpoint.tower_digest(model.tower)[:16])
+        codebook.check_tower(checkpoint.tower_id(model.tower))
     elif checkpoint.read_config(Path(run.captioner_from)).get("codebook") != codebook.describe():
         raise ConfigError(
             f"{run.captioner_from} was trained with another codebook than {run.codebook}: give the one it has"

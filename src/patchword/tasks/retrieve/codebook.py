@@ -19,8 +19,10 @@ from patchword.data.pictures import Picture
 from patchword.errors import DataError, ModelError
 from patchword.layers.codebook import OBJECTS, Codebook, assign, build_codebook, read_words
 from patchword.search.records import Concepts
+from patchword.sentences import SentenceSpace
 from patchword.tasks.retrieve.model import TwoTowerModel
 from patchword.text.concepts import caption_words
+from patchword.text.imagenet import common_words
 
 CONCEPT_SHARE = 0.1
 """A picture has a concept when this share of its patches is nearest to it."""
@@ -33,14 +35,18 @@ class CodebookResult(NamedTuple):
     unknown: tuple[str, ...]
 
 
-def gather_words(words: Path | None, captions: Path | None, minimum_count: int) -> list[str]:
-    """The words of a list, then those of a caption file's training split that look like nouns or adjectives and occur often enough, each
+def gather_words(
+    words: Path | None, captions: Path | None, minimum_count: int, class_names: bool = False
+) -> list[str]:
+    """The words of a list, then the common words of ImageNet's classes where `class_names` asks for them, then those of a caption file's training split that look like nouns or adjectives and occur often enough, each
     once; the 80 everyday objects that come with the package where neither is given.
 
     Raises DataError where a file is missing or gives no word.
     """
-    lists = [words] if words is not None else [OBJECTS] if captions is None else []
+    lists = [words] if words is not None else [OBJECTS] if captions is None and not class_names else []
     found = [word for path in lists for word in read_words(path)]
+    if class_names:
+        found += common_words()
     if captions is not None:
         records = split_records(read_captions(captions), "train")
         more = caption_words((caption for record in records for caption in record.captions), minimum_count)
@@ -70,6 +76,15 @@ def make_codebook(towers: TwoTowerModel, words: Sequence[str]) -> CodebookResult
 
     codebook = build_codebook(known, embed, tower_id(towers.model.vision))
     return CodebookResult(codebook, tuple(sorted(set(words) - set(known))))
+
+
+def make_sentence_codebook(words: Sequence[str]) -> Codebook:
+    """Words in the space of the packaged sentence encoder, for towers whose patches have a place in it by the names of classes.
+
+    The encoder reads pieces of words, so that it knows every word. Raises MissingExtra where its package is not installed.
+    """
+    space = SentenceSpace()
+    return build_codebook(words, space.embed, space.name)
 
 
 def picture_concepts(towers: TwoTowerModel, codebook: Codebook) -> Concepts:

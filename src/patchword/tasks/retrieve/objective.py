@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchword.composed import see
@@ -27,6 +28,26 @@ class CaptioningWeights(NamedTuple):
 _NO_CAPTIONING = CaptioningWeights()
 
 
+class FrozenTexts:
+    """What a frozen text tower makes of each text, computed the first time that the text comes (4 C bytes a text)."""
+
+    def __init__(self, model: TwoTowers, pad: int) -> None:
+        self._model, self._pad = model, pad
+        self._known: dict[bytes, Tensor] = {}
+
+    @torch.no_grad()
+    def means(self, tokens_JT: Tensor) -> Tensor:
+        """The vectors (J, C) before the text projection."""
+        # The key is the text without padding, so that a text is the same in every batch.
+        keys = [row[row != self._pad].cpu().numpy().tobytes() for row in tokens_JT]
+        fresh = [place for place, key in enumerate(keys) if key not in self._known]
+        if fresh:
+            ids_KT = tokens_JT[fresh]
+            found_KC = self._model.mean_text(self._model.text(ids_KT, ids_KT != self._pad)).float()
+            self._known.update({keys[place]: mean_C for place, mean_C in zip(fresh, found_KC, strict=True)})
+        return torch.stack([self._known[key] for key in keys]).to(tokens_JT.device)
+
+
 class Contrastive(nn.Module):
     """Every process embeds its own pictures and texts; similarities are taken with those of all processes.
 
@@ -46,6 +67,8 @@ class Contrastive(nn.Module):
         super().__init__()
         self.model, self.pad, self.gather = model, pad, gather
         self.captioner, self.captioning = captioner, captioning
+        frozen = not any(parameter.requires_grad for parameter in model.text.parameters())
+        self.frozen_texts = FrozenTexts(model, pad) if frozen else None
 
     def forward(self, batch: CaptionBatch, shares: Shares) -> dict[str, Tensor]:
         """Named losses, the total under "loss"; "rank_1" is the share of pictures whose best text is one of their own."""
@@ -54,7 +77,7 @@ class Contrastive(nn.Module):
         first = gather.first
         features = see(self.model.vision, batch.inputs)
         pictures_BE = gather.rows(self.model.pictures_of(features))
-        texts_JE = gather.rows(self.model.embed_texts(batch.tokens_RT, batch.tokens_RT != self.pad))
+        texts_JE = gather.rows(self._texts(batch.tokens_RT))
         # Cosines times a scale of up to 100 come in steps of a half in bf16: they are taken in full precision, under autocast too.
         with torch.autocast(pictures_BE.device.type, enabled=False):
             similarity_BJ = self.model.scale() * pictures_BE.float() @ texts_JE.float().T
@@ -70,6 +93,11 @@ class Contrastive(nn.Module):
             losses["cross_entropy"] = self._caption(features, batch) / shares.targets
             loss = loss + self.captioning.weight * losses["cross_entropy"]
         return {"loss": loss, **losses}
+
+    def _texts(self, tokens_RT: Tensor) -> Tensor:
+        if self.frozen_texts is None:
+            return self.model.embed_texts(tokens_RT, tokens_RT != self.pad)
+        return F.normalize(self.model.project_texts(self.frozen_texts.means(tokens_RT)), dim=-1)
 
     def _caption(self, features: VisualFeatures, batch: CaptionBatch) -> Tensor:
         """Sum of the cross-entropy of the batch's words under teacher forcing."""

@@ -1,0 +1,68 @@
+"""`patchword concepts`: what the eyes of a captioning model name, how far it can be trusted, and which pictures are strange to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def concepts(
+    model: Annotated[
+        str, typer.Argument(help="A captioning model over an ImageNet tower: its folder or shipped name.")
+    ],
+    data: Annotated[Path, typer.Option("--data", help="Annotations of the pictures that it was trained on.")],
+    images: Annotated[Path, typer.Option("--images", help="Folder of the pictures.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the model with its concepts.")],
+    held_out: Annotated[
+        int,
+        typer.Option(
+            "--held-out", min=1, help="Training pictures set aside, as data.held_out of the training."
+        ),
+    ] = 500,
+    confident: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Probability from which a word must be said.")
+    ] = 0.6,
+    mention: Annotated[bool, typer.Option(help="Whether confident words enter captions.")] = True,
+    half: Annotated[bool, typer.Option("--half", help="Write weights in half precision.")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
+    ] = None,
+) -> None:
+    """Calibrate what the classifier under a captioner names, by how often people's captions name it, and learn which pictures are unlike
+    the training pictures. The model with all of this is written to --out; a table says how reliable it is on the pictures set aside."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from patchword.log import progress
+    from patchword.tasks.caption.calibrate import calibrate, frequent_mistakes, named_in, reliability, view
+    from patchword.tasks.caption.load import load
+    from patchword.train.data import DataSettings, read_splits
+
+    captioner = load(model, device)
+    train, others = read_splits(DataSettings(annotations=str(data), images=str(images), held_out=held_out))
+    with progress() as bar:
+        task = bar.add_task("pictures", total=len(train) + len(others), status="")
+        train_views = view(captioner, images, train, lambda count: bar.update(task, advance=count))
+        other_views = view(captioner, images, others, lambda count: bar.update(task, advance=count))
+    options = {"confident": confident, "mention": "confident" if mention else "never"}
+    captioner = calibrate(captioner, train, train_views, other_views, options)
+    captioner.save(out, half)
+    settings, named_BW = captioner.settings.concepts, named_in(others)
+    table = Table(
+        "probability",
+        "pairs",
+        "mean probability",
+        "named by a reference",
+        title=f"{len(others)} pictures set aside",
+    )
+    for row in reliability(other_views, named_BW, settings):
+        table.add_row(
+            f"{row.low:.2f} to {row.high:.2f}", f"{row.pairs:,}", f"{row.predicted:.3f}", f"{row.named:.3f}"
+        )
+    Console(width=100).print(table)
+    wrong = ", ".join(f"{word} {count}" for word, count in frequent_mistakes(other_views, named_BW, settings))
+    print(
+        f"{out}: {len(settings.hosts)} words said in another's place; sure and not named: {wrong or 'none'}"
+    )

@@ -1,0 +1,165 @@
+"""What a captioning model learns about the concepts of its eyes after its training: `patchword concepts`.
+
+training pictures -> classifier of the tower -> how often a caption names what it says -> calibration
+vocabulary        -> sentence encoder        -> hosts for words that no training caption taught
+training pictures -> mean cell of the tower  -> which pictures are unlike all of them
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchword.data.pictures import open_picture
+from patchword.data.records import CaptionRecord
+from patchword.errors import ModelError
+from patchword.layers.familiarity import Familiarity, mean_patch
+from patchword.sentences import SentenceSpace
+from patchword.tasks.caption.concepts import (
+    ConceptSettings,
+    NamesClasses,
+    SpokenText,
+    calibrated,
+    fit_calibration,
+    sayable,
+    word_probabilities,
+)
+from patchword.tasks.caption.model import CaptioningModel
+from patchword.text.concepts import caption_words
+from patchword.text.imagenet import common_words, imagenet_classes
+from patchword.text.words import Vocabulary
+
+FAMILIAR_SHARE = 0.95
+"""This share of the held-out pictures is like the training pictures."""
+_HOST_COUNT = 5
+"""How often a vocabulary word must occur in the training captions to stand in for another."""
+_EDGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+class Views(NamedTuple):
+    """What the eyes say of some pictures."""
+
+    shares_BW: Tensor
+    """The classifier's probability of each common word."""
+    means_BC: Tensor
+    """Mean cell of the grid."""
+
+
+class ReliabilityRow(NamedTuple):
+    """Pairs of picture and word whose calibrated probability lies in one range."""
+
+    low: float
+    high: float
+    pairs: int
+    predicted: float
+    """Mean probability."""
+    named: float
+    """Share of the pairs in which a reference caption names the word."""
+
+
+@torch.inference_mode()
+def view(
+    model: CaptioningModel,
+    images: Path,
+    records: Sequence[CaptionRecord],
+    advance: Callable[[int], None],
+    batch: int = 8,
+) -> Views:
+    """Raises ModelError for a tower without a classifier, PictureError for a picture that cannot be decoded."""
+    tower, preprocessing = model.model.tower, model.settings.preprocessing
+    if not isinstance(tower, NamesClasses):
+        raise ModelError(
+            f"the tower of this model ({model.settings.tower.kind}) names no classes: concepts need an ImageNet tower such as "
+            "efficientnet-lite2"
+        )
+    shares, means = [], []
+    for first in range(0, len(records), batch):
+        part = records[first : first + batch]
+        pixels_BHWC = np.stack([preprocessing.apply(open_picture(images / record.file)) for record in part])
+        features, logits = tower.look(torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(model.device))
+        shares.append(word_probabilities(logits.picture_BK).cpu())
+        means.append(mean_patch(features).cpu())
+        advance(len(part))
+    return Views(torch.cat(shares), torch.cat(means))
+
+
+def named_in(records: Sequence[CaptionRecord]) -> Tensor:
+    """Whether a reference of each picture names each common word, (B, W)."""
+    texts = [SpokenText(" . ".join(record.captions)) for record in records]
+    return torch.tensor([[text.names(word) for word in common_words()] for text in texts])
+
+
+def reliability(views: Views, named_BW: Tensor, settings: ConceptSettings) -> list[ReliabilityRow]:
+    """How often references name a word, by its calibrated probability, on pictures that had no part in the calibration."""
+    offsets_W = torch.tensor([settings.offsets.get(word, 0.0) for word in common_words()])
+    chances_BW = calibrated(views.shares_BW, settings.slope, settings.intercept, offsets_W)
+    rows = []
+    for low, high in zip(_EDGES[:-1], _EDGES[1:], strict=True):
+        inside_BW = (chances_BW >= low) & (chances_BW < high if high < 1 else chances_BW <= 1)
+        count = int(inside_BW.sum())
+        if count:
+            predicted, said = chances_BW[inside_BW].mean(), named_BW[inside_BW].float().mean()
+            rows.append(ReliabilityRow(low, high, count, float(predicted), float(said)))
+    return rows
+
+
+def find_hosts(vocabulary: Vocabulary, captions: Sequence[str]) -> dict[str, str]:
+    """For each name and common word of ImageNet's classes that the vocabulary lacks, the word that it is said like.
+
+    That of a class's name is its common word where the vocabulary has it ("espresso" is said like "coffee"); else it is
+    the nearest noun of the captions. Raises MissingExtra where the sentence encoder's package is not installed.
+    """
+    nouns = [word for word in caption_words(captions, _HOST_COUNT) if sayable(word, vocabulary, {})]
+    common = {one.name: one.word for one in imagenet_classes() if sayable(one.word, vocabulary, {})}
+    wanted = list(dict.fromkeys([*common_words(), *(one.name for one in imagenet_classes())]))
+    lacking = [word for word in wanted if not sayable(word, vocabulary, {})]
+    space = SentenceSpace()
+    nearest = (space.embed(lacking) @ space.embed(nouns).T).argmax(1).tolist()
+    return {word: common.get(word, nouns[place]) for word, place in zip(lacking, nearest, strict=True)}
+
+
+def calibrate(
+    model: CaptioningModel,
+    train: Sequence[CaptionRecord],
+    train_views: Views,
+    others: Views,
+    options: dict[str, Any],
+) -> CaptioningModel:
+    """The model with concepts: calibrated on `train`, unsure beyond the distance of most of the `others`.
+
+    `options` are fields of ConceptSettings that a person chose, such as `confident`.
+    """
+    slope, intercept, offsets_W = fit_calibration(train_views.shares_BW, named_in(train))
+    offsets = {
+        word: round(float(value), 4)
+        for word, value in zip(common_words(), offsets_W, strict=True)
+        if abs(value) > 1e-3
+    }
+    captions = [caption for record in train for caption in record.captions]
+    hosts = find_hosts(model.vocabulary, captions)
+    settings = ConceptSettings(slope=slope, intercept=intercept, offsets=offsets, hosts=hosts, **options)
+    familiarity = Familiarity(train_views.means_BC.shape[1])
+    familiarity.fit(train_views.means_BC, others.means_BC)
+    familiarity.limit.copy_(familiarity.distance(others.means_BC).quantile(FAMILIAR_SHARE))
+    model.model.familiarity = familiarity.to(model.device)
+    model.settings = model.settings.model_copy(update={"concepts": settings})
+    return model
+
+
+def frequent_mistakes(
+    views: Views, named_BW: Tensor, settings: ConceptSettings, most: int = 10
+) -> list[tuple[str, int]]:
+    """The words that are confident and named by no reference most often."""
+    words = list(common_words())
+    offsets_W = torch.tensor([settings.offsets.get(word, 0.0) for word in words])
+    sure_BW = calibrated(views.shares_BW, settings.slope, settings.intercept, offsets_W) >= settings.confident
+    counted = Counter(
+        {word: int(count) for word, count in zip(words, (sure_BW & ~named_BW).sum(0), strict=True) if count}
+    )
+    return counted.most_common(most)
