@@ -17,7 +17,6 @@ from patchword.data.captions import Inputs
 from patchword.data.pictures import Preprocessing
 from patchword.errors import ConfigError
 from patchword.layers.codebook import Codebook
-from patchword.layers.familiarity import Familiarity
 from patchword.lookup import look_up
 from patchword.towers.layered import Preprocessing as TowerPreprocessing
 from patchword.towers.settings import (
@@ -159,7 +158,7 @@ class CaptionModel(TowerModel):
     """A tower and a captioner."""
 
     def __init__(
-        self, tower: nn.Module, captioner: nn.Module, familiarity: Familiarity | None = None
+        self, tower: nn.Module, captioner: nn.Module, familiarity: nn.Module | None = None
     ) -> None:
         super().__init__(tower)
         self.captioner = captioner
@@ -176,7 +175,7 @@ class CaptionModel(TowerModel):
     ) -> CaptionModel:
         """`familiar`: with a sense of what pictures the model was trained on."""
         built = build_tower(tower)
-        sense = Familiarity(built.width) if familiar else None
+        sense = look_up("layers.familiarity:Familiarity")(built.width) if familiar else None
         return cls(built, build_captioner(captioner, built.width, vocabulary_size, codebook), sense)
 
 

@@ -22,7 +22,6 @@ from patchword.errors import ModelError
 from patchword.layers.familiarity import Familiarity, mean_patch
 from patchword.sentences import SentenceSpace
 from patchword.tasks.caption.concepts import (
-    ConceptSettings,
     NamesClasses,
     SpokenText,
     calibrated,
@@ -30,7 +29,7 @@ from patchword.tasks.caption.concepts import (
     sayable,
     word_probabilities,
 )
-from patchword.tasks.caption.model import CaptioningModel
+from patchword.tasks.caption.model import CaptioningModel, ConceptSettings
 from patchword.text.concepts import caption_words
 from patchword.text.imagenet import common_words, imagenet_classes
 from patchword.text.words import Vocabulary

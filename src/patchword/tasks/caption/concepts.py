@@ -14,13 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from pydantic import BaseModel, Field
 from torch import Tensor
 
 from patchword.errors import DataError
+from patchword.tasks.caption.model import ConceptSettings
 from patchword.tasks.caption.result import Concept
 from patchword.text.imagenet import common_words
 from patchword.text.words import Vocabulary
@@ -31,25 +31,6 @@ SHOWN = 5
 """How many concepts of a picture are listed."""
 TEMPLATE = "perhaps {}"
 TEMPLATE_OF_NOTHING = "no caption: this is unlike all training pictures"
-
-
-class ConceptSettings(BaseModel, extra="forbid", frozen=True):
-    """What a captioning model knows about the concepts that its eyes name."""
-
-    slope: float = Field(description="calibration: slope of logit q in logit p")
-    intercept: float = Field(description="calibration: intercept")
-    offsets: dict[str, float] = Field(default_factory=dict, description="calibration: what a word differs by")
-    hosts: dict[str, str] = Field(
-        default_factory=dict,
-        description="concept words that the vocabulary lacks, and the words they are said like",
-    )
-    mention: Literal["never", "confident"] = Field(
-        "confident", description="confident: words of at least that probability enter the caption"
-    )
-    confident: float = Field(0.6, gt=0, le=1, description="probability from which a word must be said")
-    probable: float = Field(
-        0.08, gt=0, le=1, description="probability from which a word is listed, or guessed"
-    )
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ import math
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -21,22 +21,11 @@ from pydantic import BaseModel, Field
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import model_card, portable
 from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings, prototypes_of
-from patchword.constrained import MOST_CONSTRAINTS, constrained_beam_search
 from patchword.data.captions import Inputs
 from patchword.data.pictures import Picture, Preprocessing, open_picture, seen_part
 from patchword.decode import Decodings, beam_search, explain_tokens, greedy_steps, select_rows
 from patchword.html.pictures import small_jpeg
-from patchword.layers.familiarity import mean_patch
-from patchword.tasks.caption.concepts import (
-    ConceptSettings,
-    NamesClasses,
-    concepts_of,
-    guess,
-    names,
-    phrase_of,
-    said,
-    sayable,
-)
+from patchword.lookup import look_up
 from patchword.tasks.caption.prototypes import context_words, write_prototypes
 from patchword.tasks.caption.result import Caption, Captions, Concept
 from patchword.tasks.describe import describe
@@ -52,6 +41,25 @@ class DecodingSettings(BaseModel, extra="forbid", frozen=True):
     max_length: int = Field(20, gt=1, description="longest caption in tokens, the end token included")
     length_penalty: float = Field(0.0, ge=0, description="0: sum of log-probabilities decides; 1: their mean")
     no_repeat_ngram: int = Field(0, ge=0, description="no n words in a row occur twice; 0: allowed")
+
+
+class ConceptSettings(BaseModel, extra="forbid", frozen=True):
+    """What a captioning model knows about the concepts that its eyes name."""
+
+    slope: float = Field(description="calibration: slope of logit q in logit p")
+    intercept: float = Field(description="calibration: intercept")
+    offsets: dict[str, float] = Field(default_factory=dict, description="calibration: what a word differs by")
+    hosts: dict[str, str] = Field(
+        default_factory=dict,
+        description="concept words that the vocabulary lacks, and the words they are said like",
+    )
+    mention: Literal["never", "confident"] = Field(
+        "confident", description="confident: words of at least that probability enter the caption"
+    )
+    confident: float = Field(0.6, gt=0, le=1, description="probability from which a word must be said")
+    probable: float = Field(
+        0.08, gt=0, le=1, description="probability from which a word is listed, or guessed"
+    )
 
 
 class ModelSettings(BaseModel, extra="forbid", frozen=True):
@@ -176,12 +184,12 @@ class CaptioningModel:
             yield from words[said:]
             said = len(words)
         if not trace:
-            return self._caption(found, None, 0, 0, features.hw)
+            return self.caption_of(found, None, 0, 0, features.hw)
         with torch.inference_mode():
             explained = explain_tokens(
                 captioner, memory, special, found.tokens_BKT[:, 0], found.lengths_BK[:, 0]
             )
-        return replace(self._caption(found, explained, 0, 0, features.hw), picture=self._seen(image))
+        return replace(self.caption_of(found, explained, 0, 0, features.hw), picture=self._seen(image))
 
     @torch.inference_mode()
     def features(self, pixels_BHWC: np.ndarray) -> VisualFeatures:
@@ -195,14 +203,9 @@ class CaptioningModel:
 
         None where the model knows no concepts.
         """
-        settings, tower, familiarity = self.settings.concepts, self.model.tower, self.model.familiarity
-        if settings is None or familiarity is None or not isinstance(tower, NamesClasses):
+        if self.settings.concepts is None:
             return self.features(pixels_BHWC), None
-        pixels_B3HW = torch.from_numpy(self.settings.preprocessing.normalise(pixels_BHWC)).to(self.device)
-        features, logits = tower.look(pixels_B3HW)
-        unsure_B = (familiarity.distance(mean_patch(features)) > familiarity.limit).tolist()
-        named = concepts_of(logits.picture_BK, settings)
-        return features, [PictureConcepts(*pair) for pair in zip(named, unsure_B, strict=True)]
+        return look_up("tasks.caption.mention:look")(self, pixels_BHWC)
 
     @torch.inference_mode()
     def caption_features(
@@ -238,77 +241,22 @@ class CaptioningModel:
                     captioner, memory, special, found.tokens_BKT[:, k], found.lengths_BK[:, k].clamp(min=1)
                 )
         captions = [self._captions_of(found, traces, b, features.hw) for b in range(len(found.tokens_BKT))]
+        if not mention and seen is None:
+            return captions
+        say = look_up("tasks.caption.mention:with_words")
         return [
-            self._with_words(
+            say(
+                self,
                 caption,
-                select_rows(memory, torch.tensor([b], device=self.device)),
+                _one(memory, b),
                 features.hw,
                 width,
                 trace,
                 mention,
-                one,
+                None if seen is None else seen[b],
             )
-            for b, (caption, one) in enumerate(zip(captions, seen or [None] * len(captions), strict=True))
+            for b, caption in enumerate(captions)
         ]
-
-    def _with_words(
-        self,
-        caption: Caption,
-        memory: NamedTuple,
-        hw: tuple[int, int] | None,
-        beams: int,
-        trace: bool,
-        mention: Sequence[str],
-        seen: PictureConcepts | None,
-    ) -> Caption:
-        """The caption, or another one that says the words that it must; of a strange picture a guess by its concepts."""
-        settings = self.settings.concepts
-        wanted = list(dict.fromkeys(mention))
-        if seen is not None and settings is not None:
-            caption = replace(caption, unsure=seen.unsure, named=seen.named)
-            if seen.unsure and not wanted:
-                text = guess(seen.named, settings)
-                return replace(
-                    caption, text=text, tokens=tuple(text.split()), attention_Thw=None, sentinel=None, prototypes=None,
-                    alternatives=(caption, *caption.alternatives),
-                )  # fmt: skip
-            if settings.mention == "confident" and not wanted:
-                wanted = [one.word for one in seen.named if one.probability >= settings.confident]
-        wanted = [word for word in wanted if not names(caption.text, word)][:MOST_CONSTRAINTS]
-        hosts = {} if settings is None else settings.hosts
-        if not mention:
-            wanted = [word for word in wanted if sayable(word, self.vocabulary, hosts)]
-        if not wanted:
-            return caption
-        phrases = [phrase_of(word, self.vocabulary, hosts) for word in wanted]
-        decoding, special, captioner = self.settings.decoding, self.vocabulary.special, self.model.captioner
-        found = constrained_beam_search(
-            captioner,
-            memory,
-            special,
-            [phrase.alternatives for phrase in phrases],
-            beams,
-            decoding.max_length,
-            decoding.no_repeat_ngram,
-        )
-        explained = None
-        if trace:
-            explained = explain_tokens(
-                captioner, memory, special, found.tokens_BKT[:, 0], found.lengths_BK[:, 0]
-            )
-        forced = self._caption(found, explained, 0, 0, hw)
-        words = said(forced.tokens, phrases)
-        text = forced.text if words == forced.tokens else " ".join(words)
-        kept = (replace(caption, alternatives=()), *caption.alternatives)
-        return replace(
-            forced,
-            text=text,
-            tokens=words,
-            concepts=caption.concepts,
-            unsure=caption.unsure,
-            named=caption.named,
-            alternatives=kept,
-        )
 
     def _captions_of(
         self, found: Decodings, traces: list[Trace | None], b: int, hw: tuple[int, int] | None
@@ -317,12 +265,13 @@ class CaptioningModel:
             k for k in range(found.tokens_BKT.shape[1]) if math.isfinite(found.log_probabilities_BK[b, k])
         ]
         # A model whose weights blew up finds nothing: its first, empty, hypothesis says so by its log-probability.
-        hypotheses = [self._caption(found, traces[k], b, k, hw) for k in found_K or [0]]
+        hypotheses = [self.caption_of(found, traces[k], b, k, hw) for k in found_K or [0]]
         return replace(hypotheses[0], alternatives=tuple(hypotheses[1:]))
 
-    def _caption(
+    def caption_of(
         self, found: Decodings, trace: Trace | None, b: int, k: int, hw: tuple[int, int] | None
     ) -> Caption:
+        """Hypothesis k of picture b in words, with what made each of them where a trace is given."""
         ids = found.tokens_BKT[b, k, : int(found.lengths_BK[b, k])].tolist()
         words = tuple(self.vocabulary.tokens(ids))
         attention_Thw, sentinel, concepts, prototypes, contexts = None, None, None, None, {}
@@ -387,3 +336,9 @@ class CaptioningModel:
             folder = Path(temporary) / "model"
             self.save(folder)
             return str(api.upload_folder(repo_id=repository, folder_path=folder))
+
+
+def _one(memory: NamedTuple, b: int) -> NamedTuple:
+    """The memory of one picture of several."""
+    rows = torch.tensor([b], device=next(part for part in memory if isinstance(part, torch.Tensor)).device)
+    return select_rows(memory, rows)

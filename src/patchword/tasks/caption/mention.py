@@ -1,0 +1,121 @@
+"""Captions that must say certain words: those that a person asks for, and those that the eyes are sure of.
+
+A caption that does not say a word is searched for anew, under the constraint that it does. A picture unlike all training
+pictures gets no caption but a guess by its concepts, marked as unsure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from patchword.constrained import MOST_CONSTRAINTS, constrained_beam_search
+from patchword.decode import explain_tokens
+from patchword.errors import ModelError
+from patchword.layers.familiarity import mean_patch
+from patchword.tasks.caption.concepts import NamesClasses, concepts_of, guess, names, phrase_of, said, sayable
+from patchword.tasks.caption.model import CaptioningModel, PictureConcepts
+from patchword.tasks.caption.result import Caption
+from patchword.types import VisualFeatures
+
+
+@torch.inference_mode()
+def look(model: CaptioningModel, pixels_BHWC: np.ndarray) -> tuple[VisualFeatures, list[PictureConcepts]]:
+    """Features of pictures, and of each what the tower names and whether it is unlike all training pictures.
+
+    Raises ModelError for a model whose tower names no classes.
+    """
+    settings, tower, familiarity = model.settings.concepts, model.model.tower, model.model.familiarity
+    if settings is None or familiarity is None or not isinstance(tower, NamesClasses):
+        raise ModelError(
+            f"the tower of this model ({model.settings.tower.kind}) names no concepts: choose another model"
+        )
+    pixels_B3HW = torch.from_numpy(model.settings.preprocessing.normalise(pixels_BHWC)).to(model.device)
+    features, logits = tower.look(pixels_B3HW)
+    unsure_B = (familiarity.distance(mean_patch(features)) > familiarity.limit).tolist()
+    named = concepts_of(logits.picture_BK, settings)
+    return features, [PictureConcepts(*pair) for pair in zip(named, unsure_B, strict=True)]
+
+
+def with_words(
+    model: CaptioningModel,
+    caption: Caption,
+    memory: NamedTuple,
+    hw: tuple[int, int] | None,
+    beams: int,
+    trace: bool,
+    mention: Sequence[str],
+    seen: PictureConcepts | None,
+) -> Caption:
+    """The caption of one picture, or another one that says the words that it must; of a strange picture a guess.
+
+    What the plain search found stays as the first alternative. Raises DataError for a word of `mention` that the model
+    cannot say.
+    """
+    settings = model.settings.concepts
+    if seen is not None and settings is not None:
+        caption = replace(caption, unsure=seen.unsure, named=seen.named)
+        if seen.unsure and not mention:
+            text = guess(seen.named, settings)
+            blank = replace(caption, attention_Thw=None, sentinel=None, prototypes=None)
+            return replace(blank, text=text, tokens=tuple(text.split()), alternatives=_kept(caption))
+    words = missing_words(model, caption, mention, seen)
+    return _said_anew(model, caption, memory, hw, beams, trace, words) if words else caption
+
+
+def missing_words(
+    model: CaptioningModel, caption: Caption, mention: Sequence[str], seen: PictureConcepts | None
+) -> list[str]:
+    """What a caption must say and does not: the words of `mention`, else the sayable words that the eyes are sure of."""
+    settings = model.settings.concepts
+    wanted = list(dict.fromkeys(mention))
+    if not wanted and seen is not None and settings is not None and settings.mention == "confident":
+        sure = [one.word for one in seen.named if one.probability >= settings.confident]
+        wanted = [word for word in sure if sayable(word, model.vocabulary, settings.hosts)]
+    return [word for word in wanted if not names(caption.text, word)][:MOST_CONSTRAINTS]
+
+
+def _said_anew(
+    model: CaptioningModel,
+    caption: Caption,
+    memory: NamedTuple,
+    hw: tuple[int, int] | None,
+    beams: int,
+    trace: bool,
+    words: Sequence[str],
+) -> Caption:
+    settings, vocabulary, captioner = model.settings, model.vocabulary, model.model.captioner
+    hosts = {} if settings.concepts is None else settings.concepts.hosts
+    phrases = [phrase_of(word, vocabulary, hosts) for word in words]
+    alternatives = [phrase.alternatives for phrase in phrases]
+    length, repeat = settings.decoding.max_length, settings.decoding.no_repeat_ngram
+    found = constrained_beam_search(
+        captioner, memory, vocabulary.special, alternatives, beams, length, repeat
+    )
+    explained = None
+    if trace:
+        with torch.inference_mode():
+            explained = explain_tokens(
+                captioner, memory, vocabulary.special, found.tokens_BKT[:, 0], found.lengths_BK[:, 0]
+            )
+    forced = model.caption_of(found, explained, 0, 0, hw)
+    tokens = said(forced.tokens, phrases)
+    text = forced.text if tokens == forced.tokens else " ".join(tokens)
+    kept = replace(caption, text=text, tokens=tokens, alternatives=_kept(caption))
+    return replace(
+        kept,
+        log_probability=forced.log_probability,
+        complete=forced.complete,
+        attention_Thw=forced.attention_Thw,
+        sentinel=forced.sentinel,
+        prototypes=forced.prototypes,
+        contexts=forced.contexts,
+    )
+
+
+def _kept(caption: Caption) -> tuple[Caption, ...]:
+    return (replace(caption, alternatives=()), *caption.alternatives)
