@@ -188,3 +188,24 @@ def test_one_pass_stores_the_features_and_the_tokens_that_go_on(model, images, t
         ConfigError, match="replaces the tower's layers below 1, and a stage trains it from layer 0 on"
     ):
         stored_inputs(both.folder, model.tower, PREPROCESSING, learning_stages)
+
+
+def test_mirrored_views_are_the_features_of_mirrored_pictures(model, images, tmp_path):
+    store = store_features(
+        model.tower,
+        PREPROCESSING,
+        images,
+        FILES,
+        tmp_path / "store",
+        torch.device("cpu"),
+        lambda count: None,
+        mirror=True,
+    )
+    pixels_B3HW = torch.from_numpy(
+        PREPROCESSING.normalise(np.stack([PREPROCESSING.apply(Image.open(images / name)) for name in FILES]))
+    )
+    with torch.inference_mode():
+        mirrored_BNC = model.tower(pixels_B3HW.flip(3)).grid_BNC.half().numpy()
+    rows = store.rows([f"{name}//1" for name in FILES])
+    assert store.manifest["views"] == 2
+    np.testing.assert_array_equal(store.fields["grid_BNC"][rows], mirrored_BNC)

@@ -85,8 +85,20 @@ def load_tower_weights(tower: nn.Module, folder: Path) -> None:
     prefix = checkpoint.prefix_of(folder, section)
     if getattr(tower, "adapters", ()) and config[section].get("adapters") is None:
         checkpoint.load_weights(tower.model, folder, f"{prefix}model.")
+    elif lacks_class_branch(tower, folder):
+        tower.drop_class_branch()
+        checkpoint.load_weights(tower, folder, prefix)
+        tower.make_class_branch()
     else:
         checkpoint.load_weights(tower, folder, prefix)
+
+
+def lacks_class_branch(tower: nn.Module, folder: Path) -> bool:
+    """Whether a tower keeps the classes of its trained blocks apart, and the tower of a model folder was frozen and does not."""
+    if getattr(tower, "class_layers", None) is None:
+        return False
+    config = checkpoint.read_config(folder)
+    return config[_section(folder, config)].get("trainable_from") is None
 
 
 def first_trained(tower: nn.Module) -> int:

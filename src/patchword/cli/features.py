@@ -85,7 +85,7 @@ def features(
     records = read_questions(data) if holds_questions(data) else read_captions(data)
     files = list(dict.fromkeys(record.file for record in records))
     with progress() as bar:
-        task = bar.add_task("features", total=len(files) * views, status="")
+        task = bar.add_task("features", total=len(files) * (2 if mirror else views), status="")
         store = store_features(
             tower,
             preprocessing,

@@ -280,7 +280,9 @@ class EfficientNetLiteTower(PartlyFrozen):
             self.register_buffer("names_KE", torch.zeros(CLASSES, config.names_width))
         if config.weights == "package":
             self._load(packages.read_weights(config.kind))
-        self.class_layers, self.class_head = self._class_branch()
+        self.class_layers: nn.ModuleList | None = None
+        self.class_head: NormedConvolution | None = None
+        self.make_class_branch()
         size = config.size or scale.size
         resize = size + CROP_BORDER if config.fit == "crop" else size
         self.preprocessing = Preprocessing(size, MEAN, STD, fit=config.fit, resample="bicubic", resize=resize)
@@ -293,13 +295,18 @@ class EfficientNetLiteTower(PartlyFrozen):
         for reader in {self.head, self.classifier, self.class_layers, self.class_head} - {None, *ending}:
             reader.requires_grad_(False)
 
-    def _class_branch(self) -> tuple[nn.ModuleList | None, NormedConvolution | None]:
-        """Copies of the trained blocks, and of a trained head, as they were published; None where nothing is trained."""
+    def make_class_branch(self) -> None:
+        """Copies the trained blocks, and a trained head, as they are now, to read the classes from; they stay frozen."""
         first = self.config.trainable_from
         if self.text_space is None or first is None:
-            return None, None
-        head = copy.deepcopy(self.head) if self.config.grid == "head" else None
-        return copy.deepcopy(self.layers[first:]), head
+            return
+        self.class_layers = copy.deepcopy(self.layers[first:]).requires_grad_(False)
+        if self.config.grid == "head":
+            self.class_head = copy.deepcopy(self.head).requires_grad_(False)
+
+    def drop_class_branch(self) -> None:
+        """Forgets the copies, so that the weights of a tower that was never trained fit."""
+        self.class_layers, self.class_head = None, None
 
     def train(self, mode: bool = True) -> EfficientNetLiteTower:
         """Sets the mode, as for every tower.

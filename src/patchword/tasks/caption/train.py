@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import find_model, restore_weights
-from patchword.checkpoints.towers import load_tower_weights
+from patchword.checkpoints.towers import lacks_class_branch, load_tower_weights
 from patchword.composed import CaptionModel, prototypes_of, reader_preprocessing
 from patchword.data.captions import CaptionBatch, CaptionData, Inputs, PictureInputs, PlanEntry
 from patchword.data.pictures import Preprocessing
@@ -207,6 +207,11 @@ def begun_model(run: CaptionRun, vocabulary_size: int, codebook: Codebook | None
 def load_weights(model: CaptionModel, folder: Path) -> None:
     """The weights of a model folder into the model. Raises ModelError where they do not fit."""
     digest = checkpoint.read_config(folder).get("tower_sha256")
+    if digest is None and lacks_class_branch(model.tower, folder):
+        # A run that begins to train blocks of a tower which the folder holds frozen.
+        load_tower_weights(model.tower, folder)
+        checkpoint.load_weights(model.captioner, folder, "captioner.")
+        return
     restore_weights(model, model.captioner, "captioner.", folder, digest)
 
 

@@ -1,0 +1,117 @@
+"""Captions that must say words, and pictures that no training picture is like, through a whole model folder."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from patchword.composed import CaptionModel, reader_preprocessing
+from patchword.errors import DataError
+from patchword.models.captioners.show_attend_tell import ShowAttendTellConfig
+from patchword.tasks.caption.load import load
+from patchword.tasks.caption.model import CaptioningModel, ConceptSettings, DecodingSettings, ModelSettings
+from patchword.text.imagenet import common_words
+from patchword.text.words import Vocabulary
+from patchword.towers.settings import EfficientNetLiteConfig
+
+VOCABULARY = Vocabulary.build(["a dog runs on the beach", "a cat sits on a red mat"], minimum_count=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An ImageNet tower and a captioner, both with random weights, and concepts as `patchword concepts` writes them."""
+    torch.manual_seed(0)
+    tower = EfficientNetLiteConfig(kind="efficientnet-lite0", weights="none", grid="last_block", size=64)
+    captioner = ShowAttendTellConfig(word_width=8, width=12, attention_width=6)
+    model = CaptionModel.build(tower, captioner, VOCABULARY.size, None, familiar=True)
+    settings = ModelSettings(
+        tower=tower,
+        captioner=captioner,
+        preprocessing=reader_preprocessing(model.tower.preprocessing),
+        decoding=DecodingSettings(beams=2, max_length=9),
+        vocabulary_size=VOCABULARY.size,
+        concepts=ConceptSettings(slope=1.0, intercept=0.0, hosts={"zebra": "dog"}, mention="never"),
+    )
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    CaptioningModel(model, settings, VOCABULARY, {"name": "tiny"}, torch.device("cpu")).save(path)
+    return path
+
+
+@pytest.fixture
+def picture():
+    return np.random.default_rng(0).integers(0, 255, (80, 70, 3), dtype=np.uint8)
+
+
+def with_concepts(model, **changes):
+    model.settings = model.settings.model_copy(
+        update={"concepts": model.settings.concepts.model_copy(update=changes)}
+    )
+    return model
+
+
+def see_only(model, word):
+    """The classifier is sure of one class, whatever it sees."""
+    with torch.no_grad():
+        model.model.tower.classifier.weight.zero_()
+        model.model.tower.classifier.bias.zero_()
+        model.model.tower.classifier.bias[common_words()[word][0]] = 20.0
+    return model
+
+
+def test_every_caption_says_the_words_that_are_asked_for(folder, picture):
+    captions = load(folder, "cpu").caption([picture, picture[::-1]], mention=["cat", "beach"])
+    for caption in captions:
+        assert "cat" in caption.tokens and "beach" in caption.tokens
+        assert caption.attention_Thw.shape[0] == len(caption.tokens)
+        assert "cat" not in caption.alternatives[0].tokens or "beach" not in caption.alternatives[0].tokens
+
+
+def test_a_word_beyond_the_vocabulary_is_said_in_its_hosts_place(folder, picture):
+    caption = load(folder, "cpu").caption(picture, mention=["zebra"])
+    assert "zebra" in caption.tokens and "zebra" in caption.text
+
+
+def test_a_word_that_cannot_be_said_is_an_error(folder, picture):
+    with pytest.raises(DataError, match="never learnt"):
+        load(folder, "cpu").caption(picture, mention=["xylophone"])
+
+
+@pytest.mark.parametrize(("mention", "is_said"), [("confident", True), ("never", False)])
+def test_what_the_eyes_are_sure_of_is_said_where_the_model_is_set_so(folder, picture, mention, is_said):
+    model = with_concepts(see_only(load(folder, "cpu"), "zebra"), mention=mention)
+    caption = model.caption(picture)
+    assert caption.unsure is False and caption.named[0].word == "zebra"
+    assert ("zebra" in caption.tokens) == is_said
+
+
+def test_a_strange_picture_gets_a_guess_and_no_invention(folder, picture):
+    model = see_only(load(folder, "cpu"), "zebra")
+    model.model.familiarity.limit.fill_(-1.0)
+    caption = model.caption(picture)
+    assert caption.unsure is True and caption.text == "perhaps a zebra" and caption.attention_Thw is None
+    assert caption.alternatives[0].attention_Thw is not None
+
+
+def test_a_strange_picture_is_captioned_where_words_are_asked_for(folder, picture):
+    model = load(folder, "cpu")
+    model.model.familiarity.limit.fill_(-1.0)
+    assert "cat" in model.caption(picture, mention=["cat"]).tokens
+
+
+def test_the_command_says_unsure_and_lists_concepts(folder, picture, tmp_path, patchword):
+    from PIL import Image
+
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    model = see_only(load(folder, "cpu"), "zebra")
+    model.model.familiarity.limit.fill_(-1.0)
+    model.save(tmp_path / "strange")
+    status, out, _ = patchword(
+        "caption", tmp_path / "photo.png", "--model", tmp_path / "strange", "--device", "cpu"
+    )
+    assert status == 0 and out.strip().endswith("unsure: perhaps a zebra")
+    _, out, _ = patchword("caption", tmp_path / "photo.png", "--model", tmp_path / "strange", "--json")
+    row = json.loads(out)
+    assert row["unsure"] is True and row["concepts"][0]["word"] == "zebra"
+    status, out, _ = patchword("caption", tmp_path / "photo.png", "--model", folder, "--mention", "cat")
+    assert status == 0 and "cat" in out
