@@ -17,7 +17,6 @@ from patchword.config import RENAMED_TASKS, override, read_toml, validate
 from patchword.errors import ConfigError
 from patchword.lookup import look_up
 from patchword.tasks.table import TASKS
-from patchword.train.dry_run import dry_run as measure
 from patchword.train.loop import Run
 
 
@@ -49,7 +48,7 @@ def start(
     recipe = look_up(TASKS[task].recipe)(settings, folder, command)
     recipe.model.to(accelerator.device)
     if dry_run:
-        measure(recipe, accelerator, settings.seed)
+        look_up("train.dry_run:dry_run")(recipe, accelerator, settings.seed)
         return folder
     if accelerator.is_main_process:  # only now: a run that could not be set up leaves no folder behind
         folder.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,8 @@ class AlignRun(RunSettings, frozen=True):
     def _one_origin(self) -> AlignRun:
         if (self.towers is None) == (self.vision is None or self.text is None):
             raise ValueError(
-                "the towers are either those of a trained model (towers) or of the tables [vision] and [text]; give one"
+                "the towers are either those of a trained model (towers) or of the tables [vision] and "
+                "[text]; give one"
             )
         if (self.codebook is None) != (self.region_alignment is None):
             raise ValueError("region_alignment and codebook go together: give both, or neither")
@@ -230,6 +231,7 @@ class AlignTraining:
 def _trained_towers(name: str) -> TwoTowerModel:
     if is_hub(name):
         raise ConfigError(
-            f"towers = {name!r}: a CLIP of transformers begins a training through [vision] and [text] with its id as source"
+            f"towers = {name!r}: a CLIP of transformers begins a training through [vision] and [text] with "
+            "its id as source"
         )
     return load_two_towers(name, "cpu")

@@ -18,11 +18,12 @@ import torch
 from patchword.data.captions import CaptionData
 from patchword.device import wait
 from patchword.log import progress
+from patchword.lookup import look_up
 from patchword.losses import caption_cross_entropy
-from patchword.metrics import score_captions
 from patchword.tasks.caption.model import CaptioningModel
 from patchword.train.recipe import Validation
 
+SCORE = "metrics:score_captions"
 _AT_ONCE = 64
 _SAMPLES = 24
 
@@ -40,7 +41,8 @@ class CaptionValidation:
         forced = self._teacher_forced(model)
         predictions, seconds = self._decoded(model)
         references = {str(record.image_id): list(record.captions) for record in self.selection.records}
-        values = {name: one.value for name, one in score_captions(references, predictions).items()}
+        found = look_up(SCORE)(references, predictions)
+        values = {name: one.value for name, one in found.items()}
         if writes:
             self._write(name, predictions)
         speed = round(len(predictions) / seconds, 2)
@@ -93,7 +95,7 @@ class CaptionValidation:
             ):
                 predictions[str(image)] = model.vocabulary.decode(row[:length])
         references = {str(record.image_id): list(record.captions) for record in self.selection.records}
-        bleu = score_captions(references, predictions, metrics=("bleu",))["Bleu_4"].value
+        bleu = look_up(SCORE)(references, predictions, metrics=("bleu",))["Bleu_4"].value
         return {"loss": total / max(1, words), "top5": hits / max(1, words), "bleu4": bleu}
 
     def _write(self, name: str, predictions: Mapping[str, str]) -> None:
