@@ -82,6 +82,10 @@ def test_search_by_picture_with_json_and_a_page(run, out, photos, tmp_path):
     results = json.loads(printed)["results"]
     assert [one["path"] for one in results] == [str(photos / "r.png"), str(photos / "b\n<b>.png")]
     assert page.read_text(encoding="utf-8").count("data:image/jpeg;base64,") == 2
+    page.write_text("written by hand")
+    assert "exists already" in str(run("search", out, "red", "--html", page).exception)
+    assert page.read_text() == "written by hand"
+    assert run("search", out, "red", "--html", page, "--overwrite").exit_code == 0
 
 
 def test_a_path_that_no_longer_exists_is_marked(run, out, photos):

@@ -1,12 +1,14 @@
 import json
 import re
+import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from patchword.errors import DataError
-from patchword.serve.abilities import Hit
+from patchword.html.pictures import small_jpeg
+from patchword.serve.abilities import Hit, Query
 from patchword.serve.asking import AskOptions
 from patchword.serve.batching import Call
 from patchword.serve.refusals import Refusal
@@ -15,8 +17,14 @@ from patchword.tasks.caption.result import Caption
 
 
 class Everything:
-    def search(self, text, k):
-        return [Hit(f"{text}-{i}.jpg", 1.0 - i / 10, Image.new("RGB", (9, 9))) for i in range(k)]
+    def read(self, texts):
+        return [Query(text, ("the model does not know: zebra",) * ("zebra" in text)) for text in texts]
+
+    def nearest(self, query, k):
+        return [Hit(f"{query.vector_E}-{i}.jpg", 1.0 - i / 10, f"{i:064x}") for i in range(k)]
+
+    def thumbnail(self, key):
+        return small_jpeg(Image.new("RGB", (9, 9))) if key == f"{0:064x}" else None
 
     card = {"name": "able", "example": "why?"}
 
@@ -178,7 +186,7 @@ def test_search_ask_and_label(client_for, make_png):
     client = client_for(index=able, answers=able, labels=able)
     hits = client.post("/search", json={"text": "dog", "k": 2}).json()["hits"]
     assert [(hit["name"], hit["score"]) for hit in hits] == [("dog-0.jpg", 1.0), ("dog-1.jpg", 0.9)]
-    assert hits[0]["picture"].startswith("data:image/jpeg;base64,")
+    assert [hit["picture"] for hit in hits] == [f"/thumbnails/{i:064x}" for i in range(2)]
     assert client.post("/ask?question=why", content=make_png()).json()["answers"][0] == {
         "text": "why 30",
         "probability": 0.9,
@@ -346,11 +354,55 @@ def test_metrics_count_what_happened(client_for, make_png):
         assert line in text.splitlines()
 
 
+def test_remarks_on_a_query_are_told(client_for):
+    client = client_for(index=Everything())
+    assert client.post("/search", json={"text": "dog"}).json()["remarks"] == []
+    assert client.post("/search", json={"text": "zebra"}).json()["remarks"] == [
+        "the model does not know: zebra"
+    ]
+
+
+def test_a_small_copy_is_kept_by_the_browser_that_asked(client_for):
+    client = client_for(index=Everything())
+    found = client.get(f"/thumbnails/{0:064x}")
+    assert (found.headers["content-type"], found.content[:2]) == ("image/jpeg", b"\xff\xd8")
+    assert found.headers["cache-control"] == "private, max-age=31536000, immutable"
+    again = client.get(f"/thumbnails/{0:064x}", headers={"If-None-Match": found.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert client.post("/search", json={"text": "dog"}).headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("key", [f"{9:064x}", "0", "..%2f..%2fetc%2fpasswd", "x" * 64, "A" * 64])
+def test_a_copy_that_is_not_there_is_refused_and_not_kept(client_for, key):
+    refused = client_for(index=Everything()).get(f"/thumbnails/{key}")
+    assert (refused.status_code, refused.headers["cache-control"]) == (404, "no-store")
+    assert client_for().get(f"/thumbnails/{key}").status_code == 404
+
+
+def test_copies_ask_for_the_token(client_for):
+    client = client_for(index=Everything(), token="0123456789abcdef")
+    assert client.get(f"/thumbnails/{0:064x}").status_code == 401
+    told = {"Authorization": "Bearer 0123456789abcdef"}
+    assert client.get(f"/thumbnails/{0:064x}", headers=told).status_code == 200
+
+
+def test_copies_are_sent_while_the_model_is_busy(client_for, fake, make_png):
+    fake.gate.clear()
+    client = client_for(fake, index=Everything())
+    waiting = threading.Thread(target=client.post, args=("/caption",), kwargs={"content": make_png()})
+    waiting.start()
+    assert fake.entered.wait(10)
+    assert client.get(f"/thumbnails/{0:064x}").status_code == 200
+    fake.gate.set()
+    waiting.join()
+
+
 def test_openapi_names_all_paths_and_the_error(client_for):
     document = client_for().get("/openapi.json").json()
     assert set(document["paths"]) == {
         "/caption",
         "/search",
+        "/thumbnails/{key}",
         "/ask",
         "/label",
         "/models",

@@ -12,10 +12,12 @@ import uvicorn
 from PIL import Image
 
 from patchword.errors import DataError
-from patchword.serve.abilities import Hit
+from patchword.html.pictures import small_jpeg
+from patchword.serve.abilities import Hit, Query
 from patchword.serve.app import create_app
 from patchword.serve.connections import bounded_protocol
 from patchword.serve.limits import Limits
+from patchword.serve.refusals import unknown_words
 from patchword.tasks.answer.result import Answer, Answers
 
 CHROMIUM = next(
@@ -39,11 +41,17 @@ SHOTS = os.environ.get("PATCHWORD_SCREENSHOTS")
 
 
 class Everything:
-    def search(self, text, k):
-        return [
-            Hit(f"{text} <b>{i}</b>.jpg", 0.5, Image.new("RGB", (40, 30), (i, 9, 9)) if i else None)
-            for i in range(3)
-        ]
+    def read(self, texts):
+        if "nonsense" in texts[0]:
+            raise unknown_words(DataError("no word of this is known"))
+        return [Query(text, ("the model does not know: zebra",) * ("zebra" in text)) for text in texts]
+
+    def nearest(self, query, k):
+        return [Hit(f"{query.vector_E} <b>{i}</b>.jpg", 0.5, f"{i:064x}") for i in range(3)]
+
+    def thumbnail(self, key):
+        number = int(key, 16)
+        return small_jpeg(Image.new("RGB", (40, 30), (number, 9, 9))) if number else None
 
     card = {
         "name": "able",
@@ -314,11 +322,32 @@ def test_search(page_of):
     page.fill("#query", "<i>dog")
     page.press("#query", "Enter")
     page.wait_for_selector("#hits figure img")
-    assert page.inner_text("#hits .gone") == "no picture"
+    page.wait_for_function("document.querySelectorAll('#hits img').length == 2")
+    page.wait_for_function("document.querySelector('#hits .gone').textContent == 'no picture'")
     assert page.locator("#hits .name").all_inner_texts() == [f"<i>dog <b>{i}</b>.jpg" for i in range(3)]
     assert page.is_hidden("#ask-section") and page.is_hidden("#label-section"), (
         "what is not configured is not offered"
     )
+
+
+def test_old_results_vanish(page_of, photo):
+    page = page_of()
+
+    def ask(words):
+        page.fill("#query", words)
+        page.press("#query", "Enter")
+
+    ask("a zebra")
+    page.wait_for_selector("#hits figure img")
+    assert page.inner_text("#search-remarks") == "The model does not know: zebra."
+    ask("nonsense")
+    page.wait_for_selector("#error:not([hidden])")
+    assert page.locator("#hits figure").count() == 0 and page.inner_text("#search-remarks") == ""
+    ask("dogs")
+    page.wait_for_selector("#hits figure img")
+    page.set_input_files("#file", photo)
+    page.wait_for_selector("#caption button")
+    assert page.locator("#hits figure").count() == 0
 
 
 def test_errors_are_told(page_of, tmp_path, photo):

@@ -91,7 +91,7 @@ def test_decode_stops_at_the_end_and_drops_padding_and_start():
 def test_unknown_words_are_named_once():
     vocabulary = Vocabulary.build(CAPTIONS, minimum_count=1)
     assert vocabulary.unknown_words("the dog's ball") == []
-    assert vocabulary.unknown_words("The zebra, a zebra and Xanthippe!") == ["zebra", "and", "xanthippe"]
+    assert vocabulary.unknown_words("The zebra, a zebra; Xanthippe!") == ["zebra", "xanthippe"]
 
 
 @pytest.mark.parametrize("number", [-1, 12])

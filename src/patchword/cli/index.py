@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from patchword.cli.outputs import complain
 
 if TYPE_CHECKING:
     from patchword.search.check import CheckReport, RepairReport
@@ -151,11 +152,10 @@ def show(report: IndexReport, out: Path, as_json: bool) -> None:
         print(json.dumps({**counts, "bad": bad}))
         return
     for path, reason in report.bad:
-        line = f"patchword: skipped {printable(path)}: {printable(reason)}"
-        print(" ".join(line.split()), file=sys.stderr)
+        complain(f"skipped {printable(path)}: {printable(reason)}")
     for place, count in report.absent.items():
         said = "cannot be read, is empty or is not mounted; --allow-empty forgets them"
-        print(f"patchword: kept {count} pictures of {printable(place)}, which {said}", file=sys.stderr)
+        complain(f"kept {count} pictures of {printable(place)}, which {said}")
     told = f"{report.added} added, {report.changed} changed, {report.moved} moved, {report.removed} removed"
     told = f"{told}, {report.kept} as before, {len(report.bad)} skipped"
     print(f"{report.pictures} pictures in {printable(str(out))}: {told}")
@@ -188,13 +188,11 @@ def _show_repair(report: RepairReport, out: Path) -> None:
     from patchword.search.page import printable
 
     for file, reason in report.damaged:
-        print(f"patchword: {printable(str(out / file))}: {printable(reason)}", file=sys.stderr)
+        complain(f"{printable(str(out / file))}: {printable(reason)}")
     if not report.damaged:
-        print("patchword: nothing is damaged", file=sys.stderr)
+        complain("nothing is damaged")
         return
     said = f"{report.kept} pictures kept their vectors, {report.lost} are known to have lost them"
-    print(f"patchword: {said}", file=sys.stderr)
+    complain(f"{said}")
     for root in report.roots:
-        print(
-            f"patchword: indexed was {printable(root)}: an update of it finds what is lost", file=sys.stderr
-        )
+        complain(f"{printable(root)}: its pictures are in this index: an update of it embeds what is lost")

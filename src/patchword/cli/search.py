@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from patchword.cli.index import DEFAULT_MODEL, progress_bar
+from patchword.cli.outputs import Overwrite, complain, refuse_existing
 
 if TYPE_CHECKING:
     from patchword.search.find import Aligner, Embedder, SearchResult
@@ -22,7 +22,7 @@ def search(
     like: Annotated[
         Path | None, typer.Option("--like", help="A picture: find those like it, instead of words.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="How many pictures.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="How many pictures.")] = 10,
     concept: Annotated[
         list[str] | None, typer.Option("--concept", help="Only pictures with this concept; may be repeated.")
     ] = None,
@@ -38,12 +38,14 @@ def search(
         ),
     ] = None,
     shortlist: Annotated[
-        int, typer.Option("--shortlist", min=1, help="With --rerank: pictures that are looked at again.")
+        int,
+        typer.Option("--shortlist", min=1, max=10_000, help="With --rerank: how many are looked at again."),
     ] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
     as_html: Annotated[
         Path | None, typer.Option("--html", help="Write a page with the pictures to this file.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Print the pictures nearest to a sentence or a picture, best first, with their cosine; with --rerank
     their similarity by alignment. A folder of pictures is indexed first, in the system's cache folder."""
@@ -53,6 +55,7 @@ def search(
     from patchword.tasks.retrieve.load import load_two_towers
 
     check_query(query, like)
+    refuse_existing(overwrite, {"--html": as_html})
     again = None
     if rerank is not None:
         again = ReRanking(_alignment(rerank, like), shortlist)
@@ -84,11 +87,13 @@ def _indexed(folder: Path, towers: Embedder, model: str) -> Path:
         line = (
             f"{printable(str(folder))}: {report.pictures} pictures, {changed} of them new or changed{skipped}"
         )
-        print(f"patchword: {line}", file=sys.stderr)
+        complain(line)
     for path, reason in report.bad[:5]:
-        print(" ".join(f"patchword: {printable(path)}: {printable(reason)}".split()), file=sys.stderr)
+        complain(f"{printable(path)}: {printable(reason)}")
     if len(report.bad) > 5:
-        print(f"patchword: and {len(report.bad) - 5} more; `patchword index` lists all", file=sys.stderr)
+        complain(f"and {len(report.bad) - 5} more; `patchword index` lists all")
+    for place, count in report.absent.items():
+        complain(f"kept {count} pictures of {printable(place)}, which cannot be read or is not mounted")
     return out
 
 
@@ -109,7 +114,7 @@ def show(asked: str, found: SearchResult, as_json: bool, as_html: Path | None) -
     from patchword.search.page import printable, result_page
 
     for said in (*found.remarks, *found.unreadable):
-        print(f"patchword: {' '.join(printable(said).split())}", file=sys.stderr)
+        complain(printable(said))
     if as_html is not None:
         as_html.write_text(result_page(asked, found), encoding="utf-8")
     if as_json:
@@ -130,4 +135,4 @@ def show(asked: str, found: SearchResult, as_json: bool, as_html: Path | None) -
         forget = (
             "`patchword index` on their folder forgets or finds them, `--prune` forgets all that are gone"
         )
-        print(f"patchword: {len(found.missing)} of these no longer exist: {forget}", file=sys.stderr)
+        complain(f"{len(found.missing)} of these no longer exist: {forget}")

@@ -34,18 +34,35 @@ class WordStreamer(Protocol):
         """Words as they are made; the generator's return value is the whole caption."""
 
 
+class Query(NamedTuple):
+    """A text as a search asks with it."""
+
+    vector_E: np.ndarray
+    remarks: tuple[str, ...] = ()
+    """What a person should know of the text: words that the model does not know, and what is cut."""
+
+
 class Hit(NamedTuple):
-    """A picture that an index found. `picture` is a small copy to show, where the index can give one."""
+    """A picture that an index found."""
 
     name: str
     score: float
-    picture: Image.Image | None = None
+    key: str
+    """Under which `PictureFinder.thumbnail` gives a small copy: 64 hexadecimal digits."""
 
 
 class PictureFinder(Protocol):
     """Search by text."""
 
-    def search(self, text: str, k: int) -> Sequence[Hit]: ...
+    def read(self, texts: Sequence[str]) -> Sequence[Query]:
+        """Texts as vectors; runs in the thread of the model."""
+
+    def nearest(self, query: Query, k: int) -> Sequence[Hit]:
+        """The k nearest pictures, best first; runs beside the model, in several threads."""
+
+    def thumbnail(self, key: str) -> bytes | None:
+        """A small copy of a picture as a JPEG, or None where it is not to be had; runs beside the model, in
+        several threads."""
 
 
 class PictureLabeller(Protocol):
@@ -63,7 +80,8 @@ class Attention(BaseModel):
     weights: list[list[float]]
     """Per word the share of each patch, row by row."""
     box: tuple[float, float, float, float]
-    """Left, top, right and bottom of the part of the picture that the grid covers, as shares of its width and height."""
+    """Left, top, right and bottom of the part of the picture that the grid covers, as shares of its width and
+    height."""
 
 
 class Prototype(BaseModel):

@@ -6,37 +6,37 @@ Everything it lets in is bounded by `Limits`; what it refuses is a `Refusal`, on
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib import resources
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from PIL import Image
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from patchword.html.page import look
 from patchword.serve import abilities
-from patchword.serve.abilities import CaptionAnswer, Hit, WordStreamer, caption_answer
+from patchword.serve.abilities import CaptionAnswer, WordStreamer, caption_answer
 from patchword.serve.asking import AnswerOption, AskAnswer, AskOptions, QuestionAnswerer, answered
 from patchword.serve.batching import Batcher, Call, Job
 from patchword.serve.guards import Guard
 from patchword.serve.limits import Limits
 from patchword.serve.numbers import Numbers
-from patchword.serve.refusals import ErrorBody, Refusal, full, stopping
+from patchword.serve.refusals import ErrorBody, Refusal, configured, full, invalid_request, stopping, too_late
+from patchword.serve.search_routes import add_search
 from patchword.serve.streaming import Words, WordStream, events, streamed
-from patchword.serve.uploads import BodyBudget, read_body, read_picture, unless_gone
+from patchword.serve.uploads import BodyBudget, read_picture, unless_gone
 from patchword.version import version
 
 _DECODERS = 2  # threads that decode pictures, beside the one of the model
-_THUMBNAIL = 240
 _BEAMS = 3
+
+Result = TypeVar("Result")
 
 Beams = Annotated[int, Query(ge=1, le=10, description="hypotheses that the search follows; 1 is greedy")]
 Best = Annotated[int, Query(ge=1, le=5, description="hypotheses to return")]
@@ -64,35 +64,6 @@ _PICTURE_BODY = {
     }
 }
 _REFUSED = {status: {"model": ErrorBody} for status in (400, 401, 403, 404, 408, 413, 415, 422, 503, 504)}
-
-
-class SearchRequest(BaseModel):
-    """What to find."""
-
-    text: str = Field(min_length=1, max_length=500)
-    k: int = Field(12, ge=1, le=100, description="how many pictures")
-
-
-_SEARCH_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": SearchRequest.model_json_schema()}},
-    }
-}
-
-
-class SearchHit(BaseModel):
-    """One picture that a search gave."""
-
-    name: str
-    score: float
-    picture: str | None = Field(None, description="a small copy as a data URI, where the index can give one")
-
-
-class SearchAnswer(BaseModel):
-    """Pictures, best first."""
-
-    hits: list[SearchHit]
 
 
 class LabelAnswer(BaseModel):
@@ -167,7 +138,7 @@ class Service:
             )  # each request has words of its own, so that such calls never share a batch
             return [streamed(self.models[name], picture, trace, words) for picture in items]
         if call.task == "search":
-            return [self.index.search(text, *call.options) for text in items]
+            return self.index.read(list(items))
         if call.task == "ask":
             return answered(self.answers, items, call.options)
         return [self.labels.label(picture, list(call.options)) for picture in items]
@@ -195,6 +166,16 @@ class Service:
         return self.batcher.enter(
             call, picture if item is None else item, picture.width * picture.height, deadline
         )
+
+    async def beside(self, deadline: float, work: Callable[[], Result]) -> Result:
+        """Run work that needs no model in the threads that decode. Raises `Refusal` when the deadline passes."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await asyncio.wait_for(
+                loop.run_in_executor(self.threads, work), max(deadline - loop.time(), 0)
+            )
+        except asyncio.TimeoutError:
+            raise too_late(self.limits.deadline_seconds) from None
 
     def need_room(self) -> None:
         if not self.batcher.has_room:
@@ -237,6 +218,7 @@ def create_app(
     app.state.service = service
     _add_captions(app, service)
     _add_others(app, service)
+    add_search(app, service)
     _add_facts(app, service)
     _add_page(app)
     _add_refusals(app)
@@ -289,31 +271,13 @@ def _add_captions(app: FastAPI, service: Service) -> None:
 
 
 def _add_others(app: FastAPI, service: Service) -> None:
-    @app.post("/search", response_model=SearchAnswer, openapi_extra=_SEARCH_BODY)
-    async def search(request: Request) -> Response:
-        """Pictures of the index that fit a text."""
-        _configured(service.index, "an index", "searches")
-        service.need_room()
-        deadline = service.deadline()
-        body = await read_body(request, service.limits.json_bytes, service.limits, service.held)
-        service.held.bytes -= len(body)
-        try:
-            wanted = SearchRequest.model_validate_json(body)
-        except ValidationError as error:
-            raise _invalid(
-                error.errors(include_url=False, include_input=False, include_context=False)
-            ) from error
-        job = service.batcher.enter(Call("search", (wanted.k,)), wanted.text, 0, deadline)
-        hits = await unless_gone(request, job.answer())
-        return JSONResponse(SearchAnswer(hits=[_found(hit) for hit in hits]).model_dump(mode="json"))
-
     @app.post("/ask", response_model=AskAnswer, openapi_extra=_PICTURE_BODY)
     async def ask(
         request: Request, question: Question, trace: bool = False, anyway: bool = False
     ) -> Response:
         """Answers to a question about a picture, best first. With `trace`, say where the words of the question looked; with `anyway`,
         answer about pictures unlike those that the model was trained on, too."""
-        _configured(service.answers, "a question model", "answers questions")
+        configured(service.answers, "a question model", "answers questions")
         picture, deadline = await service.picture(request)
         job = service.enter(Call("ask", AskOptions(trace, anyway)), picture, deadline, (picture, question))
         return JSONResponse((await unless_gone(request, job.answer())).model_dump(mode="json"))
@@ -323,7 +287,7 @@ def _add_others(app: FastAPI, service: Service) -> None:
         request: Request, label: Annotated[list[Label], Query(min_length=1, max_length=100)]
     ) -> Response:
         """Which of the given labels fits a picture, best first."""
-        _configured(service.labels, "a labelling model", "labels pictures")
+        configured(service.labels, "a labelling model", "labels pictures")
         picture, deadline = await service.picture(request)
         job = service.enter(Call("label", tuple(label)), picture, deadline)
         found = await unless_gone(request, job.answer())
@@ -332,25 +296,6 @@ def _add_others(app: FastAPI, service: Service) -> None:
                 answers=[AnswerOption(text=text, probability=share) for text, share in found]
             ).model_dump(mode="json")
         )
-
-
-def _configured(ability: object, what: str, does: str) -> None:
-    if ability is None:
-        do = f"start or use a service that {does}; GET /models says which can"
-        raise Refusal(404, "not_configured", f"this service was started without {what}", do)
-
-
-def _found(hit: Hit) -> SearchHit:
-    if hit.picture is None:
-        return SearchHit(name=hit.name, score=hit.score)
-    small, buffer = hit.picture.convert("RGB"), io.BytesIO()
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    small.save(buffer, "JPEG", quality=80)
-    return SearchHit(
-        name=hit.name,
-        score=hit.score,
-        picture=f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}",
-    )
 
 
 def _facts(name: str, card: Mapping[str, object]) -> ModelFacts:
@@ -413,7 +358,7 @@ def _handler(kind: str, content: str):
 def _add_refusals(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return _invalid(error.errors()).response()
+        return invalid_request(error.errors()).response()
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -421,9 +366,3 @@ def _add_refusals(app: FastAPI) -> None:
         return Refusal(
             error.status_code, "no_such_path", f"{error.detail}", do, dict(error.headers or {})
         ).response()
-
-
-def _invalid(errors: Sequence[dict]) -> Refusal:
-    """Says where and what, without repeating what the client sent."""
-    said = "; ".join(f"{'.'.join(map(str, error['loc'])) or 'body'}: {error['msg']}" for error in errors[:5])
-    return Refusal(422, "invalid_request", said, "GET /openapi.json says what each path takes")

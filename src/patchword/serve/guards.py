@@ -61,8 +61,13 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
+                kept = headers.get("Cache-Control")
                 for name, value in _HEADERS.items():
                     headers[name] = value
+                if kept is not None and status < 400:
+                    headers["Cache-Control"] = (
+                        kept  # small copies of pictures may be kept by the browser that asked
+                    )
             await send(message)
 
         try:

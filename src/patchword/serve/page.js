@@ -73,6 +73,7 @@ function take(file) {
     if (file.size > MOST_BYTES) throw { message: "The picture has " + Math.round(file.size / 2 ** 20) + " MB.", do: "choose one of at most 20 MB" };
     display(file);
     for (const list of ["answers", "labelled"]) $(list).replaceChildren();
+    forgetHits();
     $("asked").hidden = $("refused").hidden = true;
     await captioned();
   });
@@ -184,15 +185,41 @@ async function ask(anyway) {
   }
 }
 
+// What was found stands only beside the query that found it: a new query, or a new picture, takes it away at once.
+let searches = 0;
+
+function forgetHits() {
+  searches += 1;
+  for (const picture of $("hits").querySelectorAll("img")) URL.revokeObjectURL(picture.src);
+  $("hits").replaceChildren();
+  $("search-remarks").replaceChildren();
+}
+
 async function search() {
+  forgetHits();
+  const mine = searches;
   const body = JSON.stringify({ text: $("query").value, k: 12 });
   const found = await call("/search", { method: "POST", body, headers: { "Content-Type": "application/json" } });
+  if (mine !== searches) return; // a later query, or a picture, came first
+  $("search-remarks").textContent = found.remarks.map(sentence).join(" ");
   const cards = found.hits.map((hit) => {
-    const shown = hit.picture ? element("img", undefined, { src: hit.picture, alt: "" }) : element("span", "no picture", { className: "gone soft" });
     const name = element("figcaption", undefined, {}, element("span", hit.name, { className: "name" }), element("span", "cosine " + hit.score.toFixed(3), { className: "soft" }));
+    const shown = element("span", "", { className: "gone soft" });
+    copyOf(hit, shown);
     return element("figure", undefined, {}, shown, name);
   });
   $("hits").replaceChildren(...(cards.length ? cards : [element("p", "Nothing was found.")]));
+}
+
+// By `fetch`, since an address in an <img> carries no token; the browser keeps what it got.
+async function copyOf(hit, shown) {
+  try {
+    const address = URL.createObjectURL(await (await request(hit.picture)).blob());
+    if (shown.isConnected) shown.replaceWith(element("img", undefined, { src: address, alt: "" }));
+    else URL.revokeObjectURL(address);
+  } catch {
+    shown.textContent = "no picture";
+  }
 }
 
 function submit(form, work) {

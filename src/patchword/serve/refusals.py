@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
@@ -84,6 +87,19 @@ def too_late(seconds: float) -> Refusal:
 def unknown_words(error: Exception) -> Refusal:
     """A text without a word that the model knows."""
     return Refusal(422, "unknown_words", str(error), "use other words")
+
+
+def configured(ability: object, what: str, does: str) -> None:
+    """Raises `Refusal` where a service was started without an ability."""
+    if ability is None:
+        do = f"start or use a service that {does}; GET /models says which can"
+        raise Refusal(404, "not_configured", f"this service was started without {what}", do)
+
+
+def invalid_request(errors: Sequence[Any]) -> Refusal:
+    """Says where and what, without repeating what the client sent; `errors` are those of pydantic."""
+    said = "; ".join(f"{'.'.join(map(str, error['loc'])) or 'body'}: {error['msg']}" for error in errors[:5])
+    return Refusal(422, "invalid_request", said, "GET /openapi.json says what each path takes")
 
 
 def internal() -> Refusal:

@@ -1,90 +1,166 @@
-"""Searches an index of pictures for the service, and labels pictures with the same towers."""
+"""An index of pictures, for the service: the words of a request in, pictures with small copies out; labels by
+the same towers.
+
+The model's thread turns words into a vector and does nothing else. The index is searched, and small copies
+are read, in the threads that decode pictures; no search opens an original.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 
 from patchword.data.pictures import open_picture
-from patchword.errors import DataError, PictureError
-from patchword.serve.abilities import Hit
+from patchword.errors import DataError, PatchwordError, PictureError
+from patchword.html.pictures import small_jpeg
+from patchword.search import manifest
+from patchword.search.index import PictureIndex, open_index
+from patchword.search.records import Match
+from patchword.search.thumbnails import SIDE, Thumbnails
+from patchword.serve.abilities import Hit, Query
 from patchword.serve.refusals import unknown_words
 
-_THUMBNAIL = (240, 240)
+log = logging.getLogger("patchword.serve")
 
-
-class PictureIndex(Protocol):
-    """The interface of an index; `patchword.search.index.open_index` returns one.
-
-    Results have `path` and `score`.
-    """
-
-    def search(self, query_E: np.ndarray, k: int) -> Sequence[Any]:
-        """Returns the k pictures nearest to a unit vector, best first."""
+_REMEMBERED = 10_000
+"""Pictures that were found last, of which a copy can still be made from the original where the index has
+none."""
 
 
 class TwoTowers(Protocol):
-    """The interface of two towers; `patchword.tasks.retrieve.load.load_two_towers` returns one."""
+    """`patchword.tasks.retrieve.load.load_two_towers` gives one."""
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns one unit vector per text."""
+        """Unit vectors (n, E). Raises DataError for a text without a word that the model knows."""
+
+    def remarks(self, text: str) -> Sequence[str]:
+        """Words of a text that the model does not know, and what is cut."""
 
     def label(self, pictures: Sequence[Image.Image], labels: Sequence[str]) -> np.ndarray:
-        """Returns the probability of each label for each picture."""
+        """Probability of each label for each picture (n, labels)."""
+
+
+class _Original(NamedTuple):
+    """Where a picture that was found lies, and what was indexed of it."""
+
+    path: str
+    content: str
 
 
 class IndexSearch:
-    """Searches an index by words.
+    """The paths are those that the index remembers: a request brings words only. What is shown is the file's
+    name without its folders.
 
-    Paths come from the index only; a request contains words only. The answer shows file names without their
-    folders.
-    """
+    An update of the index is followed: the next search sees it."""
 
     def __init__(self, index: PictureIndex, towers: TwoTowers) -> None:
         self._index, self._towers = index, towers
+        self._copies = Thumbnails(index.out)
+        self._stamp = _stamp(index.out)
+        self._found: OrderedDict[str, _Original] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def search(self, text: str, k: int) -> list[Hit]:
-        """Returns the k nearest pictures, best first.
-
-        Raises `Refusal` for a text without a word that the model knows.
-        """
+    def read(self, texts: Sequence[str]) -> list[Query]:
+        """Texts as vectors. Raises `Refusal` for a text without a word that the model knows."""
         try:
-            vector_E = self._towers.embed_texts([text])[0]
+            vectors_NE = self._towers.embed_texts(texts)
         except DataError as error:
             raise unknown_words(error) from error
         return [
-            Hit(Path(one.path).name, float(one.score), _small(one.path))
-            for one in self._index.search(vector_E, k)
+            Query(vector_E, tuple(self._towers.remarks(text)))
+            for vector_E, text in zip(vectors_NE, texts, strict=True)
         ]
+
+    def nearest(self, query: Query, k: int) -> list[Hit]:
+        """The k nearest pictures, best first."""
+        with self._lock:
+            self._follow()
+            matches = self._index.search(query.vector_E, k)
+            keys = [self._remember(match) for match in matches]
+        return [
+            Hit(Path(match.path).name, float(match.score), key)
+            for match, key in zip(matches, keys, strict=True)
+        ]
+
+    def thumbnail(self, key: str) -> bytes | None:
+        """The small copy of a picture as a JPEG: that of the index, or one made now of a picture that was
+        found before.
+
+        None for a picture that is not known, no longer there, changed or damaged since it was indexed."""
+        content = self._copies.read(key)
+        with self._lock:
+            original = self._found.get(key)
+        if content is not None or original is None:
+            return content
+        try:
+            stored = Path(original.path).read_bytes()
+            if original.content and hashlib.sha256(stored).hexdigest() != original.content:
+                return None
+            picture = open_picture(stored, name=original.path)
+        except (OSError, PictureError):  # moved or damaged since it was indexed: the hit is shown by its name
+            return None
+        if original.content:
+            try:
+                return self._copies.write(key, picture)
+            except OSError as error:  # a folder that cannot be written serves as well, only slower
+                log.warning("a small copy cannot be kept in the index: %s", error)
+        return small_jpeg(picture, SIDE)
+
+    def _remember(self, match: Match) -> str:
+        """The key under which its copy is asked for; an index of the format before knows no content, and then
+        the path makes one."""
+        key = match.content or hashlib.sha256(os.fsencode(match.path)).hexdigest()
+        self._found[key] = _Original(match.path, match.content)
+        self._found.move_to_end(key)
+        if len(self._found) > _REMEMBERED:
+            self._found.popitem(last=False)
+        return key
+
+    def _follow(self) -> None:
+        stamp = _stamp(self._index.out)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            fresh = open_index(self._index.out, self._index.model)
+        except PatchwordError as error:  # what is open still answers
+            log.warning(
+                "the index has changed and cannot be opened; searches go on with what it was: %s", error
+            )
+            return
+        self._index.close()
+        self._index = fresh
+
+
+def _stamp(out: Path) -> tuple[int, int] | None:
+    """Changes with every change of an index."""
+    try:
+        status = os.stat(out / manifest.NAME)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 class TowerLabels:
-    """Labels a picture by the cosines of picture and prompts."""
+    """Which label fits a picture, by the cosine of picture and prompts."""
 
     def __init__(self, towers: TwoTowers) -> None:
         self._towers = towers
 
     def label(self, picture: Image.Image, labels: Sequence[str]) -> list[tuple[str, float]]:
-        """Returns (label, probability), best first.
-
-        Raises `Refusal` for labels without a word that the model knows.
-        """
+        """(label, probability), best first. Raises `Refusal` for labels without a word that the model
+        knows."""
         try:
             shares = self._towers.label([picture], labels)[0]
         except DataError as error:
             raise unknown_words(error) from error
         return sorted(zip(labels, map(float, shares), strict=True), key=lambda pair: -pair[1])
-
-
-def _small(path: str) -> Image.Image | None:
-    try:
-        picture = open_picture(path)
-    # The file was moved or damaged after indexing; the hit is shown by its name.
-    except PictureError:
-        return None
-    picture.thumbnail(_THUMBNAIL)
-    return picture
