@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from patchword.tasks.answer.result import Answers as Answers
     from patchword.tasks.caption.hub import HubCaptioner as HubCaptioner
     from patchword.tasks.caption.model import CaptioningModel as CaptioningModel
+    from patchword.tasks.caption.options import DecodingOptions as DecodingOptions
     from patchword.tasks.caption.result import Caption as Caption
     from patchword.tasks.caption.result import Captions as Captions
     from patchword.tasks.label.model import LabellingModel as LabellingModel
@@ -68,6 +69,7 @@ _PLACES = {
     # results
     "Caption": "tasks.caption.result:Caption",
     "Captions": "tasks.caption.result:Captions",
+    "DecodingOptions": "tasks.caption.options:DecodingOptions",
     "AlignedPair": "tasks.align.result:AlignedPair",
     "PointedWord": "tasks.align.result:PointedWord",
     "Answer": "tasks.answer.result:Answer",

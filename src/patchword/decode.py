@@ -133,6 +133,7 @@ def beam_search(
     no_repeat_ngram: int = 0,
     finished: Literal["keep", "retire"] = "keep",
     forbid_unknown: bool = True,
+    min_length: int = 0,
 ) -> Decodings:
     """Returns the `n_best` hypotheses of a beam search with `beams` beams per picture; K is n_best.
 
@@ -160,6 +161,8 @@ def beam_search(
     for _ in range(max_length):
         logits_RV, state, _ = captioner.step(tokens_R, memory, state)
         log_probabilities_RV = _scored(logits_RV, running, special, no_repeat_ngram, forbid_unknown)
+        if running.tokens_RT.shape[1] < min_length:
+            log_probabilities_RV[:, special.end] = -math.inf
         rows_R, tokens_R, added_R = _select(
             running, log_probabilities_RV, beams, special, length_penalty, retire
         )

@@ -47,3 +47,28 @@ def test_a_console_that_is_not_utf8_shows_names_escaped(monkeypatch, towers, pho
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code and b"bl\\xe5.png\t" in console.buffer.getvalue()
+
+
+def test_kind_14_help_does_not_break_inside_a_sentence(run_patchword):
+    """At 80 columns a line of the list of commands is full before the next one begins."""
+    shown = run_patchword("--help", environment={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).stdout
+    lines = shown[shown.index("Commands") :].splitlines()[1:]
+    texts = [line.strip("│ ") for line in lines if line.startswith("│")]
+    broken = []
+    for line, following in zip(lines, lines[1:], strict=False):
+        text, rest = line.rstrip("│ "), following.strip("│ ")
+        begins_a_command = following[2:3].strip() != ""
+        if rest and not begins_a_command and len(text) + 1 + len(rest.split()[0]) < 78:
+            broken.append(text)
+    assert len(texts) > 20 and not broken
+
+
+def test_kind_14_ctrl_c_says_what_is_kept(monkeypatch, capsys):
+    import patchword.cli as cli
+
+    monkeypatch.setattr(cli, "app", lambda **options: 130)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (
+        ended.value.code == 130 and "interrupted; what was already written is kept" in capsys.readouterr().err
+    )

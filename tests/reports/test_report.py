@@ -152,3 +152,13 @@ def test_samples_and_pictures(write, parse, tmp_path):
         and "gone.png: does not exist" in text
         and "text.png: not a picture of a known kind" in text
     )
+
+
+def test_kind_14_a_wide_table_scrolls_and_is_whole_on_paper():
+    from patchword.html.page import look, page, table
+
+    wide = page("wide", [table([f"column {n}" for n in range(60)], [["x" * 30] * 60])])
+    inside = wide.split("<table>")[0].rsplit("<div", 1)[1]
+    assert 'class="scroll"' in inside and 'tabindex="0"' in inside  # reached by the keyboard as well
+    rules = look().split(".patchword .scroll {")
+    assert "overflow-x: auto" in rules[1] and "overflow: visible" in rules[2] and "@media print" in rules[1]

@@ -54,7 +54,8 @@ class Commands(TyperGroup):
         for name in [cmd_name] if cmd_name in COMMANDS else COMMANDS:
             if name not in self.commands:
                 alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-                alone.command(name)(look_up(COMMANDS[name]))
+                function = look_up(COMMANDS[name])
+                alone.command(name, help=_flowing(function.__doc__ or ""))(function)
                 self.add_command(typer.main.get_command(alone), name)
         return self.commands.get(cmd_name)
 
@@ -115,6 +116,11 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+
+
+def _flowing(text: str) -> str:
+    """A docstring without the line breaks inside its paragraphs: a console has its own width."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 _INTERRUPTED = 130

@@ -19,6 +19,7 @@ from patchword.cli.outputs import (
     refuse_suffix,
 )
 from patchword.errors import PictureError
+from patchword.tasks.caption.options import DecodingOptions, Precision
 
 if TYPE_CHECKING:
     from patchword.tasks.caption.result import Caption
@@ -30,6 +31,29 @@ Beam = Annotated[
     typer.Option(
         min=1, max=100, help="Hypotheses that the search follows; the model's own number where left out."
     ),
+]
+LengthPenalty = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=10, help="0: the sum of log-probabilities decides; 1: their mean; more: longer captions."
+    ),
+]
+NoRepeat = Annotated[
+    int | None,
+    typer.Option(min=0, max=1000, help="No N words in a row occur twice in a caption; 0: allowed."),
+]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(
+        min=2, max=1000, help="Longest caption in tokens, its end included; the model's own where left out."
+    ),
+]
+MinLength = Annotated[
+    int, typer.Option(min=0, max=1000, help="Tokens that a caption has at least before it may end.")
+]
+Dtype = Annotated[
+    Precision | None,
+    typer.Option(help="Numbers to compute with: shorter ones are faster on GPUs, and less exact."),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")]
 
@@ -43,6 +67,10 @@ def caption(
         ),
     ] = DEFAULT_MODEL,
     beam: Beam = None,
+    length_penalty: LengthPenalty = None,
+    no_repeat: NoRepeat = None,
+    max_length: MaxLength = None,
+    min_length: MinLength = 0,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="One JSON object per line: image, caption, score, tokens, complete."),
@@ -69,6 +97,7 @@ def caption(
         typer.Option("--mention", help="Word that every caption must say; may be given several times."),
     ] = None,
     device: Device = None,
+    dtype: Dtype = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures that are captioned together.")] = 16,
 ) -> None:
     """Print a caption per picture; a picture that cannot be read is one line on standard error, and exit
@@ -78,6 +107,9 @@ def caption(
     from patchword.tasks.caption.csv_table import CaptionTable
     from patchword.tasks.caption.load import load
 
+    options = DecodingOptions(
+        beam, length_penalty, no_repeat, max_length, min_length, tuple(mention or ()), dtype
+    )
     pictures = find_pictures(paths)
     table = None if out is None else CaptionTable(out, model, overwrite)
     if table is not None and table.done:
@@ -89,7 +121,7 @@ def caption(
     captioner = load(model, device)
     pages: list[tuple[str, Any, Caption]] = []
     beside = Sidecars(overwrite) if sidecar else None
-    bad = 0
+    bad, cut = 0, 0
     with progress(len(pictures) > batch and sys.stderr.isatty()) as bar:
         task = bar.add_task("captions", total=len(pictures), status="")
         for chunk in _chunks(pictures, batch):
@@ -98,13 +130,10 @@ def caption(
                 complain(error)
             bad += len(failures)
             images = [image for _, image in good]
-            results = (
-                captioner.caption(images, beams=beam, trace=explain is not None, mention=mention or ())
-                if good
-                else []
-            )
+            results = captioner.caption(images, trace=explain is not None, options=options) if good else []
             for (path, image), result in zip(good, results, strict=True):
                 _print(path, result, as_json)
+                cut += not result.complete
                 if beside is not None:
                     beside.write(path, result.text)
                 if table is not None:
@@ -116,6 +145,8 @@ def caption(
         table.close()
     if explain is not None:
         _explain(explain, pages)
+    if cut:
+        complain(f"{cut} captions were cut off at the longest length: --max-length makes it longer")
     if beside is not None and beside.kept:
         complain(
             f"{len(beside.kept)} texts were there already and are kept, the first is {beside.kept[0]}: "

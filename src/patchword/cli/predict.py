@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from patchword.cli.caption import Beam, Device
+from patchword.cli.caption import Beam, Device, Dtype, LengthPenalty, MaxLength, MinLength, NoRepeat
 from patchword.cli.outputs import Overwrite, refuse_existing
 from patchword.errors import ConfigError
+from patchword.tasks.caption.options import DecodingOptions
 from patchword.tasks.requests import MissingChoice
 
 
@@ -38,11 +39,16 @@ def predict(
         typer.Option(help="Questions: annotations of VQA v2, where they do not lie beside the questions."),
     ] = None,
     beam: Beam = None,
+    length_penalty: LengthPenalty = None,
+    no_repeat: NoRepeat = None,
+    max_length: MaxLength = None,
+    min_length: MinLength = 0,
     missing: Annotated[
         MissingChoice,
         typer.Option(help="Labels: rows without text or picture: error, image-only or text-only."),
     ] = "error",
     device: Device = None,
+    dtype: Dtype = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures that go through the model together.")] = 32,
 ) -> None:
     """Caption every picture of a split, answer the questions about it, or label its rows; a picture that cannot be read is named on
@@ -56,5 +62,6 @@ def predict(
     if TASKS[task].predict is None:
         offered = ", ".join(name for name, one in TASKS.items() if one.predict is not None)
         raise ConfigError(f"predict takes models for {offered}, and {model} is one for {task!r}")
-    request = PredictRequest(model, data, images, out, split, answers, beam, missing, device, batch)
+    options = DecodingOptions(beam, length_penalty, no_repeat, max_length, min_length, (), dtype)
+    request = PredictRequest(model, data, images, out, split, answers, options, missing, device, batch)
     raise typer.Exit(look_up(TASKS[task].predict)(request))

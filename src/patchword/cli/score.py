@@ -30,7 +30,7 @@ def score(
         Path,
         typer.Argument(
             help=(
-                "Captions: COCO, Karpathy, {id: [captions]}, a table, a folder of ID.txt. Answers: VQA "
+                "Captions: COCO, Karpathy, {id: captions}, a table, a folder of ID.txt. Answers: VQA "
                 "annotations, questions."
             )
         ),

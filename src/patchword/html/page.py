@@ -119,7 +119,8 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Html:
         "<tr>" + "".join(cell(value, i) for i, value in enumerate(row)) + "</tr>" for row in rows
     )
     return Html(
-        f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{heads}</tr></thead>\n'
+        '<div class="scroll" role="region" aria-label="table" tabindex="0"><table>\n'
+        f"<thead><tr>{heads}</tr></thead>\n"
         f"<tbody>\n{body}\n</tbody></table></div>"
     )
 

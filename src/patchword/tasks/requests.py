@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from patchword.errors import ConfigError
 from patchword.metrics.scores import Score
+from patchword.tasks.caption.options import OWN, DecodingOptions
 
 MissingChoice = Literal["error", "image-only", "text-only"]
 """What becomes of rows of a table without text or picture."""
@@ -26,10 +28,21 @@ class PredictRequest:
     split: str = "test"
     answers: Path | None = None
     """Questions: annotations of VQA v2, where they do not lie beside the questions."""
-    beam: int | None = None
+    decoding: DecodingOptions = OWN
+    """Captions: options of the search."""
     missing: MissingChoice = "error"
     device: str | None = None
     batch: int = 32
+
+    def refuse_decoding(self, what: str) -> None:
+        """Raises ConfigError where options of a search for captions were given, and the model gives `what`
+        instead."""
+        if self.decoding != OWN:
+            raise ConfigError(
+                f"{self.model} gives {what}, and --beam, --length-penalty, --no-repeat, --max-length, "
+                "--min-length and "
+                "--dtype are for captions: leave them out"
+            )
 
 
 @dataclass(frozen=True)

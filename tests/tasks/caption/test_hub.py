@@ -16,6 +16,7 @@ from transformers import (
 
 import patchword
 from patchword.errors import ModelError
+from patchword.tasks.caption.options import DecodingOptions
 
 WORDS = [
     "[PAD]",
@@ -98,10 +99,11 @@ def folder(request, tmp_path):
 def test_captions_come_in_order_with_alternatives(folder):
     captioner = patchword.load(f"hub:{folder}", device="cpu")
     pictures = [skimage.data.astronaut(), skimage.data.coffee()]
-    both = captioner.caption(pictures, beams=2, n_best=2, max_length=6)
-    assert [captioner.caption(picture, beams=2, n_best=2, max_length=6).text for picture in pictures] == [
-        caption.text for caption in both
-    ]
+    both = captioner.caption(pictures, beams=2, n_best=2, options=DecodingOptions(max_length=6))
+    assert [
+        captioner.caption(picture, beams=2, n_best=2, options=DecodingOptions(max_length=6)).text
+        for picture in pictures
+    ] == [caption.text for caption in both]
     for caption in both:
         assert len(caption.alternatives) == 1
         assert caption.log_probability < 0

@@ -11,6 +11,7 @@ from patchword.errors import DataError
 from patchword.models.captioners.show_attend_tell import ShowAttendTellConfig
 from patchword.tasks.caption.load import load
 from patchword.tasks.caption.model import CaptioningModel, ConceptSettings, DecodingSettings, ModelSettings
+from patchword.tasks.caption.options import DecodingOptions
 from patchword.text.imagenet import common_words
 from patchword.text.words import Vocabulary
 from patchword.towers.settings import EfficientNetLiteConfig
@@ -60,7 +61,15 @@ def see_only(model, word):
 
 
 def test_every_caption_says_the_words_that_are_asked_for(folder, picture):
-    captions = load(folder, "cpu").caption([picture, picture[::-1]], mention=["cat", "beach"])
+    captions = load(folder, "cpu").caption(
+        [picture, picture[::-1]],
+        options=DecodingOptions(
+            mention=(
+                "cat",
+                "beach",
+            )
+        ),
+    )
     for caption in captions:
         assert "cat" in caption.tokens and "beach" in caption.tokens
         assert caption.attention_Thw.shape[0] == len(caption.tokens)
@@ -68,13 +77,13 @@ def test_every_caption_says_the_words_that_are_asked_for(folder, picture):
 
 
 def test_a_word_beyond_the_vocabulary_is_said_in_its_hosts_place(folder, picture):
-    caption = load(folder, "cpu").caption(picture, mention=["zebra"])
+    caption = load(folder, "cpu").caption(picture, options=DecodingOptions(mention=("zebra",)))
     assert "zebra" in caption.tokens and "zebra" in caption.text
 
 
 def test_a_word_that_cannot_be_said_is_an_error(folder, picture):
     with pytest.raises(DataError, match="never learnt"):
-        load(folder, "cpu").caption(picture, mention=["xylophone"])
+        load(folder, "cpu").caption(picture, options=DecodingOptions(mention=("xylophone",)))
 
 
 @pytest.mark.parametrize(("mention", "is_said"), [("confident", True), ("never", False)])
@@ -96,7 +105,7 @@ def test_a_strange_picture_gets_a_guess_and_no_invention(folder, picture):
 def test_a_strange_picture_is_captioned_where_words_are_asked_for(folder, picture):
     model = load(folder, "cpu")
     model.model.familiarity.limit.fill_(-1.0)
-    assert "cat" in model.caption(picture, mention=["cat"]).tokens
+    assert "cat" in model.caption(picture, options=DecodingOptions(mention=("cat",))).tokens
 
 
 def test_the_command_says_unsure_and_lists_concepts(folder, picture, tmp_path, patchword):

@@ -23,6 +23,7 @@ def predict(request: PredictRequest) -> int:
     from patchword.data.formats.questions import read_questions
     from patchword.data.formats.readers import split_records
 
+    request.refuse_decoding("answers")
     records = split_records(read_questions(request.data, request.answers), request.split)
     answered, lost = _answered(
         request.model, records, request.images, request.split, request.device, request.batch

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -12,9 +13,14 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from patchword.data.pictures import Picture, open_picture
-from patchword.errors import ConfigError, ModelError
+from patchword.errors import ConfigError, ModelError, PictureError
+from patchword.tasks.caption.batches import captions_of, computing_in
+from patchword.tasks.caption.options import OWN, DecodingOptions
 from patchword.tasks.caption.result import Caption, Captions
 from patchword.tasks.describe import describe
+
+LONGEST = 30
+"""Tokens of a caption where nothing else is asked for; one that is cut there is not `complete`."""
 
 
 class HubCaptioner:
@@ -51,8 +57,7 @@ class HubCaptioner:
         n_best: int = 1,
         trace: bool = False,
         batch: int = 8,
-        max_length: int = 30,
-        mention: Sequence[str] = (),
+        options: DecodingOptions = OWN,
     ) -> Caption: ...
     @overload
     def caption(
@@ -62,8 +67,7 @@ class HubCaptioner:
         n_best: int = 1,
         trace: bool = False,
         batch: int = 8,
-        max_length: int = 30,
-        mention: Sequence[str] = (),
+        options: DecodingOptions = OWN,
     ) -> Captions: ...
     def caption(
         self,
@@ -72,37 +76,57 @@ class HubCaptioner:
         n_best: int = 1,
         trace: bool = False,
         batch: int = 8,
-        max_length: int = 30,
-        mention: Sequence[str] = (),
+        options: DecodingOptions = OWN,
     ) -> Caption | Captions:
         """As `CaptioningModel.caption`; these models have no trace, so there is never an attention map.
 
+        Captions are cut at `LONGEST` tokens unless `options.max_length` says otherwise.
         Raises ConfigError for words that must be said: transformers' own search takes none.
         """
-        if mention:
+        if options.mention:
             raise ConfigError(
                 "--mention works with Patchword's own captioners: leave it out, or name one of these"
             )
         if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
-            return self.caption([pictures], beams, n_best, trace, batch, max_length)[0]
-        width = max(beams or 3, n_best)
+            return self.caption([pictures], beams, n_best, trace, batch, options)[0]
+        if beams is not None:
+            options = replace(options, beams=beams)
         captions = Captions()
         for first in range(0, len(pictures), batch):
             images = [open_picture(picture) for picture in pictures[first : first + batch]]
-            captions += self._generate(images, width, n_best, max_length)
+            with computing_in(options.dtype, self.device):
+                captions += self._generate(images, n_best, options)
         return captions
 
+    def captions(
+        self,
+        pictures: Iterable[Picture],
+        options: DecodingOptions = OWN,
+        trace: bool = False,
+        batch: int = 8,
+        unreadable: Callable[[Picture, PictureError], None] | None = None,
+    ) -> Iterator[Caption]:
+        """As `CaptioningModel.captions`."""
+        return captions_of(self, pictures, options, trace, batch, unreadable)
+
     @torch.inference_mode()
-    def _generate(self, images: list[Image.Image], beams: int, n_best: int, max_length: int) -> list[Caption]:
+    def _generate(self, images: list[Image.Image], n_best: int, options: DecodingOptions) -> list[Caption]:
         inputs = self.processor(images=images, return_tensors="pt").to(self.device)
+        beams = max(options.beams or 3, n_best)
+        given = {
+            "length_penalty": options.length_penalty,
+            "no_repeat_ngram_size": options.no_repeat,
+            "min_new_tokens": options.min_length or None,
+        }
         found = self.model.generate(
             **inputs,
             num_beams=beams,
             num_return_sequences=n_best,
-            max_new_tokens=max_length,
+            max_new_tokens=options.max_length or LONGEST,
             do_sample=False,
             output_scores=True,
             return_dict_in_generate=True,
+            **{name: value for name, value in given.items() if value is not None},
         )
         totals = self._log_probabilities(found, beams)
         hypotheses = [self._caption(row, total) for row, total in zip(found.sequences, totals, strict=True)]

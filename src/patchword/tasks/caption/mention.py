@@ -18,7 +18,7 @@ from patchword.decode import explain_tokens
 from patchword.errors import ModelError
 from patchword.layers.familiarity import mean_patch
 from patchword.tasks.caption.concepts import NamesClasses, concepts_of, guess, names, phrase_of, said, sayable
-from patchword.tasks.caption.model import CaptioningModel, PictureConcepts
+from patchword.tasks.caption.model import CaptioningModel, DecodingSettings, PictureConcepts
 from patchword.tasks.caption.result import Caption
 from patchword.types import VisualFeatures
 
@@ -46,7 +46,7 @@ def with_words(
     caption: Caption,
     memory: NamedTuple,
     hw: tuple[int, int] | None,
-    beams: int,
+    decoding: DecodingSettings,
     trace: bool,
     mention: Sequence[str],
     seen: PictureConcepts | None,
@@ -64,7 +64,7 @@ def with_words(
             blank = replace(caption, attention_Thw=None, sentinel=None, prototypes=None)
             return replace(blank, text=text, tokens=tuple(text.split()), alternatives=_kept(caption))
     words = missing_words(model, caption, mention, seen)
-    return _said_anew(model, caption, memory, hw, beams, trace, words) if words else caption
+    return _said_anew(model, caption, memory, hw, decoding, trace, words) if words else caption
 
 
 def missing_words(
@@ -84,7 +84,7 @@ def _said_anew(
     caption: Caption,
     memory: NamedTuple,
     hw: tuple[int, int] | None,
-    beams: int,
+    decoding: DecodingSettings,
     trace: bool,
     words: Sequence[str],
 ) -> Caption:
@@ -92,9 +92,9 @@ def _said_anew(
     hosts = {} if settings.concepts is None else settings.concepts.hosts
     phrases = [phrase_of(word, vocabulary, hosts) for word in words]
     alternatives = [phrase.alternatives for phrase in phrases]
-    length, repeat = settings.decoding.max_length, settings.decoding.no_repeat_ngram
+    length, repeat = decoding.max_length, decoding.no_repeat_ngram
     found = constrained_beam_search(
-        captioner, memory, vocabulary.special, alternatives, beams, length, repeat
+        captioner, memory, vocabulary.special, alternatives, decoding.beams, length, repeat
     )
     explained = None
     if trace:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
@@ -24,8 +24,11 @@ from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings, p
 from patchword.data.captions import Inputs
 from patchword.data.pictures import Picture, Preprocessing, open_picture, seen_part
 from patchword.decode import Decodings, beam_search, explain_tokens, greedy_steps, select_rows
+from patchword.errors import ConfigError, PictureError
 from patchword.html.pictures import small_jpeg
 from patchword.lookup import look_up
+from patchword.tasks.caption.batches import captions_of, computing_in
+from patchword.tasks.caption.options import OWN, DecodingOptions
 from patchword.tasks.caption.prototypes import context_words, write_prototypes
 from patchword.tasks.caption.result import Caption, Captions, Concept
 from patchword.tasks.describe import describe
@@ -41,6 +44,24 @@ class DecodingSettings(BaseModel, extra="forbid", frozen=True):
     max_length: int = Field(20, gt=1, description="longest caption in tokens, the end token included")
     length_penalty: float = Field(0.0, ge=0, description="0: sum of log-probabilities decides; 1: their mean")
     no_repeat_ngram: int = Field(0, ge=0, description="no n words in a row occur twice; 0: allowed")
+
+    def changed(self, options: DecodingOptions) -> DecodingSettings:
+        """These settings, with those that the caller has given in place of them. Raises ConfigError where no
+        caption fits the lengths."""
+        given = {
+            "beams": options.beams,
+            "max_length": options.max_length,
+            "length_penalty": options.length_penalty,
+            "no_repeat_ngram": options.no_repeat,
+        }
+        changed = self.model_copy(update={name: value for name, value in given.items() if value is not None})
+        if options.min_length >= changed.max_length:
+            raise ConfigError(
+                f"min_length is {options.min_length}, and the model's captions have "
+                f"{changed.max_length} tokens at most, "
+                "their end included: give max_length as well"
+            )
+        return changed
 
 
 class ConceptSettings(BaseModel, extra="forbid", frozen=True):
@@ -111,7 +132,7 @@ class CaptioningModel:
         n_best: int = 1,
         trace: bool = True,
         batch: int = 16,
-        mention: Sequence[str] = (),
+        options: DecodingOptions = OWN,
     ) -> Caption: ...
     @overload
     def caption(
@@ -121,7 +142,7 @@ class CaptioningModel:
         n_best: int = 1,
         trace: bool = True,
         batch: int = 16,
-        mention: Sequence[str] = (),
+        options: DecodingOptions = OWN,
     ) -> Captions: ...
     def caption(
         self,
@@ -130,7 +151,7 @@ class CaptioningModel:
         n_best: int = 1,
         trace: bool = True,
         batch: int = 16,
-        mention: Sequence[str] = (),
+        options: DecodingOptions = OWN,
     ) -> Caption | Captions:
         """Caption one picture, or a list of them.
 
@@ -139,30 +160,50 @@ class CaptioningModel:
             beams: hypotheses of the search; the model's own setting where left out.
             n_best: how many hypotheses come back; all but the best as `alternatives`.
             trace: whether the attention maps are computed, and a small copy of the picture is kept with them.
-            mention: words that every caption must say; without them the model's own setting decides whether what
-                its eyes are sure of must be said.
+            options: lengths, repetition and precision of the search, where they shall differ from the model's
+            own.
 
         Returns:
             A Caption for one picture, a list for a list, in its order.
 
         Raises:
             PictureError: a picture that cannot be decoded, with its name and the reason.
-            DataError: a word of `mention` that the model cannot say.
+            ConfigError: options out of range.
+            DataError: a word of `options.mention` that the model cannot say.
         """
         if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
-            return self.caption([pictures], beams, n_best, trace, batch, mention)[0]
+            return self.caption([pictures], beams, n_best, trace, batch, options)[0]
+        if beams is not None:
+            options = replace(options, beams=beams)
         captions = Captions()
         for first in range(0, len(pictures), batch):
             images = [open_picture(picture) for picture in pictures[first : first + batch]]
             pixels_BHWC = np.stack([self.settings.preprocessing.apply(image) for image in images])
-            features, seen = self.look(pixels_BHWC)
-            found = self.caption_features(features, beams, n_best, trace, mention, seen)
+            with computing_in(options.dtype, self.device):
+                features, seen = self.look(pixels_BHWC)
+                found = self.caption_features(features, None, n_best, trace, options, seen)
             captions += (
                 [replace(one, picture=self._seen(image)) for one, image in zip(found, images, strict=True)]
                 if trace
                 else found
             )
         return captions
+
+    def captions(
+        self,
+        pictures: Iterable[Picture],
+        options: DecodingOptions = OWN,
+        trace: bool = False,
+        batch: int = 16,
+        unreadable: Callable[[Picture, PictureError], None] | None = None,
+    ) -> Iterator[Caption]:
+        """Captions of a stream of pictures, as they come: `batch` pictures are taken from it at a time, and
+        not before they are needed.
+
+        `unreadable` hears of a picture that cannot be decoded, which then has no caption; without it such a
+        picture raises PictureError.
+        """
+        return captions_of(self, pictures, options, trace, batch, unreadable)
 
     def _seen(self, picture: Image.Image) -> bytes:
         return small_jpeg(seen_part(picture, self.settings.preprocessing.fit, self.settings.preprocessing.hw))
@@ -214,25 +255,26 @@ class CaptioningModel:
         beams: int | None = None,
         n_best: int = 1,
         trace: bool = True,
-        mention: Sequence[str] = (),
+        options: DecodingOptions = OWN,
         seen: Sequence[PictureConcepts] | None = None,
     ) -> list[Caption]:
         """Search and words for features of B pictures; `seen` is what `look` says of them.
 
-        Raises DataError for a word of `mention` that the model cannot say.
+        Raises DataError for a word of `options.mention` that the model cannot say.
         """
-        decoding, captioner, special = self.settings.decoding, self.model.captioner, self.vocabulary.special
+        captioner, special = self.model.captioner, self.vocabulary.special
+        decoding = self._decoding(options if beams is None else replace(options, beams=beams))
         memory = captioner.encode(features)
-        width = max(decoding.beams if beams is None else beams, n_best)
         found = beam_search(
             captioner,
             memory,
             special,
-            width,
+            max(decoding.beams, n_best),
             decoding.max_length,
             decoding.length_penalty,
             n_best,
             decoding.no_repeat_ngram,
+            min_length=options.min_length,
         )
         traces: list[Trace | None] = [None] * n_best
         if trace:
@@ -241,7 +283,7 @@ class CaptioningModel:
                     captioner, memory, special, found.tokens_BKT[:, k], found.lengths_BK[:, k].clamp(min=1)
                 )
         captions = [self._captions_of(found, traces, b, features.hw) for b in range(len(found.tokens_BKT))]
-        if not mention and seen is None:
+        if not options.mention and seen is None:
             return captions
         say = look_up("tasks.caption.mention:with_words")
         return [
@@ -250,13 +292,25 @@ class CaptioningModel:
                 caption,
                 _one(memory, b),
                 features.hw,
-                width,
+                decoding,
                 trace,
-                mention,
+                options.mention,
                 None if seen is None else seen[b],
             )
             for b, caption in enumerate(captions)
         ]
+
+    def _decoding(self, options: DecodingOptions) -> DecodingSettings:
+        """How to search. Raises ConfigError for captions longer than the captioner has positions for."""
+        most = getattr(
+            self.settings.captioner, "max_positions", None
+        )  # recurrent captioners have no such limit
+        if most is not None and options.max_length is not None and options.max_length > most:
+            raise ConfigError(
+                f"max_length is {options.max_length}, and the model has positions for {most} tokens: "
+                f"ask for {most} at most"
+            )
+        return self.settings.decoding.changed(options)
 
     def _captions_of(
         self, found: Decodings, traces: list[Trace | None], b: int, hw: tuple[int, int] | None

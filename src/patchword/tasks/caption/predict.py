@@ -17,7 +17,7 @@ def predict(request: PredictRequest) -> int:
     """Write a list of {image_id, caption}; returns the exit status, 1 where a picture could not be read and is left out."""
     records = split_records(read_captions(request.data), request.split)
     captioner = load(request.model, request.device)
-    rows, bad = [], 0
+    rows, bad, cut = [], 0, 0
     with progress() as bar:
         task = bar.add_task(f"captions of {request.split}", total=len(records), status="")
         for first in range(0, len(records), request.batch):
@@ -30,7 +30,8 @@ def predict(request: PredictRequest) -> int:
                 except PictureError as error:
                     print(f"patchword: {' '.join(str(error).split())}", file=sys.stderr)
                     bad += 1
-            results = captioner.caption(pictures, beams=request.beam, trace=False) if pictures else []
+            results = captioner.caption(pictures, trace=False, options=request.decoding) if pictures else []
+            cut += sum(not result.complete for result in results)
             rows += [
                 {"image_id": image, "caption": result.text}
                 for image, result in zip(ids, results, strict=True)
@@ -40,4 +41,9 @@ def predict(request: PredictRequest) -> int:
     partial.write_bytes(json.dumps(rows, ensure_ascii=False).encode("utf-8", "backslashreplace"))
     partial.replace(request.out)
     print(f"{request.out}: {len(rows)} captions" + (f", {bad} pictures could not be read" if bad else ""))
+    if cut:
+        print(
+            f"patchword: {cut} captions were cut off at the longest length: --max-length makes it longer",
+            file=sys.stderr,
+        )
     return 1 if bad else 0

@@ -107,6 +107,7 @@ def predict(request: PredictRequest) -> int:
     """Write the probabilities of all rows of a split; returns the exit status."""
     from patchword.tasks.label.model import load_labelling_model
 
+    request.refuse_decoding("labels")
     classifier = load_labelling_model(request.model, request.device)
     rows = Rows(classifier, request.data, request.images, request.split, request.missing, request.batch)
     count = sum(1 for _ in write_predictions(iter(rows), classifier, request.out))

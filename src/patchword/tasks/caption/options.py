@@ -1,0 +1,63 @@
+"""How captions are searched for, where it shall differ from what the model was trained to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from patchword.errors import ConfigError
+
+Precision = Literal["float32", "bfloat16", "float16"]
+"""Numbers that a model computes with; the shorter ones are faster on GPUs and on some processors, and less
+exact."""
+
+MOST_BEAMS = 100
+MOST_TOKENS = 1000
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """Options of the search for a caption; None is the model's own setting.
+
+    Raises ConfigError for a value out of range.
+    """
+
+    beams: int | None = None
+    """Hypotheses that the search follows; 1 is greedy."""
+    length_penalty: float | None = None
+    """0: the sum of log-probabilities decides; 1: their mean; more: long captions."""
+    no_repeat: int | None = None
+    """No n words in a row occur twice; 0: allowed."""
+    max_length: int | None = None
+    """Longest caption in tokens, the end token included; one that is cut there is not `complete`."""
+    min_length: int = 0
+    """Tokens that a caption has at least before it may end."""
+    mention: tuple[str, ...] = ()
+    """Words that every caption must say; without them the model's own setting decides whether what its eyes are sure of
+    must be said."""
+    dtype: Precision | None = None
+    """Numbers to compute with; None: as the weights are stored in memory, float32."""
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("beams", 1, MOST_BEAMS),
+            ("length_penalty", 0, 10),
+            ("no_repeat", 0, MOST_TOKENS),
+            ("max_length", 2, MOST_TOKENS),
+            ("min_length", 0, MOST_TOKENS),
+        ):
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ConfigError(f"{name} is {value}, expected {least} to {most}")
+        if self.max_length is not None and self.min_length >= self.max_length:
+            raise ConfigError(
+                f"min_length is {self.min_length} and max_length {self.max_length}: no caption fits "
+                "between, as the end "
+                "counts as a token"
+            )
+        if self.dtype is not None and self.dtype not in get_args(Precision):
+            raise ConfigError(f"dtype is {self.dtype!r}, expected one of {', '.join(get_args(Precision))}")
+
+
+OWN = DecodingOptions()
+"""Nothing differs from the model's own settings."""
