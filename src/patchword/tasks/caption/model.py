@@ -26,6 +26,7 @@ from patchword.data.pictures import Picture, Preprocessing, open_picture, seen_p
 from patchword.decode import Decodings, beam_search, explain_tokens, greedy_steps, select_rows
 from patchword.errors import ConfigError, PictureError
 from patchword.html.pictures import small_jpeg
+from patchword.layers.codebook import Codebook
 from patchword.lookup import look_up
 from patchword.tasks.caption.batches import captions_of, computing_in
 from patchword.tasks.caption.options import OWN, DecodingOptions
@@ -123,6 +124,12 @@ class CaptioningModel:
     def __repr__(self) -> str:
         kinds = f"{self.settings.captioner.kind} over {self.settings.tower.kind}"
         return describe(self, kinds, f"{self.vocabulary.size:,} words")
+
+    @property
+    def codebook(self) -> Codebook | None:
+        """The words of region alignment with their places in text space; None for a model without it."""
+        alignment = getattr(self.model.captioner, "region_alignment", None)
+        return None if alignment is None else alignment.codebook
 
     @overload
     def caption(  # type: ignore[overload-overlap]  # a path is a sequence of letters as well
