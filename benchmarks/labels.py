@@ -161,7 +161,7 @@ def one(
         **rows.score(classifier),
         "cpu_seconds": round(trained, 1),
     }
-    row["trained_parameters"] = classifier.card["trained_parameters"]
+    row["trained_parameters"] = classifier.facts.trained_parameters
     with open(results, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
     print(row, flush=True)

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from patchword.checkpoints import folder as checkpoint
 from patchword.tasks.table import load
 
 
@@ -38,14 +37,14 @@ def ship(
 ) -> None:
     """Write the folder; it must not exist."""
     loaded = load(model, "cpu")
-    loaded.card["name"] = name
+    changes: dict[str, Any] = {"name": name}
     if no_repeat_ngram:
         decoding = loaded.settings.decoding.model_copy(update={"no_repeat_ngram": no_repeat_ngram})
         loaded.settings = loaded.settings.model_copy(update={"decoding": decoding})
     if command:
-        loaded.card["command"] = command
+        changes["command"] = command
     if limits:
-        loaded.card["limits"] = limits
+        changes["limits"] = limits
     if scores is not None:
         found = json.loads(scores.read_text(encoding="utf-8"))
         corpus = (
@@ -53,9 +52,10 @@ def ship(
             or found.get("scores")
             or {name: found["all"][name] for name in ("VQA_accuracy", "questions_alone")}
         )
-        loaded.card["scores"] = {metric: round(value, 4) for metric, value in corpus.items()}
-        loaded.card["scores_on"] = on
-    checkpoint.write_model_atomically(out, lambda partial: loaded.write(partial, half=True))
+        changes["scores"] = {metric: round(value, 4) for metric, value in corpus.items()}
+        changes["scores_on"] = on
+    loaded.facts = loaded.facts.model_copy(update=changes)
+    loaded.save(out, half=True)
     print(f"{out}: {sum(file.stat().st_size for file in out.iterdir()) / 2**20:.1f} MiB")
 
 

@@ -205,6 +205,7 @@ def towers(tmp_path_factory) -> Path:
     """The folder of the model."""
     import torch
 
+    from patchword.checkpoints.facts import ModelFacts
     from patchword.data.pictures import Preprocessing
     from patchword.models.pairs.two_towers import TwoTowersConfig
     from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings, build_two_towers
@@ -229,7 +230,7 @@ def towers(tmp_path_factory) -> Path:
     torch.manual_seed(4)
     folder = tmp_path_factory.mktemp("models") / "towers"
     TwoTowerModel(
-        build_two_towers(settings), settings, vocabulary, {"name": "towers"}, torch.device("cpu")
+        build_two_towers(settings), settings, vocabulary, ModelFacts(name="towers"), torch.device("cpu")
     ).write(folder)
     return folder
 
@@ -239,6 +240,7 @@ def aligner(towers) -> Path:
     """The folder of an alignment model over the same towers, its head random."""
     import torch
 
+    from patchword.checkpoints.facts import ModelFacts
     from patchword.models.pairs.patch_slimming import PatchSlimmingConfig
     from patchword.tasks.align.model import AlignmentModel, AlignModelSettings, build_aligned
     from patchword.tasks.retrieve.load import load_two_towers
@@ -252,9 +254,9 @@ def aligner(towers) -> Path:
     model.towers.load_state_dict(trained.model.state_dict())
     model.begin_in_the_shared_space()
     folder = towers.with_name("aligner")
-    AlignmentModel(model, settings, trained.vocabulary, {"name": "aligner"}, torch.device("cpu")).write(
-        folder
-    )
+    AlignmentModel(
+        model, settings, trained.vocabulary, ModelFacts(name="aligner"), torch.device("cpu")
+    ).write(folder)
     return folder
 
 

@@ -85,6 +85,13 @@ def build_text_tower(settings: TextTowerSettings) -> nn.Module:
     return look_up(TEXT_TOWERS[settings.kind])(settings)
 
 
+def import_towers(vision: TowerSettings | None, text: TextTowerSettings | None = None) -> None:
+    """Import what the towers of these settings need, before a model is built without memory for its weights."""
+    for settings, table in ((vision, TOWERS), (text, TEXT_TOWERS)):
+        if settings is not None:
+            look_up(table[settings.kind])
+
+
 def build_captioner(
     settings: CaptionerSettings, feature_width: int, vocabulary_size: int, codebook: Codebook | None
 ) -> Captioner:
@@ -157,9 +164,7 @@ class TowerModel(nn.Module):
 class CaptionModel(TowerModel):
     """A tower and a captioner."""
 
-    def __init__(
-        self, tower: nn.Module, captioner: nn.Module, familiarity: nn.Module | None = None
-    ) -> None:
+    def __init__(self, tower: nn.Module, captioner: nn.Module, familiarity: nn.Module | None = None) -> None:
         super().__init__(tower)
         self.captioner = captioner
         self.familiarity = familiarity
@@ -174,9 +179,20 @@ class CaptionModel(TowerModel):
         familiar: bool = False,
     ) -> CaptionModel:
         """`familiar`: with a sense of what pictures the model was trained on."""
-        built = build_tower(tower)
-        sense = look_up("layers.familiarity:Familiarity")(built.width) if familiar else None
-        return cls(built, build_captioner(captioner, built.width, vocabulary_size, codebook), sense)
+        return cls.over(build_tower(tower), captioner, vocabulary_size, codebook, familiar)
+
+    @classmethod
+    def over(
+        cls,
+        tower: nn.Module,
+        captioner: CaptionerSettings,
+        vocabulary_size: int,
+        codebook: Codebook | None = None,
+        familiar: bool = False,
+    ) -> CaptionModel:
+        """As `build`, over a tower that is there."""
+        sense = look_up("layers.familiarity:Familiarity")(tower.width) if familiar else None
+        return cls(tower, build_captioner(captioner, tower.width, vocabulary_size, codebook), sense)
 
 
 def reader_preprocessing(tower: TowerPreprocessing) -> Preprocessing:

@@ -191,11 +191,6 @@ def write_toml(settings: dict[str, Any], prefix: str = "") -> str:
     return "\n".join(lines) + ("\n" if lines else "") + "".join(tables)
 
 
-def load_config(path: Path, assignments: Sequence[str], schema: type[Section]) -> Section:
-    """The configuration at `path` with overrides, checked against `schema`. Raises ConfigError listing every wrong setting."""
-    return validate(override(read_toml(path), assignments), schema, str(path))
-
-
 def validate(settings: dict[str, Any], schema: type[Section], where: str) -> Section:
     """`settings` as `schema`; `where` names their origin in the error. Raises ConfigError with one clause per wrong setting."""
     try:

@@ -33,6 +33,10 @@ class ModelError(PatchwordError):
     """A model folder that is incomplete, of another format, or does not fit the code that loads it."""
 
 
+class WriteError(PatchwordError):
+    """A file or folder that cannot be written: no space, no permission, or a name that is taken. What was there before still is."""
+
+
 class TrainingError(PatchwordError):
     """Training cannot continue: the loss is not finite, or a resumed run differs from the original."""
 

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import patchword
+from patchword.checkpoints.facts import ModelFacts
 from patchword.composed import CaptionModel, reader_preprocessing
-from patchword.errors import ModelError
+from patchword.errors import ModelError, WriteError
 from patchword.models.captioners.adaptive import AdaptiveConfig
 from patchword.tasks.caption.model import CaptioningModel, DecodingSettings, ModelSettings
 from patchword.text.words import Vocabulary
@@ -34,7 +35,7 @@ def made(tower) -> CaptioningModel:
         vocabulary_size=VOCABULARY.size,
     )
     return CaptioningModel(
-        model, settings, VOCABULARY, {"name": "test", "licence": "none"}, torch.device("cpu")
+        model, settings, VOCABULARY, ModelFacts(name="test", licence="none"), torch.device("cpu")
     )
 
 
@@ -60,7 +61,7 @@ def test_saved_model_says_the_same(small, tmp_path):
     )
     assert np.array_equal(before.attention_Thw, after.attention_Thw)
     assert before.attention_Thw.shape == (len(before.tokens), 4, 4)
-    assert loaded.card["licence"] == "none"
+    assert loaded.facts.licence == "none"
 
 
 def test_half_precision_halves_the_file(small, tmp_path):
@@ -79,7 +80,7 @@ def test_pictures_of_every_kind_and_in_any_batch(small):
 
 def test_folder_is_not_overwritten(small, tmp_path):
     small.save(tmp_path / "model")
-    with pytest.raises(ModelError, match="exists and is not empty"):
+    with pytest.raises(WriteError, match="exists and is not empty"):
         small.save(tmp_path / "model")
 
 
@@ -92,8 +93,11 @@ def test_folder_is_not_overwritten(small, tmp_path):
             lambda folder: (folder / "config.json").write_text('{"format": 99}'),
             "has format 99, this version of Patchword reads 1",
         ),
-        (lambda folder: (folder / "vocab.json").unlink(), "vocab.json cannot be read"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"short"), "cannot be read"),
+        (lambda folder: (folder / "vocab.json").unlink(), "vocab.json is missing"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"short"),
+            "is not the file that was written",
+        ),
     ],
 )
 def test_damaged_folders(small, tmp_path, damage, message):
@@ -103,8 +107,25 @@ def test_damaged_folders(small, tmp_path, damage, message):
         patchword.load(tmp_path / "model", device="cpu")
 
 
+def forget_digests(folder):
+    """As a folder of an early format, which has none."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "files": {}}), encoding="utf-8")
+
+
+def test_weights_that_were_altered_are_noticed(small, tmp_path):
+    small.save(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.safetensors is not the file that was written"):
+        patchword.load(tmp_path / "model", device="cpu")
+
+
 def test_weights_are_strict_both_ways(small, tmp_path):
     small.save(tmp_path / "model")
+    forget_digests(tmp_path / "model")
     path = tmp_path / "model" / "model.safetensors"
     tensors = load_file(path)
     missing = dict(tensors)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from patchword.html.page import number, percent, table
-from patchword.reports.curves import Curve, curve_figure, save_curves, thinned, ticks
+from patchword.reports.curves import Curve, Panel, curve_figure, save_panels, thinned, ticks
 
 
 def lines(figure):
@@ -57,7 +57,7 @@ def test_ticks_are_round(low, high, expected):
 
 def test_figures_for_papers(tmp_path):
     curves = [Curve("$\\frac{", [0, 1, 2], [1, math.nan, 2]), Curve("b", [0, 2], [2, 1])]
-    save_curves(tmp_path / "a.png", "a $title", curves, "step", "loss")
+    save_panels(tmp_path / "a.png", [Panel("a $title", curves, "loss")], "step")
     with Image.open(tmp_path / "a.png") as figure:
         assert figure.size == (1040, 640)
 

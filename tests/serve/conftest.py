@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from patchword.checkpoints.facts import ModelFacts
 from patchword.serve.app import create_app
 from patchword.serve.limits import Limits
 from patchword.tasks.caption.result import Caption
@@ -16,7 +17,7 @@ class FakeModel:
     """Says the mean colour of a picture, so that a swapped answer is seen; keeps the sizes of its batches."""
 
     def __init__(self, seconds=0.0):
-        self.card = {"name": "fake", "description": "says colours", "limits": "knows nothing else"}
+        self.facts = ModelFacts(name="fake", description="says colours", limits="knows nothing else")
         self.seconds, self.batches, self.gate = seconds, [], threading.Event()
         self.gate.set()
         self.entered = threading.Event()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from patchword.checkpoints.facts import ModelFacts
 from patchword.errors import DataError
 from patchword.html.pictures import small_jpeg
 from patchword.serve.abilities import Hit, Query
@@ -26,7 +27,7 @@ class Everything:
     def thumbnail(self, key):
         return small_jpeg(Image.new("RGB", (9, 9))) if key == f"{0:064x}" else None
 
-    card = {"name": "able", "example": "why?"}
+    facts = ModelFacts(name="able", example="why?")
 
     def ask(self, pictures, questions, n_best=1, *, anyway=False):
         return [
@@ -164,7 +165,7 @@ def test_the_middle_cut_of_the_preprocessing_is_told(client_for, fake, make_png)
 
 def test_models_are_listed_and_chosen(client_for, fake, make_png):
     other = type(fake)()
-    other.card = {"name": "other"}
+    other.facts = ModelFacts(name="other")
     client = client_for(models={"fake": fake, "other": other})
     facts = client.get("/models").json()
     assert facts["models"][0] == {

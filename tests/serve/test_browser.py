@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
+from patchword.checkpoints.facts import ModelFacts
 from patchword.errors import DataError
 from patchword.html.pictures import small_jpeg
 from patchword.serve.abilities import Hit, Query
@@ -53,12 +54,9 @@ class Everything:
         number = int(key, 16)
         return small_jpeg(Image.new("RGB", (40, 30), (number, 9, 9))) if number else None
 
-    card = {
-        "name": "able",
-        "description": "knows shapes",
-        "limits": "no photographs",
-        "example": "which shape?",
-    }
+    facts = ModelFacts(
+        name="able", description="knows shapes", limits="no photographs", example="which shape?"
+    )
 
     def explain(self, picture, question, n_best=3, anyway=False):
         if "photograph" in question and not anyway:
@@ -279,7 +277,7 @@ def test_questions_and_labels(page_of, photo):
 
 
 def test_another_model_captions_the_same_picture(page_of, photo, fake, streaming_fake):
-    streaming_fake.card = {"name": "other", "description": "another one", "limits": ""}
+    streaming_fake.facts = ModelFacts(name="other", description="another one")
     page = page_of(models={"fake": fake, "other": streaming_fake})
     caption(page, photo)
     assert page.inner_text("#about").startswith("fake: Says colours.")

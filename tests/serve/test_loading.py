@@ -14,7 +14,7 @@ def offered(names, index=None):
 def test_what_is_not_named_is_what_ships():
     offer = offered([])
     assert list(offer.models) == [CAPTIONER] and offer.index is None
-    assert offer.answers.card["name"] == ANSWERER
+    assert offer.answers.facts.name == ANSWERER
     assert [label for label, _ in offer.labels.label(Image.new("RGB", (50, 50)), ["a dog", "a man"])]
 
 

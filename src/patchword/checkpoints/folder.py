@@ -1,119 +1,166 @@
 """Model folders: written whole or not at all, read strictly, no pickle.
 
-config.json          format version, task, settings of the parts, preprocessing, decoding, licence, data set, command
+config.json          format version, task, facts about the model, SHA-256 of the other files, settings of the parts
 model.safetensors    every weight and buffer (a frozen public tower may be named by id, revision and SHA-256 instead)
 vocab.json           words or tokenizer
+prototypes.json      what the prototypes of a memory stand for, where there is one
 README.md            the model card
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from pydantic import BaseModel
 from torch import Tensor, nn
 
+from patchword import files
+from patchword.checkpoints.facts import ModelFacts, model_card
 from patchword.checkpoints.upgrades import upgraded_config, upgraded_name
 from patchword.errors import ModelError
+from patchword.files import file_digest
+from patchword.tensors import compare_shapes, read_shapes, read_tensors, tensors_digest, write_tensors
 from patchword.version import version
 
-FORMAT = 2
+FORMAT = 3
 """Of config.json; `upgrades.py` brings folders of earlier formats up to it."""
+
+WEIGHTS, VOCABULARY = "model.safetensors", "vocab.json"
+CHECKED_AT_LOADING = 64 * 2**20
+"""Bytes of a file up to which its SHA-256 is compared whenever it is opened; `patchword models --check` compares all."""
 
 
 def write_model(
     folder: Path,
-    config: dict[str, Any],
-    weights: dict[str, Tensor],
+    task: str,
+    settings: BaseModel | None,
+    facts: ModelFacts,
+    weights: Mapping[str, Tensor],
     vocabulary: dict[str, Any] | None,
-    card: str,
     half: bool = False,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model folder. It must not exist yet, or be empty: callers write to a temporary name and rename (`checkpoints/state.py`).
+    """Write the files of a model folder; `save_model` does so whole or not at all.
 
-    `half` stores floating-point tensors as fp16. Tensors that share memory are stored once under each name.
+    Args:
+        settings: the sections of config.json; None for weights that a training alone reads.
+        vocabulary: what vocab.json holds; None where there are no words.
+        half: store floating-point tensors as fp16.
+        more: further JSON files by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {}
-    for name, tensor in weights.items():
-        tensor = tensor.detach().cpu()
-        tensors[name] = (
-            (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous().clone()
-        )
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    if vocabulary is not None:
-        _write_json(folder / "vocab.json", vocabulary)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    _write_json(folder / "config.json", {"format": FORMAT, "patchword": version(), **config})
+    kept = {
+        name: tensor.half() if half and tensor.is_floating_point() else tensor
+        for name, tensor in weights.items()
+    }
+    write_tensors(folder / WEIGHTS, kept)
+    tables = {**({} if vocabulary is None else {VOCABULARY: vocabulary}), **(more or {})}
+    for name, content in tables.items():
+        files.write_json(folder / name, content, indent=1 if name == VOCABULARY else None)
+    files.write_text(folder / "README.md", model_card(facts))
+    config = {
+        "format": FORMAT,
+        "patchword": version(),
+        "task": task,
+        "facts": facts.model_dump(mode="json", exclude_defaults=True),
+        "files": {name: file_digest(folder / name) for name in (WEIGHTS, *tables)},
+    }
+    sections = {} if settings is None else settings.model_dump(mode="json")
+    files.write_json(folder / "config.json", {**config, **sections}, indent=1)
 
 
-def write_model_atomically(folder: Path, write: Any) -> None:
-    """`write(temporary folder)`, then renamed to `folder`. Raises ModelError where `folder` exists and is not empty."""
-    if folder.exists() and any(folder.iterdir()):
-        raise ModelError(f"{folder} exists and is not empty: choose another folder or remove it first")
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    write(partial)
-    if folder.exists():
-        folder.rmdir()
-    partial.rename(folder)
+def save_model(model: Any, folder: str | Path, half: bool = False) -> None:
+    """Write the folder of any model that has `write(folder, half)`; it appears under its name when it is complete.
+
+    Raises WriteError where it exists and is not empty, or cannot be written.
+    """
+    with files.whole_folder(Path(folder)) as aside:
+        model.write(aside, half)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model folder. Raises ModelError when it is missing, not JSON, or of another format."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{folder} is no model folder: it has no config.json") from None
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON ({error}): the folder is damaged") from error
-    found = config.get("format") if isinstance(config, dict) else None
-    if not isinstance(found, int) or not 1 <= found <= FORMAT:
-        raise ModelError(f"{path} has format {found!r}, this version of Patchword reads 1 to {FORMAT}")
+    """config.json of a model folder, as the newest format has it.
+
+    Raises ModelError when it is missing, not JSON, or of another format.
+    """
+    config = _read_json(folder / "config.json")
+    found = config.get("format")
+    if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= FORMAT:
+        raise ModelError(
+            f"{folder / 'config.json'} has format {found!r}, this version of Patchword reads 1 to {FORMAT}: "
+            "copy the folder anew, or install a newer version"
+        )
     return upgraded_config(config, found)
 
 
 def read_vocabulary(folder: Path) -> dict[str, Any]:
     """vocab.json of a model folder. Raises ModelError when it is missing or not JSON."""
-    try:
-        return json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{folder / 'vocab.json'} cannot be read ({error}): the folder is incomplete"
-        ) from error
+    return _read_json(folder / VOCABULARY)
 
 
-def load_weights(module: nn.Module, folder: Path, prefix: str = "") -> None:
-    """Weights of a model folder into a module, strict both ways; with a prefix, the part of the model under it (such as "tower.").
+def check_files(
+    folder: Path, config: Mapping[str, Any], largest: int | None = CHECKED_AT_LOADING
+) -> list[str]:
+    """Compare files with the SHA-256 that config.json records, those beyond `largest` bytes left out.
+
+    Returns:
+        The names of the files that were compared: none for a folder of an early format.
+
+    Raises:
+        ModelError: a file is missing, or not the one that was written.
+    """
+    recorded = config.get("files", {})
+    if not isinstance(recorded, dict) or any("/" in name or "\\" in name for name in recorded):
+        raise ModelError(f"{folder / 'config.json'}: `files` lists no files: copy the folder anew")
+    compared = []
+    for name, digest in recorded.items():
+        path = folder / name
+        if not path.is_file():
+            raise ModelError(f"{path} is missing: the folder is incomplete; copy it anew")
+        if largest is not None and path.stat().st_size > largest:
+            continue
+        if file_digest(path) != digest:
+            raise ModelError(
+                f"{path} is not the file that was written (its SHA-256 differs from the one in config.json): "
+                "it is damaged or was edited; copy the folder anew"
+            )
+        compared.append(name)
+    return compared
+
+
+def stored_shapes(folder: Path, prefix: str = "") -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights whose names begin with `prefix`, under the rest of their names, from the header alone.
+
+    Raises ModelError when there are no weights that can be read.
+    """
+    shapes = {upgraded_name(name): shape for name, shape in read_shapes(folder / WEIGHTS).items()}
+    return {name[len(prefix) :]: shape for name, shape in shapes.items() if name.startswith(prefix)}
+
+
+def load_weights(
+    module: nn.Module, folder: Path, prefix: str = "", without: Callable[[str], bool] | None = None
+) -> None:
+    """Weights of a model folder into a module, strict both ways.
+
+    Args:
+        prefix: beginning of the names of the part of the model that the module is, such as "tower.".
+        without: names of the module's weights that stay as they are.
 
     Raises ModelError naming the tensors that are missing, too many or of another shape.
     """
-    path = folder / "model.safetensors"
-    try:
-        tensors = {upgraded_name(name): tensor for name, tensor in load_file(path).items()}
-        stored = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be read ({error}): the folder is incomplete or damaged") from error
-    wanted = module.state_dict()
-    missing, extra = sorted(set(wanted) - set(stored)), sorted(set(stored) - set(wanted))
-    if missing or extra:
-        raise ModelError(
-            f"{path} does not fit this model: {len(missing)} tensors missing {missing[:3]}, {len(extra)} too many {extra[:3]}"
-        )
+    wanted = {
+        name: tensor for name, tensor in module.state_dict().items() if without is None or not without(name)
+    }
+    shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
+    compare_shapes(folder / WEIGHTS, stored_shapes(folder, prefix), shapes)
+    tensors = {upgraded_name(name): tensor for name, tensor in read_tensors(folder / WEIGHTS).items()}
     with torch.no_grad():
         for name, tensor in wanted.items():
-            if stored[name].shape != tensor.shape:
-                raise ModelError(
-                    f"{path}: {name} has shape {tuple(stored[name].shape)}, this model needs {tuple(tensor.shape)}"
-                )
-            tensor.copy_(stored[name])
+            tensor.copy_(tensors[prefix + name])
 
 
 def prefix_of(folder: Path, section: str) -> str:
@@ -121,26 +168,23 @@ def prefix_of(folder: Path, section: str) -> str:
 
     Raises ModelError where the folder has no weights of that section.
     """
-    path = folder / "model.safetensors"
-    try:
-        with safe_open(path, framework="pt") as stored:
-            names = list(stored.keys())
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be read ({error}): the folder is incomplete or damaged") from error
+    names = stored_shapes(folder)
     for prefix in (f"{section}.", f"towers.{section}."):
         if any(name.startswith(prefix) for name in names):
             return prefix
-    raise ModelError(f"{path} holds no weights of {section!r}: the folder is mixed up")
+    raise ModelError(
+        f"{folder / WEIGHTS} holds no weights of {section!r}: the folder is mixed up; copy it anew"
+    )
 
 
 def weights_digest(module: nn.Module) -> str:
     """SHA-256 over names, shapes and bytes of a module's state: what identifies the tower of a feature store."""
-    return _digest(module.state_dict())
+    return tensors_digest(module.state_dict())
 
 
 def tower_digest(tower: nn.Module) -> str:
     """`weights_digest` of a vision tower without its adapters: these begin as nothing, and leave the space of its patches what it is."""
-    return _digest(
+    return tensors_digest(
         {name: tensor for name, tensor in tower.state_dict().items() if not name.startswith("adapters.")}
     )
 
@@ -162,7 +206,7 @@ def lower_digest(tower: nn.Module, until_layer: int) -> str:
     ]
     adapters = getattr(tower, "adapters", ())
     parts += adapters[: max(0, until_layer - len(tower.parts.blocks) + len(adapters))]
-    return _digest(
+    return tensors_digest(
         {
             f"{place}.{name}": tensor
             for place, part in enumerate(parts)
@@ -171,13 +215,17 @@ def lower_digest(tower: nn.Module, until_layer: int) -> str:
     )
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{path.parent} is no whole model folder: it has no {path.name}; copy it anew"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"{path} is not JSON that can be read ({error}): it is damaged; copy the folder anew"
+        ) from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds no table of values: it is damaged; copy the folder anew")
+    return content

@@ -2,48 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel
+from torch import nn
 
+from patchword import hub
 from patchword.checkpoints import folder as checkpoint
-from patchword.composed import TowerModel
+from patchword.checkpoints.facts import ModelFacts
+from patchword.composed import TowerModel, TowerSettings, build_tower, import_towers
 from patchword.config import validate
-from patchword.errors import ModelError
+from patchword.errors import ModelError, PatchwordError
+from patchword.tensors import check_build
 from patchword.text.subwords import Subwords, vocabulary_from_json
 from patchword.text.words import Vocabulary
 from patchword.towers import layered
 from patchword.towers.settings import TowerConfig
 
-_HUB = "hub:"
 SHIPPED = Path(__file__).resolve().parent.parent / "pretrained"
 
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
-def read_settings(folder: Path, task: str, schema: type[Settings]) -> tuple[Settings, dict[str, Any]]:
-    """What config.json of a model folder says: the settings of the task, and the facts about its training.
+_ABOUT = ("format", "patchword", "task", "facts", "files")
+"""Keys of config.json that are no settings."""
 
-    Raises ModelError for a model of another task, ConfigError for settings that are none of the schema.
+
+def read_settings(
+    folder: Path, task: str, schema: type[Settings], beside: tuple[str, ...] = ()
+) -> tuple[Settings, ModelFacts]:
+    """What config.json of a model folder says: the settings of the task, and the facts about the model.
+
+    Files that are not too large are compared with the SHA-256 that it records. `beside` names sections of another part of the model.
+
+    Raises ModelError for a model of another task or a damaged file, ConfigError for settings that are none of the schema.
     """
     config = checkpoint.read_config(folder)
     if config.get("task") != task:
         raise ModelError(f"{folder} is a model for {config.get('task')!r}, and one for {task!r} is needed")
-    named = {key: value for key, value in config.items() if key in schema.model_fields}
-    card = {
-        key: value
-        for key, value in config.items()
-        if key not in schema.model_fields and key not in ("format", "patchword", "task")
-    }
-    return validate(named, schema, str(folder / "config.json")), card
+    where = folder / "config.json"
+    settings = {key: value for key, value in config.items() if key not in (*_ABOUT, *beside)}
+    facts = validate(config.get("facts", {}), ModelFacts, f"{where}, facts")
+    checkpoint.check_files(folder, config)
+    found = {**facts.sources, **hub.snapshot_of(folder)}
+    named = facts.model_copy(update={"name": facts.name or folder.name, "sources": found})
+    return validate(settings, schema, str(where)), named
 
 
 def read_vocabulary(folder: Path, size: int) -> Vocabulary | Subwords:
-    """vocab.json of a model folder. Raises ModelError where it has another size than config.json says."""
-    vocabulary = vocabulary_from_json(checkpoint.read_vocabulary(folder))
+    """vocab.json of a model folder. Raises ModelError where it is none, or has another size than config.json says."""
+    content = checkpoint.read_vocabulary(folder)
+    try:
+        vocabulary = vocabulary_from_json(content)
+    except (PatchwordError, KeyError, TypeError, ValueError, AttributeError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{folder / 'vocab.json'} holds no vocabulary ({said}): copy the folder anew"
+        ) from error
     if vocabulary.size != size:
         raise ModelError(
             f"{folder}: vocab.json has {vocabulary.size} tokens, config.json says {size}: the folder is mixed up"
@@ -56,19 +75,64 @@ def portable(settings: Any, model: TowerModel) -> tuple[Any, dict[str, torch.Ten
     weights = model.state_dict()
     source = settings.tower.source if isinstance(settings.tower, TowerConfig) else None
     if source is not None and settings.tower.trainable_from is None and not Path(source).exists():
-        settings = settings.model_copy(update={"tower_sha256": checkpoint.tower_digest(model.tower)})
-        own = {name: tensor for name, tensor in weights.items() if not name.startswith("tower.")}
-        return settings, own | {
-            name: tensor for name, tensor in weights.items() if name.startswith("tower.adapters.")
-        }
+        commit = published_commits(model.tower).get(source, settings.tower.revision)
+        tower = settings.tower.model_copy(update={"revision": commit})
+        digest = checkpoint.tower_digest(model.tower)
+        settings = settings.model_copy(update={"tower": tower, "tower_sha256": digest})
+        return settings, {name: tensor for name, tensor in weights.items() if not _is_published(name)}
     return settings.model_copy(update={"tower": layered.by_value(model.tower)}), weights
 
 
-def restore_weights(
-    model: TowerModel, reader: torch.nn.Module, prefix: str, folder: Path, tower_sha256: str | None
-) -> None:
-    """Weights of a model folder; a tower that the folder names by reference must be the one that it was trained with. `reader` is the
-    model's part behind the tower, whose weights begin with `prefix`.
+def published_commits(model: nn.Module) -> dict[str, str]:
+    """The commits of the hub that parts of a model were read from, by id."""
+    found = {}
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        source, commit = getattr(config, "_name_or_path", ""), getattr(config, "_commit_hash", None)
+        if commit and source and not Path(source).exists():
+            found[str(source)] = str(commit)
+    return found
+
+
+def build_checked(folder: Path, build: Callable[[], nn.Module], prefix: str = "") -> Any:
+    """A model with the weights of a folder, built when its sizes have been compared with theirs.
+
+    What `build` needs must have been imported: a library that is imported while there is no memory for tensors would keep
+    constants without values.
+
+    Raises ModelError where config.json describes no model, or one of other sizes.
+    """
+    stored = checkpoint.stored_shapes(folder, prefix)
+    check_build(build, stored, folder / checkpoint.WEIGHTS, folder / "config.json")
+    model = build()
+    checkpoint.load_weights(model, folder, prefix)
+    return model
+
+
+def build_over_tower(
+    folder: Path, tower: TowerSettings, tower_sha256: str | None, build: Callable[[nn.Module], Any]
+) -> Any:
+    """As `build_checked`, for a model that `build` makes over a tower; a tower that the folder names by reference must be the one
+    that the model was trained with.
+
+    Raises ModelError when sizes, tensors or the tower differ.
+    """
+    if tower_sha256 is None:
+        import_towers(tower)
+        return build_checked(folder, lambda: build(build_tower(tower)))
+    published = build_tower(tower)
+    check_published(published, folder, tower_sha256)
+    stored = checkpoint.stored_shapes(folder)
+    where = folder / checkpoint.WEIGHTS
+    check_build(lambda: build(published), stored, where, folder / "config.json", _is_published)
+    model = build(published)
+    checkpoint.load_weights(model, folder, without=_is_published)
+    return model
+
+
+def restore_weights(model: TowerModel, folder: Path, tower_sha256: str | None) -> None:
+    """Weights of a model folder into a model that is there; a tower that the folder names by reference must be the one that the
+    model has.
 
     Raises ModelError when tensors or the tower differ.
     """
@@ -76,9 +140,16 @@ def restore_weights(
         checkpoint.load_weights(model, folder)
         return
     check_published(model.tower, folder, tower_sha256)
-    checkpoint.load_weights(reader, folder, prefix)
+    for name, part in model.named_children():
+        if name != "tower":
+            checkpoint.load_weights(part, folder, f"{name}.")
     if getattr(model.tower, "adapters", ()):
         checkpoint.load_weights(model.tower.adapters, folder, "tower.adapters.")
+
+
+def _is_published(name: str) -> bool:
+    """Whether a weight belongs to the published part of the tower, which a folder may name instead of holding it."""
+    return name.startswith("tower.") and not name.startswith("tower.adapters.")
 
 
 def check_published(tower: torch.nn.Module, folder: Path, tower_sha256: str) -> None:
@@ -86,7 +157,8 @@ def check_published(tower: torch.nn.Module, folder: Path, tower_sha256: str) -> 
     found = checkpoint.tower_digest(tower)
     if found != tower_sha256:
         raise ModelError(
-            f"{folder} was trained with a tower of SHA-256 {tower_sha256[:12]}..., and its id now gives {found[:12]}..."
+            f"{folder} was trained with a tower of SHA-256 {tower_sha256[:12]}..., and its id now gives {found[:12]}...: "
+            "give its revision under tower.revision in config.json"
         )
 
 
@@ -95,44 +167,13 @@ def shipped_models() -> list[str]:
     return sorted(folder.parent.name for folder in SHIPPED.glob("*/config.json"))
 
 
-def is_hub(name: str | Path) -> bool:
-    """Whether a name stands for a published model of transformers: `hub:ID`."""
-    return str(name).startswith(_HUB)
-
-
-def hub_id(name: str | Path) -> str:
-    """The id in `hub:ID`."""
-    return str(name).removeprefix(_HUB)
-
-
 def find_model(name: str | Path) -> Path:
     """The folder of a model. Raises ModelError listing the shipped names when nothing is found."""
     for folder in (Path(name), SHIPPED / str(name)):
         if (folder / "config.json").exists():
             return folder
-    if Path(name).exists() or str(name).count("/") != 1 or str(name).startswith((".", "/")):
+    if Path(name).exists() or str(name).partition("@")[0].count("/") != 1 or str(name).startswith((".", "/")):
         raise ModelError(
             f"no model at {name}: give a folder with config.json, a hub id, or one of: {', '.join(shipped_models()) or 'none shipped'}"
         )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(name)))
-    except Exception as error:  # huggingface_hub raises many kinds; all mean that the folder cannot be had
-        raise ModelError(f"no folder {name}, and the hub did not give it either: {error}") from error
-
-
-def model_card(card: dict[str, Any]) -> str:
-    """README.md of a model folder from the facts that config.json records."""
-    lines = [
-        f"# {card.get('name', 'A captioning model')}",
-        "",
-        str(card.get("description", "Made with Patchword.")),
-        "",
-    ]
-    for key, value in card.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{name} {number}" for name, number in value.items())
-        if key not in ("name", "description"):
-            lines.append(f"* **{key}**: {value}")
-    return "\n".join(lines) + "\n"
+    return hub.download(name)

@@ -6,17 +6,18 @@ There is no generator state: the random numbers of a step are seeded by the run'
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from patchword.errors import ConfigError, ModelError
+from patchword.files import write_json
+from patchword.tensors import write_tensors
 
 FORMAT = 2
 """Of training.json. Format 1 knew one optimiser, and not what a stage had started from."""
@@ -60,32 +61,11 @@ def unpack_optimiser(optimiser: torch.optim.Optimizer, packed: dict[str, Tensor]
     optimiser.load_state_dict(content)
 
 
-def replace_folder(made: Path, target: Path) -> None:
-    """Put a finished folder in the place of another; a kill at any moment leaves the old or the new one (see `recover_folder`)."""
-    old = target.with_name(target.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    made.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def recover_folder(target: Path) -> None:
-    """After a kill inside `replace_folder`: put the old folder back if the new one had not arrived."""
-    old = target.with_name(target.name + ".old")
-    if not target.exists() and old.exists():
-        old.rename(target)
-
-
 def write_state(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
     """Write the training state beside the model: tensors to training.safetensors, everything else to training.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        folder / "training.safetensors",
-    )
-    content = json.dumps({"format": FORMAT, **values}, indent=1)
-    (folder / "training.json").write_text(content, encoding="utf-8")
+    write_tensors(folder / "training.safetensors", tensors)
+    write_json(folder / "training.json", {"format": FORMAT, **values}, indent=1)
 
 
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -9,11 +9,12 @@ from pydantic import BaseModel, Field
 from torch import nn
 
 from patchword.checkpoints import folder as checkpoint
-from patchword.checkpoints.model import check_published, find_model, hub_id, is_hub
-from patchword.composed import TowerSettings, build_tower, reader_preprocessing
+from patchword.checkpoints.model import build_checked, check_published, find_model
+from patchword.composed import TowerSettings, build_tower, import_towers, reader_preprocessing
 from patchword.config import read_toml, validate
 from patchword.data.pictures import Preprocessing
 from patchword.errors import ConfigError, ModelError
+from patchword.hub import hub_name, is_hub
 from patchword.towers.settings import ClipTowerConfig, EfficientNetLiteConfig
 
 SECTIONS = ("tower", "vision")
@@ -42,19 +43,24 @@ def load_tower(name: str | Path) -> tuple[nn.Module, Preprocessing]:
     if Path(name).suffix == ".toml":
         return _bare(_tower_of(Path(name)))
     if is_hub(name):
-        tower = build_tower(ClipTowerConfig(source=hub_id(name)))
+        source, revision = hub_name(name)
+        tower = build_tower(ClipTowerConfig(source=source, revision=revision))
         return tower, reader_preprocessing(tower.preprocessing)
     folder = find_model(name)
     config = checkpoint.read_config(folder)
-    stored = {"tower": config[_section(folder, config)], "preprocessing": config["preprocessing"]}
+    checkpoint.check_files(folder, config)
+    section = _section(folder, config)
+    stored = {"tower": config[section], "preprocessing": config["preprocessing"]}
     settings = validate(stored, TowerSection, str(folder / "config.json"))
-    tower = build_tower(settings.tower)
     if config.get("tower_sha256") is None:
-        checkpoint.load_weights(tower, folder, checkpoint.prefix_of(folder, _section(folder, config)))
-    else:
-        check_published(tower, folder, config["tower_sha256"])
-        if getattr(tower, "adapters", ()):
-            checkpoint.load_weights(tower.adapters, folder, "tower.adapters.")
+        prefix = checkpoint.prefix_of(folder, section)
+        import_towers(settings.tower)
+        tower = build_checked(folder, lambda: build_tower(settings.tower), prefix)
+        return tower, settings.preprocessing
+    tower = build_tower(settings.tower)
+    check_published(tower, folder, str(config["tower_sha256"]))
+    if getattr(tower, "adapters", ()):
+        checkpoint.load_weights(tower.adapters, folder, "tower.adapters.")
     return tower, settings.preprocessing
 
 
@@ -81,9 +87,10 @@ def load_tower_weights(tower: nn.Module, folder: Path) -> None:
     Raises ModelError for a model without a tower, or with one of another shape.
     """
     config = checkpoint.read_config(folder)
+    checkpoint.check_files(folder, config)
     section = _section(folder, config)
     prefix = checkpoint.prefix_of(folder, section)
-    if getattr(tower, "adapters", ()) and config[section].get("adapters") is None:
+    if getattr(tower, "adapters", ()) and not config[section].get("adapters"):
         checkpoint.load_weights(tower.model, folder, f"{prefix}model.")
     elif lacks_class_branch(tower, folder):
         tower.drop_class_branch()
@@ -122,7 +129,7 @@ def _first_adapted(tower: nn.Module) -> int:
 
 def _section(folder: Path, config: dict[str, Any]) -> str:
     for section in SECTIONS:
-        if section in config and "preprocessing" in config:
+        if isinstance(config.get(section), dict) and "preprocessing" in config:
             return section
     raise ModelError(
         f"{folder} is a model for {config.get('task')!r} without a vision tower of its own: name another model"

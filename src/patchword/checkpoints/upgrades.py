@@ -2,6 +2,7 @@
 
 1 -> 2    task "classify" is "label"; section "question_answering" is "answerer"; the region alignment of a captioner or answerer stands
           under "region_alignment", in config.json and in the names of its weights.
+2 -> 3    the facts about a model, which stood among its settings, are a section of their own.
 """
 
 from __future__ import annotations
@@ -37,4 +38,20 @@ def _from_1_to_2(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-_STEPS = (_from_1_to_2,)
+def _from_2_to_3(config: dict[str, Any]) -> dict[str, Any]:
+    settings = {name: value for name, value in config.items() if name in _SETTINGS_OF_2}
+    found = {name: value for name, value in config.items() if name not in _SETTINGS_OF_2}
+    facts = {name: value for name, value in found.items() if name in _FACTS_OF_2}
+    notes = {name: value for name, value in found.items() if name not in _FACTS_OF_2}
+    return {**settings, "format": 3, "facts": {**facts, **({"notes": notes} if notes else {})}}
+
+
+_FACTS_OF_2 = frozenset(
+    "name description dataset licence command limits example scores scores_on trained_parameters "
+    "towers vision_from text_from".split()
+)
+_SETTINGS_OF_2 = frozenset(
+    "format patchword task tower captioner preprocessing decoding vocabulary_size tower_sha256 codebook vision text "
+    "two_towers concepts patch_slimming region_alignment answerer generator targets answers max_words model labels columns".split()
+)
+_STEPS = (_from_1_to_2, _from_2_to_3)

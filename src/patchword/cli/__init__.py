@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from patchword.errors import PatchwordError
+from patchword.files import why_not_written
 from patchword.lookup import look_up
 
 COMMANDS = {
@@ -38,6 +39,7 @@ COMMANDS = {
         "concepts",
         "memory",
         "explain-check",
+        "push",
     )
 }
 """Every command in the order of the help, one line each: the function that answers it, in a file of its own."""
@@ -117,6 +119,12 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        cause = why_not_written(error)
+        if cause is None or "--debug" in sys.argv:
+            raise
+        print(f"patchword: {error.filename or 'writing'}: {cause}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _flowing(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from patchword.cli.outputs import PAGES, Overwrite, complain, print_json, refuse_existing, refuse_suffix
+from patchword.files import write_text
 
 DEFAULT_MODEL = "easy-vqa"
 
@@ -64,4 +65,4 @@ def ask(
         preprocessing = answerer.settings.preprocessing
         seen = seen_part(picture, preprocessing.fit, preprocessing.hw)
         seen.thumbnail((480, 480))
-        explain.write_text(answer_page([(photo, seen, asked)]), encoding="utf-8")
+        write_text(explain, answer_page([(photo, seen, asked)]))

@@ -19,6 +19,7 @@ from patchword.cli.outputs import (
     refuse_suffix,
 )
 from patchword.errors import PictureError
+from patchword.files import write_text
 from patchword.tasks.caption.options import DecodingOptions, Precision
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def _explain(out: Path, pages: list[tuple[str, Any, Caption]]) -> None:
     from patchword.tasks.caption.page import caption_figure, caption_page
 
     if out.suffix.lower() not in FIGURES:
-        out.write_text(caption_page(pages), encoding="utf-8")
+        write_text(out, caption_page(pages))
     elif pages:
         caption_figure(pages[0][1], pages[0][2], out)
 

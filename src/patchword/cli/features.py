@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from patchword.tasks.label.evaluate import MissingChoice
+from patchword.tasks.requests import MissingChoice
 
 
 def features(
@@ -73,8 +73,8 @@ def features(
     from patchword.data.formats.questions import holds_questions, read_questions
     from patchword.data.formats.readers import read_captions
     from patchword.device import choose_device
-    from patchword.jobs.features import store_features
     from patchword.log import progress
+    from patchword.lookup import look_up
 
     if tokens is not None:
         _tokens_of_both(model, data, images, out, tokens, missing, max_words, device)
@@ -86,7 +86,7 @@ def features(
     files = list(dict.fromkeys(record.file for record in records))
     with progress() as bar:
         task = bar.add_task("features", total=len(files) * (2 if mirror else views), status="")
-        store = store_features(
+        store = look_up("jobs.features:store_features")(
             tower,
             preprocessing,
             images,

@@ -11,6 +11,7 @@ import typer
 from patchword.cli.index import DEFAULT_MODEL
 from patchword.cli.outputs import PAGES, Overwrite, complain, print_json, refuse_existing, refuse_suffix
 from patchword.errors import ConfigError, DataError, PictureError
+from patchword.files import write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,7 +144,7 @@ def _trained(
     if explain is not None and items and explain.suffix.lower() == ".png":
         gathered_figure(items[0][1], items[0][2], explain)
     elif explain is not None:
-        explain.write_text(gathered_page(items), encoding="utf-8")
+        write_text(explain, gathered_page(items))
     return 1 if bad else 0
 
 

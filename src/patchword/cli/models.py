@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
-def models(as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False) -> None:
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+    check: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare every file of a model, a feature store or a codebook with what was written, and open it."
+        ),
+    ] = None,
+) -> None:
     """List the models that come with the package, with what they were trained on and how good they are."""
+    if check is not None:
+        print(_checked(check))
+        return
     from rich.console import Console
     from rich.table import Table
 
+    from patchword.checkpoints.folder import read_config
     from patchword.checkpoints.model import SHIPPED, shipped_models
 
     facts = []
     for name in shipped_models():
         folder = SHIPPED / name
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_config(folder)
         size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
         facts.append(
-            {key: config.get(key) for key in ("task", "description", "dataset", "licence", "scores")}
+            {"task": config.get("task")}
+            | {key: config["facts"].get(key) for key in ("description", "dataset", "licence", "scores")}
             | {"name": name, "MiB": round(size, 1)}
         )
     if as_json:
@@ -34,3 +48,26 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print the facts
             fact["name"], fact["task"], str(fact["MiB"]), fact["description"], fact["dataset"], scores
         )
     Console().print(table)
+
+
+def _checked(name: str) -> str:
+    """What was compared. Raises ModelError or StoreError for what is damaged."""
+    from patchword.checkpoints.folder import check_files, read_config
+    from patchword.checkpoints.model import find_model
+    from patchword.data.store import MANIFEST, Store
+    from patchword.layers.codebook import DESCRIPTION, Codebook
+    from patchword.tasks.table import load
+
+    folder = Path(name)
+    if (folder / MANIFEST).is_file():
+        compared = Store.open(folder).check_files()
+    elif (folder / DESCRIPTION).is_file():
+        Codebook.read(folder)
+        return f"{folder}: a whole codebook"
+    else:
+        folder = find_model(name)
+        compared = check_files(folder, read_config(folder), largest=None)
+        load(folder, "cpu")
+    if not compared:
+        return f"{folder}: opens; it was written by an early version that recorded no SHA-256, so its numbers were not compared"
+    return f"{folder}: whole; SHA-256 compared of {', '.join(compared)}"

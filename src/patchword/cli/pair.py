@@ -16,6 +16,7 @@ from patchword.cli.outputs import (
     refuse_existing,
     refuse_suffix,
 )
+from patchword.files import write_text
 
 DEFAULT_MODEL = "laps"
 
@@ -57,7 +58,7 @@ def pair(
         preprocessing = aligner.settings.preprocessing
         seen = seen_part(picture, preprocessing.fit, preprocessing.hw)
         if explain.suffix.lower() in PAGES:
-            explain.write_text(pair_page(found, seen, photo.name), encoding="utf-8")
+            write_text(explain, pair_page(found, seen, photo.name))
         else:
             pair_figure(found, seen, explain)
     if as_json:

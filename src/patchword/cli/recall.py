@@ -11,6 +11,7 @@ import typer
 
 from patchword.cli.index import DEFAULT_MODEL
 from patchword.cli.outputs import Overwrite, refuse_existing
+from patchword.files import write_text
 
 
 class Protocol(StrEnum):
@@ -85,7 +86,7 @@ def recall(
         **asdict(found),
     }
     if out is not None:
-        out.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        write_text(out, json.dumps(facts, indent=1))
     if as_json:
         print(json.dumps(facts))
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from patchword.cli.outputs import Overwrite, complain, refuse_existing
 from patchword.errors import ConfigError
+from patchword.files import write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -297,6 +297,4 @@ def _difference_table(found: dict[str, Any], other: dict[str, Any], resamples: i
 
 def _write(out: Path, results: dict[str, dict[str, Any]]) -> None:
     content = next(iter(results.values())) if len(results) == 1 else results
-    partial = out.with_name(out.name + ".partial")
-    partial.write_bytes(json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace"))
-    partial.replace(out)
+    write_json(out, content)

@@ -11,6 +11,7 @@ import typer
 
 from patchword.cli.index import DEFAULT_MODEL, progress_bar
 from patchword.cli.outputs import Overwrite, complain, refuse_existing
+from patchword.files import write_text
 
 if TYPE_CHECKING:
     from patchword.search.find import Aligner, Embedder, SearchResult
@@ -116,7 +117,7 @@ def show(asked: str, found: SearchResult, as_json: bool, as_html: Path | None) -
     for said in (*found.remarks, *found.unreadable):
         complain(printable(said))
     if as_html is not None:
-        as_html.write_text(result_page(asked, found), encoding="utf-8")
+        write_text(as_html, result_page(asked, found))
     if as_json:
         rows = [
             {

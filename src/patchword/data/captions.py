@@ -67,8 +67,6 @@ class CaptionBatch(NamedTuple):
     tokens_RT: Tensor
     lengths_R: Tensor
     picture_of_row_R: Tensor
-    references: tuple[tuple[str, ...], ...] | None = None
-    """All captions of each picture, for rewards; None where no reward is computed."""
     labels_BN: Tensor | None = None
     """Class of each patch by a segmentation, -1 for none; None where there is no segmentation."""
     texts_RE: Tensor | None = None
@@ -258,9 +256,7 @@ class CaptionData:
         """The batches of one epoch, see `plan_epoch`."""
         return plan_epoch(self.tokens, batch, captions_per_picture, bucketed, generator)
 
-    def batch(
-        self, entries: Sequence[PlanEntry], generator: torch.Generator | None, with_references: bool = False
-    ) -> CaptionBatch:
+    def batch(self, entries: Sequence[PlanEntry], generator: torch.Generator | None) -> CaptionBatch:
         """The batch of plan entries; `generator` draws random views, None takes the plain pictures."""
         records = [self.records[entry.record] for entry in entries]
         rows = [self.tokens[entry.record][j] for entry in entries for j in entry.captions]
@@ -272,7 +268,6 @@ class CaptionData:
             tokens_RT=tokens_RT,
             lengths_R=lengths_R,
             picture_of_row_R=torch.tensor(owners, dtype=torch.long),
-            references=tuple(record.captions for record in records) if with_references else None,
             labels_BN=None if self.segmentation is None else self._labels_of(records),
             texts_RE=None if self.texts is None else self._texts_of(entries),
         )

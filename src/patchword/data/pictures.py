@@ -202,13 +202,14 @@ def _damaged(name: str, reason: BaseException) -> PictureError:
 
 
 Positive = Annotated[int, Field(ge=1, le=8192)]
-Channels = tuple[float, float, float]
+Channel = Annotated[float, Field(ge=-1000, le=1000)]
+Channels = tuple[Channel, Channel, Channel]
 
 
 class Preprocessing(BaseModel):
     """How a tower wants its pictures: geometry, then normalisation. Round-trips through JSON; recorded in the model folder."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     size: Positive | tuple[Positive, Positive] = Field(description="edge in pixels, or height and width")
     fit: Literal["squash", "short_side_center_crop"] = Field(
@@ -218,6 +219,7 @@ class Preprocessing(BaseModel):
     cover: float = Field(
         default=1.0,
         ge=1,
+        le=8,
         description="center crop: the picture is scaled to cover this many times the size (ImageNet networks: 1 / 0.875)",
     )
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"

@@ -1,27 +1,37 @@
 """Arrays of a data set on disk, made once and memory-mapped: decoded pictures (uint8) and features of a frozen tower (fp16).
 
-A store is a folder with one `.npy` per field, all with one row per picture, and a `manifest.json` that is written last: a folder without
-it is a store that was interrupted. The manifest holds a fingerprint of everything that the arrays depend on (files with size and time of
-change, preprocessing, tower weights, layer); a store with another fingerprint is stale, and stale or partial stores are errors, never
-a source of wrong numbers.
+A store is a folder with one `.npy` per field, all with one row per picture, and a `manifest.json`. The folder appears under its name when
+it is complete. The manifest holds a fingerprint of everything that the arrays depend on (files with size and time of change,
+preprocessing, tower weights, layer) and SHA-256 of the arrays and of itself; a store with another fingerprint is stale, and stale or
+damaged stores are errors, never a source of wrong numbers.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-import shutil
+import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from patchword.data.pictures import Preprocessing, open_picture
-from patchword.errors import StoreError
+from patchword.errors import StoreError, WriteError
+from patchword.files import allocate, file_digest, json_digest, whole_folder, write_json
 
-FORMAT = 1
+FORMAT = 2
+"""Of manifest.json. Stores of format 1 have no digests, and are opened without a comparison."""
+
+MANIFEST = "manifest.json"
+CHECKED_AT_OPENING = 64 * 2**20
+"""Bytes of a field up to which its SHA-256 is compared at opening; `patchword models --check` compares all."""
+
+_CURE = "make the store again with `patchword features`"
 
 
 def cache_folder() -> Path:
@@ -34,7 +44,7 @@ def cache_folder() -> Path:
 
 def fingerprint(content: Any) -> str:
     """SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json_digest(content)
 
 
 def picture_files(images: Path, files: Sequence[str]) -> list[tuple[str, int, int]]:
@@ -79,30 +89,44 @@ class Store:
         Raises:
             StoreError: no store, an interrupted one, a truncated array, another format, or an entry that differs.
         """
-        path = folder / "manifest.json"
-        if not path.exists():
-            found = "was interrupted while it was written" if any(folder.glob("*.npy")) else "holds no store"
-            raise StoreError(f"{folder} {found} (no manifest.json): make it with `patchword features`")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest.get("format") != FORMAT:
-            raise StoreError(
-                f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}: make it again"
-            )
+        manifest = _read_manifest(folder)
         fields = {}
         for name, shape in manifest["fields"].items():
+            path = folder / f"{name}.npy"
             try:
-                fields[name] = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
+                fields[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+            except Exception as error:  # numpy reads the header as Python text, which can fail in many ways
+                raise StoreError(f"{path} cannot be read ({error}): {_CURE}") from error
+            if list(fields[name].shape) != shape or shape[:1] != [len(manifest["files"])]:
                 raise StoreError(
-                    f"{folder / name}.npy cannot be read ({error}): make the store again"
-                ) from error
-            if list(fields[name].shape) != shape:
-                raise StoreError(
-                    f"{folder / name}.npy has shape {list(fields[name].shape)}, the manifest says {shape}: make the store again"
+                    f"{path} has shape {list(fields[name].shape)}, the manifest says {shape} "
+                    f"for {len(manifest['files'])} rows: {_CURE}"
                 )
         store = cls(folder, manifest, fields)
+        store.check_files(CHECKED_AT_OPENING)
         store.check(expected or {})
         return store
+
+    def check_files(self, largest: int | None = None) -> list[str]:
+        """Compare arrays with the SHA-256 that the manifest records, those beyond `largest` bytes left out.
+
+        Returns:
+            The names of the fields that were compared: none for a store of format 1.
+
+        Raises:
+            StoreError: an array is not the one that was written.
+        """
+        compared = []
+        for name, digest in self.manifest.get("digests", {}).items():
+            path = self.folder / f"{name}.npy"
+            if largest is not None and path.stat().st_size > largest:
+                continue
+            if file_digest(path) != digest:
+                raise StoreError(
+                    f"{path} is damaged: its SHA-256 differs from the one in {MANIFEST}; {_CURE}"
+                )
+            compared.append(name)
+        return compared
 
     def check(self, expected: dict[str, Any]) -> None:
         """Raises StoreError for an entry of the manifest that is not as expected."""
@@ -123,34 +147,95 @@ def write_store(
 ) -> Store:
     """Write arrays chunk by chunk; `chunks` yields consecutive rows of every field, `advance` is told how many rows came.
 
-    The store becomes visible under its name when it is complete. Raises StoreError when the rows do not add up to the files.
+    The store becomes visible under its name when it is complete, in the place of an older one.
+
+    Raises:
+        StoreError: the rows do not add up to the files, or differ in shape.
+        WriteError: there is something else at `folder`, or no space for the store; what is there stays as it is.
     """
-    partial = folder.with_name(folder.name + f".partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    arrays: dict[str, np.memmap] = {}
-    row = 0
-    for chunk in chunks:
-        count = len(next(iter(chunk.values())))
-        for name, values in chunk.items():
-            if name not in arrays:
-                shape = (len(files), *values.shape[1:])
-                arrays[name] = np.lib.format.open_memmap(
-                    partial / f"{name}.npy", mode="w+", dtype=values.dtype, shape=shape
-                )
-            arrays[name][row : row + count] = values
-        row += count
-        advance(count)
-    if row != len(files):
-        raise StoreError(f"{folder}: {row} rows were made for {len(files)} pictures")
-    shapes = {name: list(array.shape) for name, array in arrays.items()}
-    for array in arrays.values():
-        array.flush()
-    manifest = {"format": FORMAT, **entries, "fields": shapes, "files": list(files)}
-    (partial / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.replace(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise WriteError(f"{folder} exists and is no store: choose another folder, or remove it first")
+    with whole_folder(folder, over=True) as aside, ExitStack() as opened:
+        fields: dict[str, _Field] = {}
+        row = 0
+        for chunk in chunks:
+            count = len(next(iter(chunk.values())))
+            if row + count > len(files):
+                raise StoreError(f"{folder}: more than {len(files)} rows were made for {len(files)} pictures")
+            for name, values in chunk.items():
+                if name not in fields:
+                    file = opened.enter_context(open(aside / f"{name}.npy", "wb"))
+                    fields[name] = _Field(file, values.dtype, (len(files), *values.shape[1:]))
+                fields[name].append(values)
+            row += count
+            advance(count)
+        if row != len(files):
+            raise StoreError(f"{folder}: {row} rows were made for {len(files)} pictures")
+        opened.close()
+        manifest = {
+            "format": FORMAT,
+            **entries,
+            "fields": {name: list(field.shape) for name, field in fields.items()},
+            "digests": {name: field.digest.hexdigest() for name, field in fields.items()},
+            "files": list(files),
+        }
+        write_json(aside / MANIFEST, {**manifest, "digest": json_digest(manifest)})
     return Store.open(folder)
+
+
+class _Field:
+    """An array that grows row by row in a file of known size.
+
+    It is written, not mapped: a disk that is full is then an error at the write, where a map would end the process.
+    """
+
+    def __init__(self, file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        self.file, self.dtype, self.shape = file, dtype, shape
+        self.digest = hashlib.sha256()
+        header = io.BytesIO()
+        about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(header, about)
+        allocate(file, len(header.getvalue()) + dtype.itemsize * int(np.prod(shape, dtype=np.int64)))
+        self._write(header.getvalue())
+
+    def append(self, values: np.ndarray) -> None:
+        if values.shape[1:] != self.shape[1:] or values.dtype != self.dtype:
+            raise StoreError(
+                f"{self.file.name}: rows of {values.shape[1:]} {values.dtype} came after rows of {self.shape[1:]} "
+                f"{self.dtype}: every picture must give features of one shape"
+            )
+        self._write(np.ascontiguousarray(values).tobytes())
+
+    def _write(self, content: bytes) -> None:
+        self.file.write(content)
+        self.digest.update(content)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """manifest.json, checked as far as it is used. Raises StoreError."""
+    path = folder / MANIFEST
+    if not path.exists():
+        found = "was interrupted while it was written" if any(folder.glob("*.npy")) else "holds no store"
+        raise StoreError(f"{folder} {found} (no {MANIFEST}): make it with `patchword features`")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{path} is not JSON that can be read ({error}): {_CURE}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") not in (1, FORMAT):
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise StoreError(f"{path} has format {found!r}, this version reads 1 to {FORMAT}: {_CURE}")
+    content = {name: value for name, value in manifest.items() if name != "digest"}
+    has_digests = manifest["format"] > 1 or "digest" in manifest or "digests" in manifest
+    if has_digests and manifest.get("digest") != json_digest(content):
+        raise StoreError(f"{path} was altered after it was written (its digest differs): {_CURE}")
+    fields, files = manifest.get("fields"), manifest.get("files")
+    if not isinstance(fields, dict) or not fields or not all(re.fullmatch(r"\w+", name) for name in fields):
+        raise StoreError(f"{path} lists no fields: {_CURE}")
+    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+        raise StoreError(f"{path} lists no pictures: {_CURE}")
+    if len(set(files)) != len(files):
+        raise StoreError(f"{path} lists a picture twice: {_CURE}")
+    return manifest
 
 
 def pixel_store(
@@ -172,7 +257,7 @@ def pixel_store(
         }
     )
     folder = cache / "pixels" / key[:20]
-    if (folder / "manifest.json").exists():
+    if (folder / MANIFEST).exists():
         return Store.open(folder, {"fingerprint": key})
 
     def chunks() -> Iterator[dict[str, np.ndarray]]:

@@ -10,7 +10,6 @@ prefilter, S prompt sentences of a word.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,13 +17,17 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchword.errors import DataError, ModelError
+from patchword.files import file_digest, json_digest, text_digest, whole_folder, write_json
+from patchword.tensors import compare_shapes, read_shapes, read_tensors, write_tensors
 
 FORMAT = 1
+DESCRIPTION, EMBEDDINGS = "codebook.json", "codebook.safetensors"
+_WIDEST = 16384
+_CURE = "build the codebook anew with 'patchword codebook'"
 TEMPLATES = (
     "a photo of a {}.",
     "a photo of the {}.",
@@ -72,7 +75,9 @@ class Codebook(nn.Module):
         self.words = tuple(words)
         self.tower = tower
         self.templates = tuple(templates)
-        self.register_buffer("embeddings_WE", F.normalize(embeddings_WE.float(), dim=-1))
+        # A codebook that is built for its sizes only has no lengths (see tensors.check_build).
+        unit_WE = embeddings_WE if embeddings_WE.is_meta else F.normalize(embeddings_WE.float(), dim=-1)
+        self.register_buffer("embeddings_WE", unit_WE)
 
     def __len__(self) -> int:
         return len(self.words)
@@ -104,51 +109,100 @@ class Codebook(nn.Module):
 
         Raises ModelError where the description is incomplete, of another format, or was edited.
         """
-        missing = {"format", "tower", "template_hash", "templates", "width", "words"} - set(description)
-        if missing or description["format"] != FORMAT:
-            wrong_format = f"is of format {description.get('format')}, and this code reads {FORMAT}"
-            found = f"lacks {', '.join(sorted(missing))}" if missing else wrong_format
-            raise ModelError(
-                f"the description of a codebook {found}; build the codebook anew with 'patchword codebook'"
-            )
-        if description["template_hash"] != template_hash(description["templates"]):
-            raise ModelError(
-                "the prompt templates of the codebook do not match their hash: the file was edited; build "
-                "the codebook anew"
-            )
+        _check_description(description)
         zeros_WE = torch.zeros(len(description["words"]), description["width"])
         return cls(description["words"], zeros_WE, description["tower"], description["templates"])
 
     def save(self, folder: Path) -> None:
-        """Writes `codebook.json` and `codebook.safetensors` into `folder`, creating it if needed."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({"embeddings_WE": self.embeddings_WE.contiguous().cpu()}, folder / "codebook.safetensors")
-        (folder / "codebook.json").write_text(
-            json.dumps(self.describe(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        """Writes `codebook.json` and `codebook.safetensors` into `folder`, which appears when both are there.
+
+        Raises WriteError where the folder exists and is not empty, or cannot be written.
+        """
+        with whole_folder(Path(folder)) as aside:
+            write_tensors(aside / EMBEDDINGS, {"embeddings_WE": self.embeddings_WE})
+            described = self.describe()
+            embeddings = file_digest(aside / EMBEDDINGS)
+            digests = {"embeddings_sha256": embeddings, "digest": json_digest(described)}
+            write_json(aside / DESCRIPTION, {**described, **digests}, indent=1)
 
     @classmethod
     def read(cls, folder: Path) -> Codebook:
         """Reads the codebook in `folder`; call `check_tower` before using it.
 
-        Raises ModelError where the folder is incomplete.
+        Raises ModelError where the folder is incomplete or damaged.
         """
         folder = Path(folder)
-        for name in ("codebook.json", "codebook.safetensors"):
+        for name in (DESCRIPTION, EMBEDDINGS):
             if not (folder / name).is_file():
                 raise ModelError(
                     f"{folder} holds no {name}, so it is no codebook; make one with 'patchword codebook "
                     "WORDS.txt'"
                 )
-        codebook = cls.described(json.loads((folder / "codebook.json").read_text(encoding="utf-8")))
-        codebook.load_state_dict(load_file(folder / "codebook.safetensors"))
+        description, digest = _read_description(folder / DESCRIPTION)
+        path = folder / EMBEDDINGS
+        shape = (len(description["words"]), description["width"])
+        compare_shapes(path, read_shapes(path), {"embeddings_WE": shape})
+        if digest is not None and file_digest(path) != digest:
+            raise ModelError(f"{path} is damaged (its SHA-256 differs from the recorded one): {_CURE}")
+        embeddings_WE = read_tensors(path)["embeddings_WE"]
+        if not embeddings_WE.is_floating_point() or not bool(embeddings_WE.isfinite().all()):
+            raise ModelError(f"{path} holds vectors that are no finite numbers: {_CURE}")
+        codebook = cls.described(description)
+        codebook.load_state_dict({"embeddings_WE": embeddings_WE})
         return codebook
+
+
+def _read_description(path: Path) -> tuple[dict, str | None]:
+    """The description of a codebook in a file, and the SHA-256 of its embeddings where it is recorded. Raises ModelError."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not JSON that can be read ({error}): {_CURE}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} holds no table of values: {_CURE}")
+    embeddings, own = found.pop("embeddings_sha256", None), found.pop("digest", None)
+    try:
+        _check_description(found)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    if (own is not None or embeddings is not None) and own != json_digest(found):
+        raise ModelError(f"{path} was altered after it was written (its digest differs): {_CURE}")
+    return found, embeddings
+
+
+def _check_description(description: dict) -> None:
+    """Raises ModelError where a description of a codebook is not one."""
+    missing = {"format", "tower", "template_hash", "templates", "width", "words"} - set(description)
+    if missing or description["format"] != FORMAT:
+        wrong_format = f"is of format {description.get('format')!r}, and this code reads {FORMAT}"
+        found = f"lacks {', '.join(sorted(missing))}" if missing else wrong_format
+        raise ModelError(f"the description of a codebook {found}: {_CURE}")
+    for name in ("words", "templates"):
+        texts = description[name]
+        if (
+            not isinstance(texts, (list, tuple))
+            or not texts
+            or not all(isinstance(text, str) for text in texts)
+        ):
+            raise ModelError(f"the description of a codebook has no list of {name}: {_CURE}")
+        if len(set(texts)) != len(texts):
+            raise ModelError(f"the description of a codebook lists some of its {name} twice: {_CURE}")
+    width = description["width"]
+    if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= _WIDEST:
+        raise ModelError(
+            f"the description of a codebook says a width of {width!r}, expected 1 to {_WIDEST}: {_CURE}"
+        )
+    if not isinstance(description["tower"], str):
+        raise ModelError(f"the description of a codebook names no tower: {_CURE}")
+    if description["template_hash"] != template_hash(description["templates"]):
+        raise ModelError(
+            f"the prompt templates of the codebook do not match their hash: the file was edited; {_CURE}"
+        )
 
 
 def template_hash(templates: Sequence[str]) -> str:
     """Hash of the prompt templates: twelve hexadecimal digits."""
-    return hashlib.sha256("\n".join(templates).encode()).hexdigest()[:12]
+    return text_digest("\n".join(templates))[:12]
 
 
 def read_words(path: Path) -> list[str]:

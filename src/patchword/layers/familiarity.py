@@ -17,6 +17,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from patchword.layers.features import masked_mean
 from patchword.types import VisualFeatures
 
 _MARGIN = 1.25
@@ -61,7 +62,4 @@ class Familiarity(nn.Module):
 
 def mean_patch(features: VisualFeatures) -> Tensor:
     """Returns the mean of each picture's real patches, (B, C)."""
-    if features.mask_BN is None:
-        return features.grid_BNC.float().mean(1)
-    real_BN1 = features.mask_BN[..., None].float()
-    return (features.grid_BNC.float() * real_BN1).sum(1) / real_BN1.sum(1).clamp(min=1)
+    return masked_mean(features.grid_BNC.float(), features.mask_BN)

@@ -1,4 +1,4 @@
-"""The inputs that recurrent captioners take from picture features: the checked grid and its mean.
+"""What models take from the features of a picture or a text: the grid, checked, and the mean of its real tokens.
 
 Shape legend: see `patchword.types`.
 """
@@ -25,9 +25,9 @@ def grid_of(features: VisualFeatures, width: int) -> Tensor:
     return features.grid_BNC
 
 
-def mean_of_grid(grid_BNC: Tensor, mask_BN: Tensor | None) -> Tensor:
-    """Returns the mean of the real patches, (B, C)."""
+def masked_mean(tokens_BNC: Tensor, mask_BN: Tensor | None) -> Tensor:
+    """Returns the mean of the real tokens, patches or words, (B, C); None means that all are real."""
     if mask_BN is None:
-        return grid_BNC.mean(dim=1)
-    shares_B1N = (mask_BN / mask_BN.sum(dim=1, keepdim=True)).to(grid_BNC.dtype).unsqueeze(1)
-    return (shares_B1N @ grid_BNC).squeeze(1)
+        return tokens_BNC.mean(dim=1)
+    real_BN1 = mask_BN[..., None].to(tokens_BNC.dtype)
+    return (tokens_BNC * real_BN1).sum(1) / real_BN1.sum(1).clamp(min=1)

@@ -51,15 +51,21 @@ class PrototypeConfig(BaseModel):
     count: int = Field(
         1024,
         gt=0,
+        le=1_000_000,
         description="prototypes in each decoder layer; fewer are alive while the bank has under 39 for each",
     )
-    neighbours: int = Field(32, gt=0, description="bank keys whose values make a value prototype")
+    neighbours: int = Field(
+        32, gt=0, le=1_000_000, description="bank keys whose values make a value prototype"
+    )
     bank: int = Field(
-        65536, gt=0, description="vectors that the bank of a layer holds; the oldest leave first"
+        65536,
+        gt=0,
+        le=100_000_000,
+        description="vectors that the bank of a layer holds; the oldest leave first",
     )
     bank_every: int = Field(1, gt=0, description="steps between two additions to the bank")
     bank_at_most: int = Field(
-        4096, gt=0, description="vectors added in one step; of more, a random part is taken"
+        4096, gt=0, le=100_000_000, description="vectors added in one step; of more, a random part is taken"
     )
     start_step: int = Field(
         0,
@@ -71,8 +77,8 @@ class PrototypeConfig(BaseModel):
     effect_after: int = Field(
         10, ge=0, description="steps from a clustering to the step at which its prototypes take effect"
     )
-    iterations: int = Field(10, gt=0, description="Lloyd iterations of a clustering")
-    seed: int = Field(0, ge=0, description="seed of the clustering's own random numbers")
+    iterations: int = Field(10, gt=0, le=10000, description="Lloyd iterations of a clustering")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of the clustering's own random numbers")
 
     @model_validator(mode="after")
     def _takes_effect_in_time(self) -> PrototypeConfig:

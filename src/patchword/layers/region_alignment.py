@@ -40,7 +40,7 @@ class RegionAlignmentConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layers: int = Field(2, gt=0, description="cross-attention layers from patches to concept tokens")
+    layers: int = Field(2, gt=0, le=512, description="cross-attention layers from patches to concept tokens")
     assignment: Literal["argmax", "gumbel"] = Field(
         "argmax",
         description="argmax: the nearest word; "
@@ -49,19 +49,23 @@ class RegionAlignmentConfig(BaseModel):
     top_k: int | None = Field(
         None,
         gt=0,
+        le=10_000_000,
         description="words left to each image by its own embedding before patches choose; absent: all",
     )
     count_normalised: bool = Field(
         False, description="divide each concept token by one more than the patches of its word (FSGR)"
     )
     logit_scale: float = Field(
-        100.0, gt=0, description="factor on cosines before the Gumbel-softmax; CLIP's own is 100"
+        100.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="factor on cosines before the Gumbel-softmax; CLIP's own is 100",
     )
     grid_geometry: bool = Field(
         False, description="bias the cross-attention by how cells lie to one another (RSTNet)"
     )
     contrast_width: int = Field(
-        128, ge=0, description="width of the projection head of the patch contrast; 0: no contrast"
+        128, ge=0, le=65536, description="width of the projection head of the patch contrast; 0: no contrast"
     )
     text_regulariser: bool = Field(
         False, description="own a projection of the mean patch for the loss 1 - cosine(picture, caption text)"

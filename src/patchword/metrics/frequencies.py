@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from patchword.errors import ConfigError, DataError
+from patchword.files import whole_file
 from patchword.metrics.ngrams import LONGEST, gram_keys, number_tokens, positions, runs, sort_keys
 
 END = "</s>"
@@ -117,10 +118,8 @@ class DocumentFrequencies(NamedTuple):
         about["words"] = list(self.table.words)
         arrays = {f"keys_{n + 1}": keys for n, keys in enumerate(self.table.keys)}
         arrays |= {f"counts_{n + 1}": counts.astype(np.int32) for n, counts in enumerate(self.counts)}
-        partial = path.with_name(path.name + ".partial")
-        with open(partial, "wb") as file:
+        with whole_file(path) as aside, open(aside, "wb") as file:
             np.savez_compressed(file, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
-        partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> DocumentFrequencies:

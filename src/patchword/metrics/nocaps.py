@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from patchword.errors import DataError
+from patchword.files import write_text
 
 DOMAINS = ("in-domain", "near-domain", "out-domain")
 
@@ -68,6 +68,4 @@ def check_submission(results: object, expected: Iterable[int]) -> list[dict]:
 
 def write_submission(entries: list[dict], path: Path) -> None:
     """Write a results file as the servers want it, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(entries, ensure_ascii=True), encoding="ascii")
-    os.replace(partial, path)
+    write_text(path, json.dumps(entries, ensure_ascii=True))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from patchword.html.page import clean, number
-from patchword.reports.curves import undated
+from patchword.reports.curves import save_figure
 
 _COLOUR, _FIRST, _INK = "#2563a8", "#a84a06", "#222222"
 
@@ -61,4 +61,4 @@ def save_bars(path: Path | str, title: str, x_label: str, bars: Sequence[Bar]) -
     axis.grid(axis="x", color="#dddddd", linewidth=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, metadata=undated(path))
+    save_figure(figure, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from patchword.files import write_text
 from patchword.reports.bars import save_bars
 from patchword.reports.comparison_page import bars_label, cider_bars, comparison_page, curve_panels
 from patchword.reports.comparison_tables import comparison_tables, markdown
@@ -50,8 +51,6 @@ def write_comparison(
         if len(bars) > 1:
             save_bars(out / f"bars.{kind}", "CIDEr of decoded captions", bars_label(bars), bars)
     picture = out / "bars.png" if len(bars) > 1 else None
-    (out / "table.md").write_text("\n\n".join(map(markdown, tables)) + "\n", encoding="utf-8")
-    (out / "compare.html").write_text(
-        comparison_page(sides, shown, tables, panels, picture, pictures), encoding="utf-8"
-    )
+    write_text(out / "table.md", "\n\n".join(map(markdown, tables)) + "\n")
+    write_text(out / "compare.html", comparison_page(sides, shown, tables, panels, picture, pictures))
     return out / "compare.html"

@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from patchword.files import whole_file
 from patchword.html.page import Html, clean, escape, number
 
 _WIDTH, _HEIGHT = 460, 230
@@ -81,11 +82,10 @@ class Panel(NamedTuple):
     y_label: str = ""
 
 
-def save_curves(
-    path: Path | str, title: str, curves: Sequence[Curve], x_label: str, y_label: str = ""
-) -> None:
-    """Writes the same curves as a figure for print; the suffix sets the format (.png, .svg, .pdf)."""
-    save_panels(path, [Panel(title, curves, y_label)], x_label)
+def save_figure(figure: Any, path: Path | str, bbox_inches: str | None = None) -> None:
+    """Write a figure of matplotlib, whole or not at all; the suffix says which kind (.png, .svg, .pdf)."""
+    with whole_file(Path(path)) as aside:
+        figure.savefig(aside, metadata=undated(path), bbox_inches=bbox_inches)
 
 
 def save_panels(path: Path | str, panels: Sequence[Panel], x_label: str) -> None:
@@ -100,7 +100,7 @@ def save_panels(path: Path | str, panels: Sequence[Panel], x_label: str) -> None
     FigureCanvasAgg(figure)
     for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False).ravel(), panels, strict=True):
         _plot(axis, panel, x_label)
-    figure.savefig(path, metadata=undated(path))
+    save_figure(figure, path)
 
 
 def _plot(axis, panel: Panel, x_label: str) -> None:

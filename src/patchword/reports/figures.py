@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from patchword.html.page import clean
-from patchword.reports.curves import undated
+from patchword.reports.curves import save_figure
 
 
 def confusion_figure(counts_KK: np.ndarray, labels: Sequence[str], path: Path | str) -> None:
@@ -28,7 +28,7 @@ def confusion_figure(counts_KK: np.ndarray, labels: Sequence[str], path: Path | 
     axis.set_yticks(range(len(names)), names, fontsize=7, parse_math=False)
     axis.set_xlabel("predicted", fontsize=8)
     axis.set_ylabel("true", fontsize=8)
-    axis.figure.savefig(path, metadata=undated(path))
+    save_figure(axis.figure, path)
 
 
 def cost_figure(
@@ -63,7 +63,7 @@ def cost_figure(
     axis.grid(color="#dddddd", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=8, frameon=False)
-    figure.savefig(path, metadata=undated(path))
+    save_figure(figure, path)
 
 
 def _figure(width: float, height: float):

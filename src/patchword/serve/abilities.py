@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel
 
+from patchword.checkpoints.facts import ModelFacts
 from patchword.data.pictures import seen_box
 from patchword.tasks.caption.page import shares
 from patchword.tasks.caption.result import Caption
@@ -18,8 +19,7 @@ from patchword.tasks.caption.result import Caption
 class PictureCaptioner(Protocol):
     """What `patchword.load` returns."""
 
-    card: dict[str, Any]
-    """At least "name"; "description" and "limits" where there are some."""
+    facts: ModelFacts
 
     def caption(
         self, pictures: list[Image.Image], beams: int = 3, n_best: int = 1, trace: bool = False

@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
+from patchword.checkpoints import facts as facts_of
 from patchword.html.page import look
 from patchword.serve import abilities
 from patchword.serve.abilities import CaptionAnswer, WordStreamer, caption_answer
@@ -298,10 +299,8 @@ def _add_others(app: FastAPI, service: Service) -> None:
         )
 
 
-def _facts(name: str, card: Mapping[str, object]) -> ModelFacts:
-    return ModelFacts(
-        name=name, **{key: str(card.get(key, "")) for key in ("description", "limits", "example")}
-    )
+def _facts(name: str, facts: facts_of.ModelFacts) -> ModelFacts:
+    return ModelFacts(name=name, description=facts.description, limits=facts.limits, example=facts.example)
 
 
 def _add_facts(app: FastAPI, service: Service) -> None:
@@ -309,10 +308,10 @@ def _add_facts(app: FastAPI, service: Service) -> None:
     async def models() -> Models:
         abilities = {"search": service.index, "ask": service.answers, "label": service.labels}
         return Models(
-            models=[_facts(name, model.card) for name, model in service.models.items()],
+            models=[_facts(name, model.facts) for name, model in service.models.items()],
             answerer=None
             if service.answers is None
-            else _facts(str(service.answers.card.get("name", "")), service.answers.card),
+            else _facts(service.answers.facts.name, service.answers.facts),
             can={"caption": True, **{name: ability is not None for name, ability in abilities.items()}},
         )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel
 
+from patchword.checkpoints.facts import ModelFacts
 from patchword.errors import DataError
 from patchword.serve.abilities import Attention, attention_of
 from patchword.serve.refusals import Refusal
@@ -21,8 +22,7 @@ class QuestionAnswerer(Protocol):
     """What `patchword.tasks.answer.model.load_answerer` returns. Both methods raise DataError for a question without a word that the model knows,
     and for a picture unlike all that it was trained on, unless `anyway`."""
 
-    card: dict[str, Any]
-    """At least "name"; "description", "limits" and "example", a question, where there are some."""
+    facts: ModelFacts
 
     def ask(
         self,

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import find_model
 from patchword.errors import ConfigError
+from patchword.hub import is_hub
 from patchword.search.index import open_index
 from patchword.serve.searching import IndexSearch, TowerLabels
 from patchword.tasks.answer.model import AnsweringModel, load_answerer
@@ -42,7 +43,7 @@ def load_all(names: Sequence[str], index: Path | None, shipped: ShippedNames, de
     """
     models, labelling, answering = {}, [], []
     for name in names:
-        task = "caption" if name.startswith("hub:") else checkpoint.read_config(find_model(name)).get("task")
+        task = "caption" if is_hub(name) else checkpoint.read_config(find_model(name)).get("task")
         if task == "retrieve":
             labelling.append(load_two_towers(name, device))
             continue

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Protocol
+
+from patchword.checkpoints.facts import ModelFacts
 
 
 class Loaded(Protocol):
@@ -16,12 +17,12 @@ class Loaded(Protocol):
     def device(self) -> Any: ...
 
     @property
-    def card(self) -> Mapping[str, Any]: ...
+    def facts(self) -> ModelFacts: ...
 
 
 def describe(loaded: Loaded, *facts: str) -> str:
     """For instance "<CaptioningModel flickr8k: caption_transformer over convolutional, 2,634 words, 12.3 M parameters, on cpu>"."""
     count = sum(parameter.numel() for parameter in loaded.model.parameters())
     size = f"{count / 1e6:.1f} M parameters" if count >= 1e5 else f"{count:,} parameters"
-    name = f" {loaded.card['name']}" if loaded.card.get("name") else ""
+    name = f" {loaded.facts.name}" if loaded.facts.name else ""
     return f"<{type(loaded).__name__}{name}: {', '.join([*facts, size, f'on {loaded.device}'])}>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.console import Console
 from patchword.checkpoints.state import check_claim
 from patchword.config import RENAMED_TASKS, override, read_toml, validate
 from patchword.errors import ConfigError
+from patchword.files import write_json, write_text
 from patchword.lookup import look_up
 from patchword.tasks.table import TASKS
 from patchword.train.loop import Run
@@ -52,9 +52,7 @@ def start(
         return folder
     if accelerator.is_main_process:  # only now: a run that could not be set up leaves no folder behind
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(
-            json.dumps(settings.model_dump(mode="json"), indent=1), encoding="utf-8"
-        )
+        write_json(folder / "config.json", settings.model_dump(mode="json"), indent=1)
     accelerator.wait_for_everyone()
     run = Run(recipe, folder, accelerator, settings.seed, settings.checkpoint_steps, settings.log_steps)
     resumed = run.resume() if resume else False
@@ -70,7 +68,7 @@ def start(
     finally:
         if accelerator.is_main_process:
             page = look_up("reports.report:training_report")(folder)
-            (folder / "report.html").write_text(page, encoding="utf-8")
+            write_text(folder / "report.html", page)
     minutes = (time.monotonic() - began) / 60
     say(
         f"done in {minutes:.1f} min; best score {run.past.best:.4f}; model {folder / 'best'}; report {folder / 'report.html'}"

@@ -70,7 +70,8 @@ TASKS = {
 def task_of(name: str | Path) -> str:
     """What a model is for. Raises ModelError when there is no such model, or this version has no such task."""
     from patchword.checkpoints import folder as checkpoint  # imports torch, and the table does not need it
-    from patchword.checkpoints.model import find_model, is_hub
+    from patchword.checkpoints.model import find_model
+    from patchword.hub import is_hub
 
     if is_hub(name):
         return "caption"

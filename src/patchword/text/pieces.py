@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patchword.errors import ModelError
+from patchword.hub import find_published
 from patchword.ids import SpecialIds
 from patchword.text.words import real_ids
 
@@ -43,8 +44,9 @@ class Pieces:
         """
         from transformers import AutoTokenizer
 
+        at = find_published(str(source), revision)
         try:
-            found = AutoTokenizer.from_pretrained(source, revision=revision)
+            found = AutoTokenizer.from_pretrained(source, revision=at.commit, local_files_only=at.local)
             backend = found.backend_tokenizer
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as reason:
             said = " ".join(str(reason).split())[:200]

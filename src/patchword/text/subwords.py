@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patchword.errors import ModelError
+from patchword.hub import find_published
 from patchword.ids import SpecialIds
 from patchword.text.pieces import Pieces
 from patchword.text.words import UNKNOWN, Vocabulary, real_ids
@@ -53,8 +54,10 @@ class Subwords:
         from transformers import CLIPTokenizer
 
         expected = "Expected tokenizer.json, or vocab.json and merges.txt"
+        at = find_published(str(source))
         try:
-            found = cls(CLIPTokenizer.from_pretrained(source).backend_tokenizer)
+            tokenizer = CLIPTokenizer.from_pretrained(source, revision=at.commit, local_files_only=at.local)
+            found = cls(tokenizer.backend_tokenizer)
         except (OSError, ValueError, TypeError) as reason:
             said = " ".join(str(reason).split())[:200]
             raise ModelError(

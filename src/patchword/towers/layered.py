@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from patchword.errors import ConfigError, ModelError
+from patchword.hub import find_published
 from patchword.layers.adapters import Adapter
 from patchword.layers.attention import attend, hide
 from patchword.towers.settings import AdaptersConfig
@@ -157,12 +158,19 @@ def load_published(model_class: Any, source: str, revision: str | None, argument
     # Imported here, because our own towers do not need transformers.
     from transformers.utils import logging
 
+    found = find_published(source, revision)
     dtype, said = torch.get_default_dtype(), logging.get_verbosity()
     # One tower of a CLIP checkpoint leaves the other's weights unused, and transformers would list them all.
     logging.set_verbosity_error()
     try:
         model, report = model_class.from_pretrained(
-            source, revision=revision, output_loading_info=True, dtype=dtype, **arguments
+            source,
+            revision=found.commit,
+            local_files_only=found.local,
+            use_safetensors=True,  # others may hold code
+            output_loading_info=True,
+            dtype=dtype,
+            **arguments,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(

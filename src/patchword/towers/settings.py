@@ -5,12 +5,24 @@ They are apart from the towers, so that a configuration can be read and listed w
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
 Aligned = Literal["value_only", "value_with_residual", "correlative"]
 """Ways of mapping CLIP's patch tokens to its text space; see `towers/clip.py`."""
+
+
+Channels = Annotated[int, Field(ge=1, le=65536)]
+"""Channels of a stage."""
+Cells = Annotated[int, Field(ge=1, le=8192)]
+"""Rows or columns of a grid."""
+
+_LARGEST = 10_000_000
+"""No number of an architecture is larger: the largest are sizes of vocabularies."""
+_STEERS = ("auto_map", "attn_implementation", "experts_implementation", "quantization_config")
+"""Fields that say where code comes from or how it runs; a size of a network is none of them."""
 
 
 class TowerConfig(BaseModel, extra="forbid", frozen=True):
@@ -27,7 +39,7 @@ class TowerConfig(BaseModel, extra="forbid", frozen=True):
         None, description="fields of transformers' own configuration; weights start random"
     )
     trainable_from: int | None = Field(
-        None, ge=0, description="first trained layer; absent: frozen; 0: everything is trained"
+        None, ge=0, le=10000, description="first trained layer; absent: frozen; 0: everything is trained"
     )
 
     @model_validator(mode="after")
@@ -40,6 +52,29 @@ class TowerConfig(BaseModel, extra="forbid", frozen=True):
             )
         return self
 
+    @model_validator(mode="after")
+    def _sizes_of_a_network(self) -> TowerConfig:
+        for name, value in _values(self.architecture or {}):
+            if name.lstrip("_").startswith(_STEERS) and value is not None:
+                raise ValueError(f"architecture.{name} is no size of a network: leave it out")
+            if isinstance(value, (int, float)) and not abs(value) <= _LARGEST:
+                raise ValueError(
+                    f"architecture.{name} is {value}: no number of a network is above {_LARGEST}"
+                )
+        return self
+
+
+def _values(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The plain values of nested tables and lists, with the name of the table's entry that they stand under."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _values(value, str(key))
+    elif isinstance(content, (list, tuple)):
+        for value in content:
+            yield from _values(value, name)
+    else:
+        yield name, content
+
 
 class AdaptersConfig(BaseModel, extra="forbid", frozen=True):
     """Sizes of the adapters: small trained parts in the last blocks of a tower that may be frozen.
@@ -47,8 +82,10 @@ class AdaptersConfig(BaseModel, extra="forbid", frozen=True):
     An untrained adapter changes nothing.
     """
 
-    blocks: int = Field(6, gt=0, description="last blocks that get an adapter on their attention's output")
-    bottleneck: int = Field(192, gt=0, description="inner width of an adapter")
+    blocks: int = Field(
+        6, gt=0, le=512, description="last blocks that get an adapter on their attention's output"
+    )
+    bottleneck: int = Field(192, gt=0, le=65536, description="inner width of an adapter")
 
 
 class ConvolutionalConfig(BaseModel, extra="forbid", frozen=True):
@@ -56,23 +93,38 @@ class ConvolutionalConfig(BaseModel, extra="forbid", frozen=True):
 
     kind: Literal["convolutional"] = "convolutional"
     stem: int = Field(
-        32, gt=0, description="channels after the first convolution, at half the picture's resolution"
+        32,
+        gt=0,
+        le=65536,
+        description="channels after the first convolution, at half the picture's resolution",
     )
-    widths: tuple[int, ...] = Field(
-        (64, 128, 256), min_length=1, description="channels of each stage; every stage halves the resolution"
+    widths: tuple[Channels, ...] = Field(
+        (64, 128, 256),
+        min_length=1,
+        max_length=12,
+        description="channels of each stage; every stage halves the resolution",
     )
-    blocks: tuple[int, ...] = Field(
-        (1, 1, 1), min_length=1, description="residual blocks of each stage, the halving one not counted"
+    blocks: tuple[Annotated[int, Field(ge=0, le=512)], ...] = Field(
+        (1, 1, 1),
+        min_length=1,
+        max_length=12,
+        description="residual blocks of each stage, the halving one not counted",
     )
-    size: int = Field(96, ge=16, description="side of the square picture that it is given, in pixels")
+    size: int = Field(
+        96, ge=16, le=8192, description="side of the square picture that it is given, in pixels"
+    )
     shared_width: int | None = Field(
         None,
+        gt=0,
+        le=65536,
         description="width of a linear map into a text space (pooled and aligned features); none if absent",
     )
     drop_path: float = Field(
         0.0, ge=0, lt=1, description="probability that a picture skips a residual block while training"
     )
-    trainable_from: int | None = Field(0, ge=0, description="first trained stage; 0: everything is trained")
+    trainable_from: int | None = Field(
+        0, ge=0, le=10000, description="first trained stage; 0: everything is trained"
+    )
 
     @model_validator(mode="after")
     def _same_stages(self) -> ConvolutionalConfig:
@@ -124,10 +176,12 @@ class ResNetTowerConfig(TowerConfig, extra="forbid", frozen=True):
     """Settings of a ResNet tower."""
 
     kind: Literal["resnet"] = "resnet"
-    grid: tuple[int, int] | None = Field(
+    grid: tuple[Cells, Cells] | None = Field(
         None, description="rows and columns that the last map is pooled to; absent: as it comes"
     )
-    size: int = Field(224, ge=32, description="side of the square picture that it is given, in pixels")
+    size: int = Field(
+        224, ge=32, le=8192, description="side of the square picture that it is given, in pixels"
+    )
 
 
 class EfficientNetLiteConfig(BaseModel, extra="forbid", frozen=True):
@@ -143,7 +197,10 @@ class EfficientNetLiteConfig(BaseModel, extra="forbid", frozen=True):
         "head", description="the 1,280 channels of the head, or those of the last block (352 of lite2)"
     )
     size: int | None = Field(
-        None, ge=32, description="side of the square picture in pixels; absent: that of its own training"
+        None,
+        ge=32,
+        le=8192,
+        description="side of the square picture in pixels; absent: that of its own training",
     )
     fit: Literal["squash", "crop"] = Field(
         "squash",
@@ -180,7 +237,7 @@ class EfficientNetLiteConfig(BaseModel, extra="forbid", frozen=True):
         description="numbers of a pass without gradient; bfloat16 pays only on processors that have it",
     )
     trainable_from: int | None = Field(
-        None, ge=0, description="first trained block; absent: frozen; 0: everything is trained"
+        None, ge=0, le=10000, description="first trained block; absent: frozen; 0: everything is trained"
     )
 
 
@@ -210,7 +267,7 @@ class SentenceEncoderConfig(BaseModel, extra="forbid", frozen=True):
         description="texts keep the encoder's own space (two_towers.width is then 384), pictures come to it",
     )
     trainable_from: int | None = Field(
-        None, ge=0, description="first trained layer; absent: frozen; 0: everything is trained"
+        None, ge=0, le=10000, description="first trained layer; absent: frozen; 0: everything is trained"
     )
 
     @model_validator(mode="after")

@@ -24,11 +24,10 @@ from patchword.checkpoints.state import (
     pack_optimiser,
     prefixed,
     read_state,
-    recover_folder,
-    replace_folder,
     without_prefix,
     write_state,
 )
+from patchword.files import recover_folder, replace_folder
 
 
 class Checkpoint(NamedTuple):

@@ -77,7 +77,7 @@ def test_alignment_trains_from_scratch_and_is_selected_by_its_own_recall(from_sc
     validation = [row for row in events(from_scratch / "run") if row["event"] == "validation"]
     assert [set(row["scores"]) == set(row["towers"]) for row in validation] == [True, True]
     model = load_alignment(from_scratch / "run" / "best", "cpu")
-    assert "48 training pictures, selected on 12 others" in model.card["dataset"]
+    assert "48 training pictures, selected on 12 others" in model.facts.dataset
 
 
 def test_frozen_towers_train_from_stored_features_with_concepts(from_scratch, scenes):

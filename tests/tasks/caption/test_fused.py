@@ -60,12 +60,12 @@ def workshop(tmp_path_factory, call):
 
 def recipe_of(folder, *overrides):
     """The recipe of `fused-scenes`, ready for its first step."""
-    from patchword.config import load_config
+    from patchword.config import override, read_toml, validate
     from patchword.tasks.caption.settings import CaptionRun
     from patchword.tasks.caption.train import caption_recipe
 
-    run = load_config(CONFIGS / "fused-scenes.toml", overrides, CaptionRun)
-    return caption_recipe(run, folder / "run", "test")
+    settings = override(read_toml(CONFIGS / "fused-scenes.toml"), overrides)
+    return caption_recipe(validate(settings, CaptionRun, "the test"), folder / "run", "test")
 
 
 @pytest.fixture(scope="module")

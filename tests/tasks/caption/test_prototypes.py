@@ -7,6 +7,7 @@ import torch
 import typer
 from PIL import Image
 
+from patchword.checkpoints.facts import ModelFacts
 from patchword.composed import CaptionModel
 from patchword.data.pictures import Preprocessing
 from patchword.errors import ModelError
@@ -15,6 +16,7 @@ from patchword.layers.prototypes import PrototypeConfig
 from patchword.models.captioners.caption_transformer import CaptionTransformerConfig, RegionAlignmentConfig
 from patchword.tasks.caption.load import load
 from patchword.tasks.caption.model import CaptioningModel, DecodingSettings, ModelSettings
+from patchword.tasks.caption.prototypes import read_prototypes
 from patchword.text.words import Vocabulary
 from patchword.towers.convolutional import ConvolutionalConfig
 
@@ -46,7 +48,7 @@ def model(placement, alignment=None):
         codebook=None if codebook is None else codebook.describe(),
     )
     built = CaptionModel.build(tower, captioner, VOCABULARY.size, codebook)
-    return CaptioningModel(built, settings, VOCABULARY, {"name": "tiny"}, torch.device("cpu"))
+    return CaptioningModel(built, settings, VOCABULARY, ModelFacts(name="tiny"), torch.device("cpu"))
 
 
 def remember(captioning, *contexts):
@@ -80,7 +82,7 @@ def test_a_loaded_model_knows_them(tmp_path):
     remember(captioning, [start, *VOCABULARY.encode("a dog in")])
     captioning.save(tmp_path / "m")
     loaded = load(tmp_path / "m", "cpu")
-    assert loaded.card["prototype_captions"] == {"0": ["a dog in"]}
+    assert loaded.prototype_captions == {0: ("a dog in",)}
     loaded.save(tmp_path / "again")
     for file in ("config.json", "README.md"):
         assert "prototype_captions" not in (tmp_path / "again" / file).read_text(encoding="utf-8")
@@ -162,8 +164,10 @@ def test_what_made_a_word_reaches_report_and_service(tmp_path):
 def test_damaged_prototypes_are_refused(tmp_path):
     model("self_concat").save(tmp_path / "m")
     (tmp_path / "m" / "prototypes.json").write_text("{")
-    with pytest.raises(ModelError, match="prototypes.json is not JSON"):
+    with pytest.raises(ModelError, match="prototypes.json is not the file that was written"):
         load(tmp_path / "m", "cpu")
+    with pytest.raises(ModelError, match="prototypes.json is not JSON"):
+        read_prototypes(tmp_path / "m")
 
 
 @pytest.mark.parametrize("placement", ["cross_add", "sequential"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from PIL import Image
@@ -12,6 +11,7 @@ from patchword.data.scenes.describe import describe
 from patchword.data.scenes.draw import draw
 from patchword.data.scenes.questions import ask
 from patchword.data.scenes.world import HeldOut, make_scenes
+from patchword.files import write_text
 
 
 def write_questions(
@@ -40,9 +40,7 @@ def write_questions(
                 "split": split,
             }
             kept.append(json.dumps(row))
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text("\n".join(kept) + "\n", encoding="utf-8")
-    os.replace(partial, file)
+    write_text(file, "\n".join(kept) + "\n")
     return file
 
 
@@ -78,7 +76,5 @@ def write_scenes(
         entries.append(
             {"imgid": image_id, "filename": f"{scene.name}.png", "split": split, "sentences": told}
         )
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(json.dumps({"dataset": "scenes", "images": entries}), encoding="utf-8")
-    os.replace(partial, file)
+    write_text(file, json.dumps({"dataset": "scenes", "images": entries}))
     return file

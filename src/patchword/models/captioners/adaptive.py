@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from patchword.layers.additive import tanh_scores
-from patchword.layers.features import grid_of, mean_of_grid
+from patchword.layers.features import grid_of, masked_mean
 from patchword.layers.linear import Linear
 from patchword.layers.packing import at_words, valid
 from patchword.layers.recurrent import LstmState, lstm_sequence
@@ -40,11 +40,12 @@ class AdaptiveConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["adaptive"] = Field("adaptive", description="Name of this captioner.")
-    word_width: int = Field(512, gt=0, description="Width of a word embedding.")
-    width: int = Field(512, gt=0, description="Width of the LSTM and of the mapped patches.")
+    word_width: int = Field(512, gt=0, le=65536, description="Width of a word embedding.")
+    width: int = Field(512, gt=0, le=65536, description="Width of the LSTM and of the mapped patches.")
     attention_width: int = Field(
         49,
         gt=0,
+        le=65536,
         description="Width in which patches and state are compared (paper: the number of patches, 49).",
     )
     dropout: float = Field(0.5, ge=0, lt=1, description="Dropout before the output layer.")
@@ -104,7 +105,7 @@ class Adaptive(nn.Module):
         """
         grid_BNC = grid_of(features, self.feature_width)
         patches_BNS = self.patch(grid_BNC).relu()
-        picture_BS = self.picture(mean_of_grid(grid_BNC, features.mask_BN)).relu()
+        picture_BS = self.picture(masked_mean(grid_BNC, features.mask_BN)).relu()
         return AdaptiveMemory(patches_BNS, self.key(patches_BNS), features.mask_BN, picture_BS)
 
     def decode(

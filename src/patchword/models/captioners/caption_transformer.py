@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from patchword.errors import ConfigError, ModelError
 from patchword.layers.attention import attend
 from patchword.layers.codebook import Codebook
+from patchword.layers.features import masked_mean
 from patchword.layers.linear import Linear
 from patchword.layers.positions import grid_positions, sine_positions
 from patchword.layers.prototypes import (
@@ -69,18 +70,20 @@ class CaptionTransformerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["caption_transformer"] = "caption_transformer"
-    width: int = Field(512, gt=0, description="width of the tokens in encoder and decoder")
-    heads: int = Field(8, gt=0, description="attention heads; they divide the width")
-    hidden: int = Field(2048, gt=0, description="hidden width of the feed-forward parts")
-    encoder_layers: int = Field(3, ge=0, description="self-attention layers over the patches")
-    decoder_layers: int = Field(3, gt=0, description="decoder layers")
+    width: int = Field(512, gt=0, le=65536, description="width of the tokens in encoder and decoder")
+    heads: int = Field(8, gt=0, le=1024, description="attention heads; they divide the width")
+    hidden: int = Field(2048, gt=0, le=65536, description="hidden width of the feed-forward parts")
+    encoder_layers: int = Field(3, ge=0, le=512, description="self-attention layers over the patches")
+    decoder_layers: int = Field(3, gt=0, le=512, description="decoder layers")
     dropout: float = Field(
         0.1,
         ge=0,
         lt=1,
         description="dropout after each sub-layer, in the feed-forward parts and on the inputs",
     )
-    max_positions: int = Field(54, gt=0, description="longest caption in tokens, start token included")
+    max_positions: int = Field(
+        54, gt=0, le=8192, description="longest caption in tokens, start token included"
+    )
     region_alignment: RegionAlignmentConfig | None = Field(
         None, description="region alignment with a codebook; absent: none"
     )
@@ -381,12 +384,7 @@ class CaptionTransformer(nn.Module):
                 "this model has no projection to text; set captioner.region_alignment.text_regulariser, or "
                 "give its loss no weight"
             )
-        mask_BN1 = (
-            torch.ones_like(memory.encoded_BNC[..., :1])
-            if memory.mask_BN is None
-            else memory.mask_BN[..., None]
-        )
-        mean_BC = (memory.encoded_BNC * mask_BN1).sum(dim=1) / mask_BN1.sum(dim=1)
+        mean_BC = masked_mean(memory.encoded_BNC, memory.mask_BN)
         return (1 - F.cosine_similarity(self.to_text(mean_BC), text_BE.to(mean_BC.dtype), dim=-1)).mean()
 
     def _normalised(self, x_BNC: Tensor) -> Tensor:

@@ -56,16 +56,20 @@ class MeshedMemoryConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["meshed_memory"] = "meshed_memory"
-    width: int = Field(512, gt=0, description="width of the tokens in encoder and decoder")
-    heads: int = Field(8, gt=0, description="attention heads; they divide the width")
-    hidden: int = Field(2048, gt=0, description="hidden width of the feed-forward parts")
-    encoder_layers: int = Field(3, gt=0, description="encoder levels; the decoder looks at all of them")
-    decoder_layers: int = Field(3, gt=0, description="decoder layers")
-    slots: int = Field(40, ge=0, description="learned memory slots in each encoder layer")
+    width: int = Field(512, gt=0, le=65536, description="width of the tokens in encoder and decoder")
+    heads: int = Field(8, gt=0, le=1024, description="attention heads; they divide the width")
+    hidden: int = Field(2048, gt=0, le=65536, description="hidden width of the feed-forward parts")
+    encoder_layers: int = Field(
+        3, gt=0, le=512, description="encoder levels; the decoder looks at all of them"
+    )
+    decoder_layers: int = Field(3, gt=0, le=512, description="decoder layers")
+    slots: int = Field(40, ge=0, le=1_000_000, description="learned memory slots in each encoder layer")
     dropout: float = Field(
         0.1, ge=0, lt=1, description="dropout after each attention and in the feed-forward parts"
     )
-    max_positions: int = Field(54, gt=0, description="longest caption in tokens, start token included")
+    max_positions: int = Field(
+        54, gt=0, le=8192, description="longest caption in tokens, start token included"
+    )
 
 
 class MeshedMemory(NamedTuple):

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from patchword.layers.additive import AdditiveAttention
-from patchword.layers.features import grid_of, mean_of_grid
+from patchword.layers.features import grid_of, masked_mean
 from patchword.layers.linear import Linear, linear
 from patchword.layers.over_time import OverTime
 from patchword.layers.packing import pack, unpack
@@ -41,10 +41,10 @@ class ShowAttendTellConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["show_attend_tell"] = Field("show_attend_tell", description="Name of this captioner.")
-    word_width: int = Field(512, gt=0, description="Width of a word embedding.")
-    width: int = Field(512, gt=0, description="Width of the LSTM.")
+    word_width: int = Field(512, gt=0, le=65536, description="Width of a word embedding.")
+    width: int = Field(512, gt=0, le=65536, description="Width of the LSTM.")
     attention_width: int = Field(
-        512, gt=0, description="Width of the space in which patches and words are compared."
+        512, gt=0, le=65536, description="Width of the space in which patches and words are compared."
     )
     scoring: Literal["tanh", "relu"] = Field(
         "tanh", description="f of the attention score: tanh (paper) or relu (tutorial)."
@@ -130,7 +130,7 @@ class ShowAttendTell(nn.Module):
         Raises ModelError where the features are not `feature_width` wide.
         """
         grid_BNC = grid_of(features, self.feature_width)
-        mean_BC = mean_of_grid(grid_BNC, features.mask_BN)
+        mean_BC = masked_mean(grid_BNC, features.mask_BN)
         return ShowAttendTellMemory(
             grid_BNC,
             self.attention.project(grid_BNC),

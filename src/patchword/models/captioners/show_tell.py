@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from patchword.errors import ModelError
-from patchword.layers.features import grid_of, mean_of_grid
+from patchword.layers.features import grid_of, masked_mean
 from patchword.layers.linear import Linear
 from patchword.layers.packing import at_words, valid
 from patchword.layers.recurrent import Gru, HiddenState, Lstm, LstmState, Rnn
@@ -37,7 +37,9 @@ class ShowTellConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["show_tell"] = Field("show_tell", description="Name of this captioner.")
-    width: int = Field(512, gt=0, description="Width of the recurrent layer and of the word embeddings.")
+    width: int = Field(
+        512, gt=0, le=65536, description="Width of the recurrent layer and of the word embeddings."
+    )
     cell: Literal["lstm", "gru", "rnn"] = Field(
         "lstm", description="Recurrent cell: lstm (paper), gru or plain rnn."
     )
@@ -113,7 +115,7 @@ class ShowTell(nn.Module):
         state and a training batch has a single picture.
         """
         grid_BNC = grid_of(features, self.feature_width)
-        return self.picture(mean_of_grid(grid_BNC, features.mask_BN), self.recurrence)
+        return self.picture(masked_mean(grid_BNC, features.mask_BN), self.recurrence)
 
     def decode(self, tokens_BT: Tensor, lengths_B: Tensor, memory: State, trace: bool = False) -> Decoded:
         """Teacher forcing; the trace is empty, because the model has no attention."""

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from patchword.errors import ConfigError
-from patchword.layers.features import mean_of_grid
+from patchword.layers.features import masked_mean
 from patchword.types import TextFeatures, VisualFeatures
 
 
@@ -26,7 +26,7 @@ class LateConcatenationConfig(BaseModel, extra="forbid", frozen=True):
     """The number of labels, and which towers the head reads."""
 
     kind: Literal["late_concatenation"] = "late_concatenation"
-    classes: int = Field(gt=0, description="number of labels")
+    classes: int = Field(gt=0, le=10_000_000, description="number of labels")
     inputs: Literal["image", "text", "both"] = Field("both", description="what the label is read from")
 
 
@@ -43,7 +43,7 @@ class PairSummary(NamedTuple):
 def image_summary(features: VisualFeatures) -> Tensor:
     """Returns the class token (B, C), or the mean of the real patches where the tower has none."""
     return (
-        mean_of_grid(features.grid_BNC, features.mask_BN) if features.class_BC is None else features.class_BC
+        masked_mean(features.grid_BNC, features.mask_BN) if features.class_BC is None else features.class_BC
     )
 
 

@@ -71,6 +71,10 @@ class TextTower(Protocol):
         """Returns the features from the tokens after the last layer."""
 
 
+_LONGEST = 65536
+"""Prompts in a layer, or width of a map, at most."""
+
+
 class PromptFusionConfig(BaseModel, extra="forbid", frozen=True):
     """Sizes of PMF.
 
@@ -79,9 +83,12 @@ class PromptFusionConfig(BaseModel, extra="forbid", frozen=True):
     """
 
     kind: Literal["prompt_fusion"] = "prompt_fusion"
-    classes: int = Field(gt=0, description="number of labels")
+    classes: int = Field(gt=0, le=10_000_000, description="number of labels")
     fused_layers: int = Field(
-        2, ge=0, description="how many layers are fused, counted from the top (F); 0: two separate towers"
+        2,
+        ge=0,
+        le=512,
+        description="how many layers are fused, counted from the top (F); 0: two separate towers",
     )
     query: PerLayer = Field(4, description="query prompts per layer; 0: the layer passes no message")
     query_context: PerLayer = Field(
@@ -101,8 +108,9 @@ class PromptFusionConfig(BaseModel, extra="forbid", frozen=True):
             if isinstance(value, tuple) and len(value) != self.fused_layers:
                 found = f"{name} lists {len(value)} lengths for {self.fused_layers} fused layers"
                 raise ValueError(f"{found}: give one number, or one per layer")
-            if value is not None and min(value if isinstance(value, tuple) else (value,), default=0) < 0:
-                raise ValueError(f"{name} is {value}: lengths are 0 or more")
+            lengths = value if isinstance(value, tuple) else () if value is None else (value,)
+            if any(not 0 <= length <= _LONGEST for length in lengths):
+                raise ValueError(f"{name} is {value}: lengths are 0 to {_LONGEST}")
         return self
 
     def at(self, name: str, layer: int) -> int:

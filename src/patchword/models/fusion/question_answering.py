@@ -50,12 +50,12 @@ _CELU_ALPHA = 1.3
 class QuestionConfig(BaseModel, extra="forbid", frozen=True):
     """Sizes of the encoder of picture and question."""
 
-    width: int = Field(256, gt=0, description="width of the tokens")
-    heads: int = Field(4, gt=0, description="attention heads; they divide the width")
-    hidden: int = Field(512, gt=0, description="hidden width of the feed-forward parts")
-    picture_layers: int = Field(1, ge=0, description="self-attention layers over the patches")
+    width: int = Field(256, gt=0, le=65536, description="width of the tokens")
+    heads: int = Field(4, gt=0, le=1024, description="attention heads; they divide the width")
+    hidden: int = Field(512, gt=0, le=65536, description="hidden width of the feed-forward parts")
+    picture_layers: int = Field(1, ge=0, le=512, description="self-attention layers over the patches")
     question_layers: int = Field(
-        2, gt=0, description="layers of the question, each with a look at the patches"
+        2, gt=0, le=512, description="layers of the question, each with a look at the patches"
     )
     dropout: float = Field(
         0.1,
@@ -63,7 +63,9 @@ class QuestionConfig(BaseModel, extra="forbid", frozen=True):
         lt=1,
         description="dropout after each sub-layer, in the feed-forward parts and on the inputs",
     )
-    max_positions: int = Field(32, gt=0, description="longest question in tokens, start token included")
+    max_positions: int = Field(
+        32, gt=0, le=8192, description="longest question in tokens, start token included"
+    )
     region_alignment: RegionAlignmentConfig | None = Field(
         None, description="region alignment with a codebook; absent: none"
     )

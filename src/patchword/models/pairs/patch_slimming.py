@@ -45,7 +45,7 @@ class PatchSlimmingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    width: int = Field(gt=0, description="width of image and caption tokens")
+    width: int = Field(gt=0, le=65536, description="width of image and caption tokens")
     variant: Literal["code", "paper"] = "code"
     keep: float = Field(
         0.5,
@@ -56,6 +56,7 @@ class PatchSlimmingConfig(BaseModel):
     aggregated: int = Field(
         39,
         ge=0,
+        le=1_000_000,
         description="tokens made of the kept patches; 0: no calibration, the kept patches themselves",
     )
     text_score: bool = Field(True, description="whether the caption takes part in the selection")
@@ -63,7 +64,12 @@ class PatchSlimmingConfig(BaseModel):
     attention_share: float = Field(
         0.8, ge=0, le=1, description="paper variant: share of the two attentions in the score (beta)"
     )
-    temperature: float = Field(1.0, gt=0, description="paper variant: of the Gumbel decision")
+    temperature: float = Field(
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="paper variant: of the Gumbel decision",
+    )
 
 
 def aggregated_tokens(patches: int, keep: float, share: float) -> int:

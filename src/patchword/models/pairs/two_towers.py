@@ -23,6 +23,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from patchword.errors import ConfigError
+from patchword.layers.features import masked_mean
 from patchword.types import TextFeatures, VisualFeatures
 
 
@@ -30,17 +31,25 @@ class TwoTowersConfig(BaseModel, extra="forbid", frozen=True):
     """The width of the shared space, and the loss."""
 
     kind: Literal["two_towers"] = "two_towers"
-    width: int = Field(256, gt=0, description="width E of the shared space")
+    width: int = Field(256, gt=0, le=65536, description="width E of the shared space")
     loss: Literal["softmax", "sigmoid"] = Field(
         "softmax", description="softmax: InfoNCE both ways (CLIP); sigmoid: every pair on its own (SigLIP)"
     )
     dropout: float = Field(
-        0.0, ge=0, lt=1, description="share of a tower's channels that is dropped before its projection, in training"
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of a tower's channels that is dropped before its projection, in training",
     )
     initial_scale: float = Field(
-        1 / 0.07, gt=0, description="what cosines are multiplied by at the start; learned"
+        1 / 0.07,
+        gt=0,
+        allow_inf_nan=False,
+        description="what cosines are multiplied by at the start; learned",
     )
-    largest_scale: float = Field(100.0, gt=0, description="the learned scale is never larger")
+    largest_scale: float = Field(
+        100.0, gt=0, allow_inf_nan=False, description="the learned scale is never larger"
+    )
 
 
 class TwoTowers(nn.Module):
@@ -87,7 +96,7 @@ class TwoTowers(nn.Module):
         """Returns one vector (B, E) per picture, not normalised."""
         if self.vision_projection is None:
             return features.pooled_BE
-        return self.vision_projection(self._dropped(features.grid_BNC.mean(1)))
+        return self.vision_projection(self._dropped(masked_mean(features.grid_BNC, features.mask_BN)))
 
     def pool_text(self, features: TextFeatures) -> Tensor:
         """Returns one vector (J, E) per text, not normalised."""
@@ -97,8 +106,7 @@ class TwoTowers(nn.Module):
         """Returns one vector (J, C) per text before the projection: what a frozen text tower gives every time."""
         if self.text_projection is None:
             return features.pooled_BE
-        mask_JL1 = features.mask_BL[..., None].to(features.tokens_BLC.dtype)
-        return (features.tokens_BLC * mask_JL1).sum(1) / mask_JL1.sum(1).clamp(min=1)
+        return masked_mean(features.tokens_BLC, features.mask_BL)
 
     def project_texts(self, mean_JC: Tensor) -> Tensor:
         """Returns one vector (J, E) per text, not normalised, from those of `mean_text`."""

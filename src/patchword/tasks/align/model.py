@@ -15,7 +15,15 @@ from pydantic import Field
 from torch import Tensor
 
 from patchword.checkpoints import folder as checkpoint
-from patchword.checkpoints.model import find_model, model_card, read_settings, read_vocabulary
+from patchword.checkpoints.facts import ModelFacts
+from patchword.checkpoints.model import (
+    build_checked,
+    find_model,
+    published_commits,
+    read_settings,
+    read_vocabulary,
+)
+from patchword.composed import import_towers
 from patchword.data.pictures import Picture
 from patchword.device import choose_device
 from patchword.layers.all_pairs import RaggedTokens, all_pairs, ragged
@@ -59,12 +67,12 @@ class AlignmentModel:
         model: AlignedTowers,
         settings: AlignModelSettings,
         vocabulary: Vocabulary | Subwords | Pieces,
-        card: dict[str, Any],
+        facts: ModelFacts,
         device: torch.device,
     ) -> None:
         self.model = model.to(device).eval()
-        self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
-        self.towers = TwoTowerModel(model.towers, settings, vocabulary, card, device)
+        self.settings, self.vocabulary, self.facts, self.device = settings, vocabulary, facts, device
+        self.towers = TwoTowerModel(model.towers, settings, vocabulary, facts, device)
 
     def __repr__(self) -> str:
         return describe(
@@ -169,16 +177,16 @@ class AlignmentModel:
             fused=fused,
         )
 
+    def save(self, folder: str | Path, half: bool = False) -> None:
+        """Write the model folder; it appears under its name when it is complete. `half` stores fp16."""
+        checkpoint.save_model(self, folder, half)
+
     def write(self, folder: Path, half: bool = False) -> None:
         """Writes the files of the model folder; `half` stores the weights in half precision."""
-        config = {
-            "task": "align",
-            **self.card,
-            **by_value(self.settings, self.model.towers).model_dump(mode="json"),
-        }
-        checkpoint.write_model(
-            folder, config, self.model.state_dict(), self.vocabulary.to_json(), model_card(self.card), half
-        )
+        facts = self.facts.with_sources(published_commits(self.model))
+        weights, words = self.model.state_dict(), self.vocabulary.to_json()
+        settings = by_value(self.settings, self.model.towers)
+        checkpoint.write_model(folder, "align", settings, facts, weights, words, half)
 
 
 @torch.inference_mode()
@@ -219,9 +227,13 @@ def load_alignment(name: str | Path, device: str | None = None) -> AlignmentMode
     Raises ModelError where it is no such model.
     """
     folder = find_model(name)
-    settings, card = read_settings(folder, "align", AlignModelSettings)
-    codebook = None if settings.codebook is None else Codebook.described(settings.codebook)
-    model = build_aligned(settings, codebook)
-    checkpoint.load_weights(model, folder)
+    settings, facts = read_settings(folder, "align", AlignModelSettings)
     vocabulary = read_vocabulary(folder, settings.vocabulary_size)
-    return AlignmentModel(model, settings, vocabulary, card, choose_device(device))
+
+    import_towers(settings.vision, settings.text)
+
+    def build() -> AlignedTowers:
+        codebook = None if settings.codebook is None else Codebook.described(settings.codebook)
+        return build_aligned(settings, codebook)
+
+    return AlignmentModel(build_checked(folder, build), settings, vocabulary, facts, choose_device(device))

@@ -6,23 +6,23 @@ word. The grid is laid over the whole picture, so where the model crops, pass th
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from patchword.files import text_digest
 from patchword.html.page import Html, clean, escape, join, note, page, percent, section, table, tiles
 from patchword.html.pictures import blocks_uri, picture_uri
-from patchword.reports.curves import undated
+from patchword.reports.curves import save_figure
 from patchword.tasks.align.result import AlignedPair
 
 
 def pair_page(pair: AlignedPair, picture: Image.Image, name: object) -> str:
     """Builds a self-contained HTML document without scripts."""
     uri = picture_uri(picture)
-    key = "p" + hashlib.sha256(uri.encode()).hexdigest()[:12]
+    key = "p" + text_digest(uri)[:12]
     css = f".patchword .{key} {{ background-image: url({uri}); "
     css += f"aspect-ratio: {picture.width} / {picture.height}; }}\n"
     css += ".patchword .shot .best { position: absolute; border: 3px solid var(--heat); "
@@ -84,7 +84,7 @@ def pair_figure(pair: AlignedPair, picture: Image.Image, path: Path | str, colum
             across, down = small.width / weights_hw.shape[1], small.height / weights_hw.shape[0]
             corner = (patch[1] * across - 0.5, patch[0] * down - 0.5)
             axis.add_patch(Rectangle(corner, across, down, fill=False, edgecolor="#ffc44d", linewidth=2))
-    figure.savefig(path, metadata=undated(path))
+    save_figure(figure, path)
 
 
 def _panels(pair: AlignedPair) -> list[tuple[str, np.ndarray, str]]:

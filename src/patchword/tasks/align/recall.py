@@ -19,10 +19,11 @@ import torch
 from rich.progress import Progress
 
 from patchword.checkpoints import folder as checkpoint
-from patchword.checkpoints.model import find_model, is_hub
+from patchword.checkpoints.model import find_model
 from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.records import CaptionRecord
 from patchword.errors import DataError
+from patchword.hub import is_hub
 from patchword.layers.all_pairs import two_stage
 from patchword.metrics.retrieval import RECALLS_AT, retrieval, retrieval_ranks
 from patchword.tasks.align.model import load_alignment

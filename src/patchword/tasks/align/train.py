@@ -16,10 +16,11 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from patchword.checkpoints import folder as checkpoint
-from patchword.checkpoints.model import is_hub
+from patchword.checkpoints.facts import ModelFacts
 from patchword.composed import TextTowerSettings, TowerSettings, reader_preprocessing
 from patchword.data.captions import CaptionBatch, CaptionData, PictureInputs, PlanEntry
 from patchword.errors import ConfigError
+from patchword.hub import is_hub
 from patchword.layers.all_pairs import all_pairs
 from patchword.layers.codebook import Codebook
 from patchword.layers.region_alignment import RegionAlignmentConfig
@@ -142,15 +143,15 @@ class AlignTraining:
         inputs = self._inputs([record.file for record in (*train, *selection)])
         self.train = CaptionData.build(train, self.vocabulary, inputs, run.data.max_words)
         self.selection = CaptionData.build(selection, self.vocabulary, inputs, run.data.max_words)
-        self.card = {
-            "name": folder.name,
-            "description": run.description
+        self.facts = ModelFacts(
+            name=folder.name,
+            description=run.description
             or "Patch-word alignment over two towers (LAPS), trained with Patchword.",
-            "dataset": f"{Path(run.data.annotations).name}: {len(train)} training pictures, "
+            dataset=f"{Path(run.data.annotations).name}: {len(train)} training pictures, "
             f"selected on {len(selection)} others",
-            "licence": run.licence or "not stated",
-            "command": command,
-        }
+            licence=run.licence or "not stated",
+            command=command,
+        )
 
     def _towers(self, trained: TwoTowerModel | None) -> dict[str, Any]:
         if trained is not None:
@@ -225,7 +226,7 @@ class AlignTraining:
     def save(self, folder: Path) -> None:
         """The towers with the head over them."""
         device = next(self.model.parameters()).device
-        AlignmentModel(self.model, self.settings, self.vocabulary, self.card, device).write(folder)
+        AlignmentModel(self.model, self.settings, self.vocabulary, self.facts, device).write(folder)
 
 
 def _trained_towers(name: str) -> TwoTowerModel:

@@ -34,11 +34,23 @@ class AnswerModel(TowerModel):
         codebook: Codebook | None = None,
     ) -> AnswerModel:
         """With a `generator`, a captioner that words the answers; else they are chosen among `answers`."""
-        built = build_tower(tower)
+        return cls.over(build_tower(tower), questions, generator, vocabulary_size, answers, codebook)
+
+    @classmethod
+    def over(
+        cls,
+        tower: nn.Module,
+        questions: QuestionConfig,
+        generator: CaptionerSettings | None,
+        vocabulary_size: int,
+        answers: int,
+        codebook: Codebook | None = None,
+    ) -> AnswerModel:
+        """As `build`, over a tower that is there."""
         if generator is None:
-            return cls(built, AnswerClassifier(questions, built.width, vocabulary_size, answers, codebook))
-        encoder = QuestionEncoder(questions, built.width, vocabulary_size, codebook)
+            return cls(tower, AnswerClassifier(questions, tower.width, vocabulary_size, answers, codebook))
+        encoder = QuestionEncoder(questions, tower.width, vocabulary_size, codebook)
         return cls(
-            built,
+            tower,
             AnswerGenerator(encoder, build_captioner(generator, questions.width, vocabulary_size, None)),
         )

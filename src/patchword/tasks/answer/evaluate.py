@@ -3,7 +3,6 @@ model."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchword.errors import ConfigError, DataError, PictureError
+from patchword.files import write_json
 from patchword.tasks.requests import EvaluateRequest, Evaluation, PredictRequest
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def predict(request: PredictRequest) -> int:
         for record, answer in answered
         if answer is not None
     ]
-    _write(request.out, rows)
+    write_json(request.out, rows)
     print(
         f"{request.out}: {len(rows)} answers"
         + (f", {lost} questions about pictures that could not be read are left out" if lost else "")
@@ -46,7 +46,7 @@ def evaluate(request: EvaluateRequest) -> int:
     result, lost = _compared(request)
     _print(result, request.split)
     if request.out is not None:
-        _write(request.out, result)
+        write_json(request.out, result)
     if lost:
         print(
             f"patchword: {lost} questions about pictures that could not be read are left out of every number",
@@ -61,9 +61,7 @@ def measure(request: EvaluateRequest) -> Evaluation:
 
     result, lost = _compared(request)
     everything = result["all"]
-    scores = {
-        name: Score(everything[name]) for name in ("VQA_accuracy", "exact_match", "questions_alone")
-    }
+    scores = {name: Score(everything[name]) for name in ("VQA_accuracy", "exact_match", "questions_alone")}
     known = {name: score for name, score in scores.items() if score.value is not None}
     low, high = everything["interval"]
     return Evaluation(known, tuple(result["kinds"]), everything["questions"], lost, (low, high))
@@ -137,7 +135,7 @@ def score_files(
         results[name] = _scored(found, [])
         _print(results[name], name)
     if out is not None:
-        _write(out, next(iter(results.values())) if len(results) == 1 else results)
+        write_json(out, next(iter(results.values())) if len(results) == 1 else results)
     return 0
 
 
@@ -173,7 +171,7 @@ def _report(
     result = _scored(found, taught)
     _print(result, title)
     if out is not None:
-        _write(out, result)
+        write_json(out, result)
 
 
 def _answered(
@@ -290,9 +288,3 @@ def _print(result: dict[str, Any], title: str) -> None:
 
 
 _KINDS_SHOWN = 20
-
-
-def _write(out: Path, content: Any) -> None:
-    partial = out.with_name(out.name + ".partial")
-    partial.write_bytes(json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace"))
-    partial.replace(out)

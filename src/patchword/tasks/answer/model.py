@@ -16,17 +16,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel
-from torch import Tensor
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
 
 from patchword.checkpoints import folder as checkpoint
+from patchword.checkpoints.facts import ModelFacts
 from patchword.checkpoints.model import (
+    build_over_tower,
     find_model,
-    model_card,
     portable,
+    published_commits,
     read_settings,
     read_vocabulary,
-    restore_weights,
 )
 from patchword.composed import CaptionerSettings, TowerSettings
 from patchword.data.captions import Inputs, padded
@@ -61,8 +62,8 @@ class AnswerSettings(BaseModel, extra="forbid", frozen=True):
     answers: tuple[str, ...]
     """The list that answers are chosen from; empty where they are generated."""
     preprocessing: Preprocessing
-    vocabulary_size: int
-    max_words: int
+    vocabulary_size: int = Field(gt=4, le=10_000_000)
+    max_words: int = Field(gt=0, le=100_000)
     """Longest question, and longest generated answer, in words."""
     tower_sha256: str | None = None
     codebook: dict[str, Any] | None = None
@@ -76,11 +77,11 @@ class AnsweringModel:
         model: AnswerModel,
         settings: AnswerSettings,
         vocabulary: Vocabulary | Subwords,
-        card: dict[str, Any],
+        facts: ModelFacts,
         device: torch.device,
     ) -> None:
         self.model = model.to(device).eval()
-        self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
+        self.settings, self.vocabulary, self.facts, self.device = settings, vocabulary, facts, device
 
     def __repr__(self) -> str:
         answers = f"{len(self.settings.answers):,} answers" if self.settings.answers else "worded answers"
@@ -145,7 +146,7 @@ class AnsweringModel:
         """Raises DataError for a question without a word that the model knows."""
         ids = self.vocabulary.encode(question)
         if all(number == self.vocabulary.special.unknown for number in ids):
-            like = self.card.get("example", "those that it was trained on")
+            like = self.facts.example or "those that it was trained on"
             raise DataError(
                 f"{question!r} has no word that the model knows; ask as in its training: {like!r}"
             )
@@ -167,7 +168,7 @@ class AnsweringModel:
                     else getattr(picture, "filename", "") or "the picture"
                 )
                 raise DataError(
-                    f"{name}: unlike the pictures that {self.card.get('name', 'the model')} was trained on "
+                    f"{name}: unlike the pictures that {self.facts.name or 'the model'} was trained on "
                     f"(distance {distance:.0f}, "
                     f"{familiarity.limit:.0f} at most), so an answer would be a guess; ask another model, "
                     "or insist with 'anyway'"
@@ -252,13 +253,15 @@ class AnsweringModel:
             )
         ]
 
+    def save(self, folder: str | Path, half: bool = False) -> None:
+        """Writes the model folder, which appears under its name when it is complete; `half` stores fp16."""
+        checkpoint.save_model(self, folder, half)
+
     def write(self, folder: Path, half: bool = False) -> None:
         """Writes the files of the model folder; `half` stores the weights in half precision."""
         settings, weights = portable(self.settings, self.model)
-        config = {"task": "answer", **self.card, **settings.model_dump(mode="json")}
-        checkpoint.write_model(
-            folder, config, weights, self.vocabulary.to_json(), model_card(self.card), half
-        )
+        facts = self.facts.with_sources(published_commits(self.model))
+        checkpoint.write_model(folder, "answer", settings, facts, weights, self.vocabulary.to_json(), half)
 
 
 class QuestionAnswer(NamedTuple):
@@ -304,16 +307,13 @@ def load_answerer(name: str | Path, device: str | None = None) -> AnsweringModel
     Raises ModelError where it is no such model, or its folder is incomplete or of another format.
     """
     folder = find_model(name)
-    settings, card = read_settings(folder, "answer", AnswerSettings)
+    settings, facts = read_settings(folder, "answer", AnswerSettings)
     vocabulary = read_vocabulary(folder, settings.vocabulary_size)
-    codebook = None if settings.codebook is None else Codebook.described(settings.codebook)
-    model = AnswerModel.build(
-        settings.tower,
-        settings.answerer,
-        settings.generator,
-        settings.vocabulary_size,
-        len(settings.answers),
-        codebook,
-    )
-    restore_weights(model, model.answerer, "answerer.", folder, settings.tower_sha256)
-    return AnsweringModel(model, settings, vocabulary, {"name": folder.name, **card}, choose_device(device))
+
+    def build(tower: nn.Module) -> AnswerModel:
+        codebook = None if settings.codebook is None else Codebook.described(settings.codebook)
+        sizes = settings.vocabulary_size, len(settings.answers)
+        return AnswerModel.over(tower, settings.answerer, settings.generator, *sizes, codebook)
+
+    model = build_over_tower(folder, settings.tower, settings.tower_sha256, build)
+    return AnsweringModel(model, settings, vocabulary, facts, choose_device(device))

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from patchword.checkpoints import folder as checkpoint
+from patchword.checkpoints.facts import ModelFacts
 from patchword.checkpoints.model import find_model, restore_weights
 from patchword.checkpoints.towers import load_tower_weights
 from patchword.composed import reader_preprocessing
@@ -99,13 +100,13 @@ class AnswerTraining:
             max_words=run.data.max_words,
             codebook=None if codebook is None else codebook.describe(),
         )
-        self.card = _card(run, folder, command, train, selection)
+        self.facts = _facts(run, folder, command, train, selection)
         self.validation = AnswerValidation(selection, folder, guesses(train, selection))
 
     def load(self, folder: Path) -> None:
         """The weights of a model folder into the model. Raises ModelError where they do not fit."""
         digest = checkpoint.read_config(folder).get("tower_sha256")
-        restore_weights(self.model, self.model.answerer, "answerer.", folder, digest)
+        restore_weights(self.model, folder, digest)
 
     def _inputs(self, preprocessing: Any, files: list[str]) -> PictureInputs:
         if not self.run.data.features:
@@ -115,7 +116,7 @@ class AnswerTraining:
     def whole(self) -> AnsweringModel:
         """The model as a person uses it."""
         device = next(self.model.parameters()).device
-        return AnsweringModel(self.model, self.settings, self.vocabulary, self.card, device)
+        return AnsweringModel(self.model, self.settings, self.vocabulary, self.facts, device)
 
     def objective(self, stage: int) -> nn.Module:
         """The loss of the answers, and the contrast of patches where the stage weighs it."""
@@ -189,21 +190,21 @@ def _check(run: AnswerRun) -> None:
         )
 
 
-def _card(
+def _facts(
     run: AnswerRun,
     folder: Path,
     command: str,
     train: list[QuestionRecord],
     selection: list[QuestionRecord],
-) -> dict[str, Any]:
+) -> ModelFacts:
     """The facts of a training, for the model's card."""
     pictures, others = (len({record.file for record in records}) for records in (train, selection))
-    return {
-        "name": folder.name,
-        "description": run.description or f"Answers over a {run.tower.kind} tower, trained with Patchword.",
-        "dataset": f"{Path(run.data.annotations).name}: {len(train)} questions about {pictures} "
+    return ModelFacts(
+        name=folder.name,
+        description=run.description or f"Answers over a {run.tower.kind} tower, trained with Patchword.",
+        dataset=f"{Path(run.data.annotations).name}: {len(train)} questions about {pictures} "
         f"training pictures, selected on {len(selection)} about {others} others",
-        "licence": run.licence or "not stated",
-        "command": command,
-        "example": train[0].question,
-    }
+        licence=run.licence or "not stated",
+        command=command,
+        example=train[0].question,
+    )

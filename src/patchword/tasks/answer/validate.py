@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 
 from patchword.data.question_only import CommonestAnswer
 from patchword.data.records import QuestionRecord
+from patchword.files import write_json
 from patchword.metrics.answers import vqa_accuracy
 from patchword.train.recipe import Validation
 
@@ -49,7 +49,7 @@ class AnswerValidation:
         out = self.folder / "predictions" / f"{name}.json"
         out.parent.mkdir(parents=True, exist_ok=True)
         rows = [{"question_id": number, "answer": text} for number, text in predicted.items()]
-        out.write_text(json.dumps(rows), encoding="utf-8")
+        write_json(out, rows)
         worst = sorted(self.selection, key=lambda record: values[record.question_id])[:_SAMPLES]
         samples = [
             {
@@ -61,9 +61,7 @@ class AnswerValidation:
             }
             for record in worst
         ]
-        (self.folder / "samples.json").write_text(
-            json.dumps(samples, ensure_ascii=False, indent=1), encoding="utf-8"
-        )
+        write_json(self.folder / "samples.json", samples, indent=1)
 
 
 def guesses(train: Sequence[QuestionRecord], selection: Sequence[QuestionRecord]) -> dict[int | str, str]:

@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from patchword.checkpoints.facts import ModelFacts
 from patchword.data.pictures import Picture, open_picture
 from patchword.errors import ConfigError, ModelError, PictureError
+from patchword.hub import find_published
 from patchword.tasks.caption.batches import captions_of, computing_in
 from patchword.tasks.caption.options import OWN, DecodingOptions
 from patchword.tasks.caption.result import Caption, Captions
@@ -26,17 +28,23 @@ LONGEST = 30
 class HubCaptioner:
     """A processor and a model of transformers; captions come from its own `generate`, without a prompt."""
 
-    def __init__(self, model: Any, processor: Any, name: str, device: torch.device) -> None:
+    def __init__(self, model: Any, processor: Any, facts: ModelFacts, device: torch.device) -> None:
         self.model = model.to(device).eval()
-        self.processor, self.device = processor, device
-        self.card = {"name": name, "description": f"{type(model).__name__} of transformers, from {name}"}
+        self.processor, self.facts, self.device = processor, facts, device
 
     @classmethod
-    def load(cls, name: str, device: torch.device) -> HubCaptioner:
-        """From a folder or a hub id. Raises ModelError when it cannot be had or is no image-text-to-text model."""
+    def load(cls, name: str, revision: str | None, device: torch.device) -> HubCaptioner:
+        """From a folder or a hub id, and one of its revisions; weights from safetensors only, which hold no code.
+
+        Raises ModelError when it cannot be had or is no image-text-to-text model.
+        """
+        found = find_published(name, revision)
+        at = {"revision": found.commit, "local_files_only": found.local}
         try:
-            processor = AutoProcessor.from_pretrained(name)
-            model, report = AutoModelForImageTextToText.from_pretrained(name, output_loading_info=True)
+            processor = AutoProcessor.from_pretrained(name, **at)
+            model, report = AutoModelForImageTextToText.from_pretrained(
+                name, use_safetensors=True, output_loading_info=True, **at
+            )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ModelError(f"transformers gives no captioner for {name!r}: {error}") from error
         if report["missing_keys"]:
@@ -44,7 +52,9 @@ class HubCaptioner:
             raise ModelError(
                 f"{name!r} lacks weights of {type(model).__name__} ({first} and others): they would be random"
             )
-        return cls(model, processor, name, device)
+        description = f"{type(model).__name__} of transformers, from {name}"
+        sources = {} if found.commit is None else {name: found.commit}
+        return cls(model, processor, ModelFacts(name=name, description=description, sources=sources), device)
 
     def __repr__(self) -> str:
         return describe(self, type(self.model).__name__)

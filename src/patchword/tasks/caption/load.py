@@ -5,18 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from patchword.checkpoints import folder as checkpoint
-from patchword.checkpoints.model import (
-    find_model,
-    hub_id,
-    is_hub,
-    read_settings,
-    read_vocabulary,
-    restore_weights,
-)
+from torch import nn
+
+from patchword.checkpoints.model import build_over_tower, find_model, read_settings, read_vocabulary
 from patchword.composed import CaptionModel
 from patchword.device import choose_device
+from patchword.hub import hub_name, is_hub
 from patchword.layers.codebook import Codebook
+from patchword.lookup import look_up
 from patchword.tasks.caption.model import CaptioningModel, ModelSettings
 from patchword.tasks.caption.prototypes import FILE as PROTOTYPES
 from patchword.tasks.caption.prototypes import nearest_captions, read_prototypes
@@ -29,19 +25,16 @@ def load(name: str | Path, device: str | None = None) -> Any:
     """
     chosen = choose_device(device)
     if is_hub(name):
-        from patchword.tasks.caption.hub import HubCaptioner
-
-        return HubCaptioner.load(hub_id(name), chosen)
+        return look_up("tasks.caption.hub:HubCaptioner").load(*hub_name(name), chosen)
     folder = find_model(name)
-    settings, card = read_settings(folder, "caption", ModelSettings)
+    settings, facts = read_settings(folder, "caption", ModelSettings)
     vocabulary = read_vocabulary(folder, settings.vocabulary_size)
-    codebook = None if settings.codebook is None else Codebook.described(settings.codebook)
-    model = CaptionModel.build(
-        settings.tower, settings.captioner, settings.vocabulary_size, codebook, settings.concepts is not None
-    )
-    restore_weights(model, model.captioner, "captioner.", folder, settings.tower_sha256)
-    if settings.tower_sha256 is not None and model.familiarity is not None:
-        checkpoint.load_weights(model.familiarity, folder, "familiarity.")
-    if (folder / PROTOTYPES).exists():
-        card["prototype_captions"] = nearest_captions(read_prototypes(folder))
-    return CaptioningModel(model, settings, vocabulary, {"name": folder.name, **card}, chosen)
+
+    def build(tower: nn.Module) -> CaptionModel:
+        codebook = None if settings.codebook is None else Codebook.described(settings.codebook)
+        size, familiar = settings.vocabulary_size, settings.concepts is not None
+        return CaptionModel.over(tower, settings.captioner, size, codebook, familiar)
+
+    model = build_over_tower(folder, settings.tower, settings.tower_sha256, build)
+    known = nearest_captions(read_prototypes(folder)) if (folder / PROTOTYPES).exists() else None
+    return CaptioningModel(model, settings, vocabulary, facts, chosen, known)

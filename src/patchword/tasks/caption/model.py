@@ -8,7 +8,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
@@ -18,8 +19,10 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, Field
 
+from patchword import hub
 from patchword.checkpoints import folder as checkpoint
-from patchword.checkpoints.model import model_card, portable
+from patchword.checkpoints.facts import ModelFacts
+from patchword.checkpoints.model import portable, published_commits
 from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings, prototypes_of
 from patchword.data.captions import Inputs
 from patchword.data.pictures import Picture, Preprocessing, open_picture, seen_part
@@ -30,7 +33,8 @@ from patchword.layers.codebook import Codebook
 from patchword.lookup import look_up
 from patchword.tasks.caption.batches import captions_of, computing_in
 from patchword.tasks.caption.options import OWN, DecodingOptions
-from patchword.tasks.caption.prototypes import context_words, write_prototypes
+from patchword.tasks.caption.prototypes import FILE as PROTOTYPES
+from patchword.tasks.caption.prototypes import context_words
 from patchword.tasks.caption.result import Caption, Captions, Concept
 from patchword.tasks.describe import describe
 from patchword.text.subwords import Subwords
@@ -41,10 +45,18 @@ from patchword.types import Trace, VisualFeatures
 class DecodingSettings(BaseModel, extra="forbid", frozen=True):
     """How captions are searched for where the caller does not say."""
 
-    beams: int = Field(3, gt=0, description="hypotheses that the search follows; 1 is greedy")
-    max_length: int = Field(20, gt=1, description="longest caption in tokens, the end token included")
-    length_penalty: float = Field(0.0, ge=0, description="0: sum of log-probabilities decides; 1: their mean")
-    no_repeat_ngram: int = Field(0, ge=0, description="no n words in a row occur twice; 0: allowed")
+    beams: int = Field(3, gt=0, le=100, description="hypotheses that the search follows; 1 is greedy")
+    max_length: int = Field(
+        20, gt=1, le=1000, description="longest caption in tokens, the end token included"
+    )
+    length_penalty: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        le=100,
+        description="0: sum of log-probabilities decides; 1: their mean",
+    )
+    no_repeat_ngram: int = Field(0, ge=0, le=1000, description="no n words in a row occur twice; 0: allowed")
 
     def changed(self, options: DecodingOptions) -> DecodingSettings:
         """These settings, with those that the caller has given in place of them. Raises ConfigError where no
@@ -65,7 +77,7 @@ class DecodingSettings(BaseModel, extra="forbid", frozen=True):
         return changed
 
 
-class ConceptSettings(BaseModel, extra="forbid", frozen=True):
+class ConceptSettings(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     """What a captioning model knows about the concepts that its eyes name."""
 
     slope: float = Field(description="calibration: slope of logit q in logit p")
@@ -91,7 +103,7 @@ class ModelSettings(BaseModel, extra="forbid", frozen=True):
     captioner: CaptionerSettings
     preprocessing: Preprocessing
     decoding: DecodingSettings
-    vocabulary_size: int
+    vocabulary_size: int = Field(gt=4, le=10_000_000)
     tower_sha256: str | None = None
     """Digest of a frozen public tower that the folder names by id and revision instead of holding its weights."""
     concepts: ConceptSettings | None = None
@@ -115,11 +127,14 @@ class CaptioningModel:
         model: CaptionModel,
         settings: ModelSettings,
         vocabulary: Vocabulary | Subwords,
-        card: dict[str, Any],
+        facts: ModelFacts,
         device: torch.device,
+        prototype_captions: Mapping[int, tuple[str, ...]] | None = None,
     ) -> None:
         self.model = model.to(device).eval()
-        self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
+        self.settings, self.vocabulary, self.facts, self.device = settings, vocabulary, facts, device
+        self.prototype_captions = prototype_captions or {}
+        """Training contexts of each prototype of the last layer, for models with a memory."""
 
     def __repr__(self) -> str:
         kinds = f"{self.settings.captioner.kind} over {self.settings.tower.kind}"
@@ -351,11 +366,9 @@ class CaptioningModel:
                 tuple(zip(indices, values, strict=True))
                 for indices, values in zip(best_T.indices.tolist(), best_T.values.tolist(), strict=True)
             )
-            known = self.card.get("prototype_captions", {})
+            known = self.prototype_captions
             contexts = {
-                index: tuple(known[str(index)])
-                for index in set(best_T.indices.flatten().tolist())
-                if str(index) in known
+                index: known[index] for index in set(best_T.indices.flatten().tolist()) if index in known
             }
         return Caption(
             text=self.vocabulary.decode(ids),
@@ -371,32 +384,29 @@ class CaptioningModel:
 
     def save(self, folder: str | Path, half: bool = False) -> None:
         """Write the model folder; it appears under its name when it is complete. `half` stores fp16."""
-        checkpoint.write_model_atomically(Path(folder), lambda partial: self.write(partial, half))
+        checkpoint.save_model(self, folder, half)
 
     def write(self, folder: Path, half: bool = False) -> None:
         """The files of the model folder, without the care for interruptions that `save` takes."""
         settings, weights = portable(self.settings, self.model)
-        card = {key: value for key, value in self.card.items() if key != "prototype_captions"}
-        config = {"task": "caption", **card, **settings.model_dump(mode="json")}
-        checkpoint.write_model(folder, config, weights, self.vocabulary.to_json(), model_card(card), half)
-        prototypes = prototypes_of(self.model.captioner)
+        prototypes, more = prototypes_of(self.model.captioner), {}
         if prototypes is not None:
             concepts = [] if settings.codebook is None else settings.codebook["words"]
             words_of = context_words(self.vocabulary.decode, prototypes.placement, concepts)
-            write_prototypes(folder, prototypes.describe(words_of))
+            more[PROTOTYPES] = prototypes.describe(words_of)
+        facts = self.facts.with_sources(published_commits(self.model))
+        words = self.vocabulary.to_json()
+        checkpoint.write_model(folder, "caption", settings, facts, weights, words, half, more)
 
     def push_to_hub(self, repository: str, private: bool = True) -> str:
-        """Upload the model folder to a hub repository; returns its address."""
-        import tempfile
+        """Upload the model to a repository of the hub, named OWNER/NAME; returns the address of the commit.
 
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        api.create_repo(repository, private=private, exist_ok=True)
+        Raises ModelError when the hub does not take it.
+        """
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "model"
             self.save(folder)
-            return str(api.upload_folder(repo_id=repository, folder_path=folder))
+            return hub.upload(folder, repository, private)
 
 
 def _one(memory: NamedTuple, b: int) -> NamedTuple:

@@ -6,7 +6,6 @@ An attention grid is laid over the whole picture: the copy that the caption carr
 
 from __future__ import annotations
 
-import hashlib
 import math
 import textwrap
 from collections import Counter
@@ -17,9 +16,10 @@ import numpy as np
 from PIL import Image
 
 from patchword.errors import DataError
+from patchword.files import text_digest
 from patchword.html.page import Html, clean, escape, join, look, name, note, page, percent, section, table
 from patchword.html.pictures import opened, picture_uri, shade_uri, smoothed
-from patchword.reports.curves import undated
+from patchword.reports.curves import save_figure
 from patchword.tasks.caption.result import Caption
 
 _CONCEPTS_SHOWN = 8
@@ -119,7 +119,7 @@ def caption_figure(picture: Image.Image | None, caption: Caption, path: Path | s
                 fontsize=6,
                 parse_math=False,
             )
-    figure.savefig(path, metadata=undated(path))
+    save_figure(figure, path)
 
 
 def _beneath(caption: Caption, t: int) -> list[str]:
@@ -171,7 +171,7 @@ def picture_style(picture: Image.Image | None) -> tuple[str, str]:
     if picture is None:
         return "", ""
     uri = picture_uri(picture)
-    key = "p" + hashlib.sha256(uri.encode()).hexdigest()[:12]
+    key = "p" + text_digest(uri)[:12]
     return (
         key,
         f".patchword .{key} {{ background-image: url({uri}); aspect-ratio: {picture.width} / {picture.height}; }}\n",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.pictures import open_picture
 from patchword.errors import PictureError
+from patchword.files import write_json
 from patchword.log import progress
 from patchword.tasks.caption.load import load
 from patchword.tasks.requests import PredictRequest
@@ -37,9 +37,7 @@ def predict(request: PredictRequest) -> int:
                 for image, result in zip(ids, results, strict=True)
             ]
             bar.update(task, advance=len(part))
-    partial = request.out.with_name(request.out.name + ".partial")
-    partial.write_bytes(json.dumps(rows, ensure_ascii=False).encode("utf-8", "backslashreplace"))
-    partial.replace(request.out)
+    write_json(request.out, rows)
     print(f"{request.out}: {len(rows)} captions" + (f", {bad} pictures could not be read" if bad else ""))
     if cut:
         print(

@@ -28,11 +28,6 @@ def context_words(
     return words if placement == "self_concat" else patch
 
 
-def write_prototypes(folder: Path, described: dict[str, Any]) -> None:
-    """Write what `PrototypeMemory.describe` gave."""
-    (folder / FILE).write_text(json.dumps(described, ensure_ascii=False), encoding="utf-8")
-
-
 def read_prototypes(model: Path) -> dict[str, Any]:
     """The content of `prototypes.json`, or of that file in a model folder. Raises ModelError where the model
     has no memory, where the file of one that has a memory is missing, or where it is not what it should
@@ -67,11 +62,11 @@ def _why_missing(model: Path) -> str:
     )
 
 
-def nearest_captions(described: dict[str, Any]) -> dict[str, list[str]]:
+def nearest_captions(described: dict[str, Any]) -> dict[int, tuple[str, ...]]:
     """The training contexts of the last decoder layer's prototypes, each once, by the index that `Caption.prototypes` gives."""
     last = described["layers"][-1]
     return {
-        str(index): list(dict.fromkeys(prototype["contexts"]))
+        index: tuple(dict.fromkeys(prototype["contexts"]))
         for index, prototype in enumerate(last)
         if prototype["contexts"]
     }

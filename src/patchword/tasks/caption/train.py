@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from patchword.checkpoints import folder as checkpoint
+from patchword.checkpoints.facts import ModelFacts
 from patchword.checkpoints.model import find_model, restore_weights
 from patchword.checkpoints.towers import lacks_class_branch, load_tower_weights
 from patchword.composed import CaptionModel, prototypes_of, reader_preprocessing
@@ -96,22 +97,22 @@ class CaptionTraining:
             vocabulary_size=self.vocabulary.size,
             codebook=None if codebook is None else codebook.describe(),
         )
-        self.card = {
-            "name": folder.name,
-            "description": run.description
+        self.facts = ModelFacts(
+            name=folder.name,
+            description=run.description
             or f"{run.captioner.kind} over a {run.tower.kind} tower, trained with Patchword.",
-            "dataset": f"{Path(run.data.annotations).name}: {len(train)} training pictures, "
+            dataset=f"{Path(run.data.annotations).name}: {len(train)} training pictures, "
             f"selected on {len(selection)} others",
-            "licence": run.licence or "not stated",
-            "command": command,
-        }
+            licence=run.licence or "not stated",
+            command=command,
+        )
         self._reward: Reward | None = None
         self._step_began = time.perf_counter()
 
     def whole(self) -> CaptioningModel:
         """The model as a person uses it."""
         device = next(self.model.parameters()).device
-        return CaptioningModel(self.model, self.settings, self.vocabulary, self.card, device)
+        return CaptioningModel(self.model, self.settings, self.vocabulary, self.facts, device)
 
     def plan(self, stage: int, epoch: int) -> list[list[PlanEntry]]:
         """The batches of an epoch; a picture comes once where its captions are sampled."""
@@ -212,7 +213,7 @@ def load_weights(model: CaptionModel, folder: Path) -> None:
         load_tower_weights(model.tower, folder)
         checkpoint.load_weights(model.captioner, folder, "captioner.")
         return
-    restore_weights(model, model.captioner, "captioner.", folder, digest)
+    restore_weights(model, folder, digest)
 
 
 def _check_codebook(run: CaptionRun, model: CaptionModel, codebook: Codebook) -> None:

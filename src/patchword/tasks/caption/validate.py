@@ -6,17 +6,16 @@ model.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from patchword.data.captions import CaptionData
 from patchword.device import wait
+from patchword.files import write_json
 from patchword.log import progress
 from patchword.lookup import look_up
 from patchword.losses import caption_cross_entropy
@@ -104,7 +103,7 @@ class CaptionValidation:
         folder.mkdir(parents=True, exist_ok=True)
         records = self.selection.records
         said = {record.image_id: predictions[str(record.image_id)] for record in records}
-        _write_json(
+        write_json(
             folder / f"{name}.json", [{"image_id": key, "caption": text} for key, text in said.items()]
         )
         samples = [
@@ -116,8 +115,4 @@ class CaptionValidation:
             }
             for record in records[:_SAMPLES]
         ]
-        _write_json(self.folder / "samples.json", samples, indent=1)
-
-
-def _write_json(path: Path, content: Any, indent: int | None = None) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=indent), encoding="utf-8")
+        write_json(self.folder / "samples.json", samples, indent=1)

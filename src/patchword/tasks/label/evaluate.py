@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchword.errors import ConfigError, DataError
+from patchword.files import whole_file, write_json
 from patchword.tasks.requests import EvaluateRequest, Evaluation, MissingChoice, PredictRequest
 
 if TYPE_CHECKING:
@@ -73,8 +74,10 @@ def write_predictions(
     if suffix not in (".csv", ".jsonl"):
         raise ConfigError(f"--out {out}: the table of probabilities is written as .csv or .jsonl: name it so")
     labels = classifier.settings.labels
-    partial = out.with_name(out.name + ".partial")
-    with open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with (
+        whole_file(out) as aside,
+        open(aside, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
         table = csv.writer(file)
         if suffix == ".csv":
             table.writerow(["image", "text", "label", "predicted", *(f"p({label})" for label in labels)])
@@ -100,7 +103,6 @@ def write_predictions(
                 )
                 file.write(line + "\n")
             yield row
-    partial.replace(out)
 
 
 def predict(request: PredictRequest) -> int:
@@ -123,9 +125,7 @@ def evaluate(request: EvaluateRequest) -> int:
         values: dict[str, Any] = {"rows": found.items, "split": request.split}
         values["scores"] = {name: score.value for name, score in found.scores.items()}
         values["classes"] = found.rows
-        (request.out / "scores.json").write_text(
-            json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8"
-        )
+        write_json(request.out / "scores.json", values, indent=1)
         drawn = ", confusion.png" if (request.out / "confusion.png").exists() else ""
         print(f"{request.out}: predictions.csv, scores.json{drawn}")
     return 1 if found.left_out else 0

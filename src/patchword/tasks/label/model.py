@@ -15,8 +15,15 @@ from pydantic import BaseModel, Field
 from torch import nn
 
 from patchword.checkpoints import folder as checkpoint
-from patchword.checkpoints.model import find_model, model_card, read_settings, read_vocabulary
-from patchword.composed import TextTowerSettings, TowerSettings, build_text_tower, build_tower
+from patchword.checkpoints.facts import ModelFacts
+from patchword.checkpoints.model import (
+    build_checked,
+    find_model,
+    published_commits,
+    read_settings,
+    read_vocabulary,
+)
+from patchword.composed import TextTowerSettings, TowerSettings, build_text_tower, build_tower, import_towers
 from patchword.data.formats.labels import LabelTable, Missing, TableColumns, absent
 from patchword.data.formats.readers import held_out_by_name
 from patchword.data.labels import LabelBatch, encode_texts, known
@@ -44,9 +51,9 @@ class LabellingSettings(BaseModel, extra="forbid", frozen=True):
     text: TextTowerSettings
     model: FusionSettings
     preprocessing: Preprocessing
-    vocabulary_size: int
-    max_words: int
-    labels: tuple[str, ...]
+    vocabulary_size: int = Field(gt=0, le=10_000_000)
+    max_words: int = Field(gt=0, le=100_000)
+    labels: tuple[str, ...] = Field(min_length=1)
     columns: TableColumns
 
     @property
@@ -78,11 +85,11 @@ class LabellingModel:
         model: LabelModel,
         settings: LabellingSettings,
         vocabulary: Vocabulary | Subwords | Pieces,
-        card: dict[str, Any],
+        facts: ModelFacts,
         device: torch.device,
     ) -> None:
         self.model = model.to(device).eval()
-        self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
+        self.settings, self.vocabulary, self.facts, self.device = settings, vocabulary, facts, device
         self.reads = reads(settings.model)
 
     def __repr__(self) -> str:
@@ -169,6 +176,10 @@ class LabellingModel:
                     )
         return Labels(dict(ranked), words, tuple(layers))
 
+    def save(self, folder: str | Path, half: bool = False) -> None:
+        """Write the model folder; it appears under its name when it is complete. `half` stores fp16."""
+        checkpoint.save_model(self, folder, half)
+
     def write(self, folder: Path, half: bool = False) -> None:
         """Writes the files of the model folder, with all weights by value; it needs no other folder."""
         settings = self.settings
@@ -179,30 +190,26 @@ class LabellingModel:
         for name, tower in parts.items():
             if tower is not None:
                 settings = settings.model_copy(update={name: layered.by_value(tower)})
-        config = {"task": "label", **self.card, **settings.model_dump(mode="json")}
-        checkpoint.write_model(
-            folder, config, self.model.state_dict(), self.vocabulary.to_json(), model_card(self.card), half
-        )
+        facts = self.facts.with_sources(published_commits(self.model))
+        weights, words = self.model.state_dict(), self.vocabulary.to_json()
+        checkpoint.write_model(folder, "label", settings, facts, weights, words, half)
 
 
 def load_labelling_model(name: str | Path, device: str | None = None) -> LabellingModel:
     """Loads a labelling model from its folder or by a hub id. Raises ModelError where it is no such model."""
     folder = find_model(name)
-    settings, card = read_settings(folder, "label", LabellingSettings)
+    settings, facts = read_settings(folder, "label", LabellingSettings)
     image, text = reads(settings.model)
-    model = build_label_model(
-        build_tower(settings.vision) if image else None,
-        build_text_tower(settings.text) if text else None,
-        settings.model,
-    )
-    checkpoint.load_weights(model, folder)
-    return LabellingModel(
-        model,
-        settings,
-        read_vocabulary(folder, settings.vocabulary_size),
-        {"name": folder.name, **card},
-        choose_device(device),
-    )
+    vocabulary = read_vocabulary(folder, settings.vocabulary_size)
+
+    import_towers(settings.vision if image else None, settings.text if text else None)
+
+    def build() -> LabelModel:
+        vision_tower = build_tower(settings.vision) if image else None
+        text_tower = build_text_tower(settings.text) if text else None
+        return build_label_model(vision_tower, text_tower, settings.model)
+
+    return LabellingModel(build_checked(folder, build), settings, vocabulary, facts, choose_device(device))
 
 
 class RowPrediction(NamedTuple):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from patchword.html.page import Html, clean, escape, join, note, page, percent, section, table
 from patchword.html.pictures import picture_uri, shade_uri, smoothed
-from patchword.reports.curves import undated
+from patchword.reports.curves import save_figure
 from patchword.reports.figures import blank_figures
 from patchword.tasks.label.result import Labels, LayerAttention
 
@@ -116,4 +116,4 @@ def gathered_figure(picture: Image.Image, labelled: Labels, path: Path | str) ->
             fontsize=7,
             parse_math=False,
         )
-    figure.savefig(path, metadata=undated(path), bbox_inches="tight")
+    save_figure(figure, path, bbox_inches="tight")

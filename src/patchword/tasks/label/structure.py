@@ -21,10 +21,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from patchword.checkpoints import folder as checkpoint
+from patchword.checkpoints.facts import ModelFacts
 from patchword.checkpoints.state import check_claim
 from patchword.config import override, read_toml, validate, write_toml
 from patchword.data.labels import LabelBatch
 from patchword.errors import ConfigError
+from patchword.files import write_json, write_text
 from patchword.log import progress
 from patchword.models.fusion.prompt_fusion import FusionTokens, PromptFusion, PromptFusionConfig, label_loss
 from patchword.models.fusion.prompt_search import PromptSupernet, SearchSpace, saved_bytes, trained_parameters
@@ -130,9 +132,8 @@ class SupernetTraining:
 
     def save(self, folder: Path) -> None:
         """The weights; structures are cut out of them later."""
-        checkpoint.write_model(
-            folder, {"task": "supernet"}, self.model.state_dict(), None, "# A supernet of prompt structures\n"
-        )
+        facts = ModelFacts(name="A supernet of prompt structures")
+        checkpoint.write_model(folder, "supernet", None, facts, self.model.state_dict(), None)
 
 
 class StructureSearchResult(NamedTuple):
@@ -160,14 +161,14 @@ def search_structure(
     training = SupernetTraining(run)
     training.model.to(accelerator.device)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(run.model_dump(mode="json"), indent=1), encoding="utf-8")
+    write_json(folder / "config.json", run.model_dump(mode="json"), indent=1)
     loop = Run(training.recipe(), folder, accelerator, run.seed, run.checkpoint_steps, run.log_steps)
     if resume:
         loop.resume()
     loop.train()
     ranked = _ranked(run, training, folder / "structures.jsonl", accelerator.device)
     toml, plot = folder / "structure.toml", folder / "search.png"
-    toml.write_text(_as_config(run, ranked[0]), encoding="utf-8")
+    write_text(toml, _as_config(run, ranked[0]))
     chosen = min(range(len(ranked)), key=lambda i: (-ranked[i].score, ranked[i].cost))
     names = {"parameters": "trained parameters", "memory": "bytes kept by a step of 8 rows"}
     costs, scores = [scored.cost for scored in ranked], [scored.score for scored in ranked]
@@ -208,9 +209,7 @@ def _already(path: Path) -> dict[str, float]:
     if not path.exists():
         return {}
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}}")]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return {key_of(PromptFusionConfig.model_validate(row["structure"])): row["score"] for row in rows}
 
 

@@ -6,13 +6,13 @@ table -> labels -> towers -> pixels or stored tokens -> model -> stages -> valid
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from patchword.checkpoints import folder as checkpoint
+from patchword.checkpoints.facts import ModelFacts
 from patchword.data.labels import LabelBatch
 from patchword.models.fusion.prompt_fusion import PromptFusionConfig
 from patchword.tasks.label.model import LabellingModel, LabellingSettings, build_label_model, reads
@@ -62,7 +62,7 @@ class LabelTraining:
             labels=self.rows.labels,
             columns=run.data.columns,
         )
-        self.card = card_of(run, folder, command, self.rows, self.model)
+        self.facts = facts_of(run, folder, command, self.rows, self.model)
 
     def objective(self, stage: int) -> nn.Module:
         """Cross-entropy of the labels, the same in every stage."""
@@ -84,7 +84,7 @@ class LabelTraining:
         """The model as a person uses it."""
         device = next(self.model.parameters()).device
         vocabulary = self.rows.towers.vocabulary
-        LabellingModel(self.model, self.settings, vocabulary, self.card, device).write(folder)
+        LabellingModel(self.model, self.settings, vocabulary, self.facts, device).write(folder)
 
 
 def where(batch: LabelBatch) -> list[str]:
@@ -92,20 +92,16 @@ def where(batch: LabelBatch) -> list[str]:
     return list(batch.wheres)
 
 
-def card_of(run: LabelRun, folder: Path, command: str, rows: LabelRows, model: nn.Module) -> dict[str, Any]:
+def facts_of(run: LabelRun, folder: Path, command: str, rows: LabelRows, model: nn.Module) -> ModelFacts:
     """The facts of a training, for the model's card."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return {
-        "name": folder.name,
-        "description": run.description or f"{run.model.kind} over two towers, trained with Patchword.",
-        "dataset": f"{Path(run.data.table).name}: {len(rows.train.places)} training rows, "
+    return ModelFacts(
+        name=folder.name,
+        description=run.description or f"{run.model.kind} over two towers, trained with Patchword.",
+        dataset=f"{Path(run.data.table).name}: {len(rows.train.places)} training rows, "
         f"selected on {len(rows.selection.places)} others",
-        "licence": run.licence or "not stated",
-        "command": command,
-        "trained_parameters": trained,
-        **{
-            name: getattr(run, name)
-            for name in ("towers", "vision_from", "text_from")
-            if getattr(run, name) is not None
-        },
-    }
+        licence=run.licence or "not stated",
+        command=command,
+        trained_parameters=trained,
+        **run.model_dump(include={"towers", "vision_from", "text_from"}),
+    )

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from transformers import CLIPModel, CLIPTokenizer
 
+from patchword.checkpoints.facts import ModelFacts
 from patchword.composed import reader_preprocessing
 from patchword.errors import ModelError
+from patchword.hub import find_published
 from patchword.ids import SpecialIds
 from patchword.models.pairs.two_towers import TwoTowers, TwoTowersConfig
 from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings
@@ -46,17 +48,22 @@ class ClipWords:
         )
 
 
-def load_clip(name: str, device: torch.device) -> TwoTowerModel:
-    """From a folder or a hub id, with the learned scale of the cosines. Raises ModelError when it cannot be
-    had or is no CLIP."""
+def load_clip(name: str, revision: str | None, device: torch.device) -> TwoTowerModel:
+    """From a folder or a hub id, and one of its revisions, with the learned scale of the cosines.
+
+    Raises ModelError when it cannot be had or is no CLIP.
+    """
+    found = find_published(name, revision)
+    at = {"revision": found.commit, "local_files_only": found.local}
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(name)
-        scale = CLIPModel.from_pretrained(name).logit_scale.exp().item()
+        tokenizer = CLIPTokenizer.from_pretrained(name, **at)
+        scale = CLIPModel.from_pretrained(name, use_safetensors=True, **at).logit_scale.exp().item()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         said = " ".join(str(error).split())[:200]
         expected = "expected a folder or hub id with its weights and tokenizer"
         raise ModelError(f"transformers gives no CLIP for {name!r} ({said}): {expected}") from error
-    vision_settings, text_settings = ClipTowerConfig(source=name), ClipTextTowerConfig(source=name)
+    vision_settings = ClipTowerConfig(source=name, revision=found.commit)
+    text_settings = ClipTextTowerConfig(source=name, revision=found.commit)
     vision, text = ClipTower(vision_settings), ClipTextTower(text_settings)
     words = ClipWords(tokenizer)
     if words.size != text.vocabulary_size:
@@ -70,5 +77,6 @@ def load_clip(name: str, device: torch.device) -> TwoTowerModel:
         preprocessing=reader_preprocessing(vision.preprocessing),
         vocabulary_size=words.size,
     )
-    card = {"name": name, "description": f"CLIP of transformers, from {name}"}
-    return TwoTowerModel(TwoTowers(sizes, vision, text), settings, words, card, device)
+    sources = {} if found.commit is None else {name: found.commit}
+    facts = ModelFacts(name=name, description=f"CLIP of transformers, from {name}", sources=sources)
+    return TwoTowerModel(TwoTowers(sizes, vision, text), settings, words, facts, device)

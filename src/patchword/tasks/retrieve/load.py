@@ -5,9 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from patchword.checkpoints import folder as checkpoint
-from patchword.checkpoints.model import find_model, hub_id, is_hub, read_settings, read_vocabulary
+from patchword.checkpoints.model import build_checked, find_model, read_settings, read_vocabulary
+from patchword.composed import import_towers
 from patchword.device import choose_device
+from patchword.hub import hub_name, is_hub
+from patchword.lookup import look_up
 from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings, build_two_towers
+
+_OF_ALIGNMENT = ("patch_slimming", "region_alignment", "codebook")
+"""Sections of a model for patch-word alignment that its towers do not need."""
 
 
 def load_two_towers(name: str | Path, device: str | None = None) -> TwoTowerModel:
@@ -17,13 +23,12 @@ def load_two_towers(name: str | Path, device: str | None = None) -> TwoTowerMode
     Raises ModelError when it is no such model.
     """
     if is_hub(name):
-        from patchword.tasks.retrieve.hub import load_clip
-
-        return load_clip(hub_id(name), choose_device(device))
+        return look_up("tasks.retrieve.hub:load_clip")(*hub_name(name), choose_device(device))
     folder = find_model(name)
     task = "align" if checkpoint.read_config(folder).get("task") == "align" else "retrieve"
-    settings, card = read_settings(folder, task, TwoTowerSettings)
-    model = build_two_towers(settings)
-    checkpoint.load_weights(model, folder, "towers." if task == "align" else "")
+    settings, facts = read_settings(folder, task, TwoTowerSettings, _OF_ALIGNMENT)
     vocabulary = read_vocabulary(folder, settings.vocabulary_size)
-    return TwoTowerModel(model, settings, vocabulary, card, choose_device(device))
+    prefix = "towers." if task == "align" else ""
+    import_towers(settings.vision, settings.text)
+    model = build_checked(folder, lambda: build_two_towers(settings), prefix)
+    return TwoTowerModel(model, settings, vocabulary, facts, choose_device(device))

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from patchword.checkpoints import folder as checkpoint
-from patchword.checkpoints.model import model_card
+from patchword.checkpoints.facts import ModelFacts
+from patchword.checkpoints.model import published_commits
 from patchword.composed import TextTowerSettings, TowerSettings, build_text_tower, build_tower
 from patchword.data.pictures import Picture, Preprocessing, open_picture
 from patchword.errors import DataError
@@ -37,7 +37,7 @@ class TwoTowerSettings(BaseModel, extra="forbid", frozen=True):
     text: TextTowerSettings
     two_towers: TwoTowersConfig
     preprocessing: Preprocessing
-    vocabulary_size: int
+    vocabulary_size: int = Field(gt=0, le=10_000_000)
 
 
 def by_value(settings: TwoTowerSettings, towers: TwoTowers) -> TwoTowerSettings:
@@ -63,11 +63,11 @@ class TwoTowerModel:
         model: TwoTowers,
         settings: TwoTowerSettings,
         vocabulary: Vocabulary | Subwords | Pieces,
-        card: dict[str, Any],
+        facts: ModelFacts,
         device: torch.device,
     ) -> None:
         self.model = model.to(device).eval()
-        self.settings, self.vocabulary, self.card, self.device = settings, vocabulary, card, device
+        self.settings, self.vocabulary, self.facts, self.device = settings, vocabulary, facts, device
         self.identity = checkpoint.weights_digest(model)
         """SHA-256 of the weights; an index records it and refuses vectors of another model."""
 
@@ -167,13 +167,13 @@ class TwoTowerModel:
         shifted = np.exp(scores - scores.max(1, keepdims=True))
         return shifted / shifted.sum(1, keepdims=True)
 
+    def save(self, folder: str | Path, half: bool = False) -> None:
+        """Write the model folder; it appears under its name when it is complete. `half` stores fp16."""
+        checkpoint.save_model(self, folder, half)
+
     def write(self, folder: Path, half: bool = False) -> None:
         """Writes the files of the model folder; `half` stores the weights in half precision."""
-        config = {
-            "task": "retrieve",
-            **self.card,
-            **by_value(self.settings, self.model).model_dump(mode="json"),
-        }
-        checkpoint.write_model(
-            folder, config, self.model.state_dict(), self.vocabulary.to_json(), model_card(self.card), half
-        )
+        facts = self.facts.with_sources(published_commits(self.model))
+        weights, words = self.model.state_dict(), self.vocabulary.to_json()
+        settings = by_value(self.settings, self.model)
+        checkpoint.write_model(folder, "retrieve", settings, facts, weights, words, half)

@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from patchword.checkpoints import folder as checkpoint
+from patchword.checkpoints.facts import ModelFacts
 from patchword.composed import (
     CaptionerSettings,
     TextTowerSettings,
@@ -136,15 +137,15 @@ class RetrieveTraining:
         self.inputs = tuple(_resized(inputs, stage.size) for stage in run.stage)
         self.train = CaptionData.build(train, self.vocabulary, inputs, run.data.max_words)
         self.selection = CaptionData.build(selection, self.vocabulary, inputs, run.data.max_words)
-        self.card = {
-            "name": folder.name,
-            "description": run.description
+        self.facts = ModelFacts(
+            name=folder.name,
+            description=run.description
             or f"{run.vision.kind} and {run.text.kind} towers, trained contrastively with Patchword.",
-            "dataset": f"{Path(run.data.annotations).name}: {len(train)} training pictures, "
+            dataset=f"{Path(run.data.annotations).name}: {len(train)} training pictures, "
             f"selected on {len(selection)} others",
-            "licence": run.licence or "not stated",
-            "command": command,
-        }
+            licence=run.licence or "not stated",
+            command=command,
+        )
 
     def _inputs(self, files: list[str]) -> PictureInputs:
         """Pictures, or what the vision tower, or its lower layers, made of them. Raises ConfigError where a stage would train what that
@@ -201,7 +202,7 @@ class RetrieveTraining:
     def save(self, folder: Path) -> None:
         """The two towers; the captioner that taught them is left out."""
         device = next(self.model.parameters()).device
-        TwoTowerModel(self.towers, self.settings, self.vocabulary, self.card, device).write(folder)
+        TwoTowerModel(self.towers, self.settings, self.vocabulary, self.facts, device).write(folder)
 
     def captioner_state(self) -> dict[str, Tensor]:
         """The captioner's weights: they are no part of the model, and a resumed training needs them."""
