@@ -12,9 +12,9 @@ from patchword.errors import ConfigError, ModelError
 from patchword.towers.efficientnet_lite import (
     EfficientNetLiteTower,
     NormedConvolution,
-    _our_name,
     same_padding,
 )
+from patchword.towers.efficientnet_names import our_name
 from patchword.towers.layered import run_layers
 from patchword.towers.settings import EfficientNetLiteConfig
 
@@ -64,7 +64,7 @@ def reference_of(kind, state=None):
 
 def loaded_from(theirs, kind):
     tower = random_tower(kind)
-    tower.load_state_dict({_our_name(name): value for name, value in theirs.state_dict().items()})
+    tower.load_state_dict({our_name(name): value for name, value in theirs.state_dict().items()})
     return tower.eval()
 
 

@@ -39,6 +39,7 @@ from torch import Tensor, nn
 
 from patchword.errors import ConfigError, ModelError
 from patchword.towers import packages
+from patchword.towers.efficientnet_names import our_name
 from patchword.towers.layered import PartlyFrozen, Parts, Preprocessing, run_layers
 from patchword.towers.settings import EfficientNetLiteConfig
 from patchword.types import VisualFeatures
@@ -449,7 +450,7 @@ class EfficientNetLiteTower(PartlyFrozen):
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
         """Loads the published state dict, strict both ways. Raises ModelError where the two differ."""
-        named = {_our_name(name): tensor for name, tensor in tensors.items()}
+        named = {our_name(name): tensor for name, tensor in tensors.items()}
         if self.classifier is None:
             named = {name: tensor for name, tensor in named.items() if not name.startswith("classifier.")}
         wanted = {name: tensor for name, tensor in self.state_dict().items() if name != "names_KE"}
@@ -464,39 +465,6 @@ class EfficientNetLiteTower(PartlyFrozen):
             )
         own = {name: tensor for name, tensor in self.state_dict().items() if name == "names_KE"}
         self.load_state_dict(named | own)
-
-
-_PARTS = {
-    "_expand_conv": "expand.convolution",
-    "_bn0": "expand.norm",
-    "_depthwise_conv": "depthwise.convolution",
-    "_bn1": "depthwise.norm",
-    "_project_conv": "project.convolution",
-    "_bn2": "project.norm",
-}
-_ENDS = {
-    "_conv_stem": "stem.convolution",
-    "_bn0": "stem.norm",
-    "_conv_head": "head.convolution",
-    "_bn1": "head.norm",
-    "_fc": "classifier",
-}
-
-
-def _our_name(published: str) -> str:
-    """Returns the name in this file of a published tensor.
-
-    Raises ModelError for a name that EfficientNet-Lite does not have.
-    """
-    parts = published.split(".")
-    if parts[0] == "_blocks" and len(parts) == 4 and parts[2] in _PARTS:
-        return f"layers.{parts[1]}.{_PARTS[parts[2]]}.{parts[3]}"
-    if len(parts) == 2 and parts[0] in _ENDS:
-        return f"{_ENDS[parts[0]]}.{parts[1]}"
-    raise ModelError(
-        f"the weights have a tensor {published}, and no part of EfficientNet-Lite is called so: "
-        "they are another model's"
-    )
 
 
 def _shape(tensors: dict[str, Tensor], name: str) -> tuple[int, ...] | None:

@@ -73,9 +73,7 @@ class OracleModel:
         subject = self.subjects[pixels_BHWC[0].tobytes()]
         grid_hwC = np.zeros((*GRID, len(SHAPES)), np.float32)
         for shape, masks_KSS in subject.masks.items():
-            grid_hwC[..., SHAPES.index(shape)] = mask_region(
-                masks_KSS, (0, 0, SIDE, SIDE), GRID
-            ).covered_hw
+            grid_hwC[..., SHAPES.index(shape)] = mask_region(masks_KSS, (0, 0, SIDE, SIDE), GRID).covered_hw
         return VisualFeatures(torch.from_numpy(grid_hwC.reshape(1, -1, len(SHAPES))), hw=GRID)
 
     def caption_features(self, features, trace):
@@ -168,9 +166,7 @@ def test_intervals_hold_the_values_and_gains_are_differences(found):
         for value, (low, high) in row.values():
             assert low <= value <= high
     gain = explanations.gain("occlusion", "centre")
-    assert gain.value == pytest.approx(
-        rows["occlusion"]["pointing"].value - rows["centre"]["pointing"].value
-    )
+    assert gain.value == pytest.approx(rows["occlusion"]["pointing"].value - rows["centre"]["pointing"].value)
 
 
 def test_the_curves_are_measured_once_for_each_category_of_a_picture(found):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from patchword.checkpoints.facts import ModelFacts
 from patchword.composed import CaptionModel, reader_preprocessing
 from patchword.errors import DataError
 from patchword.models.captioners.show_attend_tell import ShowAttendTellConfig
@@ -35,7 +36,7 @@ def folder(tmp_path_factory):
         concepts=ConceptSettings(slope=1.0, intercept=0.0, hosts={"zebra": "dog"}, mention="never"),
     )
     path = tmp_path_factory.mktemp("models") / "tiny"
-    CaptioningModel(model, settings, VOCABULARY, {"name": "tiny"}, torch.device("cpu")).save(path)
+    CaptioningModel(model, settings, VOCABULARY, ModelFacts(name="tiny"), torch.device("cpu")).save(path)
     return path
 
 
