@@ -3,8 +3,8 @@
     pip install scikit-image scikit-learn
     python examples/captions_of_package_pictures.py --sheet docs/images/examples.png > captions.md
 
-The captions are printed as a table and optionally drawn on a sheet. Of the pictures that show one thing, the table says
-whether the caption names it; which words count was written down before any caption was seen.
+The captions are printed as a table and optionally drawn on a sheet. Of the pictures that show one thing, the
+table says whether the caption names it; the accepted words were written down before any caption was seen.
 """
 
 from __future__ import annotations

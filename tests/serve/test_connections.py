@@ -20,7 +20,7 @@ from patchword.errors import ConfigError
 from patchword.serve.app import create_app
 from patchword.serve.connections import bounded_protocol
 from patchword.serve.limits import Limits
-from patchword.serve.run import check_address
+from patchword.serve.run import check_address, take_port
 from patchword.serve.streaming import streamed
 
 HERE = Path(__file__).parent
@@ -221,16 +221,62 @@ sys.path.insert(0, sys.argv[1])
 from conftest import FakeModel
 from patchword.serve.app import create_app
 from patchword.serve.limits import Limits
-from patchword.serve.run import serve
+from patchword.serve.run import serve, take_port
 limits = Limits(batch=2)
-serve(create_app({"fake": FakeModel(0.15)}, limits=limits), "127.0.0.1", int(sys.argv[2]), limits)
+with take_port("127.0.0.1", int(sys.argv[2])) as taken:
+    app = create_app({"fake": FakeModel(0.15)}, limits=limits)
+    serve(app, taken, limits, lambda: print("ready", flush=True))
 """
 
 
-def test_sigterm_finishes_what_was_taken(make_png):
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def test_kind_9_ready_is_said_when_requests_are_answered():
+    """The first request after the word is answered, without a second try."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(HERE), str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert process.stdout.readline() == b"ready\n"
+        assert ask(port, "GET", "/ready")[0] == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_kind_9_a_port_that_is_taken_is_refused_and_nothing_is_called_ready():
+    with take_port("127.0.0.1", free_port()) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"127.0.0.1:{port} cannot be listened on .*--port {port + 1}"):
+            take_port("127.0.0.1", port)
+        process = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(HERE), str(port)],
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+    assert process.returncode != 0 and process.stdout == b""
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
+def test_kind_9_an_address_that_is_not_ours_is_refused(host):
+    with pytest.raises(ConfigError, match=f"{host}:8321 cannot be listened on"):
+        take_port(host, 8321)
+
+
+def test_sigterm_finishes_what_was_taken(make_png):
+    port = free_port()
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(HERE), str(port)], stderr=subprocess.PIPE)
     try:
 

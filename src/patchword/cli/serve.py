@@ -49,27 +49,26 @@ def serve(
     except ImportError as error:
         raise MissingExtra(f"'patchword serve' needs {error.name}: pip install 'patchword[serve]'") from error
     from patchword.serve.limits import Limits
-    from patchword.serve.run import check_address
+    from patchword.serve.run import check_address, take_port
     from patchword.serve.run import serve as run
 
     check_address(host, token)
     from patchword.serve.app import create_app
     from patchword.serve.loading import ShippedNames, load_all
 
-    offer = load_all(
-        model or [], index, ShippedNames(DEFAULT_MODEL, DEFAULT_TOWERS, DEFAULT_ANSWERER), device
-    )
     limits = Limits(batch=batch, queue=queue, deadline_seconds=deadline)
-    app = create_app(
-        offer.models,
-        index=offer.index,
-        answers=offer.answers,
-        labels=offer.labels,
-        token=token,
-        limits=limits,
-    )
-    print(
-        f"Patchword is ready at http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl+C ends it)",
-        flush=True,
-    )
-    run(app, host, port, limits)
+    shipped = ShippedNames(DEFAULT_MODEL, DEFAULT_TOWERS, DEFAULT_ANSWERER)
+    with take_port(host, port) as taken:  # before the models, which take seconds
+        offer = load_all(model or [], index, shipped, device)
+        app = create_app(
+            offer.models,
+            index=offer.index,
+            answers=offer.answers,
+            labels=offer.labels,
+            token=token,
+            limits=limits,
+        )
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        run(
+            app, taken, limits, lambda: print(f"Patchword is ready at {address} (Ctrl+C ends it)", flush=True)
+        )

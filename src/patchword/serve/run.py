@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import socket
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -34,10 +37,47 @@ def check_address(host: str, token: str | None) -> None:
         )
 
 
-def serve(app: ASGIApp, host: str, port: int, limits: Limits) -> None:
-    """Answers requests until SIGINT or SIGTERM, then finishes accepted requests and returns.
+def take_port(host: str, port: int) -> socket.socket:
+    """The address, taken from this moment on and answered only once `serve` runs. Raises ConfigError where it
+    cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        taken = socket.socket(family, kind, protocol)
+        try:
+            if os.name != "nt":  # there this would let two programs have one port
+                taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.bind(address)
+        except OSError:
+            taken.close()
+            raise
+    except OSError as error:
+        do = f"choose another by --port, for instance --port {port + 1 if port < 65535 else port - 1}"
+        raise ConfigError(
+            f"{host}:{port} cannot be listened on ({error.strerror or error}): another program may have "
+            f"the port; {do}"
+        ) from error
+    return taken
 
-    The caller must check the address first (`check_address`).
+
+class _Announced(uvicorn.Server):
+    """A server that says when requests are answered, and not before."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, and then `ready`."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
+def serve(app: ASGIApp, taken: socket.socket, limits: Limits, ready: Callable[[], None]) -> None:
+    """Answer requests until SIGINT or SIGTERM; then finish what has been taken, take nothing new, and return.
+
+    `ready` is called when the first request would be answered. The address is for the caller to check
+    (`check_address`) and to take (`take_port`).
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -48,8 +88,6 @@ def serve(app: ASGIApp, host: str, port: int, limits: Limits) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         http=bounded_protocol(limits),
         ws="none",
         loop="asyncio",
@@ -59,4 +97,4 @@ def serve(app: ASGIApp, host: str, port: int, limits: Limits) -> None:
         timeout_graceful_shutdown=int(limits.deadline_seconds + limits.body_seconds) + 1,
         log_level="warning",
     )
-    uvicorn.Server(config).run()
+    _Announced(config, ready).run(sockets=[taken])
