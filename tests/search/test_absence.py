@@ -9,8 +9,9 @@ from PIL import Image
 
 import patchword.search.walk as walk_file
 from patchword.errors import StoreError
+from patchword.search.check import repair_index
 from patchword.search.index import open_index, prune_index, update_index
-from patchword.search.walk import is_gone, prefix_of, walk
+from patchword.search.walk import is_gone, is_index, prefix_of, walk
 
 
 class Watched:
@@ -238,3 +239,19 @@ def test_what_is_there_is_not_gone(photos):
     assert not is_gone(here + b"x", [os.fsencode(photos)]), "the drive is not mounted"
     (photos / "empty").mkdir()
     assert not is_gone(os.fsencode(photos / "empty" / "sub" / "a.png"), [])
+
+
+def test_an_index_json_of_a_person_is_never_overwritten(photos, embed):
+    (photos / "index.json").write_text('{"gallery": []}')
+    assert not is_index(photos)
+    for work in (
+        lambda: update_index(photos, photos, embed, "colours"),
+        lambda: repair_index(photos, "colours", ""),
+    ):
+        with pytest.raises(
+            StoreError, match="none of an index, which would be overwritten: choose another folder"
+        ):
+            work()
+    assert (photos / "index.json").read_text() == '{"gallery": []}' and embed.count == 0
+    assert update_index(photos, photos / "index", embed, "colours").pictures == 6
+    assert is_index(photos / "index")

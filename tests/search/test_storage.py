@@ -20,7 +20,7 @@ import patchword.search.index as index_file
 import patchword.search.vectors as vectors_file
 import patchword.search.writer as writer_file
 from patchword.errors import StoreError
-from patchword.search.check import check_index
+from patchword.search.check import check_index, repair_index
 from patchword.search.index import Concepts, open_index, update_index
 from patchword.search.manifest import Manifest, read
 from patchword.search.records import Row
@@ -147,7 +147,9 @@ def test_random_kills_lose_nothing_that_was_published(tmp_path):
         line = [sys.executable, "-c", KILLED, str(photos), str(out), str(delay)]
         finished = subprocess.run(line, stdout=subprocess.PIPE, text=True, env=environment, check=False)
         kills += finished.returncode == -signal.SIGKILL
-        done += int(finished.stdout.split()[-1])
+        done += int((finished.stdout.split() or ["0"])[-1])
+        if not done and not (out / "index.json").exists():
+            continue  # killed before it began
         with open_index(out) as opened:
             assert opened.count in (done, done + 1), "published, and killed before that was said"
             assert opened.count + opened.waiting == 60
@@ -157,6 +159,61 @@ def test_random_kills_lose_nothing_that_was_published(tmp_path):
     assert (report.pictures, report.kept, report.added) == (60, done, 60 - done)
     assert check_index(out).damaged == ()
     assert len(list(out.glob("vectors-*"))) == len(read(out).segments), "what the killed ones left is removed"
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="Windows has no fork, by which a process ends between two operations"
+)
+def test_a_process_that_ends_at_any_operation_on_files_leaves_a_whole_index(tmp_path, monkeypatch):
+    """The process is ended before every single operation that forces, renames or removes a file, while
+    segments are merged too."""
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for i in range(4):
+        Image.new("RGB", (4, 4), (9 * i, 9, 9)).save(photos / f"{i}.png")
+    monkeypatch.setattr(writer_file, "FAN", 3)
+    update_index(photos, out, embed, "colours", batch=2)
+    ended, operation = 0, 0
+    while True:
+        Image.new("RGB", (4, 4), (9, 9 * operation % 255, operation)).save(photos / f"new{operation}.png")
+        before = {path.name for path in photos.iterdir()}
+        process = os.fork()
+        if process == 0:
+            end_at(operation, photos, out)
+        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        with open_index(out) as opened:
+            found = {os.path.basename(match.path) for match in opened.search(np.ones(3), 99)}
+            assert len(before) - 1 - operation <= opened.count <= len(before) and found <= before
+        assert check_index(out).damaged == ()
+        if status == 0:
+            break
+        ended, operation = ended + 1, operation + 1
+    assert ended > 10 and found == before
+    update_index(photos, out, embed, "colours")
+    assert len(list(out.glob("vectors-*"))) == len(read(out).segments), "what ended processes left is removed"
+
+
+def end_at(operation, photos, out):
+    """An update that ends, without any cleaning up, before the operation of that number. Does not return."""
+    count = 0
+
+    def counted(really):
+        def call(*arguments, **options):
+            nonlocal count
+            if count == operation:
+                os._exit(9)
+            count += 1
+            return really(*arguments, **options)
+
+        return call
+
+    for place, name in ((os, "fsync"), (os, "replace"), (Path, "unlink")):
+        setattr(place, name, counted(getattr(place, name)))
+    try:
+        update_index(photos, out, embed, "colours", batch=1)
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
 
 
 @pytest.mark.parametrize("budget", [200, 20_000])
@@ -337,6 +394,20 @@ def test_a_damaged_index_of_the_format_before_says_so(photos, tmp_path):
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(StoreError, match="an index of format 1 that is damaged"):
         open_index(tmp_path / "out")
+    assert repair_index(tmp_path / "out", "colours", "").kept == 0
+    assert update_index(photos, tmp_path / "out", embed, "colours").pictures == 5
+
+
+def test_a_damaged_manifest_of_the_format_before_is_begun_anew(photos, tmp_path):
+    out = tmp_path / "out"
+    old_index(photos, out)
+    (out / "lock.sqlite").touch()
+    (out / "index.json").write_text("{")
+    with pytest.raises(StoreError, match="damaged: not JSON"):
+        open_index(out)
+    assert repair_index(out, "colours", "").kept == 0
+    assert update_index(photos, out, embed, "colours").pictures == 5
+    assert not (out / "vectors-1.faiss").exists() and not (out / "lock.sqlite").exists()
 
 
 def test_the_manifest_carries_names_that_are_no_text():

@@ -50,9 +50,9 @@ def search(
 ) -> None:
     """Print the pictures nearest to a sentence or a picture, best first, with their cosine; with --rerank
     their similarity by alignment. A folder of pictures is indexed first, in the system's cache folder."""
-    from patchword.search.cached import is_index
     from patchword.search.find import ReRanking, check_query, find_by_picture, find_by_text
     from patchword.search.index import open_index
+    from patchword.search.walk import is_index
     from patchword.tasks.retrieve.load import load_two_towers
 
     check_query(query, like)
@@ -61,13 +61,13 @@ def search(
     if rerank is not None:
         again = ReRanking(_alignment(rerank, like), shortlist)
     if is_index(index) or not index.is_dir():
-        with open_index(index) as opened:
-            name = model or opened.name
-        towers = load_two_towers(name)
+        opened = open_index(index)
+        towers = load_two_towers(model or opened.name)
     else:
         towers = load_two_towers(model or DEFAULT_MODEL)
-        index = _indexed(index, towers, model or DEFAULT_MODEL)
-    with open_index(index, towers.identity) as opened:
+        opened = open_index(_indexed(index, towers, model or DEFAULT_MODEL))
+    with opened:
+        opened.refuse_other(towers.identity)
         if like is not None:
             found = find_by_picture(opened, towers, like, k, concept or [])
         else:

@@ -10,20 +10,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from patchword.errors import DataError, StoreError
+from patchword.errors import DataError
 from patchword.search import manifest as manifests
 from patchword.search.find import Embedder
 from patchword.search.index import IndexReport, update_index
-from patchword.search.upgrade import is_old
-from patchword.search.walk import LOCK
 
 CACHE_VARIABLE = "PATCHWORD_CACHE"
 """Environment variable that names another place for what can be made again."""
-
-
-def is_index(folder: Path) -> bool:
-    """Whether a folder is an index, a damaged one included, and not a folder of pictures."""
-    return any((folder / name).exists() for name in (manifests.NAME, LOCK)) or is_old(folder)
 
 
 def cache_folder() -> Path:
@@ -64,9 +57,7 @@ def update_cached(
         held = manifests.read(out)
         usable = held is None or held.model == towers.identity
         report = _updated(folder, out, towers, model, progress) if usable else None
-    except StoreError as error:
-        if "damaged" not in str(error):
-            raise
+    except manifests.DamagedIndex:
         report = None
     if report is None:
         shutil.rmtree(out, ignore_errors=True)

@@ -16,10 +16,11 @@ import numpy as np
 from patchword.errors import StoreError
 from patchword.search import manifest as manifests
 from patchword.search import vectors
-from patchword.search.manifest import Manifest, SegmentFacts, file_name
+from patchword.search.manifest import DamagedIndex, Manifest, SegmentFacts, file_name
 from patchword.search.records import LOST, Row, facts_sum, vector_sum
 from patchword.search.segments import BROKEN, COLUMNS, HEADER, verify, write_segment
 from patchword.search.upgrade import is_old, upgrade
+from patchword.search.walk import OLD_LOCK
 from patchword.search.writer import explained, only_writer, refuse_other, write_manifest
 
 _LOST = "its vector was lost with a damaged file of the index: index its folder again"
@@ -81,9 +82,8 @@ def _fault(out: Path, segment: SegmentFacts, kind: str) -> str | None:
         return "the file is missing"
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
-    except StoreError as error:
-        found = re.search("damaged: (.*?); ", str(error))
-        return found[1] if found else str(error)
+    except DamagedIndex as error:
+        return error.found
     return None
 
 
@@ -103,6 +103,8 @@ def repair_index(out: Path | str, model: str, name: str) -> RepairReport:
     if not out.is_dir():
         raise StoreError(f"{out}: no index here; make one with `patchword index FOLDER --out {out}`")
     try:
+        if (out / OLD_LOCK).exists():
+            manifests.read_json(out)
         if is_old(out):
             upgrade(out)
     except StoreError as error:
@@ -127,8 +129,9 @@ def _begun_anew(out: Path, model: str, name: str, said: str) -> RepairReport:
     """An index of format 1 that is damaged has no sums: nothing in it can be trusted."""
     with only_writer(out), explained(out):
         write_manifest(out, Manifest(generation=_last_number(out), model=model, name=name))
-        for path in [*out.glob("vectors-*.faiss"), *out.glob("pictures-*.sqlite"), *out.glob("work.sqlite*")]:
-            path.unlink(missing_ok=True)
+        for pattern in ("vectors-*.faiss", "pictures-*.sqlite", "work.sqlite*", OLD_LOCK):
+            for path in out.glob(pattern):
+                path.unlink(missing_ok=True)
     return RepairReport(((manifests.NAME, said),), 0, 0, ())
 
 

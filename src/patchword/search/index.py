@@ -158,6 +158,10 @@ class PictureIndex:
         for segment in self._segments:
             segment.close()
 
+    def refuse_other(self, model: str) -> None:
+        """Raises StoreError where `model` is not the identity of the model that the index was made with."""
+        refuse_other(self.out, self.model, model)
+
     def search(self, query_E: np.ndarray, k: int = 10, concepts: Sequence[str] = ()) -> list[Match]:
         """The `k` pictures nearest to a vector, best first; with `concepts` only among pictures that have all
         of them.

@@ -105,10 +105,19 @@ def file_name(kind: str, number: int) -> str:
     return f"{kind}-{number}{ {'pictures': '.sqlite', 'vectors': '.npy', 'cells': '.faiss'}[kind] }"
 
 
-def damaged(path: Path, found: str) -> StoreError:
+class DamagedIndex(StoreError):
+    """A file of an index that is not as it was written; the message names the file and the cure."""
+
+    def __init__(self, path: Path, found: str) -> None:
+        cure = "embeds again only what is lost"
+        super().__init__(f"{path}: damaged: {found}; {repair_line(path.parent)} {cure}")
+        self.found = found
+        """What is wrong with the file."""
+
+
+def damaged(path: Path, found: str) -> DamagedIndex:
     """The error for a file of an index that is not as it was written."""
-    cure = "embeds again only what is lost"
-    return StoreError(f"{path}: damaged: {found}; {repair_line(path.parent)} {cure}")
+    return DamagedIndex(path, found)
 
 
 def repair_line(out: Path) -> str:

@@ -30,10 +30,11 @@ _BROKEN = (sqlite3.Error, ValueError, TypeError, KeyError, AttributeError)
 
 def is_old(out: Path) -> bool:
     """Whether there is an index of format 1, or the beginning of one."""
-    if (out / manifests.NAME).exists():
+    try:
         content = manifests.read_json(out)
-        return content is not None and content["format"] == 1
-    return (out / "work.sqlite").exists()
+    except StoreError:
+        return False  # whoever reads it says what is wrong with it
+    return (out / "work.sqlite").exists() if content is None else content["format"] == 1
 
 
 def upgrade(out: Path) -> None:

@@ -5,6 +5,7 @@ like an empty folder."""
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -17,6 +18,22 @@ from patchword.search.segments import Known
 SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".jp2", ".avif"}
 LOCK = "index.lock"
 """Stands in every index folder; a folder with it is an index and holds no pictures of the person's own."""
+
+
+OLD_LOCK = "lock.sqlite"
+"""The same in an index of format 1."""
+
+
+def is_index(folder: Path) -> bool:
+    """Whether a folder is an index, a damaged one included; a folder of pictures may hold an index.json of
+    its own."""
+    if any((folder / name).exists() for name in (LOCK, OLD_LOCK)):
+        return True
+    try:
+        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and "format" in content and ("index" in content or "model" in content)
 
 
 class Status(NamedTuple):

@@ -22,7 +22,7 @@ from patchword.search import vectors
 from patchword.search.manifest import Manifest, SegmentFacts, damaged, file_name
 from patchword.search.records import Row
 from patchword.search.segments import Known, Segment, open_segments, write_segment
-from patchword.search.walk import LOCK
+from patchword.search.walk import LOCK, is_index
 
 FAN = 8
 """Segments of about the same size are merged when there are so many."""
@@ -278,6 +278,9 @@ def refuse_other(out: Path, held: str, asked: str) -> None:
 def only_writer(out: Path) -> Iterator[None]:
     """A lock on a file, which the system takes away with the process however that dies; the folder is made
     where there is none."""
+    if (out / manifests.NAME).exists() and not is_index(out):
+        found = f"it holds an {manifests.NAME} that is none of an index"
+        raise StoreError(f"{out}: {found}, which would be overwritten: choose another folder for --out")
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
         file = open(out / LOCK, "ab")  # noqa: SIM115 - closed below
