@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,13 +12,8 @@ from patchword.cli.index import DEFAULT_MODEL
 from patchword.cli.outputs import Overwrite, refuse_existing
 from patchword.files import write_text
 
-
-class Protocol(StrEnum):
-    """How the field counts on the usual splits."""
-
-    flickr = "flickr"
-    coco_1k = "coco-1k"
-    coco_5k = "coco-5k"
+Protocol = Literal["flickr", "coco-1k", "coco-5k"]
+"""How the field counts on the usual splits."""
 
 
 def recall(
@@ -38,7 +32,7 @@ def recall(
             "--protocol",
             help="flickr, coco-5k: all pictures of the split; coco-1k: mean over folds of 1,000.",
         ),
-    ] = Protocol.flickr,
+    ] = "flickr",
     shortlist: Annotated[
         int | None,
         typer.Option(
@@ -74,13 +68,13 @@ def recall(
 
     if first is not None and shortlist is None:
         raise DataError(f"--first {first} chooses a shortlist: say how long with --shortlist N")
-    chosen = read_split(data, images, split, protocol.value)
+    chosen = read_split(data, images, split, protocol)
     with progress() as bar:
-        found = measure(model, chosen, protocol.value, shortlist, first, bf16, resamples, device, bar)
+        found = measure(model, chosen, protocol, shortlist, first, bf16, resamples, device, bar)
     facts = {
         "model": model,
         "split": split,
-        "protocol": protocol.value,
+        "protocol": protocol,
         "shortlist": shortlist,
         "first": first,
         **asdict(found),

@@ -1,0 +1,135 @@
+"""A wheel of the checkout, installed elsewhere, does what README.md shows: nothing that the package needs lies beside it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHORT = [
+    "stage.0.epochs=1",
+    "stage.1.epochs=1",
+    "data.minimum_count=1",
+    "captioner.width=16",
+    "captioner.word_width=16",
+    "data.cache=cache",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Runs Python with the wheel's package alone, in a folder with a data set of one's own."""
+    pytest.importorskip(
+        "setuptools", "77", reason="setuptools 77 builds the wheel: pip install patchword[dev]"
+    )
+    made, site, work = (tmp_path_factory.mktemp(name) for name in ("made", "site", "work"))
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(
+        ROOT / "src" / "patchword", source / "src" / "patchword", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    alone = ["--no-deps", "--no-index"]
+    wheel = [*pip, "wheel", *alone, "--no-build-isolation", "--wheel-dir", str(made), str(source)]
+    subprocess.run(wheel, check=True, capture_output=True, timeout=200)
+    subprocess.run(
+        [*pip, "install", *alone, "--target", str(site), *map(str, made.glob("*.whl"))],
+        check=True,
+        timeout=200,
+    )
+    _data_set(work)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(site),
+        "OMP_NUM_THREADS": "1",
+    }
+
+    def call(*arguments: str) -> str:
+        finished = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=work,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert finished.returncode == 0, f"{arguments}: {finished.stderr[-2000:]}"
+        return finished.stdout
+
+    return call
+
+
+def _data_set(folder: Path) -> None:
+    (folder / "photos").mkdir()
+    rows = ["image,caption,split"]
+    for number in range(12):
+        colour = ("red", "green", "blue")[number % 3]
+        Image.new("RGB", (96, 96), colour).save(folder / "photos" / f"{number}.jpg")
+        rows.append(f"{number}.jpg,a {colour} square,{'val' if number > 8 else 'train'}")
+    (folder / "mine.csv").write_text("\n".join(rows), encoding="utf-8")
+    for name in ("photo.jpg", "new.jpg", "drawing.png"):
+        Image.new("RGB", (96, 96), "red").save(folder / name)
+
+
+@pytest.mark.wheel
+def test_the_installed_package_is_that_of_the_wheel(run):
+    where = run("-c", "import patchword; print(patchword.__file__, patchword.__version__)")
+    version = re.search(
+        r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert str(ROOT) not in where and where.split()[1] == version.group(1)
+
+
+@pytest.mark.wheel
+def test_every_module_and_configuration_is_in_the_wheel(run):
+    modules = "import pkgutil, patchword; print(*sorted(m.name for m in pkgutil.walk_packages(patchword.__path__, 'patchword.')))"
+    packages = ROOT / "src" / "patchword"
+    files = [path.relative_to(packages).with_suffix("") for path in packages.rglob("*.py")]
+    names = {".".join(("patchword", *file.parts)).removesuffix(".__init__") for file in files} - {"patchword"}
+    assert set(run("-c", modules).split()) == names
+    listed = run("-m", "patchword", "train", "--list").splitlines()
+    assert len(listed) == len(list((packages / "configs").rglob("*.toml")))
+
+
+@pytest.mark.wheel
+def test_the_python_of_the_readme_runs(run):
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    printed = run("-c", "".join(blocks)).splitlines()
+    assert len(printed) == 2 and printed[0] and 0 < float(printed[1]) <= 1
+
+
+@pytest.mark.wheel
+def test_training_on_own_data_runs_as_the_readme_shows_it(run):
+    section = README.split("## Train on your own data")[1].split("```sh\n")[1].split("```")[0]
+    for line in section.splitlines():
+        words = line.split()
+        assert words[0] == "patchword"
+        printed = run("-m", *words, *(SHORT if words[1] == "train" else ()))
+        if words[1] == "caption" and "--explain" not in words:
+            assert "new.jpg" in printed
+    page = run("-c", "print(open('new.html', encoding='utf-8').read())")
+    assert "<html" in page and "new.jpg" in page
+    assert run("-c", "import json; print(len(json.load(open('predictions.json'))))").strip() == "3"
+
+
+@pytest.mark.wheel
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("models",),
+        ("label", "photo.jpg", "--labels", "a dog,a cat"),
+        ("pair", "photo.jpg", "two dogs in snow"),
+        ("ask", "drawing.png", "what color is the shape?", "--anyway"),
+        ("score", "--help"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_commands_of_the_readme_run(run, words):
+    assert run("-m", "patchword", *words).strip()
