@@ -233,3 +233,21 @@ def test_kind_12_a_figure_holds_one_picture(tmp_path):
     refuse_suffix("--explain", tmp_path / "a.html", (".html", ".png"), pictures=2)
     with pytest.raises(ConfigError, match="is a figure of one picture, and there are 2"):
         refuse_suffix("--explain", tmp_path / "a.png", (".html", ".png"), pictures=2)
+
+
+@pytest.mark.parametrize("batch", ["1", "4", "32"])
+def test_kind_9_predict_counts_what_it_did(patchword, tmp_path, batch):
+    """The last line of the bar says as many of as many, whatever the size of a batch."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    told, asked = ["image,caption,split"], ["image,question,answer,split"]
+    for number in range(6):
+        Image.new("RGB", (20, 20), (40 * number, 90, 20)).save(pictures / f"{number}.png")
+        told.append(f"{number}.png,a square,test")
+        asked += [f"{number}.png,what colour?,red,test", f"{number}.png,what shape?,square,test"]
+    (tmp_path / "told.csv").write_text("\n".join(told))
+    (tmp_path / "asked.csv").write_text("\n".join(asked))
+    for model, data, count in (("flickr8k", "told.csv", "6/6"), ("easy-vqa", "asked.csv", "12/12")):
+        call = ["predict", model, "--data", tmp_path / data, "--images", pictures, "--batch", batch]
+        status, _, err = patchword(*call, "--out", tmp_path / f"{model}.json")
+        assert status == 0 and count in err, err

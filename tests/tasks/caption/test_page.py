@@ -204,3 +204,12 @@ def test_figures_open_and_light_the_right_cell(tmp_path):
     assert second[-12:-6, -25:-12].mean() > 150 > second[8:20, 15:30].mean()
     caption_figure(white, Caption("", -1.0, ()), tmp_path / "plain.svg")
     assert "<svg" in (tmp_path / "plain.svg").read_text()
+
+
+def test_kind_9_a_share_among_captions_is_not_shown_as_certainty():
+    from importlib import resources
+
+    said = "which one the search prefers, not how likely it is to be true"
+    served = resources.files("patchword.serve").joinpath("page.html").read_text(encoding="utf-8")
+    assert said in served.split("Captions considered")[1].split("<ol")[0]
+    assert said in caption_strip(CAPTION)

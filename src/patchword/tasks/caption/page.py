@@ -333,4 +333,7 @@ def _hypotheses(caption: Caption) -> Html:
         for i, (one, share) in enumerate(zip(everyone, shares(everyone), strict=True))
     ]
     head = ["rank", "caption", "log-probability", "share among these", "ended by itself"]
-    return Html(f"<h3>The hypotheses of the search</h3>\n{table(head, rows)}")
+    said = note(
+        "The share of each among these captions: which one the search prefers, not how likely it is to be true."
+    )
+    return Html(f"<h3>The hypotheses of the search</h3>\n{said}\n{table(head, rows)}")
