@@ -13,7 +13,7 @@ from patchword.errors import PatchwordError
 from patchword.lookup import look_up
 
 COMMANDS = {
-    name: f"cli.{name}:{name}"
+    name: "cli.{0}:{0}".format(name.replace("-", "_"))
     for name in (
         "caption",
         "index",
@@ -36,6 +36,7 @@ COMMANDS = {
         "codebook",
         "concepts",
         "memory",
+        "explain-check",
     )
 }
 """Every command in the order of the help, one line each: the function that answers it, in a file of its own."""

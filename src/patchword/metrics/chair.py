@@ -6,25 +6,44 @@ CHAIRi = objects named in vain / objects named; CHAIRs = captions with an object
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple
 
 from patchword.errors import DataError
 from patchword.metrics.scores import Score
 
 
-def mentioned_objects(words: Sequence[str], synonyms: Mapping[str, str]) -> list[str]:
-    """Objects that a caption names, in order. synonyms: word or phrase ("hot dog", with its plural) -> object; longest phrase first."""
+class Mention(NamedTuple):
+    """One object that a caption names."""
+
+    start: int
+    """Place of its first word."""
+    length: int
+    """Number of its words."""
+    name: str
+
+
+def mentions(words: Sequence[str], synonyms: Mapping[str, str]) -> list[Mention]:
+    """Returns the objects that a caption names, in order; the longest phrase wins.
+
+    `synonyms` maps a word or phrase ("hot dog", with its plural) to an object.
+    """
     longest = max((len(phrase.split()) for phrase in synonyms), default=0)
     found, at = [], 0
     while at < len(words):
         for length in range(min(longest, len(words) - at), 0, -1):
             name = synonyms.get(" ".join(words[at : at + length]))
             if name is not None:
-                found.append(name)
+                found.append(Mention(at, length, name))
                 at += length
                 break
         else:
             at += 1
     return found
+
+
+def mentioned_objects(words: Sequence[str], synonyms: Mapping[str, str]) -> list[str]:
+    """Returns the names of the objects that a caption names, in order, as `mentions` finds them."""
+    return [mention.name for mention in mentions(words, synonyms)]
 
 
 def chair(

@@ -8,6 +8,8 @@ from pathlib import Path
 from patchword.errors import DataError
 from patchword.metrics.files import parsed
 
+COCO_SYNONYMS = Path(__file__).resolve().parents[1] / "text" / "coco_objects.txt"
+"""Words and phrases that name COCO's 80 categories, for `read_synonyms`."""
 PLURALS = {
     "man": "men", "woman": "women", "person": "people", "child": "children", "mouse": "mice", "goose": "geese", "foot": "feet",
     "knife": "knives", "wife": "wives", "calf": "calves", "loaf": "loaves", "sheep": "sheep", "fish": "fish", "scissors": "scissors",

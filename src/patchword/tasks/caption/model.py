@@ -26,6 +26,7 @@ from patchword.data.captions import Inputs
 from patchword.data.pictures import Picture, Preprocessing, open_picture, seen_part
 from patchword.decode import Decodings, beam_search, explain_tokens, greedy_steps, select_rows
 from patchword.html.pictures import small_jpeg
+from patchword.layers.codebook import Codebook
 from patchword.layers.familiarity import mean_patch
 from patchword.tasks.caption.concepts import (
     ConceptSettings,
@@ -94,6 +95,12 @@ class CaptioningModel:
     def __repr__(self) -> str:
         kinds = f"{self.settings.captioner.kind} over {self.settings.tower.kind}"
         return describe(self, kinds, f"{self.vocabulary.size:,} words")
+
+    @property
+    def codebook(self) -> Codebook | None:
+        """The words of region alignment with their places in text space; None for a model without it."""
+        alignment = getattr(self.model.captioner, "region_alignment", None)
+        return None if alignment is None else alignment.codebook
 
     @overload
     def caption(  # type: ignore[overload-overlap]  # a path is a sequence of letters as well

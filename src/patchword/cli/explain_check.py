@@ -1,0 +1,93 @@
+"""`patchword explain-check`: whether the maps of a captioner point at what its words name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patchword.errors import ConfigError
+
+SHOWN = 12
+"""Words whose maps the page shows."""
+SCENE_SIDE = 64
+"""Scenes are drawn at least this large, so that their masks are exact on every grid."""
+
+
+def explain_check(
+    model: Annotated[str, typer.Argument(help="A captioner: a shipped name, a folder or a hub id.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="COCO instances JSON: the boxes of the objects.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option("--images", help="Folder of the pictures.")] = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option(
+            "--captions", help="Captions by people, in any format that training reads: their words are measured as well."
+        ),
+    ] = None,
+    scenes: Annotated[
+        int | None,
+        typer.Option("--scenes", min=1, help="Instead of data: this many drawn scenes, whose masks are exact."),
+    ] = None,
+    level: Annotated[
+        int, typer.Option("--level", min=1, max=3, help="With --scenes: 1 one thing, 2 two things, 3 three to six.")
+    ] = 2,
+    synonyms: Annotated[
+        Path | None,
+        typer.Option("--synonyms", help="Lines such as 'dog, puppy, hound'; a list for COCO's 80 categories is built in."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first pictures.")
+    ] = None,
+    curves: Annotated[
+        bool, typer.Option("--curves/--no-curves", help="Deletion and insertion, which take most of the time.")
+    ] = True,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write a page with the table and examples to this file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
+    ] = None,
+) -> None:
+    """Measure maps of words against the places of objects: pointing, mass, deletion, insertion; exit status 1 where a picture could not be read."""
+    import sys
+
+    from patchword.log import progress
+    from patchword.metrics.chair_files import COCO_SYNONYMS, read_synonyms
+    from patchword.tasks.caption.explanations import (
+        annotated_subjects,
+        check_explanations,
+        drawn_subjects,
+        shape_synonyms,
+    )
+    from patchword.tasks.caption.explanations_page import explanations_json, explanations_page, explanations_text
+    from patchword.tasks.caption.load import load
+    from patchword.tasks.caption.model import CaptioningModel
+
+    if (scenes is None) == (data is None or images is None):
+        raise ConfigError("explain-check needs --data with --images, or --scenes N in their place")
+    captioner = load(model, device)
+    if not isinstance(captioner, CaptioningModel):
+        raise ConfigError(f"{model} gives no features of single cells: explain-check takes captioners of Patchword")
+    if scenes is None:
+        subjects = annotated_subjects(data, images, captions)
+        names = read_synonyms(COCO_SYNONYMS if synonyms is None else synonyms)
+    else:
+        subjects = drawn_subjects(scenes, level, max(SCENE_SIDE, *captioner.settings.preprocessing.hw))
+        names = shape_synonyms() if synonyms is None else read_synonyms(synonyms)
+    subjects = subjects[:limit]
+    with progress() as bar:
+        task = bar.add_task("pictures", total=len(subjects), status="")
+        found = check_explanations(
+            captioner, subjects, names, curves, SHOWN if out else 0, lambda done: bar.update(task, advance=done)
+        )
+    for line in found.unreadable:
+        print(f"patchword: {line}", file=sys.stderr)
+    if out is not None:
+        out.write_text(explanations_page(found, subjects, model), encoding="utf-8")
+    print(json.dumps(explanations_json(found), ensure_ascii=False) if as_json else explanations_text(found))
+    raise typer.Exit(1 if found.unreadable else 0)
