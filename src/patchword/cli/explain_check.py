@@ -88,6 +88,7 @@ def explain_check(
     for line in found.unreadable:
         print(f"patchword: {line}", file=sys.stderr)
     if out is not None:
-        out.write_text(explanations_page(found, subjects, model), encoding="utf-8")
+        shown = explanations_page(found, subjects, model, captioner.settings.preprocessing)
+        out.write_text(shown, encoding="utf-8")
     print(json.dumps(explanations_json(found), ensure_ascii=False) if as_json else explanations_text(found))
     raise typer.Exit(1 if found.unreadable else 0)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from patchword.data.pictures import open_picture
+from patchword.data.pictures import Preprocessing, open_picture, seen_part
 from patchword.html.page import Best, Html, escape, join, name, note, page, percent, section, table, tiles
 from patchword.html.pictures import blocks_uri, picture_uri
 from patchword.tasks.caption.explanations import (
@@ -81,7 +81,9 @@ def explanations_json(found: Explanations) -> dict[str, Any]:
     }
 
 
-def explanations_page(found: Explanations, subjects: Sequence[Subject], model: str) -> str:
+def explanations_page(
+    found: Explanations, subjects: Sequence[Subject], model: str, preprocessing: Preprocessing
+) -> str:
     """A whole HTML document: the table, the categories, and the maps of the first words over their pictures."""
     rows = found.summaries()
     best = {
@@ -100,7 +102,7 @@ def explanations_page(found: Explanations, subjects: Sequence[Subject], model: s
         body.append(cells)
     categories = _by_category(found)
     pictures = {one.name: one for one in subjects}
-    css, examples = _examples([word for word in found.words if word.maps], pictures)
+    css, examples = _examples([word for word in found.words if word.maps], pictures, preprocessing)
     parts = [
         tiles(
             [
@@ -138,14 +140,16 @@ def _by_category(found: Explanations) -> list[list[object]]:
     return rows
 
 
-def _examples(words: Sequence[NamedObject], pictures: dict[str, Subject]) -> tuple[str, list[Html]]:
+def _examples(
+    words: Sequence[NamedObject], pictures: dict[str, Subject], preprocessing: Preprocessing
+) -> tuple[str, list[Html]]:
     """Style rules with the pictures, and for each word its maps."""
     rules: dict[str, str] = {}
     parts = []
     for word in words:
         subject = pictures[word.subject]
         if word.subject not in rules:
-            picture = open_picture(subject.picture)
+            picture = seen_part(open_picture(subject.picture), preprocessing.fit, preprocessing.hw)
             uri = picture_uri(picture)
             key = "p" + hashlib.sha256(uri.encode()).hexdigest()[:12]
             rules[word.subject] = (

@@ -111,7 +111,9 @@ class ToldCaption:
         codebook: Codebook | None = None,
     ) -> None:
         """Tokens without start and end. `vectors_P`: each word in the text space of `codebook`, None where unknown."""
-        self.picture, self.tokens_T = picture, tokens_T
+        self.picture = picture
+        with torch.inference_mode(False):
+            self.tokens_T = tokens_T.clone()
         self.places_P = list(range(len(tokens_T))) if places_P is None else list(places_P)
         self.vectors_P = [None] * len(self.places_P) if vectors_P is None else list(vectors_P)
         self.codebook = codebook

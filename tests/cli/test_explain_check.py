@@ -1,0 +1,77 @@
+"""`patchword explain-check` as a person types it, on drawn scenes and on boxes made from them."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from patchword.data.scenes import boxes, describe, draw, make_scenes, masks
+
+
+def test_scenes_with_exact_masks(patchword, trained, tmp_path, parse):
+    page = tmp_path / "page.html"
+    status, printed, _ = patchword(
+        "explain-check", trained / "best", "--scenes", 4, "--level", 1, "--out", page, "--device", "cpu"
+    )
+    assert status == 0
+    for name in ("attention", "grad_cam", "occlusion", "centre", "random", "uniform", "best by pointing"):
+        assert name in printed
+    assert parse(page.read_text(encoding="utf-8")).images
+
+
+@pytest.fixture
+def annotated(tmp_path):
+    """Three drawn pictures as PNG files, with COCO's two files about them."""
+    scenes = make_scenes(3, 1, "val")
+    images, instances, told = [], [], []
+    for number, (scene, pixels_SSC, own_KSS) in enumerate(
+        zip(scenes, draw(scenes, 32), masks(scenes, 32), strict=True)
+    ):
+        Image.fromarray(pixels_SSC).save(tmp_path / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 32, "height": 32})
+        left, top, right, bottom = boxes(own_KSS[None])[0, 0].tolist()
+        instances.append(
+            {"image_id": number, "category_id": 1, "bbox": [left, top, right - left, bottom - top]}
+        )
+        told += [
+            {"id": len(told) + row, "image_id": number, "caption": one.text}
+            for row, one in enumerate(describe(scene, 3))
+        ]
+    content = {"images": images, "annotations": instances, "categories": [{"id": 1, "name": "shape"}]}
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    (tmp_path / "captions.json").write_text(json.dumps({"images": images, "annotations": told}))
+    (tmp_path / "names.txt").write_text(
+        "shape, circle, disc, square, triangle, cross, plus, ring, diamond, star, half, dome\n"
+    )
+    return tmp_path
+
+
+def test_boxes_captions_and_own_synonyms(patchword, trained, annotated):
+    common = ("--data", annotated / "instances.json", "--images", annotated, "--synonyms", annotated / "names.txt")
+    status, printed, _ = patchword(
+        "explain-check", trained / "best", *common, "--captions", annotated / "captions.json", "--no-curves",
+        "--json", "--device", "cpu",
+    )  # fmt: skip
+    found = json.loads(printed)
+    assert status == 0 and found["pictures"] == 3 and found["words"]["reference"] > 0
+    assert "deletion" not in found["all"]["attention"]
+    low, high = found["all"]["centre"]["pointing"]["interval"]
+    assert 0 <= low <= found["all"]["centre"]["pointing"]["value"] <= high <= 1
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_the_rest_is_measured(patchword, trained, annotated):
+    (annotated / "1.png").write_bytes(b"no picture")
+    status, printed, errors = patchword(
+        "explain-check", trained / "best", "--data", annotated / "instances.json", "--images", annotated,
+        "--captions", annotated / "captions.json", "--synonyms", annotated / "names.txt", "--no-curves", "--json",
+        "--device", "cpu",
+    )  # fmt: skip
+    assert status == 1 and "1.png" in errors
+    assert json.loads(printed)["pictures"] == 2
+
+
+def test_data_or_scenes_must_be_given(patchword, trained):
+    status, _, errors = patchword("explain-check", trained / "best")
+    assert status == 2 and "--scenes" in errors
+    assert np.count_nonzero([line.startswith("patchword:") for line in errors.splitlines()]) == 1
