@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from patchword.tasks.table import load
+from patchword.interface import load
 
 
 def ship(
