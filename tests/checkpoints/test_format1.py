@@ -7,7 +7,8 @@ import pytest
 from mutants import ASKED, KIT
 
 from patchword.checkpoints.folder import FORMAT, read_config
-from patchword.tasks.table import TASKS, load
+from patchword.interface import load
+from patchword.tasks.table import TASKS
 
 OUTPUTS = json.loads((KIT / "outputs.json").read_text(encoding="utf-8"))
 

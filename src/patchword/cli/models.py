@@ -56,7 +56,7 @@ def _checked(name: str) -> str:
     from patchword.checkpoints.model import find_model
     from patchword.data.store import MANIFEST, Store
     from patchword.layers.codebook import DESCRIPTION, Codebook
-    from patchword.tasks.table import load
+    from patchword.interface import load
 
     folder = Path(name)
     if (folder / MANIFEST).is_file():
