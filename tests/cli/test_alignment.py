@@ -218,6 +218,9 @@ def test_concepts_of_patches_filter_a_search(patchword, towers, photos, tmp_path
     assert (
         sum(counted.values()) >= 2
     )  # both pictures have at least one concept: 16 patches, four words, a tenth suffices
+    _, out, _ = patchword("search", tmp_path / "out", "--concept", "snow", "--json")
+    found = json.loads(out)
+    assert len(found["results"]) == counted["snow"] and found["query"] == "snow"
     status, _, err = patchword("search", tmp_path / "out", "a ball", "--concept", "fish")
     assert status == 2 and "knows no concept 'fish': it has 4, such as blue, dog, red, snow" in err
     status, _, err = patchword(*words)

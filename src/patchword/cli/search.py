@@ -25,7 +25,10 @@ def search(
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="How many pictures.")] = 10,
     concept: Annotated[
-        list[str] | None, typer.Option("--concept", help="Only pictures with this concept; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--concept", help="Only pictures with this concept; may be repeated, and needs no words."
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -55,6 +58,8 @@ def search(
     from patchword.search.walk import is_index
     from patchword.tasks.retrieve.load import load_two_towers
 
+    if concept and not query.strip() and like is None:
+        query = " and ".join(concept)  # of all that have the concepts, those first that these words fit best
     check_query(query, like)
     refuse_existing(overwrite, {"--html": as_html})
     again = None
