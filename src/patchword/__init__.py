@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from patchword.errors import PatchwordError as PatchwordError
     from patchword.errors import PictureError as PictureError
     from patchword.errors import StoreError as StoreError
+    from patchword.errors import WriteError as WriteError
     from patchword.errors import TrainingError as TrainingError
     from patchword.interface import Evaluation as Evaluation
     from patchword.interface import evaluate as evaluate
@@ -86,6 +87,7 @@ _PLACES = {
     "DataError": "errors:DataError",
     "PictureError": "errors:PictureError",
     "StoreError": "errors:StoreError",
+    "WriteError": "errors:WriteError",
     "ModelError": "errors:ModelError",
     "TrainingError": "errors:TrainingError",
     "MetricUnavailable": "errors:MetricUnavailable",

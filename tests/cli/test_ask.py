@@ -324,7 +324,7 @@ def test_training_from_stored_features(patchword, world, trained, tmp_path):
         "stage.0.epochs=1",
         f"out={tmp_path / 'run'}",
     )
-    with pytest.raises(ConfigError, match="data.features replaces the tower, and a stage trains it"):
+    with pytest.raises(ConfigError, match="data.features replaces the whole tower, and a stage trains it"):
         train(world / "run.toml", *settings)
     best = train(world / "run.toml", *settings, "stage.0.learning_rates.tower=0.0") / "best"
     row = rows(world, "val")[0]

@@ -53,13 +53,13 @@ def test_the_label_nearest_to_the_picture_wins(patchword, towers, photos):
 )
 def test_labels_that_cannot_be_used(patchword, towers, photos, labels, message):
     status, out, err = patchword("label", photos / "red.png", "--labels", labels, "--model", towers)
-    assert status == 2 and out == "" and message in err and len(err.splitlines()) == 1
+    assert status == 2 and out == "" and message in err.splitlines()[-1]
 
 
 def test_kind_11_labels_say_which_words_the_model_does_not_know(patchword, towers, photos):
     (photos / "broken.jpg").unlink()
     status, _, err = patchword("label", photos, "--labels", "a zebra, a dog, snow", "--model", towers)
-    assert status == 0 and err == "patchword: the model never learnt zebra: it takes no notice of it\n"
+    assert status == 0 and err == "patchword: the model does not know: zebra\n"
     status, _, err = patchword("label", photos, "--labels", "a dog, a cat", "--model", towers)
     assert (status, err) == (0, "")
 
@@ -67,4 +67,4 @@ def test_kind_11_labels_say_which_words_the_model_does_not_know(patchword, tower
 def test_kind_11_a_label_that_is_cut_says_so(patchword, towers, photos):
     (photos / "broken.jpg").unlink()
     status, _, err = patchword("label", photos, "--labels", "dog, " + "red ball " * 20, "--model", towers)
-    assert status == 0 and "is 40 tokens long" in err and "the rest is cut off" in err
+    assert status == 0 and "the text has 40 words" in err and "are left out" in err

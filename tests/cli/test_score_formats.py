@@ -77,7 +77,7 @@ LAYOUTS = {
 def scores(patchword, predictions, references, tmp_path, *options):
     out = tmp_path / f"scores-{predictions.name}.json"
     status, said, err = patchword(
-        "score", predictions, references, "--metrics", "bleu,cider", "--out", out, *options
+        "score", predictions, references, "--metrics", "bleu,cider", "--out", out, "--overwrite", *options
     )
     assert status == 0, err
     return json.loads(out.read_text())["corpus"], said

@@ -96,6 +96,7 @@ def test_chair_by_hand(patchword, colours):
         out,
         "--objects",
         objects,
+        "--overwrite",
     ]
     (colours / "synonyms.txt").write_text("ball\ncat, kitten\nwine glass, goblet\n", encoding="utf-8")
     assert patchword("score", *words, "--synonyms", colours / "synonyms.txt")[0] == 0
@@ -154,6 +155,7 @@ def test_domains_are_sets_of_their_own(patchword, colours):
         out,
         "--groups",
         domains,
+        "--overwrite",
     ]
     code, shown, _ = patchword("score", *words)
     assert code == 0 and "one in-domain" in shown and "near-domain" not in shown

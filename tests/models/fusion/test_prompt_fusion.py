@@ -265,7 +265,7 @@ def test_settings_that_contradict_one_another_are_refused():
         ValueError, match="query lists 3 lengths for 2 fused layers: give one number, or one per layer"
     ):
         PromptFusionConfig(classes=2, query=(1, 2, 3))
-    with pytest.raises(ValueError, match="fusion_context is -1: lengths are 0 or more"):
+    with pytest.raises(ValueError, match="fusion_context is -1: lengths are 0 to"):
         PromptFusionConfig(classes=2, fusion_context=-1)
 
 

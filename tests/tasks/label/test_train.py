@@ -338,7 +338,7 @@ def test_rows_that_lack_a_side(trained, data, run_patchword, tmp_path):
     assert (
         status == 2 and f"{path}, line 2: the text is empty" in said and not (tmp_path / "out.csv").exists()
     )
-    status, _, said = run_patchword("predict", *arguments, "--missing", "image-only")
+    status, _, said = run_patchword("predict", *arguments, "--overwrite", "--missing", "image-only")
     assert status == 0, said
     first = read_csv(tmp_path / "out.csv")[0]
     classifier = load_labelling_model(trained, "cpu")
@@ -347,9 +347,9 @@ def test_rows_that_lack_a_side(trained, data, run_patchword, tmp_path):
     )
     assert float(first["p(match)"]) == pytest.approx(image_BY.softmax(1)[0, 0].item(), abs=1e-4)
     path.write_text("image,text,label\ngone.png,red,match\n")
-    status, _, said = run_patchword("predict", *arguments, "--missing", "image-only")
+    status, _, said = run_patchword("predict", *arguments, "--overwrite", "--missing", "image-only")
     assert status == 2 and "no picture" in said and "gone.png" in said
-    status, _, said = run_patchword("predict", *arguments, "--missing", "text-only")
+    status, _, said = run_patchword("predict", *arguments, "--overwrite", "--missing", "text-only")
     assert status == 0, said
 
 
