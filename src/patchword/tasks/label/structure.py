@@ -25,7 +25,7 @@ from patchword.checkpoints.facts import ModelFacts
 from patchword.config import override, read_toml, validate, write_toml
 from patchword.data.labels import LabelBatch
 from patchword.errors import ConfigError
-from patchword.files import write_json, write_text
+from patchword.files import write_text
 from patchword.log import progress
 from patchword.models.fusion.prompt_fusion import FusionTokens, PromptFusion, PromptFusionConfig, label_loss
 from patchword.models.fusion.prompt_search import PromptSupernet, SearchSpace, saved_bytes, trained_parameters
