@@ -27,13 +27,15 @@ class MetricsLog:
 
     def __init__(self, path: Path, length: int | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "ab")  # noqa: SIM115 - closed by `close`
+        # Not buffered: what could not be written is not tried again when the file is closed.
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by `close`
         self._file.truncate(0 if length is None else length)
 
     def write(self, event: dict[str, Any]) -> None:
         """Appends one event as a line of JSON and flushes it."""
-        self._file.write(json.dumps(event).encode() + b"\n")
-        self._file.flush()
+        line = json.dumps(event).encode() + b"\n"
+        while line:
+            line = line[self._file.write(line) :]
 
     @property
     def length(self) -> int:

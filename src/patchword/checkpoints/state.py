@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from patchword.errors import ConfigError, ModelError
+from patchword.errors import ModelError
 from patchword.files import write_json
 from patchword.tensors import write_tensors
 
@@ -95,19 +94,3 @@ def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def without_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin with the prefix, under the rest of their names."""
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def check_claim(folder: Path, settings: BaseModel, resume: bool) -> None:
-    """Raises ConfigError where the folder holds a run that this configuration did not begin, or that is not to be resumed."""
-    path = folder / "config.json"
-    if not path.exists():
-        return
-    if not resume:
-        raise ConfigError(
-            f"{folder} holds a run already: add --resume to go on with it, or choose another folder with out=FOLDER"
-        )
-    before, content = json.loads(path.read_text(encoding="utf-8")), settings.model_dump(mode="json")
-    changed = sorted(key for key in content if content[key] != before.get(key))
-    if changed:
-        found = f"{folder} was begun with other settings ({', '.join(changed)})"
-        raise ConfigError(f"{found}: resume with the same ones, or choose another out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,23 +12,28 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from rich.console import Console
 
-from patchword.checkpoints.state import check_claim
 from patchword.config import RENAMED_TASKS, override, read_toml, validate
-from patchword.errors import ConfigError
-from patchword.files import write_json, write_text
+from patchword.errors import ConfigError, WriteError
+from patchword.files import write_text
 from patchword.lookup import look_up
 from patchword.tasks.table import TASKS
+from patchword.train.claim import claimed
 from patchword.train.loop import Run
+from patchword.train.recipe import Recipe
+from patchword.train.settings import RunSettings
 
 
 def start(
     config: Path, overrides: Sequence[str], resume: bool, dry_run: bool, device: str | None, command: str
 ) -> Path:
-    """Train, and write the run folder: resolved config, metrics.jsonl, checkpoints, best model, predictions, report.html.
+    """Train, and write the run folder: resolved config, metrics.jsonl, checkpoints, best model, report.html.
 
     Raises:
-        ConfigError: a wrong setting, or a run folder that is in use by another configuration or not empty without `resume`.
-        TrainingError: the loss was not finite three times in a row.
+        ConfigError: a wrong setting, or a run folder that another configuration or another process uses, that
+            holds
+            a run and is not to be resumed, or that cannot be written.
+        TrainingError: the loss was not finite three times in a row, or something could not be read or
+            written.
     """
     values = override(read_toml(config), overrides)
     task = values.get("task", "caption")
@@ -36,27 +42,37 @@ def start(
             raise ConfigError(f"{config}: task {task!r} is called {RENAMED_TASKS[task]!r} now")
         raise ConfigError(f"{config}: task is {task!r}, expected one of {', '.join(TASKS)}")
     settings = validate(values, look_up(TASKS[task].run), str(config))
-    # Some parameters have no part in some steps: a tower's projection under a captioner, the memory's segments before it is clustered.
+    # Some parameters have no part in some steps: a tower's projection under a captioner, the memory's
+    # segments before it is clustered.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     precision = "bf16" if settings.precision == "bf16" else "no"
     accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=[unused])
     folder = Path(settings.out)
-    if not dry_run:
-        check_claim(folder, settings, resume)
-        accelerator.wait_for_everyone()
+    make = look_up(TASKS[task].recipe)
     torch.manual_seed(settings.seed)
-    recipe = look_up(TASKS[task].recipe)(settings, folder, command)
-    recipe.model.to(accelerator.device)
     if dry_run:
+        recipe = make(settings, folder, command)
+        recipe.model.to(accelerator.device)
         look_up("train.dry_run:dry_run")(recipe, accelerator, settings.seed)
         return folder
-    if accelerator.is_main_process:  # only now: a run that could not be set up leaves no folder behind
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", settings.model_dump(mode="json"), indent=1)
-    accelerator.wait_for_everyone()
+    with claimed(folder, settings, resume, accelerator.is_main_process) as begin:
+        accelerator.wait_for_everyone()
+        recipe = make(settings, folder, command)
+        recipe.model.to(accelerator.device)
+        begin()
+        accelerator.wait_for_everyone()
+        _train(recipe, settings, folder, accelerator, resume)
+    return folder
+
+
+def _train(
+    recipe: Recipe, settings: RunSettings, folder: Path, accelerator: Accelerator, resume: bool
+) -> None:
+    """Run the recipe in its folder, and write the report, however the run ends."""
     run = Run(recipe, folder, accelerator, settings.seed, settings.checkpoint_steps, settings.log_steps)
     resumed = run.resume() if resume else False
-    say = Console(stderr=True).print if accelerator.is_main_process else (lambda *text: None)
+    is_main = accelerator.is_main_process
+    say = Console(stderr=True).print if is_main else (lambda *text: None)
     counted = sum(parameter.numel() for parameter in recipe.model.parameters())
     say(
         f"{folder}: {counted / 1e6:.2f} M parameters on {accelerator.device}"
@@ -65,12 +81,19 @@ def start(
     began = time.monotonic()
     try:
         run.train()
-    finally:
-        if accelerator.is_main_process:
-            page = look_up("reports.report:training_report")(folder)
-            write_text(folder / "report.html", page)
+    except BaseException:
+        if is_main:
+            with suppress(WriteError):  # why the training ended is said, and the report may fail likewise
+                _write_report(folder)
+        raise
+    if is_main:
+        _write_report(folder)
     minutes = (time.monotonic() - began) / 60
     say(
-        f"done in {minutes:.1f} min; best score {run.past.best:.4f}; model {folder / 'best'}; report {folder / 'report.html'}"
+        f"done in {minutes:.1f} min; best score {run.past.best:.4f}; model {folder / 'best'}; "
+        f"report {folder / 'report.html'}"
     )
-    return folder
+
+
+def _write_report(folder: Path) -> None:
+    write_text(folder / "report.html", look_up("reports.report:training_report")(folder))

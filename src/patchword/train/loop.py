@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from patchword.checkpoints.state import Position, unpack_optimiser, without_prefix
-from patchword.errors import ModelError, TrainingError
+from patchword.errors import ModelError, TrainingError, WriteError
 from patchword.log import MetricsLog, progress
 from patchword.train.groups import freeze, rate_factor, set_rates
 from patchword.train.recipe import Recipe, Validation
@@ -73,10 +75,18 @@ class Run:
             name: parameter.requires_grad for name, parameter in recipe.model.named_parameters()
         }
         self.log: MetricsLog | None = None
+        self._saved: int | None = None
         self.began = time.perf_counter()
 
     def resume(self) -> bool:
-        """Continue from `checkpoints/last`; False where there is none yet."""
+        """Continue from `checkpoints/last`; False where there is none yet.
+
+        Raises ModelError where the checkpoint is damaged, TrainingError where something cannot be written.
+        """
+        with self._explained():
+            return self._resume()
+
+    def _resume(self) -> bool:
         if self.accelerator.is_main_process:
             self.folder.recover()
         self.accelerator.wait_for_everyone()
@@ -87,7 +97,7 @@ class Run:
         self.recipe.load_state(found.extra)
         self.position = Position(**found.values["position"])
         self.past = RunHistory(**found.values["past"])
-        self._resumed = found.optimisers
+        self._resumed, self._saved = found.optimisers, self.position.step
         if self.accelerator.is_main_process:
             self.folder.settle_best(self.past.best_step)
             self.log = MetricsLog(self._log_path, found.values["log_length"])
@@ -101,16 +111,39 @@ class Run:
     def train(self) -> None:
         """All stages that are left.
 
-        Raises TrainingError after three steps in a row whose loss or gradient is not finite.
+        Raises:
+            TrainingError: three steps in a row whose loss or gradient was not finite, or something could not
+                be
+                read or written; what the last checkpoint holds is unchanged.
         """
-        if self.log is None and self.accelerator.is_main_process:
-            self.log = MetricsLog(self._log_path, None)
         try:
-            while self.position.stage < len(self.recipe.stages):
-                self._stage(self.recipe.stages[self.position.stage])
+            with self._explained():
+                if self.log is None and self.accelerator.is_main_process:
+                    self.log = MetricsLog(self._log_path, None)
+                while self.position.stage < len(self.recipe.stages):
+                    self._stage(self.recipe.stages[self.position.stage])
         finally:
             if self.log is not None:
                 self.log.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """A full disk or a folder that cannot be written ends a run in one line that says what is left."""
+        try:
+            yield
+        except (OSError, SafetensorError, WriteError) as error:
+            raise TrainingError(self._stopped_by(error)) from error
+
+    def _stopped_by(self, error: Exception) -> str:
+        reason = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        kept = (
+            "no checkpoint was written yet: put that right and begin anew"
+            if self._saved is None
+            else f"the checkpoint of step {self._saved} is whole: put that right and go on with --resume"
+        )
+        return f"{self.folder.folder}: the training stopped at step {self.position.step} ({reason}); {kept}"
 
     def _stage(self, settings: StageSettings) -> None:
         freeze(self.recipe.model, self.trainable, settings.learning_rates)
@@ -252,7 +285,8 @@ class Run:
         self.log.write(event)
 
     def _skip(self, batch: list[Any], loss: float, buffers: list[tuple[Tensor, Tensor]]) -> None:
-        """Undo what a step that is not finite did to running statistics, count it, and stop after three in a row."""
+        """Undo what a step that is not finite did to running statistics, count it, and stop after three in a
+        row."""
         for buffer, before in buffers:
             buffer.copy_(before)
         names = [name for part in batch for name in self.recipe.names(part)]
@@ -301,12 +335,14 @@ class Run:
             values |= {"log_length": self.log.length, "facts": dict(self.recipe.facts)}
             state = Checkpoint(values, self.recipe.state(), pack_optimisers(optimisers))
             self.folder.write(state, self.recipe.save)
+            self._saved = self.position.step
             self.folder.settle_best(self.past.best_step)
         self.accelerator.wait_for_everyone()
 
 
 def _shown(extra: dict[str, float], skipped: int) -> str:
-    """The end of a progress line: what the step spent its time on, where a recipe says so, and steps skipped so far."""
+    """The end of a progress line: what the step spent its time on, where a recipe says so, and steps skipped
+    so far."""
     shares = [
         f"{name.removesuffix('_share').replace('_', ' ')} {share:.0%}"
         for name, share in extra.items()
@@ -316,7 +352,8 @@ def _shown(extra: dict[str, float], skipped: int) -> str:
 
 
 def _mixed(*numbers: int) -> int:
-    """One seed below 2**63 from several numbers (the multipliers of splitmix64, so that neighbours are unrelated)."""
+    """One seed below 2**63 from several numbers (the multipliers of splitmix64, so that neighbours are
+    unrelated)."""
     state = 0
     for number in numbers:
         state = (state ^ (number + 0x9E3779B97F4A7C15)) * 0xBF58476D1CE4E5B9 % 2**64

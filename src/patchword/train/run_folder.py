@@ -13,7 +13,8 @@ model that no checkpoint knows of is removed, for the run will make it again.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,20 +61,21 @@ class RunFolder:
         """Put right what a kill left half done between two names."""
         for target in (self.last, self.best):
             recover_folder(target)
+            shutil.rmtree(target.with_name(target.name + ".old"), ignore_errors=True)
 
     def write(self, checkpoint: Checkpoint, save: Callable[[Path], None]) -> None:
         """Replace `checkpoints/last`; a kill at any moment leaves the old or the new one."""
-        made = _empty(self.last.with_name("last.partial"))
-        save(made)
-        tensors = prefixed("optimiser.", checkpoint.optimisers) | prefixed("extra.", checkpoint.extra)
-        write_state(made, tensors, checkpoint.values)
-        replace_folder(made, self.last)
+        with _aside(self.last) as made:
+            save(made)
+            tensors = prefixed("optimiser.", checkpoint.optimisers) | prefixed("extra.", checkpoint.extra)
+            write_state(made, tensors, checkpoint.values)
+            replace_folder(made, self.last)
 
     def write_best(self, step: int, save: Callable[[Path], None]) -> None:
         """The best model so far, under the name of its step, until `settle_best`."""
-        made = _empty(self.folder / "best.partial")
-        save(made)
-        made.rename(_empty(self._waiting(step)))
+        with _aside(self.best) as made:
+            save(made)
+            made.rename(_empty(self._waiting(step)))
 
     def settle_best(self, step: int) -> None:
         """The best model is that of `step`, as the last checkpoint says; others that wait are removed."""
@@ -96,6 +98,17 @@ def pack_optimisers(optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, Te
     for number, optimiser in enumerate(optimisers):
         packed |= prefixed(f"{number}.", pack_optimiser(optimiser))
     return packed
+
+
+@contextmanager
+def _aside(target: Path) -> Iterator[Path]:
+    """Where a folder is made before it takes its name; after an error nothing of it fills the disk."""
+    made = _empty(target.with_name(target.name + ".partial"))
+    try:
+        yield made
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
 
 
 def _empty(folder: Path) -> Path:

@@ -22,11 +22,10 @@ from torch import Tensor, nn
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.facts import ModelFacts
-from patchword.checkpoints.state import check_claim
 from patchword.config import override, read_toml, validate, write_toml
 from patchword.data.labels import LabelBatch
 from patchword.errors import ConfigError
-from patchword.files import write_json, write_text
+from patchword.files import write_text
 from patchword.log import progress
 from patchword.models.fusion.prompt_fusion import FusionTokens, PromptFusion, PromptFusionConfig, label_loss
 from patchword.models.fusion.prompt_search import PromptSupernet, SearchSpace, saved_bytes, trained_parameters
@@ -37,6 +36,7 @@ from patchword.tasks.label.rows import LabelRows
 from patchword.tasks.label.settings import LabelRun, PromptFusionSection
 from patchword.tasks.label.train import where
 from patchword.tasks.label.validate import scores_on
+from patchword.train.claim import claimed
 from patchword.train.loop import Run
 from patchword.train.recipe import Recipe, Validation
 from patchword.train.step import Shares
@@ -154,19 +154,23 @@ def search_structure(
     """
     run = validate(override(read_toml(config), overrides), StructureRun, str(config))
     folder = Path(run.out)
-    check_claim(folder, run, resume)
     accelerator = Accelerator(
         mixed_precision="bf16" if run.precision == "bf16" else "no", cpu=device == "cpu"
     )
-    training = SupernetTraining(run)
-    training.model.to(accelerator.device)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", run.model_dump(mode="json"), indent=1)
-    loop = Run(training.recipe(), folder, accelerator, run.seed, run.checkpoint_steps, run.log_steps)
-    if resume:
-        loop.resume()
-    loop.train()
-    ranked = _ranked(run, training, folder / "structures.jsonl", accelerator.device)
+    with claimed(folder, run, resume, accelerator.is_main_process) as begin:
+        training = SupernetTraining(run)
+        training.model.to(accelerator.device)
+        begin()
+        loop = Run(training.recipe(), folder, accelerator, run.seed, run.checkpoint_steps, run.log_steps)
+        if resume:
+            loop.resume()
+        loop.train()
+        ranked = _ranked(run, training, folder / "structures.jsonl", accelerator.device)
+        return _results(run, ranked, folder)
+
+
+def _results(run: StructureRun, ranked: list[StructureScore], folder: Path) -> StructureSearchResult:
+    """The best structure as a configuration, and all of them in a plot."""
     toml, plot = folder / "structure.toml", folder / "search.png"
     write_text(toml, _as_config(run, ranked[0]))
     chosen = min(range(len(ranked)), key=lambda i: (-ranked[i].score, ranked[i].cost))
