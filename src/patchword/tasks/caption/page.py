@@ -334,6 +334,7 @@ def _hypotheses(caption: Caption) -> Html:
     ]
     head = ["rank", "caption", "log-probability", "share among these", "ended by itself"]
     said = note(
-        "The share of each among these captions: which one the search prefers, not how likely it is to be true."
+        "The share of each among these captions: which one the search prefers, not how likely it is to "
+        "be true."
     )
     return Html(f"<h3>The hypotheses of the search</h3>\n{said}\n{table(head, rows)}")
