@@ -2,8 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -327,3 +330,36 @@ class Page(HTMLParser):
 def parse():
     """Parse a page or fragment strictly; the result has its text, tags and images."""
     return Page
+
+
+@pytest.fixture
+def small_disk():
+    """A context in which no file grows beyond so many bytes: a full disk, without a disk of one's own."""
+    resource = pytest.importorskip("resource", reason="limits of processes are of POSIX")
+
+    @contextmanager
+    def limited(size: int):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
+
+
+@pytest.fixture
+def read_only():
+    """A folder in which nothing may be written, with a file in it; root gives up its rights for as long."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / "kept.json").write_text("what was there")
+    folder.chmod(0o555)
+    was = os.geteuid() if hasattr(os, "geteuid") else pytest.skip("rights of folders are of POSIX")
+    if was == 0:
+        os.seteuid(65534)
+    yield folder
+    if was == 0:
+        os.seteuid(0)
+    folder.chmod(0o755)
+    shutil.rmtree(folder)

@@ -16,7 +16,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -87,7 +87,8 @@ def whole_file(path: Path) -> Iterator[Path]:
             _force(aside)
             os.replace(aside, path)
         except BaseException:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):  # where nothing can be written, nothing can be removed either
+                aside.unlink(missing_ok=True)
             raise
         _force_folder(path.parent)
 

@@ -12,7 +12,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 import patchword
 from patchword.checkpoints.facts import ModelFacts
 from patchword.composed import CaptionModel, reader_preprocessing
-from patchword.errors import ModelError, WriteError
+from patchword.errors import ModelError, PatchwordError, WriteError
 from patchword.models.captioners.adaptive import AdaptiveConfig
 from patchword.tasks.caption.model import CaptioningModel, DecodingSettings, ModelSettings
 from patchword.text.words import Vocabulary
@@ -177,3 +177,67 @@ def test_public_frozen_tower_is_saved_by_reference(tmp_path, monkeypatch, adapte
     )
     with pytest.raises(ModelError, match="was trained with a tower of SHA-256"):
         patchword.load(tmp_path / "model", device="cpu")
+
+
+def test_no_space_is_one_error_and_nothing_is_left(small, tmp_path, small_disk):
+    with small_disk(2000), pytest.raises(WriteError, match="model cannot be written"):
+        small.save(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+    small.save(tmp_path / "model")
+    assert patchword.load(tmp_path / "model", device="cpu").facts.name == "test"
+
+
+def test_a_read_only_folder_is_one_error(small, read_only):
+    with pytest.raises(WriteError, match="writing is not allowed there"):
+        small.save(read_only / "model")
+
+
+SIZES_BEYOND_REASON = [
+    ("tower", "blocks", [10**30]),
+    ("tower", "blocks", [500]),
+    ("tower", "stem", 60000),
+    ("tower", "widths", [60000]),
+    ("captioner", "width", 10**30),
+    ("captioner", "width", 60000),
+    ("captioner", "word_width", -1),
+    ("preprocessing", "size", 10**9),
+    ("decoding", "beams", 100_000),
+    ("decoding", "length_penalty", float("nan")),
+]
+
+
+@pytest.mark.parametrize("section, key, value", SIZES_BEYOND_REASON)
+def test_sizes_are_compared_before_memory_is_taken(small, tmp_path, section, key, value):
+    """No process is given the memory of 60,000 channels: it would be seen in the largest size that this one ever had."""
+    resource = pytest.importorskip("resource", reason="sizes of processes are of POSIX")
+    small.save(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config[section][key] = value
+    path.write_text(json.dumps(config), encoding="utf-8")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(PatchwordError, match=r"config\.json|model\.safetensors") as refused:
+        patchword.load(tmp_path / "model", device="cpu")
+    assert str(tmp_path) in str(refused.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
+
+
+def test_vocabulary_and_config_must_be_of_one_model(small, tmp_path):
+    small.save(tmp_path / "model")
+    (tmp_path / "model" / "vocab.json").write_text('{"splitter": "english", "minimum_count": 1, "words": 3}')
+    forget_digests(tmp_path / "model")
+    with pytest.raises(ModelError, match=r"vocab\.json holds no vocabulary.*copy the folder anew"):
+        patchword.load(tmp_path / "model", device="cpu")
+
+
+def test_files_that_others_may_read_are_written(small, tmp_path):
+    (tmp_path / "ordinary").touch()
+    small.save(tmp_path / "model")
+    modes = {path.stat().st_mode for path in (tmp_path / "model").iterdir()}
+    assert modes == {(tmp_path / "ordinary").stat().st_mode}
+
+
+@pytest.mark.parametrize("name", ["auto_map", "_attn_implementation", "quantization_config"])
+def test_an_architecture_cannot_name_code(name):
+    with pytest.raises(ValueError, match="is no size of a network"):
+        ClipTowerConfig(architecture={**SMALL_CLIP, name: "someone/else"})

@@ -1,5 +1,6 @@
 import json
 
+import pytest
 import torch
 
 
@@ -67,3 +68,34 @@ def test_what_cannot_be_made(patchword, towers, tmp_path):
     (tmp_path / "full" / "mine.txt").touch()
     status, _, err = patchword("codebook", "--tower", towers, "--out", tmp_path / "full")
     assert status == 2 and "exists and is not empty" in err
+
+
+def test_a_codebook_that_cannot_be_written_is_one_line_and_leaves_nothing(
+    patchword, towers, tmp_path, small_disk
+):
+    (tmp_path / "words.txt").write_text("dog\ncat\n", encoding="utf-8")
+    words = ("codebook", tmp_path / "words.txt", "--tower", towers, "--out", tmp_path / "book")
+    with small_disk(20):
+        status, out, err = patchword(*words)
+    assert status == 2 and err.count("\n") == 1 and "book cannot be written" in err and not out
+    assert [path.name for path in tmp_path.iterdir()] == ["words.txt"]
+    assert patchword(*words)[0] == 0
+
+
+def test_a_codebook_in_a_read_only_folder_is_one_line(patchword, towers, tmp_path, read_only):
+    status, _, err = patchword("codebook", "--tower", towers, "--out", read_only / "book")
+    assert status == 2 and err.count("\n") <= 2 and "writing is not allowed there" in err
+
+
+def test_an_altered_codebook_is_refused(patchword, towers, tmp_path):
+    from patchword.errors import ModelError
+    from patchword.layers.codebook import Codebook
+
+    (tmp_path / "words.txt").write_text("dog\ncat\n", encoding="utf-8")
+    patchword("codebook", tmp_path / "words.txt", "--tower", towers, "--out", tmp_path / "book")
+    path = tmp_path / "book" / "codebook.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"dog"', '"dot"'), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"codebook\.json was altered.*build the codebook anew"):
+        Codebook.read(tmp_path / "book")
+    status, _, err = patchword("models", "--check", tmp_path / "book")
+    assert status == 2 and "was altered" in err

@@ -1,6 +1,9 @@
 """Stored features stand for the frozen tower, and for nothing else."""
 
 import json
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +14,8 @@ from skimage import data as photographs
 from patchword.composed import CaptionModel, build_tower
 from patchword.data.captions import FeatureInputs, Inputs, PixelInputs
 from patchword.data.pictures import Preprocessing
-from patchword.data.store import Store, pixel_store
-from patchword.errors import ConfigError, StoreError
+from patchword.data.store import Store, pixel_store, write_store
+from patchword.errors import ConfigError, StoreError, WriteError
 from patchword.jobs.features import store_features
 from patchword.models.captioners.show_attend_tell import ShowAttendTellConfig
 from patchword.towers.settings import ConvolutionalConfig
@@ -209,3 +212,90 @@ def test_mirrored_views_are_the_features_of_mirrored_pictures(model, images, tmp
     rows = store.rows([f"{name}//1" for name in FILES])
     assert store.manifest["views"] == 2
     np.testing.assert_array_equal(store.fields["grid_BNC"][rows], mirrored_BNC)
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def flip_last_byte(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_altered_arrays_and_manifests_are_noticed(model, images, tmp_path):
+    store = stored(model, images, tmp_path / "store")
+    path = store.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "files": FILES[::-1]}))
+    with pytest.raises(
+        StoreError, match=r"manifest\.json was altered after it was written.*make the store again"
+    ):
+        Store.open(store.folder)
+    path.write_text(json.dumps(manifest))
+    assert Store.open(store.folder).check_files() == ["grid_BNC"]
+    flip_last_byte(store.folder / "grid_BNC.npy")
+    with pytest.raises(StoreError, match=r"grid_BNC\.npy is damaged.*make the store again"):
+        Store.open(store.folder)
+
+
+def test_a_store_of_the_first_format_opens(model, images, tmp_path):
+    store = stored(model, images, tmp_path / "store")
+    manifest = json.loads((store.folder / "manifest.json").read_text())
+    first = {name: value for name, value in manifest.items() if name not in ("digest", "digests")}
+    (store.folder / "manifest.json").write_text(json.dumps({**first, "format": 1}))
+    again = Store.open(store.folder)
+    assert again.check_files() == [] and np.array_equal(again.fields["grid_BNC"], store.fields["grid_BNC"])
+
+
+def test_no_space_is_one_error_and_the_old_store_stays(model, images, tmp_path, small_disk):
+    store = stored(model, images, tmp_path / "store")
+    before = store.fields["grid_BNC"].tobytes()
+    with small_disk(300), pytest.raises(WriteError, match="store cannot be written"):
+        stored(model, images, tmp_path / "store")
+    assert Store.open(store.folder).fields["grid_BNC"].tobytes() == before
+    assert names_in(tmp_path) == ["store"]
+    assert stored(model, images, tmp_path / "store").fields["grid_BNC"].tobytes() == before
+
+
+def test_space_is_taken_before_the_pictures_are_looked_at(model, images, tmp_path, monkeypatch):
+    """A disk that cannot hold the store is noticed at the first batch, not at the last."""
+    done = []
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=100))
+    with pytest.raises(WriteError, match="the disk is full: free some space .*are needed and .* are free"):
+        store_features(
+            model.tower,
+            PREPROCESSING,
+            images,
+            FILES,
+            tmp_path / "s",
+            torch.device("cpu"),
+            done.append,
+            batch=1,
+        )
+    assert not done and names_in(tmp_path) == []
+
+
+def test_a_read_only_folder_is_one_error_before_anything_is_made(read_only):
+    made = iter([{"grid_BNC": np.zeros((1, 2, 3), dtype=np.float16)}])
+    with pytest.raises(WriteError, match="writing is not allowed there"):
+        write_store(read_only / "store", ["a.jpg"], {}, made, lambda count: None)
+    assert next(made) is not None
+    assert names_in(read_only) == ["kept.json"]
+
+
+def test_what_a_killed_command_left_is_removed(model, images, tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / f"store.partial-{ended.pid}").mkdir()
+    stored(model, images, tmp_path / "store")
+    assert names_in(tmp_path) == ["store"]
+
+
+def test_a_folder_that_is_no_store_is_never_replaced(model, images, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "only-copy.jpg").write_bytes(b"picture")
+    with pytest.raises(WriteError, match="photos exists and is no store"):
+        stored(model, images, tmp_path / "photos")
+    assert names_in(tmp_path / "photos") == ["only-copy.jpg"]
