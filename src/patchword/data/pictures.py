@@ -46,14 +46,15 @@ def open_picture(
     pixel_limit: int = PIXEL_LIMIT,
     name: str | None = None,
 ) -> Image.Image:
-    """Decode a picture: first frame, upright, transparency over white, 8 bits, RGB.
+    """Decode a picture: first frame, upright, transparency over white, 8 bits, RGB, without metadata.
 
+    Opening the result again changes nothing: an orientation in the metadata (EXIF, XMP) is applied and taken off.
     `source` is a path, the bytes of a file, a Pillow image, or an array (H W, H W 1, H W 3 or H W 4; uint8, uint16, bool, or floats
     from 0 to 1). Raises `PictureError` with the name of the file (or `name`) and the reason; pictures of more than `pixel_limit` pixels
     are refused before they are decoded (Pillow itself refuses above 178,956,970 whatever the limit).
     """
     if isinstance(source, np.ndarray):
-        return _composited(_from_array(source, pixel_limit))
+        return _plain(_composited(_from_array(source, pixel_limit)))
     if isinstance(source, Image.Image):
         return _decoded(source, name or getattr(source, "filename", "") or "<image>", pixel_limit)
     name = name or ("<bytes>" if isinstance(source, bytes) else os.fspath(source))
@@ -124,7 +125,7 @@ def _decoded(image: Image.Image, name: str, pixel_limit: int) -> Image.Image:
             image.load()
             turn = _UPRIGHT.get(orientation(image))
             image = _composited(image)
-            return image.transpose(turn) if turn is not None else image
+            return _plain(image.transpose(turn) if turn is not None else image)
         except PictureError as reason:
             raise PictureError(f"{name}: {reason}") from reason
         except (
@@ -140,6 +141,12 @@ def orientation(image: Image.Image) -> int:
     except Exception:  # the EXIF block is parsed by hand in Pillow and raises as many kinds of errors as there are broken cameras
         return 1
     return found if found in _UPRIGHT else 1
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The pixels without the file's metadata: an orientation that has been applied must not be there to be applied again."""
+    image.info = {}
+    return image
 
 
 def _composited(image: Image.Image) -> Image.Image:
