@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from patchword.data.pictures import Preprocessing, open_picture
+from patchword.data.pictures import Preprocessing, open_picture, seen_box, seen_part
 from patchword.errors import PictureError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -351,3 +351,45 @@ def test_imagenet_crop_takes_the_middle_seven_eighths():
     assert inner.shape == (224, 224, 3) and inner[2:-2, 2:-2].min() == 255
     whole = Preprocessing(size=224, fit="short_side_center_crop").apply(Image.fromarray(image))
     assert whole[:10].max() < 128
+
+
+RESNET = Preprocessing(size=224, fit="short_side_center_crop", cover=256 / 224)
+
+
+def test_what_a_resnet_sees_by_hand():
+    """500x375 is scaled to 341x256 (the short side to 256), of which columns 58 to 282 and rows 16 to 240 are cut out."""
+    left, top, right, bottom = seen_box(500, 375, RESNET)
+    assert (left, right) == pytest.approx((58 / 341, 282 / 341))
+    assert (top, bottom) == pytest.approx((16 / 256, 240 / 256))
+    assert (round(left, 3), round(right, 3)) == (0.170, 0.827)
+    turned = seen_box(375, 500, RESNET)
+    assert turned == pytest.approx((top, left, bottom, right))
+    assert seen_box(500, 375, Preprocessing(size=224)) == (0, 0, 1, 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(*[st.integers(60, 400)] * 2),
+    hw=st.tuples(*[st.integers(8, 60)] * 2),
+    cover=st.floats(1, 1.5),
+    fit=st.sampled_from(["squash", "short_side_center_crop"]),
+)
+def test_the_box_is_what_the_model_is_given(size, hw, cover, fit):
+    """A picture that tells each place by its colour: what `apply` keeps at its edges lies at the edges of the box."""
+    width, height = size
+    places = np.zeros((height, width, 3), np.uint8)
+    places[:, :, 0] = np.linspace(0, 255, width)
+    places[:, :, 1] = np.linspace(0, 255, height)[:, None]
+    prepare = Preprocessing(size=hw, fit=fit, cover=cover, interpolation="bilinear")
+    pixels = prepare.apply(Image.fromarray(places)).astype(float) / 255
+    left, top, right, bottom = seen_box(width, height, prepare)
+    half_cell = (right - left) / hw[1] / 2 + 0.01, (bottom - top) / hw[0] / 2 + 0.01
+    seen = pixels[0, 0, 0], pixels[0, 0, 1], pixels[-1, -1, 0], pixels[-1, -1, 1]
+    expected = left + half_cell[0], top + half_cell[1], right - half_cell[0], bottom - half_cell[1]
+    assert seen == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("size", [(30_000, 1), (1, 30_000), (3, 2)])
+def test_of_a_strip_something_is_left_to_show(size):
+    shown = seen_part(Image.new("RGB", size, RED), RESNET)
+    assert min(shown.size) >= 1 and shown.getpixel((0, 0)) == RED

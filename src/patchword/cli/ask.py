@@ -62,7 +62,6 @@ def ask(
         from patchword.data.pictures import seen_part
         from patchword.tasks.answer.page import answer_page
 
-        preprocessing = answerer.settings.preprocessing
-        seen = seen_part(picture, preprocessing.fit, preprocessing.hw)
+        seen = seen_part(picture, answerer.settings.preprocessing)
         seen.thumbnail((480, 480))
         write_text(explain, answer_page([(photo, seen, asked)]))

@@ -139,7 +139,7 @@ def _trained(
             )
         if explain is not None:
             for path, picture in zip(read, pictures, strict=True):
-                seen = seen_part(picture, settings.preprocessing.fit, settings.preprocessing.hw)
+                seen = seen_part(picture, settings.preprocessing)
                 items.append((str(path), seen, classifier.explain(picture, text)))
     if explain is not None and items and explain.suffix.lower() == ".png":
         gathered_figure(items[0][1], items[0][2], explain)

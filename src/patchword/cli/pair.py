@@ -55,8 +55,7 @@ def pair(
     for remark in remarks:
         complain(remark)
     if explain is not None:
-        preprocessing = aligner.settings.preprocessing
-        seen = seen_part(picture, preprocessing.fit, preprocessing.hw)
+        seen = seen_part(picture, aligner.settings.preprocessing)
         if explain.suffix.lower() in PAGES:
             write_text(explain, pair_page(found, seen, photo.name))
         else:

@@ -308,17 +308,15 @@ def _without_far_ends(width: int, height: int, rows: int, columns: int) -> tuple
 Picture = Union[str, Path, Image.Image, np.ndarray]  # noqa: UP007 - read at run time by help()
 
 
-def seen_box(width: int, height: int, fit: str, hw: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the part of a picture that a model sees, as shares of its width and height: all of it, or with
-    `fit` "short_side_center_crop" the middle with the aspect of `hw` (the model's height and width)."""
-    if fit != "short_side_center_crop":
-        return 0.0, 0.0, 1.0, 1.0
-    scale = max(hw[1] / width, hw[0] / height)
-    across, down = hw[1] / (scale * width), hw[0] / (scale * height)
-    return (1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2
+def seen_box(width: int, height: int, preprocessing: Preprocessing) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the part of a picture that a model sees, as shares of its width and height: what an attention grid is
+    to be laid over."""
+    left, top, right, bottom = preprocessing.seen(width, height)
+    return left / width, top / height, right / width, bottom / height
 
 
-def seen_part(picture: Image.Image, fit: str, hw: tuple[int, int]) -> Image.Image:
-    """The picture cut to what the model sees: what an attention grid is to be laid over."""
-    shares = zip(seen_box(*picture.size, fit, hw), picture.size * 2, strict=True)
-    return picture.crop(tuple(round(share * length) for share, length in shares))
+def seen_part(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """The picture cut to what the model sees, to whole pixels; of a strip at least one."""
+    left, top, right, bottom = (round(edge) for edge in preprocessing.seen(*picture.size))
+    left, top = min(left, picture.width - 1), min(top, picture.height - 1)
+    return picture.crop((left, top, max(right, left + 1), max(bottom, top + 1)))

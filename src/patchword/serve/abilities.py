@@ -186,4 +186,4 @@ def _box(model: Any, picture: Image.Image) -> tuple[float, float, float, float]:
     preprocessing = getattr(getattr(model, "settings", None), "preprocessing", None)
     if preprocessing is None:
         return 0.0, 0.0, 1.0, 1.0
-    return seen_box(picture.width, picture.height, preprocessing.fit, preprocessing.hw)
+    return seen_box(picture.width, picture.height, preprocessing)

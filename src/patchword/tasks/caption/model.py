@@ -228,7 +228,7 @@ class CaptioningModel:
         return captions_of(self, pictures, options, trace, batch, unreadable)
 
     def _seen(self, picture: Image.Image) -> bytes:
-        return small_jpeg(seen_part(picture, self.settings.preprocessing.fit, self.settings.preprocessing.hw))
+        return small_jpeg(seen_part(picture, self.settings.preprocessing))
 
     def stream(self, picture: Picture, trace: bool = False) -> Generator[str, None, Caption]:
         """The words of one picture's caption, each as soon as it is known: greedy search, for a search with beams knows its first word
