@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from patchword.data.decoding import LEAST_SIDE, decode
+from patchword.data.headers import Bounds
 from patchword.data.pictures import Preprocessing, open_picture, seen_box, seen_part
 from patchword.errors import PictureError
 
@@ -162,8 +164,8 @@ def test_arrays():
         open_picture(pixels.astype(float))
     with pytest.raises(PictureError, match="the values are int64"):
         open_picture(pixels.astype(np.int64))
-    with pytest.raises(PictureError, match="8x6 is more than the limit of 47 pixels"):
-        open_picture(pixels, pixel_limit=47)
+    with pytest.raises(PictureError, match="<array>: 8x6 is 48 pixels, more than the limit of 47"):
+        open_picture(pixels, bounds=Bounds(pixels=47))
 
 
 def test_the_given_picture_is_left_alone_and_ours_outlives_it():
@@ -188,6 +190,13 @@ def png_that_claims(width, height):
     )
 
 
+def jpeg_that_claims(width, height):
+    """A small JPEG whose header says another size."""
+    content = encoded(corners(), "JPEG")
+    place = content.index(b"\xff\xc0")
+    return content[: place + 5] + struct.pack(">HH", height, width) + content[place + 9 :]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -207,14 +216,14 @@ def png_that_claims(width, height):
             "cannot be decoded: .* The file is damaged",
         ),
         (
-            png_that_claims(12_000, 12_000),
-            r"12000x12000 is 144,000,000 pixels, more than the limit of 100,000,000\. .* not decoded",
+            jpeg_that_claims(60_000, 50_000),
+            r"60000x50000 is 3,000,000,000 pixels, more than the limit of 500,000,000\. .* not decoded",
         ),
         (
             png_that_claims(60_000, 60_000),
             r"more than the limit of 178,956,970 that Pillow sets\. .* not decoded",
         ),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", r"it is HEIC, as phones write it\. Make it a JPEG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "cannot be decoded: .* The file is damaged"),
     ],
 )
 def test_bad_pictures_are_refused_by_name_and_reason(tmp_path, content, message):
@@ -229,9 +238,9 @@ def test_bad_pictures_are_refused_by_name_and_reason(tmp_path, content, message)
 
 def test_the_limit_can_be_lowered(tmp_path):
     with pytest.raises(PictureError, match="<bytes>: 8x6 is 48 pixels, more than the limit of 47"):
-        open_picture(encoded(corners(), "PNG"), pixel_limit=47)
+        open_picture(encoded(corners(), "PNG"), bounds=Bounds(pixels=47))
     with pytest.raises(PictureError, match="more than the limit of 47"):
-        open_picture(corners(), pixel_limit=47)
+        open_picture(corners(), bounds=Bounds(pixels=47))
 
 
 def test_places_where_there_is_no_picture(tmp_path):
@@ -260,7 +269,7 @@ def test_damage_gives_a_picture_or_a_picture_error(kind, cut, hits):
     for place, value in hits:
         content[place % len(content)] = value
     try:
-        picture = open_picture(bytes(content), pixel_limit=1_000_000)
+        picture = open_picture(bytes(content), bounds=Bounds(pixels=1_000_000))
     except PictureError as error:
         assert str(error).startswith("<bytes>: ")
     else:
@@ -393,3 +402,72 @@ def test_the_box_is_what_the_model_is_given(size, hw, cover, fit):
 def test_of_a_strip_something_is_left_to_show(size):
     shown = seen_part(Image.new("RGB", size, RED), RESNET)
     assert min(shown.size) >= 1 and shown.getpixel((0, 0)) == RED
+
+
+def halves(width, height, kind, **options):
+    """A large grey picture, dark on the left and light on the right."""
+    image = Image.new("L", (width, height), 40)
+    image.paste(200, (width // 2, 0, width, height))
+    return encoded(image, kind, **options)
+
+
+def dark_and_light(picture):
+    middle = picture.height // 2
+    return picture.getpixel((picture.width // 4, middle)), picture.getpixel((picture.width * 3 // 4, middle))
+
+
+def test_a_phone_photograph_of_108_megapixels_is_decoded_at_a_quarter(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = tmp_path / "phone.jpg"
+    path.write_bytes(halves(12_000, 9_000, "JPEG", exif=exif))
+    picture = open_picture(path)
+    assert picture.size == (12_000 // 4, 9_000 // 4) and min(picture.size) >= LEAST_SIDE
+    assert dark_and_light(picture) == ((200,) * 3, (40,) * 3)
+    assert decode(path.read_bytes(), "x", Bounds())[1:] == (12_000, 9_000)
+
+
+@pytest.fixture
+def small_bounds(monkeypatch):
+    """Reduction begins at 3,000 pixels and leaves 24 on the shorter side, so that small pictures show what large ones meet."""
+    monkeypatch.setattr("patchword.data.decoding.WHOLE_PIXELS", 3_000)
+    monkeypatch.setattr("patchword.data.decoding.LEAST_SIDE", 24)
+
+
+LARGE = [
+    ("PNG", {}), ("TIFF", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {"lossless": True}),
+    ("JPEG2000", {"num_resolutions": 3}), ("JPEG2000", {"num_resolutions": 1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "options"), LARGE)
+def test_every_kind_of_large_picture_is_reduced_alike(small_bounds, kind, options):
+    content = halves(160, 112, kind, **options)
+    picture, *stored = decode(content, "x", Bounds())
+    assert picture.size == (160 // 4, 112 // 4) and stored == [160, 112]
+    assert dark_and_light(picture) == ((40,) * 3, (200,) * 3)
+    with Image.open(io.BytesIO(content)) as image:  # as Python programs hand it over
+        near(open_picture(image), picture, 40 if kind in ("JPEG", "JPEG2000") else 0)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG", "PNG", "WEBP"])
+def test_a_turned_large_picture_is_told_as_it_is_seen(small_bounds, stored_turned, kind):
+    decoded = decode(stored_turned(Image.new("RGB", (160, 112)), 6, kind), "x", Bounds())
+    assert decoded[1:] == (160, 112) and decoded.picture.size == (40, 28)
+
+
+@pytest.mark.parametrize("size", [(60, 50), (54, 55), (900, 47), (3, 2)])
+def test_pictures_of_ordinary_size_are_decoded_whole(small_bounds, size):
+    """Up to the threshold, and longer ones that would become narrow, nothing changes."""
+    content = encoded(Image.effect_noise(size, 60).convert("RGB"), "JPEG")
+    with Image.open(io.BytesIO(content)) as image:
+        near(open_picture(content), image)
+
+
+def test_much_text_in_a_png_is_no_damage():
+    from PIL.PngImagePlugin import PngInfo
+
+    text = PngInfo()
+    text.add_text("parameters", "a dog " * 400_000, zip=True)
+    near(open_picture(encoded(corners(), "PNG", pnginfo=text)), corners())
+    near(open_picture(encoded(corners(), "PNG", icc_profile=bytes(3_000_000))), corners())

@@ -103,6 +103,7 @@ def caption(
 ) -> None:
     """Print a caption per picture; a picture that cannot be read is one line on standard error, and exit
     status 1 at the end."""
+    from patchword.cli.left_out import report_left_out
     from patchword.data.sources import find_pictures
     from patchword.log import progress
     from patchword.tasks.caption.csv_table import CaptionTable
@@ -111,7 +112,8 @@ def caption(
     options = DecodingOptions(
         beam, length_penalty, no_repeat, max_length, min_length, tuple(mention or ()), dtype
     )
-    pictures = find_pictures(paths)
+    found = find_pictures(paths)
+    pictures = found.pictures
     table = None if out is None else CaptionTable(out, model, overwrite)
     if table is not None and table.done:
         there = sum(str(path) in table.done for path in pictures)
@@ -154,7 +156,8 @@ def caption(
             "--overwrite "
             "replaces them"
         )
-    raise typer.Exit(1 if bad or (beside is not None and beside.kept) else 0)
+    lost = report_left_out(found, f"{len(pictures) - bad} captions", bad, as_json)
+    raise typer.Exit(1 if bad or lost or (beside is not None and beside.kept) else 0)
 
 
 UNSURE = "unsure: "

@@ -99,10 +99,12 @@ def _opened(paths: list[Path]) -> Iterator[tuple[list[Path], list[Image.Image], 
 def _zero_shot(photos: list[str], labels: str, model: str, as_json: bool, device: str | None) -> int:
     """Labels by the cosine of picture and words; returns the exit status."""
     names = split_labels(labels)
+    from patchword.cli.left_out import report_left_out
     from patchword.data.sources import find_pictures
     from patchword.tasks.retrieve.load import load_two_towers
 
-    paths = find_pictures(photos)
+    found = find_pictures(photos)
+    paths = found.pictures
     towers = load_two_towers(model, device)
     for remark in dict.fromkeys(remark for name in names for remark in towers.remarks(name)):
         complain(remark)
@@ -111,19 +113,22 @@ def _zero_shot(photos: list[str], labels: str, model: str, as_json: bool, device
         bad += unreadable
         if pictures:
             _print(read, names, towers.label(pictures, names), as_json)
-    return 1 if bad else 0
+    lost = report_left_out(found, f"{len(paths) - bad} pictures labelled", bad, as_json)
+    return 1 if bad or lost else 0
 
 
 def _trained(
     photos: list[str], model: str, text: str, explain: Path | None, as_json: bool, device: str | None
 ) -> int:
     """Labels of a model that was trained on them; returns the exit status."""
+    from patchword.cli.left_out import report_left_out
     from patchword.data.pictures import seen_part
     from patchword.data.sources import find_pictures
     from patchword.tasks.label.model import load_labelling_model
     from patchword.tasks.label.page import gathered_figure, gathered_page
 
-    paths = find_pictures(photos)
+    found = find_pictures(photos)
+    paths = found.pictures
     refuse_suffix("--explain", explain, (*PAGES, ".png"), len(paths))
     classifier = load_labelling_model(model, device)
     settings, bad = classifier.settings, 0
@@ -145,7 +150,8 @@ def _trained(
         gathered_figure(items[0][1], items[0][2], explain)
     elif explain is not None:
         write_text(explain, gathered_page(items))
-    return 1 if bad else 0
+    lost = report_left_out(found, f"{len(paths) - bad} pictures labelled", bad, as_json)
+    return 1 if bad or lost else 0
 
 
 def split_labels(labels: str) -> list[str]:

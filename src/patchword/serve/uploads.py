@@ -10,16 +10,18 @@ from collections.abc import Awaitable
 from concurrent.futures import Executor
 from typing import TypeVar
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from starlette.requests import ClientDisconnect, Request
 
-from patchword.data.pictures import open_lazily, open_picture
-from patchword.errors import PictureError
+from patchword.data.headers import Bounds
+from patchword.data.pictures import open_picture
+from patchword.errors import NotAPicture, PictureError, PictureTooLarge
 from patchword.serve.forms import file_of_form
 from patchword.serve.limits import Limits
 from patchword.serve.refusals import ClientGone, Refusal, full
 
 _UPLOAD = "the upload"
+_NOT_PICTURES = ("application/json", "application/x-www-form-urlencoded", "text/")
 _DO = "send the picture itself as the body, or as the file 'image' of multipart/form-data"
 _CLOSE = {"Connection": "close"}  # what is left of the body is not read
 _DRAINED = 4  # a declared body of up to so many times the limit is read and forgotten before it is refused
@@ -88,6 +90,15 @@ def _too_large(limit: int) -> Refusal:
 
 async def read_picture(request: Request, limits: Limits, held: BodyBudget, threads: Executor) -> Image.Image:
     """The picture of a request: the file part of multipart/form-data, or the whole body. Raises `Refusal`."""
+    kind = request.headers.get("content-type", "").strip().lower()
+    if kind.startswith(_NOT_PICTURES):
+        raise Refusal(
+            415,
+            "wrong_content_type",
+            f"a body of type {kind.partition(';')[0][:60]} is no picture",
+            _DO,
+            _CLOSE,
+        )
     body = await read_body(request, limits.body_bytes, limits, held)
     try:
         return await asyncio.get_running_loop().run_in_executor(
@@ -99,45 +110,22 @@ async def read_picture(request: Request, limits: Limits, held: BodyBudget, threa
 
 def decode(content_type: str, body: bytes, limits: Limits) -> Image.Image:
     """An upright RGB picture, first frame, out of a body. Raises `Refusal` for what is no picture, too large, or damaged."""
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind.startswith("multipart/") and not _is_picture(body):
+    if content_type.strip().lower().startswith("multipart/"):
         body = file_of_form(content_type, body)
     if not body:
         raise Refusal(422, "empty_upload", "the upload has 0 bytes", _DO)
     try:
-        with open_lazily(body, _UPLOAD) as head:
-            width, height = head.size
-        if width * height > limits.pixels:
-            raise _too_many_pixels(f"the picture has {width}x{height} pixels", limits)
-        return open_picture(body, limits.pixels, _UPLOAD)
+        return open_picture(body, _UPLOAD, Bounds(pixels=limits.pixels, raw=False))
+    except PictureTooLarge as error:
+        raise Refusal(413, "too_many_pixels", str(error), "make the picture smaller first") from error
+    except NotAPicture as error:
+        message = "the upload is not a picture of a known kind, whatever its name or type says"
+        do = "send JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP (SVG is not drawn)"
+        raise Refusal(415, "not_a_picture", message, do) from error
     except PictureError as error:
-        if isinstance(error.__cause__, Image.DecompressionBombError):
-            raise _too_many_pixels("the picture is far too large", limits) from error
-        if isinstance(error.__cause__, UnidentifiedImageError):
-            message = "the upload is not a picture of a known kind, whatever its name or type says"
-            do = f"{_DO}: JPEG, PNG, WebP, GIF, TIFF or BMP (SVG is not drawn)"
-            raise Refusal(415, "not_a_picture", message, do) from error
-        do = "save the picture again, or send another one"
-        if kind == "application/x-www-form-urlencoded":
-            do += "; curl leaves bytes out with --data: use --data-binary"
-        raise Refusal(422, "damaged_picture", str(error), do) from error
-
-
-def _is_picture(body: bytes) -> bool:
-    try:
-        with open_lazily(body, _UPLOAD):
-            return True
-    except PictureError:
-        return False
-
-
-def _too_many_pixels(found: str, limits: Limits) -> Refusal:
-    return Refusal(
-        413,
-        "too_many_pixels",
-        f"{found}; at most {limits.pixels:,} pixels are taken",
-        "make the picture smaller first",
-    )
+        raise Refusal(
+            422, "damaged_picture", str(error), "save the picture again, or send another one"
+        ) from error
 
 
 async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
