@@ -9,6 +9,7 @@ import io
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +18,11 @@ from PIL import Image, Jpeg2KImagePlugin, JpegImagePlugin
 from patchword.data.headers import (
     Bounds,
     check_before_opening,
-    check_cost,
+    check_held,
     check_pixels,
     check_scans,
+    check_tiles,
+    cost,
     damaged,
     is_heic,
     is_raw,
@@ -73,18 +76,58 @@ def decode(content: bytes, name: str, bounds: Bounds) -> Decoded:
     """The first frame of a picture file. Raises `PictureError` with `name` and the reason."""
     if is_raw(content, name):
         return _decoded_raw(content, name, bounds)
-    with open_lazily(content, name, bounds) as image:
-        width, height = image.size
-        factor = reduction(width, height)
-        done = _draft(image, content, factor)
+    with begin(content, name, bounds) as opening:
+        return opening.finish()
+
+
+@dataclass
+class Opening:
+    """A picture of which only the header was read and judged. To be used in a `with`, or closed."""
+
+    image: Image.Image
+    name: str
+    size: tuple[int, int]
+    """Width and height as stored."""
+    factor: int
+    """By how much the picture is to be reduced."""
+    drafted: int
+    """By how much of that the decoder reduces it."""
+    held: int
+    """Bytes that `finish` will hold at its peak (`headers.cost`)."""
+
+    def __enter__(self) -> Opening:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.image.close()
+
+    def finish(self) -> Decoded:
+        """Decode it. Raises `PictureError`."""
+        width, height = self.size
+        with _told(self.name):
+            self.image.load()
+            if self.drafted == 1:  # a TIFF turns itself, others may know better than their headers
+                width, height = self.image.size
+            sideways = orientation(self.image) in _SIDEWAYS
+            picture = upright(self.image, self.factor // self.drafted)
+        return Decoded(picture, *((height, width) if sideways else (width, height)))
+
+
+def begin(content: bytes, name: str, bounds: Bounds) -> Opening:
+    """Read the header and judge what decoding will cost. Raises `PictureError`, as `open_lazily`."""
+    image = open_lazily(content, name, bounds)
+    try:
+        size = image.size
+        factor = reduction(*size)
+        drafted = _draft(image, content, factor)
         with _told(name):
-            check_cost(image, (width, height), content, name, bounds)
-            image.load()
-            if done == 1:
-                width, height = image.size  # a TIFF turns itself, others may know better than their headers
-            sideways = orientation(image) in _SIDEWAYS
-            picture = upright(image, factor // done)
-    return Decoded(picture, *((height, width) if sideways else (width, height)))
+            check_tiles(image, name, bounds)
+            held = cost(image, size, content, factor // drafted)
+            check_held(held, size, name, bounds)
+    except PictureError:
+        image.close()
+        raise
+    return Opening(image, name, size, factor, drafted, held)
 
 
 def loaded(image: Image.Image, name: str, bounds: Bounds) -> Image.Image:
@@ -298,6 +341,8 @@ def _told(name: str) -> Iterator[None]:
             raise
         except _NoNumbers as reason:
             raise PictureError(f"{name}: {reason}") from reason
+        except MemoryError as reason:
+            raise PictureTooLarge(f"{name}: decoding it takes more memory than there is.") from reason
         except (
             Exception
         ) as reason:  # a damaged file makes a decoder raise anything from OSError to IndexError

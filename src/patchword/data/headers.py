@@ -117,7 +117,7 @@ def check_before_opening(content: bytes, name: str, bounds: Bounds) -> None:
     elif content.startswith(b"\0\0\1\0"):
         for size in _icon_sizes(content, name):
             check_pixels(size, name, bounds)
-            _check_held(12 * size[0] * size[1], size, name, bounds)
+            check_held(12 * size[0] * size[1], size, name, bounds)
 
 
 def _webp_size(content: bytes) -> tuple[int, int]:
@@ -163,7 +163,8 @@ def check_pixels(size: tuple[int, int], name: str, bounds: Bounds) -> None:
         raise PictureError(f"{name}: the picture has no pixels ({width}x{height}).")
 
 
-def _check_held(held: int, size: tuple[int, int], name: str, bounds: Bounds) -> None:
+def check_held(held: int, size: tuple[int, int], name: str, bounds: Bounds) -> None:
+    """Raises PictureTooLarge where decoding would hold more bytes than `bounds` allows."""
     if held > bounds.decoded_bytes:
         found = f"{size[0]}x{size[1]} pixels of its kind take {held / 2**20:,.0f} MiB to decode"
         raise PictureTooLarge(
@@ -181,27 +182,28 @@ def check_scans(image: Image.Image, content: bytes, name: str, bounds: Bounds) -
         )
 
 
-def check_cost(
-    image: Image.Image, stored: tuple[int, int], content: bytes, name: str, bounds: Bounds
-) -> None:
-    """Raises PictureTooLarge for a picture whose decoding would hold more bytes than `bounds` allows; arguments as of `cost`."""
+def check_tiles(image: Image.Image, name: str, bounds: Bounds) -> None:
+    """Raises PictureTooLarge for a TIFF whose tiles have more pixels than `bounds` allows."""
     if image.format == "TIFF":
         check_pixels(_block(image), name, bounds)
-    _check_held(cost(image, stored, content), stored, name, bounds)
 
 
-def cost(image: Image.Image, stored: tuple[int, int], content: bytes) -> int:
-    """Bytes that decoding and converting hold at their peak, by the header: an upper bound for pictures that say the truth. `stored` is the
-    size before a reduction by the decoder, of which `image` knows already."""
+def cost(image: Image.Image, stored: tuple[int, int], content: bytes, left: int) -> int:
+    """Bytes that decoding and converting hold at their peak: an upper bound for headers that say the truth.
+
+    `stored` is the size before a reduction by the decoder, which `image` knows of already; `left` is by how
+    much the picture is reduced once more after it has been decoded.
+    """
     pixels, whole = image.size[0] * image.size[1], stored[0] * stored[1]
     core = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
-    held = pixels * (core + 8)  # as decoded, as RGB, and turned upright
+    as_rgb = 0 if left > 1 and image.mode == "RGB" else 4
+    held = pixels * (core + as_rgb) + pixels // left**2 * (8 if left > 1 else 4)  # reduced, turned upright
     if image.format in ("JPEG", "MPO") and _scans(content, 1) > 1:
         held += 6 * whole  # the coefficients of all scans are kept until the last one
     elif image.format == "JPEG2000":
         held += 5 * len(image.getbands()) * pixels
     elif image.format in ("AVIF", "HEIF", "WEBP"):
-        held += 14 * whole  # planes or canvases of the decoder, and its bytes on their way
+        held += 12 * whole  # planes or canvases of the decoder, and its bytes on their way
     elif image.format == "TIFF":
         width, height = _block(image)
         held += width * height * _sample_bytes(image)

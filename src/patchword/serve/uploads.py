@@ -7,21 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from concurrent.futures import Executor
 from typing import TypeVar
 
-from PIL import Image
 from starlette.requests import ClientDisconnect, Request
 
-from patchword.data.headers import Bounds
-from patchword.data.pictures import open_picture
 from patchword.errors import NotAPicture, PictureError, PictureTooLarge
+from patchword.serve.decoders import Decoders, Upload
 from patchword.serve.forms import file_of_form
 from patchword.serve.limits import Limits
 from patchword.serve.refusals import ClientGone, Refusal, full
 
-_UPLOAD = "the upload"
-_NOT_PICTURES = ("application/json", "application/x-www-form-urlencoded", "text/")
 _DO = "send the picture itself as the body, or as the file 'image' of multipart/form-data"
 _CLOSE = {"Connection": "close"}  # what is left of the body is not read
 _DRAINED = 4  # a declared body of up to so many times the limit is read and forgotten before it is refused
@@ -88,44 +83,38 @@ def _too_large(limit: int) -> Refusal:
     )
 
 
-async def read_picture(request: Request, limits: Limits, held: BodyBudget, threads: Executor) -> Image.Image:
-    """The picture of a request: the file part of multipart/form-data, or the whole body. Raises `Refusal`."""
-    kind = request.headers.get("content-type", "").strip().lower()
-    if kind.startswith(_NOT_PICTURES):
-        raise Refusal(
-            415,
-            "wrong_content_type",
-            f"a body of type {kind.partition(';')[0][:60]} is no picture",
-            _DO,
-            _CLOSE,
-        )
+async def read_picture(
+    request: Request, limits: Limits, held: BodyBudget, decoders: Decoders, deadline: float
+) -> Upload:
+    """The picture of a request: the file part of multipart/form-data, or the whole body, whatever other type is
+    declared (curl and Python declare a form where nothing else is said).
+
+    Decoding ends when the client leaves, and at the deadline. Raises `Refusal` and `ClientGone`.
+    """
+    kind = request.headers.get("content-type", "")
     body = await read_body(request, limits.body_bytes, limits, held)
+    length = len(body)
     try:
-        return await asyncio.get_running_loop().run_in_executor(
-            threads, decode, request.headers.get("content-type", ""), body, limits
-        )
-    finally:
-        held.bytes -= len(body)
-
-
-def decode(content_type: str, body: bytes, limits: Limits) -> Image.Image:
-    """An upright RGB picture, first frame, out of a body. Raises `Refusal` for what is no picture, too large, or damaged."""
-    if content_type.strip().lower().startswith("multipart/"):
-        body = file_of_form(content_type, body)
-    if not body:
-        raise Refusal(422, "empty_upload", "the upload has 0 bytes", _DO)
-    try:
-        return open_picture(body, _UPLOAD, Bounds(pixels=limits.pixels, raw=False))
-    except PictureTooLarge as error:
-        raise Refusal(413, "too_many_pixels", str(error), "make the picture smaller first") from error
-    except NotAPicture as error:
-        message = "the upload is not a picture of a known kind, whatever its name or type says"
-        do = "send JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP (SVG is not drawn)"
-        raise Refusal(415, "not_a_picture", message, do) from error
+        if kind.strip().lower().startswith("multipart/"):
+            body = await asyncio.to_thread(file_of_form, kind, body)
+        if not body:
+            raise Refusal(422, "empty_upload", "the upload has 0 bytes", _DO)
+        return await unless_gone(request, decoders.decode(body, deadline))
     except PictureError as error:
-        raise Refusal(
-            422, "damaged_picture", str(error), "save the picture again, or send another one"
-        ) from error
+        raise refused(error) from error
+    finally:
+        held.bytes -= length
+
+
+def refused(error: PictureError) -> Refusal:
+    """The answer to an upload that is not decoded."""
+    if isinstance(error, PictureTooLarge):
+        return Refusal(413, "too_many_pixels", str(error), "make the picture smaller first")
+    if isinstance(error, NotAPicture):
+        message = "the upload is not a picture of a known kind, whatever its name or type says"
+        do = f"{_DO}: JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP (SVG is not drawn)"
+        return Refusal(415, "not_a_picture", message, do)
+    return Refusal(422, "damaged_picture", str(error), "save the picture again, or send another one")
 
 
 async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
