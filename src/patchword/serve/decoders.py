@@ -207,6 +207,7 @@ class Decoders:
             self._numbers.decoders_ended += not self.closing
             if work is not None:
                 await asyncio.wait({work})
+                work.exception()  # nobody else asks for it
             await asyncio.get_running_loop().run_in_executor(self._threads, decoder.close)
         self._busy.discard(decoder)
         self._held -= lease.held
