@@ -99,7 +99,28 @@ def test_two_hundred_frames_are_one_picture(client):
     assert found.status_code == 200 and found.json()["caption"] == "colour 0 0 250"
 
 
-o    )
+FORM = "application/x-www-form-urlencoded"
+DECLARED = [FORM, "application/json", "text/plain", "multipart/form-data", "nonsense", ""]
+
+
+@pytest.mark.parametrize("kind", DECLARED)
+def test_kind_8_content_decides_whatever_is_declared(client, make_png, kind):
+    """curl --data-binary and Python's urllib declare a form, whatever they send."""
+    found = client.post("/caption", content=make_png(), headers={"Content-Type": kind})
+    assert found.status_code == 200 and found.json()["caption"] == "colour 200 10 30"
+    words = b'{"image": "http://example.com/x.jpg"}'
+    answer = client.post("/caption", content=words, headers={"Content-Type": kind})
+    assert "multipart/form-data" in answer.json()["error"]["do"]
+    if kind != "multipart/form-data":
+        refused(answer, 415, "not_a_picture")
+
+
+def test_kind_8_a_picture_that_curl_cut_says_how_to_send_it(client, make_png):
+    """`curl --data @photo` leaves the line breaks out of the bytes."""
+    cut = make_png(kind="JPEG", size=(200, 200))[:-100]
+    error = refused(
+        client.post("/caption", content=cut, headers={"Content-Type": FORM}), 422, "damaged_picture"
+    )
     assert "use --data-binary" in error["do"]
 
 

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.index import DEFAULT_MODEL
-from patchword.cli.outputs import PAGES, Overwrite, complain, print_json, refuse_existing, refuse_suffix
+from patchword.cli.outputs import (
+    PAGES,
+    AllowUrls,
+    Overwrite,
+    complain,
+    print_json,
+    refuse_existing,
+    refuse_suffix,
+)
 from patchword.errors import ConfigError, DataError, PictureError
 from patchword.files import write_text
 
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from patchword.data.sources import Found
     from patchword.tasks.label.result import Labels
 
 BATCH = 32
@@ -55,9 +64,11 @@ def label(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
+    allow_urls: AllowUrls = False,
 ) -> None:
     """Print the labels of each picture, best first, with their probabilities among the labels given; a picture that cannot be read is one
     line on standard error, and exit status 1 at the end."""
+    from patchword.data.sources import find_pictures
     from patchword.tasks.table import task_of
 
     trained = task_of(model) == "label"
@@ -74,13 +85,13 @@ def label(
     refuse_suffix("--explain", explain, (*PAGES, ".png"))
     refuse_existing(overwrite, {"--explain": explain})
     raise typer.Exit(
-        _trained(photos, model, text, explain, as_json, device)
+        _trained(find_pictures(photos, allow_urls), model, text, explain, as_json, device)
         if trained
-        else _zero_shot(photos, labels, model, as_json, device)
+        else _zero_shot(find_pictures(photos, allow_urls), labels, model, as_json, device)
     )
 
 
-def _opened(paths: list[Path]) -> Iterator[tuple[list[Path], list[Image.Image], int]]:
+def _opened(paths: list[Path | str]) -> Iterator[tuple[list[Path | str], list[Image.Image], int]]:
     """Pictures some at a time, and how many of them could not be read; each of these is a line on standard error."""
     from patchword.data.pictures import open_picture
 
@@ -88,7 +99,8 @@ def _opened(paths: list[Path]) -> Iterator[tuple[list[Path], list[Image.Image], 
         read, pictures, bad = [], [], 0
         for path in paths[first : first + BATCH]:
             try:
-                pictures.append(open_picture(path))
+                # Only what `find_pictures` let through can be an address.
+                pictures.append(open_picture(path, allow_urls=True))
                 read.append(path)
             except PictureError as error:
                 complain(error)
@@ -96,14 +108,12 @@ def _opened(paths: list[Path]) -> Iterator[tuple[list[Path], list[Image.Image], 
         yield read, pictures, bad
 
 
-def _zero_shot(photos: list[str], labels: str, model: str, as_json: bool, device: str | None) -> int:
+def _zero_shot(found: Found, labels: str, model: str, as_json: bool, device: str | None) -> int:
     """Labels by the cosine of picture and words; returns the exit status."""
     names = split_labels(labels)
     from patchword.cli.left_out import report_left_out
-    from patchword.data.sources import find_pictures
     from patchword.tasks.retrieve.load import load_two_towers
 
-    found = find_pictures(photos)
     paths = found.pictures
     towers = load_two_towers(model, device)
     for remark in dict.fromkeys(remark for name in names for remark in towers.remarks(name)):
@@ -118,16 +128,14 @@ def _zero_shot(photos: list[str], labels: str, model: str, as_json: bool, device
 
 
 def _trained(
-    photos: list[str], model: str, text: str, explain: Path | None, as_json: bool, device: str | None
+    found: Found, model: str, text: str, explain: Path | None, as_json: bool, device: str | None
 ) -> int:
     """Labels of a model that was trained on them; returns the exit status."""
     from patchword.cli.left_out import report_left_out
     from patchword.data.pictures import seen_part
-    from patchword.data.sources import find_pictures
     from patchword.tasks.label.model import load_labelling_model
     from patchword.tasks.label.page import gathered_figure, gathered_page
 
-    found = find_pictures(photos)
     paths = found.pictures
     refuse_suffix("--explain", explain, (*PAGES, ".png"), len(paths))
     classifier = load_labelling_model(model, device)
@@ -164,7 +172,7 @@ def split_labels(labels: str) -> list[str]:
     return names
 
 
-def _print(paths: list[Path], names: list[str], shares_BL: np.ndarray, as_json: bool) -> None:
+def _print(paths: list[Path | str], names: list[str], shares_BL: np.ndarray, as_json: bool) -> None:
     for path, shares_L in zip(paths, shares_BL, strict=True):
         ranked = sorted(zip(names, shares_L.tolist(), strict=True), key=lambda pair: -pair[1])
         if as_json:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from patchword.data.decoding import decode, loaded
 from patchword.data.headers import Bounds, check_pixels
 from patchword.errors import PictureError
+from patchword.lookup import look_up
 
 Picture = Union[str, os.PathLike, bytes, bytearray, memoryview, IO[bytes], Image.Image, np.ndarray]  # noqa: UP007 - read at run time by help()
 
@@ -24,7 +25,9 @@ ACCEPTED = "a path, the bytes of a picture file, an open binary file, a PIL imag
 """What messages say is expected."""
 
 
-def open_picture(source: Picture, name: str | None = None, bounds: Bounds | None = None) -> Image.Image:
+def open_picture(
+    source: Picture, name: str | None = None, bounds: Bounds | None = None, *, allow_urls: bool = False
+) -> Image.Image:
     """Decode a picture: first frame, upright, transparency over white, 8 bits, RGB, without metadata.
 
     Opening the result again changes nothing: an orientation in the metadata (EXIF, XMP) is applied and taken off. A picture of more than
@@ -35,6 +38,11 @@ def open_picture(source: Picture, name: str | None = None, bounds: Bounds | None
             H W 3 or H W 4; uint8, uint16, bool, or floats from 0 to 1).
         name: what messages call it; the path, or what it is, where left out.
         bounds: what it may cost; the default is meant for a person's own files.
+        allow_urls: whether `source` may be an address (http, https), from which at most 100 MiB are fetched
+            within 30 seconds.
+
+    Returns:
+        A Pillow image of mode RGB.
 
     Raises:
         NotAPicture: a file of no kind that is read.
@@ -48,7 +56,7 @@ def open_picture(source: Picture, name: str | None = None, bounds: Bounds | None
     if isinstance(source, Image.Image):
         return loaded(source, name or getattr(source, "filename", "") or "<image>", bounds)
     name = name or _name_of(source)
-    return decode(read_content(source, name, bounds), name, bounds).picture
+    return decode(read_content(source, name, bounds, allow_urls), name, bounds).picture
 
 
 def one_or_many(pictures: Picture | Sequence[Picture]) -> tuple[list[Picture], bool]:
@@ -85,10 +93,22 @@ def _unaccepted(source: Any) -> PictureError:
     return PictureError(f"this is no picture: {found.replace('builtins.', '')}; {do}")
 
 
-def read_content(source: Picture, name: str, bounds: Bounds) -> bytes:
+def is_url(source: object) -> bool:
+    """Whether this is the address of a picture on the web."""
+    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+
+
+def read_content(source: Picture, name: str, bounds: Bounds, allow_urls: bool = False) -> bytes:
     """The bytes of a picture file, at most one more than `bounds.file_bytes`. Raises PictureError where there is nothing to read."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         content = bytes(source)
+    elif is_url(source):
+        if not allow_urls:
+            raise PictureError(
+                f"{name}: pictures are fetched from the network only where that is allowed: --allow-urls on the "
+                "command line, open_picture(..., allow_urls=True) in Python. Or download it."
+            )
+        content = look_up("data.network:fetch")(source)
     elif isinstance(source, (str, os.PathLike)):
         content = _from_disk(source, name, bounds)
     elif hasattr(source, "read"):
@@ -101,10 +121,6 @@ def read_content(source: Picture, name: str, bounds: Bounds) -> bytes:
 
 
 def _from_disk(source: str | os.PathLike, name: str, bounds: Bounds) -> bytes:
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        raise PictureError(
-            f"{name}: pictures are not fetched from the network. Download it and give the path of the file."
-        )
     try:
         with open(source, "rb") as file:
             return file.read(bounds.file_bytes + 1)

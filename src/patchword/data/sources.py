@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from patchword.data.headers import RAW_SUFFIXES, SUFFIXES, starts_like_a_picture
+from patchword.data.pictures import is_url
 from patchword.errors import DataError
 
 NO_PICTURE = "no picture"
@@ -37,7 +38,8 @@ class LeftOut(NamedTuple):
 class Found(NamedTuple):
     """What was found under the names that were given."""
 
-    pictures: list[Path]
+    pictures: list[Path | str]
+    """Text is an address on the web; everything else is a path."""
     left_out: list[LeftOut]
 
     def by_reason(self) -> dict[str, int]:
@@ -49,17 +51,23 @@ class Found(NamedTuple):
         return [one for one in self.left_out if one.reason in LOST]
 
 
-def find_pictures(names: Iterable[str]) -> Found:
-    """Files as they are named, whatever their suffix; folders with all their pictures below, sorted; globs (`**` too).
+def find_pictures(names: Iterable[str], allow_urls: bool = False) -> Found:
+    """Files as they are named, whatever their suffix; folders with all their pictures below, sorted; globs
+    (`**` too); with `allow_urls` addresses.
 
-    A path named twice comes once. Raises DataError for a folder or a glob without a picture; a file that does not exist stays in the
-    list, so that it is reported with the pictures that cannot be read.
+    A path named twice comes once. A file that does not exist stays in the list, so that it is reported with
+    the pictures that cannot be read. Raises DataError for a folder or a glob without a picture, and for an
+    address where none is allowed.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path | str, None] = {}
     left_out: dict[Path, LeftOut] = {}
     for name in names:
         path = Path(name)
-        if path.is_dir():
+        if is_url(name):
+            if not allow_urls:
+                raise DataError(f"{name} is an address: --allow-urls fetches it, or download it yourself")
+            inside = Found([name], [])
+        elif path.is_dir():
             inside = walk(path)
             if not inside.pictures:
                 raise DataError(f"{path} holds no picture{_instead(inside)}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
-ofrom collections.abc import Callable
+import socket
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -36,7 +37,27 @@ def check_address(host: str, token: str | None) -> None:
         )
 
 
-o
+def take_port(host: str, port: int) -> socket.socket:
+    """The address, taken from this moment on and answered only once `serve` runs. Raises ConfigError where it
+    cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        taken = socket.socket(family, kind, protocol)
+        try:
+            if os.name != "nt":  # there this would let two programs have one port
+                taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.bind(address)
+        except OSError:
+            taken.close()
+            raise
+    except OSError as error:
+        do = f"choose another by --port, for instance --port {port + 1 if port < 65535 else port - 1}"
+        raise ConfigError(
+            f"{host}:{port} cannot be listened on ({error.strerror or error}): another program may have "
+            f"the port; {do}"
+        ) from error
+    return taken
+
 
 class _Announced(uvicorn.Server):
     """A server that says when requests are answered, and not before, and that tells the service of the end as
