@@ -251,7 +251,8 @@ def test_places_where_there_is_no_picture(tmp_path):
     with pytest.raises(PictureError, match="cannot be read: embedded null"):
         open_picture("a\0b.jpg")
     with pytest.raises(
-        PictureError, match="https://x.org/a.jpg: pictures are fetched from the network only where that is allowed"
+        PictureError,
+        match="https://x.org/a.jpg: pictures are fetched from the network only where that is allowed",
     ):
         open_picture("https://x.org/a.jpg")
 
