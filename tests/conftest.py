@@ -1,4 +1,5 @@
-"""What tests of several folders share: tiny models with random weights, drawn data, a training that takes seconds, the command line."""
+"""What tests of several folders share: tiny models with random weights, drawn data, a training that takes
+seconds, the command line."""
 
 import io
 import json
@@ -68,7 +69,8 @@ def tiny_clip(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def write_panoptic():
-    """Writes drawn scenes' masks as COCO writes panoptic ones, each shape a class (1: circle, ...); returns the path of the JSON."""
+    """Writes drawn scenes' masks as COCO writes panoptic ones, each shape a class (1: circle, ...); returns
+    the path of the JSON."""
 
     def write(folder: Path, scenes, image_ids, size: int) -> Path:
         from patchword.data.scenes import masks
@@ -263,7 +265,8 @@ def aligner(towers) -> Path:
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """A folder with a red picture, a blue one under a name that is no ASCII, and a file that is no picture."""
+    """A folder with a red picture, a blue one under a name that is no ASCII, and a file that is no
+    picture."""
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.new("RGB", (20, 20), "red").save(folder / "red.png")
@@ -345,7 +348,8 @@ STORED_TURNED = {
 
 @pytest.fixture(scope="session")
 def stored_turned():
-    """The bytes of a picture as a camera stores it that was held in one of the eight ways: `stored_turned(picture, number)`."""
+    """The bytes of a picture as a camera stores it that was held in one of the eight ways:
+    `stored_turned(picture, number)`."""
 
     def store(picture: Image.Image, number: int, kind: str = "PNG", **options: object) -> bytes:
         buffer, exif = io.BytesIO(), Image.Exif()
@@ -360,8 +364,8 @@ def stored_turned():
 
 @pytest.fixture(scope="session")
 def turned_photos(tmp_path_factory, stored_turned) -> Path:
-    """One photograph nine times, without loss: `upright.png`, which carries no orientation, and `turned-1.png` to `turned-8.png`, which
-    are stored turned and say so."""
+    """One photograph nine times, without loss: `upright.png`, which carries no orientation, and
+    `turned-1.png` to `turned-8.png`, which are stored turned and say so."""
     import skimage.data
 
     folder = tmp_path_factory.mktemp("turned")

@@ -1,4 +1,5 @@
-"""What Python programs and the command line hand over as a picture: bytes, open files, addresses where they are allowed, and what is none."""
+"""What Python programs and the command line hand over as a picture: bytes, open files, addresses where they
+are allowed, and what is none."""
 
 import io
 import json

@@ -16,7 +16,8 @@ SIZES = {BYTE: 1, TEXT: 1, SHORT: 2, LONG: 4, RATIONAL: 8, SIGNED: 8}
 
 
 def dng(orientation=1, width=64, height=48) -> bytes:
-    """A sensor of 16 bits behind red, green and blue filters, the left half of which saw red and the right half blue."""
+    """A sensor of 16 bits behind red, green and blue filters, the left half of which saw red and the right
+    half blue."""
     values_HW = np.full((height, width), 2000, "<u2")
     values_HW[0::2, : width // 2 : 2] = 60000  # red filters
     values_HW[1::2, width // 2 + 1 :: 2] = 60000  # blue ones

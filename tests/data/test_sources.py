@@ -1,4 +1,5 @@
-"""Folders as people have them: every kind of picture is found, and what is left out is counted by its reason."""
+"""Folders as people have them: every kind of picture is found, and what is left out is counted by its
+reason."""
 
 import json
 import os

@@ -1,7 +1,8 @@
-"""A photograph that is stored turned is seen upright, once and only once, on every way by which a picture comes in.
+"""A photograph that is stored turned is seen upright, once and only once, on every way by which a picture
+comes in.
 
-Every test gives the same photograph nine times, upright and in the eight ways in which a camera may have stored it, and expects nine
-equal results.
+Every test gives the same photograph nine times, upright and in the eight ways in which a camera may have
+stored it, and expects nine equal results.
 """
 
 import io

@@ -1,4 +1,5 @@
-"""Pictures that are meant to hold up the service or to fill its memory: none does, and others are answered."""
+"""Pictures that are meant to hold up the service or to fill its memory: none does, and others are
+answered."""
 
 import asyncio
 import io
@@ -31,7 +32,8 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def many_scans():
-    """A valid progressive JPEG of 7,000 x 7,000 pixels and half a megabyte with 3,000 scans, each of which goes through all pixels."""
+    """A valid progressive JPEG of 7,000 x 7,000 pixels and half a megabyte with 3,000 scans, each of which
+    goes through all pixels."""
     buffer = io.BytesIO()
     Image.new("L", (7_000, 7_000), 90).save(buffer, "JPEG", progressive=True)
     content = buffer.getvalue()

@@ -47,8 +47,8 @@ def ask(
     ] = None,
     allow_urls: AllowUrls = False,
 ) -> None:
-    """Answer a question about a picture, best answer first, each with its probability; a picture unlike those that the model was trained
-    on is refused."""
+    """Answer a question about a picture, best answer first, each with its probability; a picture unlike
+    those that the model was trained on is refused."""
     from patchword.data.pictures import open_picture
     from patchword.tasks.answer.model import load_answerer
 

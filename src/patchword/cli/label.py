@@ -1,4 +1,5 @@
-"""`patchword label`: which of some labels fits a picture: labels given by name, or those that a labelling model was trained on."""
+"""`patchword label`: which of some labels fits a picture: labels given by name, or those that a labelling
+model was trained on."""
 
 from __future__ import annotations
 
@@ -66,8 +67,8 @@ def label(
     ] = None,
     allow_urls: AllowUrls = False,
 ) -> None:
-    """Print the labels of each picture, best first, with their probabilities among the labels given; a picture that cannot be read is one
-    line on standard error, and exit status 1 at the end."""
+    """Print the labels of each picture, best first, with their probabilities among the labels given; a
+    picture that cannot be read is one line on standard error, and exit status 1 at the end."""
     from patchword.data.sources import find_pictures
     from patchword.tasks.table import task_of
 
@@ -92,7 +93,8 @@ def label(
 
 
 def _opened(paths: list[Path | str]) -> Iterator[tuple[list[Path | str], list[Image.Image], int]]:
-    """Pictures some at a time, and how many of them could not be read; each of these is a line on standard error."""
+    """Pictures some at a time, and how many of them could not be read; each of these is a line on standard
+    error."""
     from patchword.data.pictures import open_picture
 
     for first in range(0, len(paths), BATCH):
@@ -163,7 +165,8 @@ def _trained(
 
 
 def split_labels(labels: str) -> list[str]:
-    """The labels between the commas, each once. Raises DataError for fewer than two: one alone always has probability 1."""
+    """The labels between the commas, each once. Raises DataError for fewer than two: one alone always has
+    probability 1."""
     names = list(dict.fromkeys(name.strip() for name in labels.split(",") if name.strip()))
     if len(names) < 2:
         raise DataError(

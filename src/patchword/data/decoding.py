@@ -1,6 +1,8 @@
-"""From the bytes of a picture file to upright RGB pixels, by safe decoders and within bounds (`headers.Bounds`).
+"""From the bytes of a picture file to upright RGB pixels, by safe decoders and within bounds
+(`headers.Bounds`).
 
-Large photographs are decoded at a reduced scale where their kind allows it, for no model looks at a hundred megapixels.
+Large photographs are decoded at a reduced scale where their kind allows it, for no model looks at a hundred
+megapixels.
 """
 
 from __future__ import annotations
@@ -33,14 +35,17 @@ from patchword.errors import NotAPicture, PictureError, PictureTooLarge
 from patchword.lookup import look_up
 
 WHOLE_PIXELS = 24_000_000
-"""A picture of up to so many pixels is decoded whole. A larger one is reduced by a power of two, as far as `LEAST_SIDE` allows."""
+"""A picture of up to so many pixels is decoded whole. A larger one is reduced by a power of two, as far as
+`LEAST_SIDE` allows."""
 
 LEAST_SIDE = 2048
 """Pixels that stay on the shorter side of a reduced picture: far more than a tower looks at."""
 
-# Only decoders of plain rasters: nothing that starts another program (EPS), draws vectors (WMF) or opens containers (FPX, PSD, HDF5).
+# Only decoders of plain rasters: nothing that starts another program (EPS), draws vectors (WMF) or opens
+# containers (FPX, PSD, HDF5).
 _SAFE_FORMATS = (
-    "JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "MPO", "PPM", "TGA", "JPEG2000", "ICO", "PCX", "SGI", "QOI", "AVIF", "HEIF",
+    "JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "MPO", "PPM", "TGA", "JPEG2000", "ICO", "PCX", "SGI",
+    "QOI", "AVIF",
 )  # fmt: skip
 
 # EXIF orientation: how the stored picture must be turned to stand upright.
@@ -131,7 +136,8 @@ def begin(content: bytes, name: str, bounds: Bounds) -> Opening:
 
 
 def loaded(image: Image.Image, name: str, bounds: Bounds) -> Image.Image:
-    """The same of a picture that somebody else opened: it is left as it is, but for being loaded. Raises `PictureError`."""
+    """The same of a picture that somebody else opened: it is left as it is, but for being loaded. Raises
+    `PictureError`."""
     check_pixels(image.size, name, bounds)
     with _told(name):
         image.load()
@@ -190,7 +196,8 @@ def _opened(content: bytes, name: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(content), formats=_formats())
     except ValueError as reason:
-        # Pillow bounds the text and the colour profile of a PNG, which are no part of the picture: it is read without them.
+        # Pillow bounds the text and the colour profile of a PNG, which are no part of the picture: it is
+        # read without them.
         if not content.startswith(b"\x89PNG") or "too large" not in str(reason).lower():
             raise
         return Image.open(io.BytesIO(_without_text(content)), formats=["PNG"])
@@ -244,8 +251,8 @@ def _draft(image: Image.Image, content: bytes, factor: int) -> int:
 
 
 def upright(image: Image.Image, factor: int = 1) -> Image.Image:
-    """A loaded picture as upright RGB of 8 bits, transparency over white, `factor` times smaller, without metadata: an orientation that has
-    been applied must not be there to be applied again."""
+    """A loaded picture as upright RGB of 8 bits, transparency over white, `factor` times smaller, without
+    metadata: an orientation that has been applied must not be there to be applied again."""
     turn = _UPRIGHT.get(orientation(image))
     if image.mode != "RGB" or image.has_transparency_data or factor == 1:
         image = _composited(image)
@@ -258,16 +265,19 @@ def upright(image: Image.Image, factor: int = 1) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 (upright) where there is none or where the metadata cannot be read, which harms no pixel."""
+    """EXIF orientation, 1 to 8; 1 (upright) where there is none or where the metadata cannot be read, which
+    harms no pixel."""
     try:
         found = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # the EXIF block is parsed by hand in Pillow and raises as many kinds of errors as there are broken cameras
+    # The EXIF block is parsed by hand in Pillow: it raises as many kinds of errors as there are broken cameras.
+    except Exception:
         return 1
     return found if found in _UPRIGHT else 1
 
 
 def _composited(image: Image.Image) -> Image.Image:
-    """8-bit RGB; what is transparent shows white. A copy in every case: what we return must not close, or change, with what was given."""
+    """8-bit RGB; what is transparent shows white. A copy in every case: what we return must not close, or
+    change, with what was given."""
     if image.mode.startswith(("I", "F")):
         return _in_bands(image, _to_eight_bits(image))
     if image.has_transparency_data:
@@ -297,8 +307,8 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def _to_eight_bits(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """How a grey picture of any depth becomes 8 bits: 16-bit values are divided by 257; 32-bit integers and floats of another range are
-    stretched. Raises _NoNumbers for values that are not finite."""
+    """How a grey picture of any depth becomes 8 bits: 16-bit values are divided by 257; 32-bit integers and
+    floats of another range are stretched. Raises _NoNumbers for values that are not finite."""
     lows, highs = [], []
     for _, band in _bands(image):
         values_HW = np.asarray(band)

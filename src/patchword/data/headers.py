@@ -1,7 +1,8 @@
 """What the first bytes of a picture file tell: its kind, and what decoding it would cost.
 
-A small file can claim gigabytes, and a valid one can take minutes. So a picture is judged by its header before anything is decoded: its
-pixels, the bytes that its decoder and our conversions will hold, and the scans of a JPEG.
+A small file can claim gigabytes, and a valid one can take minutes. So a picture is judged by its header
+before anything is decoded: its pixels, the bytes that its decoder and our conversions will hold, and the
+scans of a JPEG.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from PIL import BmpImagePlugin, Image, PngImagePlugin
 from patchword.errors import PictureError, PictureTooLarge
 
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .apng .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .j2k .jpx "
-    ".jpc .ico .pcx .sgi .qoi .avif .avifs .heic .heics .heif .hif".split()
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .j2k "
+    ".jpx .jpc .ico .pcx .sgi .qoi .avif .avifs .heic .heics .heif .hif".split()
 )
 """Names of picture files end in one of these, in lower case."""
 
 RAW_SUFFIXES = frozenset(
-    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mrw .nef .nrw .orf .pef .raf .rw2 .rwl .sr2 .srf .srw .x3f".split()
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mrw .nef .nrw .orf .pef .raf .rw2 .rwl .sr2 .srf .srw "
+    ".x3f".split()
 )
 """What cameras write before any picture is made of it; read with the extra `raw`."""
 
@@ -48,21 +50,25 @@ _STARTS = (
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one picture may cost. These are the values for files on a person's own disk; the service brings smaller ones."""
+    """What one picture may cost. These are the values for files on a person's own disk; the service brings
+    smaller ones."""
 
     file_bytes: int = 2**30
     pixels: int = 500_000_000
     """As the header claims them, before any reduction."""
     decoded_bytes: int = 2**31
-    """What its decoder and our conversions hold at their peak (`cost`), after a reduction that the decoder can make."""
+    """What its decoder and our conversions hold at their peak (`cost`), after a reduction that the decoder
+    can make."""
     scans: int = 100
-    """Of one JPEG. Encoders write a dozen; every further one costs a pass over all pixels, however few bytes it has."""
+    """Of one JPEG. Encoders write a dozen; every further one costs a pass over all pixels, however few
+    bytes it has."""
     raw: bool = True
     """Whether camera raw files are read."""
 
 
 def starts_like_a_picture(start: bytes) -> bool:
-    """Whether the first bytes of a file (16 or more) are those of a kind that is read; kinds without a sure mark are told by suffix."""
+    """Whether the first bytes of a file (16 or more) are those of a kind that is read; kinds without a sure
+    mark are told by suffix."""
     if start[4:8] == b"ftyp":
         return start[8:12] in _HEIC or start[8:12] in _AVIF
     riff = start.startswith(b"RIFF") and start[8:12] == b"WEBP"
@@ -79,7 +85,8 @@ def is_heic(content: bytes) -> bool:
 
 
 def is_raw(content: bytes, name: str) -> bool:
-    """Whether a file is what a camera writes before any picture is made of it. Most such files are TIFFs that begin with a thumbnail."""
+    """Whether a file is what a camera writes before any picture is made of it. Most such files are TIFFs
+    that begin with a thumbnail."""
     if content.startswith(_RAW_STARTS) or content[6:14] == b"HEAPCCDR" or content[4:12] == b"ftypcrx ":
         return True
     if not content.startswith((b"II*\0", b"MM\0*")):
@@ -92,7 +99,8 @@ def is_raw(content: bytes, name: str) -> bool:
 
 
 def _first_tags(tiff: bytes) -> dict[int, int]:
-    """The tags of a TIFF's first directory with their first value, as far as it stands in the directory itself."""
+    """The tags of a TIFF's first directory with their first value, as far as it stands in the directory
+    itself."""
     order = "<" if tiff.startswith(b"II") else ">"
     (place,) = struct.unpack(order + "I", tiff[4:8].ljust(4, b"\0"))
     (count,) = struct.unpack(order + "H", tiff[place : place + 2].ljust(2, b"\0"))
@@ -106,7 +114,8 @@ def _first_tags(tiff: bytes) -> dict[int, int]:
 
 
 def check_before_opening(content: bytes, name: str, bounds: Bounds) -> None:
-    """Nothing at all, too many bytes, and kinds of which Pillow decodes, or allocates for, all pixels as it opens the file."""
+    """Nothing at all, too many bytes, and kinds of which Pillow decodes, or allocates for, all pixels as it
+    opens the file."""
     if not content:
         raise PictureError(f"{name}: the file is empty (0 bytes). Fetch it again or leave it out.")
     if len(content) > bounds.file_bytes:
@@ -157,7 +166,8 @@ def check_pixels(size: tuple[int, int], name: str, bounds: Bounds) -> None:
     if width * height > bounds.pixels:
         found = f"{width}x{height} is {width * height:,} pixels"
         raise PictureTooLarge(
-            f"{name}: {found}, more than the limit of {bounds.pixels:,}. Make it smaller first; it was not decoded."
+            f"{name}: {found}, more than the limit of {bounds.pixels:,}. Make it smaller first; it was not "
+            "decoded."
         )
     if width == 0 or height == 0:
         raise PictureError(f"{name}: the picture has no pixels ({width}x{height}).")
@@ -228,7 +238,8 @@ _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 
 
 def _scans(jpeg: bytes, most: int) -> int:
-    """How many scans a JPEG has, counted up to `most` + 1; of a file with several pictures those of the first."""
+    """How many scans a JPEG has, counted up to `most` + 1; of a file with several pictures those of the
+    first."""
     place, scans, components, progressive = 2, 0, 0, False
     while found := _MARKER.search(jpeg, place):
         marker, place = jpeg[found.start() + 1], found.end()
@@ -249,7 +260,8 @@ def _scans(jpeg: bytes, most: int) -> int:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without complaints about metadata and palettes, of no use to whoever wants the picture, and about the size, which is judged here."""
+    """Without complaints about metadata and palettes, of no use to whoever wants the picture, and about the
+    size, which is judged here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

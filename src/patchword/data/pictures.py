@@ -1,7 +1,8 @@
 """From a picture of any kind to the numbers that a tower takes.
 
-`open_picture` decodes safely and always gives an upright RGB picture; `Preprocessing` is the part that a tower prescribes (size, cut,
-normalisation) and is kept in the model folder beside the weights, so that a picture is prepared later exactly as in training.
+`open_picture` decodes safely and always gives an upright RGB picture; `Preprocessing` is the part that a
+tower prescribes (size, cut, normalisation) and is kept in the model folder beside the weights, so that a
+picture is prepared later exactly as in training.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from patchword.data.headers import Bounds, check_pixels
 from patchword.errors import PictureError
 from patchword.lookup import look_up
 
-Picture = Union[str, os.PathLike, bytes, bytearray, memoryview, IO[bytes], Image.Image, np.ndarray]  # noqa: UP007 - read at run time by help()
+# Read at run time, by help().
+Picture = Union[  # noqa: UP007
+    str, os.PathLike, bytes, bytearray, memoryview, IO[bytes], Image.Image, np.ndarray
+]
 
 ACCEPTED = "a path, the bytes of a picture file, an open binary file, a PIL image, or an array (H, W, 3)"
 """What messages say is expected."""
@@ -30,12 +34,13 @@ def open_picture(
 ) -> Image.Image:
     """Decode a picture: first frame, upright, transparency over white, 8 bits, RGB, without metadata.
 
-    Opening the result again changes nothing: an orientation in the metadata (EXIF, XMP) is applied and taken off. A picture of more than
-    `decoding.WHOLE_PIXELS` comes back reduced by a power of two, with `decoding.LEAST_SIDE` pixels or more on its shorter side.
+    Opening the result again changes nothing: an orientation in the metadata (EXIF, XMP) is applied and
+    taken off. A picture of more than `decoding.WHOLE_PIXELS` comes back reduced by a power of two, with
+    `decoding.LEAST_SIDE` pixels or more on its shorter side.
 
     Args:
-        source: a path, the bytes of a file, an open binary file (read from where it stands), a Pillow image, or an array (H W, H W 1,
-            H W 3 or H W 4; uint8, uint16, bool, or floats from 0 to 1).
+        source: a path, the bytes of a file, an open binary file (read from where it stands), a Pillow
+            image, or an array (H W, H W 1, H W 3 or H W 4; uint8, uint16, bool, or floats from 0 to 1).
         name: what messages call it; the path, or what it is, where left out.
         bounds: what it may cost; the default is meant for a person's own files.
         allow_urls: whether `source` may be an address (http, https), from which at most 100 MiB are fetched
@@ -47,7 +52,8 @@ def open_picture(
     Raises:
         NotAPicture: a file of no kind that is read.
         PictureTooLarge: it would cost more than `bounds` allows; nothing was decoded.
-        PictureError: it is missing, damaged, or no picture by its type; the message says what was found and what is accepted.
+        PictureError: it is missing, damaged, or no picture by its type; the message says what was found and
+            what is accepted.
     """
     bounds = bounds or Bounds()
     if isinstance(source, np.ndarray):
@@ -60,7 +66,8 @@ def open_picture(
 
 
 def one_or_many(pictures: Picture | Sequence[Picture]) -> tuple[list[Picture], bool]:
-    """A list of pictures, and whether one was given without a list. Raises PictureError for what is neither."""
+    """A list of pictures, and whether one was given without a list. Raises PictureError for what is
+    neither."""
     if isinstance(pictures, (list, tuple)):
         return list(pictures), False
     if _is_one(pictures):
@@ -99,14 +106,15 @@ def is_url(source: object) -> bool:
 
 
 def read_content(source: Picture, name: str, bounds: Bounds, allow_urls: bool = False) -> bytes:
-    """The bytes of a picture file, at most one more than `bounds.file_bytes`. Raises PictureError where there is nothing to read."""
+    """The bytes of a picture file, at most one more than `bounds.file_bytes`. Raises PictureError where
+    there is nothing to read."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         content = bytes(source)
     elif is_url(source):
         if not allow_urls:
             raise PictureError(
-                f"{name}: pictures are fetched from the network only where that is allowed: --allow-urls on the "
-                "command line, open_picture(..., allow_urls=True) in Python. Or download it."
+                f"{name}: pictures are fetched from the network only where that is allowed: --allow-urls on "
+                "the command line, open_picture(..., allow_urls=True) in Python. Or download it."
             )
         content = look_up("data.network:fetch")(source)
     elif isinstance(source, (str, os.PathLike)):
@@ -138,7 +146,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
         raise PictureError(
-            f"<array>: the shape is {array.shape}, expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): channels come last."
+            f"<array>: the shape is {array.shape}, expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): channels "
+            "come last."
         )
     if array.dtype == np.uint8:
         return Image.fromarray(np.ascontiguousarray(array))
@@ -159,20 +168,23 @@ Channels = tuple[Channel, Channel, Channel]
 
 
 class Preprocessing(BaseModel):
-    """How a tower wants its pictures: geometry, then normalisation. Round-trips through JSON; recorded in the model folder."""
+    """How a tower wants its pictures: geometry, then normalisation. Round-trips through JSON; recorded in
+    the model folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     size: Positive | tuple[Positive, Positive] = Field(description="edge in pixels, or height and width")
     fit: Literal["squash", "short_side_center_crop"] = Field(
         default="squash",
-        description="squash: the whole picture, aspect not kept; short_side_center_crop: scaled until it covers the size, then the middle",
+        description="squash: the whole picture, aspect not kept; short_side_center_crop: scaled until it "
+        "covers the size, then the middle",
     )
     cover: float = Field(
         default=1.0,
         ge=1,
         le=8,
-        description="center crop: the picture is scaled to cover this many times the size (ImageNet networks: 1 / 0.875)",
+        description="center crop: the picture is scaled to cover this many times the size (ImageNet networks: "
+        "1 / 0.875)",
     )
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     mean: Channels = Field(default=(0.485, 0.456, 0.406), description="per channel, on the scale 0 to 1")
@@ -200,7 +212,8 @@ class Preprocessing(BaseModel):
         return np.array(image.resize(scaled, resample).crop((left, top, left + width, top + height)))
 
     def seen(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """What `apply` keeps of a picture of this size: left, top, right and bottom, in the picture's own pixels."""
+        """What `apply` keeps of a picture of this size: left, top, right and bottom, in the picture's own
+        pixels."""
         if self.fit == "squash":
             return 0.0, 0.0, float(width), float(height)
         rows, columns = self.hw
@@ -215,7 +228,8 @@ class Preprocessing(BaseModel):
         )
 
     def _scaled(self, width: int, height: int) -> tuple[tuple[int, int], int, int]:
-        """Width and height to which a picture is scaled before its middle is cut out, and the cut's left and top in it."""
+        """Width and height to which a picture is scaled before its middle is cut out, and the cut's left
+        and top in it."""
         rows, columns = self.hw
         cover = (round(columns * self.cover), round(rows * self.cover))
         # Rounding as in CLIP's own preparation: the short side exact, the long side rounded down.
@@ -226,7 +240,8 @@ class Preprocessing(BaseModel):
         return scaled, (scaled[0] - columns) // 2, (scaled[1] - rows) // 2
 
     def normalise(self, pixels_BHWC: np.ndarray) -> np.ndarray:
-        """uint8 (B, H, W, 3) to float32 (B, 3, H, W): divided by 255, mean taken off, divided by the standard deviation."""
+        """uint8 (B, H, W, 3) to float32 (B, 3, H, W): divided by 255, mean taken off, divided by the
+        standard deviation."""
         if pixels_BHWC.dtype != np.uint8 or pixels_BHWC.ndim != 4 or pixels_BHWC.shape[3] != 3:
             raise PictureError(
                 f"pixels must be uint8 (B, H, W, 3), found {pixels_BHWC.dtype} {pixels_BHWC.shape}"
@@ -239,10 +254,11 @@ class Preprocessing(BaseModel):
 
 
 def _without_far_ends(width: int, height: int, rows: int, columns: int) -> tuple[int, int, int, int]:
-    """A strip of 30000x10 pixels would be scaled to a hundred million before the middle is cut out: cut roughly first.
+    """A strip of 30000x10 pixels would be scaled to a hundred million before the middle is cut out: cut
+    roughly first.
 
-    Eight times the wanted aspect is kept, so that the filter of the exact cut never sees the border made here. Returns left, top, right and
-    bottom of what is kept.
+    Eight times the wanted aspect is kept, so that the filter of the exact cut never sees the border made
+    here. Returns left, top, right and bottom of what is kept.
     """
     longest_w = max(1, 8 * height * columns // rows)
     longest_h = max(1, 8 * width * rows // columns)
@@ -251,8 +267,8 @@ def _without_far_ends(width: int, height: int, rows: int, columns: int) -> tuple
 
 
 def seen_box(width: int, height: int, preprocessing: Preprocessing) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of the part of a picture that a model sees, as shares of its width and height: what an attention grid is
-    to be laid over."""
+    """Left, top, right and bottom of the part of a picture that a model sees, as shares of its width and
+    height: what an attention grid is to be laid over."""
     left, top, right, bottom = preprocessing.seen(width, height)
     return left / width, top / height, right / width, bottom / height
 

@@ -15,8 +15,8 @@ _BYTES_A_PIXEL = 14
 
 
 def develop(content: bytes, name: str, bounds: Bounds) -> tuple[Image.Image, int, int]:
-    """The picture that a camera's raw file becomes with the camera's own white balance, upright, with its full width and height; large ones
-    at half the size, which needs no interpolation between colours.
+    """The picture that a camera's raw file becomes with the camera's own white balance, upright, with its
+    full width and height; large ones at half the size, which needs no interpolation between colours.
 
     Raises:
         NotAPicture: rawpy is not installed; the message names the extra.

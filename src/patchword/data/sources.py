@@ -1,4 +1,5 @@
-"""Pictures as a person names them on the command line: files, folders and globs; and what of a folder is no picture, by reason."""
+"""Pictures as a person names them on the command line: files, folders and globs; and what of a folder is no
+picture, by reason."""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ def _instead(found: Found) -> str:
 
 
 def walk(folder: Path) -> Found:
-    """All pictures below a folder, sorted, and everything else with the reason. Links to folders are not followed."""
+    """All pictures below a folder, sorted, and everything else with the reason. Links to folders are not
+    followed."""
     pictures: list[Path] = []
     left_out: list[LeftOut] = []
 
@@ -109,7 +111,8 @@ def walk(folder: Path) -> Found:
 
 
 def why_left_out(path: str) -> str | None:
-    """Why a file of a folder is not read as a picture; None where it is. Its suffix tells, or else its first bytes."""
+    """Why a file of a folder is not read as a picture; None where it is. Its suffix tells, or else its
+    first bytes."""
     suffix, name = os.path.splitext(path)[1].lower(), os.path.basename(path)
     try:
         mode = os.stat(path).st_mode

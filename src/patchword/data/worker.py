@@ -9,8 +9,8 @@ It reads requests from standard input and writes answers to standard output, one
 
 In place of either answer there may be {"error": "PictureError" or a kind of it, "message": "..."}. Whoever
 started it may end it at any moment, and does so when a picture takes too long: decoders are C code that no
-thread can interrupt. It ends by itself when its standard input is closed, and a system that can do so keeps it
-from holding more memory than its picture was allowed.
+thread can interrupt. It ends by itself when its standard input is closed, and a system that can do so keeps
+it from holding more memory than its picture was allowed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from typing import BinaryIO
 
 from patchword.data.decoding import Decoded, begin
 from patchword.data.headers import Bounds
-from patchword.errors import NotAPicture, PictureError, PictureTooLarge
+from patchword.errors import PictureError
 
-ERRORS = {kind.__name__: kind for kind in (PictureError, NotAPicture, PictureTooLarge)}
 _SLACK = 128 * 2**20
 """Memory beside the picture: the file, stacks of threads, tables of decoders."""
 

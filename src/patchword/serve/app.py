@@ -1,6 +1,8 @@
-"""The service: pictures in, captions out, over HTTP with JSON. Read `create_app` for the routes, `batching.py` for what runs the model.
+"""The service: pictures in, captions out, over HTTP with JSON. Read `create_app` for the routes,
+`batching.py` for what runs the model.
 
-Everything it lets in is bounded by `Limits`; what it refuses is a `Refusal`, one JSON shape; `guards.py` stands before every request.
+Everything it lets in is bounded by `Limits`; what it refuses is a `Refusal`, one JSON shape; `guards.py`
+stands before every request.
 """
 
 from __future__ import annotations
@@ -173,7 +175,8 @@ class Service:
         return chosen
 
     async def picture(self, request: Request) -> tuple[Upload, float]:
-        """The picture of a request and the deadline of its answer; a full queue refuses before anything is read."""
+        """The picture of a request and the deadline of its answer; a full queue refuses before anything is
+        read."""
         deadline = self.deadline()
         self.need_room()
         return await read_picture(request, self.limits, self.held, self.decoders, deadline), deadline
@@ -212,7 +215,8 @@ def create_app(
     token: str | None = None,
     limits: Limits | None = None,
 ) -> FastAPI:
-    """The application for these models (the first is the default) and, where given, an index, a question model and a labelling model.
+    """The application for these models (the first is the default) and, where given, an index, a question
+    model and a labelling model.
 
     With `token`, requests must carry it; without, only requests to a loopback name are answered."""
     numbers = Numbers()
@@ -224,7 +228,8 @@ def create_app(
         yield
         await service.stop()
 
-    # The interactive documentation pages would load scripts from elsewhere: only the document itself is served.
+    # The interactive documentation pages would load scripts from elsewhere: only the document itself is
+    # served.
     app = FastAPI(
         title="Patchword",
         version=version(),
@@ -255,11 +260,12 @@ def _add_captions(app: FastAPI, service: Service) -> None:
         trace: bool = False,
         stream: bool = False,
     ) -> Response:
-        """Caption one picture. With `trace`, say what made each word. With `stream`, or where the request accepts text/event-stream,
-        send server-sent events: `queued`, a `word` each, and `caption` with the whole answer. Words are sent as they are made, by greedy
-        search. With `beams` or `n_best` of more than one (3 beams where left out and nothing is streamed) they arrive together, for a
-        search knows its first word only when it has ended; until then the words of greedy search are sent as `draft`. From models that
-        cannot stream they arrive together without a draft."""
+        """Caption one picture. With `trace`, say what made each word. With `stream`, or where the request
+        accepts text/event-stream, send server-sent events: `queued`, a `word` each, and `caption` with the
+        whole answer. Words are sent as they are made, by greedy search. With `beams` or `n_best` of more
+        than one (3 beams where left out and nothing is streamed) they arrive together, for a search knows
+        its first word only when it has ended; until then the words of greedy search are sent as `draft`.
+        From models that cannot stream they arrive together without a draft."""
         name = service.model(model)
         as_events = stream or "text/event-stream" in request.headers.get("accept", "")
         greedy = as_events and beams in (None, 1) and n_best == 1
@@ -293,8 +299,9 @@ def _add_others(app: FastAPI, service: Service) -> None:
     async def ask(
         request: Request, question: Question, trace: bool = False, anyway: bool = False
     ) -> Response:
-        """Answers to a question about a picture, best first. With `trace`, say where the words of the question looked; with `anyway`,
-        answer about pictures unlike those that the model was trained on, too."""
+        """Answers to a question about a picture, best first. With `trace`, say where the words of the
+        question looked; with `anyway`, answer about pictures unlike those that the model was trained on,
+        too."""
         configured(service.answers, "a question model", "answers questions")
         upload, deadline = await service.picture(request)
         job = service.enter(

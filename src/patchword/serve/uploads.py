@@ -1,6 +1,7 @@
 """From a request to a picture: the body within its limits, the picture out of it by content, all in memory.
 
-Neither the name of a file nor its declared type decides anything, no address is fetched, and nothing is written to disk.
+Neither the name of a file nor its declared type decides anything, no address is fetched, and nothing is
+written to disk.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ class BodyBudget:
 
 
 async def read_body(request: Request, limit: int, limits: Limits, held: BodyBudget) -> bytes:
-    """The whole body. Raises `Refusal` above `limit` bytes (by the declared length at once), when it takes too long, or when the bodies
-    of all requests together are too much. The caller takes its length off `held` when it is done with it."""
+    """The whole body. Raises `Refusal` above `limit` bytes (by the declared length at once), when it takes
+    too long, or when the bodies of all requests together are too much. The caller takes its length off
+    `held` when it is done with it."""
     declared = request.headers.get("content-length", "")
     try:
         if declared.isdigit() and int(declared) > limit:
@@ -71,7 +73,8 @@ async def _collect(request: Request, limit: int, limits: Limits, held: BodyBudge
 
 
 async def _drain(request: Request) -> None:
-    """Read and forget: a client that sends its whole body first would otherwise meet a broken connection in place of the answer."""
+    """Read and forget: a client that sends its whole body first would otherwise meet a broken connection in
+    place of the answer."""
     async for _ in request.stream():
         pass
 
@@ -86,8 +89,8 @@ def _too_large(limit: int) -> Refusal:
 async def read_picture(
     request: Request, limits: Limits, held: BodyBudget, decoders: Decoders, deadline: float
 ) -> Upload:
-    """The picture of a request: the file part of multipart/form-data, or the whole body, whatever other type is
-    declared (curl and Python declare a form where nothing else is said).
+    """The picture of a request: the file part of multipart/form-data, or the whole body, whatever other
+    type is declared (curl and Python declare a form where nothing else is said).
 
     Decoding ends when the client leaves, and at the deadline. Raises `Refusal` and `ClientGone`.
     """
@@ -118,7 +121,8 @@ def refused(error: PictureError) -> Refusal:
 
 
 async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
-    """The result of `work`, which is cancelled when the client goes away. The body must have been read. Raises `ClientGone`."""
+    """The result of `work`, which is cancelled when the client goes away. The body must have been read.
+    Raises `ClientGone`."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
     try:
