@@ -1,5 +1,7 @@
-"""What tests of several folders share: tiny models with random weights, drawn data, a training that takes seconds, the command line."""
+"""What tests of several folders share: tiny models with random weights, drawn data, a training that takes
+seconds, the command line."""
 
+import io
 import json
 import os
 import shutil
@@ -70,7 +72,8 @@ def tiny_clip(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def write_panoptic():
-    """Writes drawn scenes' masks as COCO writes panoptic ones, each shape a class (1: circle, ...); returns the path of the JSON."""
+    """Writes drawn scenes' masks as COCO writes panoptic ones, each shape a class (1: circle, ...); returns
+    the path of the JSON."""
 
     def write(folder: Path, scenes, image_ids, size: int) -> Path:
         from patchword.data.scenes import masks
@@ -265,7 +268,8 @@ def aligner(towers) -> Path:
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """A folder with a red picture, a blue one under a name that is no ASCII, and a file that is no picture."""
+    """A folder with a red picture, a blue one under a name that is no ASCII, and a file that is no
+    picture."""
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.new("RGB", (20, 20), "red").save(folder / "red.png")
@@ -363,3 +367,46 @@ def read_only():
         os.seteuid(0)
     folder.chmod(0o755)
     shutil.rmtree(folder)
+
+
+STORED_TURNED = {
+    1: None,
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_90",
+    7: "TRANSVERSE",
+    8: "ROTATE_270",
+}
+"""How a camera stores the pixels that it marks with each EXIF orientation: opening the file must undo it."""
+
+
+@pytest.fixture(scope="session")
+def stored_turned():
+    """The bytes of a picture as a camera stores it that was held in one of the eight ways:
+    `stored_turned(picture, number)`."""
+
+    def store(picture: Image.Image, number: int, kind: str = "PNG", **options: object) -> bytes:
+        buffer, exif = io.BytesIO(), Image.Exif()
+        exif[0x0112] = number
+        turn = STORED_TURNED[number]
+        turned = picture if turn is None else picture.transpose(Image.Transpose[turn])
+        turned.save(buffer, kind, exif=exif, **options)
+        return buffer.getvalue()
+
+    return store
+
+
+@pytest.fixture(scope="session")
+def turned_photos(tmp_path_factory, stored_turned) -> Path:
+    """One photograph nine times, without loss: `upright.png`, which carries no orientation, and
+    `turned-1.png` to `turned-8.png`, which are stored turned and say so."""
+    import skimage.data
+
+    folder = tmp_path_factory.mktemp("turned")
+    photo = Image.fromarray(skimage.data.astronaut()).resize((96, 72))
+    photo.save(folder / "upright.png")
+    for number in STORED_TURNED:
+        (folder / f"turned-{number}.png").write_bytes(stored_turned(photo, number))
+    return folder

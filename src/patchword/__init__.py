@@ -13,16 +13,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from patchword.data.pictures import open_picture as open_picture
     from patchword.errors import ConfigError as ConfigError
     from patchword.errors import DataError as DataError
     from patchword.errors import MetricUnavailable as MetricUnavailable
     from patchword.errors import MissingExtra as MissingExtra
     from patchword.errors import ModelError as ModelError
+    from patchword.errors import NotAPicture as NotAPicture
     from patchword.errors import PatchwordError as PatchwordError
     from patchword.errors import PictureError as PictureError
+    from patchword.errors import PictureTooLarge as PictureTooLarge
     from patchword.errors import StoreError as StoreError
-    from patchword.errors import WriteError as WriteError
     from patchword.errors import TrainingError as TrainingError
+    from patchword.errors import WriteError as WriteError
     from patchword.interface import Evaluation as Evaluation
     from patchword.interface import evaluate as evaluate
     from patchword.interface import index as index
@@ -57,6 +60,7 @@ _PLACES = {
     "train": "train",
     "index": "interface:index",
     "open_index": "search.index:open_index",
+    "open_picture": "data.pictures:open_picture",
     "score": "metrics:score",
     "evaluate": "interface:evaluate",
     # models, as `load` gives them
@@ -86,6 +90,8 @@ _PLACES = {
     "ConfigError": "errors:ConfigError",
     "DataError": "errors:DataError",
     "PictureError": "errors:PictureError",
+    "NotAPicture": "errors:NotAPicture",
+    "PictureTooLarge": "errors:PictureTooLarge",
     "StoreError": "errors:StoreError",
     "WriteError": "errors:WriteError",
     "ModelError": "errors:ModelError",

@@ -25,6 +25,14 @@ class PictureError(DataError):
     """A picture that cannot be decoded or must not be; the message names the file and the reason."""
 
 
+class NotAPicture(PictureError):
+    """A file of no kind that is read as a picture here."""
+
+
+class PictureTooLarge(PictureError):
+    """A picture whose decoding would take more pixels, bytes or passes than are allowed; it was not decoded."""
+
+
 class StoreError(DataError):
     """A feature store or pixel cache that is stale, incomplete, or made for something else."""
 

@@ -14,8 +14,8 @@ import torch
 
 from patchword.data.store import Store, write_store
 from patchword.errors import PatchwordError
-from patchword.layers.codebook import Codebook
 from patchword.interface import load
+from patchword.layers.codebook import Codebook
 
 KIT = Path(__file__).resolve().parents[1] / "kits" / "format1"
 PICTURE = np.random.default_rng(7).integers(0, 256, (20, 24, 3), dtype=np.uint8)

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from patchword.data.pictures import Preprocessing, open_picture
+from patchword.data.decoding import LEAST_SIDE, decode
+from patchword.data.headers import Bounds
+from patchword.data.pictures import Preprocessing, open_picture, seen_box, seen_part
 from patchword.errors import PictureError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -162,8 +164,8 @@ def test_arrays():
         open_picture(pixels.astype(float))
     with pytest.raises(PictureError, match="the values are int64"):
         open_picture(pixels.astype(np.int64))
-    with pytest.raises(PictureError, match="8x6 is more than the limit of 47 pixels"):
-        open_picture(pixels, pixel_limit=47)
+    with pytest.raises(PictureError, match="<array>: 8x6 is 48 pixels, more than the limit of 47"):
+        open_picture(pixels, bounds=Bounds(pixels=47))
 
 
 def test_the_given_picture_is_left_alone_and_ours_outlives_it():
@@ -188,6 +190,13 @@ def png_that_claims(width, height):
     )
 
 
+def jpeg_that_claims(width, height):
+    """A small JPEG whose header says another size."""
+    content = encoded(corners(), "JPEG")
+    place = content.index(b"\xff\xc0")
+    return content[: place + 5] + struct.pack(">HH", height, width) + content[place + 9 :]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -207,14 +216,14 @@ def png_that_claims(width, height):
             "cannot be decoded: .* The file is damaged",
         ),
         (
-            png_that_claims(12_000, 12_000),
-            r"12000x12000 is 144,000,000 pixels, more than the limit of 100,000,000\. .* not decoded",
+            jpeg_that_claims(60_000, 50_000),
+            r"60000x50000 is 3,000,000,000 pixels, more than the limit of 500,000,000\. .* not decoded",
         ),
         (
             png_that_claims(60_000, 60_000),
             r"more than the limit of 178,956,970 that Pillow sets\. .* not decoded",
         ),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", r"it is HEIC, as phones write it\. Make it a JPEG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "cannot be decoded: .* The file is damaged"),
     ],
 )
 def test_bad_pictures_are_refused_by_name_and_reason(tmp_path, content, message):
@@ -229,9 +238,9 @@ def test_bad_pictures_are_refused_by_name_and_reason(tmp_path, content, message)
 
 def test_the_limit_can_be_lowered(tmp_path):
     with pytest.raises(PictureError, match="<bytes>: 8x6 is 48 pixels, more than the limit of 47"):
-        open_picture(encoded(corners(), "PNG"), pixel_limit=47)
+        open_picture(encoded(corners(), "PNG"), bounds=Bounds(pixels=47))
     with pytest.raises(PictureError, match="more than the limit of 47"):
-        open_picture(corners(), pixel_limit=47)
+        open_picture(corners(), bounds=Bounds(pixels=47))
 
 
 def test_places_where_there_is_no_picture(tmp_path):
@@ -242,7 +251,8 @@ def test_places_where_there_is_no_picture(tmp_path):
     with pytest.raises(PictureError, match="cannot be read: embedded null"):
         open_picture("a\0b.jpg")
     with pytest.raises(
-        PictureError, match="https://x.org/a.jpg: pictures are not fetched from the network. Download it"
+        PictureError,
+        match="https://x.org/a.jpg: pictures are fetched from the network only where that is allowed",
     ):
         open_picture("https://x.org/a.jpg")
 
@@ -260,7 +270,7 @@ def test_damage_gives_a_picture_or_a_picture_error(kind, cut, hits):
     for place, value in hits:
         content[place % len(content)] = value
     try:
-        picture = open_picture(bytes(content), pixel_limit=1_000_000)
+        picture = open_picture(bytes(content), bounds=Bounds(pixels=1_000_000))
     except PictureError as error:
         assert str(error).startswith("<bytes>: ")
     else:
@@ -351,3 +361,114 @@ def test_imagenet_crop_takes_the_middle_seven_eighths():
     assert inner.shape == (224, 224, 3) and inner[2:-2, 2:-2].min() == 255
     whole = Preprocessing(size=224, fit="short_side_center_crop").apply(Image.fromarray(image))
     assert whole[:10].max() < 128
+
+
+RESNET = Preprocessing(size=224, fit="short_side_center_crop", cover=256 / 224)
+
+
+def test_what_a_resnet_sees_by_hand():
+    """500x375 is scaled to 341x256 (the short side to 256), of which columns 58 to 282 and rows 16 to 240 are cut out."""
+    left, top, right, bottom = seen_box(500, 375, RESNET)
+    assert (left, right) == pytest.approx((58 / 341, 282 / 341))
+    assert (top, bottom) == pytest.approx((16 / 256, 240 / 256))
+    assert (round(left, 3), round(right, 3)) == (0.170, 0.827)
+    turned = seen_box(375, 500, RESNET)
+    assert turned == pytest.approx((top, left, bottom, right))
+    assert seen_box(500, 375, Preprocessing(size=224)) == (0, 0, 1, 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(*[st.integers(60, 400)] * 2),
+    hw=st.tuples(*[st.integers(8, 60)] * 2),
+    cover=st.floats(1, 1.5),
+    fit=st.sampled_from(["squash", "short_side_center_crop"]),
+)
+def test_the_box_is_what_the_model_is_given(size, hw, cover, fit):
+    """A picture that tells each place by its colour: what `apply` keeps at its edges lies at the edges of the box."""
+    width, height = size
+    places = np.zeros((height, width, 3), np.uint8)
+    places[:, :, 0] = np.linspace(0, 255, width)
+    places[:, :, 1] = np.linspace(0, 255, height)[:, None]
+    prepare = Preprocessing(size=hw, fit=fit, cover=cover, interpolation="bilinear")
+    pixels = prepare.apply(Image.fromarray(places)).astype(float) / 255
+    left, top, right, bottom = seen_box(width, height, prepare)
+    half_cell = (right - left) / hw[1] / 2 + 0.01, (bottom - top) / hw[0] / 2 + 0.01
+    seen = pixels[0, 0, 0], pixels[0, 0, 1], pixels[-1, -1, 0], pixels[-1, -1, 1]
+    expected = left + half_cell[0], top + half_cell[1], right - half_cell[0], bottom - half_cell[1]
+    assert seen == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("size", [(30_000, 1), (1, 30_000), (3, 2)])
+def test_of_a_strip_something_is_left_to_show(size):
+    shown = seen_part(Image.new("RGB", size, RED), RESNET)
+    assert min(shown.size) >= 1 and shown.getpixel((0, 0)) == RED
+
+
+def halves(width, height, kind, **options):
+    """A large grey picture, dark on the left and light on the right."""
+    image = Image.new("L", (width, height), 40)
+    image.paste(200, (width // 2, 0, width, height))
+    return encoded(image, kind, **options)
+
+
+def dark_and_light(picture):
+    middle = picture.height // 2
+    return picture.getpixel((picture.width // 4, middle)), picture.getpixel((picture.width * 3 // 4, middle))
+
+
+def test_a_phone_photograph_of_108_megapixels_is_decoded_at_a_quarter(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = tmp_path / "phone.jpg"
+    path.write_bytes(halves(12_000, 9_000, "JPEG", exif=exif))
+    picture = open_picture(path)
+    assert picture.size == (12_000 // 4, 9_000 // 4) and min(picture.size) >= LEAST_SIDE
+    assert dark_and_light(picture) == ((200,) * 3, (40,) * 3)
+    assert decode(path.read_bytes(), "x", Bounds())[1:] == (12_000, 9_000)
+
+
+@pytest.fixture
+def small_bounds(monkeypatch):
+    """Reduction begins at 3,000 pixels and leaves 24 on the shorter side, so that small pictures show what large ones meet."""
+    monkeypatch.setattr("patchword.data.decoding.WHOLE_PIXELS", 3_000)
+    monkeypatch.setattr("patchword.data.decoding.LEAST_SIDE", 24)
+
+
+LARGE = [
+    ("PNG", {}), ("TIFF", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {"lossless": True}),
+    ("JPEG2000", {"num_resolutions": 3}), ("JPEG2000", {"num_resolutions": 1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "options"), LARGE)
+def test_every_kind_of_large_picture_is_reduced_alike(small_bounds, kind, options):
+    content = halves(160, 112, kind, **options)
+    picture, *stored = decode(content, "x", Bounds())
+    assert picture.size == (160 // 4, 112 // 4) and stored == [160, 112]
+    assert dark_and_light(picture) == ((40,) * 3, (200,) * 3)
+    with Image.open(io.BytesIO(content)) as image:  # as Python programs hand it over
+        near(open_picture(image), picture, 40 if kind in ("JPEG", "JPEG2000") else 0)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG", "PNG", "WEBP"])
+def test_a_turned_large_picture_is_told_as_it_is_seen(small_bounds, stored_turned, kind):
+    decoded = decode(stored_turned(Image.new("RGB", (160, 112)), 6, kind), "x", Bounds())
+    assert decoded[1:] == (160, 112) and decoded.picture.size == (40, 28)
+
+
+@pytest.mark.parametrize("size", [(60, 50), (54, 55), (900, 47), (3, 2)])
+def test_pictures_of_ordinary_size_are_decoded_whole(small_bounds, size):
+    """Up to the threshold, and longer ones that would become narrow, nothing changes."""
+    content = encoded(Image.effect_noise(size, 60).convert("RGB"), "JPEG")
+    with Image.open(io.BytesIO(content)) as image:
+        near(open_picture(content), image)
+
+
+def test_much_text_in_a_png_is_no_damage():
+    from PIL.PngImagePlugin import PngInfo
+
+    text = PngInfo()
+    text.add_text("parameters", "a dog " * 400_000, zip=True)
+    near(open_picture(encoded(corners(), "PNG", pnginfo=text)), corners())
+    near(open_picture(encoded(corners(), "PNG", icc_profile=bytes(3_000_000))), corners())

@@ -222,7 +222,8 @@ def test_a_folder_beside_one_with_a_longer_name_keeps_its_own(tmp_path, embed):
         (tmp_path / name).mkdir()
         Image.new("RGB", (4, 4), (len(name), 0, 0)).save(tmp_path / name / "a.png")
         update_index(tmp_path / name, tmp_path / "out", embed, "colours")
-    (tmp_path / "trip" / "a.png").rename(tmp_path / "trip" / "b.txt")
+    (tmp_path / "trip" / "a.png").unlink()
+    (tmp_path / "trip" / "b.txt").write_text("no picture")
     report = update_index(tmp_path / "trip", tmp_path / "out", embed, "colours")
     assert (report.removed, report.pictures) == (1, 1)
 

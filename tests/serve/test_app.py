@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from patchword.checkpoints.facts import ModelFacts
+from patchword.data.pictures import Preprocessing
 from patchword.errors import DataError
 from patchword.html.pictures import small_jpeg
 from patchword.serve.abilities import Hit, Query
@@ -155,10 +156,8 @@ def test_a_search_that_is_refused_after_its_draft_ends_the_stream_with_an_error(
 
 
 def test_the_middle_cut_of_the_preprocessing_is_told(client_for, fake, make_png):
-    class Prescribed:
-        fit, hw = "short_side_center_crop", (224, 224)
-
-    fake.settings = type("Settings", (), {"preprocessing": Prescribed})
+    prescribed = Preprocessing(size=224, fit="short_side_center_crop")
+    fake.settings = type("Settings", (), {"preprocessing": prescribed})
     found = client_for(fake).post("/caption?trace=1", content=make_png(size=(40, 20))).json()
     assert found["attention"]["box"] == [0.25, 0, 0.75, 1]
 

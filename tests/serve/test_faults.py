@@ -1,4 +1,5 @@
-"""What people and programs send by mistake or on purpose: each is one JSON error with what to do, and the service goes on."""
+"""What people and programs send by mistake or on purpose: each is one JSON error with what to do, and the
+service goes on."""
 
 import io
 import struct

@@ -7,14 +7,22 @@ from typing import Annotated
 
 import typer
 
-from patchword.cli.outputs import PAGES, Overwrite, complain, print_json, refuse_existing, refuse_suffix
+from patchword.cli.outputs import (
+    PAGES,
+    AllowUrls,
+    Overwrite,
+    complain,
+    print_json,
+    refuse_existing,
+    refuse_suffix,
+)
 from patchword.files import write_text
 
 DEFAULT_MODEL = "easy-vqa"
 
 
 def ask(
-    photo: Annotated[Path, typer.Argument(help="The picture.")],
+    photo: Annotated[str, typer.Argument(help="The picture.")],
     question: Annotated[str, typer.Argument(help='The question, such as "what color is the shape?".')],
     model: Annotated[
         str, typer.Option("--model", help="A shipped name, a folder or a hub id.")
@@ -37,16 +45,17 @@ def ask(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
+    allow_urls: AllowUrls = False,
 ) -> None:
-    """Answer a question about a picture, best answer first, each with its probability; a picture unlike those that the model was trained
-    on is refused."""
+    """Answer a question about a picture, best answer first, each with its probability; a picture unlike
+    those that the model was trained on is refused."""
     from patchword.data.pictures import open_picture
     from patchword.tasks.answer.model import load_answerer
 
     refuse_suffix("--explain", explain, PAGES)
     refuse_existing(overwrite, {"--explain": explain})
-    picture = open_picture(photo)
-    picture.filename = str(photo)  # so that an error can name it
+    picture = open_picture(photo, allow_urls=allow_urls)
+    picture.filename = photo  # so that an error can name it
     answerer = load_answerer(model, device)
     asked = answerer.explain(picture, question, n_best, anyway)
     unknown = answerer.unknown_words(question)
@@ -54,7 +63,7 @@ def ask(
         complain(f"the model never learnt {', '.join(unknown)}: the answer takes no notice of it")
     if as_json:
         answers = [{"answer": answer.text, "probability": answer.probability} for answer in asked.answers]
-        print_json({"image": str(photo), "question": question, "answers": answers})
+        print_json({"image": photo, "question": question, "answers": answers})
     else:
         for answer in asked.answers:
             print(f"{answer.probability:.3f}  {answer.text}")
@@ -62,7 +71,6 @@ def ask(
         from patchword.data.pictures import seen_part
         from patchword.tasks.answer.page import answer_page
 
-        preprocessing = answerer.settings.preprocessing
-        seen = seen_part(picture, preprocessing.fit, preprocessing.hw)
+        seen = seen_part(picture, answerer.settings.preprocessing)
         seen.thumbnail((480, 480))
-        write_text(explain, answer_page([(photo, seen, asked)]))
+        write_text(explain, answer_page([(Path(photo), seen, asked)]))

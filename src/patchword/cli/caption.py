@@ -12,13 +12,14 @@ import typer
 from patchword.cli.outputs import (
     FIGURES,
     PAGES,
+    AllowUrls,
     Overwrite,
     complain,
     print_json,
     refuse_existing,
     refuse_suffix,
 )
-from patchword.errors import PictureError
+from patchword.errors import ConfigError, PictureError
 from patchword.files import write_text
 from patchword.tasks.caption.options import DecodingOptions, Precision
 
@@ -100,9 +101,11 @@ def caption(
     device: Device = None,
     dtype: Dtype = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures that are captioned together.")] = 16,
+    allow_urls: AllowUrls = False,
 ) -> None:
     """Print a caption per picture; a picture that cannot be read is one line on standard error, and exit
     status 1 at the end."""
+    from patchword.cli.left_out import report_left_out
     from patchword.data.sources import find_pictures
     from patchword.log import progress
     from patchword.tasks.caption.csv_table import CaptionTable
@@ -111,7 +114,11 @@ def caption(
     options = DecodingOptions(
         beam, length_penalty, no_repeat, max_length, min_length, tuple(mention or ()), dtype
     )
-    pictures = find_pictures(paths)
+    found = find_pictures(paths, allow_urls)
+    addresses = [path for path in found.pictures if isinstance(path, str)]
+    if sidecar and addresses:
+        raise ConfigError(f"--sidecar writes beside a picture, and {addresses[0]} is an address: use --out")
+    pictures = found.pictures
     table = None if out is None else CaptionTable(out, model, overwrite)
     if table is not None and table.done:
         there = sum(str(path) in table.done for path in pictures)
@@ -126,7 +133,7 @@ def caption(
     with progress(len(pictures) > batch and sys.stderr.isatty()) as bar:
         task = bar.add_task("captions", total=len(pictures), status="")
         for chunk in _chunks(pictures, batch):
-            good, failures = _open(chunk)
+            good, failures = _open(chunk, allow_urls)
             for _, error in failures:
                 complain(error)
             bad += len(failures)
@@ -154,26 +161,29 @@ def caption(
             "--overwrite "
             "replaces them"
         )
-    raise typer.Exit(1 if bad or (beside is not None and beside.kept) else 0)
+    lost = report_left_out(found, f"{len(pictures) - bad} captions", bad, as_json)
+    raise typer.Exit(1 if bad or lost or (beside is not None and beside.kept) else 0)
 
 
 UNSURE = "unsure: "
 """Before what is said of a picture unlike all that the model was trained on."""
 
 
-def _chunks(pictures: list[Path], size: int) -> Iterator[list[Path]]:
+def _chunks(pictures: list[Path | str], size: int) -> Iterator[list[Path | str]]:
     for first in range(0, len(pictures), size):
         yield pictures[first : first + size]
 
 
-def _open(paths: list[Path]) -> tuple[list[tuple[Path, Any]], list[tuple[Path, PictureError]]]:
+def _open(
+    paths: list[Path | str], allow_urls: bool
+) -> tuple[list[tuple[Path | str, Any]], list[tuple[Path | str, PictureError]]]:
     """Decoded pictures, and those that cannot be decoded with the reason."""
     from patchword.data.pictures import open_picture
 
     images, failures = [], []
     for path in paths:
         try:
-            images.append((path, open_picture(path)))
+            images.append((path, open_picture(path, allow_urls=allow_urls)))
         except PictureError as error:
             failures.append((path, error))
     return images, failures
@@ -218,7 +228,7 @@ class Sidecars:
         path.write_bytes(f"{text}\n".encode())
 
 
-def _print(path: Path, result: Caption, as_json: bool) -> None:
+def _print(path: Path | str, result: Caption, as_json: bool) -> None:
     if as_json:
         row = {
             "image": str(path),

@@ -143,10 +143,11 @@ def progress_bar() -> _Bar:
 
 def show(report: IndexReport, out: Path, as_json: bool) -> None:
     """Print what a run did; what was skipped goes to standard error, one line each."""
+    from patchword.cli.left_out import told_left_out
     from patchword.search.page import printable
 
     if as_json:
-        names = ("added", "changed", "moved", "removed", "kept", "pictures", "absent")
+        names = ("added", "changed", "moved", "removed", "kept", "pictures", "absent", "left_out")
         counts: dict[str, Any] = {name: getattr(report, name) for name in names}
         bad = [{"path": path, "reason": reason} for path, reason in report.bad]
         print(json.dumps({**counts, "bad": bad}))
@@ -158,6 +159,7 @@ def show(report: IndexReport, out: Path, as_json: bool) -> None:
         complain(f"kept {count} pictures of {printable(place)}, which {said}")
     told = f"{report.added} added, {report.changed} changed, {report.moved} moved, {report.removed} removed"
     told = f"{told}, {report.kept} as before, {len(report.bad)} skipped"
+    told += told_left_out(report.left_out)
     print(f"{report.pictures} pictures in {printable(str(out))}: {told}")
 
 

@@ -1,4 +1,5 @@
-"""`patchword label`: which of some labels fits a picture: labels given by name, or those that a labelling model was trained on."""
+"""`patchword label`: which of some labels fits a picture: labels given by name, or those that a labelling
+model was trained on."""
 
 from __future__ import annotations
 
@@ -9,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.index import DEFAULT_MODEL
-from patchword.cli.outputs import PAGES, Overwrite, complain, print_json, refuse_existing, refuse_suffix
+from patchword.cli.outputs import (
+    PAGES,
+    AllowUrls,
+    Overwrite,
+    complain,
+    print_json,
+    refuse_existing,
+    refuse_suffix,
+)
 from patchword.errors import ConfigError, DataError, PictureError
 from patchword.files import write_text
 
@@ -17,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from patchword.data.sources import Found
     from patchword.tasks.label.result import Labels
 
 BATCH = 32
@@ -55,9 +65,11 @@ def label(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
+    allow_urls: AllowUrls = False,
 ) -> None:
-    """Print the labels of each picture, best first, with their probabilities among the labels given; a picture that cannot be read is one
-    line on standard error, and exit status 1 at the end."""
+    """Print the labels of each picture, best first, with their probabilities among the labels given; a
+    picture that cannot be read is one line on standard error, and exit status 1 at the end."""
+    from patchword.data.sources import find_pictures
     from patchword.tasks.table import task_of
 
     trained = task_of(model) == "label"
@@ -74,21 +86,23 @@ def label(
     refuse_suffix("--explain", explain, (*PAGES, ".png"))
     refuse_existing(overwrite, {"--explain": explain})
     raise typer.Exit(
-        _trained(photos, model, text, explain, as_json, device)
+        _trained(find_pictures(photos, allow_urls), model, text, explain, as_json, device)
         if trained
-        else _zero_shot(photos, labels, model, as_json, device)
+        else _zero_shot(find_pictures(photos, allow_urls), labels, model, as_json, device)
     )
 
 
-def _opened(paths: list[Path]) -> Iterator[tuple[list[Path], list[Image.Image], int]]:
-    """Pictures some at a time, and how many of them could not be read; each of these is a line on standard error."""
+def _opened(paths: list[Path | str]) -> Iterator[tuple[list[Path | str], list[Image.Image], int]]:
+    """Pictures some at a time, and how many of them could not be read; each of these is a line on standard
+    error."""
     from patchword.data.pictures import open_picture
 
     for first in range(0, len(paths), BATCH):
         read, pictures, bad = [], [], 0
         for path in paths[first : first + BATCH]:
             try:
-                pictures.append(open_picture(path))
+                # Only what `find_pictures` let through can be an address.
+                pictures.append(open_picture(path, allow_urls=True))
                 read.append(path)
             except PictureError as error:
                 complain(error)
@@ -96,13 +110,13 @@ def _opened(paths: list[Path]) -> Iterator[tuple[list[Path], list[Image.Image], 
         yield read, pictures, bad
 
 
-def _zero_shot(photos: list[str], labels: str, model: str, as_json: bool, device: str | None) -> int:
+def _zero_shot(found: Found, labels: str, model: str, as_json: bool, device: str | None) -> int:
     """Labels by the cosine of picture and words; returns the exit status."""
     names = split_labels(labels)
-    from patchword.data.sources import find_pictures
+    from patchword.cli.left_out import report_left_out
     from patchword.tasks.retrieve.load import load_two_towers
 
-    paths = find_pictures(photos)
+    paths = found.pictures
     towers = load_two_towers(model, device)
     for remark in dict.fromkeys(remark for name in names for remark in towers.remarks(name)):
         complain(remark)
@@ -111,19 +125,20 @@ def _zero_shot(photos: list[str], labels: str, model: str, as_json: bool, device
         bad += unreadable
         if pictures:
             _print(read, names, towers.label(pictures, names), as_json)
-    return 1 if bad else 0
+    lost = report_left_out(found, f"{len(paths) - bad} pictures labelled", bad, as_json)
+    return 1 if bad or lost else 0
 
 
 def _trained(
-    photos: list[str], model: str, text: str, explain: Path | None, as_json: bool, device: str | None
+    found: Found, model: str, text: str, explain: Path | None, as_json: bool, device: str | None
 ) -> int:
     """Labels of a model that was trained on them; returns the exit status."""
+    from patchword.cli.left_out import report_left_out
     from patchword.data.pictures import seen_part
-    from patchword.data.sources import find_pictures
     from patchword.tasks.label.model import load_labelling_model
     from patchword.tasks.label.page import gathered_figure, gathered_page
 
-    paths = find_pictures(photos)
+    paths = found.pictures
     refuse_suffix("--explain", explain, (*PAGES, ".png"), len(paths))
     classifier = load_labelling_model(model, device)
     settings, bad = classifier.settings, 0
@@ -139,17 +154,19 @@ def _trained(
             )
         if explain is not None:
             for path, picture in zip(read, pictures, strict=True):
-                seen = seen_part(picture, settings.preprocessing.fit, settings.preprocessing.hw)
+                seen = seen_part(picture, settings.preprocessing)
                 items.append((str(path), seen, classifier.explain(picture, text)))
     if explain is not None and items and explain.suffix.lower() == ".png":
         gathered_figure(items[0][1], items[0][2], explain)
     elif explain is not None:
         write_text(explain, gathered_page(items))
-    return 1 if bad else 0
+    lost = report_left_out(found, f"{len(paths) - bad} pictures labelled", bad, as_json)
+    return 1 if bad or lost else 0
 
 
 def split_labels(labels: str) -> list[str]:
-    """The labels between the commas, each once. Raises DataError for fewer than two: one alone always has probability 1."""
+    """The labels between the commas, each once. Raises DataError for fewer than two: one alone always has
+    probability 1."""
     names = list(dict.fromkeys(name.strip() for name in labels.split(",") if name.strip()))
     if len(names) < 2:
         raise DataError(
@@ -158,7 +175,7 @@ def split_labels(labels: str) -> list[str]:
     return names
 
 
-def _print(paths: list[Path], names: list[str], shares_BL: np.ndarray, as_json: bool) -> None:
+def _print(paths: list[Path | str], names: list[str], shares_BL: np.ndarray, as_json: bool) -> None:
     for path, shares_L in zip(paths, shares_BL, strict=True):
         ranked = sorted(zip(names, shares_L.tolist(), strict=True), key=lambda pair: -pair[1])
         if as_json:

@@ -55,8 +55,8 @@ def _checked(name: str) -> str:
     from patchword.checkpoints.folder import check_files, read_config
     from patchword.checkpoints.model import find_model
     from patchword.data.store import MANIFEST, Store
-    from patchword.layers.codebook import DESCRIPTION, Codebook
     from patchword.interface import load
+    from patchword.layers.codebook import DESCRIPTION, Codebook
 
     folder = Path(name)
     if (folder / MANIFEST).is_file():

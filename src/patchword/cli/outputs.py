@@ -68,3 +68,9 @@ def print_json(row: Any) -> None:
     except UnicodeEncodeError:
         line = json.dumps(row)
     print(line, flush=True)
+
+
+AllowUrls = Annotated[
+    bool, typer.Option("--allow-urls", help="Fetch pictures that are named by an address (http, https).")
+]
+"""The option of every command that takes pictures by name."""

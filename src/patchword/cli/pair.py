@@ -10,6 +10,7 @@ import typer
 from patchword.cli.outputs import (
     FIGURES,
     PAGES,
+    AllowUrls,
     Overwrite,
     complain,
     print_json,
@@ -22,7 +23,7 @@ DEFAULT_MODEL = "laps"
 
 
 def pair(
-    photo: Annotated[Path, typer.Argument(help="The picture.")],
+    photo: Annotated[str, typer.Argument(help="The picture.")],
     text: Annotated[str, typer.Argument(help="The text, in words.")],
     model: Annotated[
         str, typer.Option("--model", help="Alignment model: a shipped name, a folder or a hub id.")
@@ -39,6 +40,7 @@ def pair(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
+    allow_urls: AllowUrls = False,
 ) -> None:
     """Print the similarity of a picture and a text, and for each word its best patch (row, column) with the
     cosine."""
@@ -48,17 +50,16 @@ def pair(
 
     refuse_suffix("--explain", explain, (*PAGES, *FIGURES))
     refuse_existing(overwrite, {"--explain": explain})
-    picture = open_picture(photo)
+    picture = open_picture(photo, allow_urls=allow_urls)
     aligner = load_alignment(model, device)
     found = aligner.explain(picture, text)
     remarks = aligner.remarks(text)
     for remark in remarks:
         complain(remark)
     if explain is not None:
-        preprocessing = aligner.settings.preprocessing
-        seen = seen_part(picture, preprocessing.fit, preprocessing.hw)
+        seen = seen_part(picture, aligner.settings.preprocessing)
         if explain.suffix.lower() in PAGES:
-            write_text(explain, pair_page(found, seen, photo.name))
+            write_text(explain, pair_page(found, seen, Path(photo).name))
         else:
             pair_figure(found, seen, explain)
     if as_json:
@@ -73,7 +74,7 @@ def pair(
             for one in found.words
         ]
         row = {
-            "image": str(photo),
+            "image": photo,
             "text": text,
             "similarity": found.similarity,
             "cosine": found.cosine,

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from patchword.data.formats.tables import CAPTION, IMAGE
+from patchword.data.headers import SUFFIXES as PICTURE_SUFFIXES
 from patchword.errors import DataError
 from patchword.metrics.rows import SUFFIXES, Columns, predicted_rows, refuse_duplicates
 
@@ -260,7 +261,7 @@ def _refuse_split(split: str | None, path: Path) -> None:
 
 
 def _is_picture(file: Path) -> bool:
-    return file.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
+    return file.suffix.lower() in PICTURE_SUFFIXES
 
 
 def _text(path: Path) -> str:

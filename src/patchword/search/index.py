@@ -89,7 +89,9 @@ def update_index(
         known = index.known_under(prefix_of(folder))
         mounts = [os.fsencode(mount) for mount in index.manifest.mounts]
         found = compare(folder, seen, known, mounts, allow_empty)
-        report = IndexReport(kept=len(seen.found) - len(found.waiting), absent=found.absent)
+        report = IndexReport(
+            kept=len(seen.found) - len(found.waiting), absent=found.absent, left_out=+seen.left_out
+        )
         update = Update(index, known, seen, found, embed, concepts, report, thumbnails)
         if progress is not None:
             progress(0, len(found.waiting))

@@ -50,6 +50,9 @@ class IndexReport:
     absent: dict[str, int] = field(default_factory=dict)
     """Folders that cannot be read or whose drive is not mounted, and how many pictures the index keeps of
     each."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """How many files and folders are no pictures that can be read, by reason; those that were probably
+    pictures are in `bad` as well."""
 
 
 class Row(NamedTuple):

@@ -7,15 +7,22 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from patchword.data.sources import (
+    BROKEN_LINK,
+    LINKED_FOLDER,
+    UNREADABLE_FILE,
+    UNREADABLE_FOLDER,
+    why_left_out,
+)
 from patchword.errors import StoreError
 from patchword.search.manifest import NAME
 from patchword.search.segments import Known
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".jp2", ".avif"}
 LOCK = "index.lock"
 """Stands in every index folder; a folder with it is an index and holds no pictures of the person's own."""
 
@@ -53,6 +60,8 @@ class Walk(NamedTuple):
     """Where another drive is mounted, at the folder, above it or under it."""
     empty: bool
     """Whether the folder holds nothing at all."""
+    left_out: Counter[str]
+    """How many files and folders are no pictures that can be read, by reason (`data.sources`)."""
 
 
 class Comparison(NamedTuple):
@@ -70,11 +79,13 @@ class Comparison(NamedTuple):
 def walk(folder: Path) -> Walk:
     """All pictures under a folder with its sub-folders, index folders left out. Links to folders are not
     followed."""
-    seen = Walk({}, {}, {mount for mount in [_mount_above(os.fsencode(folder))] if mount is not None}, False)
+    above = _mount_above(os.fsencode(folder))
+    seen = Walk({}, {}, set() if above is None else {above}, False, Counter())
     entries = 0
 
     def failed(error: OSError) -> None:
         seen.unreadable[os.fsencode(error.filename)] = str(error.strerror)
+        seen.left_out[UNREADABLE_FOLDER] += 1
 
     for place, folders, names in os.walk(folder, onerror=failed):
         entries += len(folders) + len(names)
@@ -85,15 +96,21 @@ def walk(folder: Path) -> Walk:
             os.fsencode(path) for one in folders if os.path.ismount(path := os.path.join(place, one))
         )
         folders.sort()
+        seen.left_out[LINKED_FOLDER] += sum(os.path.islink(os.path.join(place, one)) for one in folders)
         for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in SUFFIXES:
-                path = os.path.join(place, name)
+            path = os.path.join(place, name)
+            reason = why_left_out(path)
+            if reason is None:
                 try:
                     status = os.stat(path)
-                except OSError as error:
+                except OSError as error:  # gone, or lost its rights, since the folder was listed
                     seen.unreadable[os.fsencode(path)] = str(error.strerror)
                     continue
                 seen.found[os.fsencode(path)] = Status(status.st_size, status.st_mtime_ns)
+            else:
+                seen.left_out[reason] += 1
+                if reason in (BROKEN_LINK, UNREADABLE_FILE):
+                    seen.unreadable[os.fsencode(path)] = reason
     return seen._replace(empty=not entries and os.fsencode(folder) not in seen.unreadable)
 
 

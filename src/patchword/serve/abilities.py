@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from patchword.checkpoints.facts import ModelFacts
 from patchword.data.pictures import seen_box
+from patchword.serve.decoders import Upload
 from patchword.tasks.caption.page import shares
 from patchword.tasks.caption.result import Caption
 
@@ -122,7 +123,7 @@ class CaptionAnswer(BaseModel):
 
 
 def caption_answer(
-    name: str, model: PictureCaptioner, caption: Caption, picture: Image.Image, trace: bool
+    name: str, model: PictureCaptioner, caption: Caption, picture: Upload, trace: bool
 ) -> CaptionAnswer:
     """A caption as the service sends it; what made each word only where `trace` was asked for."""
     everyone = [caption, *caption.alternatives]
@@ -173,7 +174,7 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def attention_of(model: Any, maps_Thw: np.ndarray, picture: Image.Image) -> Attention:
+def attention_of(model: Any, maps_Thw: np.ndarray, picture: Image.Image | Upload) -> Attention:
     """Attention maps as the service sends them; what is not finite counts as 0."""
     words, rows, columns = maps_Thw.shape
     weights = np.nan_to_num(maps_Thw.reshape(words, rows * columns), nan=0.0, posinf=0.0, neginf=0.0)
@@ -181,9 +182,9 @@ def attention_of(model: Any, maps_Thw: np.ndarray, picture: Image.Image) -> Atte
     return Attention(rows=rows, columns=columns, weights=shares, box=_box(model, picture))
 
 
-def _box(model: Any, picture: Image.Image) -> tuple[float, float, float, float]:
+def _box(model: Any, picture: Image.Image | Upload) -> tuple[float, float, float, float]:
     """A model without recorded preprocessing (one of the hub) is taken to see the whole picture."""
     preprocessing = getattr(getattr(model, "settings", None), "preprocessing", None)
     if preprocessing is None:
         return 0.0, 0.0, 1.0, 1.0
-    return seen_box(picture.width, picture.height, preprocessing.fit, preprocessing.hw)
+    return seen_box(picture.width, picture.height, preprocessing)

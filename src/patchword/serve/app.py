@@ -1,6 +1,8 @@
-"""The service: pictures in, captions out, over HTTP with JSON. Read `create_app` for the routes, `batching.py` for what runs the model.
+"""The service: pictures in, captions out, over HTTP with JSON. Read `create_app` for the routes,
+`batching.py` for what runs the model.
 
-Everything it lets in is bounded by `Limits`; what it refuses is a `Refusal`, one JSON shape; `guards.py` stands before every request.
+Everything it lets in is bounded by `Limits`; what it refuses is a `Refusal`, one JSON shape; `guards.py`
+stands before every request.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from typing import Annotated, TypeVar
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from PIL import Image
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -25,6 +26,7 @@ from patchword.serve import abilities
 from patchword.serve.abilities import CaptionAnswer, WordStreamer, caption_answer
 from patchword.serve.asking import AnswerOption, AskAnswer, AskOptions, QuestionAnswerer, answered
 from patchword.serve.batching import Batcher, Call, Job
+from patchword.serve.decoders import Decoders, Upload
 from patchword.serve.guards import Guard
 from patchword.serve.limits import Limits
 from patchword.serve.numbers import Numbers
@@ -34,7 +36,7 @@ from patchword.serve.streaming import Words, WordStream, events, streamed
 from patchword.serve.uploads import BodyBudget, read_picture, unless_gone
 from patchword.version import version
 
-_DECODERS = 2  # threads that decode pictures, beside the one of the model
+_BESIDE = 2  # threads for work that needs no model, such as searches
 _BEAMS = 3
 
 Result = TypeVar("Result")
@@ -122,9 +124,25 @@ class Service:
 
     def start(self) -> None:
         self.batcher = Batcher(self.run, self.limits, self.numbers)
-        self.threads = ThreadPoolExecutor(_DECODERS, thread_name_prefix="patchword-decode")
+        self.decoders = Decoders(self.limits, self.numbers)
+        self.threads = ThreadPoolExecutor(_BESIDE, thread_name_prefix="patchword-beside")
+        self._loop = asyncio.get_running_loop()
+
+    def end_soon(self) -> None:
+        """Accepts nothing new from now on, and answers what was accepted with 503 where it is not done within
+        `limits.stop_seconds`. May be called from a signal handler."""
+        self._loop.call_soon_threadsafe(self._end_soon)
+
+    def _end_soon(self) -> None:
+        self.batcher.closing = True
+        self._loop.call_later(self.limits.stop_seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        self.decoders.end()
+        self.batcher.give_up()
 
     async def stop(self) -> None:
+        await self.decoders.close()
         await self.batcher.close()
         self.threads.shutdown()
 
@@ -156,20 +174,22 @@ class Service:
             )
         return chosen
 
-    async def picture(self, request: Request) -> tuple[Image.Image, float]:
-        """The picture of a request and the deadline of its answer; a full queue refuses before anything is read."""
+    async def picture(self, request: Request) -> tuple[Upload, float]:
+        """The picture of a request and the deadline of its answer; a full queue refuses before anything is
+        read."""
         deadline = self.deadline()
         self.need_room()
-        return await read_picture(request, self.limits, self.held, self.threads), deadline
+        return await read_picture(request, self.limits, self.held, self.decoders, deadline), deadline
 
-    def enter(self, call: Call, picture: Image.Image, deadline: float, item: object = None) -> Job:
+    def enter(self, call: Call, upload: Upload, deadline: float, item: object = None) -> Job:
         """Put a picture, or an item with one, into the queue."""
+        picture = upload.picture
         return self.batcher.enter(
             call, picture if item is None else item, picture.width * picture.height, deadline
         )
 
     async def beside(self, deadline: float, work: Callable[[], Result]) -> Result:
-        """Run work that needs no model in the threads that decode. Raises `Refusal` when the deadline passes."""
+        """Run work that needs no model in threads of its own. Raises `Refusal` when the deadline passes."""
         loop = asyncio.get_running_loop()
         try:
             return await asyncio.wait_for(
@@ -195,7 +215,8 @@ def create_app(
     token: str | None = None,
     limits: Limits | None = None,
 ) -> FastAPI:
-    """The application for these models (the first is the default) and, where given, an index, a question model and a labelling model.
+    """The application for these models (the first is the default) and, where given, an index, a question
+    model and a labelling model.
 
     With `token`, requests must carry it; without, only requests to a loopback name are answered."""
     numbers = Numbers()
@@ -207,7 +228,8 @@ def create_app(
         yield
         await service.stop()
 
-    # The interactive documentation pages would load scripts from elsewhere: only the document itself is served.
+    # The interactive documentation pages would load scripts from elsewhere: only the document itself is
+    # served.
     app = FastAPI(
         title="Patchword",
         version=version(),
@@ -238,27 +260,28 @@ def _add_captions(app: FastAPI, service: Service) -> None:
         trace: bool = False,
         stream: bool = False,
     ) -> Response:
-        """Caption one picture. With `trace`, say what made each word. With `stream`, or where the request accepts text/event-stream,
-        send server-sent events: `queued`, a `word` each, and `caption` with the whole answer. Words are sent as they are made, by greedy
-        search. With `beams` or `n_best` of more than one (3 beams where left out and nothing is streamed) they arrive together, for a
-        search knows its first word only when it has ended; until then the words of greedy search are sent as `draft`. From models that
-        cannot stream they arrive together without a draft."""
+        """Caption one picture. With `trace`, say what made each word. With `stream`, or where the request
+        accepts text/event-stream, send server-sent events: `queued`, a `word` each, and `caption` with the
+        whole answer. Words are sent as they are made, by greedy search. With `beams` or `n_best` of more
+        than one (3 beams where left out and nothing is streamed) they arrive together, for a search knows
+        its first word only when it has ended; until then the words of greedy search are sent as `draft`.
+        From models that cannot stream they arrive together without a draft."""
         name = service.model(model)
         as_events = stream or "text/event-stream" in request.headers.get("accept", "")
         greedy = as_events and beams in (None, 1) and n_best == 1
         search = Call("caption", (name, 1 if greedy else max(beams or _BEAMS, n_best), n_best, trace))
-        picture, deadline = await service.picture(request)
+        upload, deadline = await service.picture(request)
 
         async def answer(job: Job) -> CaptionAnswer:
-            return caption_answer(name, service.models[name], await job.answer(), picture, trace)
+            return caption_answer(name, service.models[name], await job.answer(), upload, trace)
 
         def telling(call: Call, words: Words | None = None) -> WordStream:
-            job = service.enter(call, picture, deadline)
+            job = service.enter(call, upload, deadline)
             return WordStream(service.batcher, job, answer(job), words)
 
         if not as_events:
             return JSONResponse(
-                (await unless_gone(request, answer(service.enter(search, picture, deadline)))).model_dump(
+                (await unless_gone(request, answer(service.enter(search, upload, deadline)))).model_dump(
                     mode="json"
                 )
             )
@@ -276,11 +299,14 @@ def _add_others(app: FastAPI, service: Service) -> None:
     async def ask(
         request: Request, question: Question, trace: bool = False, anyway: bool = False
     ) -> Response:
-        """Answers to a question about a picture, best first. With `trace`, say where the words of the question looked; with `anyway`,
-        answer about pictures unlike those that the model was trained on, too."""
+        """Answers to a question about a picture, best first. With `trace`, say where the words of the
+        question looked; with `anyway`, answer about pictures unlike those that the model was trained on,
+        too."""
         configured(service.answers, "a question model", "answers questions")
-        picture, deadline = await service.picture(request)
-        job = service.enter(Call("ask", AskOptions(trace, anyway)), picture, deadline, (picture, question))
+        upload, deadline = await service.picture(request)
+        job = service.enter(
+            Call("ask", AskOptions(trace, anyway)), upload, deadline, (upload.picture, question)
+        )
         return JSONResponse((await unless_gone(request, job.answer())).model_dump(mode="json"))
 
     @app.post("/label", response_model=LabelAnswer, openapi_extra=_PICTURE_BODY)
@@ -289,8 +315,8 @@ def _add_others(app: FastAPI, service: Service) -> None:
     ) -> Response:
         """Which of the given labels fits a picture, best first."""
         configured(service.labels, "a labelling model", "labels pictures")
-        picture, deadline = await service.picture(request)
-        job = service.enter(Call("label", tuple(label)), picture, deadline)
+        upload, deadline = await service.picture(request)
+        job = service.enter(Call("label", tuple(label)), upload, deadline)
         found = await unless_gone(request, job.answer())
         return JSONResponse(
             LabelAnswer(

@@ -63,6 +63,7 @@ class Batcher:
     ) -> None:
         self._run, self.limits, self._numbers = run, limits, numbers
         self._waiting: list[Job] = []
+        self._running: list[Job] = []
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="patchword-model")
         self.closing = False
@@ -107,6 +108,15 @@ class Batcher:
         if not job.future.done():
             job.future.cancel()
 
+    def give_up(self) -> None:
+        """Accepts no new jobs, and answers those that are not done with 503."""
+        self.closing = True
+        for job in [*self._waiting, *self._running]:
+            if not job.future.done():
+                job.future.set_exception(stopping(self.limits.retry_seconds))
+        self._waiting = []
+        self._arrived.set()
+
     async def close(self) -> None:
         """Accepts no new jobs, finishes those in the queue, and ends the thread."""
         self.closing = True
@@ -127,7 +137,9 @@ class Batcher:
             call = self._waiting[0].call
             jobs = [job for job in self._waiting if job.call == call][: self.limits.batch]
             self._waiting = [job for job in self._waiting if job not in jobs]
+            self._running = jobs
             await self._answer(call, jobs)
+            self._running = []
 
     def _together(self) -> int:
         return sum(job.call == self._waiting[0].call for job in self._waiting)

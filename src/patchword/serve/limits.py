@@ -17,6 +17,12 @@ class Limits:
     """Largest JSON body."""
     pixels: int = 50_000_000
     """Largest picture, judged by its header before decoding."""
+    scans: int = 100
+    """Most scans of one JPEG; encoders write a dozen."""
+    decoders: int = 2
+    """Processes that decode pictures beside the model's thread."""
+    decoding_bytes: int = 512 * 2**20
+    """Memory of all pictures while they are decoded, judged by their headers; also of a single one."""
     queue: int = 64
     """Requests that may wait for the model; the next one is refused with 503."""
     queued_pixels: int = 200_000_000
@@ -29,6 +35,8 @@ class Limits:
     body_seconds: float = 15.0
     """Time for a client to send its whole body; also for the head of a request, and for an idle
     connection."""
+    stop_seconds: float = 3.5
+    """Time after SIGTERM or Ctrl+C in which accepted requests may still be answered; the others get 503."""
     connections: int = 128
     """Open connections; the next one gets 503 and is closed."""
     retry_seconds: int = 2

@@ -18,6 +18,8 @@ class Numbers:
         self.batched = 0
         self.model_seconds = 0.0
         self.cancelled = 0
+        self.decoders_ended = 0
+        """Processes that were ended because their picture took too long, or that broke down on it."""
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """Counts a request and its time."""
@@ -47,6 +49,7 @@ class Numbers:
             ("batched_requests_total", self.batched),
             ("model_seconds_total", f"{self.model_seconds:.6f}"),
             ("cancelled_total", self.cancelled),
+            ("decoders_ended_total", self.decoders_ended),
         ):
             lines += [f"# TYPE patchword_{name} counter", f"patchword_{name} {value}"]
         return "\n".join([*lines, "# TYPE patchword_waiting gauge", f"patchword_waiting {waiting}"]) + "\n"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
-from starlette.types import ASGIApp
+from fastapi import FastAPI
 
 from patchword.errors import ConfigError
 from patchword.serve.connections import bounded_protocol
@@ -60,11 +60,19 @@ def take_port(host: str, port: int) -> socket.socket:
 
 
 class _Announced(uvicorn.Server):
-    """A server that says when requests are answered, and not before."""
+    """A server that says when requests are answered, and not before, and that tells the service of the end as
+    soon as a signal asks for it, not only when the last request is done."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, ready: Callable[[], None], ending: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._ready, self._ending = ready, ending
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called in the main thread by a signal."""
+        self._ending()
+        super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, and then `ready`."""
@@ -73,8 +81,9 @@ class _Announced(uvicorn.Server):
             self._ready()
 
 
-def serve(app: ASGIApp, taken: socket.socket, limits: Limits, ready: Callable[[], None]) -> None:
-    """Answer requests until SIGINT or SIGTERM; then finish what has been taken, take nothing new, and return.
+def serve(app: FastAPI, taken: socket.socket, limits: Limits, ready: Callable[[], None]) -> None:
+    """Answer requests until SIGINT or SIGTERM; then take nothing new, finish what has been taken, for
+    `limits.stop_seconds` at most, and return.
 
     `ready` is called when the first request would be answered. The address is for the caller to check
     (`check_address`) and to take (`take_port`).
@@ -94,7 +103,7 @@ def serve(app: ASGIApp, taken: socket.socket, limits: Limits, ready: Callable[[]
         access_log=False,
         server_header=False,
         timeout_keep_alive=int(limits.body_seconds),
-        timeout_graceful_shutdown=int(limits.deadline_seconds + limits.body_seconds) + 1,
+        timeout_graceful_shutdown=int(limits.stop_seconds) + 1,
         log_level="warning",
     )
-    _Announced(config, ready).run(sockets=[taken])
+    _Announced(config, ready, app.state.service.end_soon).run(sockets=[taken])

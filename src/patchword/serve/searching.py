@@ -2,7 +2,7 @@
 the same towers.
 
 The model's thread turns words into a vector and does nothing else. The index is searched, and small copies
-are read, in the threads that decode pictures; no search opens an original.
+are read, in threads beside the model; no search opens an original.
 """
 
 from __future__ import annotations

@@ -1,25 +1,23 @@
 """From a request to a picture: the body within its limits, the picture out of it by content, all in memory.
 
-Neither the name of a file nor its declared type decides anything, no address is fetched, and nothing is written to disk.
+Neither the name of a file nor its declared type decides anything, no address is fetched, and nothing is
+written to disk.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from concurrent.futures import Executor
 from typing import TypeVar
 
-from PIL import Image, UnidentifiedImageError
 from starlette.requests import ClientDisconnect, Request
 
-from patchword.data.pictures import open_lazily, open_picture
-from patchword.errors import PictureError
+from patchword.errors import NotAPicture, PictureError, PictureTooLarge
+from patchword.serve.decoders import Decoders, Upload
 from patchword.serve.forms import file_of_form
 from patchword.serve.limits import Limits
 from patchword.serve.refusals import ClientGone, Refusal, full
 
-_UPLOAD = "the upload"
 _DO = "send the picture itself as the body, or as the file 'image' of multipart/form-data"
 _CLOSE = {"Connection": "close"}  # what is left of the body is not read
 _DRAINED = 4  # a declared body of up to so many times the limit is read and forgotten before it is refused
@@ -35,8 +33,9 @@ class BodyBudget:
 
 
 async def read_body(request: Request, limit: int, limits: Limits, held: BodyBudget) -> bytes:
-    """The whole body. Raises `Refusal` above `limit` bytes (by the declared length at once), when it takes too long, or when the bodies
-    of all requests together are too much. The caller takes its length off `held` when it is done with it."""
+    """The whole body. Raises `Refusal` above `limit` bytes (by the declared length at once), when it takes
+    too long, or when the bodies of all requests together are too much. The caller takes its length off
+    `held` when it is done with it."""
     declared = request.headers.get("content-length", "")
     try:
         if declared.isdigit() and int(declared) > limit:
@@ -74,7 +73,8 @@ async def _collect(request: Request, limit: int, limits: Limits, held: BodyBudge
 
 
 async def _drain(request: Request) -> None:
-    """Read and forget: a client that sends its whole body first would otherwise meet a broken connection in place of the answer."""
+    """Read and forget: a client that sends its whole body first would otherwise meet a broken connection in
+    place of the answer."""
     async for _ in request.stream():
         pass
 
@@ -86,62 +86,43 @@ def _too_large(limit: int) -> Refusal:
     )
 
 
-async def read_picture(request: Request, limits: Limits, held: BodyBudget, threads: Executor) -> Image.Image:
-    """The picture of a request: the file part of multipart/form-data, or the whole body. Raises `Refusal`."""
+async def read_picture(
+    request: Request, limits: Limits, held: BodyBudget, decoders: Decoders, deadline: float
+) -> Upload:
+    """The picture of a request: the file part of multipart/form-data, or the whole body, whatever other
+    type is declared (curl and Python declare a form where nothing else is said).
+
+    Decoding ends when the client leaves, and at the deadline. Raises `Refusal` and `ClientGone`.
+    """
+    kind = request.headers.get("content-type", "")
     body = await read_body(request, limits.body_bytes, limits, held)
+    length = len(body)
     try:
-        return await asyncio.get_running_loop().run_in_executor(
-            threads, decode, request.headers.get("content-type", ""), body, limits
-        )
-    finally:
-        held.bytes -= len(body)
-
-
-def decode(content_type: str, body: bytes, limits: Limits) -> Image.Image:
-    """An upright RGB picture, first frame, out of a body. Raises `Refusal` for what is no picture, too large, or damaged."""
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind.startswith("multipart/") and not _is_picture(body):
-        body = file_of_form(content_type, body)
-    if not body:
-        raise Refusal(422, "empty_upload", "the upload has 0 bytes", _DO)
-    try:
-        with open_lazily(body, _UPLOAD) as head:
-            width, height = head.size
-        if width * height > limits.pixels:
-            raise _too_many_pixels(f"the picture has {width}x{height} pixels", limits)
-        return open_picture(body, limits.pixels, _UPLOAD)
+        if kind.strip().lower().startswith("multipart/"):
+            body = await asyncio.to_thread(file_of_form, kind, body)
+        if not body:
+            raise Refusal(422, "empty_upload", "the upload has 0 bytes", _DO)
+        return await unless_gone(request, decoders.decode(body, deadline))
     except PictureError as error:
-        if isinstance(error.__cause__, Image.DecompressionBombError):
-            raise _too_many_pixels("the picture is far too large", limits) from error
-        if isinstance(error.__cause__, UnidentifiedImageError):
-            message = "the upload is not a picture of a known kind, whatever its name or type says"
-            do = f"{_DO}: JPEG, PNG, WebP, GIF, TIFF or BMP (SVG is not drawn)"
-            raise Refusal(415, "not_a_picture", message, do) from error
-        do = "save the picture again, or send another one"
-        if kind == "application/x-www-form-urlencoded":
-            do += "; curl leaves bytes out with --data: use --data-binary"
-        raise Refusal(422, "damaged_picture", str(error), do) from error
+        raise refused(error) from error
+    finally:
+        held.bytes -= length
 
 
-def _is_picture(body: bytes) -> bool:
-    try:
-        with open_lazily(body, _UPLOAD):
-            return True
-    except PictureError:
-        return False
-
-
-def _too_many_pixels(found: str, limits: Limits) -> Refusal:
-    return Refusal(
-        413,
-        "too_many_pixels",
-        f"{found}; at most {limits.pixels:,} pixels are taken",
-        "make the picture smaller first",
-    )
+def refused(error: PictureError) -> Refusal:
+    """The answer to an upload that is not decoded."""
+    if isinstance(error, PictureTooLarge):
+        return Refusal(413, "too_many_pixels", str(error), "make the picture smaller first")
+    if isinstance(error, NotAPicture):
+        message = "the upload is not a picture of a known kind, whatever its name or type says"
+        do = f"{_DO}: JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP (SVG is not drawn)"
+        return Refusal(415, "not_a_picture", message, do)
+    return Refusal(422, "damaged_picture", str(error), "save the picture again, or send another one")
 
 
 async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
-    """The result of `work`, which is cancelled when the client goes away. The body must have been read. Raises `ClientGone`."""
+    """The result of `work`, which is cancelled when the client goes away. The body must have been read.
+    Raises `ClientGone`."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
     try:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchword.data.pictures import seen_part
+from patchword.data.pictures import Preprocessing, seen_part
 from patchword.errors import DataError
 from patchword.html.pictures import small_jpeg, smoothed
 from patchword.tasks.caption.page import caption_figure, caption_page, caption_strip
@@ -159,10 +159,11 @@ def test_an_even_map_is_evenly_bright():
 
 def test_a_cut_out_middle_is_what_is_shown():
     wide = Image.new("RGB", (100, 40))
-    assert seen_part(wide, "squash", (224, 224)).size == (100, 40)
-    assert seen_part(wide, "short_side_center_crop", (224, 224)).size == (40, 40)
+    assert seen_part(wide, Preprocessing(size=224)).size == (100, 40)
+    cut = Preprocessing(size=224, fit="short_side_center_crop")
+    assert seen_part(wide, cut).size == (40, 40)
     wide.putpixel((30, 0), (255, 255, 255))
-    assert seen_part(wide, "short_side_center_crop", (224, 224)).getpixel((0, 0)) == (255, 255, 255)
+    assert seen_part(wide, cut).getpixel((0, 0)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(

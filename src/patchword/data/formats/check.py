@@ -17,11 +17,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from patchword.data.decoding import open_lazily, orientation
 from patchword.data.formats.questions import holds_questions, read_questions
 from patchword.data.formats.readers import read_captions
-from patchword.data.pictures import open_lazily, open_picture, orientation
+from patchword.data.pictures import open_picture
 from patchword.data.records import CaptionRecord, QuestionRecord
-from patchword.errors import PictureError
+from patchword.errors import NotAPicture, PictureError, PictureTooLarge
 from patchword.text.words import split_characters, written_without_spaces
 
 MOST_WORDS = 50
@@ -333,15 +334,11 @@ def _look_at_picture(content: bytes, name: str, complain) -> None:
 def _kind_of(reason: PictureError, content: bytes) -> str:
     if not content:
         return "empty-file"
-    if "more than the limit" in str(reason):
+    if isinstance(reason, PictureTooLarge):
         return "too-large"
-    return (
-        "truncated"
-        if "truncated" in str(reason).lower()
-        else "not-a-picture"
-        if "not a picture" in str(reason)
-        else "damaged"
-    )
+    if isinstance(reason, NotAPicture):
+        return "not-a-picture"
+    return "truncated" if "truncated" in str(reason).lower() else "damaged"
 
 
 def _oddities(image: Image.Image) -> Iterable[tuple[str, str]]:

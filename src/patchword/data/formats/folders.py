@@ -6,12 +6,10 @@ import re
 from pathlib import Path
 
 from patchword.data.formats.complaints import SPLITS, Complain, clean_caption, clean_file, read_text
+from patchword.data.headers import SUFFIXES
 from patchword.data.records import CaptionRecord
 from patchword.errors import DataError
 
-PICTURE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .png .gif .bmp .webp .tif .tiff .ppm .pgm .pbm .tga .jp2 .avif .ico .mpo .jfif .qoi".split()
-)
 _TOKEN_LINE = re.compile(r"(?P<file>[^\t]+?)#(?P<number>\d+)\t(?P<caption>.*)")
 _SPLIT_LIST = re.compile(r"(?:.*[._-])?(train|dev|val|test)(?:images)?\.txt", re.IGNORECASE)
 
@@ -88,7 +86,7 @@ def read_folder(folder: Path, complain: Complain) -> list[CaptionRecord]:
     """Records of a folder in which photo.txt, one caption per line, lies beside photo.jpg; folders train, val and test give the split."""
     records = []
     for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() not in PICTURE_SUFFIXES or not file.is_file():
+        if file.suffix.lower() not in SUFFIXES or not file.is_file():
             continue
         name = file.relative_to(folder)
         beside = file.with_suffix(".txt")

@@ -31,7 +31,7 @@ from patchword.checkpoints.model import (
 )
 from patchword.composed import CaptionerSettings, TowerSettings
 from patchword.data.captions import Inputs, padded
-from patchword.data.pictures import Picture, Preprocessing, open_picture
+from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_picture
 from patchword.data.questions import Targets, gather
 from patchword.data.records import QuestionRecord
 from patchword.decode import beam_search
@@ -98,7 +98,8 @@ class AnsweringModel:
         """Answers one question about one picture, or the n-th of a list about the n-th of a list.
 
         Args:
-            pictures: path, PIL image or array (H, W, 3), or a list of these.
+            pictures: path, bytes or open binary file of a picture, PIL image or array (H, W, 3), or a list of
+                these.
             questions: a question, or one for each picture.
             n_best: number of answers, best first; fewer where the model knows fewer.
             anyway: also answer about out-of-distribution pictures.
@@ -109,8 +110,9 @@ class AnsweringModel:
             DataError: a question has no word that the model knows, a picture is out-of-distribution, or the
                 lists differ in length.
         """
-        if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
-            return self.ask([pictures], [str(questions)], n_best, batch, anyway)[0]
+        pictures, single = one_or_many(pictures)
+        if single:
+            return self.ask(pictures, [str(questions)], n_best, batch, anyway)[0]
         if isinstance(questions, str) or len(questions) != len(pictures):
             found = "one question" if isinstance(questions, str) else f"{len(questions)} questions"
             raise DataError(f"{found} for {len(pictures)} pictures: give a list with one for each")

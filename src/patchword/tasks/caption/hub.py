@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from patchword.checkpoints.facts import ModelFacts
-from patchword.data.pictures import Picture, open_picture
+from patchword.data.pictures import Picture, one_or_many, open_picture
 from patchword.errors import ConfigError, ModelError, PictureError
 from patchword.hub import find_published
 from patchword.tasks.caption.batches import captions_of, computing_in
@@ -97,8 +95,9 @@ class HubCaptioner:
             raise ConfigError(
                 "--mention works with Patchword's own captioners: leave it out, or name one of these"
             )
-        if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
-            return self.caption([pictures], beams, n_best, trace, batch, options)[0]
+        pictures, single = one_or_many(pictures)
+        if single:
+            return self.caption(pictures, beams, n_best, trace, batch, options)[0]
         if beams is not None:
             options = replace(options, beams=beams)
         captions = Captions()

@@ -25,7 +25,7 @@ from patchword.checkpoints.facts import ModelFacts
 from patchword.checkpoints.model import portable, published_commits
 from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings, prototypes_of
 from patchword.data.captions import Inputs
-from patchword.data.pictures import Picture, Preprocessing, open_picture, seen_part
+from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_picture, seen_part
 from patchword.decode import Decodings, beam_search, explain_tokens, greedy_steps, select_rows
 from patchword.errors import ConfigError, PictureError
 from patchword.html.pictures import small_jpeg
@@ -178,7 +178,8 @@ class CaptioningModel:
         """Caption one picture, or a list of them.
 
         Args:
-            pictures: path, PIL image or array (H, W, 3), or a list of these.
+            pictures: path, bytes or open binary file of a picture, PIL image or array (H, W, 3), or a list of
+                these.
             beams: hypotheses of the search; the model's own setting where left out.
             n_best: how many hypotheses come back; all but the best as `alternatives`.
             trace: whether the attention maps are computed, and a small copy of the picture is kept with them.
@@ -193,8 +194,9 @@ class CaptioningModel:
             ConfigError: options out of range.
             DataError: a word of `options.mention` that the model cannot say.
         """
-        if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
-            return self.caption([pictures], beams, n_best, trace, batch, options)[0]
+        pictures, single = one_or_many(pictures)
+        if single:
+            return self.caption(pictures, beams, n_best, trace, batch, options)[0]
         if beams is not None:
             options = replace(options, beams=beams)
         captions = Captions()
@@ -228,7 +230,7 @@ class CaptioningModel:
         return captions_of(self, pictures, options, trace, batch, unreadable)
 
     def _seen(self, picture: Image.Image) -> bytes:
-        return small_jpeg(seen_part(picture, self.settings.preprocessing.fit, self.settings.preprocessing.hw))
+        return small_jpeg(seen_part(picture, self.settings.preprocessing))
 
     def stream(self, picture: Picture, trace: bool = False) -> Generator[str, None, Caption]:
         """The words of one picture's caption, each as soon as it is known: greedy search, for a search with beams knows its first word

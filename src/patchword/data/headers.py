@@ -1,0 +1,275 @@
+"""What the first bytes of a picture file tell: its kind, and what decoding it would cost.
+
+A small file can claim gigabytes, and a valid one can take minutes. So a picture is judged by its header
+before anything is decoded: its pixels, the bytes that its decoder and our conversions will hold, and the
+scans of a JPEG.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from PIL import BmpImagePlugin, Image, PngImagePlugin
+
+from patchword.errors import PictureError, PictureTooLarge
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .j2k "
+    ".jpx .jpc .ico .pcx .sgi .qoi .avif .avifs .heic .heics .heif .hif".split()
+)
+"""Names of picture files end in one of these, in lower case."""
+
+RAW_SUFFIXES = frozenset(
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mrw .nef .nrw .orf .pef .raf .rw2 .rwl .sr2 .srf .srw "
+    ".x3f".split()
+)
+"""What cameras write before any picture is made of it; read with the extra `raw`."""
+
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"heif")
+_AVIF = (b"avif", b"avis")
+_RAW_STARTS = (b"FUJIFILMCCD-RAW", b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FOVb", b"\0MRM")
+_STARTS = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF87a",
+    b"GIF89a",
+    b"II*\0",
+    b"MM\0*",
+    b"\0\0\0\x0cjP  \r\n\x87\n",
+    b"\xff\x4f\xff\x51",
+    b"qoif",
+)
+"""First bytes of kinds that cannot be taken for anything else."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one picture may cost. These are the values for files on a person's own disk; the service brings
+    smaller ones."""
+
+    file_bytes: int = 2**30
+    pixels: int = 500_000_000
+    """As the header claims them, before any reduction."""
+    decoded_bytes: int = 2**31
+    """What its decoder and our conversions hold at their peak (`cost`), after a reduction that the decoder
+    can make."""
+    scans: int = 100
+    """Of one JPEG. Encoders write a dozen; every further one costs a pass over all pixels, however few
+    bytes it has."""
+    raw: bool = True
+    """Whether camera raw files are read."""
+
+
+def starts_like_a_picture(start: bytes) -> bool:
+    """Whether the first bytes of a file (16 or more) are those of a kind that is read; kinds without a sure
+    mark are told by suffix."""
+    if start[4:8] == b"ftyp":
+        return start[8:12] in _HEIC or start[8:12] in _AVIF
+    riff = start.startswith(b"RIFF") and start[8:12] == b"WEBP"
+    bitmap = start.startswith(b"BM") and start[6:10] == b"\0\0\0\0"
+    return riff or bitmap or start.startswith(_STARTS)
+
+
+def is_heic(content: bytes) -> bool:
+    """Some AVIF files begin with the mark that HEIC shares with them, and name their own behind it."""
+    if content[4:8] != b"ftyp" or content[8:12] not in _HEIC:
+        return False
+    compatible = content[16 : int.from_bytes(content[:4], "big")]
+    return not any(mark in compatible for mark in _AVIF)
+
+
+def is_raw(content: bytes, name: str) -> bool:
+    """Whether a file is what a camera writes before any picture is made of it. Most such files are TIFFs
+    that begin with a thumbnail."""
+    if content.startswith(_RAW_STARTS) or content[6:14] == b"HEAPCCDR" or content[4:12] == b"ftypcrx ":
+        return True
+    if not content.startswith((b"II*\0", b"MM\0*")):
+        return False
+    if content[8:10] == b"CR" or name.lower().endswith(tuple(RAW_SUFFIXES)):
+        return True
+    tags = _first_tags(content)
+    thumbnail = tags.get(254, 0) & 1 and 330 in tags  # a reduced picture first, and others elsewhere
+    return bool(thumbnail) or 50706 in tags or tags.get(262) in (32803, 34892)
+
+
+def _first_tags(tiff: bytes) -> dict[int, int]:
+    """The tags of a TIFF's first directory with their first value, as far as it stands in the directory
+    itself."""
+    order = "<" if tiff.startswith(b"II") else ">"
+    (place,) = struct.unpack(order + "I", tiff[4:8].ljust(4, b"\0"))
+    (count,) = struct.unpack(order + "H", tiff[place : place + 2].ljust(2, b"\0"))
+    entries = tiff[place + 2 : place + 2 + 12 * count]
+    tags = {}
+    for start in range(0, len(entries) - 11, 12):
+        number, kind = struct.unpack(order + "HH", entries[start : start + 4])
+        value = entries[start + 8 : start + 12]
+        (tags[number],) = struct.unpack(order + ("H2x" if kind == 3 else "I"), value)
+    return tags
+
+
+def check_before_opening(content: bytes, name: str, bounds: Bounds) -> None:
+    """Nothing at all, too many bytes, and kinds of which Pillow decodes, or allocates for, all pixels as it
+    opens the file."""
+    if not content:
+        raise PictureError(f"{name}: the file is empty (0 bytes). Fetch it again or leave it out.")
+    if len(content) > bounds.file_bytes:
+        found = f"the file has {len(content):,} bytes, more than the limit of {bounds.file_bytes:,}"
+        raise PictureTooLarge(f"{name}: {found}. It was not decoded.")
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+        check_pixels(_webp_size(content), name, bounds)
+    elif content.startswith(b"\0\0\1\0"):
+        for size in _icon_sizes(content, name):
+            check_pixels(size, name, bounds)
+            check_held(12 * size[0] * size[1], size, name, bounds)
+
+
+def _webp_size(content: bytes) -> tuple[int, int]:
+    """Width and height of the canvas; 1x1 where the header is broken, which its decoder will say."""
+    kind, head = content[12:16], content[16:34].ljust(18, b"\0")
+    if kind == b"VP8X":
+        return int.from_bytes(head[8:11], "little") + 1, int.from_bytes(head[11:14], "little") + 1
+    if kind == b"VP8L":
+        (bits,) = struct.unpack("<I", head[5:9])
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack("<HH", head[10:14]) if kind == b"VP8 " else (1, 1)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _icon_sizes(content: bytes, name: str) -> Iterator[tuple[int, int]]:
+    """Of each picture in an icon, by its own header: the list at the beginning may say anything."""
+    (count,) = struct.unpack("<H", content[4:6].ljust(2, b"\0"))
+    if count > 256:
+        raise PictureTooLarge(
+            f"{name}: an icon of {count} pictures, expected at most 256. It was not decoded."
+        )
+    for place in range(6, 6 + 16 * count, 16):
+        (offset,) = struct.unpack("<I", content[place + 12 : place + 16].ljust(4, b"\0"))
+        inner = content[offset : offset + 2**20]
+        kind = PngImagePlugin.PngImageFile if inner.startswith(b"\x89PNG") else BmpImagePlugin.DibImageFile
+        try:
+            with quiet(), kind(io.BytesIO(inner)) as image:
+                size = image.size
+        except Exception as reason:  # broken headers raise whatever the decoder trips over
+            raise damaged(name, reason) from reason
+        yield size
+
+
+def check_pixels(size: tuple[int, int], name: str, bounds: Bounds) -> None:
+    """Raises PictureTooLarge for more pixels than `bounds` allows, PictureError for none."""
+    width, height = size
+    if width * height > bounds.pixels:
+        found = f"{width}x{height} is {width * height:,} pixels"
+        raise PictureTooLarge(
+            f"{name}: {found}, more than the limit of {bounds.pixels:,}. Make it smaller first; it was not "
+            "decoded."
+        )
+    if width == 0 or height == 0:
+        raise PictureError(f"{name}: the picture has no pixels ({width}x{height}).")
+
+
+def check_held(held: int, size: tuple[int, int], name: str, bounds: Bounds) -> None:
+    """Raises PictureTooLarge where decoding would hold more bytes than `bounds` allows."""
+    if held > bounds.decoded_bytes:
+        found = f"{size[0]}x{size[1]} pixels of its kind take {held / 2**20:,.0f} MiB to decode"
+        raise PictureTooLarge(
+            f"{name}: {found}, more than the limit of {bounds.decoded_bytes / 2**20:,.0f} MiB. "
+            "Make it smaller first; it was not decoded."
+        )
+
+
+def check_scans(image: Image.Image, content: bytes, name: str, bounds: Bounds) -> None:
+    """Raises PictureTooLarge for a JPEG that would be gone through more often than `bounds` allows."""
+    if image.format in ("JPEG", "MPO") and _scans(content, bounds.scans) > bounds.scans:
+        raise PictureTooLarge(
+            f"{name}: a JPEG of more than {bounds.scans} scans, where cameras and programs write a dozen. "
+            "Save it again; it was not decoded."
+        )
+
+
+def check_tiles(image: Image.Image, name: str, bounds: Bounds) -> None:
+    """Raises PictureTooLarge for a TIFF whose tiles have more pixels than `bounds` allows."""
+    if image.format == "TIFF":
+        check_pixels(_block(image), name, bounds)
+
+
+def cost(image: Image.Image, stored: tuple[int, int], content: bytes, left: int) -> int:
+    """Bytes that decoding and converting hold at their peak: an upper bound for headers that say the truth.
+
+    `stored` is the size before a reduction by the decoder, which `image` knows of already; `left` is by how
+    much the picture is reduced once more after it has been decoded.
+    """
+    pixels, whole = image.size[0] * image.size[1], stored[0] * stored[1]
+    core = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
+    as_rgb = 0 if left > 1 and image.mode == "RGB" else 4
+    held = pixels * (core + as_rgb) + pixels // left**2 * (8 if left > 1 else 4)  # reduced, turned upright
+    if image.format in ("JPEG", "MPO") and _scans(content, 1) > 1:
+        held += 6 * whole  # the coefficients of all scans are kept until the last one
+    elif image.format == "JPEG2000":
+        held += 5 * len(image.getbands()) * pixels
+    elif image.format in ("AVIF", "HEIF", "WEBP"):
+        held += 12 * whole  # planes or canvases of the decoder, and its bytes on their way
+    elif image.format == "TIFF":
+        width, height = _block(image)
+        held += width * height * _sample_bytes(image)
+    return held
+
+
+def _block(image: Image.Image) -> tuple[int, int]:
+    """What a TIFF is decoded by: its tile or its strip, which may be larger than the picture."""
+    tags = image.tag_v2
+    if 322 in tags and 323 in tags:
+        return int(tags[322]), int(tags[323])
+    return image.size[0], min(int(tags.get(278, image.size[1]) or 1), image.size[1])
+
+
+def _sample_bytes(image: Image.Image) -> int:
+    bits = image.tag_v2.get(258, 1)
+    bits = max(bits) if isinstance(bits, tuple) else bits
+    return max(1, int(bits) * int(image.tag_v2.get(277, 1)) // 8)
+
+
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+
+
+def _scans(jpeg: bytes, most: int) -> int:
+    """How many scans a JPEG has, counted up to `most` + 1; of a file with several pictures those of the
+    first."""
+    place, scans, components, progressive = 2, 0, 0, False
+    while found := _MARKER.search(jpeg, place):
+        marker, place = jpeg[found.start() + 1], found.end()
+        segment = jpeg[place : place + 8].ljust(8, b"\0")
+        if marker == 0xD9:
+            break
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            components, progressive = segment[7], marker not in (0xC0, 0xC1)
+        elif marker == 0xDA:
+            scans += 1
+            whole = not progressive and segment[2] >= components
+            if scans > most or whole:  # the one scan of most photographs, which are not searched any further
+                break
+        if marker not in (0xD8, 0x01):
+            place += max(int.from_bytes(segment[:2], "big"), 2)
+    return scans
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without complaints about metadata and palettes, of no use to whoever wants the picture, and about the
+    size, which is judged here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def damaged(name: str, reason: BaseException) -> PictureError:
+    """The error for a file that a decoder tripped over."""
+    said = " ".join(str(reason).split()) or type(reason).__name__
+    return PictureError(
+        f"{name}: cannot be decoded: {said}. The file is damaged: fetch it again or leave it out."
+    )

@@ -1,0 +1,247 @@
+"""Pictures that are meant to hold up the service or to fill its memory: none does, and others are
+answered."""
+
+import asyncio
+import io
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+import uvicorn
+from PIL import Image
+
+from patchword.errors import PictureError
+from patchword.serve.app import create_app
+from patchword.serve.connections import bounded_protocol
+from patchword.serve.decoders import Decoders
+from patchword.serve.limits import Limits
+from patchword.serve.numbers import Numbers
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def many_scans():
+    """A valid progressive JPEG of 7,000 x 7,000 pixels and half a megabyte with 3,000 scans, each of which
+    goes through all pixels."""
+    buffer = io.BytesIO()
+    Image.new("L", (7_000, 7_000), 90).save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    last = content.rindex(b"\xff\xda")
+    return content[:last] + content[last:-2] * 3_000 + content[-2:]
+
+
+def icon(png):
+    """An icon that says 64x64 of the PNG inside it."""
+    return struct.pack("<HHHBBBBHHII", 0, 1, 1, 64, 64, 0, 0, 1, 32, len(png), 22) + png
+
+
+def claiming(side):
+    """A PNG of some bytes whose header says that it is a square of this size."""
+
+    def chunk(kind, content):
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000)))
+
+
+@pytest.fixture
+def running():
+    """A service in a thread of this process; gives its port."""
+    servers = []
+
+    def start(model, **limits):
+        from threading import Thread
+
+        bounds = Limits(**limits)
+        app = create_app({"fake": model}, limits=bounds)
+        options = {"http": bounded_protocol(bounds), "ws": "none", "log_level": "error", "access_log": False}
+        server = uvicorn.Server(uvicorn.Config(app, port=0, **options))
+        thread = Thread(target=server.run)
+        thread.start()
+        servers.append((server, thread))
+        wait(lambda: server.started)
+        return server.servers[0].sockets[0].getsockname()[1]
+
+    yield start
+    for server, thread in servers:
+        server.should_exit = True
+        thread.join(60)
+
+
+def wait(until, seconds=60):
+    ends = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < ends, "it did not come to that"
+        time.sleep(0.02)
+
+
+def post(port, body, path="/caption"):
+    connection = HTTPConnection("127.0.0.1", port, timeout=100)
+    try:
+        connection.request("POST", path, body)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def ended(port):
+    connection = HTTPConnection("127.0.0.1", port, timeout=100)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    return int(
+        next(
+            line.split()[1]
+            for line in text.splitlines()
+            if "decoders_ended_total " in line and line[0] != "#"
+        )
+    )
+
+
+def test_a_jpeg_of_many_scans_is_refused_by_its_header(client_for, many_scans):
+    answer = client_for().post("/caption", content=many_scans)
+    assert answer.status_code == 413 and "more than 100 scans" in answer.json()["error"]["message"]
+
+
+def test_pictures_that_take_too_long_are_given_up_and_others_are_answered(
+    running, fake, many_scans, make_png
+):
+    port = running(fake, scans=5_000, deadline_seconds=3)
+    with ThreadPoolExecutor(8) as threads:
+        slow = [threads.submit(post, port, many_scans) for _ in range(2)]
+        statuses = [status for status, _ in (job.result() for job in slow)]
+        assert statuses == [504, 504]
+        wait(lambda: ended(port) == 2)
+        honest = [threads.submit(post, port, make_png((i, i, i))) for i in range(6)]
+        assert [job.result()[1]["caption"] for job in honest] == [f"colour {i} {i} {i}" for i in range(6)]
+    assert ended(port) == 2
+
+
+def test_work_ends_when_the_client_has_left(running, fake, many_scans, make_png):
+    port = running(fake, scans=5_000, decoders=1)
+    head = f"POST /caption HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(many_scans)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(head.encode() + many_scans)
+        time.sleep(0.5)
+    wait(lambda: ended(port) == 1)
+    assert post(port, make_png())[0] == 200
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from conftest import FakeModel
+from patchword.serve.app import create_app
+from patchword.serve.limits import Limits
+from patchword.serve.run import serve
+limits = Limits(scans=5_000, stop_seconds=1)
+serve(create_app({"fake": FakeModel()}, limits=limits), "127.0.0.1", int(sys.argv[2]), limits)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
+def test_an_end_does_not_wait_for_pictures_that_take_too_long(many_scans):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(HERE), str(port)], stderr=subprocess.PIPE)
+    try:
+
+        def answers():
+            try:
+                return ended(port) == 0
+            except OSError:
+                assert process.poll() is None, process.stderr.read()
+                return False
+
+        wait(answers, 120)
+        with ThreadPoolExecutor(2) as threads:
+            jobs = [threads.submit(post, port, many_scans) for _ in range(2)]
+            time.sleep(2)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(15) == 0
+            assert [(status, body["error"]["code"]) for status, body in (job.result() for job in jobs)] == [
+                (503, "stopping")
+            ] * 2
+        assert b"Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def test_floats_are_counted_by_their_bytes(client_for):
+    """The same number of pixels, of one byte and of four."""
+    client = client_for(limits=Limits(decoding_bytes=10 * 700 * 700))
+    for mode, status in (("L", 200), ("F", 413)):
+        buffer = io.BytesIO()
+        Image.new(mode, (700, 700), 1).save(buffer, "TIFF", compression="tiff_deflate")
+        answer = client.post("/caption", content=buffer.getvalue())
+        assert answer.status_code == status, answer.text
+    assert "MiB to decode" in answer.json()["error"]["message"]
+
+
+def test_a_picture_inside_an_icon_is_judged_by_its_own_header(client_for, make_png):
+    answer = client_for().post("/caption", content=icon(claiming(13_000)))
+    assert answer.status_code == 413 and "13000x13000" in answer.json()["error"]["message"]
+    small = client_for().post("/caption", content=icon(make_png(size=(64, 64))))
+    assert small.status_code == 200 and (small.json()["width"], small.json()["height"]) == (64, 64)
+
+
+def test_all_together_stay_within_one_budget(make_png):
+    """Each of these needs more than half of the budget: they are decoded one after the other, and all are."""
+    body = make_png((9, 8, 7), size=(400, 300))
+    needs = 400 * 300 * 12
+
+    async def decode_all():
+        decoders = Decoders(Limits(decoding_bytes=needs * 3 // 2, decoders=3), Numbers())
+        most = 0
+        try:
+            loop = asyncio.get_running_loop()
+            tasks = [asyncio.ensure_future(decoders.decode(body, loop.time() + 60)) for _ in range(6)]
+            while not all(task.done() for task in tasks):
+                most = max(most, decoders._held)
+                await asyncio.sleep(0.001)
+            return most, [task.result() for task in tasks]
+        finally:
+            await decoders.close()
+
+    most, found = asyncio.run(decode_all())
+    assert most <= needs * 3 // 2
+    assert [(one.width, one.height, one.picture.getpixel((5, 5))) for one in found] == [
+        (400, 300, (9, 8, 7))
+    ] * 6
+
+
+def test_a_decoder_that_breaks_down_is_replaced(make_png):
+    body = make_png((9, 8, 7))
+
+    async def decode_around_a_breakdown():
+        numbers = Numbers()
+        decoders = Decoders(Limits(decoders=1), numbers)
+        try:
+            loop = asyncio.get_running_loop()
+            await decoders.decode(body, loop.time() + 60)
+            decoders._idle[0].kill()
+            with pytest.raises(PictureError, match="its decoder broke down"):
+                await decoders.decode(body, loop.time() + 60)
+            again = await decoders.decode(body, loop.time() + 60)
+            return numbers.decoders_ended, again.picture.getpixel((0, 0))
+        finally:
+            await decoders.close()
+
+    assert asyncio.run(decode_around_a_breakdown()) == (1, (9, 8, 7))
