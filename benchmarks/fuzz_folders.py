@@ -1,11 +1,13 @@
-"""Mutate model folders, feature stores and codebooks, open them, use them: every damage is an error of ours, or changes nothing.
+"""Mutate model folders, feature stores and codebooks, open them, use them: every damage is an error of ours,
+or changes nothing.
 
     python benchmarks/fuzz_folders.py --count 10000 --seed 1
 
-Each mutant is a copy of a small folder of tests/kits/format1 (saved anew, so that it carries digests), or of a store or a codebook made
-here, with one to three mutations: a byte changed, a file cut, emptied, removed or exchanged, a value of a JSON file replaced, removed or
-repeated. What is not allowed: an exception that is none of `patchword.errors`, more than ten seconds, or another result without an error
-where the mutation did not change a setting. The same mutations run small in tests/checkpoints/test_fuzz.py.
+Each mutant is a copy of a small folder of tests/kits/format1 (saved anew, so that it carries digests), or of
+a store or a codebook made here, with one to three mutations: a byte changed, a file cut, emptied, removed or
+exchanged, a value of a JSON file replaced, removed or repeated. What is not allowed: an exception that is
+none of `patchword.errors`, more than ten seconds, or another result without an error where the mutation did
+not change a setting. The same mutations run small in tests/checkpoints/test_fuzz.py.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ def fuzz(
     count: Annotated[int, typer.Option(help="Mutants of each kind of folder.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the mutations.")] = 1,
 ) -> None:
-    """Print what became of the mutants; exits with 1 where one gave a traceback, took too long, or another result in silence."""
+    """Print what became of the mutants; exits with 1 where one gave a traceback, took too long, or another
+    result in silence.
+    """
     found: Counter[tuple[str, str]] = Counter()
     wrong = []
     with tempfile.TemporaryDirectory() as temporary:

@@ -28,7 +28,9 @@ class State(NamedTuple):
 
 
 class Table:
-    """A captioner whose next word depends on place, last word and the one before, from random tables: one per picture."""
+    """A captioner whose next word depends on place, last word and the one before, from random tables: one per
+    picture.
+    """
 
     vocabulary_size = V
 
@@ -155,7 +157,9 @@ def test_pictures_of_a_batch_do_not_touch_each_other(seed, finished, beams):
 
 
 def literal_retiring_search(memory: Memory, beams: int, longest: int) -> list[tuple[float, tuple[int, ...]]]:
-    """The course's rule for one picture: what ends is set aside and the beam narrows by one, until none is left."""
+    """The course's rule for one picture: what ends is set aside and the beam narrows by one, until none is
+    left.
+    """
     alive, done = [((), 0.0)], []
     for _ in range(longest):
         longer = [

@@ -1,4 +1,6 @@
-"""Files and folders appear whole or not at all, and what cannot be written is said in one line with the old state intact."""
+"""Files and folders appear whole or not at all, and what cannot be written is said in one line with the old
+state intact.
+"""
 
 import errno
 import json

@@ -75,8 +75,8 @@ def test_hinge_by_hand():
 
 def test_captions_of_one_picture_are_no_negatives_of_each_other():
     similarities = torch.tensor([[1.0, 0.9, 0.8], [0.3, 0.95, 0.7]])
-    # Picture 0 has captions 0 and 1. Other captions: 0.2 + 0.8 - 1.0, 0.2 + 0.8 - 0.9; for caption 2: 0 (0.3), 0.2 + 0.95 - 0.7.
-    # Other pictures: 0, 0.2 + 0.95 - 0.9; for caption 2: 0.2 + 0.8 - 0.7.
+    # Picture 0 has captions 0 and 1. Other captions: 0.2 + 0.8 - 1.0, 0.2 + 0.8 - 0.9; for caption 2: 0
+    # (0.3), 0.2 + 0.95 - 0.7. Other pictures: 0, 0.2 + 0.95 - 0.9; for caption 2: 0.2 + 0.8 - 0.7.
     assert float(hinge_loss(similarities, torch.tensor([0, 0, 1]), 0.2, hardest=True)) == pytest.approx(
         0.1 + 0.45 + 0.25 + 0.3
     )

@@ -1,7 +1,8 @@
 """A plugin of mypy: an attribute that torch knows nothing of is no error.
 
-`torch.nn.Module.__getattr__` is declared as `Tensor | Module`, so that every `tower.width` and every call of a submodule would have to be
-cast. Read as Any, such an attribute is not checked; those that a class declares still are.
+`torch.nn.Module.__getattr__` is declared as `Tensor | Module`, so that every `tower.width` and every call of
+a submodule would have to be cast. Read as Any, such an attribute is not checked; those that a class declares
+still are.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     model = patchword.load("flickr8k")           # a shipped name, a folder, or a hub id
     print(model.caption("photo.jpg").text)
 
-`__all__` is the Python interface: functions, what they give back, and the errors that they raise. Everything is imported when it is asked
-for, so that importing the package imports no torch.
+`__all__` is the Python interface: functions, what they give back, and the errors that they raise. Everything
+is imported when it is asked for, so that importing the package imports no torch.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ _PLACES = {
     "MetricUnavailable": "errors:MetricUnavailable",
     "MissingExtra": "errors:MissingExtra",
 }
-"""Where each public name stands, as "module:name" below `patchword`; `train` is the package of that name, which can be called."""
+"""Where each public name stands, as "module:name" below `patchword`; `train` is the package of that name,
+which can be called."""
 
 __all__ = ["__version__", *_PLACES]
 

@@ -1,7 +1,8 @@
 """One composed model per task: a tower and what reads it, each with its own section of the configuration.
 
-The tables below are the whole registry: a new captioner is one line in `CAPTIONERS`, a new tower one in `TOWERS` and one in the union of
-settings under it. What a table names is imported when a configuration asks for it, so that no model is loaded for the sake of another.
+The tables below are the whole registry: a new captioner is one line in `CAPTIONERS`, a new tower one in
+`TOWERS` and one in the union of settings under it. What a table names is imported when a configuration asks
+for it, so that no model is loaded for the sake of another.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ def build_text_tower(settings: TextTowerSettings) -> nn.Module:
 
 
 def import_towers(vision: TowerSettings | None, text: TextTowerSettings | None = None) -> None:
-    """Import what the towers of these settings need, before a model is built without memory for its weights."""
+    """Import what the towers of these settings need, before a model is built without memory for its
+    weights."""
     for settings, table in ((vision, TOWERS), (text, TEXT_TOWERS)):
         if settings is not None:
             look_up(table[settings.kind])
@@ -95,19 +97,24 @@ def import_towers(vision: TowerSettings | None, text: TextTowerSettings | None =
 def build_captioner(
     settings: CaptionerSettings, feature_width: int, vocabulary_size: int, codebook: Codebook | None
 ) -> Captioner:
-    """Raises ConfigError when a codebook is given to a captioner without region alignment, or missing from one with it."""
+    """Raises ConfigError when a codebook is given to a captioner without region alignment, or missing from
+    one with it.
+    """
     build = CAPTIONERS[settings.kind].part_class()
     if hasattr(settings, "region_alignment"):
         return build(settings, feature_width, vocabulary_size, codebook)
     if codebook is not None:
         raise ConfigError(
-            f"a codebook is given and {settings.kind} has no region alignment: leave it out, or choose caption_transformer"
+            f"a codebook is given and {settings.kind} has no region alignment: leave it out, or choose "
+            "caption_transformer"
         )
     return build(settings, feature_width, vocabulary_size)
 
 
 def region_alignment_of(settings: CaptionerSettings) -> Any:
-    """The settings of a captioner's region alignment; None where it has none, or is of a kind that has no such part."""
+    """The settings of a captioner's region alignment; None where it has none, or is of a kind that has no
+    such part.
+    """
     return getattr(settings, "region_alignment", None)
 
 
@@ -118,7 +125,8 @@ def prototypes_of(captioner: nn.Module) -> Prototypes | None:
 
 
 def see(tower: nn.Module, inputs: Inputs) -> VisualFeatures:
-    """Stored features where there are any; else what the tower makes of the pixels, or of tokens stored inside it.
+    """Stored features where there are any; else what the tower makes of the pixels, or of tokens stored
+    inside it.
 
     Raises:
         ConfigError: stored features of another width, that is, of another tower.
@@ -127,7 +135,8 @@ def see(tower: nn.Module, inputs: Inputs) -> VisualFeatures:
         found = inputs.features.grid_BNC.shape[-1]
         if found != tower.width:
             raise ConfigError(
-                f"stored features are {found} wide and the tower {tower.width}: the store was made by another tower"
+                f"stored features are {found} wide and the tower {tower.width}: the store was made by "
+                "another tower"
             )
         return inputs.features
     return (
@@ -149,7 +158,9 @@ class TowerModel(nn.Module):
         return not any(parameter.requires_grad for parameter in self.tower.parameters())
 
     def train(self, mode: bool = True) -> TowerModel:
-        """As `nn.Module.train`; a tower in which nothing learns stays in evaluation mode, its batch statistics and all."""
+        """As `nn.Module.train`; a tower in which nothing learns stays in evaluation mode, its batch
+        statistics and all.
+        """
         super().train(mode)
         if self.tower_is_frozen:
             self.tower.eval()

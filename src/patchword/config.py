@@ -1,6 +1,8 @@
-"""Configurations: one TOML per run, read into typed sections, overridden by `key=value`, and listed with every default and meaning.
+"""Configurations: one TOML per run, read into typed sections, overridden by `key=value`, and listed with
+every default and meaning.
 
-A section is a frozen pydantic model that forbids unknown keys, so that a mistyped setting is an error before anything runs.
+A section is a frozen pydantic model that forbids unknown keys, so that a mistyped setting is an error before
+anything runs.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ except ModuleNotFoundError:  # Python 3.10
 Section = TypeVar("Section", bound=BaseModel)
 
 RENAMED_KEYS = {"question_answering": "answerer", "alignment": "region_alignment"}
-"""Settings of earlier versions, and what they are called now: an old file gets an error that names the new key."""
+"""Settings of earlier versions, and what they are called now: an old file gets an error that names the new
+key."""
 
 RENAMED_TASKS = {"classify": "label"}
 """The same for the values of `task`."""
@@ -44,7 +47,9 @@ class KindSettings(Protocol):
 
 
 class Kind(typing.NamedTuple):
-    """Where one kind of a part is: a module below `patchword`, and in it the class of its settings and the class that is built."""
+    """Where one kind of a part is: a module below `patchword`, and in it the class of its settings and the
+    class that is built.
+    """
 
     module: str
     settings: str
@@ -61,7 +66,9 @@ class Kind(typing.NamedTuple):
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity, as `typing` asks for
 class ByKind:
-    """For `Annotated`: a union that `kind` discriminates, of which only the class that a configuration names is imported."""
+    """For `Annotated`: a union that `kind` discriminates, of which only the class that a configuration names
+    is imported.
+    """
 
     kinds: Mapping[str, Kind]
 
@@ -105,7 +112,8 @@ def _is_comment(line: str) -> bool:
 
 
 def find_config(name: str | Path) -> Path:
-    """A TOML file by its path or, where there is none, by the name of a configuration that came with the package.
+    """A TOML file by its path or, where there is none, by the name of a configuration that came with the
+    package.
 
     Raises ConfigError where there is neither.
     """
@@ -118,13 +126,17 @@ def find_config(name: str | Path) -> Path:
     known = shipped_configs()
     nearest = difflib.get_close_matches(short, known, 3) or list(known)[:3]
     raise ConfigError(
-        f"no configuration at {name}: give the path of a TOML file, or the name of one that came with the package, "
+        f"no configuration at {name}: give the path of a TOML file, or the name of one that came with the "
+        "package, "
         f"such as {', '.join(nearest)} (`patchword train --list`)"
     )
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """The tables of a TOML file, found as `find_config` finds it. Raises ConfigError, naming line and column, where it is not TOML."""
+    """The tables of a TOML file, found as `find_config` finds it.
+
+    Raises ConfigError, naming line and column, where it is not TOML.
+    """
     try:
         return tomllib.loads(find_config(path).read_text(encoding="utf-8"))
     except IsADirectoryError:
@@ -134,7 +146,9 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def override(settings: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """Settings with `a.b.c=value` assignments applied; values are TOML, else text; `stage.0.epochs=3` indexes a list."""
+    """Settings with `a.b.c=value` assignments applied; values are TOML, else text; `stage.0.epochs=3` indexes
+    a list.
+    """
     settings = json.loads(json.dumps(settings))
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -156,7 +170,8 @@ def _assign(settings: Any, path: list[str], value: Any, assignment: str) -> None
         if isinstance(settings, list):
             if not name.isdigit() or int(name) >= len(settings):
                 raise ConfigError(
-                    f"{assignment!r}: {'.'.join(path[:depth])} is a list of {len(settings)}; {name!r} is no index into it"
+                    f"{assignment!r}: {'.'.join(path[:depth])} is a list of {len(settings)}; {name!r} is no "
+                    "index into it"
                 )
             key: Any = int(name)
         elif isinstance(settings, dict):
@@ -172,7 +187,10 @@ def _assign(settings: Any, path: list[str], value: Any, assignment: str) -> None
 
 
 def write_toml(settings: dict[str, Any], prefix: str = "") -> str:
-    """Settings as TOML: values first, then tables, lists of tables as [[name]]. The inverse of `read_toml` for what a section dumps."""
+    """Settings as TOML: values first, then tables, lists of tables as [[name]].
+
+    The inverse of `read_toml` for what a section dumps.
+    """
     lines, tables = [], []
     for name, value in settings.items():
         key = name if name.replace("_", "").replace("-", "").isalnum() else json.dumps(name)
@@ -192,7 +210,10 @@ def write_toml(settings: dict[str, Any], prefix: str = "") -> str:
 
 
 def validate(settings: dict[str, Any], schema: type[Section], where: str) -> Section:
-    """`settings` as `schema`; `where` names their origin in the error. Raises ConfigError with one clause per wrong setting."""
+    """`settings` as `schema`; `where` names their origin in the error.
+
+    Raises ConfigError with one clause per wrong setting.
+    """
     try:
         return schema.model_validate(settings)
     except ValidationError as error:
@@ -223,7 +244,9 @@ class Field(typing.NamedTuple):
 
 
 def fields(schema: type[BaseModel], prefix: str = "") -> Iterator[Field]:
-    """Every setting of a schema, sections in order, alternatives of a union one after the other under their `kind`."""
+    """Every setting of a schema, sections in order, alternatives of a union one after the other under their
+    `kind`.
+    """
     for name, info in schema.model_fields.items():
         inner = [model for part in (info.annotation, *info.metadata) for model in _models(part)]
         is_list = typing.get_origin(info.annotation) in (tuple, list) and bool(inner)
@@ -259,7 +282,7 @@ def _type_name(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Annotated:
         return _type_name(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) is tuple:
-        return f"tuple[{', '.join('...' if part is ... else _type_name(part) for part in typing.get_args(annotation))}]"
+        return f"tuple[{', '.join('...' if part is ... else _type_name(part) for part in typing.get_args(annotation))}]"  # noqa: E501
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return annotation.__name__
     return str(annotation).replace("typing.", "").replace("pathlib.", "")

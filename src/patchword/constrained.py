@@ -1,8 +1,10 @@
-"""Beam search in which given words must occur (constrained beam search, Anderson et al. 2017, arXiv 1612.00576).
+"""Beam search in which given words must occur (constrained beam search, Anderson et al. 2017, arXiv
+1612.00576).
 
-A constraint is a set of phrases of which one must be said, such as "dog" or "dogs". A finite-state machine counts
-which constraints a hypothesis has met; every state keeps its own beams, so that a hypothesis on its way to an unlikely
-word does not compete with those that never try. A phrase of several tokens has states of its own while it is begun.
+A constraint is a set of phrases of which one must be said, such as "dog" or "dogs". A finite-state machine
+counts which constraints a hypothesis has met; every state keeps its own beams, so that a hypothesis on its
+way to an unlikely word does not compete with those that never try. A phrase of several tokens has states of
+its own while it is begun.
 
     state   = (constraints met, constraint whose phrase is begun)
     result  = the likeliest ended hypothesis in which all constraints are met
@@ -50,9 +52,9 @@ def constrained_beam_search(
 ) -> Decodings:
     """The best caption of one picture in which every constraint is met; B and K are 1.
 
-    `beams` hypotheses are kept in each state. Where no caption of `max_length` tokens meets all constraints, the one
-    that meets the most is returned, and `finished_BK` tells whether it ended. Raises ConfigError for no or too many
-    constraints, or one without a phrase.
+    `beams` hypotheses are kept in each state. Where no caption of `max_length` tokens meets all constraints,
+    the one that meets the most is returned, and `finished_BK` tells whether it ended. Raises ConfigError for
+    no or too many constraints, or one without a phrase.
     """
     if not 1 <= len(constraints) <= MOST_CONSTRAINTS or any(
         not phrases or () in phrases for phrases in constraints
@@ -154,7 +156,9 @@ def _repeats(tokens: tuple[int, ...], ngram: int) -> bool:
 def _chosen(
     ended: dict[int, _Hypothesis], live: list[_Hypothesis], constraints: Sequence[Phrases], everything: int
 ) -> tuple[_Hypothesis, bool]:
-    """The best hypothesis, and whether it ended: all constraints first, then as many as possible, then the score."""
+    """The best hypothesis, and whether it ended: all constraints first, then as many as possible, then the
+    score.
+    """
     if everything in ended:
         return ended[everything], True
     found = [(one, True) for one in ended.values()] + [(one, False) for one in live]

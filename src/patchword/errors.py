@@ -30,7 +30,8 @@ class NotAPicture(PictureError):
 
 
 class PictureTooLarge(PictureError):
-    """A picture whose decoding would take more pixels, bytes or passes than are allowed; it was not decoded."""
+    """A picture whose decoding would take more pixels, bytes or passes than are allowed; it was not
+    decoded."""
 
 
 class StoreError(DataError):
@@ -42,7 +43,10 @@ class ModelError(PatchwordError):
 
 
 class WriteError(PatchwordError):
-    """A file or folder that cannot be written: no space, no permission, or a name that is taken. What was there before still is."""
+    """A file or folder that cannot be written: no space, no permission, or a name that is taken.
+
+    What was there before still is.
+    """
 
 
 class TrainingError(PatchwordError):

@@ -1,8 +1,9 @@
-"""Files and folders are written whole or not at all: aside under a temporary name, forced to the disk, then renamed.
+"""Files and folders are written whole or not at all: aside under a temporary name, forced to the disk, then
+renamed.
 
-A full disk, a folder that is read-only, a kill at any moment: under the name that was asked for there is what stood there
-before, or all of what is new. A temporary name tells which process writes there, so that what a killed process left behind
-is removed by the next one that writes the same file or folder.
+A full disk, a folder that is read-only, a kill at any moment: under the name that was asked for there is what
+stood there before, or all of what is new. A temporary name tells which process writes there, so that what a
+killed process left behind is removed by the next one that writes the same file or folder.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a file as UTF-8, whole or not at all; a lone surrogate (part of a name that is no UTF-8) is kept as its byte.
+    """Write a file as UTF-8, whole or not at all; a lone surrogate (part of a name that is no UTF-8) is kept
+    as its byte.
 
     Raises WriteError where the file cannot be written.
     """
@@ -54,7 +56,8 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
-    """Write JSON as UTF-8, whole or not at all; a text with a lone surrogate (part of a name that is no UTF-8) is escaped.
+    """Write JSON as UTF-8, whole or not at all; a text with a lone surrogate (part of a name that is no
+    UTF-8) is escaped.
 
     Raises WriteError where the file cannot be written.
     """
@@ -64,12 +67,15 @@ def write_json(path: Path, content: Any, indent: int | None = None) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to, with the suffix of `path`, which takes the name `path` when the block ends without an error.
+    """A path to write to, with the suffix of `path`, which takes the name `path` when the block ends without
+    an error.
 
-    A link keeps pointing where it points, and its target is replaced; a device or a pipe is written to directly.
+    A link keeps pointing where it points, and its target is replaced; a device or a pipe is written to
+    directly.
 
     Raises:
-        WriteError: the file cannot be written (no space, no permission, no such folder); what stood there before still does.
+        WriteError: the file cannot be written (no space, no permission, no such folder); what stood there
+            before still does.
     """
     path = Path(path)
     path = path.resolve() if path.is_symlink() else path
@@ -101,7 +107,8 @@ def whole_folder(folder: Path, over: bool = False) -> Iterator[Path]:
         over: whether it replaces the folder that stands there; else there must be none, or an empty one.
 
     Raises:
-        WriteError: the folder exists and is not empty, or it cannot be written; what stood there before still does.
+        WriteError: the folder exists and is not empty, or it cannot be written; what stood there before still
+            does.
     """
     folder = Path(folder)
     folder = folder.resolve() if folder.is_symlink() else folder
@@ -123,7 +130,9 @@ def whole_folder(folder: Path, over: bool = False) -> Iterator[Path]:
 
 
 def replace_folder(made: Path, target: Path) -> None:
-    """Put a finished folder in the place of another; a kill at any moment leaves the old or the new one (see `recover_folder`)."""
+    """Put a finished folder in the place of another; a kill at any moment leaves the old or the new one (see
+    `recover_folder`).
+    """
     for path in sorted(made.rglob("*")):
         if path.is_file():
             _force(path)
@@ -147,7 +156,8 @@ def recover_folder(target: Path) -> None:
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove what processes of this machine that are no longer running left behind while they wrote `target`."""
+    """Remove what processes of this machine that are no longer running left behind while they wrote
+    `target`."""
     stem, suffix = _named(target)
     pattern = re.compile(
         re.escape(f"{stem}.partial-") + r"(\d+)(?:-[0-9a-f]+@(.*))?" + re.escape(suffix), re.DOTALL
@@ -165,7 +175,8 @@ def remove_leftovers(target: Path) -> None:
 
 
 def allocate(file: BinaryIO, size: int) -> None:
-    """Take `size` bytes of the disk for an open, empty file, so that a disk that is too small is noticed before the work begins.
+    """Take `size` bytes of the disk for an open, empty file, so that a disk that is too small is noticed
+    before the work begins.
 
     Raises OSError (ENOSPC) where they are not there; `whole_file` and `whole_folder` say so in one line.
     """
@@ -238,7 +249,8 @@ def _aside(target: Path) -> Path:
 
 
 def _named(target: Path) -> tuple[str, str]:
-    """The parts of a name around the mark of a temporary name; a long name is cut and told apart by a digest."""
+    """The parts of a name around the mark of a temporary name; a long name is cut and told apart by a
+    digest."""
     stem, suffix = target.stem, target.suffix
     if len(os.fsencode(target.name)) > _LONGEST_NAME:
         kept = os.fsencode(target.name)[:_LONGEST_NAME].decode("utf-8", "ignore")
@@ -255,7 +267,9 @@ def _host() -> str:
 
 
 def _is_written(path: Path, process: int) -> bool:
-    """Whether the process that began `path` may still be writing it; a number that another process has since then does not count."""
+    """Whether the process that began `path` may still be writing it; a number that another process has since
+    then does not count.
+    """
     import psutil
 
     try:

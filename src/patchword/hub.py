@@ -1,7 +1,8 @@
 """Published models: one commit for one name, and one sentence where the hub cannot be reached.
 
-`hub:ID` stands for a model of transformers, `hub:ID@REVISION` for one of its commits, tags or branches. A name is resolved once,
-to a commit, and everything is read from that commit; where there is no network, from what was downloaded before.
+`hub:ID` stands for a model of transformers, `hub:ID@REVISION` for one of its commits, tags or branches. A
+name is resolved once, to a commit, and everything is read from that commit; where there is no network, from
+what was downloaded before.
 """
 
 from __future__ import annotations
@@ -55,10 +56,12 @@ def hub_name(name: str | Path) -> HubName:
 
 
 def find_published(source: str, revision: str | None = None) -> Published:
-    """The commit that an id stands for today, or that was downloaded before where the hub is out of reach; a folder stays one.
+    """The commit that an id stands for today, or that was downloaded before where the hub is out of reach; a
+    folder stays one.
 
     Raises:
-        ModelError: no such folder, model or revision, or the hub cannot be reached and nothing was downloaded.
+        ModelError: no such folder, model or revision, or the hub cannot be reached and nothing was
+            downloaded.
     """
     if Path(source).is_dir():
         return Published(source, None, True)
@@ -77,7 +80,8 @@ def find_published(source: str, revision: str | None = None) -> Published:
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
-            f"the hub has no model {source!r}, or it is private and needs a login (`hf auth login`): look for its id on the hub"
+            f"the hub has no model {source!r}, or it is private and needs a login (`hf auth login`): look "
+            "for its id on the hub"
         ) from error
     except (
         Exception
@@ -93,7 +97,8 @@ def find_published(source: str, revision: str | None = None) -> Published:
 
 
 def download(name: str | Path) -> Path:
-    """The folder with a Patchword model of the hub, named OWNER/NAME or OWNER/NAME@REVISION, downloaded where it is not here yet.
+    """The folder with a Patchword model of the hub, named OWNER/NAME or OWNER/NAME@REVISION, downloaded where
+    it is not here yet.
 
     Raises ModelError when it cannot be had.
     """
@@ -127,7 +132,8 @@ def snapshot_of(folder: Path) -> dict[str, str]:
 
 
 def upload(folder: Path, repository: str, private: bool) -> str:
-    """Upload a Patchword folder to a repository, which is made where there is none; returns the address of the commit.
+    """Upload a Patchword folder to a repository, which is made where there is none; returns the address of
+    the commit.
 
     Raises ModelError when the hub does not take it.
     """
@@ -148,7 +154,8 @@ def upload(folder: Path, repository: str, private: bool) -> str:
     except Exception as error:  # as in `find_published`
         said = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"the hub did not take {folder} as {repository} ({said}): log in with `hf auth login`, and call again"
+            f"the hub did not take {folder} as {repository} ({said}): log in with `hf auth login`, and call "
+            "again"
         ) from error
 
 

@@ -1,6 +1,8 @@
-"""The functions of the Python interface, which `patchword.__all__` names: what the commands of the same names do, without printing.
+"""The functions of the Python interface, which `patchword.__all__` names: what the commands of the same names
+do, without printing.
 
-`load` says by its overloads what it gives back: for the name of a shipped model, and for the task that is asked for.
+`load` says by its overloads what it gives back: for the name of a shipped model, and for the task that is
+asked for.
 """
 
 from __future__ import annotations
@@ -55,16 +57,20 @@ def load(name: str | Path, device: str | None = None, *, task: Literal["label"])
 @overload
 def load(name: str | Path, device: str | None = None) -> Model: ...
 def load(name: str | Path, device: str | None = None, *, task: str | None = None) -> Any:
-    """A model, ready to be used: it can `caption` pictures, `embed_images` and `embed_texts`, `explain` a pair, be `ask`ed, or `label`.
+    """A model, ready to be used: it can `caption` pictures, `embed_images` and `embed_texts`, `explain` a
+    pair, be `ask`ed, or `label`.
 
     Args:
-        name: a shipped model, a model folder, a hub id of a Patchword folder, or `hub:ID` of a model of transformers.
+        name: a shipped model, a model folder, a hub id of a Patchword folder, or `hub:ID` of a model of
+            transformers.
         device: cpu, cuda or mps; the best there is where left out.
-        task: what the model must be for: caption, retrieve, align, answer or label; whatever it is for where left out. `hub:ID` is a
+        task: what the model must be for: caption, retrieve, align, answer or label; whatever it is for where
+            left out. `hub:ID` is a
             captioner, or with `task="retrieve"` a CLIP.
 
     Raises:
-        ModelError: there is no such model, its folder is incomplete or of another format, or it is for another task.
+        ModelError: there is no such model, its folder is incomplete or of another format, or it is for
+            another task.
         ConfigError: `task` is no task.
     """
     if task is not None and task not in TASKS:
@@ -82,7 +88,8 @@ def train(
     resume: bool = False,
     device: str | None = None,
 ) -> Path:
-    """Train a model, as `patchword train` does: progress on standard error, everything else in the run folder.
+    """Train a model, as `patchword train` does: progress on standard error, everything else in the run
+    folder.
 
     Args:
         config: a TOML file, or the name of a configuration that came with the package.
@@ -94,7 +101,8 @@ def train(
         The run folder; the model that was selected is in its folder `best`, which `load` takes.
 
     Raises:
-        ConfigError: a wrong setting, or a run folder that is in use by another configuration, or not empty without `resume`.
+        ConfigError: a wrong setting, or a run folder that is in use by another configuration, or not empty
+            without `resume`.
         DataError: an annotation that cannot be used.
         TrainingError: the loss was not finite three times in a row.
     """
@@ -111,7 +119,8 @@ def index(
     device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> IndexReport:
-    """Make the pictures of a folder and its sub-folders searchable, or bring an index up to them: only what is new or changed is embedded.
+    """Make the pictures of a folder and its sub-folders searchable, or bring an index up to them: only what
+    is new or changed is embedded.
 
     Args:
         folder: the pictures.
@@ -149,7 +158,8 @@ def evaluate(
     device: str | None = None,
     batch: int = 32,
 ) -> Evaluation:
-    """How good a model is on a split whose right answers are known: VQA accuracy of answers, accuracy and F1 of labels.
+    """How good a model is on a split whose right answers are known: VQA accuracy of answers, accuracy and F1
+    of labels.
 
     Args:
         model: a model that answers questions or labels pictures: a shipped name, a folder or a hub id.
@@ -157,7 +167,8 @@ def evaluate(
         images: folder of the pictures.
         split: which part of the data.
         answers: annotations of VQA v2, where they do not lie beside the questions.
-        training: training questions, for what the question alone tells; the train split of `data` where left out.
+        training: training questions, for what the question alone tells; the train split of `data` where left
+            out.
         missing: labels: what becomes of rows without text or picture.
         device: cpu, cuda or mps; the best there is where left out.
         batch: pictures that go through the model together.
@@ -171,7 +182,8 @@ def evaluate(
     measure = TASKS[task].measure
     if measure is None:
         raise ConfigError(
-            f"evaluate takes a model that labels or answers questions, {model} is one for {task!r}: caption, then `score`"
+            f"evaluate takes a model that labels or answers questions, {model} is one for {task!r}: "
+            "caption, then `score`"
         )
     request = EvaluateRequest(
         model=str(model),

@@ -1,4 +1,5 @@
-"""Wiring that is looked up instead of imported: "module:name" below `patchword`, loaded when it is asked for."""
+"""Wiring that is looked up instead of imported: "module:name" below `patchword`, loaded when it is asked
+for."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ from typing import Any
 
 
 def look_up(reference: str) -> Any:
-    """What "module:name" stands for, for instance "tasks.caption.load:load" in `patchword/tasks/caption/load.py`; "module" is itself."""
+    """What "module:name" stands for, for instance "tasks.caption.load:load" in
+    `patchword/tasks/caption/load.py`; "module" is itself.
+    """
     module, _, name = reference.partition(":")
     found = import_module(f"patchword.{module}")
     return getattr(found, name) if name else found

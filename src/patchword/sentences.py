@@ -1,4 +1,5 @@
-"""Texts in the space of the packaged sentence encoder, without a two-tower model around it: class names and codebooks.
+"""Texts in the space of the packaged sentence encoder, without a two-tower model around it: class names and
+codebooks.
 
 texts -> WordPiece -> all-MiniLM-L6-v2 -> unit vectors (n, 384)
 """
@@ -21,7 +22,10 @@ CLASS_TEMPLATE = "a photo of a {}"
 
 
 class SentenceSpace:
-    """The sentence encoder with its tokenizer, on the CPU. Raises MissingExtra where its package is not installed."""
+    """The sentence encoder with its tokenizer, on the CPU.
+
+    Raises MissingExtra where its package is not installed.
+    """
 
     name = PUBLISHED
 
@@ -35,7 +39,8 @@ class SentenceSpace:
         special, longest = self._pieces.special, self._encoder.max_length - 2
         rows = [[special.start, *self._pieces.encode(text)[:longest], special.end] for text in texts]
         vectors_NE = torch.zeros(len(rows), self._encoder.width)
-        # Texts of one length go together, so that no row is padded: padding costs time and moves the last bits.
+        # Texts of one length go together, so that no row is padded: padding costs time and moves the last
+        # bits.
         order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
         for first in range(0, len(order), batch):
             part = order[first : first + batch]
@@ -47,7 +52,8 @@ class SentenceSpace:
 
 
 def embed_class_names() -> Tensor:
-    """The 1,000 classes of ImageNet in the space of sentences, (1000, 384): the mean of the class's own name and its common word.
+    """The 1,000 classes of ImageNet in the space of sentences, (1000, 384): the mean of the class's own name
+    and its common word.
 
     The name keeps classes apart that captions would call the same; the word draws them to what captions say.
     """

@@ -1,7 +1,8 @@
-"""Tensors in safetensors files: written or refused with the true reason, and known by their header before any is read.
+"""Tensors in safetensors files: written or refused with the true reason, and known by their header before any
+is read.
 
-The header lists name, shape and type of every tensor; what a configuration asks for is compared with it before anything is
-built, so that a damaged configuration costs neither memory nor time.
+The header lists name, shape and type of every tensor; what a configuration asks for is compared with it
+before anything is built, so that a damaged configuration costs neither memory nor time.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file. Tensors that share memory are stored once under each name.
 
-    Raises OSError as the system gives it, which `files.whole_folder` explains; safetensors alone would hide its number.
+    Raises OSError as the system gives it, which `files.whole_folder` explains; safetensors alone would hide
+    its number.
     """
     copied = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     path.touch()
@@ -77,11 +79,12 @@ def check_build(
     configuration: Path,
     without: Callable[[str], bool] | None = None,
 ) -> None:
-    """Build a model without memory for its weights, and compare what it would hold with what is stored; names of `without` are
-    not looked at.
+    """Build a model without memory for its weights, and compare what it would hold with what is stored; names
+    of `without` are not looked at.
 
     Raises:
-        ModelError: the configuration describes no model that can be built, or one of other sizes than the weights.
+        ModelError: the configuration describes no model that can be built, or one of other sizes than the
+            weights.
     """
     try:
         with torch.device("meta"), _Bounded(20 * len(stored) + 1000):
@@ -110,8 +113,9 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 class _Bounded(TorchFunctionMode):
-    """For a construction on the meta device: no number is drawn, since there is nothing to hold it, and a model of far more tensors than
-    there are weights, such as one of a million layers, is stopped on the way."""
+    """For a construction on the meta device: no number is drawn, since there is nothing to hold it, and a
+    model of far more tensors than there are weights, such as one of a million layers, is stopped on the way.
+    """
 
     MAKERS = frozenset(
         {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange}
@@ -130,7 +134,8 @@ class _Bounded(TorchFunctionMode):
             self.made += 1
             if self.made > self.most:
                 raise ModelError(
-                    f"it describes a model of more than {self.most} tensors, far more than the weights beside it"
+                    f"it describes a model of more than {self.most} tensors, far more than the weights "
+                    "beside it"
                 )
         if func is torch.arange and all(isinstance(value, int) for value in args):
             # torch would load a library of symbols to make a range without memory, which takes half a second.

@@ -1,4 +1,6 @@
-"""Small folders of every kind, what they are used for, and ways to damage them: shared by tests and by benchmarks/fuzz_folders.py."""
+"""Small folders of every kind, what they are used for, and ways to damage them: shared by tests and by
+benchmarks/fuzz_folders.py.
+"""
 
 import json
 import random
@@ -128,7 +130,9 @@ VALUES = (
 
 
 def mutate(source: Path, target: Path, seed: int) -> list[str]:
-    """A copy of a folder with one to three mutations; returns what was done, each beginning with the name of its file."""
+    """A copy of a folder with one to three mutations; returns what was done, each beginning with the name of
+    its file.
+    """
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target)
     chance = random.Random(seed)

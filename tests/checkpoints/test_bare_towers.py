@@ -1,4 +1,6 @@
-"""A tower may be named where a model with a tower may: by its own name, or by the configuration of a training."""
+"""A tower may be named where a model with a tower may: by its own name, or by the configuration of a
+training.
+"""
 
 from importlib import metadata
 

@@ -1,4 +1,6 @@
-"""Whatever happens to the files of a folder: an error of ours that names it, or the same result (large: benchmarks/fuzz_folders.py)."""
+"""Whatever happens to the files of a folder: an error of ours that names it, or the same result (large:
+benchmarks/fuzz_folders.py).
+"""
 
 import os
 

@@ -208,7 +208,9 @@ SIZES_BEYOND_REASON = [
 
 @pytest.mark.parametrize("section, key, value", SIZES_BEYOND_REASON)
 def test_sizes_are_compared_before_memory_is_taken(small, tmp_path, section, key, value):
-    """No process is given the memory of 60,000 channels: it would be seen in the largest size that this one ever had."""
+    """No process is given the memory of 60,000 channels: it would be seen in the largest size that this one
+    ever had.
+    """
     resource = pytest.importorskip("resource", reason="sizes of processes are of POSIX")
     small.save(tmp_path / "model")
     path = tmp_path / "model" / "config.json"

@@ -1,4 +1,6 @@
-"""Patch-word alignment as it is typed: one pair explained, recall on a split, a search whose shortlist is ranked again."""
+"""Patch-word alignment as it is typed: one pair explained, recall on a split, a search whose shortlist is
+ranked again.
+"""
 
 import json
 import shutil
@@ -46,7 +48,8 @@ def test_a_pair_is_scored_and_explained_word_by_word(patchword, aligner, cat, tm
     ]
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "cat &lt;1&gt;.png" in page and "<script" not in page and page.count('class="best"') == 6
-    # The picture once, as a background; a map each of scores, kept, merged, dropped, three tokens and six words.
+    # The picture once, as a background; a map each of scores, kept, merged, dropped, three tokens and six
+    # words.
     assert page.count("data:image/jpeg") == 1 and page.count("data:image/png") == 4 + 3 + 6
     status, out, _ = patchword(*words, "--explain", tmp_path / "figure.png", "--json")
     found = json.loads(out)
@@ -74,7 +77,9 @@ def test_the_shipped_model_explains_a_pair_offline(patchword, cat):
 
 
 def test_gifts_of_patches_make_up_a_word(aligner, cat):
-    """What each patch gives, times the patch's weight, is the cosine: the frame marks the largest gift, and shares sum to one."""
+    """What each patch gives, times the patch's weight, is the cosine: the frame marks the largest gift, and
+    shares sum to one.
+    """
     pair = load_alignment(aligner, "cpu").explain(cat, "a cat in snow")
     for word in pair.words:
         assert word.gifts_hw[word.patch] == word.gifts_hw.max()

@@ -75,7 +75,9 @@ def rows(world, split):
 
 
 def test_what_was_learnt_needs_the_picture(patchword, world, trained, tmp_path):
-    """By heart: on its own training pictures the model answers the same question differently for different pictures, and rightly."""
+    """By heart: on its own training pictures the model answers the same question differently for different
+    pictures, and rightly.
+    """
     common = (
         "evaluate",
         trained,
@@ -181,7 +183,9 @@ def test_ask_prints_the_best_first_and_explains(patchword, world, trained, tmp_p
 
 
 def test_a_picture_unlike_the_training_is_refused(patchword, world, trained, tmp_path):
-    """The limit is drawn close by hand: eight pictures are too few to draw it (the shipped model's own is tested on photographs)."""
+    """The limit is drawn close by hand: eight pictures are too few to draw it (the shipped model's own is
+    tested on photographs).
+    """
     from patchword.tasks.answer.model import load_answerer
 
     model = load_answerer(trained, "cpu")
@@ -305,7 +309,9 @@ def test_region_alignment_with_a_codebook_of_two_towers(patchword, world, towers
 
 
 def test_training_from_stored_features(patchword, world, trained, tmp_path):
-    """The tower's features of the pictures of questions, stored once; a stage that would train the tower is refused."""
+    """The tower's features of the pictures of questions, stored once; a stage that would train the tower is
+    refused.
+    """
     where = (
         "--data",
         world / "questions.jsonl",

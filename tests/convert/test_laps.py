@@ -1,4 +1,6 @@
-"""Equality with the public LAPS code (CrossmodalGroup/LAPS, commit 355a43b) on random weights, kits under tests/kits/laps."""
+"""Equality with the public LAPS code (CrossmodalGroup/LAPS, commit 355a43b) on random weights, kits under
+tests/kits/laps.
+"""
 
 import json
 from pathlib import Path

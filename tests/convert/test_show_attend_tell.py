@@ -32,7 +32,9 @@ def options():
 
 @pytest.fixture
 def run(kit, options):
-    """The captioner, its grid with a gradient, and its teacher-forced result for the words that the reference predicts."""
+    """The captioner, its grid with a gradient, and its teacher-forced result for the words that the reference
+    predicts.
+    """
     captioner = from_reference(kit, options)
     grid_BNC = kit["grid"].flatten(1, 2).clone().requires_grad_()
     lengths_B = kit["caption_lengths"].squeeze(1) - 1

@@ -352,7 +352,9 @@ def test_preprocessing_round_trips_and_refuses_nonsense():
 
 
 def test_imagenet_crop_takes_the_middle_seven_eighths():
-    """Scaled to 256 on the short side, then the middle 224: a frame of a sixteenth of the picture is cut off on each side."""
+    """Scaled to 256 on the short side, then the middle 224: a frame of a sixteenth of the picture is cut off
+    on each side.
+    """
     image = np.zeros((512, 512, 3), dtype=np.uint8)
     image[32:-32, 32:-32] = 255
     inner = Preprocessing(size=224, fit="short_side_center_crop", cover=256 / 224).apply(
@@ -367,7 +369,9 @@ RESNET = Preprocessing(size=224, fit="short_side_center_crop", cover=256 / 224)
 
 
 def test_what_a_resnet_sees_by_hand():
-    """500x375 is scaled to 341x256 (the short side to 256), of which columns 58 to 282 and rows 16 to 240 are cut out."""
+    """500x375 is scaled to 341x256 (the short side to 256), of which columns 58 to 282 and rows 16 to 240 are
+    cut out.
+    """
     left, top, right, bottom = seen_box(500, 375, RESNET)
     assert (left, right) == pytest.approx((58 / 341, 282 / 341))
     assert (top, bottom) == pytest.approx((16 / 256, 240 / 256))
@@ -385,7 +389,9 @@ def test_what_a_resnet_sees_by_hand():
     fit=st.sampled_from(["squash", "short_side_center_crop"]),
 )
 def test_the_box_is_what_the_model_is_given(size, hw, cover, fit):
-    """A picture that tells each place by its colour: what `apply` keeps at its edges lies at the edges of the box."""
+    """A picture that tells each place by its colour: what `apply` keeps at its edges lies at the edges of the
+    box.
+    """
     width, height = size
     places = np.zeros((height, width, 3), np.uint8)
     places[:, :, 0] = np.linspace(0, 255, width)
@@ -430,7 +436,9 @@ def test_a_phone_photograph_of_108_megapixels_is_decoded_at_a_quarter(tmp_path):
 
 @pytest.fixture
 def small_bounds(monkeypatch):
-    """Reduction begins at 3,000 pixels and leaves 24 on the shorter side, so that small pictures show what large ones meet."""
+    """Reduction begins at 3,000 pixels and leaves 24 on the shorter side, so that small pictures show what
+    large ones meet.
+    """
     monkeypatch.setattr("patchword.data.decoding.WHOLE_PIXELS", 3_000)
     monkeypatch.setattr("patchword.data.decoding.LEAST_SIDE", 24)
 

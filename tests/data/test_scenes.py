@@ -113,7 +113,8 @@ def test_masks_cover_what_is_drawn_and_nothing_else(level, size):
             whole = (cover_KSS[k] == 1) & (cover_KSS[k + 1 :] == 0).all(axis=0)
             assert owners_KSS[k, whole].all()
             assert np.abs(pixels_SSC[whole] - COLOURS[member.colour]).max(initial=0) < 35
-            # What is owned shows its owner's colour at least by half: it is nearer to it than to the ground, where only these two meet.
+            # What is owned shows its owner's colour at least by half: it is nearer to it than to the ground,
+            # where only these two meet.
             alone = owners_KSS[k] & (np.delete(cover_KSS, k, axis=0) == 0).all(axis=0)
             to_owner = np.abs(pixels_SSC[alone] - COLOURS[member.colour]).sum(axis=1)
             to_ground = np.abs(pixels_SSC[alone] - BACKGROUNDS[one.background]).sum(axis=1)

@@ -49,7 +49,9 @@ def stored(model, images, out, until_layer=None):
 
 
 def test_store_equals_pixels_after_the_same_cast(model, images, tmp_path):
-    """Loss from the store is the loss from the pictures, bit for bit, when the tower's output goes through fp16."""
+    """Loss from the store is the loss from the pictures, bit for bit, when the tower's output goes through
+    fp16.
+    """
     store = stored(model, images, tmp_path / "store")
     pixels = PixelInputs(
         pixel_store(images, FILES, PREPROCESSING, tmp_path / "cache"), PREPROCESSING, None

@@ -63,7 +63,9 @@ def test_a_tower_with_adapters_starts_bit_equal_and_only_they_are_trained(kind):
 
 
 def test_aligned_patches_pass_the_last_adapter():
-    """The class token and the aligned patches come out of the same attention, so both pass what stands behind it."""
+    """The class token and the aligned patches come out of the same attention, so both pass what stands behind
+    it.
+    """
     plain, adapted = towers("clip", aligned="value_only")
     pixels_B3HW = torch.randn(1, 3, 8, 8)
     nn.init.normal_(adapted.adapters[1].up.weight)

@@ -31,7 +31,9 @@ def test_scores_are_divided_by_the_root_of_the_width():
 
 
 def test_bf16_agrees_with_fp32_within_its_precision():
-    """In bf16 a CPU takes another path; values and gradients are those of the fused kernel up to bf16's eight bits."""
+    """In bf16 a CPU takes another path; values and gradients are those of the fused kernel up to bf16's eight
+    bits.
+    """
     torch.manual_seed(0)
     inputs = [torch.randn(2, 3, length, 8) for length in (4, 5, 5)]
     results = []

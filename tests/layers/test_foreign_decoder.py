@@ -1,4 +1,6 @@
-"""The example that puts codebook and prototype memory into transformers' GPT-2 runs, and its memory comes to life."""
+"""The example that puts codebook and prototype memory into transformers' GPT-2 runs, and its memory comes to
+life.
+"""
 
 import runpy
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""The linear layer that chooses its library: the same function as torch's, forwards, backwards and on every layout."""
+"""The linear layer that chooses its library: the same function as torch's, forwards, backwards and on every
+layout.
+"""
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ WIDE = (96, 128, 160)  # rows, inputs, outputs: enough for the library's call
 
 @pytest.fixture(params=[True, False], ids=["onednn", "torch"])
 def chosen(request, monkeypatch):
-    """Both choices on every machine: which of them is faster is a matter of the processor, what they compute is not."""
+    """Both choices on every machine: which of them is faster is a matter of the processor, what they compute
+    is not.
+    """
     monkeypatch.setattr(linear_module, "mkl_is_slow", lambda: request.param)
     return request.param
 

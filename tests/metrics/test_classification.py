@@ -45,7 +45,9 @@ def test_what_cannot_be_counted(truth, guess, labels, message):
 
 
 def test_several_labels_by_hand():
-    """Right pairs: red at 0, round at 2, red at 2: 3 of 5 true and 4 guessed ones, so micro F1 = 2 * 3 / (5 + 4)."""
+    """Right pairs: red at 0, round at 2, red at 2: 3 of 5 true and 4 guessed ones, so micro F1 = 2 * 3 / (5 +
+    4).
+    """
     truth = [("red",), ("round", "red"), ("red", "round"), ()]
     guessed = [("red",), ("soft",), ("round", "red"), ()]
     found = several_labels(truth, guessed, ["red", "round", "soft", "never"])

@@ -52,6 +52,14 @@ def test_submit_command(tmp_path):
         {"image_id": 2, "caption": "a d\u00f6g"},
     ]
     result = CliRunner().invoke(
-        app, ["submit", str(tmp_path / "none.json"), str(tmp_path / "info.json"), "--out", str(out), "--overwrite"]
+        app,
+        [
+            "submit",
+            str(tmp_path / "none.json"),
+            str(tmp_path / "info.json"),
+            "--out",
+            str(out),
+            "--overwrite",
+        ],
     )
     assert isinstance(result.exception, DataError) and "none.json does not exist" in str(result.exception)

@@ -74,7 +74,8 @@ def test_a_caption_equal_to_all_its_references_cannot_be_beaten(captions, copies
     assert found["Bleu_4"].value == pytest.approx(1.0, abs=1e-8)
     best = found["CIDEr"].per_item
     for place, words in enumerate(captions):
-        # 10 with n-grams of every order that not all images hold; less where an order has none, never beaten by another caption.
+        # 10 with n-grams of every order that not all images hold; less where an order has none, never beaten
+        # by another caption.
         assert best[str(place)] <= 10 + 1e-9
         others = scores(
             [([own] * copies, captions[0] if at == place else own) for at, own in enumerate(captions)]

@@ -48,7 +48,9 @@ def validation(at, epoch, cider, best, **scores):
 
 
 def run_folder(folder, ciders, captions, clocked=True, weights=None, **config):
-    """One validation for each CIDEr at steps 50, 100, ...; `captions` by validation, each a list for the images 1, 2, 3."""
+    """One validation for each CIDEr at steps 50, 100, ...; `captions` by validation, each a list for the
+    images 1, 2, 3.
+    """
     (folder / "predictions").mkdir(parents=True)
     events = []
     for epoch, cider in enumerate(ciders):
@@ -198,7 +200,9 @@ def test_refusals(runs, tmp_path):
 
 @pytest.fixture
 def seeded(tmp_path):
-    """Two configurations: small with seeds 1 and 2 (CIDEr 0.2 and 0.4), large with one seed; captions/s of the first alone."""
+    """Two configurations: small with seeds 1 and 2 (CIDEr 0.2 and 0.4), large with one seed; captions/s of
+    the first alone.
+    """
     folders = [
         run_folder(tmp_path / "small-1", [0.2], [POOR], seed=1, out="a", width=8),
         run_folder(tmp_path / "large-1", [0.5], [GOOD], seed=1, out="b", width=16),
@@ -227,7 +231,9 @@ def test_seeds_of_one_configuration_are_taken_together(seeded, tmp_path, parse):
 
 
 def test_configurations_are_compared_over_seeds(seeded, tmp_path):
-    """A picture's score is the mean of its seeds: small says POOR and GOOD, large GOOD, so large gains half of their difference."""
+    """A picture's score is the mean of its seeds: small says POOR and GOOD, large GOOD, so large gains half
+    of their difference.
+    """
     write_comparison(seeded, tmp_path / "out", REFERENCES)
     written = (tmp_path / "out" / "table.md").read_text()
     place = written.split("\n")[2].split(" | ").index("CIDEr")
@@ -243,7 +249,9 @@ def test_configurations_are_compared_over_seeds(seeded, tmp_path):
 
 
 def test_what_is_one_configuration():
-    """Runs are one where all but seed, out and description agree, and none is where no seed stands in the configuration."""
+    """Runs are one where all but seed, out and description agree, and none is where no seed stands in the
+    configuration.
+    """
     configs = [{"seed": 1, "out": "x"}, {"seed": 2, "description": "again"}, {"seed": 1, "width": 3}, {}, {}]
     names = ["fused-m32-10", "fused-m32-11", "wide", "p", "q"]
     assert configurations(names, configs) == [("fused-m32", (0, 1)), ("wide", (2,)), ("p", (3,)), ("q", (4,))]

@@ -1,4 +1,6 @@
-"""Every configuration that comes with the package is a run that could begin: its settings are valid, and its learning rates name parameters of its model."""
+"""Every configuration that comes with the package is a run that could begin: its settings are valid, and its
+learning rates name parameters of its model.
+"""
 
 from pathlib import Path
 
@@ -87,7 +89,9 @@ def test_a_config_is_written_as_it_is_read(path, tmp_path):
 
 
 def test_a_configuration_is_found_by_name_from_anywhere(tmp_path, monkeypatch, patchword):
-    """Its name as the list prints it, and the path that it has had in earlier checkouts; a file of one's own comes first."""
+    """Its name as the list prints it, and the path that it has had in earlier checkouts; a file of one's own
+    comes first.
+    """
     monkeypatch.chdir(tmp_path)
     shipped = read_toml(CONFIGS / "ablation" / "fsgr.toml")
     assert read_toml("ablation/fsgr") == read_toml("configs/ablation/fsgr.toml") == shipped

@@ -1,4 +1,6 @@
-"""`patchword.__all__` is the Python interface: every public name, documented, imported when it is asked for, and typed."""
+"""`patchword.__all__` is the Python interface: every public name, documented, imported when it is asked for,
+and typed.
+"""
 
 import ast
 import inspect
@@ -24,7 +26,9 @@ def test_all_names_the_errors_of_the_tree():
 
 
 def test_all_names_what_a_type_checker_is_shown():
-    """Names are looked up while running, and imported for type checkers: both lists are the same, each name once."""
+    """Names are looked up while running, and imported for type checkers: both lists are the same, each name
+    once.
+    """
     source = ast.parse((ROOT / "src" / "patchword" / "__init__.py").read_text(encoding="utf-8"))
     shown = {
         name.asname or name.name
@@ -97,7 +101,9 @@ def test_load_refuses_a_model_for_another_task(towers):
 
 
 def test_training_and_captions_from_python(config, photos, tmp_path):
-    """A run folder as `patchword train` makes it, whose model captions a list that a notebook shows picture by picture."""
+    """A run folder as `patchword train` makes it, whose model captions a list that a notebook shows picture
+    by picture.
+    """
     settings = {"out": str(tmp_path / "run"), "stage.0.epochs": 1, "stage.1.epochs": 1, "data.limit": 4}
     run = patchword.train(config, settings, device="cpu")
     resolved = json.loads((run / "config.json").read_text())

@@ -12,7 +12,9 @@ NOTEBOOK = Path(__file__).resolve().parents[2] / "examples" / "first_steps.ipynb
 
 @pytest.fixture(scope="module")
 def shown() -> list[Any]:
-    """The value of the last expression of each code cell, as a notebook would show it; None where a cell ends otherwise."""
+    """The value of the last expression of each code cell, as a notebook would show it; None where a cell ends
+    otherwise.
+    """
     names: dict[str, Any] = {}
     values = []
     for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:

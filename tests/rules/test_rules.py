@@ -29,7 +29,8 @@ FLOORS = (
     ("tasks",),
     ("serve", "cli", "interface"),
 )
-"""The house from the ground up: a folder or file imports what stands on floors below its own, and its own folder."""
+"""The house from the ground up: a folder or file imports what stands on floors below its own, and its own
+folder."""
 
 STRICTER = {
     "layers": {"layers", "types", "errors", "ids", "files", "tensors"},
@@ -78,7 +79,9 @@ NOT_TRAINED_BY_A_CONFIG = {"aligned_towers"}
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """Full names of the modules that a file imports, in functions too; a name taken from the package itself counts as its module."""
+    """Full names of the modules that a file imports, in functions too; a name taken from the package itself
+    counts as its module.
+    """
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -121,7 +124,9 @@ IMPORTS = {MODULES[path]: imports_of(path) for path in SOURCES}
 
 
 def closure(module: str) -> set[str]:
-    """Every module of the package that an import of `module` can come to, the packages around each one included."""
+    """Every module of the package that an import of `module` can come to, the packages around each one
+    included.
+    """
     found, waiting = set(), [module]
     while waiting:
         one = waiting.pop()
@@ -195,7 +200,8 @@ def test_a_captioning_run_loads_only_what_it_needs(config, tmp_path):
     """What is looked up counts as well: one step of a training, in a process of its own."""
     code = (
         "import sys\nfrom patchword.cli import main\n"
-        f"sys.argv = ['patchword', 'train', {str(config)!r}, 'out={tmp_path / 'run'}', 'stage.0.epochs=1', 'data.limit=4', '--device', 'cpu']\n"
+        f"sys.argv = ['patchword', 'train', {str(config)!r}, 'out={tmp_path / 'run'}', 'stage.0.epochs=1', "
+        "'data.limit=4', '--device', 'cpu']\n"
         "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code\n"
         "print(*sorted(name for name in sys.modules if name.startswith('patchword.')))\n"
     )
@@ -234,7 +240,8 @@ def test_torch_is_never_imported_by(folder):
     [
         "import patchword",
         "from patchword.metrics import score",
-        "from patchword.cli import app; app(['--help'], standalone_mode=False); app(['score', '--help'], standalone_mode=False)",
+        "from patchword.cli import app; app(['--help'], standalone_mode=False); app(['score', '--help'], "
+        "standalone_mode=False)",
     ],
 )
 def test_runs_without_torch(code):
@@ -259,7 +266,8 @@ def test_every_module_imports_with_the_core_install():
     modules = [name for name in names if not name.endswith(".__main__")]  # that one runs the command line
     code = (
         "import importlib, sys\n"
-        "extras = ('fastapi', 'uvicorn', 'python_multipart', 'faiss', 'tensorboard', 'pycocoevalcap', 'torchvision', 'timm')\n"
+        "extras = ('fastapi', 'uvicorn', 'python_multipart', 'faiss', 'tensorboard', 'pycocoevalcap', "
+        "'torchvision', 'timm')\n"
         "sys.modules.update(dict.fromkeys(extras))\n"
         f"for name in {[name for name in modules if '.serve' not in name]!r}: importlib.import_module(name)\n"
         "for name in extras: del sys.modules[name]\n"
@@ -377,7 +385,9 @@ def test_every_public_function_and_class_says_what_it_is():
 
 
 def test_every_test_asserts_something():
-    """By itself, or through a helper of the tests that does; a test that is given the check as an argument calls it."""
+    """By itself, or through a helper of the tests that does; a test that is given the check as an argument
+    calls it.
+    """
     functions: dict[str, list[ast.AST]] = {}
     tests = []
     for path in sorted((ROOT / "tests").rglob("*.py")):

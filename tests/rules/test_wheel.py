@@ -1,4 +1,6 @@
-"""A wheel of the checkout, installed elsewhere, does what README.md shows: nothing that the package needs lies beside it."""
+"""A wheel of the checkout, installed elsewhere, does what README.md shows: nothing that the package needs
+lies beside it.
+"""
 
 import os
 import re

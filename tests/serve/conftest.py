@@ -89,8 +89,9 @@ def streaming_fake():
 
 @pytest.fixture
 def client_for():
-    """Start an application in this process: `client_for(model, limits=..., token=...)`; a client that is not told of errors of the server
-    but through its answers."""
+    """Start an application in this process: `client_for(model, limits=..., token=...)`; a client that is not
+    told of errors of the server but through its answers.
+    """
     open_clients = []
 
     def start(model=None, *, limits=None, models=None, **more):

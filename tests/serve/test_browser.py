@@ -1,4 +1,6 @@
-"""The page in a real browser (`make test-browser` installs what it needs): a picture, its words, search, errors, a phone, the keyboard."""
+"""The page in a real browser (`make test-browser` installs what it needs): a picture, its words, search,
+errors, a phone, the keyboard.
+"""
 
 import os
 import shutil
@@ -111,8 +113,10 @@ def served():
 
 @pytest.fixture
 def page_of(browser, served, fake):
-    """Open the page: `page_of(width=..., scheme=..., models=..., able=...)`. At the end nothing may have been asked of another host, nor
-    failed in a script."""
+    """Open the page: `page_of(width=..., scheme=..., models=..., able=...)`.
+
+    At the end nothing may have been asked of another host, nor failed in a script.
+    """
     contexts, faults = [], []
 
     def start(width=1100, height=900, scheme="light", models=None, able=None, **more):
@@ -163,7 +167,9 @@ def caption(page, photo):
 
 
 def until(page, condition, seconds=60.0):
-    """Wait until an expression holds; the driver's own way compiles a string within the page, which its content policy forbids."""
+    """Wait until an expression holds; the driver's own way compiles a string within the page, which its
+    content policy forbids.
+    """
     end = time.monotonic() + seconds
     while not page.evaluate(condition):
         assert time.monotonic() < end, f"it did not happen: {condition}"
@@ -226,7 +232,8 @@ def test_concepts_light_their_patches_and_a_patch_names_its_words(page_of, photo
     why = page.inner_text("#why")
     assert "Its concept: sea" in why and "“230” 100 %" in why
     tints = page.evaluate(
-        "[...document.querySelectorAll('#caption button')].map((word) => word.style.getPropertyValue('--share'))"
+        "[...document.querySelectorAll('#caption button')].map((word) => "
+        "word.style.getPropertyValue('--share'))"
     )
     assert [float(tint) for tint in tints] == [0, 0, 1, 0], "the word that looked there is tinted"
     page.mouse.move(5, 5)

@@ -25,7 +25,9 @@ TEXT = dict(
 
 @pytest.fixture(scope="module")
 def clip():
-    """A tiny CLIP of transformers whose weights are far enough from their small initial values for every path to show."""
+    """A tiny CLIP of transformers whose weights are far enough from their small initial values for every path
+    to show.
+    """
     torch.manual_seed(0)
     model = CLIPModel(CLIPConfig(vision_config=VISION, text_config=TEXT, projection_dim=12)).eval()
     with torch.no_grad():
@@ -74,7 +76,9 @@ def test_the_vision_tower_is_the_composition_of_its_parts(folder, pixels_B3HW):
 
 
 def with_identity_attention(clip):
-    """The same CLIP with the attention matrix of its last layer replaced by the identity: every token attends to itself."""
+    """The same CLIP with the attention matrix of its last layer replaced by the identity: every token attends
+    to itself.
+    """
     model = copy.deepcopy(clip)
     attention = model.vision_model.encoder.layers[-1].self_attn
 

@@ -1,12 +1,15 @@
-"""Kills a small training at every operation on its files, resumes it, and compares it with one that was left alone.
+"""Kills a small training at every operation on its files, resumes it, and compares it with one that was left
+alone.
 
     python tests/train/kill_everywhere.py plain              # two stages of a tiny model, every operation
     python tests/train/kill_everywhere.py captioner --every 7 # memory and self-critical stages, every seventh
-    python tests/train/kill_everywhere.py plain --full-disk  # the disk is full from an operation on, then free again
+    python tests/train/kill_everywhere.py plain --full-disk  # the disk is full from an operation on, then
+        free again
 
-An operation is whatever changes the run folder: a file opened for writing, a half and a whole write to it, a rename, a
-removal, a new folder, a truncation. Each training is a fork of this process, so that thousands need not import torch again,
-and dies by SIGKILL. What is printed is one JSON object with the number of operations, runs, kills and differences.
+An operation is whatever changes the run folder: a file opened for writing, a half and a whole write to it, a
+rename, a removal, a new folder, a truncation. Each training is a fork of this process, so that thousands need
+not import torch again, and dies by SIGKILL. What is printed is one JSON object with the number of operations,
+runs, kills and differences.
 """
 
 from __future__ import annotations
@@ -44,7 +47,9 @@ GROWING = ("write", "mkdir")
 
 
 class Disk:
-    """Counts the operations under a folder; at a chosen one the process dies, or the disk is full from then on."""
+    """Counts the operations under a folder; at a chosen one the process dies, or the disk is full from then
+    on.
+    """
 
     def __init__(self, root: Path, stop_at: int, full_disk: bool) -> None:
         self.root, self.stop_at, self.full_disk = os.path.abspath(root) + os.sep, stop_at, full_disk
@@ -144,7 +149,9 @@ class Line(nn.Module):
 
 
 def plain_recipe() -> Recipe:
-    """Two stages of a tiny model; every epoch is better than the one before, and the second stage starts from the best."""
+    """Two stages of a tiny model; every epoch is better than the one before, and the second stage starts from
+    the best.
+    """
     import test_recipe as tests
 
     torch.manual_seed(1)
@@ -187,7 +194,9 @@ def train_plain(folder: Path, resume: bool) -> None:
 
 
 def captioner(workshop: Path) -> Callable[[Path, bool], None]:
-    """The fused model on drawn scenes: a stage without memory, one in which it fills, a self-critical one from the best."""
+    """The fused model on drawn scenes: a stage without memory, one in which it fills, a self-critical one
+    from the best.
+    """
     from patchword.data.scenes import write_scenes
     from patchword.tasks.start import start
 

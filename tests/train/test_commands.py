@@ -1,4 +1,6 @@
-"""From a trained model to captions and scores, through the command line, on real photographs from installed packages."""
+"""From a trained model to captions and scores, through the command line, on real photographs from installed
+packages.
+"""
 
 import csv
 import json
@@ -120,7 +122,9 @@ def test_unknown_model_names_what_there_is(run_patchword):
 
 
 def test_training_from_stored_features(trained, scenes, config, run_patchword, tmp_path):
-    """Features of the trained tower, then a decoder on them; a store of another tower is refused, as is training what it replaces."""
+    """Features of the trained tower, then a decoder on them; a store of another tower is refused, as is
+    training what it replaces.
+    """
     store = tmp_path / "store"
     where = (
         "--data",

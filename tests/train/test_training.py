@@ -1,4 +1,6 @@
-"""`patchword train` as a person runs it: the run folder, kill -9 and resume, two processes, losses that are not finite."""
+"""`patchword train` as a person runs it: the run folder, kill -9 and resume, two processes, losses that are
+not finite.
+"""
 
 import json
 import os
@@ -72,7 +74,9 @@ def test_run_folder_is_not_overwritten(trained, config, run_patchword):
 
 
 def test_kill_and_resume_is_the_same_run(trained, config, run_patchword, tmp_path):
-    """Killed twice at points that the clock chooses, resumed: same losses, same validations, same weights, bit for bit."""
+    """Killed twice at points that the clock chooses, resumed: same losses, same validations, same weights,
+    bit for bit.
+    """
     arguments = ("train", config, f"out={tmp_path / 'run'}", "--resume", "--device", "cpu")
     state = tmp_path / "run" / "checkpoints" / "last" / "training.json"
     for wanted in (2, 9):
@@ -107,7 +111,10 @@ dropout = 0.0
 
 
 def test_two_processes_equal_one(config, run_patchword, tmp_path):
-    """The same global batch on one process and on two (gloo): the same losses to 1e-5. Dropout 0, a tower without batch norm, frozen."""
+    """The same global batch on one process and on two (gloo): the same losses to 1e-5.
+
+    Dropout 0, a tower without batch norm, frozen.
+    """
     text = config.read_text()
     start, end = text.index("[captioner]"), text.index("[decoding]")
     text = text[:start] + NO_NORM + text[end:]
@@ -148,7 +155,9 @@ def test_two_processes_equal_one(config, run_patchword, tmp_path):
 
 
 def test_overflow_is_skipped_then_stops(config, run_patchword, tmp_path):
-    """A rate that blows the weights up: steps are skipped and counted, and the third in a row ends the run with the image ids."""
+    """A rate that blows the weights up: steps are skipped and counted, and the third in a row ends the run
+    with the image ids.
+    """
     out = tmp_path / "run"
     finished = run_patchword(
         "train",

@@ -1,4 +1,6 @@
-"""What is known about a model beside its settings: where it comes from, what it may be used for, how good it is."""
+"""What is known about a model beside its settings: where it comes from, what it may be used for, how good it
+is.
+"""
 
 from __future__ import annotations
 

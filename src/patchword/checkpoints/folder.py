@@ -1,10 +1,9 @@
 """Model folders: written whole or not at all, read strictly, no pickle.
 
-config.json          format version, task, facts about the model, SHA-256 of the other files, settings of the parts
-model.safetensors    every weight and buffer (a frozen public tower may be named by id, revision and SHA-256 instead)
-vocab.json           words or tokenizer
-prototypes.json      what the prototypes of a memory stand for, where there is one
-README.md            the model card
+config.json          format version, task, facts about the model, SHA-256 of the other files, settings of the
+parts model.safetensors    every weight and buffer (a frozen public tower may be named by id, revision and
+SHA-256 instead) vocab.json           words or tokenizer prototypes.json      what the prototypes of a memory
+stand for, where there is one README.md            the model card
 """
 
 from __future__ import annotations
@@ -31,7 +30,8 @@ FORMAT = 3
 
 WEIGHTS, VOCABULARY = "model.safetensors", "vocab.json"
 CHECKED_AT_LOADING = 64 * 2**20
-"""Bytes of a file up to which its SHA-256 is compared whenever it is opened; `patchword models --check` compares all."""
+"""Bytes of a file up to which its SHA-256 is compared whenever it is opened; `patchword models --check`
+compares all."""
 
 
 def write_model(
@@ -74,7 +74,8 @@ def write_model(
 
 
 def save_model(model: Any, folder: str | Path, half: bool = False) -> None:
-    """Write the folder of any model that has `write(folder, half)`; it appears under its name when it is complete.
+    """Write the folder of any model that has `write(folder, half)`; it appears under its name when it is
+    complete.
 
     Raises WriteError where it exists and is not empty, or cannot be written.
     """
@@ -133,7 +134,8 @@ def check_files(
 
 
 def stored_shapes(folder: Path, prefix: str = "") -> dict[str, tuple[int, ...]]:
-    """Shapes of the weights whose names begin with `prefix`, under the rest of their names, from the header alone.
+    """Shapes of the weights whose names begin with `prefix`, under the rest of their names, from the header
+    alone.
 
     Raises ModelError when there are no weights that can be read.
     """
@@ -164,7 +166,8 @@ def load_weights(
 
 
 def prefix_of(folder: Path, section: str) -> str:
-    """With what the names of the weights of a section begin: "tower." or, where a model holds two towers, "towers.vision.".
+    """With what the names of the weights of a section begin: "tower." or, where a model holds two towers,
+    "towers.vision.".
 
     Raises ModelError where the folder has no weights of that section.
     """
@@ -178,12 +181,15 @@ def prefix_of(folder: Path, section: str) -> str:
 
 
 def weights_digest(module: nn.Module) -> str:
-    """SHA-256 over names, shapes and bytes of a module's state: what identifies the tower of a feature store."""
+    """SHA-256 over names, shapes and bytes of a module's state: what identifies the tower of a feature
+    store."""
     return tensors_digest(module.state_dict())
 
 
 def tower_digest(tower: nn.Module) -> str:
-    """`weights_digest` of a vision tower without its adapters: these begin as nothing, and leave the space of its patches what it is."""
+    """`weights_digest` of a vision tower without its adapters: these begin as nothing, and leave the space of
+    its patches what it is.
+    """
     return tensors_digest(
         {name: tensor for name, tensor in tower.state_dict().items() if not name.startswith("adapters.")}
     )
@@ -192,14 +198,16 @@ def tower_digest(tower: nn.Module) -> str:
 def tower_id(vision: nn.Module) -> str:
     """What a codebook calls the text space of a vision tower's patches, and a training compares.
 
-    It is the name of the sentence encoder where patches have their place by the names of classes, else the beginning of the
-    digest of the tower's weights.
+    It is the name of the sentence encoder where patches have their place by the names of classes, else the
+    beginning of the digest of the tower's weights.
     """
     return getattr(vision, "text_space", None) or tower_digest(vision)[:16]
 
 
 def lower_digest(tower: nn.Module, until_layer: int) -> str:
-    """`weights_digest` of what tokens pass before layer `until_layer`: embedding, layers, and adapters where they pass some."""
+    """`weights_digest` of what tokens pass before layer `until_layer`: embedding, layers, and adapters where
+    they pass some.
+    """
     parts = [
         *tower.parts.embedding,
         *(module for block in tower.parts.blocks[:until_layer] for module in block),

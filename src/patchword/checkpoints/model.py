@@ -1,4 +1,6 @@
-"""Model folders as tasks use them: found by name, settings and vocabulary read, weights restored, card written."""
+"""Model folders as tasks use them: found by name, settings and vocabulary read, weights restored, card
+written.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +39,11 @@ def read_settings(
 ) -> tuple[Settings, ModelFacts]:
     """What config.json of a model folder says: the settings of the task, and the facts about the model.
 
-    Files that are not too large are compared with the SHA-256 that it records. `beside` names sections of another part of the model.
+    Files that are not too large are compared with the SHA-256 that it records. `beside` names sections of
+    another part of the model.
 
-    Raises ModelError for a model of another task or a damaged file, ConfigError for settings that are none of the schema.
+    Raises ModelError for a model of another task or a damaged file, ConfigError for settings that are none of
+    the schema.
     """
     config = checkpoint.read_config(folder)
     if config.get("task") != task:
@@ -54,7 +58,10 @@ def read_settings(
 
 
 def read_vocabulary(folder: Path, size: int) -> Vocabulary | Subwords:
-    """vocab.json of a model folder. Raises ModelError where it is none, or has another size than config.json says."""
+    """vocab.json of a model folder.
+
+    Raises ModelError where it is none, or has another size than config.json says.
+    """
     content = checkpoint.read_vocabulary(folder)
     try:
         vocabulary = vocabulary_from_json(content)
@@ -65,13 +72,16 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary | Subwords:
         ) from error
     if vocabulary.size != size:
         raise ModelError(
-            f"{folder}: vocab.json has {vocabulary.size} tokens, config.json says {size}: the folder is mixed up"
+            f"{folder}: vocab.json has {vocabulary.size} tokens, config.json says {size}: the folder is "
+            "mixed up"
         )
     return vocabulary
 
 
 def portable(settings: Any, model: TowerModel) -> tuple[Any, dict[str, torch.Tensor]]:
-    """Settings and weights as a model folder holds them: a frozen public tower by id, revision and digest, any other by value."""
+    """Settings and weights as a model folder holds them: a frozen public tower by id, revision and digest,
+    any other by value.
+    """
     weights = model.state_dict()
     source = settings.tower.source if isinstance(settings.tower, TowerConfig) else None
     if source is not None and settings.tower.trainable_from is None and not Path(source).exists():
@@ -97,8 +107,8 @@ def published_commits(model: nn.Module) -> dict[str, str]:
 def build_checked(folder: Path, build: Callable[[], nn.Module], prefix: str = "") -> Any:
     """A model with the weights of a folder, built when its sizes have been compared with theirs.
 
-    What `build` needs must have been imported: a library that is imported while there is no memory for tensors would keep
-    constants without values.
+    What `build` needs must have been imported: a library that is imported while there is no memory for
+    tensors would keep constants without values.
 
     Raises ModelError where config.json describes no model, or one of other sizes.
     """
@@ -112,8 +122,8 @@ def build_checked(folder: Path, build: Callable[[], nn.Module], prefix: str = ""
 def build_over_tower(
     folder: Path, tower: TowerSettings, tower_sha256: str | None, build: Callable[[nn.Module], Any]
 ) -> Any:
-    """As `build_checked`, for a model that `build` makes over a tower; a tower that the folder names by reference must be the one
-    that the model was trained with.
+    """As `build_checked`, for a model that `build` makes over a tower; a tower that the folder names by
+    reference must be the one that the model was trained with.
 
     Raises ModelError when sizes, tensors or the tower differ.
     """
@@ -131,8 +141,8 @@ def build_over_tower(
 
 
 def restore_weights(model: TowerModel, folder: Path, tower_sha256: str | None) -> None:
-    """Weights of a model folder into a model that is there; a tower that the folder names by reference must be the one that the
-    model has.
+    """Weights of a model folder into a model that is there; a tower that the folder names by reference must
+    be the one that the model has.
 
     Raises ModelError when tensors or the tower differ.
     """
@@ -148,16 +158,21 @@ def restore_weights(model: TowerModel, folder: Path, tower_sha256: str | None) -
 
 
 def _is_published(name: str) -> bool:
-    """Whether a weight belongs to the published part of the tower, which a folder may name instead of holding it."""
+    """Whether a weight belongs to the published part of the tower, which a folder may name instead of holding
+    it.
+    """
     return name.startswith("tower.") and not name.startswith("tower.adapters.")
 
 
 def check_published(tower: torch.nn.Module, folder: Path, tower_sha256: str) -> None:
-    """Raises ModelError where a tower that a model folder names by reference is not the one that it was trained with."""
+    """Raises ModelError where a tower that a model folder names by reference is not the one that it was
+    trained with.
+    """
     found = checkpoint.tower_digest(tower)
     if found != tower_sha256:
         raise ModelError(
-            f"{folder} was trained with a tower of SHA-256 {tower_sha256[:12]}..., and its id now gives {found[:12]}...: "
+            f"{folder} was trained with a tower of SHA-256 {tower_sha256[:12]}..., and its id now gives "
+            f"{found[:12]}...: "
             "give its revision under tower.revision in config.json"
         )
 
@@ -174,6 +189,7 @@ def find_model(name: str | Path) -> Path:
             return folder
     if Path(name).exists() or str(name).partition("@")[0].count("/") != 1 or str(name).startswith((".", "/")):
         raise ModelError(
-            f"no model at {name}: give a folder with config.json, a hub id, or one of: {', '.join(shipped_models()) or 'none shipped'}"
+            f"no model at {name}: give a folder with config.json, a hub id, or one of: "
+            f"{', '.join(shipped_models()) or 'none shipped'}"
         )
     return hub.download(name)

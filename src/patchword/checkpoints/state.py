@@ -1,6 +1,7 @@
 """The state of an interrupted training, without pickle: tensors in safetensors, everything else in JSON.
 
-There is no generator state: the random numbers of a step are seeded by the run's seed and the number of the step (see `loop.py`).
+There is no generator state: the random numbers of a step are seeded by the run's seed and the number of the
+step (see `loop.py`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class Position(NamedTuple):
 
 
 def pack_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Moments and step counts under `<parameter index>.<name>`; the settings of the groups come from the configuration."""
+    """Moments and step counts under `<parameter index>.<name>`; the settings of the groups come from the
+    configuration.
+    """
     packed = {}
     for index, state in optimiser.state_dict()["state"].items():
         for name, value in state.items():
@@ -54,14 +57,17 @@ def unpack_optimiser(optimiser: torch.optim.Optimizer, packed: dict[str, Tensor]
         state.setdefault(int(index), {})[name] = value
     if state and max(state) >= count:
         raise ModelError(
-            f"the saved optimiser has {max(state) + 1} parameters, this model {count}: resume with the configuration that began the run"
+            f"the saved optimiser has {max(state) + 1} parameters, this model {count}: resume with the "
+            "configuration that began the run"
         )
     content["state"] = state
     optimiser.load_state_dict(content)
 
 
 def write_state(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Write the training state beside the model: tensors to training.safetensors, everything else to training.json."""
+    """Write the training state beside the model: tensors to training.safetensors, everything else to
+    training.json.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / "training.safetensors", tensors)
     write_json(folder / "training.json", {"format": FORMAT, **values}, indent=1)

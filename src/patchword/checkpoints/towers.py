@@ -18,7 +18,8 @@ from patchword.hub import hub_name, is_hub
 from patchword.towers.settings import ClipTowerConfig, EfficientNetLiteConfig
 
 SECTIONS = ("tower", "vision")
-"""Sections of config.json that describe a vision tower; the names of its weights begin or go on with the same word."""
+"""Sections of config.json that describe a vision tower; the names of its weights begin or go on with the
+same word."""
 
 
 class TowerSection(BaseModel, frozen=True):
@@ -33,8 +34,8 @@ PACKAGED = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 
 
 def load_tower(name: str | Path) -> tuple[nn.Module, Preprocessing]:
-    """The vision tower of any model that has one, `hub:ID` for a CLIP of transformers; or a bare tower: by its own name
-    (efficientnet-lite2), or by the TOML of a training, whose [tower] or [vision] it is.
+    """The vision tower of any model that has one, `hub:ID` for a CLIP of transformers; or a bare tower: by
+    its own name (efficientnet-lite2), or by the TOML of a training, whose [tower] or [vision] it is.
 
     Raises ModelError for a model without a tower, ConfigError for a configuration without one.
     """
@@ -82,7 +83,8 @@ def _bare(tower: nn.Module) -> tuple[nn.Module, Preprocessing]:
 
 
 def load_tower_weights(tower: nn.Module, folder: Path) -> None:
-    """The tower of a model folder into `tower`, whose adapters stay as they are where the folder's tower has none.
+    """The tower of a model folder into `tower`, whose adapters stay as they are where the folder's tower has
+    none.
 
     Raises ModelError for a model without a tower, or with one of another shape.
     """
@@ -101,7 +103,9 @@ def load_tower_weights(tower: nn.Module, folder: Path) -> None:
 
 
 def lacks_class_branch(tower: nn.Module, folder: Path) -> bool:
-    """Whether a tower keeps the classes of its trained blocks apart, and the tower of a model folder was frozen and does not."""
+    """Whether a tower keeps the classes of its trained blocks apart, and the tower of a model folder was
+    frozen and does not.
+    """
     if getattr(tower, "class_layers", None) is None:
         return False
     config = checkpoint.read_config(folder)
@@ -109,13 +113,17 @@ def lacks_class_branch(tower: nn.Module, folder: Path) -> bool:
 
 
 def first_trained(tower: nn.Module) -> int:
-    """The first layer in which something may learn, an adapter or the layer itself; the number of layers where nothing may."""
+    """The first layer in which something may learn, an adapter or the layer itself; the number of layers
+    where nothing may.
+    """
     trained = tower.config.trainable_from
     return min(_first_adapted(tower), len(tower.layers) if trained is None else trained)
 
 
 def stored_digest(tower: nn.Module, until_layer: int | None) -> str:
-    """What a feature store calls its tower: only what the stored tokens passed counts, and a store outlives the training of the rest."""
+    """What a feature store calls its tower: only what the stored tokens passed counts, and a store outlives
+    the training of the rest.
+    """
     return (
         checkpoint.weights_digest(tower)
         if until_layer is None
@@ -132,5 +140,6 @@ def _section(folder: Path, config: dict[str, Any]) -> str:
         if isinstance(config.get(section), dict) and "preprocessing" in config:
             return section
     raise ModelError(
-        f"{folder} is a model for {config.get('task')!r} without a vision tower of its own: name another model"
+        f"{folder} is a model for {config.get('task')!r} without a vision tower of its own: name another "
+        "model"
     )

@@ -1,6 +1,8 @@
-"""Model folders of earlier versions, brought up to date step by step as they are read: one function per step of the format.
+"""Model folders of earlier versions, brought up to date step by step as they are read: one function per step
+of the format.
 
-1 -> 2    task "classify" is "label"; section "question_answering" is "answerer"; the region alignment of a captioner or answerer stands
+1 -> 2    task "classify" is "label"; section "question_answering" is "answerer"; the region alignment of a
+captioner or answerer stands
           under "region_alignment", in config.json and in the names of its weights.
 2 -> 3    the facts about a model, which stood among its settings, are a section of their own.
 """
@@ -51,7 +53,8 @@ _FACTS_OF_2 = frozenset(
     "towers vision_from text_from".split()
 )
 _SETTINGS_OF_2 = frozenset(
-    "format patchword task tower captioner preprocessing decoding vocabulary_size tower_sha256 codebook vision text "
-    "two_towers concepts patch_slimming region_alignment answerer generator targets answers max_words model labels columns".split()
+    "format patchword task tower captioner preprocessing decoding vocabulary_size tower_sha256 codebook "
+    "vision text "
+    "two_towers concepts patch_slimming region_alignment answerer generator targets answers max_words model labels columns".split()  # noqa: E501
 )
 _STEPS = (_from_1_to_2, _from_2_to_3)

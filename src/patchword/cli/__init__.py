@@ -42,18 +42,23 @@ COMMANDS = {
         "push",
     )
 }
-"""Every command in the order of the help, one line each: the function that answers it, in a file of its own."""
+"""Every command in the order of the help, one line each: the function that answers it, in a file of its
+own."""
 
 
 class Commands(TyperGroup):
-    """The commands of the table, each imported when it is run; all of them where they are listed, or a name is none of them."""
+    """The commands of the table, each imported when it is run; all of them where they are listed, or a name
+    is none of them.
+    """
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of that name; None where there is none, and then all are known to the suggestion that typer makes."""
+        """The command of that name; None where there is none, and then all are known to the suggestion that
+        typer makes.
+        """
         for name in [cmd_name] if cmd_name in COMMANDS else COMMANDS:
             if name not in self.commands:
                 alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -92,7 +97,9 @@ def _options(
 
 
 def main() -> None:
-    """Entry point of the `patchword` script: an error of ours is one line on standard error and its exit status."""
+    """Entry point of the `patchword` script: an error of ours is one line on standard error and its exit
+    status.
+    """
     codecs.register_error("patchword", _as_the_system_has_it)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -23,7 +23,8 @@ def codebook(
         str,
         typer.Option(
             "--tower",
-            help="Two towers: shipped name, folder, hub id, or hub:ID of a CLIP; all-minilm-l6-v2: the packaged sentence "
+            help="Two towers: shipped name, folder, hub id, or hub:ID of a CLIP; all-minilm-l6-v2: the "
+            "packaged sentence "
             "encoder, for towers with aligned = class_names.",
         ),
     ] = DEFAULT_MODEL,
@@ -43,7 +44,9 @@ def codebook(
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
 ) -> None:
-    """Embed a word list with a text tower, for region alignment; words that the tower does not know are listed and left out."""
+    """Embed a word list with a text tower, for region alignment; words that the tower does not know are
+    listed and left out.
+    """
     from patchword.errors import ConfigError
     from patchword.tasks.retrieve.codebook import gather_words, make_codebook, make_sentence_codebook
     from patchword.tasks.retrieve.load import load_two_towers

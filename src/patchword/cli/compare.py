@@ -34,8 +34,9 @@ def compare(
         Path | None, typer.Option(help="Folder of the pictures: sample pictures are embedded in the page.")
     ] = None,
 ) -> None:
-    """Compare runs: scores of each one's best validation, sizes, minutes, captions per second, seeds taken together, bars, curves, and
-    their captions of the same pictures."""
+    """Compare runs: scores of each one's best validation, sizes, minutes, captions per second, seeds taken
+    together, bars, curves, and their captions of the same pictures.
+    """
     from patchword.metrics.files import read_references
     from patchword.reports.compare import write_comparison
 

@@ -1,4 +1,6 @@
-"""`patchword concepts`: what the eyes of a captioning model name, how far it can be trusted, and which pictures are strange to it."""
+"""`patchword concepts`: what the eyes of a captioning model name, how far it can be trusted, and which
+pictures are strange to it.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,10 @@ def concepts(
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
 ) -> None:
-    """Calibrate what the classifier under a captioner names, by how often people's captions name it, and learn which pictures are unlike
-    the training pictures. The model with all of this is written to --out; a table says how reliable it is on the pictures set aside."""
+    """Calibrate what the classifier under a captioner names, by how often people's captions name it, and
+    learn which pictures are unlike the training pictures. The model with all of this is written to --out; a
+    table says how reliable it is on the pictures set aside.
+    """
     from rich.console import Console
     from rich.table import Table
 

@@ -40,7 +40,8 @@ def evaluate(
     training: Annotated[
         Path | None,
         typer.Option(
-            help="Training questions, for what the question alone tells; the train split of --data where left out."
+            help="Training questions, for what the question alone tells; the train split of --data where "
+            "left out."
         ),
     ] = None,
     missing: Annotated[
@@ -59,8 +60,10 @@ def evaluate(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures that go through the model together.")] = 32,
 ) -> None:
-    """VQA accuracy by kind of question, beside what can be answered without the pictures; of labels accuracy, micro and macro F1 and a
-    table per class. A picture that cannot be read is named and left out, and the exit status is 1."""
+    """VQA accuracy by kind of question, beside what can be answered without the pictures; of labels accuracy,
+    micro and macro F1 and a table per class. A picture that cannot be read is named and left out, and the
+    exit status is 1.
+    """
     from patchword.lookup import look_up
     from patchword.tasks.requests import EvaluateRequest
     from patchword.tasks.table import TASKS, task_of
@@ -77,6 +80,7 @@ def evaluate(
     task = task_of(model)
     if TASKS[task].evaluate is None:
         raise ConfigError(
-            f"evaluate takes a model that labels or answers questions, {model} is one for {task!r}: `patchword predict`, then `score`"
+            f"evaluate takes a model that labels or answers questions, {model} is one for {task!r}: "
+            "`patchword predict`, then `score`"
         )
     raise typer.Exit(look_up(TASKS[task].evaluate)(request))

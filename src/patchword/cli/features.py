@@ -14,7 +14,8 @@ def features(
     model: Annotated[
         str,
         typer.Argument(
-            help="Model whose tower is used: a shipped name, a folder, a hub id, hub:ID of a CLIP; or a bare tower: by its own name "
+            help="Model whose tower is used: a shipped name, a folder, a hub id, hub:ID of a CLIP; or a "
+            "bare tower: by its own name "
             "(efficientnet-lite2), or by the TOML of a training."
         ),
     ],
@@ -44,7 +45,8 @@ def features(
         int | None,
         typer.Option(
             min=0,
-            help="Two towers and a table with texts: store the tokens of both before their last N layers (prompt fusion).",
+            help="Two towers and a table with texts: store the tokens of both before their last N layers "
+            "(prompt fusion).",
         ),
     ] = None,
     missing: Annotated[
@@ -68,7 +70,9 @@ def features(
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
 ) -> None:
-    """Run a tower once over all pictures of a data set and store its features in half precision, for data.features of a training."""
+    """Run a tower once over all pictures of a data set and store its features in half precision, for
+    data.features of a training.
+    """
     from patchword.checkpoints.towers import load_tower
     from patchword.data.formats.questions import holds_questions, read_questions
     from patchword.data.formats.readers import read_captions

@@ -38,7 +38,8 @@ def label(
         str | None,
         typer.Option(
             "--labels",
-            help='What to choose from, with commas between: "a dog, a cat"; not for a trained labelling model.',
+            help='What to choose from, with commas between: "a dog, a cat"; not for a trained labelling '
+            "model.",
         ),
     ] = None,
     model: Annotated[
@@ -77,7 +78,8 @@ def label(
         raise ConfigError(f"{model} has its own labels, those that it was trained on: leave out --labels")
     if not trained and (text or explain is not None):
         raise ConfigError(
-            f"--text and --explain are for models of `patchword train` with task label, and {model} is none: leave them out"
+            f"--text and --explain are for models of `patchword train` with task label, and {model} is "
+            "none: leave them out"
         )
     if not trained and labels is None:
         raise ConfigError(
@@ -170,7 +172,8 @@ def split_labels(labels: str) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in labels.split(",") if name.strip()))
     if len(names) < 2:
         raise DataError(
-            f'--labels {labels!r} names {len(names)} label; expected two or more with commas between, such as "a dog, a cat"'
+            f"--labels {labels!r} names {len(names)} label; expected two or more with commas between, such "
+            'as "a dog, a cat"'
         )
     return names
 

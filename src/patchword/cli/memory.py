@@ -22,7 +22,8 @@ def memory(
     ] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """List the prototypes of a memory: the training contexts nearest to each, its use, and how many are dead."""
+    """List the prototypes of a memory: the training contexts nearest to each, its use, and how many are
+    dead."""
     described = read_prototypes(_place(model))
     layers = described["layers"]
     if layer is not None and layer >= len(layers):

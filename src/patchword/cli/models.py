@@ -14,7 +14,8 @@ def models(
     check: Annotated[
         str | None,
         typer.Option(
-            help="Compare every file of a model, a feature store or a codebook with what was written, and open it."
+            help="Compare every file of a model, a feature store or a codebook with what was written, and "
+            "open it."
         ),
     ] = None,
 ) -> None:
@@ -69,5 +70,8 @@ def _checked(name: str) -> str:
         compared = check_files(folder, read_config(folder), largest=None)
         load(folder, "cpu")
     if not compared:
-        return f"{folder}: opens; it was written by an early version that recorded no SHA-256, so its numbers were not compared"
+        return (
+            f"{folder}: opens; it was written by an early version that recorded no SHA-256, so its "
+            "numbers were not compared"
+        )
     return f"{folder}: whole; SHA-256 compared of {', '.join(compared)}"

@@ -1,4 +1,6 @@
-"""`patchword predict`: captions of a data set's split, in the results format of COCO, answers in that of VQA, or labels as a table."""
+"""`patchword predict`: captions of a data set's split, in the results format of COCO, answers in that of VQA,
+or labels as a table.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ def predict(
         Path,
         typer.Option(
             "--out",
-            help="File to write: a list of {image_id, caption} or {question_id, answer}; labels: .csv or .jsonl.",
+            help="File to write: a list of {image_id, caption} or {question_id, answer}; labels: .csv or "
+            ".jsonl.",
         ),
     ],
     overwrite: Overwrite = False,
@@ -51,8 +54,9 @@ def predict(
     dtype: Dtype = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures that go through the model together.")] = 32,
 ) -> None:
-    """Caption every picture of a split, answer the questions about it, or label its rows; a picture that cannot be read is named on
-    standard error and left out, and the exit status is 1."""
+    """Caption every picture of a split, answer the questions about it, or label its rows; a picture that
+    cannot be read is named on standard error and left out, and the exit status is 1.
+    """
     from patchword.lookup import look_up
     from patchword.tasks.requests import PredictRequest
     from patchword.tasks.table import TASKS, task_of

@@ -16,7 +16,9 @@ def push(
         bool, typer.Option("--public", help="Make a new repository public; private where left out.")
     ] = False,
 ) -> None:
-    """Upload a model to the hub, after its files were compared with what was written; log in with `hf auth login` first."""
+    """Upload a model to the hub, after its files were compared with what was written; log in with `hf auth
+    login` first.
+    """
     from patchword import hub
     from patchword.checkpoints.folder import check_files, read_config
     from patchword.checkpoints.model import find_model

@@ -58,7 +58,9 @@ def recall(
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
 ) -> None:
-    """R@1, R@5, R@10 both ways, median and mean rank, rSum: all pictures of a split against their captions, five of each."""
+    """R@1, R@5, R@10 both ways, median and mean rank, rSum: all pictures of a split against their captions,
+    five of each.
+    """
     refuse_existing(overwrite, {"--out": out})
     from dataclasses import asdict
 
@@ -106,7 +108,8 @@ def _print(model: str, split: str, found) -> None:
     print(f"rSum {found.scores['rSum']:.1f}{_bounds(found, 'rSum', '')}")
     if found.lost:
         print(
-            f"lost by the shortlist, beyond recovery: {found.lost['i2t']:.1f} % of the pictures, {found.lost['t2i']:.1f} % of the captions"
+            f"lost by the shortlist, beyond recovery: {found.lost['i2t']:.1f} % of the pictures, "
+            f"{found.lost['t2i']:.1f} % of the captions"
         )
     seconds = f"CPU seconds: encoding {found.seconds['encoding']:.1f}, ranking {found.seconds['ranking']:.1f}"
     print(f"{found.compared} pairs compared; {seconds}; peak memory {found.peak_mebibytes:.0f} MiB")

@@ -208,7 +208,10 @@ def _by_domain(
 
 
 def _table(found: dict[str, Any], marked: bool) -> Table:
-    """One row per file; the best of each column in bold where several are `marked`. Values times 100, lengths and counts as they are."""
+    """One row per file; the best of each column in bold where several are `marked`.
+
+    Values times 100, lengths and counts as they are.
+    """
     from rich.table import Table
 
     names = list(dict.fromkeys(name for result in found.values() for name in result.report.scores))

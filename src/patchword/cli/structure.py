@@ -26,7 +26,9 @@ def structure(
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
 ) -> None:
-    """Train one network that holds all structures of a space, rank them by evolution, and write structure.toml, which `train` takes."""
+    """Train one network that holds all structures of a space, rank them by evolution, and write
+    structure.toml, which `train` takes.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -48,5 +50,6 @@ def structure(
     console = Console(width=110)
     console.print(table)
     console.print(
-        f"{len(found.ranked)} structures; lengths are those of the layers from below; the best is {found.toml}; plot {found.plot}"
+        f"{len(found.ranked)} structures; lengths are those of the layers from below; the best is "
+        f"{found.toml}; plot {found.plot}"
     )

@@ -24,7 +24,9 @@ def submit(
     ],
     overwrite: Overwrite = False,
 ) -> None:
-    """Check predictions against the images that a server expects and write the file it accepts; the server itself is not contacted."""
+    """Check predictions against the images that a server expects and write the file it accepts; the server
+    itself is not contacted.
+    """
     import json
 
     from patchword.errors import DataError

@@ -50,7 +50,8 @@ def train(
         return
     if config is None:
         raise ConfigError(
-            "train needs a configuration: `patchword train show-attend-tell-flickr8k data.images=FOLDER`; --list names those that came with the package"
+            "train needs a configuration: `patchword train show-attend-tell-flickr8k data.images=FOLDER`; "
+            "--list names those that came with the package"
         )
     from patchword.tasks.start import start
 

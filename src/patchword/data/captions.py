@@ -1,7 +1,9 @@
-"""The batches that travel: named fields, made only here (questions: `question_batches.py`), checked on the CPU before they reach a device.
+"""The batches that travel: named fields, made only here (questions: `question_batches.py`), checked on the
+CPU before they reach a device.
 
-A plan lists the batches of an epoch as (picture, captions) pairs; it depends on the seed and the epoch alone, so that an interrupted run
-can go on in the middle of an epoch, and the processes of a distributed run each take every n-th entry of the same plan.
+A plan lists the batches of an epoch as (picture, captions) pairs; it depends on the seed and the epoch alone,
+so that an interrupted run can go on in the middle of an epoch, and the processes of a distributed run each
+take every n-th entry of the same plan.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class TokenSource(Protocol):
 
 
 class Inputs(NamedTuple):
-    """Pictures for a model: pixels, or in their place the tower's features, or the tokens that go into its layer `first_layer`."""
+    """Pictures for a model: pixels, or in their place the tower's features, or the tokens that go into its
+    layer `first_layer`.
+    """
 
     pixels_B3HW: Tensor | None = None
     features: VisualFeatures | None = None
@@ -60,7 +64,10 @@ class Inputs(NamedTuple):
 
 
 class CaptionBatch(NamedTuple):
-    """B pictures and R captions of them. `tokens_RT` holds start, words, end, padding; `lengths_R` counts all but the padding."""
+    """B pictures and R captions of them.
+
+    `tokens_RT` holds start, words, end, padding; `lengths_R` counts all but the padding.
+    """
 
     image_ids: tuple[int | str, ...]
     inputs: Inputs
@@ -70,7 +77,8 @@ class CaptionBatch(NamedTuple):
     labels_BN: Tensor | None = None
     """Class of each patch by a segmentation, -1 for none; None where there is no segmentation."""
     texts_RE: Tensor | None = None
-    """Each caption in the text space of a two-tower model, for the regulariser against it; None where there is no such loss."""
+    """Each caption in the text space of a two-tower model, for the regulariser against it; None where
+    there is no such loss."""
 
     @property
     def target_count(self) -> int:
@@ -93,14 +101,19 @@ class CaptionBatch(NamedTuple):
 
 
 class PictureInputs(Protocol):
-    """Where the inputs of a batch come from. The generator draws random views; None asks for the plain picture."""
+    """Where the inputs of a batch come from.
+
+    The generator draws random views; None asks for the plain picture.
+    """
 
     def load(self, files: Sequence[str], generator: torch.Generator | None) -> Inputs: ...
 
 
 @dataclass(frozen=True)
 class PixelInputs:
-    """Pixels from a store that is at least as large as the model wants; shrunk to the model's size, or seen in random views."""
+    """Pixels from a store that is at least as large as the model wants; shrunk to the model's size, or seen
+    in random views.
+    """
 
     store: Store
     preprocessing: Preprocessing
@@ -127,9 +140,11 @@ class PixelInputs:
 
 @dataclass(frozen=True)
 class FeatureInputs:
-    """Features of a frozen tower, read from a store and cast from fp16; of a store with random views, one drawn for each picture.
+    """Features of a frozen tower, read from a store and cast from fp16; of a store with random views, one
+    drawn for each picture.
 
-    Of a store that holds both, `resume` chooses the tokens that go on inside the tower, and not the tower's features.
+    Of a store that holds both, `resume` chooses the tokens that go on inside the tower, and not the tower's
+    features.
     """
 
     store: Store
@@ -169,8 +184,9 @@ def plan_epoch(
 ) -> list[list[PlanEntry]]:
     """The batches of one epoch.
 
-    Every picture comes once with `per_picture` of its captions; 0 means that every caption comes once, as a row of its own.
-    `bucketed` puts captions of similar length together. Without a generator the order is that of the records, nothing is drawn.
+    Every picture comes once with `per_picture` of its captions; 0 means that every caption comes once, as a
+    row of its own. `bucketed` puts captions of similar length together. Without a generator the order is that
+    of the records, nothing is drawn.
     """
     if per_picture == 0:
         entries = [PlanEntry(i, (j,)) for i, captions in enumerate(rows) for j in range(len(captions))]
@@ -182,7 +198,8 @@ def plan_epoch(
         return [entries[first : first + batch] for first in range(0, len(entries), batch)]
     entries = [entries[i] for i in generator.permutation(len(entries))]
     if bucketed:
-        # Sorted within pools of 32 batches: near-equal lengths inside a batch, and still another composition every epoch.
+        # Sorted within pools of 32 batches: near-equal lengths inside a batch, and still another composition
+        # every epoch.
         pool, longest = 32 * batch, [[len(row) for row in captions] for captions in rows]
         entries = [
             entry
@@ -233,7 +250,8 @@ class CaptionData:
         """Captions into ids; words beyond `max_length` are cut off.
 
         Raises:
-            DataError: a caption without a word, or an id that the vocabulary does not have, with the image id.
+            DataError: a caption without a word, or an id that the vocabulary does not have, with the image
+                id.
         """
         encoded = []
         for record in records:
@@ -241,11 +259,13 @@ class CaptionData:
             for row, caption in zip(rows, record.captions, strict=True):
                 if not row:
                     raise DataError(
-                        f"image {record.image_id}: caption {caption!r} has no word; `patchword check` lists all such captions"
+                        f"image {record.image_id}: caption {caption!r} has no word; `patchword check` lists "
+                        "all such captions"
                     )
                 if not 0 <= min(row) <= max(row) < vocabulary.size:
                     raise DataError(
-                        f"image {record.image_id}: token id {max(row)} is outside the vocabulary of {vocabulary.size} words"
+                        f"image {record.image_id}: token id {max(row)} is outside the vocabulary of "
+                        f"{vocabulary.size} words"
                     )
             encoded.append(tuple(rows))
         return cls(tuple(records), tuple(encoded), vocabulary.special, inputs)

@@ -269,7 +269,8 @@ def orientation(image: Image.Image) -> int:
     harms no pixel."""
     try:
         found = image.getexif().get(_ORIENTATION_TAG, 1)
-    # The EXIF block is parsed by hand in Pillow: it raises as many kinds of errors as there are broken cameras.
+    # The EXIF block is parsed by hand in Pillow: it raises as many kinds of errors as there are broken
+    # cameras.
     except Exception:
         return 1
     return found if found in _UPRIGHT else 1

@@ -20,13 +20,15 @@ from PIL import BmpImagePlugin, Image, PngImagePlugin
 from patchword.errors import PictureError, PictureTooLarge
 
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .apng .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .j2k "
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 "
+    ".j2k "
     ".jpx .jpc .ico .pcx .sgi .qoi .avif .avifs .heic .heics .heif .hif".split()
 )
 """Names of picture files end in one of these, in lower case."""
 
 RAW_SUFFIXES = frozenset(
-    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mrw .nef .nrw .orf .pef .raf .rw2 .rwl .sr2 .srf .srw "
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mrw .nef .nrw .orf .pef .raf .rw2 .rwl .sr2 .srf "
+    ".srw "
     ".x3f".split()
 )
 """What cameras write before any picture is made of it; read with the extra `raw`."""

@@ -146,7 +146,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
         raise PictureError(
-            f"<array>: the shape is {array.shape}, expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): channels "
+            f"<array>: the shape is {array.shape}, expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): "
+            "channels "
             "come last."
         )
     if array.dtype == np.uint8:
@@ -183,7 +184,8 @@ class Preprocessing(BaseModel):
         default=1.0,
         ge=1,
         le=8,
-        description="center crop: the picture is scaled to cover this many times the size (ImageNet networks: "
+        description="center crop: the picture is scaled to cover this many times the size (ImageNet "
+        "networks: "
         "1 / 0.875)",
     )
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"

@@ -1,9 +1,11 @@
-"""Arrays of a data set on disk, made once and memory-mapped: decoded pictures (uint8) and features of a frozen tower (fp16).
+"""Arrays of a data set on disk, made once and memory-mapped: decoded pictures (uint8) and features of a
+frozen tower (fp16).
 
-A store is a folder with one `.npy` per field, all with one row per picture, and a `manifest.json`. The folder appears under its name when
-it is complete. The manifest holds a fingerprint of everything that the arrays depend on (files with size and time of change,
-preprocessing, tower weights, layer) and SHA-256 of the arrays and of itself; a store with another fingerprint is stale, and stale or
-damaged stores are errors, never a source of wrong numbers.
+A store is a folder with one `.npy` per field, all with one row per picture, and a `manifest.json`. The folder
+appears under its name when it is complete. The manifest holds a fingerprint of everything that the arrays
+depend on (files with size and time of change, preprocessing, tower weights, layer) and SHA-256 of the arrays
+and of itself; a store with another fingerprint is stale, and stale or damaged stores are errors, never a
+source of wrong numbers.
 """
 
 from __future__ import annotations
@@ -29,13 +31,16 @@ FORMAT = 2
 
 MANIFEST = "manifest.json"
 CHECKED_AT_OPENING = 64 * 2**20
-"""Bytes of a field up to which its SHA-256 is compared at opening; `patchword models --check` compares all."""
+"""Bytes of a field up to which its SHA-256 is compared at opening; `patchword models --check` compares
+all."""
 
 _CURE = "make the store again with `patchword features`"
 
 
 def cache_folder() -> Path:
-    """Where caches go unless a configuration says otherwise: $PATCHWORD_CACHE, else patchword/ under $XDG_CACHE_HOME or ~/.cache."""
+    """Where caches go unless a configuration says otherwise: $PATCHWORD_CACHE, else patchword/ under
+    $XDG_CACHE_HOME or ~/.cache.
+    """
     given = os.environ.get("PATCHWORD_CACHE")
     return (
         Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "patchword"
@@ -48,26 +53,36 @@ def fingerprint(content: Any) -> str:
 
 
 def picture_files(images: Path, files: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Name, bytes and time of change (ns) of each picture. Raises StoreError naming the first that is missing."""
+    """Name, bytes and time of change (ns) of each picture.
+
+    Raises StoreError naming the first that is missing.
+    """
     listing = []
     for name in files:
         try:
             status = (images / name).stat()
         except OSError as error:
             raise StoreError(
-                f"{images / name}: {error.strerror or error}; `patchword check` lists every picture that is missing"
+                f"{images / name}: {error.strerror or error}; `patchword check` lists every picture that is "
+                "missing"
             ) from error
         listing.append((name, status.st_size, status.st_mtime_ns))
     return listing
 
 
 def view_name(file: str, view: int) -> str:
-    """Name of the row of a picture's random view; view 0 is the plain picture. No path in a data set has two slashes in a row."""
+    """Name of the row of a picture's random view; view 0 is the plain picture.
+
+    No path in a data set has two slashes in a row.
+    """
     return file if view == 0 else f"{file}//{view}"
 
 
 class Store:
-    """Rows of one or more arrays by file name. `fields[name]` is a read-only memory map with one row per picture."""
+    """Rows of one or more arrays by file name.
+
+    `fields[name]` is a read-only memory map with one row per picture.
+    """
 
     def __init__(self, folder: Path, manifest: dict[str, Any], fields: dict[str, np.ndarray]) -> None:
         self.folder, self.manifest, self.fields = folder, manifest, fields
@@ -79,15 +94,19 @@ class Store:
             return np.array([self._rows[name] for name in files], dtype=np.int64)
         except KeyError as error:
             raise StoreError(
-                f"{self.folder} has no row for {error.args[0]}: it was made from {len(self._rows)} other pictures; make it again"
+                f"{self.folder} has no row for {error.args[0]}: it was made from {len(self._rows)} other "
+                "pictures; make it again"
             ) from None
 
     @classmethod
     def open(cls, folder: Path, expected: dict[str, Any] | None = None) -> Store:
-        """A complete store. `expected` names entries of the manifest that must be equal, such as the tower's fingerprint.
+        """A complete store.
+
+        `expected` names entries of the manifest that must be equal, such as the tower's fingerprint.
 
         Raises:
-            StoreError: no store, an interrupted one, a truncated array, another format, or an entry that differs.
+            StoreError: no store, an interrupted one, a truncated array, another format, or an entry that
+                differs.
         """
         manifest = _read_manifest(folder)
         fields = {}
@@ -134,7 +153,8 @@ class Store:
             found = self.manifest.get(name)
             if found != value:
                 raise StoreError(
-                    f"{self.folder} is stale: its {name} is {_short(found)} and {_short(value)} is needed; make it again"
+                    f"{self.folder} is stale: its {name} is {_short(found)} and {_short(value)} is needed; "
+                    "make it again"
                 )
 
 
@@ -145,13 +165,15 @@ def write_store(
     chunks: Iterator[dict[str, np.ndarray]],
     advance: Callable[[int], None],
 ) -> Store:
-    """Write arrays chunk by chunk; `chunks` yields consecutive rows of every field, `advance` is told how many rows came.
+    """Write arrays chunk by chunk; `chunks` yields consecutive rows of every field, `advance` is told how
+    many rows came.
 
     The store becomes visible under its name when it is complete, in the place of an older one.
 
     Raises:
         StoreError: the rows do not add up to the files, or differ in shape.
-        WriteError: there is something else at `folder`, or no space for the store; what is there stays as it is.
+        WriteError: there is something else at `folder`, or no space for the store; what is there stays as it
+            is.
     """
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         raise WriteError(f"{folder} exists and is no store: choose another folder, or remove it first")
@@ -186,7 +208,8 @@ def write_store(
 class _Field:
     """An array that grows row by row in a file of known size.
 
-    It is written, not mapped: a disk that is full is then an error at the write, where a map would end the process.
+    It is written, not mapped: a disk that is full is then an error at the write, where a map would end the
+    process.
     """
 
     def __init__(self, file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> None:
@@ -201,7 +224,8 @@ class _Field:
     def append(self, values: np.ndarray) -> None:
         if values.shape[1:] != self.shape[1:] or values.dtype != self.dtype:
             raise StoreError(
-                f"{self.file.name}: rows of {values.shape[1:]} {values.dtype} came after rows of {self.shape[1:]} "
+                f"{self.file.name}: rows of {values.shape[1:]} {values.dtype} came after rows of "
+                f"{self.shape[1:]} "
                 f"{self.dtype}: every picture must give features of one shape"
             )
         self._write(np.ascontiguousarray(values).tobytes())
@@ -245,7 +269,8 @@ def pixel_store(
     cache: Path,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Store:
-    """Decoded pictures at the preprocessing's size, field `pixels` (uint8, H, W, 3); made on the first call, reused while nothing changed.
+    """Decoded pictures at the preprocessing's size, field `pixels` (uint8, H, W, 3); made on the first call,
+    reused while nothing changed.
 
     Raises PictureError naming the first picture that cannot be decoded.
     """

@@ -1,8 +1,9 @@
 """Features of a frozen tower, computed once and stored: an epoch of a decoder then costs the decoder alone.
 
-Fields are cast to fp16; a training from the store equals one from the pictures after the same cast, as long as pictures are not
-augmented. With `until_layer` the store holds the tokens that go into that layer, for towers whose last layers are trained. With `views`
-it also holds random views of every picture, of which a training draws one each time: augmentation at the price of disk instead of time.
+Fields are cast to fp16; a training from the store equals one from the pictures after the same cast, as long
+as pictures are not augmented. With `until_layer` the store holds the tokens that go into that layer, for
+towers whose last layers are trained. With `views` it also holds random views of every picture, of which a
+training draws one each time: augmentation at the price of disk instead of time.
 """
 
 from __future__ import annotations
@@ -42,9 +43,11 @@ def store_features(
 ) -> Store:
     """Write the store of `files`; it appears under `folder` when it is complete.
 
-    With `mirror` every picture is stored plain and mirrored, and there are two views. Else `views` counts the plain picture, which comes first; the others are random views (data/augment.py) of a picture a third larger.
-    With `until_layer` and `with_features` it holds both the tokens that go into that layer and the tower's features, made in one pass.
-    `batch` is the number of pictures in a pass: a small one keeps the maps in a processor's cache; absent, it suits the device.
+    With `mirror` every picture is stored plain and mirrored, and there are two views. Else `views` counts the
+    plain picture, which comes first; the others are random views (data/augment.py) of a picture a third
+    larger. With `until_layer` and `with_features` it holds both the tokens that go into that layer and the
+    tower's features, made in one pass. `batch` is the number of pictures in a pass: a small one keeps the
+    maps in a processor's cache; absent, it suits the device.
 
     Raises:
         ConfigError: `until_layer` is beyond the tower's last layer.

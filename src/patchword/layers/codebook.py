@@ -153,7 +153,10 @@ class Codebook(nn.Module):
 
 
 def _read_description(path: Path) -> tuple[dict, str | None]:
-    """The description of a codebook in a file, and the SHA-256 of its embeddings where it is recorded. Raises ModelError."""
+    """The description of a codebook in a file, and the SHA-256 of its embeddings where it is recorded.
+
+    Raises ModelError.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -1,4 +1,5 @@
-"""What models take from the features of a picture or a text: the grid, checked, and the mean of its real tokens.
+"""What models take from the features of a picture or a text: the grid, checked, and the mean of its real
+tokens.
 
 Shape legend: see `patchword.types`.
 """

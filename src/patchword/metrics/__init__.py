@@ -49,11 +49,14 @@ TOKENIZERS: dict[str, Callable[[Sequence[str]], list[list[str]]]] = {
     "char": lambda captions: [list("".join(caption.split())) for caption in captions],
     "none": lambda captions: [caption.split() for caption in captions],
 }
-"""Only "ptb" gives numbers comparable with coco-caption: "char" makes every character a word (Chinese), "none" splits at white space."""
+"""Only "ptb" gives numbers comparable with coco-caption: "char" makes every character a word (Chinese),
+"none" splits at white space."""
 
 
 class Report(NamedTuple):
-    """Scores by name in the order of the field, and for each metric that could not run the line that says why."""
+    """Scores by name in the order of the field, and for each metric that could not run the line that says
+    why.
+    """
 
     scores: dict[str, Score]
     absent: dict[str, str]
@@ -64,10 +67,12 @@ class Report(NamedTuple):
 def score(
     references: Mapping[str, Sequence[str]], predictions: Mapping[str, str], tokenizer: str = "ptb"
 ) -> dict[str, Score]:
-    """All caption metrics that can run here: Bleu_1 to Bleu_4, METEOR, ROUGE_L, CIDEr, SPICE, as fractions (CIDEr up to ten).
+    """All caption metrics that can run here: Bleu_1 to Bleu_4, METEOR, ROUGE_L, CIDEr, SPICE, as fractions
+    (CIDEr up to ten).
 
-    `references` and `predictions` map the same image ids to captions. METEOR and SPICE are absent where their tables or Java are;
-    `report` says why. Raises DataError where ids differ or an image has no reference, ConfigError for an unknown tokenizer.
+    `references` and `predictions` map the same image ids to captions. METEOR and SPICE are absent where their
+    tables or Java are; `report` says why. Raises DataError where ids differ or an image has no reference,
+    ConfigError for an unknown tokenizer.
     """
     return report(references, predictions, tokenizer).scores
 
@@ -94,12 +99,16 @@ def report(
     tokenizer: str = "ptb",
     metrics: Sequence[str] = ALL_METRICS,
 ) -> Report:
-    """Scores of the metrics named that can run here, and the reasons for those that cannot. Raises what `score` raises."""
+    """Scores of the metrics named that can run here, and the reasons for those that cannot.
+
+    Raises what `score` raises.
+    """
     if tokenizer not in TOKENIZERS:
         raise ConfigError(f"tokenizer {tokenizer!r} does not exist; choose one of {', '.join(TOKENIZERS)}")
     check_ids(references, predictions)
     tokenize = TOKENIZERS[tokenizer]
-    # Both sides in the order of the references, as coco-caption does it: its tokenizer looks at the next caption.
+    # Both sides in the order of the references, as coco-caption does it: its tokenizer looks at the next
+    # caption.
     prediction_tokens = dict(
         zip(references, tokenize([predictions[image] for image in references]), strict=True)
     )
@@ -133,7 +142,9 @@ def score_tokens(
 
 
 def check_ids(references: Mapping[str, object], predictions: Mapping[str, object]) -> None:
-    """Raises DataError unless predictions and references speak of the same images, at least one, each with a reference."""
+    """Raises DataError unless predictions and references speak of the same images, at least one, each with a
+    reference.
+    """
     missing, extra = (
         sorted(references.keys() - predictions.keys()),
         sorted(predictions.keys() - references.keys()),

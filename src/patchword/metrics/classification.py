@@ -32,7 +32,8 @@ def confusion_matrix(truth: Sequence[str], predicted: Sequence[str], labels: Seq
     """
     if len(truth) != len(predicted) or not len(truth):
         raise DataError(
-            f"classification: {len(truth)} true labels and {len(predicted)} predictions; expected the same number, at least 1"
+            f"classification: {len(truth)} true labels and {len(predicted)} predictions; expected the same "
+            "number, at least 1"
         )
     places = {label: k for k, label in enumerate(labels)}
     counts_KK = np.zeros((len(labels), len(labels)), dtype=np.int64)
@@ -40,7 +41,8 @@ def confusion_matrix(truth: Sequence[str], predicted: Sequence[str], labels: Seq
         for label in (true, guess):
             if label not in places:
                 raise DataError(
-                    f"classification: item {i} has the label {label!r}, which is not one of the {len(labels)} labels given"
+                    f"classification: item {i} has the label {label!r}, which is not one of the "
+                    f"{len(labels)} labels given"
                 )
         counts_KK[places[true], places[guess]] += 1
     return counts_KK
@@ -61,10 +63,12 @@ def class_table(counts_KK: np.ndarray, labels: Sequence[str]) -> list[ClassRow]:
 def classification(
     truth: Sequence[str], predicted: Sequence[str], labels: Sequence[str] | None = None
 ) -> dict[str, Score]:
-    """`accuracy`, `micro_F1` (equal to accuracy for single labels) and `macro_F1`, the last with the F1 of each class.
+    """`accuracy`, `micro_F1` (equal to accuracy for single labels) and `macro_F1`, the last with the F1 of
+    each class.
 
-    labels: the classes; None takes those that occur. The macro mean runs over classes that occur in truth or predictions: a class that
-    nobody has and nobody was given says nothing. Raises DataError as `confusion_matrix` does.
+    labels: the classes; None takes those that occur. The macro mean runs over classes that occur in truth or
+    predictions: a class that nobody has and nobody was given says nothing. Raises DataError as
+    `confusion_matrix` does.
     """
     names = sorted(set(truth) | set(predicted)) if labels is None else list(labels)
     counts_KK = confusion_matrix(truth, predicted, names)
@@ -91,14 +95,16 @@ def several_table(
     """
     if len(truth) != len(predicted) or not len(truth):
         raise DataError(
-            f"classification: {len(truth)} true sets of labels and {len(predicted)} predictions; expected the same number"
+            f"classification: {len(truth)} true sets of labels and {len(predicted)} predictions; expected "
+            "the same number"
         )
     counts = {label: np.zeros(3, dtype=np.int64) for label in labels}  # right, true, guessed
     for i, (true, guess) in enumerate(zip(truth, predicted, strict=True)):
         for label in set(true) | set(guess):
             if label not in counts:
                 raise DataError(
-                    f"classification: item {i} has the label {label!r}, which is not one of the {len(labels)} labels given"
+                    f"classification: item {i} has the label {label!r}, which is not one of the "
+                    f"{len(labels)} labels given"
                 )
             counts[label] += (label in true and label in guess, label in true, label in guess)
     return [
@@ -112,8 +118,9 @@ def several_table(
 def several_labels(
     truth: Sequence[Collection[str]], predicted: Sequence[Collection[str]], labels: Sequence[str]
 ) -> dict[str, Score]:
-    """`exact` (share of items whose set of labels is right), `micro_F1` over all pairs of item and label, and `macro_F1`, the mean over the
-    classes that occur. Raises DataError as `several_table` does."""
+    """`exact` (share of items whose set of labels is right), `micro_F1` over all pairs of item and label, and
+    `macro_F1`, the mean over the classes that occur. Raises DataError as `several_table` does.
+    """
     rows = several_table(truth, predicted, labels)
     right = sum(len(set(true) & set(guess)) for true, guess in zip(truth, predicted, strict=True))
     total = sum(len(set(true)) + len(set(guess)) for true, guess in zip(truth, predicted, strict=True))

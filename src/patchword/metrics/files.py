@@ -173,7 +173,8 @@ def find_images(references: Path, images: Path, wanted: Iterable[str]) -> dict[s
     if missing:
         tried = names.get(missing[0], [f"{missing[0]}.jpg"])[0]
         raise DataError(
-            f"{images}: {len(missing)} images have no picture there, the first is {missing[0]} (looked for {tried})"
+            f"{images}: {len(missing)} images have no picture there, the first is {missing[0]} (looked for "
+            f"{tried})"
         )
     return found
 
@@ -219,7 +220,8 @@ def _karpathy(images: list[Any], path: Path, split: str | None) -> dict[str, lis
     for place, image in enumerate(images):
         if not isinstance(image, dict) or not isinstance(image.get("sentences"), list):
             raise DataError(
-                f"{path}, image {place}: a Karpathy file lists `sentences` for each image; this is {_kind(image)} without them"
+                f"{path}, image {place}: a Karpathy file lists `sentences` for each image; this is "
+                f"{_kind(image)} without them"
             )
         own = "train" if image.get("split") == "restval" else str(image.get("split"))
         splits[own] += 1

@@ -1,7 +1,9 @@
-"""In how many documents each n-gram stands: what CIDEr weighs n-grams with when the references scored are not the whole world.
+"""In how many documents each n-gram stands: what CIDEr weighs n-grams with when the references scored are not
+the whole world.
 
-A document is an image with all its references (self-critical training after Rennie et al. 2017, `coco-train-idxs`) or a single caption
-(the Meshed-Memory family); the end of a caption may count as a token. The table is a small npz file, never a pickle.
+A document is an image with all its references (self-critical training after Rennie et al. 2017,
+`coco-train-idxs`) or a single caption (the Meshed-Memory family); the end of a caption may count as a token.
+The table is a small npz file, never a pickle.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ _FORMAT = 1
 
 
 class GramTable(NamedTuple):
-    """Numbers for words and for the n-grams of a set of captions; the number of an n-gram is its place in the sorted `keys`."""
+    """Numbers for words and for the n-grams of a set of captions; the number of an n-gram is its place in the
+    sorted `keys`.
+    """
 
     words: dict[str, int]
     keys: tuple[np.ndarray, ...]
@@ -89,7 +93,10 @@ class DocumentFrequencies(NamedTuple):
     def of(
         cls, references: Sequence[Sequence[Sequence[str]]], unit: str = "image", end_token: bool = True
     ) -> DocumentFrequencies:
-        """Counts over the references (token lists) of a set of images. Raises ConfigError for another unit, DataError for no image."""
+        """Counts over the references (token lists) of a set of images.
+
+        Raises ConfigError for another unit, DataError for no image.
+        """
         if unit not in DOCUMENTS:
             raise ConfigError(f"a document is one of {', '.join(DOCUMENTS)}, not {unit!r}")
         if not references:
@@ -131,11 +138,13 @@ class DocumentFrequencies(NamedTuple):
                 counts = tuple(file[f"counts_{n + 1}"] for n in range(LONGEST))
         except (OSError, BadZipFile, KeyError, ValueError) as error:
             raise DataError(
-                f"{path}: is no file of document frequencies ({error}); write one with DocumentFrequencies.save"
+                f"{path}: is no file of document frequencies ({error}); write one with "
+                "DocumentFrequencies.save"
             ) from error
         if about.get("format") != _FORMAT:
             raise DataError(
-                f"{path}: document frequencies of format {about.get('format')!r}, this version reads {_FORMAT}; make it anew"
+                f"{path}: document frequencies of format {about.get('format')!r}, this version reads "
+                f"{_FORMAT}; make it anew"
             )
         words = {word: number for number, word in enumerate(about["words"])}
         return cls(GramTable(words, keys), counts, about["documents"], about["unit"], about["end_token"])

@@ -13,9 +13,11 @@ DOMAINS = ("in-domain", "near-domain", "out-domain")
 
 
 def domain_groups(annotations: Mapping, ids: Iterable) -> dict[str, list]:
-    """Image ids by group: in-domain, near-domain, out-domain, and `entire`, each scored as a corpus of its own.
+    """Image ids by group: in-domain, near-domain, out-domain, and `entire`, each scored as a corpus of its
+    own.
 
-    annotations: the nocaps captions file, whose images carry `id` and `domain`. Raises DataError for an id without a known domain.
+    annotations: the nocaps captions file, whose images carry `id` and `domain`. Raises DataError for an id
+    without a known domain.
     """
     domains = {image["id"]: image.get("domain") for image in annotations["images"]}
     groups: dict[str, list] = {name: [] for name in (*DOMAINS, "entire")}
@@ -31,7 +33,10 @@ def domain_groups(annotations: Mapping, ids: Iterable) -> dict[str, list]:
 
 
 def check_submission(results: object, expected: Iterable[int]) -> list[dict]:
-    """Entries {"image_id", "caption"} for exactly the expected images, by image id. Raises DataError naming what a server would refuse."""
+    """Entries {"image_id", "caption"} for exactly the expected images, by image id.
+
+    Raises DataError naming what a server would refuse.
+    """
     if not isinstance(results, list):
         raise DataError(f"a results file is a list of {{image_id, caption}}; found {type(results).__name__}")
     found: dict[int, str] = {}
@@ -43,7 +48,8 @@ def check_submission(results: object, expected: Iterable[int]) -> list[dict]:
         image, caption = entry["image_id"], entry["caption"]
         if isinstance(image, bool) or not isinstance(image, int):
             raise DataError(
-                f"entry {place}: image_id is {image!r}; the server wants the integer id of the annotation file"
+                f"entry {place}: image_id is {image!r}; the server wants the integer id of the annotation "
+                "file"
             )
         if not isinstance(caption, str) or not caption.strip():
             raise DataError(
@@ -61,7 +67,8 @@ def check_submission(results: object, expected: Iterable[int]) -> list[dict]:
     ):
         if ids:
             raise DataError(
-                f"{len(ids)} images are {problem}: {', '.join(map(str, sorted(ids)[:5]))}; the server refuses such a file"
+                f"{len(ids)} images are {problem}: {', '.join(map(str, sorted(ids)[:5]))}; the server "
+                "refuses such a file"
             )
     return [{"image_id": image, "caption": found[image]} for image in sorted(found)]
 

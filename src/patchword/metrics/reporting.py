@@ -30,7 +30,8 @@ class Settings(NamedTuple):
 
     @classmethod
     def of(cls, metrics: str, tokenizer: str, allow_missing: bool, strict: bool) -> Settings:
-        """From what the command line takes; raises ConfigError for a metric or tokenizer that does not exist."""
+        """From what the command line takes; raises ConfigError for a metric or tokenizer that does not
+        exist."""
         named = tuple(name.strip() for name in metrics.split(",") if name.strip())
         known = (*KNOWN_METRICS, "diversity")
         for name in named:
@@ -117,7 +118,8 @@ def evaluate(
         both = references.keys() & predictions.keys()
         if not both:
             raise DataError(
-                "predictions and references have no image id in common: they are of different sets, or ids are of another kind"
+                "predictions and references have no image id in common: they are of different sets, or ids "
+                "are of another kind"
             )
         references = {image: captions for image, captions in references.items() if image in both}
         predictions = {image: caption for image, caption in predictions.items() if image in both}
@@ -154,7 +156,9 @@ def evaluate_groups(
     training: Mapping[str, Sequence[str]] | None = None,
     further: Sequence[Further] = (),
 ) -> dict[str, Result]:
-    """Each group of image ids scored as a set of its own (CIDEr has its own document frequencies); empty groups are left out."""
+    """Each group of image ids scored as a set of its own (CIDEr has its own document frequencies); empty
+    groups are left out.
+    """
     found = {}
     for name, members in groups.items():
         own = {image: references[image] for image in members if image in references}
@@ -165,13 +169,17 @@ def evaluate_groups(
 
 
 def _refuse_line_breaks(references: Mapping[str, Sequence[str]], predictions: Mapping[str, str]) -> None:
-    """The Java tokenizer gives one line more for such a caption, so that all later captions get the tokens of another."""
+    """The Java tokenizer gives one line more for such a caption, so that all later captions get the tokens of
+    another.
+    """
     for side, captions in (
         ("predictions", list(predictions.values())),
         ("references", [caption for group in references.values() for caption in group]),
     ):
         if places := shifting_captions(captions):
             raise DataError(
-                f"{len(places)} captions of the {side} hold a line-breaking character, the first is {captions[places[0]]!r}; Java "
-                f"would shift the {len(captions) - places[0] - 1} captions after it; remove the characters, or leave --strict out"
+                f"{len(places)} captions of the {side} hold a line-breaking character, the first is "
+                f"{captions[places[0]]!r}; Java "
+                f"would shift the {len(captions) - places[0] - 1} captions after it; remove the characters, "
+                "or leave --strict out"
             )

@@ -52,7 +52,8 @@ Label = Annotated[str, Field(min_length=1, max_length=200)]
 _PICTURE_BODY = {
     "requestBody": {
         "required": True,
-        "description": "The picture, as the body itself or as the file `image` of a form. Its kind is told by its content.",
+        "description": "The picture, as the body itself or as the file `image` of a form. Its kind is told "
+        "by its content.",
         "content": {
             "image/*": {"schema": {"type": "string", "format": "binary"}},
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},

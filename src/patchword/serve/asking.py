@@ -19,8 +19,11 @@ _ANSWERS = 5
 
 
 class QuestionAnswerer(Protocol):
-    """What `patchword.tasks.answer.model.load_answerer` returns. Both methods raise DataError for a question without a word that the model knows,
-    and for a picture unlike all that it was trained on, unless `anyway`."""
+    """What `patchword.tasks.answer.model.load_answerer` returns.
+
+    Both methods raise DataError for a question without a word that the model knows, and for a picture unlike
+    all that it was trained on, unless `anyway`.
+    """
 
     facts: ModelFacts
 

@@ -1,4 +1,6 @@
-"""What a service offers, from the names of its models and its index: each model does what its folder says it was trained for."""
+"""What a service offers, from the names of its models and its index: each model does what its folder says it
+was trained for.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ class Offer(NamedTuple):
 
 
 def load_all(names: Sequence[str], index: Path | None, shipped: ShippedNames, device: str | None) -> Offer:
-    """Load each model of `names` and open the index; of what nobody named, and what the index does not bring along, the shipped one.
+    """Load each model of `names` and open the index; of what nobody named, and what the index does not bring
+    along, the shipped one.
 
     Raises:
         ModelError: what a name stands for cannot be had.

@@ -63,9 +63,7 @@ class _Announced(uvicorn.Server):
     """A server that says when requests are answered, and not before, and that tells the service of the end as
     soon as a signal asks for it, not only when the last request is done."""
 
-    def __init__(
-        self, config: uvicorn.Config, ready: Callable[[], None], ending: Callable[[], None]
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], ending: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready, self._ending = ready, ending
 

@@ -8,7 +8,9 @@ from patchword.checkpoints.facts import ModelFacts
 
 
 class Loaded(Protocol):
-    """What every model that `patchword.load` gives has: the network, where it runs, and the facts of its model card."""
+    """What every model that `patchword.load` gives has: the network, where it runs, and the facts of its
+    model card.
+    """
 
     @property
     def model(self) -> Any: ...
@@ -21,7 +23,9 @@ class Loaded(Protocol):
 
 
 def describe(loaded: Loaded, *facts: str) -> str:
-    """For instance "<CaptioningModel flickr8k: caption_transformer over convolutional, 2,634 words, 12.3 M parameters, on cpu>"."""
+    """For instance "<CaptioningModel flickr8k: caption_transformer over convolutional, 2,634 words, 12.3 M
+    parameters, on cpu>".
+    """
     count = sum(parameter.numel() for parameter in loaded.model.parameters())
     size = f"{count / 1e6:.1f} M parameters" if count >= 1e5 else f"{count:,} parameters"
     name = f" {loaded.facts.name}" if loaded.facts.name else ""

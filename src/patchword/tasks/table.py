@@ -1,6 +1,7 @@
 """The tasks of Patchword, one entry each: where its models are loaded, trained, predicted with and evaluated.
 
-Everything is named as "module:name" and imported when it is asked for, so that captioning never loads what labelling needs.
+Everything is named as "module:name" and imported when it is asked for, so that captioning never loads what
+labelling needs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from patchword.errors import ModelError
 
 
 class Task(NamedTuple):
-    """Where the parts of a task are, each as "module:name" below `patchword`; None for what a task does not offer."""
+    """Where the parts of a task are, each as "module:name" below `patchword`; None for what a task does not
+    offer.
+    """
 
     load: str
     """(name, device) -> a model."""
@@ -68,7 +71,8 @@ TASKS = {
 
 
 def task_of(name: str | Path) -> str:
-    """What a model is for. Raises ModelError when there is no such model, or this version has no such task."""
+    """What a model is for. Raises ModelError when there is no such model, or this version has no such
+    task."""
     from patchword.checkpoints import folder as checkpoint  # imports torch, and the table does not need it
     from patchword.checkpoints.model import find_model
     from patchword.hub import is_hub

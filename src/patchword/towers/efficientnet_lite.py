@@ -18,10 +18,11 @@ classes of a cell come from applying the classifier to the cell before the mean 
 et al. 2016, arXiv 1512.04150). The classifier was trained on means, so it is far too confident on single
 cells.
 
-With `aligned = "class_names"` each cell also gets a place in the text space of a sentence encoder, without any
-caption (ConSE, Norouzi et al. 2014, arXiv 1312.5650): the mean of the names of its ten likeliest classes, weighted
-by their probabilities. Its logits are first mixed with those of the whole picture. Where blocks are trained, classes
-keep their own frozen copy of them: what the eyes learn for captions must not cost the names of a thousand things.
+With `aligned = "class_names"` each cell also gets a place in the text space of a sentence encoder, without
+any caption (ConSE, Norouzi et al. 2014, arXiv 1312.5650): the mean of the names of its ten likeliest classes,
+weighted by their probabilities. Its logits are first mixed with those of the whole picture. Where blocks are
+trained, classes keep their own frozen copy of them: what the eyes learn for captions must not cost the names
+of a thousand things.
 
 Shape legend: that of `patchword.types`; K classes, h x w the size of a feature map, t C the widened channels.
 """
@@ -297,7 +298,9 @@ class EfficientNetLiteTower(PartlyFrozen):
             reader.requires_grad_(False)
 
     def make_class_branch(self) -> None:
-        """Copies the trained blocks, and a trained head, as they are now, to read the classes from; they stay frozen."""
+        """Copies the trained blocks, and a trained head, as they are now, to read the classes from; they stay
+        frozen.
+        """
         first = self.config.trainable_from
         if self.text_space is None or first is None:
             return
@@ -352,7 +355,8 @@ class EfficientNetLiteTower(PartlyFrozen):
         return VisualFeatures(grid_BNC=grid_BNC, hw=(map_BCHW.shape[2], map_BCHW.shape[3]))
 
     def align(self, logits: ClassLogits) -> Tensor:
-        """The place of every cell in the space of the sentence encoder, (B, N, E) of length one (Norouzi 2014, eq. 2).
+        """The place of every cell in the space of the sentence encoder, (B, N, E) of length one (Norouzi
+        2014, eq. 2).
 
         The classes' names must have been set (`set_names`, or the weights of a model folder).
         """
@@ -365,7 +369,8 @@ class EfficientNetLiteTower(PartlyFrozen):
         """Where the names of the 1,000 classes lie in the text space. Raises ModelError for another shape."""
         if names_KE.shape != self.names_KE.shape:
             raise ModelError(
-                f"the names of the classes are {tuple(names_KE.shape)} and {tuple(self.names_KE.shape)} is expected"
+                f"the names of the classes are {tuple(names_KE.shape)} and {tuple(self.names_KE.shape)} is "
+                "expected"
             )
         self.names_KE.copy_(F.normalize(names_KE, dim=-1))
 
@@ -376,7 +381,8 @@ class EfficientNetLiteTower(PartlyFrozen):
     def resume(self, map_BCHW: Tensor, mask: None, start: int) -> VisualFeatures:
         """Features from the map that goes into block `start`.
 
-        Raises ModelError where cells are named by their classes and `start` lies beyond the first trained block.
+        Raises ModelError where cells are named by their classes and `start` lies beyond the first trained
+        block.
         """
         map_BCHW = map_BCHW.contiguous(memory_format=torch.channels_last)
         if self.text_space is None:
@@ -440,7 +446,8 @@ class EfficientNetLiteTower(PartlyFrozen):
             )
         if self.class_layers is not None:
             raise ModelError(
-                f"the last blocks of this {self.config.kind} tower were trained, and its grid names no classes: use look()"
+                f"the last blocks of this {self.config.kind} tower were trained, and its grid names no "
+                "classes: use look()"
             )
         return self._classes_of(self.head_cells(features.grid_BNC))
 

@@ -65,7 +65,8 @@ class TowerConfig(BaseModel, extra="forbid", frozen=True):
 
 
 def _values(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The plain values of nested tables and lists, with the name of the table's entry that they stand under."""
+    """The plain values of nested tables and lists, with the name of the table's entry that they stand
+    under."""
     if isinstance(content, dict):
         for key, value in content.items():
             yield from _values(value, str(key))
@@ -216,7 +217,8 @@ class EfficientNetLiteConfig(BaseModel, extra="forbid", frozen=True):
     )
     aligned: Literal["class_names"] | None = Field(
         None,
-        description="class_names: every cell gets a place in the space of the sentence encoder, by the names of "
+        description="class_names: every cell gets a place in the space of the sentence encoder, by the "
+        "names of "
         "its likeliest classes (ConSE); absent: cells have none",
     )
     names_width: int = Field(384, gt=0, description="class_names: width of the sentence encoder's space")
@@ -224,7 +226,8 @@ class EfficientNetLiteConfig(BaseModel, extra="forbid", frozen=True):
         0.5,
         ge=0,
         le=1,
-        description="class_names: weight of the whole picture's logits in those of a cell, which alone is far too sure",
+        description="class_names: weight of the whole picture's logits in those of a cell, which alone is "
+        "far too sure",
     )
     drop_path: float = Field(
         0.0,

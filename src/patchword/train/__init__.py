@@ -1,7 +1,9 @@
-"""Training: the loop, one step, groups of parameters, schedules, data plans. `patchword.train(...)` begins one from Python.
+"""Training: the loop, one step, groups of parameters, schedules, data plans.
 
-This package and the function of `patchword.__all__` have one name, so the package itself can be called: whichever of them is imported first,
-`patchword.train` stays the same thing.
+`patchword.train(...)` begins one from Python.
+
+This package and the function of `patchword.__all__` have one name, so the package itself can be called:
+whichever of them is imported first, `patchword.train` stays the same thing.
 """
 
 from __future__ import annotations

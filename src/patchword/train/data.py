@@ -36,7 +36,8 @@ class DataSettings(BaseModel, extra="forbid", frozen=True):
     """Which pictures and captions are read, and how they are prepared."""
 
     annotations: str = Field(
-        description="file (Karpathy JSON, COCO JSON, CSV, JSONL, Flickr tokens) or folder of photo.jpg beside photo.txt"
+        description="file (Karpathy JSON, COCO JSON, CSV, JSONL, Flickr tokens) or folder of photo.jpg "
+        "beside photo.txt"
     )
     images: str = Field(description="folder of the pictures")
     features: str | None = Field(
@@ -74,7 +75,8 @@ class CaptionDataSettings(DataSettings, frozen=True):
 
     panoptic: str | None = Field(
         None,
-        description="COCO panoptic JSON: its classes label the training pictures' patches for patch_contrast; absent: assigned words do",
+        description="COCO panoptic JSON: its classes label the training pictures' patches for "
+        "patch_contrast; absent: assigned words do",
     )
     panoptic_masks: str | None = Field(
         None, description="folder of the PNG files that the panoptic JSON names"
@@ -84,11 +86,13 @@ class CaptionDataSettings(DataSettings, frozen=True):
     def _segmentation_is_whole(self) -> CaptionDataSettings:
         if (self.panoptic is None) != (self.panoptic_masks is None):
             raise ValueError(
-                "panoptic (the JSON) and panoptic_masks (the folder of its PNG files) go together: give both or neither"
+                "panoptic (the JSON) and panoptic_masks (the folder of its PNG files) go together: give "
+                "both or neither"
             )
         if self.panoptic is not None and self.augmentation is not None:
             raise ValueError(
-                "panoptic labels the cells of the plain picture, and augmentation shows others: leave one of them out"
+                "panoptic labels the cells of the plain picture, and augmentation shows others: leave one "
+                "of them out"
             )
         return self
 
@@ -123,10 +127,11 @@ def read_splits(data: DataSettings) -> tuple[list[CaptionRecord], list[CaptionRe
 def build_vocabulary(
     data: DataSettings, train: list[CaptionRecord], text: BaseModel | None = None
 ) -> Vocabulary | Subwords | Pieces:
-    """The tokenizer that a published text tower brings, a given subword tokenizer, or the words of the training captions.
+    """The tokenizer that a published text tower brings, a given subword tokenizer, or the words of the
+    training captions.
 
-    `text` holds the settings of the text tower that reads the captions, where there is one. Raises ConfigError where the settings do
-    not fit each other.
+    `text` holds the settings of the text tower that reads the captions, where there is one. Raises
+    ConfigError where the settings do not fit each other.
     """
     pieces = None if text is None else published_pieces(text)
     if pieces is not None:
@@ -134,7 +139,8 @@ def build_vocabulary(
         if chosen:
             found = f"data.{sorted(chosen)[0]} is set"
             raise ConfigError(
-                f"{found}, and the published text tower brings a tokenizer, whose ids are its rows: leave the setting out"
+                f"{found}, and the published text tower brings a tokenizer, whose ids are its rows: leave "
+                "the setting out"
             )
         return pieces
     if (data.splitter == "subwords") != (data.tokenizer is not None):
@@ -191,7 +197,9 @@ def panoptic_classes(
 def pair_plan(
     data: CaptionData, batch: int, captions_per_picture: int, generator: np.random.Generator
 ) -> list[list[PlanEntry]]:
-    """The batches of an epoch in which pairs are told apart: all of one size, for a short one has few negatives and another loss."""
+    """The batches of an epoch in which pairs are told apart: all of one size, for a short one has few
+    negatives and another loss.
+    """
     batches = data.plan(batch, captions_per_picture, False, generator)
     return batches if len(batches) == 1 or len(batches[-1]) == batch else batches[:-1]
 
@@ -199,7 +207,9 @@ def pair_plan(
 def with_vocabulary(
     text: TextTowerSettings, vocabulary: Vocabulary | Subwords | Pieces, max_words: int
 ) -> TextTowerSettings:
-    """A text tower with random weights gets the size of the vocabulary, and room for the longest text with its start and end."""
+    """A text tower with random weights gets the size of the vocabulary, and room for the longest text with
+    its start and end.
+    """
     if text.architecture is None or not isinstance(text, BertTowerConfig | SentenceEncoderConfig):
         return text
     sizes = {
@@ -217,7 +227,8 @@ def stored_inputs(
     stages: Sequence[StageSettings],
     part: str = "tower",
 ) -> FeatureInputs:
-    """A feature store in place of the pictures of a training, checked to be of this tower, whose names begin with `part` in the model.
+    """A feature store in place of the pictures of a training, checked to be of this tower, whose names begin
+    with `part` in the model.
 
     Raises:
         StoreError: no complete store, or one of another tower or preprocessing.
@@ -231,7 +242,8 @@ def stored_inputs(
     if resume and (until is None or first_trained(tower) < until):
         found = "the whole tower" if until is None else f"the tower's layers below {until}"
         raise ConfigError(
-            f'data.features replaces {found}, and a stage trains it from layer {first_trained(tower)} on: set learning_rates."{part}" '
+            f"data.features replaces {found}, and a stage trains it from layer {first_trained(tower)} on: "
+            f'set learning_rates."{part}" '
             "to 0, or store with --until-layer, and train (trainable_from, adapters) from that layer on"
         )
     lower = "tokens" in store.fields and (resume or len(store.fields) == 1)

@@ -75,7 +75,9 @@ def _overfit(recipe: Recipe, stage: int, accelerator: Accelerator, seed: int) ->
 
 
 def _peak_mebibytes(device: torch.device) -> float:
-    """Peak of the device's memory; on the CPU what the process holds after the step, which torch seldom gives back."""
+    """Peak of the device's memory; on the CPU what the process holds after the step, which torch seldom gives
+    back.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return psutil.Process().memory_info().rss / 2**20

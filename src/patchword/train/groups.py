@@ -1,6 +1,7 @@
 """Optimiser groups by parameter name, and the learning rate of each step.
 
-Every trainable parameter is in exactly one group: that of the longest prefix that its name begins with. Matrices decay, vectors do not.
+Every trainable parameter is in exactly one group: that of the longest prefix that its name begins with.
+Matrices decay, vectors do not.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from patchword.train.settings import StageSettings
 
 
 def assign(names: list[str], rates: Mapping[str, float]) -> dict[str, str]:
-    """Group of each parameter name. A prefix ends at a dot of the name ("tower" takes tower.stem, not tower2.stem).
+    """Group of each parameter name.
 
-    Raises ConfigError for a parameter without a group, and for a group without a parameter (probably mistyped).
+    A prefix ends at a dot of the name ("tower" takes tower.stem, not tower2.stem).
+
+    Raises ConfigError for a parameter without a group, and for a group without a parameter (probably
+    mistyped).
     """
     groups: dict[str, str] = {}
     for name in names:
@@ -34,13 +38,16 @@ def assign(names: list[str], rates: Mapping[str, float]) -> dict[str, str]:
         if prefix and prefix not in groups.values():
             tops = sorted({".".join(name.split(".")[:2]) for name in names})
             raise ConfigError(
-                f"learning_rates names {prefix!r}, and no parameter begins with it; there are: {', '.join(tops)}"
+                f"learning_rates names {prefix!r}, and no parameter begins with it; there are: "
+                f"{', '.join(tops)}"
             )
     return groups
 
 
 def highest_rate(settings: StageSettings, part: str) -> float:
-    """The highest rate within a part of the model (the beginning of its names, such as "tower" or "towers.vision")."""
+    """The highest rate within a part of the model (the beginning of its names, such as "tower" or
+    "towers.vision").
+    """
     rates = settings.learning_rates
     inside = [rate for prefix, rate in rates.items() if f"{prefix}.".startswith(f"{part}.")]
     if part in rates:
@@ -50,7 +57,9 @@ def highest_rate(settings: StageSettings, part: str) -> float:
 
 
 def freeze(model: nn.Module, trainable: Mapping[str, bool], rates: Mapping[str, float]) -> None:
-    """A parameter learns in a stage when its module lets it (`trainable`, by name) and the rate of its group is not 0."""
+    """A parameter learns in a stage when its module lets it (`trainable`, by name) and the rate of its group
+    is not 0.
+    """
     groups = assign([name for name, _ in model.named_parameters()], rates)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trainable[name] and rates[groups[name]] > 0)
@@ -94,7 +103,9 @@ def single_optimiser(model: nn.Module, settings: StageSettings) -> tuple[torch.o
 
 
 def rate_factor(settings: StageSettings, step: int, steps_per_epoch: int) -> float:
-    """What the rates of step `step` (from 0, within the stage) are multiplied by: in (0, 1], 1 after a warm-up, then falling."""
+    """What the rates of step `step` (from 0, within the stage) are multiplied by: in (0, 1], 1 after a
+    warm-up, then falling.
+    """
     if step < settings.warm_up_steps:
         return (step + 1) / settings.warm_up_steps
     if settings.decay == "step":

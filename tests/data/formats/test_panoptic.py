@@ -1,4 +1,6 @@
-"""Classes of grid cells from panoptic masks: drawn scenes, whose masks are known, written as COCO writes them."""
+"""Classes of grid cells from panoptic masks: drawn scenes, whose masks are known, written as COCO writes
+them.
+"""
 
 import numpy as np
 import pytest
@@ -23,7 +25,9 @@ SQUASHED, CROPPED = Preprocessing(size=32), Preprocessing(size=32, fit="short_si
     "fit", [SQUASHED, CROPPED, Preprocessing(size=32, fit="short_side_center_crop", cover=1.25)]
 )
 def test_cells_lie_where_the_tower_sees_them(size, fit):
-    """Two halves in two colours, cut where they meet: the class of a cell is the colour that the prepared picture shows there."""
+    """Two halves in two colours, cut where they meet: the class of a cell is the colour that the prepared
+    picture shows there.
+    """
     width, height = size
     ids_HW = np.ones((height, width), dtype=np.int32)
     if width >= height:
@@ -38,7 +42,9 @@ def test_cells_lie_where_the_tower_sees_them(size, fit):
 
 
 def test_majority_by_area_by_hand():
-    """Upper left cell: 3 of 4 pixels of segment 70000; lower right: 2 unlabelled, 1 of each class; segment 9 is listed nowhere."""
+    """Upper left cell: 3 of 4 pixels of segment 70000; lower right: 2 unlabelled, 1 of each class; segment 9
+    is listed nowhere.
+    """
     ids_HW = np.array([[70000, 70000, 5, 5], [70000, 5, 5, 5], [9, 9, 0, 0], [5, 9, 5, 70000]])
     classes = cell_classes(ids_HW, {70000: 3, 5: 7}, (0, 0, 4, 4), (2, 2))
     assert classes.tolist() == [3, 7, UNLABELLED, UNLABELLED]

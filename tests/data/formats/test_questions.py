@@ -252,7 +252,8 @@ def test_check_lists_everything_that_is_wrong_with_questions(tmp_path):
     (tmp_path / "images").mkdir()
     Image.new("RGB", (40, 40), "red").save(tmp_path / "images" / "a.png")
     (tmp_path / "mine.csv").write_text(
-        "image,question,answer,split\na.png,what colour?,red,train\na.png,???,red,train\nb.png,what?,pink,val\nb.png,,red,val\n"
+        "image,question,answer,split\na.png,what "
+        "colour?,red,train\na.png,???,red,train\nb.png,what?,pink,val\nb.png,,red,val\n"
     )
     report = examine(tmp_path / "mine.csv")
     found = {finding.kind: finding for finding in report.findings}

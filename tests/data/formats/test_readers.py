@@ -385,7 +385,8 @@ def test_without_splits_one_picture_in_ten_is_held_out_and_stays_so():
 FIELDS = (
     "images annotations sentences raw tokens imgid cocoid filename split image caption id image_id".split()
 )
-# A small alphabet of what breaks tables: a full one costs half a minute of Unicode tables before the first example.
+# A small alphabet of what breaks tables: a full one costs half a minute of Unicode tables before the first
+# example.
 LETTERS = st.sampled_from("ab ,;|\"'#\t\n\r\\é狗🐶\u2028\u00a0")
 names = (
     st.text(LETTERS.filter(lambda letter: letter >= " "), min_size=1, max_size=8).map(str.strip).filter(bool)

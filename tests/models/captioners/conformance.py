@@ -32,7 +32,8 @@ class Case(NamedTuple):
     """A captioner to check."""
 
     build: Callable[[], nn.Module]
-    """Makes it from the current seed, without dropout; gates that begin at zero randomised, memories filled."""
+    """Makes it from the current seed, without dropout; gates that begin at zero randomised, memories
+    filled."""
     feature_width: int
     vocabulary_size: int
     """At least 10: the first four ids are special."""

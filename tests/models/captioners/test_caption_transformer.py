@@ -1,4 +1,6 @@
-"""The caption transformer in all its configurations: conformance, parts switched off, prototypes in decoding, what the bank sees."""
+"""The caption transformer in all its configurations: conformance, parts switched off, prototypes in decoding,
+what the bank sees.
+"""
 
 import itertools
 

@@ -1,4 +1,6 @@
-"""Show and Tell, Show Attend and Tell, Adaptive Attention: all variants through one list of checks, and what is particular to each."""
+"""Show and Tell, Show Attend and Tell, Adaptive Attention: all variants through one list of checks, and what
+is particular to each.
+"""
 
 import itertools
 

@@ -229,7 +229,9 @@ def test_label_losses_by_hand():
 
 
 def test_parameter_counts_of_the_paper_setting():
-    """Base towers, F = 2, M = 4, 101 classes: 2 543 818 in the public code, and 12 288 fusion-context values that it forgets to train."""
+    """Base towers, F = 2, M = 4, 101 classes: 2 543 818 in the public code, and 12 288 fusion-context values
+    that it forgets to train.
+    """
     config = PromptFusionConfig(classes=101)
     fused = sum(
         parameter.numel()

@@ -78,7 +78,9 @@ def test_the_trace_says_which_patches_each_word_looked_at(features):
 
 
 def test_it_learns_answers_that_need_picture_and_question():
-    """Question 4 asks for the brightness, question 5 for its contrary: neither picture nor question alone tells the answer."""
+    """Question 4 asks for the brightness, question 5 for its contrary: neither picture nor question alone
+    tells the answer.
+    """
     model = classifier()
     bright_B, contrary_B = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
     features = VisualFeatures(grid_BNC=(bright_B * 2.0 - 1)[:, None, None].expand(4, 6, 10))

@@ -1,4 +1,6 @@
-"""`patchword train` with task align, on the drawn world: from scratch, then over frozen towers from stored features with concepts."""
+"""`patchword train` with task align, on the drawn world: from scratch, then over frozen towers from stored
+features with concepts.
+"""
 
 import json
 
@@ -81,7 +83,9 @@ def test_alignment_trains_from_scratch_and_is_selected_by_its_own_recall(from_sc
 
 
 def test_frozen_towers_train_from_stored_features_with_concepts(from_scratch, scenes):
-    """Towers of a trained model, their patches stored, region alignment as the image side, the paper's variant, InfoNCE."""
+    """Towers of a trained model, their patches stored, region alignment as the image side, the paper's
+    variant, InfoNCE.
+    """
     best, store, book = from_scratch / "run" / "best", from_scratch / "store", from_scratch / "book"
     towers = load_two_towers(best, "cpu")
     files = [record.file for record in read_captions(scenes / "dataset.json")]

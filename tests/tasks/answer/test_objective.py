@@ -1,4 +1,6 @@
-"""A step over questions does not depend on how its batch is cut, and a picture's features are those of each of its questions."""
+"""A step over questions does not depend on how its batch is cut, and a picture's features are those of each
+of its questions.
+"""
 
 import pytest
 import torch

@@ -67,7 +67,9 @@ def test_probabilities_of_a_word_are_summed_over_its_classes():
 @given(slope=st.floats(0.5, 2), intercept=st.floats(-1, 1))
 @settings(max_examples=10, deadline=None)
 def test_calibration_finds_how_the_answers_were_made(slope, intercept):
-    """Words are named by chance with a known dependence on the classifier's probability, which the fit recovers."""
+    """Words are named by chance with a known dependence on the classifier's probability, which the fit
+    recovers.
+    """
     generator = torch.Generator().manual_seed(0)
     shares_BW = torch.rand(4000, 3, generator=generator).clamp(0.05, 0.95)
     chances_BW = calibrated(shares_BW, slope, intercept, torch.zeros(3))

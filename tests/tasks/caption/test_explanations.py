@@ -1,4 +1,6 @@
-"""Maps and their measurement on a captioner whose reasons are known: a word is as likely as its object is large."""
+"""Maps and their measurement on a captioner whose reasons are known: a word is as likely as its object is
+large.
+"""
 
 from collections import Counter
 from types import SimpleNamespace

@@ -39,7 +39,9 @@ def call():
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory, call):
-    """A folder with scenes, two towers and a codebook, and the overrides that point the configuration at them."""
+    """A folder with scenes, two towers and a codebook, and the overrides that point the configuration at
+    them.
+    """
     from patchword.data.scenes import write_scenes
 
     folder = tmp_path_factory.mktemp("fused")
@@ -177,7 +179,9 @@ SMALL = (
 
 
 def test_the_recipe_of_the_design_runs_with_a_tiny_clip(workshop, tiny_clip, call, tmp_path):
-    """From stored tokens below the adapters, through all stages; only what a stage trains moves, and the model is one file tree."""
+    """From stored tokens below the adapters, through all stages; only what a stage trains moves, and the
+    model is one file tree.
+    """
     from safetensors.numpy import load_file
 
     import patchword
@@ -267,7 +271,9 @@ def test_what_the_parts_do_is_logged_and_drawn(fused):
 
 
 def test_masks_of_people_label_the_contrast(workshop, call, write_panoptic, tmp_path):
-    """The labels of a batch are the masks' classes, and the loss of the first step is that of the patches under them."""
+    """The labels of a batch are the masks' classes, and the loss of the first step is that of the patches
+    under them.
+    """
     from patchword.data.scenes import make_scenes
     from patchword.errors import ConfigError
     from patchword.train.step import Shares
@@ -314,7 +320,9 @@ def test_masks_of_people_label_the_contrast(workshop, call, write_panoptic, tmp_
 
 
 def test_the_memory_is_frozen_while_self_critical(workshop, fused, tmp_path):
-    """Two steps from the best model, a joint one: its prototypes and bank stay bit-equal, while what reads them learns."""
+    """Two steps from the best model, a joint one: its prototypes and bank stay bit-equal, while what reads
+    them learns.
+    """
     from patchword.train.groups import build_optimiser, freeze
     from patchword.train.step import Shares
 
@@ -356,7 +364,9 @@ def test_captions_end_where_sentences_end(fused):
 
 
 def test_killed_while_the_memory_fills_and_resumed(workshop, fused, call, run_patchword, tmp_path):
-    """kill -9 in the second stage: resumed, the run has the same losses, scores, bank and prototypes as the one that was left alone."""
+    """kill -9 in the second stage: resumed, the run has the same losses, scores, bank and prototypes as the
+    one that was left alone.
+    """
     import os
     import signal
     import time
@@ -400,8 +410,9 @@ def test_killed_while_the_memory_fills_and_resumed(workshop, fused, call, run_pa
 
 
 def test_a_codebook_serves_its_own_tower_alone(workshop, fused, call, tmp_path):
-    """Refused at `train` by another tower, by top_k beyond its words, and by a model that was trained with another one; at `caption`, where
-    the folder's codebook is not the one that it was saved with."""
+    """Refused at `train` by another tower, by top_k beyond its words, and by a model that was trained with
+    another one; at `caption`, where the folder's codebook is not the one that it was saved with.
+    """
     import shutil
 
     from patchword.errors import ConfigError, ModelError
@@ -443,7 +454,9 @@ def test_a_codebook_serves_its_own_tower_alone(workshop, fused, call, tmp_path):
 
 
 def test_prototypes_are_listed_with_their_contexts(workshop, fused, call):
-    """What a prototype of language shows are runs of words out of training captions; the shares of the bank add up."""
+    """What a prototype of language shows are runs of words out of training captions; the shares of the bank
+    add up.
+    """
     layers = json.loads(call("memory", fused / "best", "--json"))["layers"]
     pictures = json.loads((workshop[0] / "scenes" / "dataset.json").read_text())["images"]
     captions = [

@@ -22,7 +22,9 @@ VOCABULARY = Vocabulary.build(["a dog runs on the beach", "a cat sits on a red m
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An ImageNet tower and a captioner, both with random weights, and concepts as `patchword concepts` writes them."""
+    """An ImageNet tower and a captioner, both with random weights, and concepts as `patchword concepts`
+    writes them.
+    """
     torch.manual_seed(0)
     tower = EfficientNetLiteConfig(kind="efficientnet-lite0", weights="none", grid="last_block", size=64)
     captioner = ShowAttendTellConfig(word_width=8, width=12, attention_width=6)

@@ -79,7 +79,9 @@ def test_baseline_is_the_mean_of_the_others(model, batch):
 
 
 def test_end_is_taught_and_what_is_never_said_is_not(model, batch):
-    """The end token gets a gradient; padding, start and unknown, which decoding forbids, get none, so that none can grow in their shade."""
+    """The end token gets a gradient; padding, start and unknown, which decoding forbids, get none, so that
+    none can grow in their shade.
+    """
     rewarded(
         model, batch, lambda captions, pictures: [float(len(caption)) for caption in captions], samples=4
     )

@@ -106,7 +106,9 @@ def test_a_loaded_model_knows_them(tmp_path):
 
 
 def test_what_made_a_word_reaches_report_and_service(tmp_path):
-    """A model with alignment and memory, end to end: patches, concepts of those patches, prototypes with their nearest contexts."""
+    """A model with alignment and memory, end to end: patches, concepts of those patches, prototypes with
+    their nearest contexts.
+    """
     from patchword.cli.caption import caption
 
     captioning, start = (

@@ -15,7 +15,9 @@ def cost(structure):
 
 
 def score(structure):
-    """Known to be best with three layers of 4 query, 0 query-context and 4 fusion-context prompts and narrow maps."""
+    """Known to be best with three layers of 4 query, 0 query-context and 4 fusion-context prompts and narrow
+    maps.
+    """
     return sum(
         gene.query + gene.fusion_context - gene.query_context - gene.map_width / 100
         for gene in genes_of(structure)

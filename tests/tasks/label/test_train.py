@@ -1,4 +1,6 @@
-"""Labels of pictures with texts, as a user types it: train, predict, evaluate, label, stored tokens, and every mistake in a table."""
+"""Labels of pictures with texts, as a user types it: train, predict, evaluate, label, stored tokens, and
+every mistake in a table.
+"""
 
 import csv
 import json
@@ -58,7 +60,10 @@ validate_every = 25
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Squares whose text names their colour or the other one; the label says which. Neither side knows it alone."""
+    """Squares whose text names their colour or the other one; the label says which.
+
+    Neither side knows it alone.
+    """
     folder = tmp_path_factory.mktemp("rows")
     generator = random.Random(5)
     with open(folder / "rows.csv", "w", encoding="utf-8-sig", newline="") as file:
@@ -275,7 +280,9 @@ def test_published_towers_with_their_tokenizer(published, config, data, run_patc
 
 
 def test_frozen_towers_do_not_move_and_trained_ones_do(trained, config, run_patchword, tmp_path):
-    """One epoch and twenty-five leave the same frozen towers; with everything trained, one epoch moves every tensor of them."""
+    """One epoch and twenty-five leave the same frozen towers; with everything trained, one epoch moves every
+    tensor of them.
+    """
     settings = (f"out={tmp_path / 'run'}", "stage.0.epochs=1", "stage.0.validate_every=1", "--device", "cpu")
 
     def towers(folder):

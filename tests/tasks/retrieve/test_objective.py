@@ -127,7 +127,9 @@ def test_two_processes_equal_one(of_two, name):
 
 
 def test_cosines_are_not_rounded_under_autocast():
-    """At a scale of 100 bf16 would round them to halves; the loss is that of the same embeddings in full precision."""
+    """At a scale of 100 bf16 would round them to halves; the loss is that of the same embeddings in full
+    precision.
+    """
     objective, batch = objective_of("softmax"), batch_of([0, 1, 2, 3, 4])
     towers = objective.model
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -140,7 +142,9 @@ def test_cosines_are_not_rounded_under_autocast():
 
 
 def test_alignment_learns_a_handful_of_pairs():
-    """From random weights, with all negatives: after some steps pictures find a caption of theirs, which at the start they do not."""
+    """From random weights, with all negatives: after some steps pictures find a caption of theirs, which at
+    the start they do not.
+    """
     objective, batch = objective_of("hinge"), batch_of([0, 1, 2, 3, 4])
     optimiser = torch.optim.Adam(objective.parameters(), lr=1e-2)
     hits, losses = [], []

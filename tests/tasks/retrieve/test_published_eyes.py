@@ -1,4 +1,6 @@
-"""Trainings over towers that come with weights, tokenizers and stored features: what a person meets who names them in a configuration."""
+"""Trainings over towers that come with weights, tokenizers and stored features: what a person meets who names
+them in a configuration.
+"""
 
 from importlib import metadata
 
@@ -125,7 +127,9 @@ def test_a_saved_two_tower_model_names_no_folder_of_its_training(scenes, bert, t
 
 
 def test_two_towers_learn_from_a_store_what_they_learn_from_the_pictures(scenes, tmp_path):
-    """The picture tower is frozen: the losses from its stored features are those from the pictures, but for fp16."""
+    """The picture tower is frozen: the losses from its stored features are those from the pictures, but for
+    fp16.
+    """
     vision = {
         "kind": "convolutional",
         "stem": 8,

@@ -1,4 +1,6 @@
-"""Training two towers with a captioner beside them: what is saved, and that an interrupted run goes on the same way."""
+"""Training two towers with a captioner beside them: what is saved, and that an interrupted run goes on the
+same way.
+"""
 
 import json
 from dataclasses import replace
@@ -68,7 +70,9 @@ def settings(scenes, cache, **changes):
 
 
 def trained(run, folder, stop_at=None):
-    """Losses of a run in `folder`, which goes on from a checkpoint where there is one and breaks off after step `stop_at`."""
+    """Losses of a run in `folder`, which goes on from a checkpoint where there is one and breaks off after
+    step `stop_at`.
+    """
     torch.manual_seed(0)
     recipe = retrieve_recipe(run, folder, "test")
 

@@ -1,7 +1,8 @@
-"""`patchword check`: everything in a data set that would stop a training, or spoil it, found before the training and in one go.
+"""`patchword check`: everything in a data set that would stop a training, or spoil it, found before the
+training and in one go.
 
-Annotations are read by the same code as for a training, with a `complain` that collects; pictures are decoded by the same code as well.
-Nothing is ever changed.
+Annotations are read by the same code as for a training, with a `complain` that collects; pictures are decoded
+by the same code as well. Nothing is ever changed.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class Report:
         """The report as lines, gathered by kind; every finding is listed."""
         splits = ", ".join(f"{name} {count}" for name, count in self.splits.items()) or "none"
         lines = [
-            f"{self.data}: {self.pictures} pictures with {self.captions} {self.texts}; splits: {splits}; pictures in {self.images}"
+            f"{self.data}: {self.pictures} pictures with {self.captions} {self.texts}; splits: {splits}; "
+            f"pictures in {self.images}"
         ]
         for title, stops in (("Would stop a training:", True), ("Worth knowing:", False)):
             groups: dict[str, list[Finding]] = defaultdict(list)
@@ -98,9 +100,10 @@ def examine(
 ) -> Report:
     """Look at annotations and pictures; `watch` may wrap the pictures in a progress bar.
 
-    Questions are told from captions by what the file holds; `answers` is VQA v2's annotations file where it does not lie beside them.
-    Without `images` the pictures are looked for in the data folder itself, or, for a file, in `images` beside it or else beside it.
-    Raises `DataError` only when `data` cannot be opened at all.
+    Questions are told from captions by what the file holds; `answers` is VQA v2's annotations file where it
+    does not lie beside them. Without `images` the pictures are looked for in the data folder itself, or, for
+    a file, in `images` beside it or else beside it. Raises `DataError` only when `data` cannot be opened at
+    all.
     """
     data = Path(data)
     images = _images_folder(data) if images is None else Path(images)
@@ -152,7 +155,9 @@ def _printable(text: str) -> str:
 
 
 def _look_at_ids(records: list[CaptionRecord], data: Path, complain) -> None:
-    """One picture under many ids, each with one caption, and COCO names whose number is not the id: ids of annotations, mostly."""
+    """One picture under many ids, each with one caption, and COCO names whose number is not the id: ids of
+    annotations, mostly.
+    """
     by_file: dict[str, list[CaptionRecord]] = defaultdict(list)
     for record in records:
         by_file[record.file].append(record)
@@ -228,7 +233,9 @@ def _look_at_captions(records: list[CaptionRecord], data: Path, complain) -> Non
 
 
 def _look_at_questions(records: list[QuestionRecord], data: Path, complain) -> None:
-    """Questions without a word, answers that cannot be chosen between, and val answers that no training shows."""
+    """Questions without a word, answers that cannot be chosen between, and val answers that no training
+    shows.
+    """
     for record in records:
         if not split_characters(record.question):
             complain(
@@ -249,7 +256,7 @@ def _look_at_questions(records: list[QuestionRecord], data: Path, complain) -> N
     ]
     if taught and beyond:
         some = ", ".join(sorted({record.answer for record in beyond})[:5])
-        message = f"{len(beyond)} questions of val have only answers that no training question has ({some}): they count as wrong"
+        message = f"{len(beyond)} questions of val have only answers that no training question has ({some}): they count as wrong"  # noqa: E501
         complain("unknown-answer", str(data), message, stops=False)
 
 
@@ -368,5 +375,6 @@ def _oddities(image: Image.Image) -> Iterable[tuple[str, str]]:
     if max(width, height) > STRETCHED * min(width, height):
         yield (
             "stretched",
-            f"{width}x{height} pixels: little of it is left after cutting, or it is squashed beyond recognition",
+            f"{width}x{height} pixels: little of it is left after cutting, or it is squashed beyond "
+            "recognition",
         )

@@ -1,7 +1,9 @@
-"""How a reader says that something is wrong: strict reading raises at the first fault, the doctor collects them all.
+"""How a reader says that something is wrong: strict reading raises at the first fault, the doctor collects
+them all.
 
-A reader gets `complain(kind, where, message)`, calls it for each fault and then leaves the faulty part out. So the same code serves a
-training, which must not start on broken data, and `patchword check`, which lists everything at once.
+A reader gets `complain(kind, where, message)`, calls it for each fault and then leaves the faulty part out.
+So the same code serves a training, which must not start on broken data, and `patchword check`, which lists
+everything at once.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from pathlib import Path
 from patchword.errors import DataError
 
 Complain = Callable[[str, str, str], None]
-"""complain(kind, where, message): `kind` is a short name for the sort of fault, `where` a file with line or entry."""
+"""complain(kind, where, message): `kind` is a short name for the sort of fault, `where` a file with line
+or entry."""
 
 SPLITS = {
     "train": "train",
@@ -39,7 +42,8 @@ def raise_at_once(kind: str, where: str, message: str) -> None:
 def read_text(path: Path, complain: Complain) -> str:
     """The file as text: UTF-8 with or without byte-order mark, every line ending turned into a newline.
 
-    Raises `DataError` for a file that cannot be opened; bytes that are not UTF-8 are a complaint ("encoding") per line.
+    Raises `DataError` for a file that cannot be opened; bytes that are not UTF-8 are a complaint ("encoding")
+    per line.
     """
     try:
         raw = path.read_bytes()
@@ -138,7 +142,8 @@ def clean_caption(value: object, where: str, complain: Complain) -> str | None:
 
 
 def clean_text(value: object, what: str, where: str, complain: Complain) -> str | None:
-    """The text with white space collapsed, or None after a complaint: not a text, empty, or not encodable as UTF-8.
+    """The text with white space collapsed, or None after a complaint: not a text, empty, or not encodable as
+    UTF-8.
 
     `what` it is (caption, question, answer) names the complaints.
     """
@@ -181,7 +186,9 @@ def _is_byte(letter: str) -> bool:
 
 
 def clean_split(value: object, where: str, complain: Complain) -> str | None:
-    """train, val or test; None for an empty cell, or after a complaint ("split") for a name that is not known."""
+    """train, val or test; None for an empty cell, or after a complaint ("split") for a name that is not
+    known.
+    """
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     split = SPLITS.get(value.strip().lower()) if isinstance(value, str) else None
@@ -189,7 +196,8 @@ def clean_split(value: object, where: str, complain: Complain) -> str | None:
         complain(
             "split",
             where,
-            f"the split is {_shown(value)}, expected train (or restval), val (or dev, valid, validation) or test",
+            f"the split is {_shown(value)}, expected train (or restval), val (or dev, valid, validation) or "
+            "test",
         )
     return split
 

@@ -1,4 +1,6 @@
-"""Captions that lie in plain text files beside the pictures: the Flickr token file with its split lists, and photo.jpg with photo.txt."""
+"""Captions that lie in plain text files beside the pictures: the Flickr token file with its split lists, and
+photo.jpg with photo.txt.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def is_token_file(text: str) -> bool:
 
 
 def read_flickr(text: str, path: Path, complain: Complain) -> list[CaptionRecord]:
-    """Records of a Flickr8k or Flickr30k token file; splits from the lists beside it (Flickr_8k.trainImages.txt, train.txt …)."""
+    """Records of a Flickr8k or Flickr30k token file; splits from the lists beside it
+    (Flickr_8k.trainImages.txt, train.txt …).
+    """
     captions: dict[str, list[str]] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         where = f"{path}, line {number}"
@@ -63,7 +67,8 @@ def _split_lists(path: Path, known: dict, complain: Complain) -> dict[str, str]:
                 complain(
                     "overlap",
                     where,
-                    f"{name} is in {split} here and in {splits[name]} in another list: it belongs to one split",
+                    f"{name} is in {split} here and in {splits[name]} in another list: it belongs to one "
+                    "split",
                 )
     return splits
 
@@ -77,13 +82,16 @@ def token_file_in(folder: Path) -> Path | None:
     ]
     if len(found) > 1:
         raise DataError(
-            f"{folder}: holds several token files ({', '.join(file.name for file in found)}). Name the one to read."
+            f"{folder}: holds several token files ({', '.join(file.name for file in found)}). Name the one "
+            "to read."
         )
     return found[0] if found else None
 
 
 def read_folder(folder: Path, complain: Complain) -> list[CaptionRecord]:
-    """Records of a folder in which photo.txt, one caption per line, lies beside photo.jpg; folders train, val and test give the split."""
+    """Records of a folder in which photo.txt, one caption per line, lies beside photo.jpg; folders train, val
+    and test give the split.
+    """
     records = []
     for file in sorted(folder.rglob("*")):
         if file.suffix.lower() not in SUFFIXES or not file.is_file():

@@ -1,10 +1,14 @@
 """Questions about pictures, in the layouts of the literature and in a person's own table.
 
-easy-VQA: questions.json is a list of [question, answer, image number]; answers.txt beside it lists all answers; pictures are images/N.png.
+easy-VQA: questions.json is a list of [question, answer, image number]; answers.txt beside it lists all
+answers; pictures are images/N.png.
           Its own download has these in train/ and test/.
-VQA v2:   {"data_subtype": "train2014", "questions": [{"question_id", "image_id", "question"}]} and, in a file of its own,
-          {"annotations": [{"question_id", "image_id", "question_type", "answers": [{"answer"}, ... ten of them]}]}.
-A table:  CSV, JSON lines or a JSON list with image, question, answer (in JSON also a list under answers), and if wanted split and type.
+VQA v2:   {"data_subtype": "train2014", "questions": [{"question_id", "image_id", "question"}]} and, in a file
+of its own,
+          {"annotations": [{"question_id", "image_id", "question_type", "answers": [{"answer"}, ... ten of
+              them]}]}.
+A table:  CSV, JSON lines or a JSON list with image, question, answer (in JSON also a list under answers), and
+if wanted split and type.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ from patchword.errors import DataError
 from patchword.text.answers import vqa_answer
 
 FORMATS = (
-    "easy-VQA's questions.json or the folder that holds it, a questions file of VQA v2 with its annotations file, "
+    "easy-VQA's questions.json or the folder that holds it, a questions file of VQA v2 with its annotations "
+    "file, "
     "or a CSV or JSONL file with image, question, answer and if wanted split and type"
 )
 QUESTION = ("question",)
@@ -43,9 +48,10 @@ def read_questions(
 ) -> list[QuestionRecord]:
     """Read questions about pictures; the format is recognised by what the file holds.
 
-    `answers` is the annotations file of a VQA v2 questions file, where it does not lie beside it under its own name. Question ids come
-    out unique, and every question outside of test has an answer. Raises `DataError` at the first fault, with file, line or entry, what
-    was found and what was expected; with a `complain` of one's own, faulty parts are left out instead.
+    `answers` is the annotations file of a VQA v2 questions file, where it does not lie beside it under its
+    own name. Question ids come out unique, and every question outside of test has an answer. Raises
+    `DataError` at the first fault, with file, line or entry, what was found and what was expected; with a
+    `complain` of one's own, faulty parts are left out instead.
     """
     path, answers = Path(path), None if answers is None else Path(answers)
     if not path.exists():
@@ -199,7 +205,9 @@ def _easy(content: object, path: Path, complain: Complain, split: str | None) ->
 
 
 def _vqa(content: dict, path: Path, answers: Path | None, complain: Complain) -> list[QuestionRecord]:
-    """Pictures are named as COCO names them: train2014/COCO_train2014_000000000009.jpg, below the folder of the pictures."""
+    """Pictures are named as COCO names them: train2014/COCO_train2014_000000000009.jpg, below the folder of
+    the pictures.
+    """
     subtype = content.get("data_subtype")
     if not isinstance(subtype, str) or not re.fullmatch(r"[\w-]+", subtype):
         complain(
@@ -251,7 +259,9 @@ _Given = dict[int | str, tuple[tuple[str, ...], object]]
 
 
 def _annotations(path: Path, answers: Path | None, split: str | None, complain: Complain) -> _Given:
-    """Answers and question type by question id, from the file given or the one that VQA v2 puts beside its questions."""
+    """Answers and question type by question id, from the file given or the one that VQA v2 puts beside its
+    questions.
+    """
     named = path.with_name(path.name.replace("OpenEnded_", "").replace("questions", "annotations"))
     if answers is None and (named == path or not named.is_file()):
         if split != "test":
@@ -353,7 +363,9 @@ def _kind(given: object, question: str, answers: tuple[str, ...]) -> str:
 
 
 def _unique(records: list[QuestionRecord], path: Path, complain: Complain) -> list[QuestionRecord]:
-    """The records without those whose id was there before, or whose picture was there before in another split."""
+    """The records without those whose id was there before, or whose picture was there before in another
+    split.
+    """
     by_id: dict[int | str, QuestionRecord] = {}
     split_of: dict[str, str | None] = {}
     for record in records:
@@ -368,7 +380,8 @@ def _unique(records: list[QuestionRecord], path: Path, complain: Complain) -> li
             complain(
                 "overlap",
                 where,
-                f"{record.file} is in {record.split} and in {split_of[record.file]}: a picture belongs to one split",
+                f"{record.file} is in {record.split} and in {split_of[record.file]}: a picture belongs to "
+                "one split",
             )
         else:
             by_id[record.question_id] = record

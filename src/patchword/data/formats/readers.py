@@ -20,7 +20,8 @@ from patchword.lookup import look_up
 Record = TypeVar("Record", CaptionRecord, QuestionRecord, LabelRecord)
 
 FORMATS = (
-    "Karpathy JSON, COCO captions JSON, a Flickr token file (picture.jpg#0<TAB>caption) with its split lists beside it, "
+    "Karpathy JSON, COCO captions JSON, a Flickr token file (picture.jpg#0<TAB>caption) with its split "
+    "lists beside it, "
     "a CSV, JSONL or Parquet file with image, caption and if wanted split, a folder with metadata.csv, "
     ".jsonl or .parquet, "
     "one that `datasets` saved, or a folder of photo.jpg beside photo.txt"
@@ -30,8 +31,9 @@ FORMATS = (
 def read_captions(path: Path | str, complain: Complain = raise_at_once) -> list[CaptionRecord]:
     """Read the captions of a data set; the format is recognised by what the file holds.
 
-    Ids come out unique and every record has a caption (only in test there may be none). Raises `DataError` at the first fault, with
-    file, line or entry, what was found and what was expected; with a `complain` of one's own, faulty parts are left out instead.
+    Ids come out unique and every record has a caption (only in test there may be none). Raises `DataError` at
+    the first fault, with file, line or entry, what was found and what was expected; with a `complain` of
+    one's own, faulty parts are left out instead.
     """
     path = Path(path)
     records = _unique(_read_format(path, complain), path, complain)
@@ -91,7 +93,9 @@ def _read_json(text: str, path: Path, complain: Complain) -> list[CaptionRecord]
 
 
 def _unique(records: list[CaptionRecord], path: Path, complain: Complain) -> list[CaptionRecord]:
-    """The records without those whose id was there before, or whose picture was there before in another split."""
+    """The records without those whose id was there before, or whose picture was there before in another
+    split.
+    """
     by_id: dict[int | str, CaptionRecord] = {}
     split_of: dict[str, str | None] = {}
     for record in records:
@@ -117,8 +121,9 @@ def _unique(records: list[CaptionRecord], path: Path, complain: Complain) -> lis
 def split_records(records: Sequence[Record], split: str) -> list[Record]:
     """The records of one split, in their order.
 
-    Where no record says its split, one picture in ten is val and the others are train, chosen by the hash of the file name: the same
-    ones each time, whatever else is added. Raises `DataError` when the split holds nothing.
+    Where no record says its split, one picture in ten is val and the others are train, chosen by the hash of
+    the file name: the same ones each time, whatever else is added. Raises `DataError` when the split holds
+    nothing.
     """
     if records and all(record.split is None for record in records):
         records = [

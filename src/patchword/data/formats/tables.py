@@ -32,7 +32,9 @@ def delimiter_of(text: str, second: tuple[str, ...] = CAPTION, first: tuple[str,
 
 
 def read_csv(text: str, path: Path, complain: Complain) -> list[CaptionRecord]:
-    """Records of a table with a header line; comma, semicolon, tab or bar between cells; quoted cells may hold them and newlines."""
+    """Records of a table with a header line; comma, semicolon, tab or bar between cells; quoted cells may
+    hold them and newlines.
+    """
     delimiter = delimiter_of(text)
     if delimiter is None:
         header = text.lstrip("\n").split("\n", 1)[0][:80]
@@ -55,7 +57,8 @@ def csv_rows(text: str, delimiter: str, path: Path, complain: Complain) -> Itera
         except StopIteration:
             return
         except csv.Error as reason:
-            # Where a quote is wrong the borders of all later rows are guesses: reading on would only invent faults.
+            # Where a quote is wrong the borders of all later rows are guesses: reading on would only invent
+            # faults.
             complain(
                 "syntax",
                 f"{path}, line {reader.line_num}",
@@ -99,7 +102,9 @@ def read_json_list(content: list, path: Path, complain: Complain) -> list[Captio
 
 
 def json_list_rows(content: list, second: str, path: Path, complain: Complain) -> Iterator[tuple[str, dict]]:
-    """The objects of a list, each with its place and its names in lower case; `second` says what stands beside the image."""
+    """The objects of a list, each with its place and its names in lower case; `second` says what stands
+    beside the image.
+    """
     for index, value in enumerate(content):
         if isinstance(value, dict):
             yield f"{path}, entry {index}", _lowered(value)

@@ -103,7 +103,9 @@ class TwoTowers(nn.Module):
         return self.project_texts(self.mean_text(features))
 
     def mean_text(self, features: TextFeatures) -> Tensor:
-        """Returns one vector (J, C) per text before the projection: what a frozen text tower gives every time."""
+        """Returns one vector (J, C) per text before the projection: what a frozen text tower gives every
+        time.
+        """
         if self.text_projection is None:
             return features.pooled_BE
         return masked_mean(features.tokens_BLC, features.mask_BL)

@@ -1,4 +1,6 @@
-"""What answers questions: a tower, the reader of picture and question behind it, and a sense of the pictures that they know."""
+"""What answers questions: a tower, the reader of picture and question behind it, and a sense of the pictures
+that they know.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from patchword.models.fusion.question_answering import (
 
 
 class AnswerModel(TowerModel):
-    """A tower and what answers questions from it: by choice from a list, or word by word; and a sense of what pictures it knows."""
+    """A tower and what answers questions from it: by choice from a list, or word by word; and a sense of what
+    pictures it knows.
+    """
 
     def __init__(self, tower: nn.Module, answerer: AnswerClassifier | AnswerGenerator) -> None:
         super().__init__(tower)

@@ -1,4 +1,6 @@
-"""What a question-answering model minimises: the loss of the answers and, with region alignment, the contrast between patches."""
+"""What a question-answering model minimises: the loss of the answers and, with region alignment, the contrast
+between patches.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,21 @@ from patchword.train.step import Shares
 
 
 class AnswerObjective(nn.Module):
-    """Questions of a batch against their answers; each picture is encoded once, whatever the number of its questions."""
+    """Questions of a batch against their answers; each picture is encoded once, whatever the number of its
+    questions.
+    """
 
     def __init__(self, model: AnswerModel, pad: int, patch_contrast: float) -> None:
-        """`patch_contrast` weighs the contrast between patches of one concept; it needs region alignment with its projection."""
+        """`patch_contrast` weighs the contrast between patches of one concept; it needs region alignment with
+        its projection.
+        """
         super().__init__()
         self.model, self.pad, self.patch_contrast = model, pad, patch_contrast
 
     def forward(self, batch: QuestionBatch, shares: Shares) -> dict[str, Tensor]:
-        """Named losses, the total under "loss"; "right" is the share of questions whose best answer earns something."""
+        """Named losses, the total under "loss"; "right" is the share of questions whose best answer earns
+        something.
+        """
         encoder = self.model.answerer.encoder
         seen = encoder.look(self.model.features(batch.inputs))
         asked = encoder.read(seen.of(batch.picture_of_row_R), batch.questions_RL, batch.lengths_R)

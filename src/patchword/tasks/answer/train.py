@@ -181,7 +181,8 @@ def _check(run: AnswerRun) -> None:
         )
     if (run.codebook is None) != (run.answerer.region_alignment is None):
         raise ConfigError(
-            "region alignment and a codebook go together: give codebook and [answerer.region_alignment], or neither"
+            "region alignment and a codebook go together: give codebook and [answerer.region_alignment], or "
+            "neither"
         )
     longest = run.answerer.max_positions
     if run.data.max_words + 1 > longest:

@@ -70,11 +70,13 @@ def view(
     advance: Callable[[int], None],
     batch: int = 8,
 ) -> Views:
-    """Raises ModelError for a tower without a classifier, PictureError for a picture that cannot be decoded."""
+    """Raises ModelError for a tower without a classifier, PictureError for a picture that cannot be
+    decoded."""
     tower, preprocessing = model.model.tower, model.settings.preprocessing
     if not isinstance(tower, NamesClasses):
         raise ModelError(
-            f"the tower of this model ({model.settings.tower.kind}) names no classes: concepts need an ImageNet tower such as "
+            f"the tower of this model ({model.settings.tower.kind}) names no classes: concepts need an "
+            "ImageNet tower such as "
             "efficientnet-lite2"
         )
     shares, means = [], []
@@ -95,7 +97,9 @@ def named_in(records: Sequence[CaptionRecord]) -> Tensor:
 
 
 def reliability(views: Views, named_BW: Tensor, settings: ConceptSettings) -> list[ReliabilityRow]:
-    """How often references name a word, by its calibrated probability, on pictures that had no part in the calibration."""
+    """How often references name a word, by its calibrated probability, on pictures that had no part in the
+    calibration.
+    """
     offsets_W = torch.tensor([settings.offsets.get(word, 0.0) for word in common_words()])
     chances_BW = calibrated(views.shares_BW, settings.slope, settings.intercept, offsets_W)
     rows = []
@@ -109,10 +113,12 @@ def reliability(views: Views, named_BW: Tensor, settings: ConceptSettings) -> li
 
 
 def find_hosts(vocabulary: Vocabulary, captions: Sequence[str]) -> dict[str, str]:
-    """For each name and common word of ImageNet's classes that the vocabulary lacks, the word that it is said like.
+    """For each name and common word of ImageNet's classes that the vocabulary lacks, the word that it is said
+    like.
 
-    That of a class's name is its common word where the vocabulary has it ("espresso" is said like "coffee"); else it is
-    the nearest noun of the captions. Raises MissingExtra where the sentence encoder's package is not installed.
+    That of a class's name is its common word where the vocabulary has it ("espresso" is said like "coffee");
+    else it is the nearest noun of the captions. Raises MissingExtra where the sentence encoder's package is
+    not installed.
     """
     nouns = [word for word in caption_words(captions, _HOST_COUNT) if sayable(word, vocabulary, {})]
     common = {one.name: one.word for one in imagenet_classes() if sayable(one.word, vocabulary, {})}

@@ -1,12 +1,14 @@
-"""Concepts of a picture beside its caption: which words its eyes are sure of, how sure, and what is said of strange pictures.
+"""Concepts of a picture beside its caption: which words its eyes are sure of, how sure, and what is said of
+strange pictures.
 
     p(word)  = sum of the classifier's probabilities over the classes of the word           (text/imagenet.py)
-    q(word)  = sigmoid(slope * logit p + intercept + offset(word))     how often a reference caption names the word
+    q(word)  = sigmoid(slope * logit p + intercept + offset(word))     how often a reference caption names the
+        word
 
-Slope, intercept and offsets are fitted on training pictures, of which the classifier never saw a caption; the offset of
-a word is drawn towards 0 where few pictures show it (a ridge). A word that the captioner's vocabulary lacks is said in
-the place of its host, the vocabulary's word that is nearest in the space of sentences (direct transfer, Hendricks et al.
-2016, arXiv 1511.05284).
+Slope, intercept and offsets are fitted on training pictures, of which the classifier never saw a caption; the
+offset of a word is drawn towards 0 where few pictures show it (a ridge). A word that the captioner's
+vocabulary lacks is said in the place of its host, the vocabulary's word that is nearest in the space of
+sentences (direct transfer, Hendricks et al. 2016, arXiv 1511.05284).
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ def word_probabilities(logits_BK: Tensor) -> Tensor:
 
 
 def concepts_of(logits_BK: Tensor, settings: ConceptSettings) -> list[tuple[Concept, ...]]:
-    """Of each picture the likeliest words, best first, with calibrated probabilities of at least `probable`."""
+    """Of each picture the likeliest words, best first, with calibrated probabilities of at least
+    `probable`."""
     words = list(common_words())
     offsets_W = torch.tensor([settings.offsets.get(word, 0.0) for word in words])
     chances_BW = calibrated(
@@ -77,14 +80,15 @@ def calibrated(shares_BW: Tensor, slope: float, intercept: float, offsets_W: Ten
 def fit_calibration(shares_BW: Tensor, named_BW: Tensor, least: float = 0.02) -> tuple[float, float, Tensor]:
     """Slope, intercept and offsets (W,) from pictures whose captions do or do not name each word.
 
-    Pairs of picture and word below `least` take no part: there are hundreds of thousands, and none of them is ever said.
-    Each word counts with the square root of its pairs, so that a word in every fifth picture does not speak for all.
-    Raises DataError where no picture is likely to show any word.
+    Pairs of picture and word below `least` take no part: there are hundreds of thousands, and none of them is
+    ever said. Each word counts with the square root of its pairs, so that a word in every fifth picture does
+    not speak for all. Raises DataError where no picture is likely to show any word.
     """
     rows, words = torch.nonzero(shares_BW >= least, as_tuple=True)
     if not len(rows):
         raise DataError(
-            f"none of the {len(shares_BW)} pictures shows one of the classifier's words: nothing to calibrate on"
+            f"none of the {len(shares_BW)} pictures shows one of the classifier's words: nothing to "
+            "calibrate on"
         )
     x_P, y_P = (
         torch.logit(shares_BW[rows, words].double().clamp(_LEAST, _MOST)),
@@ -127,7 +131,8 @@ class SpokenText:
         self._whole = f" {' '.join(spoken)} "
 
     def names(self, word: str) -> bool:
-        """Whether it holds the word itself, its plural, or a word that begins with it ("skiing" names "ski")."""
+        """Whether it holds the word itself, its plural, or a word that begins with it ("skiing" names
+        "ski")."""
         if " " in word:
             return any(f" {form} " in self._whole for form in forms(word))
         stem = word[:-1] if word.endswith(("e", "y")) and len(word) > 4 else word
@@ -140,7 +145,9 @@ def names(text: str, word: str) -> bool:
 
 
 class Phrase(NamedTuple):
-    """How a wanted word is said: the alternatives as tokens, and, where the vocabulary lacks it, its host in the caption."""
+    """How a wanted word is said: the alternatives as tokens, and, where the vocabulary lacks it, its host in
+    the caption.
+    """
 
     word: str
     alternatives: tuple[tuple[int, ...], ...]
@@ -157,7 +164,8 @@ def phrase_of(word: str, vocabulary: Vocabulary, hosts: Mapping[str, str]) -> Ph
     tokens = None if host is None else _tokens(host, vocabulary)
     if tokens is None:
         raise DataError(
-            f"--mention {word!r}: the model never learnt this word, and it is none of the {len(hosts)} words that it can "
+            f"--mention {word!r}: the model never learnt this word, and it is none of the {len(hosts)} "
+            "words that it can "
             "say in another's place: name a word of its training captions or of ImageNet's classes"
         )
     return Phrase(word, (tokens,), host)
@@ -177,7 +185,9 @@ def _tokens(text: str, vocabulary: Vocabulary) -> tuple[int, ...] | None:
 
 
 def said(words: Sequence[str], phrases: Sequence[Phrase]) -> tuple[str, ...]:
-    """The words of a caption with each host replaced by the word that it stands for, and its article made to fit."""
+    """The words of a caption with each host replaced by the word that it stands for, and its article made to
+    fit.
+    """
     words = list(words)
     for phrase in phrases:
         if phrase.host is None or phrase.host not in words:
@@ -195,7 +205,9 @@ def article(word: str) -> str:
 
 
 def guess(concepts: Sequence[Concept], settings: ConceptSettings) -> str:
-    """What is said of a picture unlike all training pictures: its likeliest concepts as such, and no invention."""
+    """What is said of a picture unlike all training pictures: its likeliest concepts as such, and no
+    invention.
+    """
     if not concepts:
         return TEMPLATE_OF_NOTHING
     named = [f"{article(one.word)} {one.word}" for one in concepts[:2]]

@@ -1,4 +1,6 @@
-"""Captioners that transformers knows (BLIP, GIT, BLIP-2 and other image-text-to-text models) behind the interface of ours."""
+"""Captioners that transformers knows (BLIP, GIT, BLIP-2 and other image-text-to-text models) behind the
+interface of ours.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ class HubCaptioner:
 
     @classmethod
     def load(cls, name: str, revision: str | None, device: torch.device) -> HubCaptioner:
-        """From a folder or a hub id, and one of its revisions; weights from safetensors only, which hold no code.
+        """From a folder or a hub id, and one of its revisions; weights from safetensors only, which hold no
+        code.
 
         Raises ModelError when it cannot be had or is no image-text-to-text model.
         """

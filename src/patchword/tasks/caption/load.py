@@ -19,7 +19,8 @@ from patchword.tasks.caption.prototypes import nearest_captions, read_prototypes
 
 
 def load(name: str | Path, device: str | None = None) -> Any:
-    """A captioning model by the name of a shipped one, a folder, a hub id of a Patchword folder, or `hub:ID` of a transformers captioner.
+    """A captioning model by the name of a shipped one, a folder, a hub id of a Patchword folder, or `hub:ID`
+    of a transformers captioner.
 
     Raises ModelError when there is no such model, or its folder is incomplete or of another format.
     """

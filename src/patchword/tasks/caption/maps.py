@@ -2,22 +2,26 @@
 
     features of one picture -> SeenPicture;  with the tokens of a caption -> ToldCaption;  METHODS -> maps_Phw
 
-Several answers to the question where a word came from, each a function below. `patchword explain-check` measures them
-against boxes and masks; docs/explanations.md has the numbers, from which `DEFAULT` was chosen.
+Several answers to the question where a word came from, each a function below. `patchword explain-check`
+measures them against boxes and masks; docs/explanations.md has the numbers, from which `DEFAULT` was chosen.
 
     attention            the decoder's own weights in its last layer, mean over heads
-    gradient             |d log p(word) / d cell|, the length of the gradient (Simonyan et al. 2014, arXiv 1312.6034)
+    gradient             |d log p(word) / d cell|, the length of the gradient (Simonyan et al. 2014, arXiv
+        1312.6034)
     grad_cam             relu(sum_c A_nc mean_n' G_n'c), G the gradient at the grid A (Selvaraju et al. 2017,
                          arXiv 1610.02391)
     gradient_times_input relu(sum_c A_nc G_nc) (HiResCAM, Draelos and Carin 2020, arXiv 2011.08891)
-    attention_gradient   attention times gradient_times_input (after Chefer et al. 2021, arXiv 2103.15679, who multiply
+    attention_gradient   attention times gradient_times_input (after Chefer et al. 2021, arXiv 2103.15679, who
+        multiply
                          inside the layers)
-    occlusion            relu(log p(word) - log p(word | cell taken away)) (Zeiler and Fergus 2014, arXiv 1311.2901)
-    concept              the share of the word among the codebook's words at each cell, from the cosines of the
+    occlusion            relu(log p(word) - log p(word | cell taken away)) (Zeiler and Fergus 2014, arXiv
+        1311.2901)
+    concept              the share of the word among the codebook's words at each cell, from the cosines of
+        the
                          cell's place in text space
 
-Every map is divided by its sum. A method that has nothing to say about a word gives None, or an even map where all its
-weights are zero.
+Every map is divided by its sum. A method that has nothing to say about a word gives None, or an even map
+where all its weights are zero.
 
 Shape legend: that of `patchword.types`; P words that are asked about, h x w the grid, W words of a codebook.
 """
@@ -66,14 +70,17 @@ class SeenPicture:
 
     @cached_property
     def without_cell(self) -> list[tuple[NamedTuple, int]]:
-        """The picture N times, each time without one of its N cells, in parts, each with its number of copies."""
+        """The picture N times, each time without one of its N cells, in parts, each with its number of
+        copies.
+        """
         cells = self.features.grid_BNC.shape[1]
         left_NN = ~torch.eye(cells, dtype=torch.bool, device=self.features.grid_BNC.device)
         return [(self.encode(left_RN), len(left_RN)) for left_RN in left_NN.split(ROWS)]
 
     @torch.no_grad()
     def encode(self, left_RN: Tensor | None = None) -> NamedTuple:
-        """The memory of the picture, or of R copies of which the cells of `left_RN` (True: there) are left."""
+        """The memory of the picture, or of R copies of which the cells of `left_RN` (True: there) are
+        left."""
         if left_RN is None:
             return self.captioner.encode(self.features)
         copies = repeat_images(self.features, len(left_RN))
@@ -81,7 +88,8 @@ class SeenPicture:
         return self.captioner.encode(copies._replace(mask_BN=there_RN))
 
     def log_probabilities(self, tokens_T: Tensor, memory: NamedTuple, rows: int) -> Tensor:
-        """Natural logarithm of the probability of every token of one caption (R, T), for a memory of R rows."""
+        """Natural logarithm of the probability of every token of one caption (R, T), for a memory of R
+        rows."""
         tokens_RT = tokens_T.expand(rows, -1)
         inputs_RT = torch.cat([tokens_RT.new_full((rows, 1), self.special.start), tokens_RT[:, :-1]], dim=1)
         lengths_R = tokens_RT.new_full((rows,), len(tokens_T))
@@ -90,7 +98,9 @@ class SeenPicture:
 
     @torch.no_grad()
     def phrase_probabilities(self, tokens_T: Tensor, places: Sequence[int], left_RN: Tensor) -> np.ndarray:
-        """Probability (R,) of the tokens at `places`, given those before, where only some cells are left (True)."""
+        """Probability (R,) of the tokens at `places`, given those before, where only some cells are left
+        (True).
+        """
         left_RN = left_RN.to(self.features.grid_BNC.device)
         found = []
         for part_RN in left_RN.split(ROWS):
@@ -110,7 +120,10 @@ class ToldCaption:
         vectors_P: Sequence[Tensor | None] | None = None,
         codebook: Codebook | None = None,
     ) -> None:
-        """Tokens without start and end. `vectors_P`: each word in the text space of `codebook`, None where unknown."""
+        """Tokens without start and end.
+
+        `vectors_P`: each word in the text space of `codebook`, None where unknown.
+        """
         self.picture = picture
         with torch.inference_mode(False):
             self.tokens_T = tokens_T.clone()
@@ -119,7 +132,8 @@ class ToldCaption:
         self.codebook = codebook
 
     def map(self, method: Callable[[ToldCaption], Tensor | None]) -> np.ndarray | None:
-        """The maps of one of the functions below, (P, h, w) float32, each divided by its sum; None where it has none.
+        """The maps of one of the functions below, (P, h, w) float32, each divided by its sum; None where it
+        has none.
 
         A map of zeros becomes an even one: it prefers no cell.
         """
@@ -236,7 +250,8 @@ METHODS: dict[str, Callable[[ToldCaption], Tensor | None]] = {
 
 
 def word_vectors(codebook: Codebook, words: Sequence[str]) -> list[Tensor | None]:
-    """Each word or phrase in the text space of the codebook, from its row or that of its singular; None without a row.
+    """Each word or phrase in the text space of the codebook, from its row or that of its singular; None
+    without a row.
 
     The vectors stand in the codebook, so no text tower is needed.
     """

@@ -1,7 +1,7 @@
 """Captions that must say certain words: those that a person asks for, and those that the eyes are sure of.
 
-A caption that does not say a word is searched for anew, under the constraint that it does. A picture unlike all training
-pictures gets no caption but a guess by its concepts, marked as unsure.
+A caption that does not say a word is searched for anew, under the constraint that it does. A picture unlike
+all training pictures gets no caption but a guess by its concepts, marked as unsure.
 """
 
 from __future__ import annotations
@@ -51,10 +51,11 @@ def with_words(
     mention: Sequence[str],
     seen: PictureConcepts | None,
 ) -> Caption:
-    """The caption of one picture, or another one that says the words that it must; of a strange picture a guess.
+    """The caption of one picture, or another one that says the words that it must; of a strange picture a
+    guess.
 
-    What the plain search found stays as the first alternative. Raises DataError for a word of `mention` that the model
-    cannot say.
+    What the plain search found stays as the first alternative. Raises DataError for a word of `mention` that
+    the model cannot say.
     """
     settings = model.settings.concepts
     if seen is not None and settings is not None:
@@ -70,7 +71,9 @@ def with_words(
 def missing_words(
     model: CaptioningModel, caption: Caption, mention: Sequence[str], seen: PictureConcepts | None
 ) -> list[str]:
-    """What a caption must say and does not: the words of `mention`, else the sayable words that the eyes are sure of."""
+    """What a caption must say and does not: the words of `mention`, else the sayable words that the eyes are
+    sure of.
+    """
     settings = model.settings.concepts
     wanted = list(dict.fromkeys(mention))
     if not wanted and seen is not None and settings is not None and settings.mention == "confident":

@@ -105,11 +105,14 @@ class ModelSettings(BaseModel, extra="forbid", frozen=True):
     decoding: DecodingSettings
     vocabulary_size: int = Field(gt=4, le=10_000_000)
     tower_sha256: str | None = None
-    """Digest of a frozen public tower that the folder names by id and revision instead of holding its weights."""
+    """Digest of a frozen public tower that the folder names by id and revision instead of holding its
+    weights."""
     concepts: ConceptSettings | None = None
-    """What is known about the concepts that the tower names (`patchword concepts`); None: nothing is said about them."""
+    """What is known about the concepts that the tower names (`patchword concepts`); None: nothing is said
+    about them."""
     codebook: dict[str, Any] | None = None
-    """Words, templates and tower of the codebook, for models with region alignment; its embeddings are among the weights."""
+    """Words, templates and tower of the codebook, for models with region alignment; its embeddings are
+    among the weights."""
 
 
 class PictureConcepts(NamedTuple):
@@ -233,8 +236,8 @@ class CaptioningModel:
         return small_jpeg(seen_part(picture, self.settings.preprocessing))
 
     def stream(self, picture: Picture, trace: bool = False) -> Generator[str, None, Caption]:
-        """The words of one picture's caption, each as soon as it is known: greedy search, for a search with beams knows its first word
-        only when it has ended. The generator's return value is the whole Caption.
+        """The words of one picture's caption, each as soon as it is known: greedy search, for a search with
+        beams knows its first word only when it has ended. The generator's return value is the whole Caption.
 
         Raises PictureError when the picture cannot be decoded.
         """
@@ -264,7 +267,8 @@ class CaptioningModel:
 
     @torch.inference_mode()
     def look(self, pixels_BHWC: np.ndarray) -> tuple[VisualFeatures, list[PictureConcepts] | None]:
-        """As `features`, and of each picture what the tower names and whether it is like the training pictures.
+        """As `features`, and of each picture what the tower names and whether it is like the training
+        pictures.
 
         None where the model knows no concepts.
         """
@@ -342,7 +346,8 @@ class CaptioningModel:
         found_K = [
             k for k in range(found.tokens_BKT.shape[1]) if math.isfinite(found.log_probabilities_BK[b, k])
         ]
-        # A model whose weights blew up finds nothing: its first, empty, hypothesis says so by its log-probability.
+        # A model whose weights blew up finds nothing: its first, empty, hypothesis says so by its
+        # log-probability.
         hypotheses = [self.caption_of(found, traces[k], b, k, hw) for k in found_K or [0]]
         return replace(hypotheses[0], alternatives=tuple(hypotheses[1:]))
 

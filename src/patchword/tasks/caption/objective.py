@@ -1,6 +1,9 @@
-"""What captioners minimise: cross-entropy with teacher forcing, and self-critical training. Each owns the composed model.
+"""What captioners minimise: cross-entropy with teacher forcing, and self-critical training.
 
-Rennie et al. 2017 (arXiv 1612.00563) for self-critical training; Luo 2020 (arXiv 2003.09971) for the mean of the other samples as baseline.
+Each owns the composed model.
+
+Rennie et al. 2017 (arXiv 1612.00563) for self-critical training; Luo 2020 (arXiv 2003.09971) for the mean of
+the other samples as baseline.
 """
 
 from __future__ import annotations
@@ -40,11 +43,13 @@ class CrossEntropySettings(BaseModel, extra="forbid", frozen=True):
     )
     patch_contrast: Weight = Field(
         0.0,
-        description="weight of the contrast between patches of one concept, or of one class of data.panoptic (FSGR: 0.25)",
+        description="weight of the contrast between patches of one concept, or of one class of "
+        "data.panoptic (FSGR: 0.25)",
     )
     text_regulariser: Weight = Field(
         0.0,
-        description="weight of 1 - cosine(picture, caption) in the text space of text_from; needs captioner.region_alignment.text_regulariser",
+        description="weight of 1 - cosine(picture, caption) in the text space of text_from; needs "
+        "captioner.region_alignment.text_regulariser",
     )
     doubly_stochastic_mean: bool = Field(
         False, description="mean over patches (PyTorch course) in place of the paper's sum"
@@ -57,14 +62,16 @@ class SelfCriticalSettings(BaseModel, extra="forbid", frozen=True):
     kind: Literal["self_critical"] = "self_critical"
     baseline: Literal["mean_of_others", "greedy", "beam"] = Field(
         "mean_of_others",
-        description="mean_of_others: other samples (Luo 2020); greedy: Rennie 2017; beam: beams against their mean (M2)",
+        description="mean_of_others: other samples (Luo 2020); greedy: Rennie 2017; beam: beams against "
+        "their mean (M2)",
     )
     samples: int = Field(5, ge=2, description="captions per picture that are rewarded")
     max_length: int = Field(20, gt=0, description="longest caption that is sampled, end token included")
 
 
 class Reward(Protocol):
-    """CIDEr-D of token ids (end token included, padding left out) against the references of their pictures."""
+    """CIDEr-D of token ids (end token included, padding left out) against the references of their
+    pictures."""
 
     def __call__(self, captions: list[list[int]], pictures: list[int | str]) -> list[float]: ...
 
@@ -157,7 +164,8 @@ class CrossEntropy(nn.Module):
             penalty, rows = doubly_stochastic(
                 decoded.trace.attention_BTN, lengths_R, settings.doubly_stochastic_mean
             )
-            # Rows per picture are the same in every process, so the share of rows follows from the share of pictures.
+            # Rows per picture are the same in every process, so the share of rows follows from the share of
+            # pictures.
             losses["doubly_stochastic"] = penalty / (shares.pictures * rows / batch.picture_count)
             loss = loss + weight * losses["doubly_stochastic"]
         weight = scheduled(settings.patch_contrast, shares.progress)
@@ -192,7 +200,8 @@ def scheduled(weight: Weight, progress: float) -> float:
 
 
 class SelfCritical(nn.Module):
-    """REINFORCE on CIDEr-D: L = - sum (reward - baseline) log p(sampled word), end token included, per sampled token.
+    """REINFORCE on CIDEr-D: L = - sum (reward - baseline) log p(sampled word), end token included, per
+    sampled token.
 
     Decoding runs without gradient; the log-probabilities are computed again by teacher forcing, in one pass.
     """
@@ -221,14 +230,15 @@ class SelfCritical(nn.Module):
         inputs_RT = torch.cat([starts_R1, tokens_RT[:, :-1]], dim=1)
         logits_RTV = self.model.captioner.decode(inputs_RT, lengths_R, select_rows(memory, rows_R)).logits_BTV
         real_RT = torch.arange(tokens_RT.shape[1], device=tokens_RT.device) < lengths_R[:, None]
-        # Decoding never says padding, start or unknown. Were they left in the softmax, nothing would ever punish them, and every negative
-        # advantage would push probability onto them.
+        # Decoding never says padding, start or unknown. Were they left in the softmax, nothing would ever
+        # punish them, and every negative advantage would push probability onto them.
         never = torch.tensor([special.pad, special.start, special.unknown], device=tokens_RT.device)
         log_probabilities_RTV = logits_RTV.float().index_fill(-1, never, -math.inf).log_softmax(-1)
         chosen_RT = (
             log_probabilities_RTV.gather(-1, tokens_RT[..., None]).squeeze(-1).masked_fill(~real_RT, 0.0)
         )
-        # Every token weighs the same: a mean within each caption would reward short good captions more than long ones, and they shrink.
+        # Every token weighs the same: a mean within each caption would reward short good captions more than
+        # long ones, and they shrink.
         per_token = -(chosen_RT * advantage_R[:, None]).sum() / real_RT.sum()
         rows = shares.pictures * settings.samples
         return {"loss": per_token * batch.picture_count / shares.pictures, "reward": rewards_R.sum() / rows}

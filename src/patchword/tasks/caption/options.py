@@ -33,8 +33,8 @@ class DecodingOptions:
     min_length: int = 0
     """Tokens that a caption has at least before it may end."""
     mention: tuple[str, ...] = ()
-    """Words that every caption must say; without them the model's own setting decides whether what its eyes are sure of
-    must be said."""
+    """Words that every caption must say; without them the model's own setting decides whether what its
+    eyes are sure of must be said."""
     dtype: Precision | None = None
     """Numbers to compute with; None: as the weights are stored in memory, float32."""
 

@@ -1,7 +1,9 @@
-"""A caption and what made it: the picture under each word's attention map, as in the figures of Xu 2015 (Show, Attend and Tell), the
-visual sentinel per word (Lu 2017), the concept of each patch, the memory prototypes that spoke, and the other hypotheses.
+"""A caption and what made it: the picture under each word's attention map, as in the figures of Xu 2015
+(Show, Attend and Tell), the visual sentinel per word (Lu 2017), the concept of each patch, the memory
+prototypes that spoke, and the other hypotheses.
 
-An attention grid is laid over the whole picture: the copy that the caption carries, or another one that is given, as the model saw it.
+An attention grid is laid over the whole picture: the copy that the caption carries, or another one that is
+given, as the model saw it.
 """
 
 from __future__ import annotations
@@ -27,10 +29,11 @@ _CONTEXTS_SHOWN = 3
 
 
 def caption_strip(caption: Caption, picture: Image.Image | None = None) -> Html:
-    """One caption as an HTML fragment that carries its own style (a notebook shows it as it stands), over the picture that it carries
-    where none is given. Without any picture the attention maps stand alone.
+    """One caption as an HTML fragment that carries its own style (a notebook shows it as it stands), over the
+    picture that it carries where none is given. Without any picture the attention maps stand alone.
 
-    Raises DataError where the caption's sequences do not have one entry per token."""
+    Raises DataError where the caption's sequences do not have one entry per token.
+    """
     css, body = _explained(caption, picture)
     return Html(f'<div class="patchword strip"><style>\n{look()}{css}</style>\n{body}\n</div>')
 
@@ -50,13 +53,14 @@ def caption_strips(captions: Sequence[Caption], count: int) -> Html:
 def caption_page(
     items: Iterable[tuple[object, Image.Image | None, Caption]], title: str = "Captions, word by word"
 ) -> str:
-    """A whole HTML document of (name, picture, caption) triples, self-contained and readable without scripts."""
+    """A whole HTML document of (name, picture, caption) triples, self-contained and readable without
+    scripts."""
     styles, sections = [], []
     for label, picture, caption in items:
         css, body = _explained(caption, picture)
         styles.append(css)
         sections.append(section(name(label), body))
-    lead = "Bright patches are those that the model looked at when it wrote the word; each map is scaled to its own brightest patch."
+    lead = "Bright patches are those that the model looked at when it wrote the word; each map is scaled to its own brightest patch."  # noqa: E501
     return page(
         title,
         sections or [note("No picture was captioned.")],
@@ -66,11 +70,14 @@ def caption_page(
 
 
 def caption_figure(picture: Image.Image | None, caption: Caption, path: Path | str, columns: int = 5) -> None:
-    """Write the picture under each word's map as a figure for print; the suffix of `path` says which kind (.png, .svg, .pdf). Without
-    `picture` it is the one that the caption carries. Under a word stand, where the model has them, the share that was seen, the concept
-    of its patches, and the nearest context of its memory prototype.
+    """Write the picture under each word's map as a figure for print; the suffix of `path` says which kind
+    (.png, .svg, .pdf). Without `picture` it is the one that the caption carries. Under a word stand, where
+    the model has them, the share that was seen, the concept of its patches, and the nearest context of its
+    memory prototype.
 
-    Raises DataError where the caption's sequences do not have one entry per token, and where there is no picture."""
+    Raises DataError where the caption's sequences do not have one entry per token, and where there is no
+    picture.
+    """
     _check(caption)
     if picture is None:
         if caption.picture is None:
@@ -135,7 +142,8 @@ def _check(caption: Caption) -> None:
     said = f"the caption {caption.text!r}"
     if caption.attention_Thw is not None and np.ndim(caption.attention_Thw) != 3:
         raise DataError(
-            f"attention_Thw of {said} has {np.ndim(caption.attention_Thw)} axes; expected (tokens, rows, columns)"
+            f"attention_Thw of {said} has {np.ndim(caption.attention_Thw)} axes; expected (tokens, rows, "
+            "columns)"
         )
     words = len(caption.tokens)
     for what in ("attention_Thw", "sentinel", "prototypes"):
@@ -174,13 +182,17 @@ def picture_style(picture: Image.Image | None) -> tuple[str, str]:
     key = "p" + text_digest(uri)[:12]
     return (
         key,
-        f".patchword .{key} {{ background-image: url({uri}); aspect-ratio: {picture.width} / {picture.height}; }}\n",
+        f".patchword .{key} "
+        f"{{ background-image: url({uri}); aspect-ratio: {picture.width} / {picture.height}; }}\n",
     )
 
 
 def word_figures(caption: Caption, key: str) -> Html:
-    """The picture alone, then once per word under its map; without a picture the maps over plain colour. Below each word what it was made
-    of beside the patches: concepts and memory prototypes, where the model has them."""
+    """The picture alone, then once per word under its map; without a picture the maps over plain colour.
+
+    Below each word what it was made of beside the patches: concepts and memory prototypes, where the model
+    has them.
+    """
     figures = []
     if key:
         shot = f'<div class="shot {key}" role="img" aria-label="{escape(caption.text)}"></div>'
@@ -192,7 +204,7 @@ def word_figures(caption: Caption, key: str) -> Html:
         shot = _shot(caption, t, key) if has_maps else ""
         behind = f"{_seen(caption, t)}{_concepts_of(caption, t)}{_prototypes_of(caption, t)}"
         figures.append(
-            f'<figure class="word">{shot}<figcaption>{escape(spelled(caption.tokens[t]))}{behind}</figcaption></figure>'
+            f'<figure class="word">{shot}<figcaption>{escape(spelled(caption.tokens[t]))}{behind}</figcaption></figure>'  # noqa: E501
         )
     kind = "words told" if caption.concepts or caption.prototypes else "words"
     shown = [Html(f'<div class="{kind}">\n' + "\n".join(figures) + "\n</div>")] if figures else []
@@ -207,10 +219,13 @@ def _shot(caption: Caption, t: int, key: str) -> str:
     weights_hw = np.nan_to_num(caption.attention_Thw[t])
     rows, columns = weights_hw.shape
     row, column = divmod(int(weights_hw.argmax()), columns)
-    says = f"strongest patch: row {row + 1} of {rows}, column {column + 1} of {columns}, {percent(float(weights_hw.max()))}"
+    says = f"strongest patch: row {row + 1} of {rows}, column {column + 1} of {columns}, {percent(float(weights_hw.max()))}"  # noqa: E501
     ratio = "" if key else f' style="aspect-ratio: {columns} / {rows}"'
     alt = f"patches behind the word {spelled(caption.tokens[t])}; {says}"
-    return f'<div class="shot {key}"{ratio} title="{says}"><img alt="{escape(alt)}" src="{shade_uri(weights_hw)}"></div>'
+    return (
+        f'<div class="shot {key}"{ratio} title="{says}"><img alt="{escape(alt)}" '
+        f'src="{shade_uri(weights_hw)}"></div>'
+    )
 
 
 def spelled(token: str) -> str:
@@ -219,7 +234,7 @@ def spelled(token: str) -> str:
 
 
 def _share_line(head: object, share: float) -> str:
-    bar = f'<span class="share" aria-hidden="true"><i style="width:{100 * min(max(share, 0.0), 1.0):.1f}%"></i></span>'
+    bar = f'<span class="share" aria-hidden="true"><i style="width:{100 * min(max(share, 0.0), 1.0):.1f}%"></i></span>'  # noqa: E501
     return f'<span class="line">{escape(head)} <em>{percent(share)}</em></span>{bar}'
 
 
@@ -240,7 +255,7 @@ def _prototypes_of(caption: Caption, t: int) -> str:
             f"<q>{escape(context)}</q>" for context in caption.contexts.get(index, ())[:_CONTEXTS_SHOWN]
         )
         lines.append(
-            f"<li>{_share_line(f'no. {index}', share)}{f'<small>near {nearest}</small>' if nearest else ''}</li>"
+            f"<li>{_share_line(f'no. {index}', share)}{f'<small>near {nearest}</small>' if nearest else ''}</li>"  # noqa: E501
         )
     return (
         f'<span class="what">memory prototypes</span><ul class="behind">{"".join(lines)}</ul>'
@@ -278,7 +293,7 @@ def concept_figures(caption: Caption, key: str) -> Html:
     style = f"grid-template: repeat({rows}, 1fr) / repeat({columns}, 1fr)" + (
         "" if key else f"; aspect-ratio: {columns} / {rows}"
     )
-    mosaic = f'<div class="concepts {key}" style="{style}" role="img" aria-label="the concept of each patch, by colour">{cells}</div>'
+    mosaic = f'<div class="concepts {key}" style="{style}" role="img" aria-label="the concept of each patch, by colour">{cells}</div>'  # noqa: E501
     patches = len(caption.concepts)
     legend = [
         f'<li class="{colour[c]}"><span class="swatch"></span> {escape(c)}, {n} of {patches} patches</li>'
@@ -306,8 +321,9 @@ def _maps_fit_concepts(caption: Caption) -> bool:
 
 
 def concepts_behind(caption: Caption, t: int) -> list[tuple[str, float]]:
-    """Up to three concepts of the patches that word t looked at, with their shares of its attention, the largest first; none where the
-    model has no concepts, or where its attention is over another grid."""
+    """Up to three concepts of the patches that word t looked at, with their shares of its attention, the
+    largest first; none where the model has no concepts, or where its attention is over another grid.
+    """
     if not caption.concepts or not _maps_fit_concepts(caption):
         return []
     shares: Counter[str] = Counter()
@@ -317,7 +333,10 @@ def concepts_behind(caption: Caption, t: int) -> list[tuple[str, float]]:
 
 
 def shares(hypotheses: Sequence[Caption]) -> list[float]:
-    """The probability of each among these alone: the sum over all sentences is out of reach. One without a probability has no share."""
+    """The probability of each among these alone: the sum over all sentences is out of reach.
+
+    One without a probability has no share.
+    """
     known = [one.log_probability for one in hypotheses if math.isfinite(one.log_probability)]
     weights = [
         math.exp(one.log_probability - max(known)) if math.isfinite(one.log_probability) else 0.0

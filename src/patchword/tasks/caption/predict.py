@@ -14,7 +14,9 @@ from patchword.tasks.requests import PredictRequest
 
 
 def predict(request: PredictRequest) -> int:
-    """Write a list of {image_id, caption}; returns the exit status, 1 where a picture could not be read and is left out."""
+    """Write a list of {image_id, caption}; returns the exit status, 1 where a picture could not be read and
+    is left out.
+    """
     records = split_records(read_captions(request.data), request.split)
     captioner = load(request.model, request.device)
     rows, bad, cut = [], 0, 0

@@ -1,4 +1,6 @@
-"""`prototypes.json` of a model folder: what the prototypes of its memory stand for, as text that needs no model to be read."""
+"""`prototypes.json` of a model folder: what the prototypes of its memory stand for, as text that needs no
+model to be read.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ FILE = "prototypes.json"
 def context_words(
     decode: Callable[[Sequence[int]], str], placement: str, concepts: Sequence[str]
 ) -> Callable[[list[int]], str]:
-    """How the memory's contexts become text: the words up to a key; for prototypes over patches, the patch and its concept. The number of
-    the picture counts within one training step and tells a reader nothing."""
+    """How the memory's contexts become text: the words up to a key; for prototypes over patches, the patch
+    and its concept. The number of the picture counts within one training step and tells a reader nothing.
+    """
 
     def words(context: list[int]) -> str:
         return decode(context) or "(beginning of a caption)"
@@ -43,7 +46,8 @@ def read_prototypes(model: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(described, dict) or not {"placement", "layers"} <= set(described):
         raise ModelError(
-            f"{path} lists no prototypes: 'placement' and 'layers' are expected; copy it anew from the trained model"
+            f"{path} lists no prototypes: 'placement' and 'layers' are expected; copy it anew from the "
+            "trained model"
         )
     return described
 
@@ -63,7 +67,9 @@ def _why_missing(model: Path) -> str:
 
 
 def nearest_captions(described: dict[str, Any]) -> dict[int, tuple[str, ...]]:
-    """The training contexts of the last decoder layer's prototypes, each once, by the index that `Caption.prototypes` gives."""
+    """The training contexts of the last decoder layer's prototypes, each once, by the index that
+    `Caption.prototypes` gives.
+    """
     last = described["layers"][-1]
     return {
         index: tuple(dict.fromkeys(prototype["contexts"]))

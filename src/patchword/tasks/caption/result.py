@@ -22,9 +22,9 @@ class Concept(NamedTuple):
 class Caption:
     """One caption of one picture, with what made each word.
 
-    `tokens` are the words as the model spells them, without start and end; every sequence below has one entry per token.
-    `log_probability` is the natural logarithm of the caption's probability under the model, end token included.
-    `complete` is False where the search ran into its length limit before the end token.
+    `tokens` are the words as the model spells them, without start and end; every sequence below has one entry
+    per token. `log_probability` is the natural logarithm of the caption's probability under the model, end
+    token included. `complete` is False where the search ran into its length limit before the end token.
     """
 
     text: str
@@ -32,21 +32,27 @@ class Caption:
     tokens: tuple[str, ...]
     complete: bool = True
     attention_Thw: np.ndarray | None = None
-    """Share of each patch, float32 in [0, 1]; None for models that do not attend or where no trace was asked for."""
+    """Share of each patch, float32 in [0, 1]; None for models that do not attend or where no trace was
+    asked for."""
     sentinel: tuple[float, ...] | None = None
-    """Share of the visual sentinel per word (adaptive attention): 1 means that the word came from language alone."""
+    """Share of the visual sentinel per word (adaptive attention): 1 means that the word came from language
+    alone."""
     concepts: tuple[str, ...] | None = None
     """Codebook word of each patch, row by row (region alignment)."""
     prototypes: tuple[tuple[tuple[int, float], ...], ...] | None = None
-    """Per word the memory prototypes of the last decoder layer that it attended to most, as (index, weight), best first."""
+    """Per word the memory prototypes of the last decoder layer that it attended to most, as (index,
+    weight), best first."""
     contexts: Mapping[int, tuple[str, ...]] = field(default_factory=dict, repr=False)
-    """What each of these prototypes stands for: its nearest training contexts (beginnings of captions, or patches), where known."""
+    """What each of these prototypes stands for: its nearest training contexts (beginnings of captions, or
+    patches), where known."""
     picture: bytes | None = field(default=None, repr=False, compare=False)
     """A small JPEG of what the model saw, kept with the trace, so that the caption can be shown over it."""
     unsure: bool | None = None
-    """True for a picture unlike all that the model was trained on: `text` is then no more than a guess. None: not known."""
+    """True for a picture unlike all that the model was trained on: `text` is then no more than a guess.
+    None: not known."""
     named: tuple[Concept, ...] = ()
-    """What the model's eyes name in the picture, likeliest first, each with the probability that a person would name it."""
+    """What the model's eyes name in the picture, likeliest first, each with the probability that a person
+    would name it."""
     alternatives: tuple[Caption, ...] = field(default=(), repr=False)
     """The other hypotheses of the search, best first."""
 

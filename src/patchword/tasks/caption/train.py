@@ -160,7 +160,9 @@ class CaptionTraining:
             self._prototypes.set_log_bias(levels[self.run.stage[stage].memory])
 
     def after_step(self, step: int, objective: nn.Module) -> dict[str, float]:
-        """The prototype memory observes what the step's captions made; never while self-critical (it is frozen then)."""
+        """The prototype memory observes what the step's captions made; never while self-critical (it is
+        frozen then).
+        """
         if isinstance(objective, SelfCritical):
             seconds, objective.reward_seconds = objective.reward_seconds, 0.0
             return {"reward_share": seconds / (time.perf_counter() - self._step_began)}

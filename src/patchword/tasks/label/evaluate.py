@@ -1,4 +1,6 @@
-"""What `predict` and `evaluate` share for models that label the rows of a table: probabilities, written as they come."""
+"""What `predict` and `evaluate` share for models that label the rows of a table: probabilities, written as
+they come.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 class Rows:
     """Predicted rows of a split, with a progress bar; `bad` counts pictures that could not be decoded.
 
-    All rows are looked at before the first is labelled: what is wrong with the last of a million is said at once. With `labelled` they
-    must have labels that the model knows.
+    All rows are looked at before the first is labelled: what is wrong with the last of a million is said at
+    once. With `labelled` they must have labels that the model knows.
     """
 
     def __init__(
@@ -66,7 +68,8 @@ class Rows:
 def write_predictions(
     rows: Iterator[RowPrediction], classifier: LabellingModel, out: Path
 ) -> Iterator[RowPrediction]:
-    """Pass rows on and write them to a CSV or JSON lines file, which appears under its name when all are there.
+    """Pass rows on and write them to a CSV or JSON lines file, which appears under its name when all are
+    there.
 
     Raises ConfigError for another kind of file.
     """
@@ -132,7 +135,9 @@ def evaluate(request: EvaluateRequest) -> int:
 
 
 def measure(request: EvaluateRequest) -> Evaluation:
-    """Scores and a row per class; with `request.out` the predictions and the confusion matrix are written there."""
+    """Scores and a row per class; with `request.out` the predictions and the confusion matrix are written
+    there.
+    """
     from patchword.tasks.label.model import load_labelling_model
 
     out = request.out

@@ -1,4 +1,6 @@
-"""What a labelling model minimises: cross-entropy, or binary cross-entropy where a row may have several labels."""
+"""What a labelling model minimises: cross-entropy, or binary cross-entropy where a row may have several
+labels.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ LabelModel = PromptFusion | LateConcatenation
 
 
 def lower_of(model: LabelModel, batch: LabelBatch, stored_before_last: int) -> Any:
-    """What the model's `fuse` reads: from pixels and ids, or from tokens that the last `stored_before_last` layers have not seen yet."""
+    """What the model's `fuse` reads: from pixels and ids, or from tokens that the last `stored_before_last`
+    layers have not seen yet.
+    """
     if batch.tokens is None:
         return model.lower(batch.pixels_B3HW, batch.ids_BL, None, batch.mask_BL)
     if isinstance(model, LateConcatenation):

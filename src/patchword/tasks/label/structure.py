@@ -1,4 +1,5 @@
-"""Structure search for prompt fusion: one network of all structures is trained, then structures are ranked under a budget.
+"""Structure search for prompt fusion: one network of all structures is trained, then structures are ranked
+under a budget.
 
 rows and stored tokens -> supernet, a drawn structure per step -> evolution on held-out rows -> the chosen
 structure as a configuration
@@ -54,7 +55,8 @@ class StructureRun(LabelRun, frozen=True):
     evolution: EvolutionConfig = EvolutionConfig()
     cost: Literal["parameters", "memory"] = Field(
         "parameters",
-        description="what the budget limits: trained parameters, or bytes that a training step of 8 rows keeps",
+        description="what the budget limits: trained parameters, or bytes that a training step of 8 rows "
+        "keeps",
     )
     budget: float = Field(gt=0, description="largest cost of a structure, in parameters or bytes")
     scored_rows: int = Field(0, ge=0, description="held-out rows that a structure is scored on; 0: all")
@@ -71,7 +73,8 @@ class SupernetLabelling(nn.Module):
         self.model, self.space, self.several = supernet, space, several
 
     def forward(self, batch: LabelBatch, shares: Shares) -> dict[str, Tensor]:
-        # The loop seeds torch's generator by the step: the draw is the same in a resumed run, and in every process.
+        # The loop seeds torch's generator by the step: the draw is the same in a resumed run, and in every
+        # process.
         drawn = self.space.draw(
             self.model.whole.config.classes, random.Random(int(torch.randint(2**31, (1,))))
         )
@@ -84,7 +87,8 @@ class SupernetTraining:
     def __init__(self, run: StructureRun) -> None:
         if not run.data.stores_tokens:
             raise ConfigError(
-                "a search runs on stored tokens: set data.cache_tokens = true, or name a store in data.features"
+                "a search runs on stored tokens: set data.cache_tokens = true, or name a store in "
+                "data.features"
             )
         self.run = run
         self.rows = LabelRows(run, (True, True), max(run.prompt_search.fused_layers))
@@ -147,7 +151,8 @@ class StructureSearchResult(NamedTuple):
 def search_structure(
     config: Path, overrides: Sequence[str], resume: bool, device: str | None
 ) -> StructureSearchResult:
-    """Train the supernet, rank structures, and write structures.jsonl, structure.toml and search.png to the run folder.
+    """Train the supernet, rank structures, and write structures.jsonl, structure.toml and search.png to the
+    run folder.
 
     Raises:
         ConfigError: a wrong setting, a run folder that is in use, or no structure within the budget.
@@ -209,7 +214,9 @@ def _ranked(
 
 
 def _already(path: Path) -> dict[str, float]:
-    """Scores of an interrupted search by structure; a line that was cut off is taken out of the file, and will be scored again."""
+    """Scores of an interrupted search by structure; a line that was cut off is taken out of the file, and
+    will be scored again.
+    """
     if not path.exists():
         return {}
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}}")]
@@ -246,5 +253,5 @@ def _as_config(run: StructureRun, best: StructureScore) -> str:
     values |= {"task": "label", "out": f"{run.out}/trained", "model": json.loads(key_of(best.structure))}
     if run.final:
         values["stage"] = list(run.final)
-    head = f"# Structure found by `patchword structure`: score {best.score:.4f} with the supernet's weights, cost {best.cost:,.0f}.\n"
+    head = f"# Structure found by `patchword structure`: score {best.score:.4f} with the supernet's weights, cost {best.cost:,.0f}.\n"  # noqa: E501
     return head + write_toml(values)

@@ -1,6 +1,7 @@
 """A codebook of words in the text space of a two-tower model: what region alignment matches patches with.
 
-word list, frequent words of captions -> prompts -> text tower -> one unit vector per word -> layers/codebook.Codebook
+word list, frequent words of captions -> prompts -> text tower -> one unit vector per word ->
+layers/codebook.Codebook
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ class CodebookResult(NamedTuple):
 def gather_words(
     words: Path | None, captions: Path | None, minimum_count: int, class_names: bool = False
 ) -> list[str]:
-    """The words of a list, then the common words of ImageNet's classes where `class_names` asks for them, then those of a caption file's training split that look like nouns or adjectives and occur often enough, each
-    once; the 80 everyday objects that come with the package where neither is given.
+    """The words of a list, then the common words of ImageNet's classes where `class_names` asks for them,
+    then those of a caption file's training split that look like nouns or adjectives and occur often enough,
+    each once; the 80 everyday objects that come with the package where neither is given.
 
     Raises DataError where a file is missing or gives no word.
     """
@@ -52,7 +54,8 @@ def gather_words(
         more = caption_words((caption for record in records for caption in record.captions), minimum_count)
         if not more:
             raise DataError(
-                f"{captions}: no noun or adjective occurs {minimum_count} times in the training captions; lower --minimum-count"
+                f"{captions}: no noun or adjective occurs {minimum_count} times in the training captions; "
+                "lower --minimum-count"
             )
         found += more
     return list(dict.fromkeys(found))
@@ -61,14 +64,15 @@ def gather_words(
 def make_codebook(towers: TwoTowerModel, words: Sequence[str]) -> CodebookResult:
     """Embed words by the prompt templates of `layers/codebook.py`.
 
-    A word of which the text tower does not know every part is left out: it would share one vector with all the others like it. Raises
-    DataError where none is left.
+    A word of which the text tower does not know every part is left out: it would share one vector with all
+    the others like it. Raises DataError where none is left.
     """
     unknown_id = towers.vocabulary.special.unknown
     known = [word for word in words if (ids := towers.vocabulary.encode(word)) and unknown_id not in ids]
     if not known:
         raise DataError(
-            f"the text tower knows none of the {len(words)} words ({', '.join(words[:3])} ...): give words of its training captions"
+            f"the text tower knows none of the {len(words)} words ({', '.join(words[:3])} ...): give words "
+            "of its training captions"
         )
 
     def embed(texts: list[str]) -> Tensor:
@@ -79,16 +83,19 @@ def make_codebook(towers: TwoTowerModel, words: Sequence[str]) -> CodebookResult
 
 
 def make_sentence_codebook(words: Sequence[str]) -> Codebook:
-    """Words in the space of the packaged sentence encoder, for towers whose patches have a place in it by the names of classes.
+    """Words in the space of the packaged sentence encoder, for towers whose patches have a place in it by the
+    names of classes.
 
-    The encoder reads pieces of words, so that it knows every word. Raises MissingExtra where its package is not installed.
+    The encoder reads pieces of words, so that it knows every word. Raises MissingExtra where its package is
+    not installed.
     """
     space = SentenceSpace()
     return build_codebook(words, space.embed, space.name)
 
 
 def picture_concepts(towers: TwoTowerModel, codebook: Codebook) -> Concepts:
-    """What a picture index is given to filter by: the words that at least CONCEPT_SHARE of a picture's patches are nearest to.
+    """What a picture index is given to filter by: the words that at least CONCEPT_SHARE of a picture's
+    patches are nearest to.
 
     Raises ModelError for a codebook of another tower, or a tower without patches in the text space.
     """
@@ -99,7 +106,8 @@ def picture_concepts(towers: TwoTowerModel, codebook: Codebook) -> Concepts:
         aligned_BNE = towers.model.vision(towers.pixels(pictures)).aligned_BNE
         if aligned_BNE is None:
             raise ModelError(
-                "the vision tower has no patches in the text space, so that they have no concepts: leave --concepts out"
+                "the vision tower has no patches in the text space, so that they have no concepts: leave "
+                "--concepts out"
             )
         concepts_BN = assign(aligned_BNE, codebook.embeddings_WE.to(aligned_BNE.device)).concepts_BN
         least = CONCEPT_SHARE * concepts_BN.shape[1]

@@ -17,8 +17,8 @@ _OF_ALIGNMENT = ("patch_slimming", "region_alignment", "codebook")
 
 
 def load_two_towers(name: str | Path, device: str | None = None) -> TwoTowerModel:
-    """A two-tower model by the name of a shipped one, a folder, a hub id, or `hub:ID` of a CLIP of transformers; of a model for
-    patch-word alignment its two towers.
+    """A two-tower model by the name of a shipped one, a folder, a hub id, or `hub:ID` of a CLIP of
+    transformers; of a model for patch-word alignment its two towers.
 
     Raises ModelError when it is no such model.
     """

@@ -1,4 +1,6 @@
-"""What two towers minimise: the contrastive loss over the batches of all processes, with gradient, and a captioner's loss beside it."""
+"""What two towers minimise: the contrastive loss over the batches of all processes, with gradient, and a
+captioner's loss beside it.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ _NO_CAPTIONING = CaptioningWeights()
 
 
 class FrozenTexts:
-    """What a frozen text tower makes of each text, computed the first time that the text comes (4 C bytes a text)."""
+    """What a frozen text tower makes of each text, computed the first time that the text comes (4 C bytes a
+    text).
+    """
 
     def __init__(self, model: TwoTowers, pad: int) -> None:
         self._model, self._pad = model, pad
@@ -51,8 +55,8 @@ class FrozenTexts:
 class Contrastive(nn.Module):
     """Every process embeds its own pictures and texts; similarities are taken with those of all processes.
 
-    Each process computes the loss of its own pictures against the texts of all. Embeddings are gathered with gradient, so the gradient
-    of the processes' mean is that of one process with the whole batch.
+    Each process computes the loss of its own pictures against the texts of all. Embeddings are gathered with
+    gradient, so the gradient of the processes' mean is that of one process with the whole batch.
     """
 
     def __init__(
@@ -63,7 +67,9 @@ class Contrastive(nn.Module):
         captioner: Captioner | None = None,
         captioning: CaptioningWeights = _NO_CAPTIONING,
     ) -> None:
-        """`captioner` reads the vision tower's grid and learns to say the same captions (CoCa, Yu 2022); None: contrast alone."""
+        """`captioner` reads the vision tower's grid and learns to say the same captions (CoCa, Yu 2022);
+        None: contrast alone.
+        """
         super().__init__()
         self.model, self.pad, self.gather = model, pad, gather
         self.captioner, self.captioning = captioner, captioning
@@ -71,14 +77,17 @@ class Contrastive(nn.Module):
         self.frozen_texts = FrozenTexts(model, pad) if frozen else None
 
     def forward(self, batch: CaptionBatch, shares: Shares) -> dict[str, Tensor]:
-        """Named losses, the total under "loss"; "rank_1" is the share of pictures whose best text is one of their own."""
+        """Named losses, the total under "loss"; "rank_1" is the share of pictures whose best text is one of
+        their own.
+        """
         gather, count = self.gather, batch.picture_count
         owner_J = gather.owners(batch.picture_of_row_R, count)
         first = gather.first
         features = see(self.model.vision, batch.inputs)
         pictures_BE = gather.rows(self.model.pictures_of(features))
         texts_JE = gather.rows(self._texts(batch.tokens_RT))
-        # Cosines times a scale of up to 100 come in steps of a half in bf16: they are taken in full precision, under autocast too.
+        # Cosines times a scale of up to 100 come in steps of a half in bf16: they are taken in full
+        # precision, under autocast too.
         with torch.autocast(pictures_BE.device.type, enabled=False):
             similarity_BJ = self.model.scale() * pictures_BE.float() @ texts_JE.float().T
         if self.model.bias is None:

@@ -65,7 +65,8 @@ class RetrieveStage(StageSettings, frozen=True):
     size: int | None = Field(
         None,
         ge=16,
-        description="side of the pictures in this stage, for towers that take any; absent: the tower's own size",
+        description="side of the pictures in this stage, for towers that take any; absent: the tower's own "
+        "size",
     )
 
 
@@ -148,15 +149,18 @@ class RetrieveTraining:
         )
 
     def _inputs(self, files: list[str]) -> PictureInputs:
-        """Pictures, or what the vision tower, or its lower layers, made of them. Raises ConfigError where a stage would train what that
-        replaces, or see the pictures at another size."""
+        """Pictures, or what the vision tower, or its lower layers, made of them.
+
+        Raises ConfigError where a stage would train what that replaces, or see the pictures at another size.
+        """
         data, preprocessing = self.run.data, self.settings.preprocessing
         if not data.features:
             return pixel_inputs(data, preprocessing, files)
         resized = [stage.name for stage in self.run.stage if stage.size is not None]
         if resized:
             raise ConfigError(
-                f"data.features was made at one size, and stage {resized[0]!r} sets another: leave one of them out"
+                f"data.features was made at one size, and stage {resized[0]!r} sets another: leave one of "
+                "them out"
             )
         vision = "vision" if self.captioner is None else "towers.vision"
         return stored_inputs(Path(data.features), self.towers.vision, preprocessing, self.run.stage, vision)
@@ -215,11 +219,13 @@ class RetrieveTraining:
 
 
 def _check_caption_weights(run: RetrieveRun) -> None:
-    """Raises ConfigError where a stage weighs a captioner that there is not, or none weighs the one there is."""
+    """Raises ConfigError where a stage weighs a captioner that there is not, or none weighs the one there
+    is."""
     weighed = [stage.name for stage in run.stage if stage.caption_weight > 0]
     if weighed and run.captioner is None:
         raise ConfigError(
-            f"stage {weighed[0]!r} has a caption_weight and there is no [captioner] section: add one, or set the weight to 0"
+            f"stage {weighed[0]!r} has a caption_weight and there is no [captioner] section: add one, or "
+            "set the weight to 0"
         )
     if run.captioner is not None and not weighed:
         raise ConfigError(
