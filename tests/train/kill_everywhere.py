@@ -1,15 +1,13 @@
-"""Kills a small training at every operation on its files, resumes it, and compares it with one that was left
-alone.
+"""Kills a small training at every operation on its files, resumes it, and compares it with one left alone.
 
-    python tests/train/kill_everywhere.py plain              # two stages of a tiny model, every operation
-    python tests/train/kill_everywhere.py captioner --every 7 # memory and self-critical stages, every seventh
-    python tests/train/kill_everywhere.py plain --full-disk  # the disk is full from an operation on, then
-        free again
+    python tests/train/kill_everywhere.py plain               # two stages of a tiny model, every operation
+    python tests/train/kill_everywhere.py captioner --every 7 # memory and self-critical, every seventh
+    python tests/train/kill_everywhere.py plain --full-disk   # from there the disk is full, then free again
 
 An operation is whatever changes the run folder: a file opened for writing, a half and a whole write to it, a
 rename, a removal, a new folder, a truncation. Each training is a fork of this process, so that thousands need
 not import torch again, and dies by SIGKILL. What is printed is one JSON object with the number of operations,
-runs, kills and differences.
+runs, stops and differences.
 """
 
 from __future__ import annotations
@@ -48,8 +46,7 @@ GROWING = ("write", "mkdir")
 
 class Disk:
     """Counts the operations under a folder; at a chosen one the process dies, or the disk is full from then
-    on.
-    """
+    on."""
 
     def __init__(self, root: Path, stop_at: int, full_disk: bool) -> None:
         self.root, self.stop_at, self.full_disk = os.path.abspath(root) + os.sep, stop_at, full_disk
@@ -150,8 +147,7 @@ class Line(nn.Module):
 
 def plain_recipe() -> Recipe:
     """Two stages of a tiny model; every epoch is better than the one before, and the second stage starts from
-    the best.
-    """
+    the best."""
     import test_recipe as tests
 
     torch.manual_seed(1)
@@ -195,8 +191,7 @@ def train_plain(folder: Path, resume: bool) -> None:
 
 def captioner(workshop: Path) -> Callable[[Path, bool], None]:
     """The fused model on drawn scenes: a stage without memory, one in which it fills, a self-critical one
-    from the best.
-    """
+    from the best."""
     from patchword.data.scenes import write_scenes
     from patchword.tasks.start import start
 
@@ -289,7 +284,8 @@ def differences(whole: dict[str, Any], resumed: dict[str, Any]) -> list[str]:
 
 
 def forked(train: Callable[[], None]) -> tuple[int, str]:
-    """Run in a child; gives its exit status (negative: the signal that ended it) and what it said at the end."""
+    """Run in a child; gives its exit status (negative: the signal that ended it) and what it said at the
+    end."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -312,10 +308,16 @@ def forked(train: Callable[[], None]) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
 
 
+def full(said: str) -> bool:
+    """Whether a message names the true cause of a full disk."""
+    return "No space left" in said or "disk is full" in said
+
+
 def trial(
     train: Callable[[Path, bool], None], folder: Path, stop_at: int, full_disk: bool, resume: bool = False
 ) -> tuple[int, int, str]:
-    """One training that is stopped at an operation (0: never). Exit status, operations counted, last words."""
+    """One training that is stopped at an operation (0: never). Exit status, operations counted, last
+    words."""
     counter = folder.with_name("operations")
 
     def run() -> None:
@@ -350,7 +352,7 @@ def kill_everywhere(kind: str, every: int, full_disk: bool) -> dict[str, Any]:
             shutil.rmtree(folder, ignore_errors=True)
             status, _, said = trial(train, folder, stop_at, full_disk)
             result["stopped"] += status == (2 if full_disk else -signal.SIGKILL)
-            if full_disk and (status not in (0, 2) or (status == 2 and "No space left" not in said)):
+            if full_disk and (status not in (0, 2) or (status == 2 and not full(said))):
                 result["wrong_endings"].append({"operation": stop_at, "status": status, "said": said})
             begun = (folder / "config.json").exists()
             status, said = forked(lambda begun=begun: train(folder, begun))

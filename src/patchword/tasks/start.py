@@ -59,7 +59,7 @@ def start(
         accelerator.wait_for_everyone()
         recipe = make(settings, folder, command)
         recipe.model.to(accelerator.device)
-        begin()
+        begin(recipe.resolved)
         accelerator.wait_for_everyone()
         _train(recipe, settings, folder, accelerator, resume)
     return folder
@@ -69,10 +69,12 @@ def _train(
     recipe: Recipe, settings: RunSettings, folder: Path, accelerator: Accelerator, resume: bool
 ) -> None:
     """Run the recipe in its folder, and write the report, however the run ends."""
-    run = Run(recipe, folder, accelerator, settings.seed, settings.checkpoint_steps, settings.log_steps)
-    resumed = run.resume() if resume else False
     is_main = accelerator.is_main_process
-    say = Console(stderr=True).print if is_main else (lambda *text: None)
+    say = _say if is_main else (lambda line: None)
+    run = Run(recipe, folder, accelerator, settings.seed, settings.checkpoint_steps, settings.log_steps, say)
+    resumed = run.resume() if resume else False
+    for note in recipe.notes:
+        say(note)
     counted = sum(parameter.numel() for parameter in recipe.model.parameters())
     say(
         f"{folder}: {counted / 1e6:.2f} M parameters on {accelerator.device}"
@@ -93,6 +95,11 @@ def _train(
         f"done in {minutes:.1f} min; best score {run.past.best:.4f}; model {folder / 'best'}; "
         f"report {folder / 'report.html'}"
     )
+
+
+def _say(line: str) -> None:
+    """One line on standard error, whatever its length and the brackets in it."""
+    Console(stderr=True, soft_wrap=True).print(line, markup=False, highlight=False)
 
 
 def _write_report(folder: Path) -> None:

@@ -13,12 +13,18 @@ from pydantic import BaseModel
 from patchword.errors import ConfigError
 from patchword.files import write_json
 
+GIVEN = "given"
+"""Key of config.json under which the configuration stands as it was given, where a part follows the data."""
+
 
 @contextmanager
 def claimed(
     folder: Path, settings: BaseModel, resume: bool, writes: bool = True
-) -> Iterator[Callable[[], None]]:
+) -> Iterator[Callable[[BaseModel | None], None]]:
     """Hold a run folder for one training; gives the function that begins the run in it.
+
+    The function takes the configuration with everything that follows the data, or None where that is nothing:
+    config.json shows what is trained with, and beside it what was given.
 
     A folder that exists is held at once. One that does not is made by that function, so that a run that
     cannot be set up leaves nothing behind. Of several processes of one training only the one that `writes`
@@ -35,13 +41,15 @@ def claimed(
             held.enter_context(_only_training(folder))
         check_claim(folder, settings, resume)
 
-        def begin() -> None:
+        def begin(resolved: BaseModel | None = None) -> None:
             if not writes:
                 return
             if not existed:
                 held.enter_context(_only_training(folder))
                 check_claim(folder, settings, resume)  # another training may have come first
-            write_json(folder / "config.json", settings.model_dump(mode="json"), indent=1)
+            given = settings.model_dump(mode="json")
+            content = given if resolved is None else {**resolved.model_dump(mode="json"), GIVEN: given}
+            write_json(folder / "config.json", content, indent=1)
 
         yield begin
 
@@ -58,6 +66,7 @@ def check_claim(folder: Path, settings: BaseModel, resume: bool) -> None:
             "out=FOLDER"
         )
     before, content = json.loads(path.read_text(encoding="utf-8")), settings.model_dump(mode="json")
+    before = before.get(GIVEN, before)
     changed = sorted(key for key in content if content[key] != before.get(key))
     if changed:
         found = f"{folder} was begun with other settings ({', '.join(changed)})"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +39,8 @@ class RunHistory(NamedTuple):
 
     best: float = -math.inf
     """Best score so far."""
+    best_loss: float = math.inf
+    """Loss of the model that reached it, where it is measured."""
     best_step: int = -1
     """Step at which it was reached; -1: there was none."""
     since_best: int = 0
@@ -66,9 +68,11 @@ class Run:
         seed: int,
         checkpoint_steps: int,
         log_steps: int = 10,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
+        """`say` is given a line for each validation, and for the end of each stage."""
         self.recipe, self.folder, self.accelerator, self.seed = recipe, RunFolder(folder), accelerator, seed
-        self.checkpoint_steps, self.log_steps = checkpoint_steps, log_steps
+        self.checkpoint_steps, self.log_steps, self.say = checkpoint_steps, log_steps, say
         self.position, self.past = Position(), RunHistory()
         self._resumed: dict[str, Tensor] = {}
         self.trainable = {
@@ -158,9 +162,17 @@ class Run:
             lost_patience = self._epoch(parts)
             self.position = self.position._replace(epoch=self.position.epoch + 1, index=0)
             if lost_patience or self.position.epoch == settings.epochs:
+                self.say(f"{settings.name} ended: {self._why_ended(settings, lost_patience)}")
                 break
             self._checkpoint(parts.optimisers)
         self._begin_next_stage()
+
+    def _why_ended(self, settings: StageSettings, lost_patience: bool) -> str:
+        epochs, since = self.position.epoch, self.past.since_best
+        if lost_patience:
+            ended = f"epoch {epochs} of {settings.epochs}"
+            return f"{ended}, nothing better in {since} validations in a row (patience)"
+        return f"its {epochs} epochs are done"
 
     def _begin_next_stage(self) -> None:
         """To the next stage. The weights that it starts from go into the checkpoint: `best` may be another
@@ -308,7 +320,8 @@ class Run:
         found = self.recipe.validate(stage, epoch, self.accelerator)
         if found is None:
             return False
-        better = self._remember(found)
+        better = self._remember(found, settings)
+        self._say_validation(settings, epoch, found, better)
         if self.log is not None:
             event = {"event": "validation", "stage": settings.name, "step": self.position.step}
             event |= {"epoch": epoch, **found.event, "best": better}
@@ -318,15 +331,26 @@ class Run:
         self.accelerator.wait_for_everyone()
         return bool(settings.patience) and self.past.since_best >= settings.patience
 
-    def _remember(self, found: Validation) -> bool:
-        """Put a validation into the history; True where it is the best of the run."""
-        past = self.past
-        better = found.score > past.best
+    def _remember(self, found: Validation, settings: StageSettings) -> bool:
+        """Put a validation into the history; True where it is the best of the run.
+
+        Equal scores are told apart by the loss. Before the warm-up is over no patience is lost.
+        """
+        past, loss = self.past, math.inf if found.loss is None else found.loss
+        better = found.score > past.best or (found.score == past.best and loss < past.best_loss)
         if better:
-            self.past = past._replace(best=found.score, best_step=self.position.step, since_best=0)
-        else:
+            self.past = past._replace(
+                best=found.score, best_loss=loss, best_step=self.position.step, since_best=0
+            )
+        elif self.position.stage_step >= settings.warm_up_steps:
             self.past = past._replace(since_best=past.since_best + 1)
         return better
+
+    def _say_validation(self, settings: StageSettings, epoch: int, found: Validation, better: bool) -> None:
+        loss = "" if found.loss is None else f"loss {found.loss:.3f}, "
+        best = "best so far" if better else f"best {self.past.best:.4f} at step {self.past.best_step}"
+        where = f"{settings.name}, epoch {epoch + 1} of {settings.epochs}, step {self.position.step}"
+        self.say(f"{where}: {loss}{found.measure} {found.score:.4f} ({best})")
 
     def _checkpoint(self, optimisers: Sequence[Any]) -> None:
         """Model and state of the run, then the best model takes its place; between stages no optimisers."""

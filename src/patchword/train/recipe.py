@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from patchword.train.groups import single_optimiser
@@ -43,6 +44,10 @@ class Validation(NamedTuple):
     """Selects the best model; higher is better."""
     event: dict[str, Any]
     """What is logged."""
+    loss: float | None = None
+    """Decides between equal scores, as those of a model that says nothing right yet; lower is better."""
+    measure: str = "score"
+    """What the score is called."""
 
 
 def no_validation(stage: int, epoch: int, accelerator: Accelerator) -> Validation | None:
@@ -113,5 +118,9 @@ class Recipe:
     """The counterpart of `state`."""
     names: Callable[[Any], list[Any]] = image_ids
     """(batch) -> what messages call its pictures or rows."""
+    notes: Sequence[str] = ()
+    """Lines for the person who starts the run, such as settings that follow the data."""
+    resolved: BaseModel | None = None
+    """The configuration with everything that follows the data; None where that is nothing."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What a run was begun with beside its configuration: counts and fingerprints of data and vocabulary."""

@@ -40,7 +40,7 @@ class AnswerValidation:
             scores[f"VQA_accuracy, {kind}"] = float(np.mean(values))
         if name is not None:
             self._write(name, predicted, score.per_item)
-        return Validation(score.value, {"scores": scores})
+        return Validation(score.value, {"scores": scores}, measure="VQA accuracy")
 
     def _write(
         self, name: str, predicted: Mapping[int | str, str], values: Mapping[int | str, float]

@@ -52,6 +52,11 @@ class CaptionRun(RunSettings, frozen=True):
         "its text side embeds the captions",
     )
     decoding: DecodingSettings = DecodingSettings()
+    follow_data: bool = Field(
+        False,
+        description="data.minimum_count and a stage's epochs, warm_up_steps, validate_every and patience, "
+        "where they are not given, follow the number of captions",
+    )
     stage: tuple[CaptionStage, ...] = Field(min_length=1, description="what happens, in order")
 
     @model_validator(mode="after")

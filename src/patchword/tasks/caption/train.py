@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from patchword.checkpoints.towers import lacks_class_branch, load_tower_weights
 from patchword.composed import CaptionModel, prototypes_of, reader_preprocessing
 from patchword.data.captions import CaptionBatch, CaptionData, Inputs, PictureInputs, PlanEntry
 from patchword.data.pictures import Preprocessing
+from patchword.data.records import CaptionRecord
 from patchword.errors import ConfigError
 from patchword.layers.codebook import Codebook, concept_use
 from patchword.lookup import look_up
@@ -39,6 +41,7 @@ from patchword.tasks.caption.objective import (
 from patchword.tasks.caption.settings import CaptionRun
 from patchword.tasks.caption.validate import CaptionValidation
 from patchword.train.data import build_vocabulary, panoptic_classes, pixel_inputs, read_splits, stored_inputs
+from patchword.train.follow import followed, minimum_count_for
 from patchword.train.recipe import Recipe, Validation
 from patchword.types import Prototypes
 
@@ -55,7 +58,7 @@ def caption_recipe(run: CaptionRun, folder: Path, command: str) -> Recipe:
     training = CaptionTraining(run, folder, command)
     return Recipe(
         model=training.model,
-        stages=run.stage,
+        stages=training.run.stage,
         plan=training.plan,
         batch=training.batch,
         objective=training.objective,
@@ -66,6 +69,8 @@ def caption_recipe(run: CaptionRun, folder: Path, command: str) -> Recipe:
         after_step=training.after_step,
         state=training.bank,
         load_state=training.load_bank,
+        notes=training.notes,
+        resolved=training.run if run.follow_data else None,
     )
 
 
@@ -73,8 +78,11 @@ class CaptionTraining:
     """Model and data of a run, and what its stages do with them."""
 
     def __init__(self, run: CaptionRun, folder: Path, command: str) -> None:
-        self.run = run
         train, selection = read_splits(run.data)
+        self.notes: list[str] = []
+        if run.follow_data:
+            run, self.notes = following(run, train)
+        self.run = run
         self.vocabulary = build_vocabulary(run.data, train)
         torch.manual_seed(run.seed)
         codebook = None if run.codebook is None else Codebook.read(Path(run.codebook))
@@ -190,6 +198,30 @@ class CaptionTraining:
         """The counterpart of `bank`."""
         if self._prototypes is not None:
             self._prototypes.load_resume_state(tensors)
+
+
+def following(run: CaptionRun, train: Sequence[CaptionRecord]) -> tuple[CaptionRun, list[str]]:
+    """The run with everything that follows the data, and what that is, as lines to be shown."""
+    captions = sum(len(record.captions) for record in train)
+    data = run.data
+    if "minimum_count" not in data.model_fields_set:
+        data = data.model_copy(update={"minimum_count": minimum_count_for(captions)})
+    stages, notes = [], []
+    for number, stage in enumerate(run.stage):
+        by_caption = stage.captions_per_picture == 0 and isinstance(stage.objective, CrossEntropySettings)
+        rows = captions if by_caption else len(train)
+        stages.append(followed(stage, rows, first=number == 0 and run.captioner_from is None))
+        steps = math.ceil(rows / stage.batch)
+        found = stages[-1]
+        notes.append(
+            f"{found.name}: {found.epochs} epochs of {steps} steps, warm-up {found.warm_up_steps} steps, "
+            f"a validation every {found.validate_every} epochs, patience {found.patience} validations"
+        )
+    head = (
+        f"following the data, {len(train)} training pictures with {captions} captions: words that occur "
+        f"{data.minimum_count} times or more"
+    )
+    return run.model_copy(update={"data": data, "stage": tuple(stages)}), [head, *notes]
 
 
 def begun_model(run: CaptionRun, vocabulary_size: int, codebook: Codebook | None) -> CaptionModel:

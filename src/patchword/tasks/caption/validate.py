@@ -46,7 +46,7 @@ class CaptionValidation:
             self._write(name, predictions)
         speed = round(len(predictions) / seconds, 2)
         event = {"scores": values, "teacher_forced": forced, "captions_per_second": speed}
-        return Validation(values["CIDEr"], event)
+        return Validation(values["CIDEr"], event, forced["loss"], "CIDEr")
 
     def _decoded(self, model: CaptioningModel) -> tuple[dict[str, str], float]:
         """Captions by image id, and the seconds that encoder and search took from the tower's features on."""

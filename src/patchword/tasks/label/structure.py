@@ -121,7 +121,7 @@ class SupernetTraining:
         It selects nothing: the last epoch is the best.
         """
         scores = self.score(self.model.whole.config, accelerator.device)
-        return Validation(float(epoch), {"scores": scores})
+        return Validation(float(epoch), {"scores": scores}, measure="epoch")
 
     @torch.inference_mode()
     def score(self, structure: PromptFusionConfig, device: torch.device) -> dict[str, float]:

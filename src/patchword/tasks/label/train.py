@@ -78,7 +78,7 @@ class LabelTraining:
             return self.model.fuse(lower, batch.has_image_B, batch.has_text_B)
 
         scores = scores_on(self.rows.selection, self.rows.labels, logits, accelerator.device)
-        return Validation(scores["micro_F1"], {"scores": scores})
+        return Validation(scores["micro_F1"], {"scores": scores}, measure="micro F1")
 
     def save(self, folder: Path) -> None:
         """The model as a person uses it."""

@@ -201,7 +201,7 @@ class RetrieveTraining:
             name: score.value
             for name, score in retrieval(similarity_NC, torch.cat(owners).cpu().numpy()).items()
         }
-        return Validation(scores["rSum"], {"scores": scores})
+        return Validation(scores["rSum"], {"scores": scores}, measure="rSum")
 
     def save(self, folder: Path) -> None:
         """The two towers; the captioner that taught them is left out."""
