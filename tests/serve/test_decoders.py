@@ -147,9 +147,10 @@ sys.path.insert(0, sys.argv[1])
 from conftest import FakeModel
 from patchword.serve.app import create_app
 from patchword.serve.limits import Limits
-from patchword.serve.run import serve
+from patchword.serve.run import serve, take_port
 limits = Limits(scans=5_000, stop_seconds=1)
-serve(create_app({"fake": FakeModel()}, limits=limits), "127.0.0.1", int(sys.argv[2]), limits)
+taken = take_port("127.0.0.1", int(sys.argv[2]))
+serve(create_app({"fake": FakeModel()}, limits=limits), taken, limits, lambda: None)
 """
 
 

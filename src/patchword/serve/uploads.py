@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
+from patchword.data.headers import starts_like_a_picture
 from patchword.errors import NotAPicture, PictureError, PictureTooLarge
 from patchword.serve.decoders import Decoders, Upload
 from patchword.serve.forms import file_of_form
@@ -94,30 +95,34 @@ async def read_picture(
 
     Decoding ends when the client leaves, and at the deadline. Raises `Refusal` and `ClientGone`.
     """
-    kind = request.headers.get("content-type", "")
+    declared = request.headers.get("content-type", "")
+    kind = declared.partition(";")[0].strip().lower()
     body = await read_body(request, limits.body_bytes, limits, held)
     length = len(body)
     try:
-        if kind.strip().lower().startswith("multipart/"):
-            body = await asyncio.to_thread(file_of_form, kind, body)
+        if kind.startswith("multipart/") and not starts_like_a_picture(body[:16]):
+            body = await asyncio.to_thread(file_of_form, declared, body)
         if not body:
             raise Refusal(422, "empty_upload", "the upload has 0 bytes", _DO)
         return await unless_gone(request, decoders.decode(body, deadline))
     except PictureError as error:
-        raise refused(error) from error
+        raise _refused(error, kind) from error
     finally:
         held.bytes -= length
 
 
-def refused(error: PictureError) -> Refusal:
-    """The answer to an upload that is not decoded."""
+def _refused(error: PictureError, kind: str) -> Refusal:
+    """The answer to an upload that is not decoded; `kind` is its declared type."""
     if isinstance(error, PictureTooLarge):
         return Refusal(413, "too_many_pixels", str(error), "make the picture smaller first")
     if isinstance(error, NotAPicture):
         message = "the upload is not a picture of a known kind, whatever its name or type says"
         do = f"{_DO}: JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP (SVG is not drawn)"
         return Refusal(415, "not_a_picture", message, do)
-    return Refusal(422, "damaged_picture", str(error), "save the picture again, or send another one")
+    do = "save the picture again, or send another one"
+    if kind == "application/x-www-form-urlencoded":
+        do += "; curl leaves bytes out with --data: use --data-binary"
+    return Refusal(422, "damaged_picture", str(error), do)
 
 
 async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
