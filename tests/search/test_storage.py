@@ -244,14 +244,10 @@ def test_a_full_disk_is_said_in_a_line_and_leaves_the_index_as_it_was(tmp_path, 
     finished = subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
     said = finished.stdout.strip()
     assert finished.returncode == 0 and "\n" not in said, finished.stderr
-    assert said.startswith(f"{out}: this index cannot be written: ") and "another process" not in said
+    assert said.startswith(str(out)) and "cannot be written" in said and "another process" not in said
     with open_index(out) as opened:
         assert opened.count == 1
-    left = {path.name for path in out.iterdir() if path.is_file()} - {
-        "index.json",
-        "index.lock",
-        "index.json.part",
-    }
+    left = {path.name for path in out.iterdir() if path.is_file()} - {"index.json", "index.lock"}
     assert len(left) == 2, "what was begun is removed, so that its space is free"
     assert update_index(photos, out, embed, "colours").pictures == 151
 

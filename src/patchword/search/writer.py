@@ -17,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 
 from patchword.errors import StoreError
+from patchword.files import why_not_written, write_text
 from patchword.search import manifest as manifests
 from patchword.search import vectors
 from patchword.search.manifest import Manifest, SegmentFacts, damaged, file_name
@@ -31,7 +32,7 @@ LARGE_RUN = 1000
 are far more than FLAT_LIMIT without."""
 REMOVED_SHARE = 0.25
 """A segment is written anew when more of its pictures than this are removed."""
-_FILES = re.compile(r"(pictures-\d+\.sqlite|vectors-\d+\.npy|cells-\d+\.faiss|index\.json\.part)(-journal)?")
+_FILES = re.compile(r"(pictures-\d+\.sqlite|vectors-\d+\.npy|cells-\d+\.faiss)(-journal)?")
 
 
 class IndexWriter:
@@ -219,30 +220,8 @@ def _remove(paths: Iterable[Path]) -> None:
 
 
 def write_manifest(out: Path, manifest: Manifest) -> None:
-    """Replace index.json, whole or not at all, also when the machine stops: written aside, forced to the
-    disk, renamed."""
-    path = out / manifests.NAME
-    aside = path.with_name(path.name + ".part")
-    with open(aside, "w", encoding="ascii") as file:
-        file.write(manifests.encode(manifest))
-        file.flush()
-        os.fsync(file.fileno())
-    _force_names(out)
-    os.replace(aside, path)
-    _force_names(out)
-
-
-def _force_names(folder: Path) -> None:
-    if os.name == "nt":  # Windows opens no folders
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some network drives cannot
-            raise
-    finally:
-        os.close(descriptor)
+    """Replace index.json, whole or not at all, also when the machine stops. Raises WriteError."""
+    write_text(out / manifests.NAME, manifests.encode(manifest))
 
 
 @contextmanager
@@ -307,19 +286,6 @@ def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-_CAUSES = {
-    errno.ENOSPC: "the disk is full: free some space",
-    errno.EROFS: "the disk is read-only: choose another place",
-    errno.EACCES: "writing is not allowed there: choose another place or change the permissions",
-    errno.EPERM: "writing is not allowed there: choose another place or change the permissions",
-    errno.EFBIG: "the disk takes no file of this size: choose another place",
-}
-
-
-if hasattr(errno, "EDQUOT"):
-    _CAUSES[errno.EDQUOT] = "your share of the disk is used up: free some space"
-
-
 @contextmanager
 def explained(out: Path) -> Iterator[None]:
     """Errors of the system and of SQLite while an index is written, as one line with their cause. Raises
@@ -332,8 +298,9 @@ def explained(out: Path) -> Iterator[None]:
             raise damaged(Path(os.fsdecode(error.filename)), "the file is missing") from error
         raise StoreError(f"{out}: this index cannot be written: {error.strerror}; {unchanged}") from error
     except OSError as error:
-        cause = _CAUSES.get(error.errno or 0, error.strerror)
+        cause = why_not_written(error) or error.strerror
         raise StoreError(f"{out}: this index cannot be written: {cause}; {unchanged}") from error
     except sqlite3.Error as error:
-        cause = _CAUSES[errno.ENOSPC] if "full" in str(error) else f"SQLite says {error}"
+        full = why_not_written(OSError(errno.ENOSPC, str(error)))
+        cause = full if "full" in str(error) else f"SQLite says {error}"
         raise StoreError(f"{out}: this index cannot be written: {cause}; {unchanged}") from error
