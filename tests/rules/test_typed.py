@@ -196,7 +196,7 @@ def models(folder, call):
     call("train", "labeller.toml", "--device", "cpu")
     (folder / "runs" / "prompt-fusion-search-fashion").mkdir()
     found = folder / "runs" / "prompt-fusion-search-fashion" / "structure.toml"
-    shutil.copy(ROOT / "configs" / "prompt-fusion-fashion.toml", found)
+    shutil.copy(ROOT / "src" / "patchword" / "configs" / "prompt-fusion-fashion.toml", found)
     (folder / "words.txt").write_text("dog\nwoman\n")
     call("codebook", "words.txt", "--tower", "two-towers", "--out", "codebooks/mine")
     call("index", "Pictures", "--out", "pictures.index", "--concepts", "codebooks/mine")
@@ -239,7 +239,6 @@ def in_process(words):
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("typed") / "world"
     folder.mkdir()
-    (folder / "configs").symlink_to(ROOT / "configs")
     pictures_and_captions(folder)
     questions(folder)
     here = os.getcwd()
@@ -278,7 +277,7 @@ def follow_training(config, overrides, *rest, **more):
     from patchword.lookup import look_up
     from patchword.tasks.table import TASKS
 
-    values = override(read_toml(Path(config)), overrides)
+    values = override(read_toml(config), overrides)
     settings = validate(values, look_up(TASKS[values.get("task", "caption")].run), str(config))
     for one in overrides:
         key, value = one.split("=", 1)
@@ -328,7 +327,7 @@ def follow_structure(config, overrides, *rest):
     from patchword.config import override, read_toml, validate
     from patchword.tasks.label.structure import StructureRun
 
-    validate(override(read_toml(Path(config)), overrides), StructureRun, str(config))
+    validate(override(read_toml(config), overrides), StructureRun, str(config))
     return SimpleNamespace(ranked=[], toml="structure.toml", plot="search.png")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Score(NamedTuple):
@@ -12,4 +12,4 @@ class Score(NamedTuple):
     """
 
     value: float
-    per_item: dict | None = None
+    per_item: dict[Any, float] | None = None
