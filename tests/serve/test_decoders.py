@@ -120,7 +120,7 @@ def test_a_jpeg_of_many_scans_is_refused_by_its_header(client_for, many_scans):
 def test_pictures_that_take_too_long_are_given_up_and_others_are_answered(
     running, fake, many_scans, make_png
 ):
-    port = running(fake, scans=5_000, deadline_seconds=3)
+    port = running(fake, scans=5_000, deadline_seconds=10)
     with ThreadPoolExecutor(8) as threads:
         slow = [threads.submit(post, port, many_scans) for _ in range(2)]
         statuses = [status for status, _ in (job.result() for job in slow)]
