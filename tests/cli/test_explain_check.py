@@ -48,7 +48,14 @@ def annotated(tmp_path):
 
 
 def test_boxes_captions_and_own_synonyms(patchword, trained, annotated):
-    common = ("--data", annotated / "instances.json", "--images", annotated, "--synonyms", annotated / "names.txt")
+    common = (
+        "--data",
+        annotated / "instances.json",
+        "--images",
+        annotated,
+        "--synonyms",
+        annotated / "names.txt",
+    )
     status, printed, _ = patchword(
         "explain-check", trained / "best", *common, "--captions", annotated / "captions.json", "--no-curves",
         "--json", "--device", "cpu",

@@ -23,7 +23,9 @@ WHOLE = (0, 0, 40, 40)
 def test_a_box_covers_cells_by_its_area():
     region = box_region([(0, 0, 30, 20)], WHOLE, (2, 2))
     assert region.covered_hw.tolist() == [[1, 0.5], [0, 0]]
-    assert region.on_hw.tolist() == [[True, False], [False, False]], "the centre of the second cell lies on its edge"
+    assert region.on_hw.tolist() == [[True, False], [False, False]], (
+        "the centre of the second cell lies on its edge"
+    )
 
 
 def test_boxes_that_overlap_count_once():

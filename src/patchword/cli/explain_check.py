@@ -25,25 +25,37 @@ def explain_check(
     captions: Annotated[
         Path | None,
         typer.Option(
-            "--captions", help="Captions by people, in any format that training reads: their words are measured as well."
+            "--captions",
+            help="Captions by people, in any format that training reads: their words are measured as well.",
         ),
     ] = None,
+    references: Annotated[
+        int,
+        typer.Option("--references", min=0, help="How many captions by people of each picture are measured."),
+    ] = 2,
     scenes: Annotated[
         int | None,
-        typer.Option("--scenes", min=1, help="Instead of data: this many drawn scenes, whose masks are exact."),
+        typer.Option(
+            "--scenes", min=1, help="Instead of data: this many drawn scenes, whose masks are exact."
+        ),
     ] = None,
     level: Annotated[
-        int, typer.Option("--level", min=1, max=3, help="With --scenes: 1 one thing, 2 two things, 3 three to six.")
+        int,
+        typer.Option(
+            "--level", min=1, max=3, help="With --scenes: 1 one thing, 2 two things, 3 three to six."
+        ),
     ] = 2,
     synonyms: Annotated[
         Path | None,
-        typer.Option("--synonyms", help="Lines such as 'dog, puppy, hound'; a list for COCO's 80 categories is built in."),
+        typer.Option(
+            "--synonyms",
+            help="Lines such as 'dog, puppy, hound'; a list for COCO's 80 categories is built in.",
+        ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Only the first pictures.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first pictures.")] = None,
     curves: Annotated[
-        bool, typer.Option("--curves/--no-curves", help="Deletion and insertion, which take most of the time.")
+        bool,
+        typer.Option("--curves/--no-curves", help="Deletion and insertion, which take most of the time."),
     ] = True,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write a page with the table and examples to this file.")
@@ -64,7 +76,11 @@ def explain_check(
         drawn_subjects,
         shape_synonyms,
     )
-    from patchword.tasks.caption.explanations_page import explanations_json, explanations_page, explanations_text
+    from patchword.tasks.caption.explanations_page import (
+        explanations_json,
+        explanations_page,
+        explanations_text,
+    )
     from patchword.tasks.caption.load import load
     from patchword.tasks.caption.model import CaptioningModel
 
@@ -72,18 +88,27 @@ def explain_check(
         raise ConfigError("explain-check needs --data with --images, or --scenes N in their place")
     captioner = load(model, device)
     if not isinstance(captioner, CaptioningModel):
-        raise ConfigError(f"{model} gives no features of single cells: explain-check takes captioners of Patchword")
+        raise ConfigError(
+            f"{model} gives no features of single cells: explain-check takes captioners of Patchword"
+        )
     if scenes is None:
-        subjects = annotated_subjects(data, images, captions)
+        subjects = annotated_subjects(data, images, captions, references)
         names = read_synonyms(COCO_SYNONYMS if synonyms is None else synonyms)
     else:
-        subjects = drawn_subjects(scenes, level, max(SCENE_SIDE, *captioner.settings.preprocessing.hw))
+        subjects = drawn_subjects(
+            scenes, level, max(SCENE_SIDE, *captioner.settings.preprocessing.hw), references
+        )
         names = shape_synonyms() if synonyms is None else read_synonyms(synonyms)
     subjects = subjects[:limit]
     with progress() as bar:
         task = bar.add_task("pictures", total=len(subjects), status="")
         found = check_explanations(
-            captioner, subjects, names, curves, SHOWN if out else 0, lambda done: bar.update(task, advance=done)
+            captioner,
+            subjects,
+            names,
+            curves,
+            SHOWN if out else 0,
+            lambda done: bar.update(task, advance=done),
         )
     for line in found.unreadable:
         print(f"patchword: {line}", file=sys.stderr)

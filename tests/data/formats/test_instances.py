@@ -40,7 +40,10 @@ def test_boxes_by_category_with_their_edges(tmp_path):
         ({"images": [{"id": 7, "file_name": "a.jpg"}]}, "width and height"),
         ({"images": [*GOOD["images"], GOOD["images"][0]]}, "stands twice"),
         ({"categories": [{"id": 1}]}, "a category has"),
-        ({"annotations": [{"image_id": 9, "category_id": 1, "bbox": [0, 0, 1, 1]}]}, "no picture in this file"),
+        (
+            {"annotations": [{"image_id": 9, "category_id": 1, "bbox": [0, 0, 1, 1]}]},
+            "no picture in this file",
+        ),
         ({"annotations": [{"image_id": 7, "category_id": 2, "bbox": [0, 0, 1, 1]}]}, "no category"),
         ({"annotations": [{"image_id": 7, "category_id": 1, "bbox": [0, 0, 1]}]}, "expected left, top"),
         ({"annotations": [{"image_id": 7, "category_id": 1, "bbox": [0, 0, 0, 1]}]}, "no area"),

@@ -54,10 +54,15 @@ def read_instances(path: Path, complain: Complain = raise_at_once) -> list[Pictu
             complain("category", where, "a category has a whole number as id and a text as name")
     pictures: dict[int | str, PictureObjects] = {}
     for where, entry in objects_of(content["images"], f"{path}, images", complain):
-        image_id, file = clean_id(entry.get("id"), where, complain), clean_file(entry.get("file_name"), where, complain)
+        image_id, file = (
+            clean_id(entry.get("id"), where, complain),
+            clean_file(entry.get("file_name"), where, complain),
+        )
         width, height = entry.get("width"), entry.get("height")
         if not _is_length(width) or not _is_length(height):
-            complain("size", where, f"width and height are {width!r} and {height!r}: boxes need the picture's size")
+            complain(
+                "size", where, f"width and height are {width!r} and {height!r}: boxes need the picture's size"
+            )
         elif image_id in pictures:
             complain("duplicate-id", where, f"the image id {image_id!r} stands twice: ids must be unique")
         elif image_id is not None and file is not None:
@@ -77,7 +82,9 @@ def _add_object(
     picture, name = pictures.get(entry.get("image_id")), names.get(entry.get("category_id"))
     box = entry.get("bbox")
     if picture is None:
-        complain("unknown-image", where, f"image_id {entry.get('image_id')!r} is the id of no picture in this file")
+        complain(
+            "unknown-image", where, f"image_id {entry.get('image_id')!r} is the id of no picture in this file"
+        )
     elif name is None:
         complain("category", where, f"category_id {entry.get('category_id')!r} is the id of no category")
     elif not (isinstance(box, list) and len(box) == 4 and all(_is_number(one) for one in box)):

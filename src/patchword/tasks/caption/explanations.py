@@ -41,7 +41,7 @@ from patchword.metrics.pointing import (
     removal_masks,
     uniform_map,
 )
-from patchword.tasks.caption.maps import METHODS, SeenPicture, ToldCaption, word_vectors
+from patchword.tasks.caption.maps import METHODS, SeenPicture, ToldCaption
 from patchword.tasks.caption.model import CaptioningModel
 from patchword.text.words import split_english
 
@@ -151,8 +151,8 @@ def _summary(values: Sequence[tuple[str, float]]) -> Summary | None:
     return Summary(mean, grouped_interval(list(groups.values())))
 
 
-def annotated_subjects(data: Path, images: Path, captions: Path | None) -> list[Subject]:
-    """Pictures of a COCO instances file that have an object, with the captions of another file where one is given.
+def annotated_subjects(data: Path, images: Path, captions: Path | None, most: int) -> list[Subject]:
+    """Pictures of a COCO instances file that have an object, with at most `most` captions of another file each.
 
     Raises DataError where a file cannot be used, or no picture of the captions is among those with objects.
     """
@@ -163,14 +163,14 @@ def annotated_subjects(data: Path, images: Path, captions: Path | None) -> list[
             images / one.file,
             one.size,
             boxes=one.boxes,
-            references=tuple(references.get(str(one.image_id), ())),
+            references=tuple(references.get(str(one.image_id), ())[:most]),
         )
         for one in read_instances(data)
         if one.boxes
     ]
     if not found:
         raise DataError(f"{data}: no picture has an object, so there is nothing to point at")
-    if references and not any(one.references for one in found):
+    if most and references and not any(one.references for one in found):
         raise DataError(
             f"{captions} and {data} have no picture in common: their image ids differ (for instance "
             f"{next(iter(references))} and {found[0].name})"
@@ -178,8 +178,8 @@ def annotated_subjects(data: Path, images: Path, captions: Path | None) -> list[
     return found
 
 
-def drawn_subjects(count: int, level: int, size: int, seed: int = 0) -> list[Subject]:
-    """Scenes of the validation split with the exact masks of their shapes; a category is a shape."""
+def drawn_subjects(count: int, level: int, size: int, most: int = 5, seed: int = 0) -> list[Subject]:
+    """Scenes of the validation split with the exact masks of their shapes and `most` captions; a category is a shape."""
     scenes = make_scenes(count, level, "val", seed=seed)
     subjects = []
     for scene, pixels_SSC, masks_KSS in zip(scenes, draw(scenes, size), masks(scenes, size), strict=True):
@@ -193,7 +193,7 @@ def drawn_subjects(count: int, level: int, size: int, seed: int = 0) -> list[Sub
                 Image.fromarray(pixels_SSC),
                 (size, size),
                 masks={shape: np.stack(found) for shape, found in of_shape.items()},
-                references=tuple(caption.text for caption in describe(scene, 5)),
+                references=tuple(caption.text for caption in describe(scene, most)),
             )
         )
     return subjects
@@ -288,12 +288,14 @@ def _words_of(
     counts: _Counts,
 ) -> Iterable[NamedObject]:
     preprocessing, vocabulary = model.settings.preprocessing, model.vocabulary
-    features = model.features(preprocessing.apply(image)[None])
+    looked = model.look(preprocessing.apply(image)[None])
+    features = looked.features
     if features.hw is None:
         raise ModelError("the patches of this model form no grid: there are no places to point at")
     regions = subject.regions(preprocessing.seen(*subject.size), features.hw)
-    seen = SeenPicture(model.model.captioner, vocabulary.special, features)
-    said = model.caption_features(features, trace=False)[0]
+    classes_NK = None if looked.classes_BNK is None else looked.classes_BNK[0]
+    seen = SeenPicture(model.model.captioner, vocabulary.special, features, classes_NK)
+    said = model.caption_features(features, trace=False, seen=looked.concepts)[0]
     measured: set[str] = set()
     captions = [(SAID, said.text), *((READ, reference) for reference in subject.references)]
     for source, caption in captions:
@@ -378,10 +380,8 @@ def _maps(
 ) -> dict[str, np.ndarray]:
     """Maps of every method that has something to say, (P, h, w): the mean over the tokens of each phrase."""
     places = [place for phrase in phrases for place in phrase.places]
-    codebook = model.codebook
     texts = [phrase.text for phrase in phrases for _ in phrase.places]
-    vectors = None if codebook is None else word_vectors(codebook, texts)
-    told = ToldCaption(seen, tokens_T, places, vectors, codebook)
+    told = ToldCaption(seen, tokens_T, places, texts, model.text_space)
     owners = np.array([number for number, phrase in enumerate(phrases) for _ in phrase.places])
     maps = {}
     for name, method in METHODS.items():

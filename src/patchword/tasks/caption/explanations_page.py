@@ -115,7 +115,9 @@ def explanations_page(
         section("By category", table(["category", "words", *found.methods], categories)),
     ]
     if examples:
-        parts.append(section("Examples", note("The first words; the strongest cell is the brightest."), *examples))
+        parts.append(
+            section("Examples", note("The first words; the strongest cell is the brightest."), *examples)
+        )
     lines = _left_out(found)
     if lines:
         parts.append(section("Left out", *[note(line) for line in lines if line]))
@@ -158,13 +160,20 @@ def _examples(
         key = rules[word.subject].split(" {", 1)[0].rsplit(".", 1)[1]
         figures = []
         for method, map_hw in word.maps.items():
-            says = f"{'hit' if word.hits[method] >= 0.5 else 'miss'}, {percent(word.masses[method])} of the map"
+            says = (
+                f"{'hit' if word.hits[method] >= 0.5 else 'miss'}, {percent(word.masses[method])} of the map"
+            )
             image = f'<img alt="{escape(f"{method} for {word.phrase}: {says}")}" src="{blocks_uri(map_hw)}">'
             figures.append(
                 f'<figure class="word"><div class="shot {key}">{image}</div>'
                 f"<figcaption>{escape(method)}<span>{escape(says)}</span></figcaption></figure>"
             )
-        title = join([f"“{word.phrase}” ({word.category}) in the {word.source} caption “{word.caption}”, ", name(word.subject)])
+        title = join(
+            [
+                f"“{word.phrase}” ({word.category}) in the {word.source} caption “{word.caption}”, ",
+                name(word.subject),
+            ]
+        )
         parts.append(Html(f'<h3>{title}</h3>\n<div class="words">{"".join(figures)}</div>'))
     return "".join(rules.values()), parts
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 from pydantic import BaseModel, Field
+from torch import Tensor
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import model_card, portable
@@ -26,8 +27,8 @@ from patchword.data.captions import Inputs
 from patchword.data.pictures import Picture, Preprocessing, open_picture, seen_part
 from patchword.decode import Decodings, beam_search, explain_tokens, greedy_steps, select_rows
 from patchword.html.pictures import small_jpeg
-from patchword.layers.codebook import Codebook
 from patchword.layers.familiarity import mean_patch
+from patchword.lookup import look_up
 from patchword.tasks.caption.concepts import (
     ConceptSettings,
     NamesClasses,
@@ -78,6 +79,16 @@ class PictureConcepts(NamedTuple):
     unsure: bool
 
 
+class Looked(NamedTuple):
+    """What a model's eyes make of B pictures."""
+
+    features: VisualFeatures
+    concepts: list[PictureConcepts] | None
+    """None where the model knows no concepts."""
+    classes_BNK: Tensor | None
+    """Logits of the tower's classes at each cell; None for a tower that names none."""
+
+
 class CaptioningModel:
     """A tower, a captioner, a vocabulary and the preprocessing that belongs to them."""
 
@@ -97,10 +108,15 @@ class CaptioningModel:
         return describe(self, kinds, f"{self.vocabulary.size:,} words")
 
     @property
-    def codebook(self) -> Codebook | None:
-        """The words of region alignment with their places in text space; None for a model without it."""
+    def text_space(self) -> Any:
+        """The words of region alignment and the tower's classes in one text space (`maps.TextSpace`); None without them."""
         alignment = getattr(self.model.captioner, "region_alignment", None)
-        return None if alignment is None else alignment.codebook
+        names_KE = getattr(self.model.tower, "names_KE", None)
+        return (
+            None
+            if alignment is None
+            else look_up("tasks.caption.maps:TextSpace")(alignment.codebook, names_KE)
+        )
 
     @overload
     def caption(  # type: ignore[overload-overlap]  # a path is a sequence of letters as well
@@ -154,17 +170,28 @@ class CaptioningModel:
         for first in range(0, len(pictures), batch):
             images = [open_picture(picture) for picture in pictures[first : first + batch]]
             pixels_BHWC = np.stack([self.settings.preprocessing.apply(image) for image in images])
-            features, seen = self.look(pixels_BHWC)
-            found = self.caption_features(features, beams, n_best, trace, mention, seen)
+            looked = self.look(pixels_BHWC)
+            found = self.caption_features(looked.features, beams, n_best, trace, mention, looked.concepts)
             captions += (
-                [replace(one, picture=self._seen(image)) for one, image in zip(found, images, strict=True)]
+                [
+                    self._shown(one, image, looked, b)
+                    for b, (one, image) in enumerate(zip(found, images, strict=True))
+                ]
                 if trace
                 else found
             )
         return captions
 
-    def _seen(self, picture: Image.Image) -> bytes:
-        return small_jpeg(seen_part(picture, self.settings.preprocessing.fit, self.settings.preprocessing.hw))
+    def _shown(self, caption: Caption, picture: Image.Image, looked: Looked, b: int) -> Caption:
+        """The caption of picture b with what a page shows: the picture, and under each word the map that measures best."""
+        seen = seen_part(picture, self.settings.preprocessing.fit, self.settings.preprocessing.hw)
+        caption = replace(caption, picture=small_jpeg(seen))
+        if self.text_space is None or looked.classes_BNK is None:
+            return caption
+        best: Caption = look_up("tasks.caption.maps:with_best_maps")(
+            caption, self.text_space, looked.classes_BNK[b], looked.features.hw
+        )
+        return best
 
     def stream(self, picture: Picture, trace: bool = False) -> Generator[str, None, Caption]:
         """The words of one picture's caption, each as soon as it is known: greedy search, for a search with beams knows its first word
@@ -173,7 +200,8 @@ class CaptioningModel:
         Raises PictureError when the picture cannot be decoded.
         """
         image = open_picture(picture)
-        features = self.features(self.settings.preprocessing.apply(image)[None])
+        looked = self.look(self.settings.preprocessing.apply(image)[None])
+        features = looked.features
         decoding, captioner, special = self.settings.decoding, self.model.captioner, self.vocabulary.special
         with torch.inference_mode():
             memory = captioner.encode(features)
@@ -188,7 +216,7 @@ class CaptioningModel:
             explained = explain_tokens(
                 captioner, memory, special, found.tokens_BKT[:, 0], found.lengths_BK[:, 0]
             )
-        return replace(self._caption(found, explained, 0, 0, features.hw), picture=self._seen(image))
+        return self._shown(self._caption(found, explained, 0, 0, features.hw), image, looked, 0)
 
     @torch.inference_mode()
     def features(self, pixels_BHWC: np.ndarray) -> VisualFeatures:
@@ -197,19 +225,20 @@ class CaptioningModel:
         return self.model.features(Inputs(pixels_B3HW=pixels_B3HW))
 
     @torch.inference_mode()
-    def look(self, pixels_BHWC: np.ndarray) -> tuple[VisualFeatures, list[PictureConcepts] | None]:
-        """As `features`, and of each picture what the tower names and whether it is like the training pictures.
-
-        None where the model knows no concepts.
-        """
+    def look(self, pixels_BHWC: np.ndarray) -> Looked:
+        """As `features`, and of each picture what the tower names and whether it is like the training pictures."""
         settings, tower, familiarity = self.settings.concepts, self.model.tower, self.model.familiarity
-        if settings is None or familiarity is None or not isinstance(tower, NamesClasses):
-            return self.features(pixels_BHWC), None
+        knows = settings is not None and familiarity is not None
+        if not isinstance(tower, NamesClasses) or not (knows or tower.text_space):
+            return Looked(self.features(pixels_BHWC), None, None)
         pixels_B3HW = torch.from_numpy(self.settings.preprocessing.normalise(pixels_BHWC)).to(self.device)
         features, logits = tower.look(pixels_B3HW)
-        unsure_B = (familiarity.distance(mean_patch(features)) > familiarity.limit).tolist()
-        named = concepts_of(logits.picture_BK, settings)
-        return features, [PictureConcepts(*pair) for pair in zip(named, unsure_B, strict=True)]
+        concepts = None
+        if settings is not None and familiarity is not None:
+            unsure_B = (familiarity.distance(mean_patch(features)) > familiarity.limit).tolist()
+            named = concepts_of(logits.picture_BK, settings)
+            concepts = [PictureConcepts(*pair) for pair in zip(named, unsure_B, strict=True)]
+        return Looked(features, concepts, logits.cells_BNK)
 
     @torch.inference_mode()
     def caption_features(

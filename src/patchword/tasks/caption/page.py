@@ -81,7 +81,7 @@ def caption_figure(picture: Image.Image | None, caption: Caption, path: Path | s
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    maps_Thw = () if caption.attention_Thw is None else caption.attention_Thw
+    maps_Thw = () if caption.shown_Thw is None else caption.shown_Thw
     shots = [(None, ""), *zip(maps_Thw, caption.tokens, strict=len(maps_Thw) > 0)]
     columns = min(columns, len(shots))
     rows = math.ceil(len(shots) / columns)
@@ -138,7 +138,7 @@ def _check(caption: Caption) -> None:
             f"attention_Thw of {said} has {np.ndim(caption.attention_Thw)} axes; expected (tokens, rows, columns)"
         )
     words = len(caption.tokens)
-    for what in ("attention_Thw", "sentinel", "prototypes"):
+    for what in ("attention_Thw", "maps_Thw", "sentinel", "prototypes"):
         sequence = getattr(caption, what)
         if sequence is not None and len(sequence) != words:
             raise DataError(
@@ -187,7 +187,7 @@ def word_figures(caption: Caption, key: str) -> Html:
         figures.append(
             f'<figure class="word">{shot}<figcaption><span>the picture</span></figcaption></figure>'
         )
-    has_maps = caption.attention_Thw is not None
+    has_maps = caption.shown_Thw is not None
     for t in range(len(caption.tokens) if has_maps or caption.prototypes else 0):
         shot = _shot(caption, t, key) if has_maps else ""
         behind = f"{_seen(caption, t)}{_concepts_of(caption, t)}{_prototypes_of(caption, t)}"
@@ -204,7 +204,7 @@ def word_figures(caption: Caption, key: str) -> Html:
 
 
 def _shot(caption: Caption, t: int, key: str) -> str:
-    weights_hw = np.nan_to_num(caption.attention_Thw[t])
+    weights_hw = np.nan_to_num(caption.shown_Thw[t])
     rows, columns = weights_hw.shape
     row, column = divmod(int(weights_hw.argmax()), columns)
     says = f"strongest patch: row {row + 1} of {rows}, column {column + 1} of {columns}, {percent(float(weights_hw.max()))}"
@@ -294,13 +294,13 @@ def concept_figures(caption: Caption, key: str) -> Html:
 
 def _grid(caption: Caption) -> tuple[int, int]:
     if _maps_fit_concepts(caption):
-        return caption.attention_Thw.shape[1:]
+        return caption.shown_Thw.shape[1:]
     side = math.isqrt(len(caption.concepts))
     return (side, side) if side * side == len(caption.concepts) else (1, len(caption.concepts))
 
 
 def _maps_fit_concepts(caption: Caption) -> bool:
-    return caption.attention_Thw is not None and math.prod(caption.attention_Thw.shape[1:]) == len(
+    return caption.shown_Thw is not None and math.prod(caption.shown_Thw.shape[1:]) == len(
         caption.concepts or ()
     )
 
@@ -311,7 +311,7 @@ def concepts_behind(caption: Caption, t: int) -> list[tuple[str, float]]:
     if not caption.concepts or not _maps_fit_concepts(caption):
         return []
     shares: Counter[str] = Counter()
-    for concept, share in zip(caption.concepts, np.nan_to_num(caption.attention_Thw[t]).ravel(), strict=True):
+    for concept, share in zip(caption.concepts, np.nan_to_num(caption.shown_Thw[t]).ravel(), strict=True):
         shares[concept] += float(share)
     return [(concept, share) for concept, share in shares.most_common(3) if share > 0]
 
