@@ -65,7 +65,10 @@ def explain_check(
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
 ) -> None:
-    """Measure maps of words against the places of objects: pointing, mass, deletion, insertion; exit status 1 where a picture could not be read."""
+    """Measure maps of words against the places of objects: pointing, mass, deletion, insertion.
+
+    Exit status 1 where a picture could not be read.
+    """
     import sys
 
     from patchword.log import progress

@@ -22,6 +22,11 @@ from patchword.html.pictures import opened, picture_uri, shade_uri, smoothed
 from patchword.reports.curves import undated
 from patchword.tasks.caption.result import Caption
 
+LEAD = "Bright patches are those that the model looked at when it wrote the word"
+LEAD_OF_MAPS = (
+    "Bright patches are, under a word that names a thing, those where the classes that are like the word are active in the "
+    "model's eyes (class activation), and under other words those that the model looked at (attention)"
+)
 _CONCEPTS_SHOWN = 8
 _CONTEXTS_SHOWN = 3
 
@@ -51,12 +56,13 @@ def caption_page(
     items: Iterable[tuple[object, Image.Image | None, Caption]], title: str = "Captions, word by word"
 ) -> str:
     """A whole HTML document of (name, picture, caption) triples, self-contained and readable without scripts."""
-    styles, sections = [], []
+    styles, sections, mapped = [], [], False
     for label, picture, caption in items:
         css, body = _explained(caption, picture)
         styles.append(css)
         sections.append(section(name(label), body))
-    lead = "Bright patches are those that the model looked at when it wrote the word; each map is scaled to its own brightest patch."
+        mapped = mapped or bool(caption.map_names)
+    lead = f"{LEAD_OF_MAPS if mapped else LEAD}; each map is scaled to its own brightest patch."
     return page(
         title,
         sections or [note("No picture was captioned.")],
@@ -124,11 +130,17 @@ def caption_figure(picture: Image.Image | None, caption: Caption, path: Path | s
 
 def _beneath(caption: Caption, t: int) -> list[str]:
     """What stands under a word of a figure: its concepts and the prototype that spoke loudest."""
-    lines = [clean(f"{concept} {percent(share)}") for concept, share in concepts_behind(caption, t)[:2]]
+    lines = [f"by {map_of(caption, t)}"] if caption.map_names else []
+    lines += [clean(f"{concept} {percent(share)}") for concept, share in concepts_behind(caption, t)[:2]]
     for index, share in _spoke(caption, t)[:1]:
         near = textwrap.shorten(clean(next(iter(caption.contexts.get(index, ())), "")), 34, placeholder=" …")
         lines += [f"prototype {index} {percent(share)}", *([near] if near else [])]
     return lines
+
+
+def map_of(caption: Caption, t: int) -> str:
+    """Name of the map that is shown under word t, as a reader knows it."""
+    return caption.shown_name(t).replace("_", " ")
 
 
 def _check(caption: Caption) -> None:
@@ -190,7 +202,8 @@ def word_figures(caption: Caption, key: str) -> Html:
     has_maps = caption.shown_Thw is not None
     for t in range(len(caption.tokens) if has_maps or caption.prototypes else 0):
         shot = _shot(caption, t, key) if has_maps else ""
-        behind = f"{_seen(caption, t)}{_concepts_of(caption, t)}{_prototypes_of(caption, t)}"
+        by = f"<span>by {escape(map_of(caption, t))}</span>" if caption.map_names else ""
+        behind = f"{by}{_seen(caption, t)}{_concepts_of(caption, t)}{_prototypes_of(caption, t)}"
         figures.append(
             f'<figure class="word">{shot}<figcaption>{escape(spelled(caption.tokens[t]))}{behind}</figcaption></figure>'
         )
