@@ -71,7 +71,8 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_rest_is_measured(patchwo
     (annotated / "1.png").write_bytes(b"no picture")
     status, printed, errors = patchword(
         "explain-check", trained / "best", "--data", annotated / "instances.json", "--images", annotated,
-        "--captions", annotated / "captions.json", "--synonyms", annotated / "names.txt", "--no-curves", "--json",
+        "--captions", annotated / "captions.json", "--synonyms", annotated / "names.txt", "--no-curves",
+        "--json",
         "--device", "cpu",
     )  # fmt: skip
     assert status == 1 and "1.png" in errors

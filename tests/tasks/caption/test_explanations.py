@@ -1,4 +1,4 @@
-"""Maps and their measurement on a captioner whose reasons are known: a word is as likely as its object is large."""
+"""Maps and their measurement on a captioner of known reasons: a word is as likely as its object is large."""
 
 from collections import Counter
 from types import SimpleNamespace
@@ -141,7 +141,7 @@ DOG, BALL = 1, 2
 
 @pytest.fixture
 def active():
-    """A text space and logits of a grid of 3 x 3 cells: a dog above on the left, a ball below on the right."""
+    """A text space and logits of 3 x 3 cells: a dog above on the left, a ball below on the right."""
     classes_NK = torch.zeros(9, 3)
     classes_NK[0, DOG] = classes_NK[8, BALL] = 90.0
     return TextSpace(Codebook(["dog", "ball"], torch.eye(3)[1:], "a tower"), torch.eye(3)), classes_NK

@@ -1,10 +1,10 @@
-"""Measures the maps of `maps.py` against objects whose places are known: boxes of COCO, masks of drawn scenes.
+"""Measures the maps of `maps.py` against objects of known places: boxes of COCO, masks of drawn scenes.
 
-    pictures with objects -> the model's caption, and the references by teacher forcing -> the words that name an object
-    -> a map by every method and baseline -> metrics/pointing
+    pictures with objects -> the model's caption, and the references by teacher forcing
+    -> the words that name an object -> a map by every method and baseline -> metrics/pointing
 
-Words that name an object which the picture does not show, and words that the model does not know, are counted and left
-out: no map of them can be right.
+Words that name an object which the picture does not show, and words that the model does not know, are counted
+and left out: no map of them can be right.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _ASPECT = 0.02
 
 @dataclass(frozen=True)
 class Subject:
-    """A picture with known objects, either as boxes or as masks by category, in pixels of `size` (width, height)."""
+    """A picture with known objects: boxes or masks by category, in pixels of `size` (width, height)."""
 
     name: str
     picture: Path | Image.Image
@@ -108,7 +108,7 @@ class Explanations:
     in_vain: Counter[str]
     """Categories that generated captions name and the pictures do not show."""
     unknown: Counter[str]
-    """Words of references that name an object and that the model does not know, or that come too late for it."""
+    """Words of references that name an object and that the model does not know, or that come too late."""
     unreadable: tuple[str, ...]
     """Pictures that could not be used, with the reason."""
     methods: tuple[str, ...]
@@ -152,7 +152,7 @@ def _summary(values: Sequence[tuple[str, float]]) -> Summary | None:
 
 
 def annotated_subjects(data: Path, images: Path, captions: Path | None, most: int) -> list[Subject]:
-    """Pictures of a COCO instances file that have an object, with at most `most` captions of another file each.
+    """Pictures of a COCO instances file that have an object, each with at most `most` captions.
 
     Raises DataError where a file cannot be used, or no picture of the captions is among those with objects.
     """
@@ -179,7 +179,10 @@ def annotated_subjects(data: Path, images: Path, captions: Path | None, most: in
 
 
 def drawn_subjects(count: int, level: int, size: int, most: int = 5, seed: int = 0) -> list[Subject]:
-    """Scenes of the validation split with the exact masks of their shapes and `most` captions; a category is a shape."""
+    """Scenes of the validation split with the exact masks of their shapes and `most` captions.
+
+    A category is a shape.
+    """
     scenes = make_scenes(count, level, "val", seed=seed)
     subjects = []
     for scene, pixels_SSC, masks_KSS in zip(scenes, draw(scenes, size), masks(scenes, size), strict=True):
@@ -240,8 +243,8 @@ def check_explanations(
             progress(1)
     if not words:
         raise DataError(
-            f"no word of any caption names an object that is annotated in its picture ({len(subjects)} pictures): "
-            "check that images, boxes and captions belong together, and the list of synonyms"
+            f"no word of any caption names an object that is annotated in its picture ({len(subjects)} "
+            "pictures): check that images, boxes and captions belong together, and the list of synonyms"
         )
     known = [name for name in (*METHODS, *BASELINES) if any(name in word.hits for word in words)]
     used = len(subjects) - len(counts.unreadable)
@@ -261,7 +264,8 @@ def _opened(subject: Subject) -> Image.Image:
     given, found = subject.size[0] / subject.size[1], image.width / image.height
     if abs(given / found - 1) > _ASPECT:
         raise PictureError(
-            f"{subject.picture}: is {image.width}x{image.height}, and its boxes are for {subject.size[0]}x{subject.size[1]}"
+            f"{subject.picture}: is {image.width}x{image.height}, and its boxes are for "
+            f"{subject.size[0]}x{subject.size[1]}: give the pictures that were annotated"
         )
     return image
 
@@ -361,7 +365,7 @@ def _phrases(
 
 
 def spelled_words(tokens: Sequence[str]) -> tuple[list[str], list[list[int]]]:
-    """Whole words in lower case with the places of their tokens: subword vocabularies mark the end of a word."""
+    """Whole words in lower case with the places of their tokens; subwords mark the end of a word."""
     pieces = any(token.endswith("</w>") for token in tokens)
     words: list[str] = []
     places: list[list[int]] = []
@@ -394,7 +398,7 @@ def _maps(
 def _areas(
     seen: SeenPicture, tokens_T: torch.Tensor, places: list[int], maps: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Area under the phrase's probability by deletion and by insertion, for every map that ranks the cells."""
+    """Areas under the phrase's probability by deletion and insertion, for every map that ranks the cells."""
     ranked = {name: map_hw for name, map_hw in maps.items() if map_hw.min() < map_hw.max()}
     left = [np.stack(removal_masks(map_hw, CURVE_SHARES)) for map_hw in ranked.values()]
     if not left:

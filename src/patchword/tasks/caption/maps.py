@@ -2,30 +2,36 @@
 
     features of one picture -> SeenPicture;  with the tokens of a caption -> ToldCaption;  METHODS -> maps_Phw
 
-Several answers to the question where a word came from, each a function below. `patchword explain-check` measures them
-against boxes and masks; docs/explanations.md has the numbers, from which `DEFAULT` was chosen.
+Several answers to the question where a word came from, each a function below. `patchword explain-check`
+measures them against boxes and masks; docs/explanations.md has the numbers, and `with_best_maps`
+what was chosen by them.
 
     attention            the decoder's own weights in its last layer, mean over heads
-    gradient             |d log p(word) / d cell|, the length of the gradient (Simonyan et al. 2014, arXiv 1312.6034)
+    gradient             |d log p(word) / d cell|, the length of the gradient (Simonyan et al. 2014,
+                         arXiv 1312.6034)
     grad_cam             relu(sum_c A_nc mean_n' G_n'c), G the gradient at the grid A (Selvaraju et al. 2017,
                          arXiv 1610.02391)
     gradient_times_input relu(sum_c A_nc G_nc) (HiResCAM, Draelos and Carin 2020, arXiv 2011.08891)
-    attention_gradient   attention times gradient_times_input (after Chefer et al. 2021, arXiv 2103.15679, who multiply
-                         inside the layers)
-    occlusion            relu(log p(word) - log p(word | cell taken away)) (Zeiler and Fergus 2014, arXiv 1311.2901)
-    concept              the share of the word among the codebook's words at each cell, from the cosines of the
-                         cell's place in text space
-    class_activation     softmax over the cells of the 3 x 3 mean of sum_k (v_k - 1/K) L_nk: L_nk the classifier's
-                         logits at each cell (CAM, Zhou et al. 2016, arXiv 1512.04150), v_k proportional to
-                         exp(20 cos(name of class k, word)) and to the root of the picture's probability of class k,
-                         so that a word which is no class borrows the classes that are like it and are there
+    attention_gradient   attention times gradient_times_input (after Chefer et al. 2021, arXiv 2103.15679,
+                         who multiply inside the layers)
+    occlusion            relu(log p(word) - log p(word | cell taken away)) (Zeiler and Fergus 2014,
+                         arXiv 1311.2901)
+    concept              the share of the word among the codebook's words at each cell, from the cosines of
+                         the cell's place in text space
+    class_activation     softmax over the cells of the 3 x 3 mean of sum_k (v_k - 1/K) L_nk: L_nk the
+                         classifier's logits at each cell (CAM, Zhou et al. 2016, arXiv 1512.04150), v_k
+                         proportional to
+                         exp(20 cos(name of class k, word)) and to the root of the picture's probability of
+                         class k, so that a word which is no class borrows the classes that are like it and
+                         are there
 
-Every map is divided by its sum. A method that has nothing to say about a word gives None, or an even map where all its
-weights are zero.
+Every map is divided by its sum. A method that has nothing to say about a word gives None, or an even map
+where all its weights are zero.
 
 The last two need a word's place in text space, which the codebook of region alignment holds for its words.
 
-Shape legend: that of `patchword.types`; P words that are asked about, h x w the grid, W words of a codebook, K classes.
+Shape legend: that of `patchword.types`; P words that are asked about, h x w the grid, W words of a codebook,
+K classes.
 """
 
 from __future__ import annotations
@@ -94,14 +100,14 @@ class SeenPicture:
 
     @cached_property
     def without_cell(self) -> list[tuple[NamedTuple, int]]:
-        """The picture N times, each time without one of its N cells, in parts, each with its number of copies."""
+        """The picture without each of its N cells in turn, in parts, each with its number of copies."""
         cells = self.features.grid_BNC.shape[1]
         left_NN = ~torch.eye(cells, dtype=torch.bool, device=self.features.grid_BNC.device)
         return [(self.encode(left_RN), len(left_RN)) for left_RN in left_NN.split(ROWS)]
 
     @torch.no_grad()
     def encode(self, left_RN: Tensor | None = None) -> NamedTuple:
-        """The memory of the picture, or of R copies of which the cells of `left_RN` (True: there) are left."""
+        """The memory of the picture, or of R copies that keep the cells where `left_RN` is True."""
         if left_RN is None:
             return self.captioner.encode(self.features)
         copies = repeat_images(self.features, len(left_RN))
@@ -109,7 +115,7 @@ class SeenPicture:
         return self.captioner.encode(copies._replace(mask_BN=there_RN))
 
     def log_probabilities(self, tokens_T: Tensor, memory: NamedTuple, rows: int) -> Tensor:
-        """Natural logarithm of the probability of every token of one caption (R, T), for a memory of R rows."""
+        """Log-probability of every token of one caption (R, T), natural, for a memory of R rows."""
         tokens_RT = tokens_T.expand(rows, -1)
         inputs_RT = torch.cat([tokens_RT.new_full((rows, 1), self.special.start), tokens_RT[:, :-1]], dim=1)
         lengths_R = tokens_RT.new_full((rows,), len(tokens_T))
@@ -118,7 +124,7 @@ class SeenPicture:
 
     @torch.no_grad()
     def phrase_probabilities(self, tokens_T: Tensor, places: Sequence[int], left_RN: Tensor) -> np.ndarray:
-        """Probability (R,) of the tokens at `places`, given those before, where only some cells are left (True)."""
+        """Probability (R,) of the tokens at `places`, given those before, with the cells of `left_RN` only."""
         left_RN = left_RN.to(self.features.grid_BNC.device)
         found = []
         for part_RN in left_RN.split(ROWS):
@@ -138,7 +144,7 @@ class ToldCaption:
         words_P: Sequence[str] | None = None,
         space: TextSpace | None = None,
     ) -> None:
-        """Tokens without start and end. `words_P`: how the words at these places are spelt, to find them in `space`."""
+        """Tokens without start and end; `words_P` spells the words at these places, to find them in `space`."""
         self.picture = picture
         with torch.inference_mode(False):
             self.tokens_T = tokens_T.clone()
@@ -149,7 +155,7 @@ class ToldCaption:
             self.vectors_P = word_vectors(space.codebook, words_P)
 
     def map(self, method: Callable[[ToldCaption], Tensor | None]) -> np.ndarray | None:
-        """The maps of one of the functions below, (P, h, w) float32, each divided by its sum; None where it has none.
+        """The maps (P, h, w) of one of the functions below, each divided by its sum; None where it has none.
 
         A map of zeros becomes an even one: it prefers no cell.
         """
@@ -300,8 +306,8 @@ METHODS: dict[str, Callable[[ToldCaption], Tensor | None]] = {
 def word_vectors(codebook: Codebook, words: Sequence[str]) -> list[Tensor | None]:
     """Each word or phrase in the text space of the codebook; None where the codebook does not have it.
 
-    The row is that of the word itself, of its singular, or of the last word of a phrase. The vectors stand in the
-    codebook, so no text tower is needed.
+    The row is that of the word itself, of its singular, or of the last word of a phrase. The vectors stand in
+    the codebook, so no text tower is needed.
     """
     rows = {word: row for row, word in enumerate(codebook.words)}
     rows = {plural(word): row for word, row in rows.items()} | rows
@@ -323,8 +329,9 @@ def with_best_maps(
 ) -> Caption:
     """The caption with the map of each word that measures best, and its name: see docs/explanations.md.
 
-    A word that names a thing gets `class_activation`, every other one the attention. Where the tower names no classes,
-    nothing is changed: `explain-check` found no map that is better than attention for all of such models.
+    A word that names a thing gets `class_activation`, every other one the attention. Where the tower names no
+    classes, nothing is changed: `explain-check` found no map that is better than attention for all of such
+    models.
     """
     if (
         space is None
