@@ -1,9 +1,9 @@
 """How well a map over a picture's cells points at an object, and how much a word hangs on the cells of a map.
 
-Pointing game (Zhang et al. 2016, arXiv 1608.00507): a map hits where its strongest cell lies on an object that
-the word names. Mass: the share of the map that lies on the objects. Deletion and insertion (Petsiuk et al.
-2018, arXiv 1806.07421): cells are taken away, or given back, in the order of the map; the area under the
-word's probability is small for deletion and large for insertion where the map is right.
+Pointing game (Zhang et al. 2016, arXiv 1608.00507): a map hits where its strongest cell lies on an object
+that the word names. Mass: the share of the map that lies on the objects. Deletion and insertion (Petsiuk
+et al. 2018, arXiv 1806.07421): cells are taken away, or given back, in the order of the map; the area under
+the word's probability is small for deletion and large for insertion where the map is right.
 
 Shape legend: h x w cells of a map, T maps, K boxes or masks, H x W pixels, S curve points.
 """
@@ -114,11 +114,11 @@ def _check(map_hw: np.ndarray, region: Region) -> None:
 
 
 def removal_masks(map_hw: np.ndarray, shares: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """The cells that are left (True) at each point of the two curves: (S, N) for deletion and for insertion.
+    """The cells that are left (True) at each point of the curves: (S, N) for deletion and for insertion.
 
     `shares` are the shares of cells taken away (deletion) or given (insertion), from 0 to 1. A model needs at
-    least one cell, so one always stays: the weakest in deletion, the strongest in insertion. Equal cells go in
-    the order of the grid.
+    least one cell, so one always stays: the weakest in deletion, the strongest in insertion. Equal cells go
+    in the order of the grid.
     """
     order_N = np.argsort(-map_hw.ravel(), kind="stable")
     rank_N = np.empty(len(order_N), dtype=int)

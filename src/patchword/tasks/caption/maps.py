@@ -124,7 +124,7 @@ class SeenPicture:
 
     @torch.no_grad()
     def phrase_probabilities(self, tokens_T: Tensor, places: Sequence[int], left_RN: Tensor) -> np.ndarray:
-        """Probability (R,) of the tokens at `places`, given those before, with the cells of `left_RN` only."""
+        """Probability (R,) of the tokens at `places`, where only the cells of `left_RN` are there."""
         left_RN = left_RN.to(self.features.grid_BNC.device)
         found = []
         for part_RN in left_RN.split(ROWS):
@@ -144,7 +144,7 @@ class ToldCaption:
         words_P: Sequence[str] | None = None,
         space: TextSpace | None = None,
     ) -> None:
-        """Tokens without start and end; `words_P` spells the words at these places, to find them in `space`."""
+        """Tokens without start and end; `words_P` spells the words at the places, for `space`."""
         self.picture = picture
         with torch.inference_mode(False):
             self.tokens_T = tokens_T.clone()
