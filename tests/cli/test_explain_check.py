@@ -4,15 +4,41 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from patchword.composed import CaptionModel
+from patchword.data.pictures import Preprocessing
 from patchword.data.scenes import boxes, describe, draw, make_scenes, masks
+from patchword.models.captioners.show_attend_tell import ShowAttendTellConfig
+from patchword.tasks.caption.model import CaptioningModel, DecodingSettings, ModelSettings
+from patchword.text.words import Vocabulary
+from patchword.towers.settings import ConvolutionalConfig
 
 
-def test_scenes_with_exact_masks(patchword, trained, tmp_path, parse):
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory):
+    """The folder of a captioner with random weights that knows the words of scenes."""
+    told = [one.text for scene in make_scenes(40, 1, "train") for one in describe(scene, 5)]
+    vocabulary = Vocabulary.build(told, minimum_count=1)
+    torch.manual_seed(0)
+    settings = ModelSettings(
+        tower=ConvolutionalConfig(stem=8, widths=(8, 16), blocks=(0, 0), size=16),
+        captioner=ShowAttendTellConfig(word_width=16, width=24, attention_width=16),
+        preprocessing=Preprocessing(size=16),
+        decoding=DecodingSettings(),
+        vocabulary_size=vocabulary.size,
+    )
+    model = CaptionModel.build(settings.tower, settings.captioner, vocabulary.size)
+    folder = tmp_path_factory.mktemp("models") / "random"
+    CaptioningModel(model, settings, vocabulary, {"name": "random"}, torch.device("cpu")).save(folder)
+    return folder
+
+
+def test_scenes_with_exact_masks(patchword, captioner, tmp_path, parse):
     page = tmp_path / "page.html"
     status, printed, _ = patchword(
-        "explain-check", trained / "best", "--scenes", 4, "--level", 1, "--out", page, "--device", "cpu"
+        "explain-check", captioner, "--scenes", 4, "--level", 1, "--out", page, "--device", "cpu"
     )
     assert status == 0
     for name in ("attention", "grad_cam", "occlusion", "centre", "random", "uniform", "best by pointing"):
@@ -47,7 +73,7 @@ def annotated(tmp_path):
     return tmp_path
 
 
-def test_boxes_captions_and_own_synonyms(patchword, trained, annotated):
+def test_boxes_captions_and_own_synonyms(patchword, captioner, annotated):
     common = (
         "--data",
         annotated / "instances.json",
@@ -57,7 +83,7 @@ def test_boxes_captions_and_own_synonyms(patchword, trained, annotated):
         annotated / "names.txt",
     )
     status, printed, _ = patchword(
-        "explain-check", trained / "best", *common, "--captions", annotated / "captions.json", "--no-curves",
+        "explain-check", captioner, *common, "--captions", annotated / "captions.json", "--no-curves",
         "--json", "--device", "cpu",
     )  # fmt: skip
     found = json.loads(printed)
@@ -67,18 +93,19 @@ def test_boxes_captions_and_own_synonyms(patchword, trained, annotated):
     assert 0 <= low <= found["all"]["centre"]["pointing"]["value"] <= high <= 1
 
 
-def test_a_picture_that_cannot_be_read_is_named_and_the_rest_is_measured(patchword, trained, annotated):
+def test_a_picture_that_cannot_be_read_is_named_and_the_rest_is_measured(patchword, captioner, annotated):
     (annotated / "1.png").write_bytes(b"no picture")
     status, printed, errors = patchword(
-        "explain-check", trained / "best", "--data", annotated / "instances.json", "--images", annotated,
-        "--captions", annotated / "captions.json", "--synonyms", annotated / "names.txt", "--no-curves", "--json",
+        "explain-check", captioner, "--data", annotated / "instances.json", "--images", annotated,
+        "--captions", annotated / "captions.json", "--synonyms", annotated / "names.txt", "--no-curves",
+        "--json",
         "--device", "cpu",
     )  # fmt: skip
     assert status == 1 and "1.png" in errors
     assert json.loads(printed)["pictures"] == 2
 
 
-def test_data_or_scenes_must_be_given(patchword, trained):
-    status, _, errors = patchword("explain-check", trained / "best")
+def test_data_or_scenes_must_be_given(patchword, captioner):
+    status, _, errors = patchword("explain-check", captioner)
     assert status == 2 and "--scenes" in errors
     assert np.count_nonzero([line.startswith("patchword:") for line in errors.splitlines()]) == 1

@@ -1,6 +1,7 @@
 import json
 import re
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from patchword.checkpoints.facts import ModelFacts
 from patchword.data.pictures import Preprocessing
 from patchword.errors import DataError
 from patchword.html.pictures import small_jpeg
-from patchword.serve.abilities import Hit, Query
+from patchword.serve.abilities import Hit, Query, caption_answer
 from patchword.serve.asking import AskOptions
 from patchword.serve.batching import Call
 from patchword.serve.refusals import Refusal
@@ -64,6 +65,18 @@ def test_a_picture_as_body_and_as_form_give_the_same(client_for, make_png):
         "30",
     ]
     assert answers[0]["attention"] is None and answers[0]["width"] == 30
+
+
+def test_the_map_of_each_word_is_sent_with_its_name():
+    maps_Thw = np.array([[[0.75, 0.25]], [[0.0, 1.0]]], np.float32)
+    attention_Thw = np.full((2, 1, 2), 0.5, np.float32)
+    caption = Caption("a dog", -1.0, ("a", "dog"), attention_Thw=attention_Thw)
+    mapped = replace(caption, maps_Thw=maps_Thw, map_names=("attention", "class_activation"))
+    picture = Image.new("RGB", (4, 4))
+    sent = caption_answer("m", None, mapped, picture, trace=True).attention
+    assert sent.weights == [[0.75, 0.25], [0, 1]] and sent.maps == ["attention", "class_activation"]
+    sent = caption_answer("m", None, caption, picture, trace=True).attention
+    assert sent.weights == [[0.5, 0.5]] * 2 and sent.maps == [], "attention for all"
 
 
 def test_trace_and_hypotheses(client_for, make_png):

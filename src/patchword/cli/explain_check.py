@@ -29,6 +29,10 @@ def explain_check(
             help="Captions by people, in any format that training reads: their words are measured as well.",
         ),
     ] = None,
+    references: Annotated[
+        int,
+        typer.Option("--references", min=0, help="How many captions by people of each picture are measured."),
+    ] = 2,
     scenes: Annotated[
         int | None,
         typer.Option(
@@ -61,8 +65,9 @@ def explain_check(
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
 ) -> None:
-    """Measure maps of words against the places of objects: pointing, mass, deletion, insertion; exit status 1
-    where a picture could not be read.
+    """Measure maps of words against the places of objects: pointing, mass, deletion, insertion.
+
+    Exit status 1 where a picture could not be read.
     """
     import sys
 
@@ -90,10 +95,12 @@ def explain_check(
             f"{model} gives no features of single cells: explain-check takes captioners of Patchword"
         )
     if scenes is None:
-        subjects = annotated_subjects(data, images, captions)
+        subjects = annotated_subjects(data, images, captions, references)
         names = read_synonyms(COCO_SYNONYMS if synonyms is None else synonyms)
     else:
-        subjects = drawn_subjects(scenes, level, max(SCENE_SIDE, *captioner.settings.preprocessing.hw))
+        subjects = drawn_subjects(
+            scenes, level, max(SCENE_SIDE, *captioner.settings.preprocessing.hw), references
+        )
         names = shape_synonyms() if synonyms is None else read_synonyms(synonyms)
     subjects = subjects[:limit]
     with progress() as bar:

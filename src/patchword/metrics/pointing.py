@@ -1,9 +1,9 @@
 """How well a map over a picture's cells points at an object, and how much a word hangs on the cells of a map.
 
 Pointing game (Zhang et al. 2016, arXiv 1608.00507): a map hits where its strongest cell lies on an object
-that the word names. Mass: the share of the map that lies on the objects. Deletion and insertion (Petsiuk et
-al. 2018, arXiv 1806.07421): cells are taken away, or given back, in the order of the map; the area under the
-word's probability is small for deletion and large for insertion where the map is right.
+that the word names. Mass: the share of the map that lies on the objects. Deletion and insertion (Petsiuk
+et al. 2018, arXiv 1806.07421): cells are taken away, or given back, in the order of the map; the area under
+the word's probability is small for deletion and large for insertion where the map is right.
 
 Shape legend: h x w cells of a map, T maps, K boxes or masks, H x W pixels, S curve points.
 """
@@ -30,8 +30,7 @@ class Region(NamedTuple):
     covered_hw: np.ndarray
     """Share of each cell that the objects cover, 0 to 1."""
     on_hw: np.ndarray
-    """True for the cells that count as a hit: their centre lies on an object, or most of an object lies in
-    them."""
+    """True for cells that count as a hit: their centre is on an object, or they hold most of an object."""
 
 
 def box_region(boxes: Sequence[Edges], seen: Edges, hw: tuple[int, int]) -> Region:
@@ -77,8 +76,7 @@ def _region(covers: Sequence[np.ndarray], hw: tuple[int, int]) -> Region:
     for cover_YX in covers:
         cells_hSwS = cover_YX.reshape(hw[0], SAMPLES, hw[1], SAMPLES)
         share_hw = cells_hSwS.mean(axis=(1, 3))
-        # An object smaller than a cell need not hold any centre; the cell with most of it is right all the
-        # same.
+        # A small object need not hold any centre; the cell with most of it is right all the same.
         on_hw |= cells_hSwS[:, middle, :, middle] | ((share_hw == share_hw.max()) & (share_hw > 0))
     whole_hSwS = np.logical_or.reduce(covers).reshape(hw[0], SAMPLES, hw[1], SAMPLES)
     return Region(whole_hSwS.mean(axis=(1, 3)), on_hw)
@@ -116,8 +114,7 @@ def _check(map_hw: np.ndarray, region: Region) -> None:
 
 
 def removal_masks(map_hw: np.ndarray, shares: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Which cells are left at each point of the two curves: (S, N) for deletion and (S, N) for insertion,
-    True: there.
+    """The cells that are left (True) at each point of the curves: (S, N) for deletion and for insertion.
 
     `shares` are the shares of cells taken away (deletion) or given (insertion), from 0 to 1. A model needs at
     least one cell, so one always stays: the weakest in deletion, the strongest in insertion. Equal cells go
@@ -143,8 +140,7 @@ def area(shares: Sequence[float], values_S: Sequence[float]) -> float:
 
 
 def centre_map(hw: tuple[int, int]) -> np.ndarray:
-    """The baseline that always points at the middle: a Gaussian whose deviation is a quarter of the
-    picture."""
+    """The baseline that always points at the middle: a Gaussian with a deviation of a quarter of the side."""
     y_h, x_w = ((np.arange(cells) + 0.5) / cells - 0.5 for cells in hw)
     weights_hw = np.exp(-(y_h[:, None] ** 2 + x_w**2) / (2 * 0.25**2))
     return (weights_hw / weights_hw.sum()).astype(np.float32)

@@ -83,6 +83,9 @@ class Attention(BaseModel):
     box: tuple[float, float, float, float]
     """Left, top, right and bottom of the part of the picture that the grid covers, as shares of its width and
     height."""
+    maps: list[str] = []
+    """Per word the map that its weights are: "class_activation", "attention" or "none"; empty: attention for
+    all."""
 
 
 class Prototype(BaseModel):
@@ -148,8 +151,8 @@ def caption_answer(
     return answer.model_copy(
         update={
             "attention": None
-            if caption.attention_Thw is None
-            else attention_of(model, caption.attention_Thw, picture),
+            if caption.shown_Thw is None
+            else attention_of(model, caption.shown_Thw, picture, caption.map_names),
             "sentinel": None
             if caption.sentinel is None
             else [round(float(share), 4) for share in caption.sentinel],
@@ -174,12 +177,14 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def attention_of(model: Any, maps_Thw: np.ndarray, picture: Image.Image | Upload) -> Attention:
-    """Attention maps as the service sends them; what is not finite counts as 0."""
+def attention_of(
+    model: Any, maps_Thw: np.ndarray, picture: Image.Image | Upload, names: Sequence[str] = ()
+) -> Attention:
+    """Maps of words as the service sends them, with their names; what is not finite counts as 0."""
     words, rows, columns = maps_Thw.shape
     weights = np.nan_to_num(maps_Thw.reshape(words, rows * columns), nan=0.0, posinf=0.0, neginf=0.0)
     shares = [[round(float(weight), 4) for weight in word] for word in weights]
-    return Attention(rows=rows, columns=columns, weights=shares, box=_box(model, picture))
+    return Attention(rows=rows, columns=columns, weights=shares, box=_box(model, picture), maps=list(names))
 
 
 def _box(model: Any, picture: Image.Image | Upload) -> tuple[float, float, float, float]:

@@ -115,8 +115,10 @@ function reasons(t) {
   if (answer.attention) {
     const weights = answer.attention.weights[t];
     const top = weights.indexOf(Math.max(...weights));
-    parts.push(element("p", "Looked most at " + place(top) + " (" + percent(weights[top]) + " of its attention)."));
-    if (weights[top] * weights.length < EVEN) parts.push(element("p", "That is hardly more than elsewhere: this word looked at all of the picture.", { className: "soft" }));
+    const map = answer.attention.maps[t] || "attention";
+    if (map === "class_activation") parts.push(element("p", "Classes like this word are most active at " + place(top) + " (" + percent(weights[top]) + " of the map)."));
+    else if (map === "attention") parts.push(element("p", "Perception most at " + place(top) + " (" + percent(weights[top]) + " of its attention)."));
+    if (map === "attention" && weights[top] * weights.length < EVEN) parts.push(element("p", "That is hardly more than elsewhere: this word looked at all of the picture.", { className: "soft" }));
   }
   if (answer.sentinel) {
     const seen = 1 - answer.sentinel[t];

@@ -1,6 +1,4 @@
-"""Maps and their measurement on a captioner whose reasons are known: a word is as likely as its object is
-large.
-"""
+"""Maps and their measurement on a captioner of known reasons: a word is as likely as its object is large."""
 
 from collections import Counter
 from types import SimpleNamespace
@@ -25,7 +23,8 @@ from patchword.tasks.caption.explanations import (
     spelled_words,
 )
 from patchword.tasks.caption.explanations_page import best_method, explanations_json, explanations_page
-from patchword.tasks.caption.maps import METHODS, SeenPicture, ToldCaption, word_vectors
+from patchword.tasks.caption.maps import METHODS, SeenPicture, TextSpace, ToldCaption, with_best_maps
+from patchword.tasks.caption.model import Perception
 from patchword.tasks.caption.result import Caption
 from patchword.text.words import Vocabulary
 from patchword.types import Decoded, VisualFeatures
@@ -62,7 +61,7 @@ class Oracle(torch.nn.Module):
 class OracleModel:
     """What `check_explanations` uses of a captioning model, over the masks of the subjects themselves."""
 
-    device, codebook, vocabulary = torch.device("cpu"), None, VOCABULARY
+    device, text_space, vocabulary = torch.device("cpu"), None, VOCABULARY
     settings = SimpleNamespace(
         preprocessing=Preprocessing(size=SIDE), decoding=SimpleNamespace(max_length=20)
     )
@@ -71,14 +70,15 @@ class OracleModel:
     def __init__(self, subjects):
         self.subjects = {np.asarray(one.picture).tobytes(): one for one in subjects}
 
-    def features(self, pixels_BHWC):
+    def look(self, pixels_BHWC):
         subject = self.subjects[pixels_BHWC[0].tobytes()]
         grid_hwC = np.zeros((*GRID, len(SHAPES)), np.float32)
         for shape, masks_KSS in subject.masks.items():
             grid_hwC[..., SHAPES.index(shape)] = mask_region(masks_KSS, (0, 0, SIDE, SIDE), GRID).covered_hw
-        return VisualFeatures(torch.from_numpy(grid_hwC.reshape(1, -1, len(SHAPES))), hw=GRID)
+        grid_BNC = torch.from_numpy(grid_hwC.reshape(1, -1, len(SHAPES)))
+        return Perception(VisualFeatures(grid_BNC, hw=GRID), None, None)
 
-    def caption_features(self, features, trace):
+    def caption_features(self, features, trace, seen):
         best = SHAPES[int(features.grid_BNC.sum(dim=1)[0].argmax())]
         return [Caption(f"a {best}", 0.0, ("a", best))]
 
@@ -124,16 +124,66 @@ def test_maps_of_features_from_inference_mode():
 def test_the_concept_map_lies_where_the_word_is_nearest():
     codebook = Codebook(["dog", "ball"], torch.eye(2), "a tower")
     features = one_hot_grid(0, 0)._replace(aligned_BNE=torch.tensor([[[1.0, 0], [0, 1], [0, 1], [0, 1]]]))
-    vectors = word_vectors(codebook, ["dogs", "runs"])
     told = ToldCaption(
         SeenPicture(Oracle(), VOCABULARY.special, features),
         torch.tensor(VOCABULARY.encode("a a")),
-        vectors_P=vectors,
-        codebook=codebook,
+        words_P=["dogs", "runs"],
+        space=TextSpace(codebook, None),
     )
     dogs_hw, runs_hw = told.map(METHODS["concept"])
     assert dogs_hw.ravel() == pytest.approx([1, 0, 0, 0])
     assert runs_hw.ravel() == pytest.approx([0.25] * 4), "a word outside the codebook prefers no cell"
+
+
+DOG, BALL = 1, 2
+"""Two classes of a tower that knows three; their names are the axes of the text space."""
+
+
+@pytest.fixture
+def active():
+    """A text space and logits of 3 x 3 cells: a dog above on the left, a ball below on the right."""
+    classes_NK = torch.zeros(9, 3)
+    classes_NK[0, DOG] = classes_NK[8, BALL] = 90.0
+    return TextSpace(Codebook(["dog", "ball"], torch.eye(3)[1:], "a tower"), torch.eye(3)), classes_NK
+
+
+def test_class_activation_lies_where_the_class_of_the_word_is_active(active):
+    space, classes_NK = active
+    features = VisualFeatures(torch.zeros(1, 9, len(SHAPES)), hw=(3, 3))
+    picture = SeenPicture(Oracle(), VOCABULARY.special, features, classes_NK)
+    told = ToldCaption(
+        picture, torch.tensor(VOCABULARY.encode("a a a")), None, ["dogs", "red ball", "up"], space
+    )
+    dogs_hw, ball_hw, up_hw = told.map(METHODS["class_activation"])
+    assert dogs_hw.argmax() == 0 and ball_hw.argmax() == 8
+    assert dogs_hw[0, 0] > 4 * dogs_hw[2, 2]
+    assert up_hw.ravel() == pytest.approx([1 / 9] * 9), "a word outside the codebook prefers no cell"
+
+
+def test_words_for_things_are_shown_by_their_class_and_others_by_attention(active):
+    space, classes_NK = active
+    attention_Thw = np.full((3, 3, 3), 1 / 9, np.float32)
+    caption = Caption("the dog runs", 0.0, ("the", "dog", "runs"), attention_Thw=attention_Thw)
+    shown = with_best_maps(caption, space, classes_NK, (3, 3))
+    assert shown.map_names == ("attention", "class_activation", "attention")
+    assert shown.shown_Thw[1].argmax() == 0 and shown.shown_Thw[1].sum() == pytest.approx(1, abs=1e-5)
+    assert np.array_equal(shown.shown_Thw[[0, 2]], attention_Thw[[0, 2]])
+    assert shown.attention_Thw is caption.attention_Thw
+    without = with_best_maps(Caption("a dog", 0.0, ("a", "dog")), space, classes_NK, (3, 3))
+    assert without.map_names == ("none", "class_activation")
+
+
+def test_a_model_without_classes_shows_its_attention(active):
+    space, classes_NK = active
+    caption = Caption("a dog", 0.0, ("a", "dog"), attention_Thw=np.full((2, 3, 3), 1 / 9, np.float32))
+    for same in (
+        with_best_maps(caption, None, classes_NK, (3, 3)),
+        with_best_maps(caption, space, None, (3, 3)),
+        with_best_maps(caption, TextSpace(space.codebook, None), classes_NK, (3, 3)),
+    ):
+        assert (
+            same is caption and same.shown_Thw is caption.attention_Thw and same.shown_name(0) == "attention"
+        )
 
 
 @pytest.fixture(scope="module")

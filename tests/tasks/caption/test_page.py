@@ -214,3 +214,28 @@ def test_kind_9_a_share_among_captions_is_not_shown_as_certainty():
     served = resources.files("patchword.serve").joinpath("page.html").read_text(encoding="utf-8")
     assert said in served.split("Captions considered")[1].split("<ol")[0]
     assert said in caption_strip(CAPTION)
+
+
+def test_the_map_that_is_shown_is_named_under_each_word(picture, parse, tmp_path):
+    shown = replace(
+        CAPTION,
+        maps_Thw=one_hot([(2, 2), (0, 1), (1, 0)], (3, 5)),
+        map_names=("attention", "attention", "class_activation"),
+    )
+    parsed = parse(caption_page([("dog.jpg", picture, shown)]))
+    text = " ".join(parsed.text)
+    assert text.count("by attention") == 2 and text.count("by class activation") == 1
+    assert "class activation" in text and "strongest patch" in caption_page([("dog.jpg", picture, shown)])
+    assert "row 2 of 3, column 1 of 5" in caption_page([("dog.jpg", picture, shown)])
+    assert "by attention" not in " ".join(parse(caption_page([("dog.jpg", picture, CAPTION)])).text)
+    with_names, without = tmp_path / "with.png", tmp_path / "without.png"
+    caption_figure(picture, shown, with_names)
+    caption_figure(picture, replace(shown, map_names=()), without)
+    with Image.open(with_names) as named, Image.open(without) as bare:
+        assert named.height > bare.height, "a line more stands under each word"
+
+
+def test_maps_must_have_one_entry_per_token(picture):
+    wrong = replace(CAPTION, maps_Thw=one_hot([(0, 0)], (3, 5)), map_names=("attention",))
+    with pytest.raises(DataError, match="maps_Thw"):
+        caption_page([("dog.jpg", picture, wrong)])

@@ -39,13 +39,17 @@ TEMPLATE_OF_NOTHING = "no caption: this is unlike all training pictures"
 class NamesClasses(Protocol):
     """A tower whose classifier names what it sees."""
 
+    text_space: str | None
+    """The text space of the classes' names; None where they have no place in one."""
+
     def look(self, pixels_B3HW: Tensor) -> tuple[VisualFeatures, ClassLogits]: ...
 
 
 class ClassLogits(Protocol):
-    """Logits of ImageNet's classes for whole pictures."""
+    """Logits of ImageNet's classes for whole pictures and for their cells."""
 
     picture_BK: Tensor
+    cells_BNK: Tensor
 
 
 def word_probabilities(logits_BK: Tensor) -> Tensor:

@@ -1,9 +1,7 @@
-"""Measures the maps of `maps.py` against objects whose places are known: boxes of COCO, masks of drawn
-scenes.
+"""Measures the maps of `maps.py` against objects of known places: boxes of COCO, masks of drawn scenes.
 
-    pictures with objects -> the model's caption, and the references by teacher forcing -> the words that name
-        an object
-    -> a map by every method and baseline -> metrics/pointing
+    pictures with objects -> the model's caption, and the references by teacher forcing
+    -> the words that name an object -> a map by every method and baseline -> metrics/pointing
 
 Words that name an object which the picture does not show, and words that the model does not know, are counted
 and left out: no map of them can be right.
@@ -43,7 +41,7 @@ from patchword.metrics.pointing import (
     removal_masks,
     uniform_map,
 )
-from patchword.tasks.caption.maps import METHODS, SeenPicture, ToldCaption, word_vectors
+from patchword.tasks.caption.maps import METHODS, SeenPicture, ToldCaption
 from patchword.tasks.caption.model import CaptioningModel
 from patchword.text.words import split_english
 
@@ -57,9 +55,7 @@ _ASPECT = 0.02
 
 @dataclass(frozen=True)
 class Subject:
-    """A picture with known objects, either as boxes or as masks by category, in pixels of `size` (width,
-    height).
-    """
+    """A picture with known objects: boxes or masks by category, in pixels of `size` (width, height)."""
 
     name: str
     picture: Path | Image.Image
@@ -112,8 +108,7 @@ class Explanations:
     in_vain: Counter[str]
     """Categories that generated captions name and the pictures do not show."""
     unknown: Counter[str]
-    """Words of references that name an object and that the model does not know, or that come too late for
-    it."""
+    """Words of references that name an object and that the model does not know, or that come too late."""
     unreadable: tuple[str, ...]
     """Pictures that could not be used, with the reason."""
     methods: tuple[str, ...]
@@ -156,9 +151,8 @@ def _summary(values: Sequence[tuple[str, float]]) -> Summary | None:
     return Summary(mean, grouped_interval(list(groups.values())))
 
 
-def annotated_subjects(data: Path, images: Path, captions: Path | None) -> list[Subject]:
-    """Pictures of a COCO instances file that have an object, with the captions of another file where one is
-    given.
+def annotated_subjects(data: Path, images: Path, captions: Path | None, most: int) -> list[Subject]:
+    """Pictures of a COCO instances file that have an object, each with at most `most` captions.
 
     Raises DataError where a file cannot be used, or no picture of the captions is among those with objects.
     """
@@ -169,14 +163,14 @@ def annotated_subjects(data: Path, images: Path, captions: Path | None) -> list[
             images / one.file,
             one.size,
             boxes=one.boxes,
-            references=tuple(references.get(str(one.image_id), ())),
+            references=tuple(references.get(str(one.image_id), ())[:most]),
         )
         for one in read_instances(data)
         if one.boxes
     ]
     if not found:
         raise DataError(f"{data}: no picture has an object, so there is nothing to point at")
-    if references and not any(one.references for one in found):
+    if most and references and not any(one.references for one in found):
         raise DataError(
             f"{captions} and {data} have no picture in common: their image ids differ (for instance "
             f"{next(iter(references))} and {found[0].name})"
@@ -184,8 +178,11 @@ def annotated_subjects(data: Path, images: Path, captions: Path | None) -> list[
     return found
 
 
-def drawn_subjects(count: int, level: int, size: int, seed: int = 0) -> list[Subject]:
-    """Scenes of the validation split with the exact masks of their shapes; a category is a shape."""
+def drawn_subjects(count: int, level: int, size: int, most: int = 5, seed: int = 0) -> list[Subject]:
+    """Scenes of the validation split with the exact masks of their shapes and `most` captions.
+
+    A category is a shape.
+    """
     scenes = make_scenes(count, level, "val", seed=seed)
     subjects = []
     for scene, pixels_SSC, masks_KSS in zip(scenes, draw(scenes, size), masks(scenes, size), strict=True):
@@ -199,7 +196,7 @@ def drawn_subjects(count: int, level: int, size: int, seed: int = 0) -> list[Sub
                 Image.fromarray(pixels_SSC),
                 (size, size),
                 masks={shape: np.stack(found) for shape, found in of_shape.items()},
-                references=tuple(caption.text for caption in describe(scene, 5)),
+                references=tuple(caption.text for caption in describe(scene, most)),
             )
         )
     return subjects
@@ -247,8 +244,7 @@ def check_explanations(
     if not words:
         raise DataError(
             f"no word of any caption names an object that is annotated in its picture ({len(subjects)} "
-            "pictures): "
-            "check that images, boxes and captions belong together, and the list of synonyms"
+            "pictures): check that images, boxes and captions belong together, and the list of synonyms"
         )
     known = [name for name in (*METHODS, *BASELINES) if any(name in word.hits for word in words)]
     used = len(subjects) - len(counts.unreadable)
@@ -269,7 +265,7 @@ def _opened(subject: Subject) -> Image.Image:
     if abs(given / found - 1) > _ASPECT:
         raise PictureError(
             f"{subject.picture}: is {image.width}x{image.height}, and its boxes are for "
-            f"{subject.size[0]}x{subject.size[1]}"
+            f"{subject.size[0]}x{subject.size[1]}: give the pictures that were annotated"
         )
     return image
 
@@ -296,12 +292,14 @@ def _words_of(
     counts: _Counts,
 ) -> Iterable[NamedObject]:
     preprocessing, vocabulary = model.settings.preprocessing, model.vocabulary
-    features = model.features(preprocessing.apply(image)[None])
+    looked = model.look(preprocessing.apply(image)[None])
+    features = looked.features
     if features.hw is None:
         raise ModelError("the patches of this model form no grid: there are no places to point at")
     regions = subject.regions(preprocessing.seen(*subject.size), features.hw)
-    seen = SeenPicture(model.model.captioner, vocabulary.special, features)
-    said = model.caption_features(features, trace=False)[0]
+    classes_NK = None if looked.classes_BNK is None else looked.classes_BNK[0]
+    seen = SeenPicture(model.model.captioner, vocabulary.special, features, classes_NK)
+    said = model.caption_features(features, trace=False, seen=looked.concepts)[0]
     measured: set[str] = set()
     captions = [(SAID, said.text), *((READ, reference) for reference in subject.references)]
     for source, caption in captions:
@@ -367,8 +365,7 @@ def _phrases(
 
 
 def spelled_words(tokens: Sequence[str]) -> tuple[list[str], list[list[int]]]:
-    """Whole words in lower case with the places of their tokens: subword vocabularies mark the end of a
-    word."""
+    """Whole words in lower case with the places of their tokens; subwords mark the end of a word."""
     pieces = any(token.endswith("</w>") for token in tokens)
     words: list[str] = []
     places: list[list[int]] = []
@@ -387,10 +384,8 @@ def _maps(
 ) -> dict[str, np.ndarray]:
     """Maps of every method that has something to say, (P, h, w): the mean over the tokens of each phrase."""
     places = [place for phrase in phrases for place in phrase.places]
-    codebook = model.codebook
     texts = [phrase.text for phrase in phrases for _ in phrase.places]
-    vectors = None if codebook is None else word_vectors(codebook, texts)
-    told = ToldCaption(seen, tokens_T, places, vectors, codebook)
+    told = ToldCaption(seen, tokens_T, places, texts, model.text_space)
     owners = np.array([number for number, phrase in enumerate(phrases) for _ in phrase.places])
     maps = {}
     for name, method in METHODS.items():
@@ -403,8 +398,7 @@ def _maps(
 def _areas(
     seen: SeenPicture, tokens_T: torch.Tensor, places: list[int], maps: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Area under the phrase's probability by deletion and by insertion, for every map that ranks the
-    cells."""
+    """Areas under the phrase's probability by deletion and insertion, for every map that ranks the cells."""
     ranked = {name: map_hw for name, map_hw in maps.items() if map_hw.min() < map_hw.max()}
     left = [np.stack(removal_masks(map_hw, CURVE_SHARES)) for map_hw in ranked.values()]
     if not left:

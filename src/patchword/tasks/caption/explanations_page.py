@@ -1,5 +1,4 @@
-"""What `patchword explain-check` measured, as a table for the terminal, as JSON, and as a page with
-examples."""
+"""What `patchword explain-check` measured: a table for the terminal, JSON, and a page with examples."""
 
 from __future__ import annotations
 
@@ -23,10 +22,8 @@ KINDS = ("pointing", "mass", "deletion", "insertion")
 BETTER_LOW = ("deletion",)
 _EXPLAINED = (
     "Pointing: how often the strongest cell lies on the object. Mass: the share of the map on it. Deletion "
-    "and "
-    "insertion: the word's mean probability while the strongest cells are taken away (small is better), or "
-    "given "
-    "back (large is better). Means over words, 95 % intervals over pictures."
+    "and insertion: the word's mean probability while the strongest cells are taken away (small is better), "
+    "or given back (large is better). Means over words, 95 % intervals over pictures."
 )
 
 
@@ -87,8 +84,7 @@ def explanations_json(found: Explanations) -> dict[str, Any]:
 def explanations_page(
     found: Explanations, subjects: Sequence[Subject], model: str, preprocessing: Preprocessing
 ) -> str:
-    """A whole HTML document: the table, the categories, and the maps of the first words over their
-    pictures."""
+    """A whole HTML document: the table, the categories, and the maps of the first words."""
     rows = found.summaries()
     best = {
         kind: (min if kind in BETTER_LOW else max)(row[kind].value for row in rows.values() if kind in row)
@@ -155,12 +151,12 @@ def _examples(
     for word in words:
         subject = pictures[word.subject]
         if word.subject not in rules:
-            picture = seen_part(open_picture(subject.picture), preprocessing.fit, preprocessing.hw)
+            picture = seen_part(open_picture(subject.picture), preprocessing)
             uri = picture_uri(picture)
             key = "p" + hashlib.sha256(uri.encode()).hexdigest()[:12]
             rules[word.subject] = (
-                f".patchword .{key} "
-                f"{{ background-image: url({uri}); aspect-ratio: {picture.width} / {picture.height}; }}\n"
+                f".patchword .{key} {{ background-image: url({uri}); "
+                f"aspect-ratio: {picture.width} / {picture.height}; }}\n"
             )
         key = rules[word.subject].split(" {", 1)[0].rsplit(".", 1)[1]
         figures = []

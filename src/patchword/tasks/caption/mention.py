@@ -18,27 +18,33 @@ from patchword.decode import explain_tokens
 from patchword.errors import ModelError
 from patchword.layers.familiarity import mean_patch
 from patchword.tasks.caption.concepts import NamesClasses, concepts_of, guess, names, phrase_of, said, sayable
-from patchword.tasks.caption.model import CaptioningModel, DecodingSettings, PictureConcepts
+from patchword.tasks.caption.model import CaptioningModel, DecodingSettings, Perception, PictureConcepts
 from patchword.tasks.caption.result import Caption
-from patchword.types import VisualFeatures
 
 
 @torch.inference_mode()
-def look(model: CaptioningModel, pixels_BHWC: np.ndarray) -> tuple[VisualFeatures, list[PictureConcepts]]:
-    """Features of pictures, and of each what the tower names and whether it is unlike all training pictures.
+def look(model: CaptioningModel, pixels_BHWC: np.ndarray) -> Perception:
+    """Features of pictures, the classes of their cells, and, where the model was calibrated, the concepts of
+    each picture
+    and whether it is unlike all training pictures.
 
-    Raises ModelError for a model whose tower names no classes.
+    Raises ModelError for a calibrated model whose tower names no classes.
     """
     settings, tower, familiarity = model.settings.concepts, model.model.tower, model.model.familiarity
-    if settings is None or familiarity is None or not isinstance(tower, NamesClasses):
+    if not isinstance(tower, NamesClasses):
+        if settings is None:
+            return Perception(model.features(pixels_BHWC), None, None)
         raise ModelError(
             f"the tower of this model ({model.settings.tower.kind}) names no concepts: choose another model"
         )
     pixels_B3HW = torch.from_numpy(model.settings.preprocessing.normalise(pixels_BHWC)).to(model.device)
     features, logits = tower.look(pixels_B3HW)
+    if settings is None or familiarity is None:
+        return Perception(features, None, logits.cells_BNK)
     unsure_B = (familiarity.distance(mean_patch(features)) > familiarity.limit).tolist()
     named = concepts_of(logits.picture_BK, settings)
-    return features, [PictureConcepts(*pair) for pair in zip(named, unsure_B, strict=True)]
+    concepts = [PictureConcepts(*pair) for pair in zip(named, unsure_B, strict=True)]
+    return Perception(features, concepts, logits.cells_BNK)
 
 
 def with_words(

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 from pydantic import BaseModel, Field
+from torch import Tensor
 
 from patchword import hub
 from patchword.checkpoints import folder as checkpoint
@@ -29,7 +30,6 @@ from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_pi
 from patchword.decode import Decodings, beam_search, explain_tokens, greedy_steps, select_rows
 from patchword.errors import ConfigError, PictureError
 from patchword.html.pictures import small_jpeg
-from patchword.layers.codebook import Codebook
 from patchword.lookup import look_up
 from patchword.tasks.caption.batches import captions_of, computing_in
 from patchword.tasks.caption.options import OWN, DecodingOptions
@@ -122,6 +122,16 @@ class PictureConcepts(NamedTuple):
     unsure: bool
 
 
+class Perception(NamedTuple):
+    """What a model's eyes make of B pictures."""
+
+    features: VisualFeatures
+    concepts: list[PictureConcepts] | None
+    """None where the model knows no concepts."""
+    classes_BNK: Tensor | None
+    """Logits of the tower's classes at each cell; None for a tower that names none."""
+
+
 class CaptioningModel:
     """A tower, a captioner, a vocabulary and the preprocessing that belongs to them."""
 
@@ -144,10 +154,16 @@ class CaptioningModel:
         return describe(self, kinds, f"{self.vocabulary.size:,} words")
 
     @property
-    def codebook(self) -> Codebook | None:
-        """The words of region alignment with their places in text space; None for a model without it."""
+    def text_space(self) -> Any:
+        """The words of region alignment and the tower's classes in one text space (`maps.TextSpace`); None
+        without them."""
         alignment = getattr(self.model.captioner, "region_alignment", None)
-        return None if alignment is None else alignment.codebook
+        names_KE = getattr(self.model.tower, "names_KE", None)
+        return (
+            None
+            if alignment is None
+            else look_up("tasks.caption.maps:TextSpace")(alignment.codebook, names_KE)
+        )
 
     @overload
     def caption(  # type: ignore[overload-overlap]  # a path is a sequence of letters as well
@@ -207,10 +223,13 @@ class CaptioningModel:
             images = [open_picture(picture) for picture in pictures[first : first + batch]]
             pixels_BHWC = np.stack([self.settings.preprocessing.apply(image) for image in images])
             with computing_in(options.dtype, self.device):
-                features, seen = self.look(pixels_BHWC)
-                found = self.caption_features(features, None, n_best, trace, options, seen)
+                looked = self.look(pixels_BHWC)
+                found = self.caption_features(looked.features, None, n_best, trace, options, looked.concepts)
             captions += (
-                [replace(one, picture=self._seen(image)) for one, image in zip(found, images, strict=True)]
+                [
+                    self._shown(one, image, looked, b)
+                    for b, (one, image) in enumerate(zip(found, images, strict=True))
+                ]
                 if trace
                 else found
             )
@@ -232,8 +251,17 @@ class CaptioningModel:
         """
         return captions_of(self, pictures, options, trace, batch, unreadable)
 
-    def _seen(self, picture: Image.Image) -> bytes:
-        return small_jpeg(seen_part(picture, self.settings.preprocessing))
+    def _shown(self, caption: Caption, picture: Image.Image, looked: Perception, b: int) -> Caption:
+        """The caption of picture b with what a page shows: the picture, and under each word the map that
+        measures best."""
+        seen = seen_part(picture, self.settings.preprocessing)
+        caption = replace(caption, picture=small_jpeg(seen))
+        if self.text_space is None or looked.classes_BNK is None:
+            return caption
+        best: Caption = look_up("tasks.caption.maps:with_best_maps")(
+            caption, self.text_space, looked.classes_BNK[b], looked.features.hw
+        )
+        return best
 
     def stream(self, picture: Picture, trace: bool = False) -> Generator[str, None, Caption]:
         """The words of one picture's caption, each as soon as it is known: greedy search, for a search with
@@ -242,7 +270,8 @@ class CaptioningModel:
         Raises PictureError when the picture cannot be decoded.
         """
         image = open_picture(picture)
-        features = self.features(self.settings.preprocessing.apply(image)[None])
+        looked = self.look(self.settings.preprocessing.apply(image)[None])
+        features = looked.features
         decoding, captioner, special = self.settings.decoding, self.model.captioner, self.vocabulary.special
         with torch.inference_mode():
             memory = captioner.encode(features)
@@ -257,7 +286,7 @@ class CaptioningModel:
             explained = explain_tokens(
                 captioner, memory, special, found.tokens_BKT[:, 0], found.lengths_BK[:, 0]
             )
-        return replace(self.caption_of(found, explained, 0, 0, features.hw), picture=self._seen(image))
+        return self._shown(self.caption_of(found, explained, 0, 0, features.hw), image, looked, 0)
 
     @torch.inference_mode()
     def features(self, pixels_BHWC: np.ndarray) -> VisualFeatures:
@@ -266,15 +295,13 @@ class CaptioningModel:
         return self.model.features(Inputs(pixels_B3HW=pixels_B3HW))
 
     @torch.inference_mode()
-    def look(self, pixels_BHWC: np.ndarray) -> tuple[VisualFeatures, list[PictureConcepts] | None]:
+    def look(self, pixels_BHWC: np.ndarray) -> Perception:
         """As `features`, and of each picture what the tower names and whether it is like the training
-        pictures.
-
-        None where the model knows no concepts.
-        """
-        if self.settings.concepts is None:
-            return self.features(pixels_BHWC), None
-        return look_up("tasks.caption.mention:look")(self, pixels_BHWC)
+        pictures."""
+        if self.settings.concepts is None and getattr(self.model.tower, "text_space", None) is None:
+            return Perception(self.features(pixels_BHWC), None, None)
+        looked: Perception = look_up("tasks.caption.mention:look")(self, pixels_BHWC)
+        return looked
 
     @torch.inference_mode()
     def caption_features(

@@ -24,6 +24,12 @@ from patchword.html.pictures import opened, picture_uri, shade_uri, smoothed
 from patchword.reports.curves import save_figure
 from patchword.tasks.caption.result import Caption
 
+LEAD = "Bright patches are those that the model looked at when it wrote the word"
+LEAD_OF_MAPS = (
+    "Bright patches are, under a word that names a thing, those where the classes that are like the word "
+    "are active in the "
+    "model's eyes (class activation), and under other words those that the model looked at (attention)"
+)
 _CONCEPTS_SHOWN = 8
 _CONTEXTS_SHOWN = 3
 
@@ -55,12 +61,13 @@ def caption_page(
 ) -> str:
     """A whole HTML document of (name, picture, caption) triples, self-contained and readable without
     scripts."""
-    styles, sections = [], []
+    styles, sections, mapped = [], [], False
     for label, picture, caption in items:
         css, body = _explained(caption, picture)
         styles.append(css)
         sections.append(section(name(label), body))
-    lead = "Bright patches are those that the model looked at when it wrote the word; each map is scaled to its own brightest patch."  # noqa: E501
+        mapped = mapped or bool(caption.map_names)
+    lead = f"{LEAD_OF_MAPS if mapped else LEAD}; each map is scaled to its own brightest patch."
     return page(
         title,
         sections or [note("No picture was captioned.")],
@@ -88,7 +95,7 @@ def caption_figure(picture: Image.Image | None, caption: Caption, path: Path | s
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    maps_Thw = () if caption.attention_Thw is None else caption.attention_Thw
+    maps_Thw = () if caption.shown_Thw is None else caption.shown_Thw
     shots = [(None, ""), *zip(maps_Thw, caption.tokens, strict=len(maps_Thw) > 0)]
     columns = min(columns, len(shots))
     rows = math.ceil(len(shots) / columns)
@@ -131,11 +138,17 @@ def caption_figure(picture: Image.Image | None, caption: Caption, path: Path | s
 
 def _beneath(caption: Caption, t: int) -> list[str]:
     """What stands under a word of a figure: its concepts and the prototype that spoke loudest."""
-    lines = [clean(f"{concept} {percent(share)}") for concept, share in concepts_behind(caption, t)[:2]]
+    lines = [f"by {map_of(caption, t)}"] if caption.map_names else []
+    lines += [clean(f"{concept} {percent(share)}") for concept, share in concepts_behind(caption, t)[:2]]
     for index, share in _spoke(caption, t)[:1]:
         near = textwrap.shorten(clean(next(iter(caption.contexts.get(index, ())), "")), 34, placeholder=" …")
         lines += [f"prototype {index} {percent(share)}", *([near] if near else [])]
     return lines
+
+
+def map_of(caption: Caption, t: int) -> str:
+    """Name of the map that is shown under word t, as a reader knows it."""
+    return caption.shown_name(t).replace("_", " ")
 
 
 def _check(caption: Caption) -> None:
@@ -146,7 +159,7 @@ def _check(caption: Caption) -> None:
             "columns)"
         )
     words = len(caption.tokens)
-    for what in ("attention_Thw", "sentinel", "prototypes"):
+    for what in ("attention_Thw", "maps_Thw", "sentinel", "prototypes"):
         sequence = getattr(caption, what)
         if sequence is not None and len(sequence) != words:
             raise DataError(
@@ -199,10 +212,11 @@ def word_figures(caption: Caption, key: str) -> Html:
         figures.append(
             f'<figure class="word">{shot}<figcaption><span>the picture</span></figcaption></figure>'
         )
-    has_maps = caption.attention_Thw is not None
+    has_maps = caption.shown_Thw is not None
     for t in range(len(caption.tokens) if has_maps or caption.prototypes else 0):
         shot = _shot(caption, t, key) if has_maps else ""
-        behind = f"{_seen(caption, t)}{_concepts_of(caption, t)}{_prototypes_of(caption, t)}"
+        by = f"<span>by {escape(map_of(caption, t))}</span>" if caption.map_names else ""
+        behind = f"{by}{_seen(caption, t)}{_concepts_of(caption, t)}{_prototypes_of(caption, t)}"
         figures.append(
             f'<figure class="word">{shot}<figcaption>{escape(spelled(caption.tokens[t]))}{behind}</figcaption></figure>'  # noqa: E501
         )
@@ -216,7 +230,7 @@ def word_figures(caption: Caption, key: str) -> Html:
 
 
 def _shot(caption: Caption, t: int, key: str) -> str:
-    weights_hw = np.nan_to_num(caption.attention_Thw[t])
+    weights_hw = np.nan_to_num(caption.shown_Thw[t])
     rows, columns = weights_hw.shape
     row, column = divmod(int(weights_hw.argmax()), columns)
     says = f"strongest patch: row {row + 1} of {rows}, column {column + 1} of {columns}, {percent(float(weights_hw.max()))}"  # noqa: E501
@@ -309,13 +323,13 @@ def concept_figures(caption: Caption, key: str) -> Html:
 
 def _grid(caption: Caption) -> tuple[int, int]:
     if _maps_fit_concepts(caption):
-        return caption.attention_Thw.shape[1:]
+        return caption.shown_Thw.shape[1:]
     side = math.isqrt(len(caption.concepts))
     return (side, side) if side * side == len(caption.concepts) else (1, len(caption.concepts))
 
 
 def _maps_fit_concepts(caption: Caption) -> bool:
-    return caption.attention_Thw is not None and math.prod(caption.attention_Thw.shape[1:]) == len(
+    return caption.shown_Thw is not None and math.prod(caption.shown_Thw.shape[1:]) == len(
         caption.concepts or ()
     )
 
@@ -327,7 +341,7 @@ def concepts_behind(caption: Caption, t: int) -> list[tuple[str, float]]:
     if not caption.concepts or not _maps_fit_concepts(caption):
         return []
     shares: Counter[str] = Counter()
-    for concept, share in zip(caption.concepts, np.nan_to_num(caption.attention_Thw[t]).ravel(), strict=True):
+    for concept, share in zip(caption.concepts, np.nan_to_num(caption.shown_Thw[t]).ravel(), strict=True):
         shares[concept] += float(share)
     return [(concept, share) for concept, share in shares.most_common(3) if share > 0]
 

@@ -34,6 +34,12 @@ class Caption:
     attention_Thw: np.ndarray | None = None
     """Share of each patch, float32 in [0, 1]; None for models that do not attend or where no trace was
     asked for."""
+    maps_Thw: np.ndarray | None = field(default=None, repr=False)
+    """What pages show under each word where another map measures better than attention
+    (docs/explanations.md): a share of each patch, float32; None: the attention is shown."""
+    map_names: tuple[str, ...] = ()
+    """Per word the map that `maps_Thw` holds: "class_activation" for words that name a thing, "attention" for
+    others, "none" (an even map) where the model does not attend. Empty where the attention is shown."""
     sentinel: tuple[float, ...] | None = None
     """Share of the visual sentinel per word (adaptive attention): 1 means that the word came from language
     alone."""
@@ -55,6 +61,15 @@ class Caption:
     would name it."""
     alternatives: tuple[Caption, ...] = field(default=(), repr=False)
     """The other hypotheses of the search, best first."""
+
+    @property
+    def shown_Thw(self) -> np.ndarray | None:
+        """The maps that pages, figures and the service show: `maps_Thw`, or the attention without them."""
+        return self.attention_Thw if self.maps_Thw is None else self.maps_Thw
+
+    def shown_name(self, t: int) -> str:
+        """Name of the map that is shown under word t."""
+        return self.map_names[t] if self.map_names else "attention"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the picture under each word's map."""
