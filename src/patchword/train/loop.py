@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from patchword.checkpoints.state import Position, unpack_optimiser, without_prefix
-from patchword.errors import ModelError, TrainingError, WriteError
+from patchword.errors import ConfigError, ModelError, TrainingError, WriteError
 from patchword.log import MetricsLog, progress
 from patchword.train.groups import freeze, rate_factor, set_rates
 from patchword.train.recipe import Recipe, Validation
@@ -97,6 +97,7 @@ class Run:
         found = self.folder.read()
         if found is None:
             return False
+        self._check_data(found.values.get("facts", {}))
         self.recipe.load(self.folder.last)
         self.recipe.load_state(found.extra)
         self.position = Position(**found.values["position"])
@@ -107,6 +108,19 @@ class Run:
             self.log = MetricsLog(self._log_path, found.values["log_length"])
         self.accelerator.wait_for_everyone()
         return True
+
+    def _check_data(self, before: Mapping[str, Any]) -> None:
+        """Raises ConfigError where the run was begun with other data: what follows would be another run."""
+        now = self.recipe.facts
+        changed = [name for name in now if before.get(name) != now[name]]
+        if not changed:
+            return
+        counted = [f"{name} {before.get(name)}, now {now[name]}" for name in changed if "digest" not in name]
+        found = "; ".join(counted) or "their number is the same"
+        raise ConfigError(
+            f"{self.folder.folder} was begun with other data ({found}): put those back to go on with it, or "
+            f"begin a new run in another folder, which may start from the weights in {self.folder.best}"
+        )
 
     @property
     def _log_path(self) -> Path:
