@@ -143,7 +143,7 @@ _LEAST_HELD_OUT = 5
 
 
 def _held_out(files: Sequence[str]) -> set[str]:
-    """The pictures that are val: one in ten, or of few pictures five or a quarter, and never more than half."""
+    """The pictures that are val: one in ten; of few five or a quarter, and never more than half."""
     ranked = sorted(files, key=lambda file: (not held_out_by_name(file), _hash_of_name(file)))
     by_name = sum(map(held_out_by_name, files))
     least = min(_LEAST_HELD_OUT, len(files) // 4)
