@@ -178,7 +178,8 @@ class Run:
             if lost_patience or self.position.epoch == settings.epochs:
                 self.say(f"{settings.name} ended: {self._why_ended(settings, lost_patience)}")
                 break
-            self._checkpoint(parts.optimisers)
+            if _is_validated(settings, self.position.epoch) or not self.checkpoint_steps:
+                self._checkpoint(parts.optimisers)
         self._begin_next_stage()
 
     def _why_ended(self, settings: StageSettings, lost_patience: bool) -> str:
@@ -219,7 +220,9 @@ class Run:
             if len(entries) >= self.accelerator.num_processes
         ]
         name = f"{settings.name} {epoch + 1}/{settings.epochs}"
-        with progress(self.accelerator.is_main_process) as bar, ThreadPoolExecutor(1) as loader:
+        vanishes = settings.validate_every > 1  # of hundreds of short epochs only validations leave a line
+        shown = progress(self.accelerator.is_main_process, vanishes)
+        with shown as bar, ThreadPoolExecutor(1) as loader:
             task = bar.add_task(name, total=len(plan), completed=self.position.index, status="")
             ahead = self._load(loader, settings, plan, self.position.index)
             for index in range(self.position.index, len(plan)):
@@ -229,9 +232,7 @@ class Run:
                 bar.update(task, advance=1, status=status)
                 if self.checkpoint_steps and self.position.step % self.checkpoint_steps == 0:
                     self._checkpoint(parts.optimisers)
-        if (epoch + 1) % settings.validate_every and epoch + 1 < settings.epochs:
-            return False
-        return self._validate(settings, stage, epoch)
+        return _is_validated(settings, epoch + 1) and self._validate(settings, stage, epoch)
 
     def _load(
         self, loader: ThreadPoolExecutor, settings: StageSettings, plan: list[list[Any]], index: int
@@ -376,6 +377,11 @@ class Run:
             self._saved = self.position.step
             self.folder.settle_best(self.past.best_step)
         self.accelerator.wait_for_everyone()
+
+
+def _is_validated(settings: StageSettings, epochs: int) -> bool:
+    """Whether a validation follows when so many epochs of a stage are done; it does after the last one."""
+    return epochs % settings.validate_every == 0 or epochs == settings.epochs
 
 
 def _shown(extra: dict[str, float], skipped: int) -> str:
