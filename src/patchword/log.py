@@ -48,7 +48,7 @@ class MetricsLog:
         self._file.close()
 
 
-def progress(enabled: bool = True) -> Progress:
+def progress(enabled: bool = True, vanishes: bool = False) -> Progress:
     """A progress bar on standard error: done, total, elapsed and remaining time, and a free `status` text."""
     return Progress(
         TextColumn("{task.description}"),
@@ -60,4 +60,5 @@ def progress(enabled: bool = True) -> Progress:
         TextColumn("{task.fields[status]}"),
         console=Console(stderr=True),
         disable=not enabled,
+        transient=vanishes,
     )

@@ -16,9 +16,10 @@ from patchword.data.augment import Augmentation
 from patchword.data.captions import CaptionData, FeatureInputs, PixelInputs, PlanEntry
 from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.pictures import Preprocessing
-from patchword.data.records import CaptionRecord
+from patchword.data.records import CaptionRecord, LabelRecord, QuestionRecord
 from patchword.data.store import Store, cache_folder, pixel_store
 from patchword.errors import ConfigError
+from patchword.files import json_digest, text_digest
 from patchword.log import progress
 from patchword.lookup import look_up
 from patchword.text.pieces import Pieces
@@ -28,6 +29,7 @@ from patchword.towers.settings import BertTowerConfig, SentenceEncoderConfig
 from patchword.train.groups import highest_rate
 from patchword.train.settings import StageSettings
 
+Record = CaptionRecord | QuestionRecord | LabelRecord
 HELD_OUT_SEED = 20240229
 """The held-out pictures are the same whatever the seed of a run, so that runs can be compared."""
 
@@ -151,6 +153,19 @@ def build_vocabulary(
     return Vocabulary.build(
         [caption for record in train for caption in record.captions], data.minimum_count, data.splitter
     )
+
+
+def data_facts(
+    train: Sequence[Record], selection: Sequence[Record], vocabulary: Vocabulary | Subwords | Pieces
+) -> dict[str, int | str]:
+    """What a run was begun with, so that a resumed one can tell whether the data are the same."""
+    return {
+        "training records": len(train),
+        "records that select the model": len(selection),
+        "words": vocabulary.size,
+        "digest of the words": json_digest(vocabulary.to_json()),
+        "digest of the data": text_digest("\n".join(map(repr, (*train, *selection)))),
+    }
 
 
 def published_pieces(text: BaseModel) -> Pieces | None:

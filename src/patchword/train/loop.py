@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from patchword.checkpoints.state import Position, unpack_optimiser, without_prefix
-from patchword.errors import ModelError, TrainingError, WriteError
+from patchword.errors import ConfigError, ModelError, TrainingError, WriteError
 from patchword.log import MetricsLog, progress
 from patchword.train.groups import freeze, rate_factor, set_rates
 from patchword.train.recipe import Recipe, Validation
@@ -97,6 +97,7 @@ class Run:
         found = self.folder.read()
         if found is None:
             return False
+        self._check_data(found.values.get("facts", {}))
         self.recipe.load(self.folder.last)
         self.recipe.load_state(found.extra)
         self.position = Position(**found.values["position"])
@@ -107,6 +108,19 @@ class Run:
             self.log = MetricsLog(self._log_path, found.values["log_length"])
         self.accelerator.wait_for_everyone()
         return True
+
+    def _check_data(self, before: Mapping[str, Any]) -> None:
+        """Raises ConfigError where the run was begun with other data: what follows would be another run."""
+        now = self.recipe.facts
+        changed = [name for name in now if before.get(name) != now[name]]
+        if not changed:
+            return
+        counted = [f"{name} {before.get(name)}, now {now[name]}" for name in changed if "digest" not in name]
+        found = "; ".join(counted) or "their number is the same"
+        raise ConfigError(
+            f"{self.folder.folder} was begun with other data ({found}): put those back to go on with it, or "
+            f"begin a new run in another folder, which may start from the weights in {self.folder.best}"
+        )
 
     @property
     def _log_path(self) -> Path:
@@ -164,7 +178,8 @@ class Run:
             if lost_patience or self.position.epoch == settings.epochs:
                 self.say(f"{settings.name} ended: {self._why_ended(settings, lost_patience)}")
                 break
-            self._checkpoint(parts.optimisers)
+            if _is_validated(settings, self.position.epoch) or not self.checkpoint_steps:
+                self._checkpoint(parts.optimisers)
         self._begin_next_stage()
 
     def _why_ended(self, settings: StageSettings, lost_patience: bool) -> str:
@@ -205,7 +220,9 @@ class Run:
             if len(entries) >= self.accelerator.num_processes
         ]
         name = f"{settings.name} {epoch + 1}/{settings.epochs}"
-        with progress(self.accelerator.is_main_process) as bar, ThreadPoolExecutor(1) as loader:
+        vanishes = settings.validate_every > 1  # of hundreds of short epochs only validations leave a line
+        shown = progress(self.accelerator.is_main_process, vanishes)
+        with shown as bar, ThreadPoolExecutor(1) as loader:
             task = bar.add_task(name, total=len(plan), completed=self.position.index, status="")
             ahead = self._load(loader, settings, plan, self.position.index)
             for index in range(self.position.index, len(plan)):
@@ -215,9 +232,7 @@ class Run:
                 bar.update(task, advance=1, status=status)
                 if self.checkpoint_steps and self.position.step % self.checkpoint_steps == 0:
                     self._checkpoint(parts.optimisers)
-        if (epoch + 1) % settings.validate_every and epoch + 1 < settings.epochs:
-            return False
-        return self._validate(settings, stage, epoch)
+        return _is_validated(settings, epoch + 1) and self._validate(settings, stage, epoch)
 
     def _load(
         self, loader: ThreadPoolExecutor, settings: StageSettings, plan: list[list[Any]], index: int
@@ -362,6 +377,11 @@ class Run:
             self._saved = self.position.step
             self.folder.settle_best(self.past.best_step)
         self.accelerator.wait_for_everyone()
+
+
+def _is_validated(settings: StageSettings, epochs: int) -> bool:
+    """Whether a validation follows when so many epochs of a stage are done; it does after the last one."""
+    return epochs % settings.validate_every == 0 or epochs == settings.epochs
 
 
 def _shown(extra: dict[str, float], skipped: int) -> str:

@@ -14,7 +14,9 @@ class RunSettings(BaseModel, extra="forbid", frozen=True):
     seed: int = Field(1, description="every random number of the run follows from it")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 only where the device has it")
     checkpoint_steps: int = Field(
-        500, ge=0, description="steps between two checkpoints; 0: only at the end of an epoch"
+        500,
+        ge=0,
+        description="steps between two checkpoints, beside those after validations; 0: after every epoch",
     )
     log_steps: int = Field(10, gt=0, description="steps between two lines of metrics.jsonl")
     description: str = Field("", description="what the model is; goes into its card")

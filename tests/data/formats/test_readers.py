@@ -382,6 +382,18 @@ def test_without_splits_one_picture_in_ten_is_held_out_and_stays_so():
     }
 
 
+@pytest.mark.parametrize("count", [1, 3, 4, 8, 20, 40, 60])
+def test_of_few_pictures_enough_are_held_out_to_select_a_model(count):
+    """Five, or a quarter, whatever the hashes of their names are; all captions of a picture are on one side."""
+    for start in range(0, 2000, 100):
+        records = [CaptionRecord(n, f"{start + n // 2}.jpg", ("A",)) for n in range(2 * count)]
+        train = {record.file for record in split_records(records, "train")}
+        val = {record.file for record in records} - train
+        assert min(5, count // 4) <= len(val) <= count // 2
+        if val:
+            assert {record.file for record in split_records(records, "val")} == val
+
+
 FIELDS = (
     "images annotations sentences raw tokens imgid cocoid filename split image caption id image_id".split()
 )

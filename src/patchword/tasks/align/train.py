@@ -34,6 +34,7 @@ from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings
 from patchword.train.data import (
     DataSettings,
     build_vocabulary,
+    data_facts,
     pair_plan,
     pixel_inputs,
     read_splits,
@@ -111,6 +112,7 @@ def align_recipe(run: AlignRun, folder: Path, command: str) -> Recipe:
         save=training.save,
         load=lambda source: checkpoint.load_weights(training.model, source),
         validate=training.validate,
+        facts=data_facts(training.train.records, training.selection.records, training.vocabulary),
     )
 
 

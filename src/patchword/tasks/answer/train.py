@@ -34,7 +34,7 @@ from patchword.tasks.answer.settings import AnswerRun
 from patchword.tasks.answer.splits import answer_list, read_question_splits
 from patchword.tasks.answer.validate import AnswerValidation, guesses
 from patchword.text.words import Vocabulary
-from patchword.train.data import pixel_inputs, stored_inputs
+from patchword.train.data import data_facts, pixel_inputs, stored_inputs
 from patchword.train.recipe import Recipe, Validation
 
 _FAMILIAR = 1000
@@ -58,6 +58,7 @@ def answer_recipe(run: AnswerRun, folder: Path, command: str) -> Recipe:
         save=lambda target: training.whole().write(target),
         load=training.load,
         validate=training.validate,
+        facts=data_facts(training.questions, training.validation.selection, training.vocabulary),
     )
 
 
@@ -101,6 +102,7 @@ class AnswerTraining:
             codebook=None if codebook is None else codebook.describe(),
         )
         self.facts = _facts(run, folder, command, train, selection)
+        self.questions = train
         self.validation = AnswerValidation(selection, folder, guesses(train, selection))
 
     def load(self, folder: Path) -> None:

@@ -44,7 +44,9 @@ class CaptionRun(RunSettings, frozen=True):
         None, description="codebook folder (`patchword codebook`) for region alignment"
     )
     captioner_from: str | None = Field(
-        None, description="folder of a trained model of the same kind whose weights the training begins with"
+        None,
+        description="trained model of the same kind (shipped name, folder, hub id) whose weights the "
+        "training begins with; words that it does not know begin anew",
     )
     text_from: str | None = Field(
         None,

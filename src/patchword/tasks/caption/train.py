@@ -21,6 +21,7 @@ from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.facts import ModelFacts
 from patchword.checkpoints.model import find_model, restore_weights
 from patchword.checkpoints.towers import lacks_class_branch, load_tower_weights
+from patchword.checkpoints.words import load_by_words
 from patchword.composed import CaptionModel, prototypes_of, reader_preprocessing
 from patchword.data.captions import CaptionBatch, CaptionData, Inputs, PictureInputs, PlanEntry
 from patchword.data.pictures import Preprocessing
@@ -40,7 +41,16 @@ from patchword.tasks.caption.objective import (
 )
 from patchword.tasks.caption.settings import CaptionRun
 from patchword.tasks.caption.validate import CaptionValidation
-from patchword.train.data import build_vocabulary, panoptic_classes, pixel_inputs, read_splits, stored_inputs
+from patchword.text.subwords import Subwords
+from patchword.text.words import Vocabulary
+from patchword.train.data import (
+    build_vocabulary,
+    data_facts,
+    panoptic_classes,
+    pixel_inputs,
+    read_splits,
+    stored_inputs,
+)
 from patchword.train.follow import followed, minimum_count_for
 from patchword.train.recipe import Recipe, Validation
 from patchword.types import Prototypes
@@ -56,6 +66,7 @@ RAMP_FROM = -10.0
 def caption_recipe(run: CaptionRun, folder: Path, command: str) -> Recipe:
     """The training of a captioner, ready for its first step. Raises ConfigError, DataError, ModelError."""
     training = CaptionTraining(run, folder, command)
+    selected = training.validation.selection
     return Recipe(
         model=training.model,
         stages=training.run.stage,
@@ -70,6 +81,7 @@ def caption_recipe(run: CaptionRun, folder: Path, command: str) -> Recipe:
         state=training.bank,
         load_state=training.load_bank,
         notes=training.notes,
+        facts=data_facts(training.train.records, selected.records, training.vocabulary),
         resolved=training.run if run.follow_data else None,
     )
 
@@ -87,6 +99,8 @@ class CaptionTraining:
         torch.manual_seed(run.seed)
         codebook = None if run.codebook is None else Codebook.read(Path(run.codebook))
         self.model = begun_model(run, self.vocabulary.size, codebook)
+        if run.captioner_from:
+            self.notes += begin_from(self.model, run, self.vocabulary, codebook)
         self._towers = look_up(TEXT_TOWERS)(run.text_from, codebook.tower) if _embeds_captions(run) else None
         preprocessing = reader_preprocessing(self.model.tower.preprocessing)
         inputs = read_inputs(run, self.model, preprocessing, [record.file for record in (*train, *selection)])
@@ -225,7 +239,7 @@ def following(run: CaptionRun, train: Sequence[CaptionRecord]) -> tuple[CaptionR
 
 
 def begun_model(run: CaptionRun, vocabulary_size: int, codebook: Codebook | None) -> CaptionModel:
-    """The model with the weights that the run begins with.
+    """The model over the tower that the run begins with.
 
     Raises ModelError, ConfigError where they do not fit.
     """
@@ -234,9 +248,25 @@ def begun_model(run: CaptionRun, vocabulary_size: int, codebook: Codebook | None
         load_tower_weights(model.tower, find_model(run.tower_from))
     if codebook is not None:
         _check_codebook(run, model, codebook)
-    if run.captioner_from:
-        load_weights(model, Path(run.captioner_from))
     return model
+
+
+def begin_from(
+    model: CaptionModel, run: CaptionRun, vocabulary: Vocabulary | Subwords, codebook: Codebook | None
+) -> list[str]:
+    """The weights of `captioner_from` into the model; words that both know keep theirs.
+
+    Gives what the person is told. Raises ModelError, ConfigError where the two do not fit.
+    """
+    source = find_model(run.captioner_from)
+    said = load_by_words(
+        model,
+        source,
+        vocabulary,
+        lambda size: CaptionModel.build(run.tower, run.captioner, size, codebook),
+        lambda whole: load_weights(whole, source),
+    )
+    return [] if said is None else [said]
 
 
 def load_weights(model: CaptionModel, folder: Path) -> None:
@@ -259,7 +289,7 @@ def _check_codebook(run: CaptionRun, model: CaptionModel, codebook: Codebook) ->
     """
     if run.captioner_from is None:
         codebook.check_tower(checkpoint.tower_id(model.tower))
-    elif checkpoint.read_config(Path(run.captioner_from)).get("codebook") != codebook.describe():
+    elif checkpoint.read_config(find_model(run.captioner_from)).get("codebook") != codebook.describe():
         raise ConfigError(
             f"{run.captioner_from} was trained with another codebook than {run.codebook}: give the one it has"
         )

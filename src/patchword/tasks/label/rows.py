@@ -12,6 +12,7 @@ from patchword.data.formats.labels import LabelTable
 from patchword.data.labels import LabelBatch, LabelData, TokenInputs
 from patchword.data.store import Store, cache_folder, fingerprint
 from patchword.errors import ConfigError
+from patchword.files import file_digest
 from patchword.log import progress
 from patchword.tasks.label.settings import LabelRun
 from patchword.tasks.label.splits import read_splits
@@ -49,6 +50,15 @@ class LabelRows:
             self._rows(splits.train, inputs, sides),
             self._rows(splits.selection, inputs, sides),
         )
+
+    def data_facts(self) -> dict[str, int | str]:
+        """What a run was begun with, so that a resumed one can tell whether the table is the same."""
+        return {
+            "training rows": len(self.train.places),
+            "rows that select the model": len(self.selection.places),
+            "labels": len(self.labels),
+            "digest of the data": file_digest(self.table.path),
+        }
 
     def plan(self, stage: int, epoch: int) -> list[list[int]]:
         """The batches of an epoch, as places of rows."""

@@ -109,6 +109,7 @@ class SupernetTraining:
             load=lambda source: checkpoint.load_weights(self.model, source),
             validate=self.validate,
             names=where,
+            facts=self.rows.data_facts(),
         )
 
     def objective(self, stage: int) -> nn.Module:

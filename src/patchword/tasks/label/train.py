@@ -39,6 +39,7 @@ def label_recipe(run: LabelRun, folder: Path, command: str) -> Recipe:
         load=lambda source: checkpoint.load_weights(training.model, source),
         validate=training.validate,
         names=where,
+        facts=training.rows.data_facts(),
     )
 
 

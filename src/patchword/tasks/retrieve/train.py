@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.facts import ModelFacts
+from patchword.checkpoints.model import find_model
+from patchword.checkpoints.words import load_by_words
 from patchword.composed import (
     CaptionerSettings,
     TextTowerSettings,
@@ -33,12 +35,13 @@ from patchword.composed import (
 from patchword.data.captions import CaptionBatch, CaptionData, PictureInputs, PlanEntry
 from patchword.errors import ConfigError
 from patchword.metrics.retrieval import retrieval
-from patchword.models.pairs.two_towers import TwoTowersConfig
+from patchword.models.pairs.two_towers import TwoTowers, TwoTowersConfig
 from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings, build_two_towers
 from patchword.tasks.retrieve.objective import CaptioningWeights, Contrastive
 from patchword.train.data import (
     DataSettings,
     build_vocabulary,
+    data_facts,
     pair_plan,
     pixel_inputs,
     read_splits,
@@ -100,7 +103,9 @@ def retrieve_recipe(run: RetrieveRun, folder: Path, command: str) -> Recipe:
         save=training.save,
         load=lambda source: checkpoint.load_weights(training.towers, source),
         validate=training.validate,
+        facts=data_facts(training.train.records, training.selection.records, training.vocabulary),
         after_step=lambda step, objective: {"scale": training.towers.scale().item()},
+        notes=training.notes,
         state=training.captioner_state,
         load_state=training.load_captioner_state,
     )
@@ -116,9 +121,9 @@ class RetrieveTraining:
         torch.manual_seed(run.seed)
         text = with_vocabulary(run.text, self.vocabulary, run.data.max_words)
         draft = TwoTowerSettings.model_construct(vision=run.vision, text=text, two_towers=run.two_towers)
-        self.towers = build_two_towers(draft)
+        self.towers, self.notes = build_two_towers(draft), list[str]()
         if run.vision_from:
-            checkpoint.load_weights(self.towers, Path(run.vision_from))
+            self.notes += self._begin_from(find_model(run.vision_from), draft)
         self.captioner = None
         self.model: nn.Module = self.towers
         if run.captioner is not None:
@@ -147,6 +152,23 @@ class RetrieveTraining:
             licence=run.licence or "not stated",
             command=command,
         )
+
+    def _begin_from(self, source: Path, draft: TwoTowerSettings) -> list[str]:
+        """The weights of `vision_from`; words that both know keep theirs. Gives what the person is told."""
+
+        def build(size: int) -> TwoTowers:
+            sized = {**draft.text.architecture, "vocab_size": size} if draft.text.architecture else None
+            text = draft.text.model_copy(update={"architecture": sized})
+            return build_two_towers(draft.model_copy(update={"text": text}))
+
+        said = load_by_words(
+            self.towers,
+            source,
+            self.vocabulary,
+            build,
+            lambda towers: checkpoint.load_weights(towers, source),
+        )
+        return [] if said is None else [said]
 
     def _inputs(self, files: list[str]) -> PictureInputs:
         """Pictures, or what the vision tower, or its lower layers, made of them.
