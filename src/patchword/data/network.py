@@ -55,6 +55,7 @@ def fetch(url: str, most_bytes: int = MOST_BYTES, seconds: float = SECONDS) -> b
             f"{url}: it did not arrive within {seconds:g} seconds. Try again, or download it."
         ) from reason
     except urllib.error.HTTPError as reason:
+        reason.close()  # the error is the answer, with its connection
         raise PictureError(f"{url}: the server answered {reason.code} {reason.reason}.") from reason
     except (OSError, ValueError, http.client.HTTPException) as reason:
         if isinstance(getattr(reason, "reason", None), TimeoutError):
