@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from patchword.data.pictures import open_picture
+from patchword.data.headers import Bounds
+from patchword.data.pictures import open_picture, read_content
 from patchword.errors import PictureError, StoreError
 from patchword.search.records import LOST, Concepts, Embed, IndexReport, Row
 from patchword.search.segments import Known
@@ -108,10 +109,9 @@ class Update:
         shown, status = os.fsdecode(path), self.seen.found[path]
         row = Row(path, status.size, status.time_ns, b"", "", (), None)
         try:
-            content = Path(shown).read_bytes()
-        except OSError as error:
-            reason = f"{shown}: cannot be read ({error.strerror})"
-            return row._replace(size=LOST, problem=reason), None, None
+            content = read_content(Path(shown), shown, Bounds())
+        except PictureError as error:
+            return row._replace(size=LOST, problem=str(error)), None, None
         row = row._replace(content=hashlib.sha256(content).digest())
         twin = self._twin(row)
         if twin is not None:

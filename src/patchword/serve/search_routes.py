@@ -86,7 +86,7 @@ def add_search(app: FastAPI, service: Any) -> None:
             await service.beside(deadline, lambda: service.index.thumbnail(key)) if is_key(key) else None
         )
         if content is None:
-            do = "search again: a picture that has moved or changed is found by its new content once it is indexed"  # noqa: E501
+            do = "search again: a picture that moved or changed is found once it is indexed anew"
             raise Refusal(404, "no_copy", "there is no small copy of such a picture", do)
         return Response(content, media_type="image/jpeg", headers=headers)
 
