@@ -17,8 +17,8 @@ from patchword.tasks.table import TASKS
 from patchword.train.step import Shares
 
 PACKAGE = Path(patchword.__file__).parent
-FROM_A_PHOTOGRAPH = 10
-FROM_A_CONFIGURATION = 22
+FROM_A_PHOTOGRAPH = 16
+FROM_A_CONFIGURATION = 25
 
 
 class Trace:
