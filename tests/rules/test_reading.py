@@ -18,7 +18,7 @@ from patchword.train.step import Shares
 
 PACKAGE = Path(patchword.__file__).parent
 FROM_A_PHOTOGRAPH = 16
-FROM_A_CONFIGURATION = 25
+FROM_A_CONFIGURATION = 29
 
 
 class Trace:
@@ -47,6 +47,7 @@ class Trace:
 def test_from_a_photograph_to_its_caption():
     model = patchword.load("flickr8k", "cpu")
     photo = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    model.caption(photo)  # so that what is imported at the first call is not counted
     with Trace() as trace:
         caption = model.caption(photo)
     assert caption.text and "tasks/caption/model.py" in trace.files and "decode.py" in trace.files
