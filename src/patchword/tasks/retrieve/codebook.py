@@ -76,10 +76,27 @@ def make_codebook(towers: TwoTowerModel, words: Sequence[str]) -> CodebookResult
         )
 
     def embed(texts: list[str]) -> Tensor:
-        return torch.from_numpy(towers.embed_texts(texts))
+        if getattr(towers.model.vision, "text_space", None) is None:
+            return torch.from_numpy(towers.embed_texts(texts))
+        return _sentences(towers, texts)
 
     codebook = build_codebook(known, embed, tower_id(towers.model.vision))
     return CodebookResult(codebook, tuple(sorted(set(words) - set(known))))
+
+
+@torch.inference_mode()
+def _sentences(towers: TwoTowerModel, texts: list[str]) -> Tensor:
+    """Texts in the text tower's own space, in which the cells of the vision tower have their place too.
+
+    Raises ModelError for a text tower without a space of its own.
+    """
+    pooled_NE = towers.model.text(*towers.ids(texts)).pooled_BE
+    if pooled_NE is None:
+        raise ModelError(
+            "the cells of the vision tower lie in the space of a sentence encoder, and the text tower is none: "
+            "make the codebook with --tower all-minilm-l6-v2"
+        )
+    return pooled_NE.float().cpu()
 
 
 def make_sentence_codebook(words: Sequence[str]) -> Codebook:
