@@ -93,8 +93,8 @@ def _sentences(towers: TwoTowerModel, texts: list[str]) -> Tensor:
     pooled_NE = towers.model.text(*towers.ids(texts)).pooled_BE
     if pooled_NE is None:
         raise ModelError(
-            "the cells of the vision tower lie in the space of a sentence encoder, and the text tower is none: "
-            "make the codebook with --tower all-minilm-l6-v2"
+            "the cells of the vision tower lie among sentences, and the text tower is none: "
+            "the codebook with --tower all-minilm-l6-v2"
         )
     return pooled_NE.float().cpu()
 
