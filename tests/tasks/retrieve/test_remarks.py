@@ -7,7 +7,7 @@ from patchword.tasks.retrieve.load import load_two_towers
 
 
 @pytest.mark.parametrize(
-    "load", [lambda: load_two_towers("two-towers", "cpu"), lambda: load_alignment("laps", "cpu")]
+    "load", [lambda: load_two_towers("laps", "cpu"), lambda: load_alignment("laps", "cpu")]
 )
 def test_unknown_words_and_cut_texts_are_said(load):
     model = load()
