@@ -222,9 +222,9 @@ from conftest import FakeModel
 from patchword.serve.app import create_app
 from patchword.serve.limits import Limits
 from patchword.serve.run import serve, take_port
-limits = Limits(batch=2)
+limits = Limits(batch=2, stop_seconds=60)
 with take_port("127.0.0.1", int(sys.argv[2])) as taken:
-    app = create_app({"fake": FakeModel(0.15)}, limits=limits)
+    app = create_app({"fake": FakeModel(1.0)}, limits=limits)
     serve(app, taken, limits, lambda: print("ready", flush=True))
 """
 
@@ -290,7 +290,7 @@ def test_sigterm_finishes_what_was_taken(make_png):
         wait(answers, 120)
         with ThreadPoolExecutor(12) as threads:
             jobs = [threads.submit(ask, port, "POST", "/caption", make_png((i, i, i))) for i in range(12)]
-            wait(lambda: metric(port, "batches_total") and metric(port, "waiting") >= 6)
+            wait(lambda: metric(port, "batches_total") and metric(port, "waiting") >= 3)
             process.send_signal(signal.SIGTERM)
             found = [job.result() for job in jobs]
         assert [json.loads(body)["caption"] for _, _, body in found] == [

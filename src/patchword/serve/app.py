@@ -122,6 +122,9 @@ class Service:
             numbers,
         )
         self.held = BodyBudget(limits.held_bytes)
+        self.ending = False
+        """Set by a signal: what was accepted is finished, its picture may still be decoded, and nothing new is
+        accepted."""
 
     def start(self) -> None:
         self.batcher = Batcher(self.run, self.limits, self.numbers)
@@ -135,7 +138,7 @@ class Service:
         self._loop.call_soon_threadsafe(self._end_soon)
 
     def _end_soon(self) -> None:
-        self.batcher.closing = True
+        self.ending = True
         self._loop.call_later(self.limits.stop_seconds, self._give_up)
 
     def _give_up(self) -> None:
@@ -200,8 +203,9 @@ class Service:
             raise too_late(self.limits.deadline_seconds) from None
 
     def need_room(self) -> None:
-        if not self.batcher.has_room:
-            raise (stopping if self.batcher.closing else full)(self.limits.retry_seconds)
+        if self.ending or not self.batcher.has_room:
+            over = self.ending or self.batcher.closing
+            raise (stopping if over else full)(self.limits.retry_seconds)
 
     def deadline(self) -> float:
         return asyncio.get_running_loop().time() + self.limits.deadline_seconds
