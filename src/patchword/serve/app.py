@@ -123,7 +123,8 @@ class Service:
         )
         self.held = BodyBudget(limits.held_bytes)
         self.ending = False
-        """Set by a signal: what was accepted is finished, its picture may still be decoded, and nothing new is
+        """Set by a signal: what was accepted is finished, its picture may still be decoded, and nothing
+        new is
         accepted."""
 
     def start(self) -> None:
