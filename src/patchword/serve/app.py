@@ -124,8 +124,7 @@ class Service:
         self.held = BodyBudget(limits.held_bytes)
         self.ending = False
         """Set by a signal: what was accepted is finished, its picture may still be decoded, and nothing
-        new is
-        accepted."""
+        new is accepted."""
 
     def start(self) -> None:
         self.batcher = Batcher(self.run, self.limits, self.numbers)
