@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from patchword.checkpoints.facts import ModelFacts
 from patchword.composed import CaptionModel
 from patchword.data.pictures import Preprocessing
 from patchword.data.scenes import boxes, describe, draw, make_scenes, masks
@@ -31,7 +32,7 @@ def captioner(tmp_path_factory):
     )
     model = CaptionModel.build(settings.tower, settings.captioner, vocabulary.size)
     folder = tmp_path_factory.mktemp("models") / "random"
-    CaptioningModel(model, settings, vocabulary, {"name": "random"}, torch.device("cpu")).save(folder)
+    CaptioningModel(model, settings, vocabulary, ModelFacts(name="random"), torch.device("cpu")).save(folder)
     return folder
 
 
