@@ -67,6 +67,11 @@ TASKS = {
         evaluate="tasks.label.evaluate:evaluate",
         measure="tasks.label.evaluate:measure",
     ),
+    "words": Task(
+        load="tasks.words.model:load_words",
+        run="tasks.words.settings:WordsRun",
+        recipe="tasks.words.train:words_recipe",
+    ),
 }
 
 
