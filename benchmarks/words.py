@@ -82,9 +82,13 @@ def measured(name: str, seed: int, options: argparse.Namespace) -> None:
     config, changes = RUNS[name]
     annotations = options.data / "dataset_flickr8k.json"
     overrides = [
-        f"out={target}", f"seed={seed}", f"corpus.captions={annotations}", f"pictures.annotations={annotations}",
-        f"pictures.images={options.data / 'images'}", *changes,
-    ]  # fmt: skip
+        f"out={target}",
+        f"seed={seed}",
+        f"corpus.captions={annotations}",
+        f"pictures.annotations={annotations}",
+        f"pictures.images={options.data / 'images'}",
+        *changes,
+    ]
     if options.cache:
         overrides.append(f"pictures.cache={options.cache}")
     resume = (target / "checkpoints").exists()
@@ -136,11 +140,10 @@ def table(options: argparse.Namespace) -> None:
         values = np.array([row["spearman"] for row in rows])
         low, high = rows[0]["interval"]
         gain = rows[0]["gain"]
-        told = (
-            "" if gain is None else f"{gain[0]:+.3f} [{gain[1][0]:+.3f}, {gain[1][1]:+.3f}] p {gain[2]:.3f}"
-        )
-        if isinstance(gain, dict):
-            told = f"{gain['value']:+.3f} [{gain['interval'][0]:+.3f}, {gain['interval'][1]:+.3f}] p {gain['p']:.3f}"
+        told = ""
+        if gain is not None:
+            around = [f"{end:+.3f}" for end in gain["interval"]]
+            told = f"{gain['value']:+.3f} [{', '.join(around)}] p {gain['p']:.3f}"
         spread = f"{values.min():.3f} to {values.max():.3f} ({len(values)})"
         print(
             " | ".join(

@@ -26,9 +26,16 @@ if TYPE_CHECKING:
     from patchword.tasks.caption.model import CaptioningModel
     from patchword.tasks.label.model import LabellingModel
     from patchword.tasks.retrieve.model import TwoTowerModel
+    from patchword.tasks.words.model import WordVectors
 
     Model: TypeAlias = (
-        CaptioningModel | HubCaptioner | TwoTowerModel | AlignmentModel | AnsweringModel | LabellingModel
+        CaptioningModel
+        | HubCaptioner
+        | TwoTowerModel
+        | AlignmentModel
+        | AnsweringModel
+        | LabellingModel
+        | WordVectors
     )
 
 DEFAULT_TOWERS = "two-towers"
@@ -55,6 +62,8 @@ def load(name: str | Path, device: str | None = None, *, task: Literal["answer"]
 @overload
 def load(name: str | Path, device: str | None = None, *, task: Literal["label"]) -> LabellingModel: ...
 @overload
+def load(name: str | Path, device: str | None = None, *, task: Literal["words"]) -> WordVectors: ...
+@overload
 def load(name: str | Path, device: str | None = None) -> Model: ...
 def load(name: str | Path, device: str | None = None, *, task: str | None = None) -> Any:
     """A model, ready to be used: it can `caption` pictures, `embed_images` and `embed_texts`, `explain` a
@@ -64,8 +73,8 @@ def load(name: str | Path, device: str | None = None, *, task: str | None = None
         name: a shipped model, a model folder, a hub id of a Patchword folder, or `hub:ID` of a model of
             transformers.
         device: cpu, cuda or mps; the best there is where left out.
-        task: what the model must be for: caption, retrieve, align, answer or label; whatever it is for where
-            left out. `hub:ID` is a
+        task: what the model must be for: caption, retrieve, align, answer, label or words; whatever it is for
+            where left out. `hub:ID` is a
             captioner, or with `task="retrieve"` a CLIP.
 
     Raises:

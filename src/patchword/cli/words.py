@@ -65,7 +65,7 @@ def neighbours(
 
     vectors = load_words(model)
     for word in asked:
-        found = {space: vectors.neighbours(word, space, count) for space in vectors.spaces}  # type: ignore[arg-type]
+        found = {space: vectors.neighbours(word, space, count) for space in vectors.spaces}
         if as_json:
             print_json(
                 {"word": word, **{space: [one._asdict() for one in near] for space, near in found.items()}}
@@ -99,7 +99,7 @@ def evaluate(
     concreteness: Annotated[
         Path | None,
         typer.Option(
-            help="Table of words and concreteness (Brysbaert et al.); the set's own, or how alike the pictures are, where left out."
+            help="Table of words and concreteness (Brysbaert et al.); absent: how alike the pictures are."
         ),
     ] = None,
     border: Annotated[
@@ -149,7 +149,8 @@ def _print_row(row: Row, as_json: bool) -> None:
         values = {"set": row.set, "part": row.part, "vectors": row.space, **found._asdict()}
         print_json({**values, "gain": None if gain is None else gain._asdict()})
         return
-    told = f"{found.spearman:.3f} [{found.interval.low:.3f}, {found.interval.high:.3f}]\t{found.covered} of {found.pairs} pairs"
+    told = f"{found.spearman:.3f} [{found.interval.low:.3f}, {found.interval.high:.3f}]"
+    told += f"\t{found.covered} of {found.pairs} pairs"
     if gain is not None:
         told += (
             f"\tgain {gain.value:+.3f} [{gain.interval.low:+.3f}, {gain.interval.high:+.3f}] p {gain.p:.3f}"
@@ -172,7 +173,7 @@ def export_words(
 
     if space not in SPACES:
         raise ConfigError(f"--vectors {space!r}: expected one of {', '.join(SPACES)}")
-    count = export(load_words(model), space, to, out)  # type: ignore[arg-type]
+    count = export(load_words(model), space, to, out)
     print(f"{out}: {count} words")
 
 

@@ -2,7 +2,7 @@
 
 Silberer and Lapata 2014 (Learning Grounded Meaning Representations with Autoencoders, ACL), section 3:
 
-    unimodal: h = s(W x~ + b), x^ = W' h + b'      x~: x with a share of its numbers set to 0; two layers per side
+    unimodal: h = s(W x~ + b), x^ = W' h + b'      x~: x with a share of it set to 0; two layers per side
     bimodal:  y = s(W3 [h_text || h_pictures] + b3), both sides are restored from y
     L = rec(text) + rec(pictures) + d_c cross-entropy(softmax(V y), label) + weight decay
     one side is set to 0 as a whole at random, so that y follows from either side

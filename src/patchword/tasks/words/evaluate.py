@@ -93,7 +93,7 @@ def evaluate_set(
     """
     people = np.array([pair.score for pair in pairs])
     words = [(pair.first, pair.second) for pair in pairs]
-    scores = {space: model.similarities(words, space) for space in SPACES if space in model.spaces}  # type: ignore[arg-type]
+    scores = {space: model.similarities(words, space) for space in SPACES if space in model.spaces}
     against = {space: scores.get("text") for space in scores}
     if other is not None:
         against = {space: _of(other, words, space) for space in scores}
@@ -126,4 +126,4 @@ def _is(side: np.ndarray | None) -> bool:
 
 
 def _of(other: WordVectors, words: Sequence[tuple[str, str]], space: Space | str) -> np.ndarray | None:
-    return other.similarities(words, space) if space in other.spaces else None  # type: ignore[arg-type]
+    return other.similarities(words, space) if space in other.spaces else None

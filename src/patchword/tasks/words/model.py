@@ -22,9 +22,8 @@ from patchword.models.word_vectors.distributional import unit_rows
 from patchword.tasks.words.settings import WordModelSettings
 from patchword.tensors import read_tensors
 
-SPACES = ("text", "picture", "fused")
 Space = Literal["text", "picture", "fused"]
-_PICTURES = "pictures.json"
+SPACES: tuple[Space, ...] = ("text", "picture", "fused")
 
 
 class WordSettings(BaseModel, extra="forbid", frozen=True):
@@ -64,10 +63,11 @@ class WordVectors:
 
     def __repr__(self) -> str:
         widths = ", ".join(f"{space} {rows.shape[1]}" for space, rows in self._unit.items())
-        return f"<WordVectors {self.facts.name}: {self.settings.model.kind}, {len(self.words):,} words, {widths}>"
+        kind, count = self.settings.model.kind, f"{len(self.words):,} words"
+        return f"<WordVectors {self.facts.name}: {kind}, {count}, {widths}>"
 
     @property
-    def spaces(self) -> tuple[str, ...]:
+    def spaces(self) -> tuple[Space, ...]:
         """The kinds of vectors that there are."""
         return tuple(self._unit)
 
@@ -149,11 +149,8 @@ class WordVectors:
 
     def write(self, folder: Path, half: bool = False) -> None:
         """Writes the files of the model folder."""
-        vocabulary = {"words": list(self.words)}
-        more = {_PICTURES: self.pictures} if self.pictures else None
-        checkpoint.write_model(
-            folder, "words", self.settings, self.facts, self.tensors, vocabulary, half, more
-        )
+        vocabulary = {"words": list(self.words), "pictures": self.pictures}
+        checkpoint.write_model(folder, "words", self.settings, self.facts, self.tensors, vocabulary, half)
 
 
 def load_words(name: str | Path, device: str | None = None) -> WordVectors:
@@ -163,7 +160,8 @@ def load_words(name: str | Path, device: str | None = None) -> WordVectors:
     """
     folder = find_model(name)
     settings, facts = read_settings(folder, "words", WordSettings)
-    words = checkpoint.read_vocabulary(folder).get("words")
+    vocabulary = checkpoint.read_vocabulary(folder)
+    words, pictures = vocabulary.get("words"), vocabulary.get("pictures", {})
     tensors = read_tensors(folder / checkpoint.WEIGHTS)
     tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith("training.")}
     if not isinstance(words, list) or len(words) != settings.words:
@@ -176,5 +174,4 @@ def load_words(name: str | Path, device: str | None = None) -> WordVectors:
                 f"{folder}: {len(tensors[space])} rows of {space} for {len(words)} words: the folder is "
                 "mixed up"
             )
-    pictures = checkpoint._read_json(folder / _PICTURES) if (folder / _PICTURES).is_file() else {}
     return WordVectors(settings, words, tensors, pictures, facts)

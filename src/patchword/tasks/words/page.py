@@ -27,7 +27,7 @@ def neighbours_page(model: WordVectors, words: Sequence[str], count: int) -> str
 
 
 def _of_word(model: WordVectors, word: str, count: int) -> Html:
-    columns = {space: model.neighbours(word, space, count) for space in model.spaces}  # type: ignore[arg-type]
+    columns = {space: model.neighbours(word, space, count) for space in model.spaces}
     rows = [
         [_shown(found[place]) if place < len(found) else "–" for found in columns.values()]
         for place in range(count)
@@ -66,12 +66,8 @@ def pictures_strip(model: WordVectors, files: Sequence[str]) -> Html:
     shown = []
     for file in files:
         try:
-            path = Path(model.settings.images or "") / file
-            shown.append(
-                Html(
-                    f'<div class="sample"><img alt="{escape(file)}" src="{picture_uri(open_picture(path), _SIDE)}"></div>'
-                )
-            )
+            uri = picture_uri(open_picture(Path(model.settings.images or "") / file), _SIDE)
+            shown.append(Html(f'<div class="sample"><img alt="{escape(file)}" src="{uri}"></div>'))
         except PictureError as error:
             shown.append(note(str(error)))
     return Html(f'<div class="samples">{join(shown)}</div>')

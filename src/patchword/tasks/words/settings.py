@@ -26,7 +26,7 @@ class CorpusSettings(BaseModel, extra="forbid", frozen=True):
     files: tuple[str, ...] = Field((), description="text files, one sentence or paragraph per line; any size")
     captions: str | None = Field(
         None,
-        description="in their place: annotations of a caption data set, whose training captions are the corpus",
+        description="in their place: a caption data set, whose training captions are the corpus",
     )
     splitter: Literal["english", "characters"] = Field(
         "english", description="how lines are split into words"
@@ -56,7 +56,7 @@ class WordPicturesSettings(BaseModel, extra="forbid", frozen=True):
     """Which pictures stand for which words, and what sees them."""
 
     annotations: str = Field(
-        description="captions or labels of pictures: a picture stands for every word that one of its texts has"
+        description="captions or labels of pictures: a picture stands for every word of its texts"
     )
     images: str = Field(description="folder of the pictures")
     tower: TowerSettings = Field(
@@ -67,7 +67,7 @@ class WordPicturesSettings(BaseModel, extra="forbid", frozen=True):
     )
     minimum: int = Field(5, gt=0, description="pictures that a word needs to have a picture vector")
     most: int = Field(
-        100, gt=0, description="pictures per word that are averaged, drawn by the seed where there are more"
+        100, gt=0, description="pictures of a word that are averaged, drawn where there are more"
     )
     width: int = Field(100, gt=0, description="width that an SVD reduces what the tower sees to")
     held_out: int = Field(
@@ -89,12 +89,12 @@ class WordsRun(RunSettings, frozen=True):
     model: WordModelSettings
     baseline: bool = Field(
         True,
-        description="train the same model without pictures beside it, from the same numbers: its text vectors",
+        description="train the same model without pictures beside it: its text vectors",
     )
     words_per_batch: int = Field(8192, gt=0, description="skip_gram: words of the corpus per step")
     stage: tuple[StageSettings, ...] = Field(
         (),
-        description="what happens, in order; none for distributional, two for autoencoder (layer by layer, joint)",
+        description="what happens, in order; distributional: none; autoencoder: layer by layer, joint",
     )
 
     @model_validator(mode="after")
