@@ -39,6 +39,7 @@ COMMANDS = {
         "concepts",
         "memory",
         "explain-check",
+        "template",
         "push",
     )
 }
