@@ -98,7 +98,7 @@ def test_smoothing_repairs_noisy_names():
         seen = []
         for name in truth:
             top = names[rng.integers(8)] if rng.random() < 0.2 else name
-            seen.append({top: 0.5} | {other: 0.07 for other in names if other != top})
+            seen.append({other: 0.05 for other in names} | {name: 0.15} | {top: 0.5})
         for weight in right:
             right[weight] += sum(a == b for a, b in zip(smooth(seen, pairs, weight), truth, strict=True))
     assert right[0.0] < 520 and right[2.0] >= right[0.0] + 40
