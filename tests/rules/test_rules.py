@@ -74,8 +74,8 @@ PARTS_OF_A_PAGE = {
 SECTIONS = {"question_answering": "answerer"}
 """Models whose section of a configuration has another name than their file."""
 
-NOT_TRAINED_BY_A_CONFIG = {"aligned_towers"}
-"""Models that `patchword train` trains under another name."""
+NOT_TRAINED_BY_A_CONFIG = {"aligned_towers", "template"}
+"""Models that `patchword train` trains under another name, or not at all."""
 
 
 def imported(tree: ast.AST) -> set[str]:

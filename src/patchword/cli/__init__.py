@@ -40,6 +40,7 @@ COMMANDS = {
         "memory",
         "words",
         "explain-check",
+        "template",
         "push",
     )
 }
