@@ -51,6 +51,7 @@ TASKS_USED = {
     ("align", "retrieve"): "patch-word alignment stands on two towers",
     ("caption", "retrieve"): "the codebook's text tower embeds captions",
     ("label", "retrieve"): "labelling may begin with the towers of a two-tower model",
+    ("vokens", "retrieve"): "tokens and pictures are those of two towers",
 }
 """The only imports between folders of tasks, and why."""
 

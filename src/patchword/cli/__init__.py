@@ -39,6 +39,7 @@ COMMANDS = {
         "concepts",
         "memory",
         "words",
+        "vokens",
         "explain-check",
         "template",
         "push",

@@ -67,6 +67,11 @@ TASKS = {
         evaluate="tasks.label.evaluate:evaluate",
         measure="tasks.label.evaluate:measure",
     ),
+    "vokens": Task(
+        load="tasks.vokens.model:load_vokenizer",
+        run="tasks.vokens.settings:VokensRun",
+        recipe="tasks.vokens.train:vokens_recipe",
+    ),
     "words": Task(
         load="tasks.words.model:load_words",
         run="tasks.words.settings:WordsRun",
