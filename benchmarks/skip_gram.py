@@ -40,7 +40,15 @@ def ours(options: argparse.Namespace, folder: Path) -> dict:
     torch.set_num_threads(1)
     lines = sentences(options.captions, options.repeat)
     corpus = encode_corpus(lambda: lines, folder / "corpus", minimum_count=MINIMUM)
-    config = SkipGramConfig(variant="text", width=WIDTH, window=WINDOW, negatives=NEGATIVES, subsample=SAMPLE)
+    config = SkipGramConfig(
+        variant="text",
+        width=WIDTH,
+        window=WINDOW,
+        negatives=NEGATIVES,
+        subsample=SAMPLE,
+        block=options.block,
+        shared_negatives=options.shared,
+    )
     torch.manual_seed(options.seed)
     model = SkipGram(config, len(corpus.words), None)
     objective = SkipGramObjective(model, None)
@@ -120,6 +128,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--rate", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--block", type=int, default=32)
+    parser.add_argument("--shared", type=int, default=64, help="negatives that a block shares")
     parser.add_argument("--side", choices=["ours", "gensim"])
     options = parser.parse_args()
     if options.side:
