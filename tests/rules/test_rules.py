@@ -19,7 +19,7 @@ FLOORS = (
     ("types", "config", "log", "device"),
     ("text",),
     ("data",),
-    ("layers", "losses", "decode", "constrained"),
+    ("layers", "losses", "decode", "diffuse", "constrained"),
     ("towers", "models"),
     ("metrics", "html"),
     ("sentences",),
@@ -40,6 +40,7 @@ STRICTER = {
     "metrics": {"metrics", "text", "data", "errors", "lookup", "files"},
     "constrained": {"decode", "types", "errors", "ids"},
     "decode": {"types", "errors", "ids"},
+    "diffuse": {"types", "errors", "ids"},
     "losses": {"types"},
     "types": {"ids"},
     "reports": {"reports", "html", "metrics", "data", "errors", "files"},
@@ -51,6 +52,7 @@ TASKS_USED = {
     ("align", "retrieve"): "patch-word alignment stands on two towers",
     ("caption", "retrieve"): "the codebook's text tower embeds captions",
     ("label", "retrieve"): "labelling may begin with the towers of a two-tower model",
+    ("paint", "retrieve"): "a painter may be told by the text tower of two towers, which also rank what it paints",
 }
 """The only imports between folders of tasks, and why."""
 

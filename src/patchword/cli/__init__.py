@@ -23,6 +23,7 @@ COMMANDS = {
         "label",
         "pair",
         "ask",
+        "paint",
         "serve",
         "models",
         "check",
