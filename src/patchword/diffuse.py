@@ -78,9 +78,7 @@ def noised(schedule: Schedule, pictures: Tensor, noise: Tensor, times_B: Tensor)
     return kept.sqrt() * pictures + (1 - kept).sqrt() * noise
 
 
-def target_of(
-    schedule: Schedule, kind: Target, pictures: Tensor, noise: Tensor, times_B: Tensor
-) -> Tensor:
+def target_of(schedule: Schedule, kind: Target, pictures: Tensor, noise: Tensor, times_B: Tensor) -> Tensor:
     """What a denoiser of this kind should predict."""
     if kind == "noise":
         return noise
@@ -250,7 +248,7 @@ class Step(NamedTuple):
         eq. 15): -1 is the smaller and 1 the larger one."""
         smaller = math.log(max(self.smaller_variance, 1e-20))
         if learnt is None:
-            return torch.tensor(smaller)
+            return torch.tensor(smaller, dtype=torch.float64)  # of one number: it keeps the pictures' type
         share = (learnt + 1) / 2
         return share * math.log(self.beta) + (1 - share) * smaller
 
@@ -292,7 +290,9 @@ def variational_bound(
     """
     kept = schedule.kept(times_B, pictures)
     last_B = times_B == 0
-    before = torch.where(last_B.view_as(kept), torch.ones_like(kept), schedule.kept((times_B - 1).clamp(0), pictures))
+    before = torch.where(
+        last_B.view_as(kept), torch.ones_like(kept), schedule.kept((times_B - 1).clamp(0), pictures)
+    )
     beta = 1 - kept / before
     smaller = (1 - before) / (1 - kept) * beta
     # At time 0 the true variance is 0; as in the public code, that of time 1 stands in its place.
@@ -306,6 +306,8 @@ def variational_bound(
 
     gap = (mean(pictures) - mean(found.detach())) ** 2
     divergence = 0.5 * (log_variance - smaller.log() + (smaller + gap) / log_variance.exp() - 1)
-    likelihood = 0.5 * (math.log(2 * math.pi) + log_variance + (pictures - mean(found.detach())) ** 2 / log_variance.exp())
+    likelihood = 0.5 * (
+        math.log(2 * math.pi) + log_variance + (pictures - mean(found.detach())) ** 2 / log_variance.exp()
+    )
     chosen = torch.where(last_B.view_as(kept), likelihood, divergence)
     return chosen.flatten(1).mean(1) / math.log(2)

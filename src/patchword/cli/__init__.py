@@ -32,6 +32,7 @@ COMMANDS = {
         "predict",
         "evaluate",
         "score",
+        "score-images",
         "recall",
         "compare",
         "submit",

@@ -38,7 +38,9 @@ def paint(
     threshold: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Dynamic thresholding at this percentile of the values, for high guidance: 0.995."
+            min=0,
+            max=1,
+            help="Dynamic thresholding at this percentile of the values, for high guidance: 0.995.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("painted"),
@@ -48,7 +50,9 @@ def paint(
             help="Two-tower model that scores how well each picture fits the prompt; the best comes first."
         ),
     ] = None,
-    grid: Annotated[bool, typer.Option("--grid", help="Also write all pictures on one sheet, OUT/sheet.png.")] = False,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Also write all pictures on one sheet, OUT/sheet.png.")
+    ] = False,
     html: Annotated[bool, typer.Option("--html", help="Also write a page, OUT/index.html.")] = False,
     explain: Annotated[
         bool,
@@ -66,7 +70,10 @@ def paint(
     from patchword.tasks.paint.model import load_painter
     from patchword.tasks.paint.paint import Order, batches, paint_into
 
-    refuse_existing(overwrite, {"--grid": out / "sheet.png" if grid else None, "--html": out / "index.html" if html else None})
+    refuse_existing(
+        overwrite,
+        {"--grid": out / "sheet.png" if grid else None, "--html": out / "index.html" if html else None},
+    )
     painter = load_painter(model, device)
     painter.check(prompt)
     for remark in painter.remarks(prompt):
@@ -103,9 +110,7 @@ def _write_more(
 
     facts = facts_of(painter, order)
     if grid:
-        labels = [
-            f"seed {one.seed}" + ("" if one.score is None else f", {one.score:.3f}") for one in painted
-        ]
+        labels = [f"seed {one.seed}" + ("" if one.score is None else f", {one.score:.3f}") for one in painted]
         pixels = np.stack([one.pixels_HWC for one in painted])
         write_bytes(out / "sheet.png", marked_png(sheet(pixels, labels, title=order.prompt), facts))
     words, maps = [], None

@@ -183,11 +183,6 @@ def _distances(a_ND: np.ndarray, b_MD: np.ndarray) -> np.ndarray:
     return np.sqrt(squares.clip(0))
 
 
-def text_agreement(pictures_NE: np.ndarray, texts_NE: np.ndarray) -> np.ndarray:
-    """CLIPScore of each picture with its own text, 2.5 max(cosine, 0) (Hessel et al. 2021), from unit vectors."""
-    return 2.5 * (pictures_NE * texts_NE).sum(1).clip(0)
-
-
 def r_precision(
     pictures_NE: np.ndarray, texts_NE: np.ndarray, captions: list[str], others: int = 99, seed: int = 0
 ) -> np.ndarray:

@@ -49,4 +49,3 @@ class Average:
         with torch.no_grad():
             for name, tensor in wanted.items():
                 tensor.copy_(tensors[f"trained.{name}"])
-

@@ -20,7 +20,9 @@ class SceneSettings(BaseModel, extra="forbid", frozen=True):
     """Which scenes a training draws for itself."""
 
     levels: tuple[int, ...] = Field(
-        (1,), min_length=1, description="1: one thing; 2: two in a relation; 3: three to six; shares are equal"
+        (1,),
+        min_length=1,
+        description="1: one thing; 2: two in a relation; 3: three to six; shares are equal",
     )
     count: int = Field(20_000, gt=0, description="scenes that are trained on")
     selection: int = Field(512, gt=0, description="other scenes, on which the model is selected")

@@ -62,14 +62,19 @@ class DenoiserConfig(BaseModel, extra="forbid", frozen=True):
         0.1, ge=0, lt=1, description="share of texts left out while training; 0: no guidance afterwards"
     )
     picture_width: int | None = Field(
-        None, gt=0, description="width of a picture embedding that it is told (unCLIP's decoder); absent: none"
+        None,
+        gt=0,
+        description="width of a picture embedding that it is told (unCLIP's decoder); absent: none",
     )
     drop_picture: float = Field(0.1, ge=0, lt=1, description="share of picture embeddings left out likewise")
     small_size: int | None = Field(
         None, ge=4, description="side of a smaller picture that it enlarges (a cascade); absent: none"
     )
     small_noise: float = Field(
-        0.0, ge=0, lt=1, description="most noise on the smaller picture while training, as a share of the times"
+        0.0,
+        ge=0,
+        lt=1,
+        description="most noise on the smaller picture while training, as a share of the times",
     )
 
     @model_validator(mode="after")
@@ -164,7 +169,9 @@ class TextAttention(nn.Module):
 class Level(nn.Module):
     """A residual block, and attention where the level has it."""
 
-    def __init__(self, config: DenoiserConfig, width_in: int, width: int, text_width: int, attends: bool) -> None:
+    def __init__(
+        self, config: DenoiserConfig, width_in: int, width: int, text_width: int, attends: bool
+    ) -> None:
         super().__init__()
         self.block = ResidualBlock(width_in, width, 4 * config.width, config.dropout)
         self.attention = TextAttention(width, text_width, config.head_width) if attends else None
@@ -275,7 +282,9 @@ class Denoiser(nn.Module):
                 now = self.grow[place - 1](F.interpolate(now, scale_factor=2.0, mode="nearest"))
         return F.pixel_shuffle(self.out(F.silu(self.norm(now))), self.config.patch)
 
-    def _run(self, level: Level, now, time_BC: Tensor, told, memory: Memory, maps: list[Tensor] | None) -> Tensor:
+    def _run(
+        self, level: Level, now, time_BC: Tensor, told, memory: Memory, maps: list[Tensor] | None
+    ) -> Tensor:
         now = level.block(now, time_BC)
         if level.attention is not None:
             now, weights = level.attention(now, *next(told), memory.hidden_B11L, maps is not None)

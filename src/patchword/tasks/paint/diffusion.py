@@ -1,6 +1,6 @@
 """Diffusion as a family of painters: its loss, and how pictures are drawn from noise.
 
-    L = E |prediction - target|^2 (+ 0.001 L_vlb where the variance is learnt)     (Nichol and Dhariwal 2021, eq. 16)
+L = E |prediction - target|^2 (+ 0.001 L_vlb where the variance is learnt)     (Nichol and Dhariwal 2021, eq. 16)
 """
 
 from __future__ import annotations
@@ -89,9 +89,7 @@ def paint(model: PaintModel, told: Told, nothing: Told, wish: Wish) -> Tensor:
         return model.painter(noisy, times_B, memory, collected)
 
     text, without = model.painter.encode(told.text), model.painter.encode(nothing.text)
-    how = Sampling(
-        config.target, "ddpm" if wish.ancestral else "ddim", percentile=wish.percentile
-    )
+    how = Sampling(config.target, "ddpm" if wish.ancestral else "ddim", percentile=wish.percentile)
     pictures = draw()
     for pictures in sample(guided(denoise, text, without, guidance), schedule, pictures, times, how, draw):
         wish.watch()

@@ -44,7 +44,9 @@ def painted_page(
         parts.append(
             section(
                 "Which word lies where",
-                note("Bright: cells that attended to the word more than elsewhere, over all steps and layers."),
+                note(
+                    "Bright: cells that attended to the word more than elsewhere, over all steps and layers."
+                ),
                 *(_words(one, words, maps[place]) for place, one in enumerate(painted)),
             )
         )
@@ -55,7 +57,7 @@ def painted_page(
 def _figure(one: Painted) -> Html:
     score = "" if one.score is None else f", score {one.score:.3f}"
     return Html(
-        f'<figure>{_image(one.pixels_HWC, f"seed {one.seed}")}'
+        f"<figure>{_image(one.pixels_HWC, f'seed {one.seed}')}"
         f"<figcaption>seed {one.seed}{score}<br>{escape(one.path.name)}</figcaption></figure>"
     )
 

@@ -90,9 +90,12 @@ def paint_into(
         WriteError: a file cannot be written; those before it are there.
     """
     facts = facts_of(painter, order)
+    out.mkdir(parents=True, exist_ok=True)
     names = {seed: out / f"{_slug(order.prompt)}-{seed}.png" for seed in order.seeds}
     there = {seed: path for seed, path in names.items() if path.exists()}
-    same = {seed for seed, path in there.items() if read_facts(path) == {"generated": True, **facts, "seed": seed}}
+    same = {
+        seed for seed, path in there.items() if read_facts(path) == {"generated": True, **facts, "seed": seed}
+    }
     if not overwrite:
         other = next((path for seed, path in there.items() if seed not in same), None)
         if other is not None:

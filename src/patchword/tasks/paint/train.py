@@ -23,7 +23,7 @@ from patchword.data.pictures import Preprocessing
 from patchword.data.records import CaptionRecord
 from patchword.data.scenes.pictures import scene_data
 from patchword.files import write_bytes
-from patchword.tasks.paint.families import Wish, family_of
+from patchword.tasks.paint.families import Wish
 from patchword.tasks.paint.model import PaintingModel, build_paint_model, to_pixels
 from patchword.tasks.paint.settings import PaintingSettings, PaintRun
 from patchword.tasks.paint.sheet import png_of, sheet
@@ -82,7 +82,8 @@ class PaintTraining:
         self.average = Average(self.model, run.average)
         facts = ModelFacts(
             name=folder.name,
-            description=run.description or f"A {run.painter.kind} that paints from text, trained with Patchword.",
+            description=run.description
+            or f"A {run.painter.kind} that paints from text, trained with Patchword.",
             dataset=dataset,
             licence=run.licence or "not stated",
             command=command,
@@ -132,6 +133,7 @@ class PaintTraining:
         texts = list(dict.fromkeys(record.captions[0] for record in self.selection.records))[: self.run.sheet]
         pixels = to_pixels(self.painting.draw(texts, Wish(range(len(texts)))))
         name = f"{stage + 1}-{self.run.stage[stage].name}-epoch-{epoch + 1:04d}.png"
+        (self.folder / SHEETS).mkdir(parents=True, exist_ok=True)
         write_bytes(self.folder / SHEETS / name, png_of(sheet(pixels, texts)))
 
     def save(self, folder: Path) -> None:
