@@ -1,12 +1,12 @@
 """Diffusion: noise schedules, what a denoiser predicts, and how pictures are drawn from it.
 
-    q(x_t | x_0) = N(sqrt(a_t) x_0, (1 - a_t) I)      a_t = prod_{s <= t} (1 - beta_s)   (Ho et al. 2020, eq. 4)
-    v_t = sqrt(a_t) eps - sqrt(1 - a_t) x_0                                       (Salimans and Ho 2022, app. D)
+    q(x_t | x_0) = N(sqrt(a_t) x_0, (1 - a_t) I)    a_t = prod_{s <= t} (1 - beta_s)   (Ho et al. 2020, eq. 4)
+    v_t = sqrt(a_t) eps - sqrt(1 - a_t) x_0                                     (Salimans and Ho 2022, app. D)
     x_s = sqrt(a_s) x_0 + sqrt(1 - a_s - sigma^2) eps + sigma z                   (Song et al. 2021, eq. 12)
-    eps~ = eps(x_t | nothing) + w (eps(x_t | text) - eps(x_t | nothing))          (Ho and Salimans 2021, eq. 6)
+    eps~ = eps(x_t | nothing) + w (eps(x_t | text) - eps(x_t | nothing))         (Ho and Salimans 2021, eq. 6)
 
-A denoiser is any function of noisy pictures and their times; `decode.py` does the same for words. Nothing here
-knows a model.
+A denoiser is any function of noisy pictures and their times; `decode.py` does the same for words. Nothing
+here knows a model.
 
 Shape legend: B pictures, C channels, H W their sides, T times of the schedule.
 """
@@ -25,7 +25,8 @@ from patchword.errors import ConfigError
 Target = Literal["noise", "picture", "velocity"]
 """What a denoiser predicts: eps, x_0 or v."""
 Denoise = Callable[[Tensor, Tensor], Tensor]
-"""(noisy pictures (B, C, H, W), times (B)) -> the prediction, C channels, or 2 C where the variance is learnt."""
+"""(noisy pictures (B, C, H, W), times (B)) -> the prediction, C channels, or 2 C where the variance is
+learnt."""
 
 
 class Schedule(NamedTuple):
@@ -134,9 +135,9 @@ def guided(
 ) -> Denoise:
     """Classifier-free guidance, both predictions in one pass over 2 B pictures.
 
-    A scale of 1 is the conditional and 0 the unconditional prediction itself, bit for bit, in one pass over B.
-    Where the variance is learnt, only the first C channels are guided and the text's variance is kept, as in
-    GLIDE.
+    A scale of 1 is the conditional and 0 the unconditional prediction itself, bit for bit, in one pass over
+    B. Where the variance is learnt, only the first C channels are guided and the text's variance is kept, as
+    in GLIDE.
     """
     if scale in (0, 1):
         only = text if scale == 1 else nothing

@@ -64,8 +64,8 @@ def paint(
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
 ) -> None:
-    """Paint pictures of a text. Every file carries the seed that repeats it and the mark that it is generated;
-    a command that was interrupted goes on where it ended."""
+    """Paint pictures of a text. Every file carries the seed that repeats it and the mark that it is
+    generated; a command that was interrupted goes on where it ended."""
     from patchword.log import progress
     from patchword.tasks.paint.model import load_painter
     from patchword.tasks.paint.paint import Order, batches, paint_into

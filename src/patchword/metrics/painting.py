@@ -1,14 +1,15 @@
-"""How good generated pictures are, from features of any extractor: distances, precision and recall, agreement.
+"""How good generated pictures are, from features of any extractor: distances, precision and recall,
+agreement.
 
     inception_score   exp(E KL(p(y|x) || p(y)))                                        (Salimans et al. 2016)
     frechet_distance  |m - m'|^2 + Tr(C + C' - 2 (C C')^1/2)                           (Heusel et al. 2017)
     kernel_distance   unbiased MMD^2 with the kernel (x.y / d + 1)^3                   (Binkowski et al. 2018)
-    precision, recall share within the balls around the k-nearest neighbours           (Kynkaanniemi et al. 2019)
+    precision, recall share within the balls around the k-nearest neighbours        (Kynkaanniemi et al. 2019)
     density, coverage the same, counted                                                (Naeem et al. 2020)
     r_precision       share whose own text is the nearest of 100                       (Xu et al. 2018)
 
-A Frechet distance is called FID only with Inception's weights; everywhere else it carries the name of what made
-the features. Nothing here knows a model, and numpy is enough.
+A Frechet distance is called FID only with Inception's weights; everywhere else it carries the name of what
+made the features. Nothing here knows a model, and numpy is enough.
 
 Shape legend: N generated and M real pictures, D features, Y classes.
 """
@@ -62,8 +63,8 @@ def moments(batches_ND: Iterable[np.ndarray]) -> Moments:
 def frechet_distance(first: Moments, second: Moments) -> float:
     """Frechet distance between two normal distributions.
 
-    The trace of (C C')^1/2 is the sum of the roots of the eigenvalues of C^1/2 C' C^1/2, which is symmetric, so
-    that no complex part appears; eigenvalues below zero are rounding, and count as zero.
+    The trace of (C C')^1/2 is the sum of the roots of the eigenvalues of C^1/2 C' C^1/2, which is symmetric,
+    so that no complex part appears; eigenvalues below zero are rounding, and count as zero.
     """
     gap = float(((first.mean_D - second.mean_D) ** 2).sum())
     values_D, vectors_DD = np.linalg.eigh(first.covariance_DD)
@@ -83,7 +84,8 @@ def too_few(first: Moments, second: Moments) -> str | None:
     if least > width:
         return None
     return (
-        f"{least} pictures and {width} features: the covariance has no full rank, and the distance is far too "
+        f"{least} pictures and {width} features: the covariance has no full rank, and the distance is far "
+        "too "
         f"high; it may be compared with others of the same number only. Use more than {width}, or `KID`"
     )
 
@@ -93,8 +95,8 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """KID: the mean, and the standard deviation, of the unbiased MMD^2 over random subsets.
 
-    Between two samples of one distribution the mean is 0, and may be below. Raises DataError for fewer than two
-    pictures.
+    Between two samples of one distribution the mean is 0, and may be below. Raises DataError for fewer than
+    two pictures.
     """
     least = min(len(first_ND), len(second_MD), size)
     if least < 2:
@@ -188,8 +190,8 @@ def r_precision(
 ) -> np.ndarray:
     """For each picture, whether its own text is nearer than `others` texts that say something else (0 or 1).
 
-    As in AttnGAN: 99 mismatched descriptions, drawn for each picture; texts that are equal to its own are none.
-    Where there are fewer, all of them are taken. Raises DataError where all texts are the same.
+    As in AttnGAN: 99 mismatched descriptions, drawn for each picture; texts that are equal to its own are
+    none. Where there are fewer, all of them are taken. Raises DataError where all texts are the same.
     """
     if len(set(captions)) < 2:
         raise DataError("R-precision compares a text with others, and all captions are the same")
@@ -207,7 +209,8 @@ def r_precision(
 def interval(
     statistic: Callable[[np.ndarray], float], count: int, samples: int = 200, seed: int = 0
 ) -> tuple[float, float]:
-    """A 95 % interval of a statistic by the bootstrap; it is given places of pictures, drawn with replacement."""
+    """A 95 % interval of a statistic by the bootstrap; it is given places of pictures, drawn with
+    replacement."""
     rng = np.random.default_rng(seed)
     found = [statistic(rng.integers(count, size=count)) for _ in range(samples)]
     low, high = np.percentile(found, [2.5, 97.5])

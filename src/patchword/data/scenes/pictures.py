@@ -1,4 +1,5 @@
-"""Drawn scenes as a data set in memory: records with captions, and their pixels, for trainings that begin at once."""
+"""Drawn scenes as a data set in memory: records with captions, and their pixels, for trainings that begin
+at once."""
 
 from __future__ import annotations
 
@@ -75,7 +76,8 @@ def scenes_of(settings: SceneSettings, split: str) -> list[Scene]:
 def scene_data(
     settings: SceneSettings, size: int, splits: Sequence[str] = ("train", "val")
 ) -> tuple[dict[str, list[CaptionRecord]], DrawnPictures]:
-    """Records of the splits, and the pictures of all of them at `size` pixels. Raises what `scenes_of` does."""
+    """Records of the splits, and the pictures of all of them at `size` pixels. Raises what `scenes_of`
+    does."""
     records: dict[str, list[CaptionRecord]] = {}
     names, pixels = [], []
     for split in splits:

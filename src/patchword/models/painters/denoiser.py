@@ -1,16 +1,17 @@
 """A U-Net that takes the noise out of a picture, told what the picture shows: the denoiser of GLIDE.
 
 Nichol et al. 2021, "GLIDE: Towards Photorealistic Image Generation and Editing with Text-Guided Diffusion
-Models" (arXiv 2112.10741), over the U-Net of Dhariwal and Nichol 2021 (arXiv 2105.05233). The text acts in two
-places (GLIDE, section 2.1):
+Models" (arXiv 2112.10741), over the U-Net of Dhariwal and Nichol 2021 (arXiv 2105.05233). The text acts in
+two places (GLIDE, section 2.1):
 
-    h = MLP(sinusoid(t)) + W_s s             s: the text tower's state at the last token    (time and sentence)
+    h = MLP(sinusoid(t)) + W_s s            s: the text tower's state at the last token    (time and sentence)
     context = softmax(Q [K_text; K]^T / sqrt(D)) [V_text; V]                                (words and cells)
 
 where Q, K, V are projections of the map's cells and K_text, V_text those of all text tokens: one softmax over
-text and picture. A residual block scales and shifts its second norm by h. unCLIP's decoder (Ramesh et al. 2022,
-arXiv 2204.06125, section 2.1) adds a picture embedding z: W_z z joins h, and four more tokens join the text.
-A step of a cascade sees a smaller picture, enlarged, beside the noisy one (Ho et al. 2022, arXiv 2106.15282).
+text and picture. A residual block scales and shifts its second norm by h. unCLIP's decoder (Ramesh et al.
+2022, arXiv 2204.06125, section 2.1) adds a picture embedding z: W_z z joins h, and four more tokens join the
+text. A step of a cascade sees a smaller picture, enlarged, beside the noisy one (Ho et al. 2022, arXiv
+2106.15282).
 
 Shape legend: B pictures, C channels of a map, H W sides of the picture, N cells of a map, L text tokens with
 the four of a picture embedding, E width of a picture embedding, D width of a head.
@@ -82,13 +83,15 @@ class DenoiserConfig(BaseModel, extra="forbid", frozen=True):
         side = self.patch * 2 ** (len(self.multipliers) - 1)
         if self.size % side:
             raise ValueError(
-                f"size is {self.size} and {len(self.multipliers)} levels of patches of {self.patch} pixels need "
+                f"size is {self.size} and {len(self.multipliers)} levels of patches of {self.patch} "
+                "pixels need "
                 f"a multiple of {side}: choose one, or fewer levels"
             )
         for multiplier in self.multipliers:
             if self.width * multiplier % self.head_width:
                 raise ValueError(
-                    f"a level has {self.width * multiplier} channels, which heads of {self.head_width} do not "
+                    f"a level has {self.width * multiplier} channels, which heads of {self.head_width} do "
+                    "not "
                     "divide: change head_width or width"
                 )
         sides = [self.size // self.patch // 2**level for level in range(len(self.multipliers))]

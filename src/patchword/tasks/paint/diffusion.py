@@ -1,6 +1,6 @@
 """Diffusion as a family of painters: its loss, and how pictures are drawn from noise.
 
-L = E |prediction - target|^2 (+ 0.001 L_vlb where the variance is learnt)     (Nichol and Dhariwal 2021, eq. 16)
+L = E |prediction - target|^2 (+ 0.001 L_vlb where the variance is learnt)  (Nichol and Dhariwal 2021, eq. 16)
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def check(config: DenoiserConfig, wish: Wish) -> None:
     if wish.guidance not in (None, 1.0) and not config.drop_text:
         raise ConfigError(
             f"guidance is {wish.guidance:g}, and this model was trained without left-out texts "
-            "(painter.drop_text = 0), so it does not know what a picture without a text is: leave guidance at "
+            "(painter.drop_text = 0), so it does not know what a picture without a text is: leave "
+            "guidance at "
             "1, or train it with drop_text above 0"
         )
     if wish.steps is not None and not 1 <= wish.steps <= config.steps:
@@ -118,8 +119,8 @@ def check(config: DenoiserConfig, wish: Wish) -> None:
 
 
 def _maps(collected: list[Tensor], count: int, side: int) -> list[Tensor]:
-    """Attention of each cell on each text token (count, side, side, L): the mean over heads, layers and steps,
-    every map enlarged to the side of the largest, normalised over the tokens."""
+    """Attention of each cell on each text token (count, side, side, L): the mean over heads, layers and
+    steps, every map enlarged to the side of the largest, normalised over the tokens."""
     total: Tensor | float = 0.0
     for weights_BHNL in collected:
         mean_BNL = weights_BHNL[:count].mean(1)

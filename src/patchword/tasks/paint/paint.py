@@ -1,4 +1,5 @@
-"""What `patchword paint` does: pictures of a prompt into a folder, batch by batch, each file whole or not there.
+"""What `patchword paint` does: pictures of a prompt into a folder, batch by batch, each file whole or not
+there.
 
 A file that is there already with the same facts is not painted again, so that a command that was interrupted,
 or stopped by a full disk, goes on where it ended.

@@ -1,4 +1,5 @@
-"""Rankers: how well a picture fits a prompt, so that the best of several comes first (DALL-E 1, section 2.6)."""
+"""Rankers: how well a picture fits a prompt, so that the best of several comes first (DALL-E 1, section
+2.6)."""
 
 from __future__ import annotations
 

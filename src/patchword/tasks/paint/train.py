@@ -153,18 +153,25 @@ class PaintTraining:
 def _data(
     run: PaintRun, size: int
 ) -> tuple[Sequence[CaptionRecord], Sequence[CaptionRecord], PictureInputs, str]:
-    """Records that are trained on and that select, where their pixels come from, and what the card calls it."""
+    """Records that are trained on and that select, where their pixels come from, and what the card calls
+    it."""
     if run.scenes is not None:
         records, drawn = scene_data(run.scenes, size)
         levels = " and ".join(map(str, run.scenes.levels))
-        said = f"drawn scenes of level {levels}: {len(records['train'])} trained on, {len(records['val'])} others"
+        said = (
+            f"drawn scenes of level {levels}: {len(records['train'])} trained on, "
+            f"{len(records['val'])} others"
+        )
         return records["train"], records["val"], drawn, f"{said} to select"
     train, selection = read_splits(run.data)
     preprocessing = Preprocessing(
         size=size, fit="short_side_center_crop", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
     )
     files = [record.file for record in (*train, *selection)]
-    said = f"{Path(run.data.annotations).name}: {len(train)} training pictures, selected on {len(selection)} others"
+    said = (
+        f"{Path(run.data.annotations).name}: {len(train)} training pictures, selected on "
+        f"{len(selection)} others"
+    )
     return train, selection, pixel_inputs(run.data, preprocessing, files), said
 
 
