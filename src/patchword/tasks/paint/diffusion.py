@@ -90,8 +90,10 @@ def paint(model: PaintModel, told: Told, nothing: Told, wish: Wish) -> Tensor:
 
     text, without = model.painter.encode(told.text), model.painter.encode(nothing.text)
     how = Sampling(config.target, "ddpm" if wish.ancestral else "ddim", percentile=wish.percentile)
-    pictures = draw()
-    for pictures in sample(guided(denoise, text, without, guidance), schedule, pictures, times, how, draw):
+    noise = draw()
+    pictures = noise
+    for drawn in sample(guided(denoise, text, without, guidance), schedule, noise, times, how, draw):
+        pictures = drawn
         wish.watch()
     if collected is not None:
         wish.maps.extend(_maps(collected, len(wish.seeds), config.size // config.patch))
