@@ -70,14 +70,15 @@ PARTS_OF_A_PAGE = {
     "prompt_search": "prompt-fusion",
     "late_concatenation": "prompt-fusion",
     "aligned_towers": "patch-slimming",
+    "scene_reader": "denoiser",
 }
 """Models that share the page of the idea they belong to."""
 
 SECTIONS = {"question_answering": "answerer"}
 """Models whose section of a configuration has another name than their file."""
 
-NOT_TRAINED_BY_A_CONFIG = {"aligned_towers"}
-"""Models that `patchword train` trains under another name."""
+NOT_TRAINED_BY_A_CONFIG = {"aligned_towers", "scene_reader"}
+"""Models that `patchword train` trains under another name, or that a tool of the checkout trains."""
 
 
 def imported(tree: ast.AST) -> set[str]:
