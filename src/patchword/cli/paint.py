@@ -84,7 +84,7 @@ def paint(
 
         ranker = two_tower_ranker(rank, prompt, device)
     order = Order(prompt, range(seed, seed + number), model, guidance, steps, threshold)
-    each = painter.family.steps if steps is None else steps
+    each = painter.usual_steps if steps is None else steps
     with progress() as bar:
         task = bar.add_task("painting", total=batches(order) * (each or 1), status="")
         painted = paint_into(painter, order, out, overwrite, ranker, lambda: bar.update(task, advance=1))

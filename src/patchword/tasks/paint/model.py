@@ -66,6 +66,11 @@ class PaintingModel:
         return checkpoint.weights_digest(self.model)
 
     @property
+    def usual_steps(self) -> int | None:
+        """Steps where none are asked for; None where there is no choice."""
+        return self.family.steps
+
+    @property
     def size(self) -> int:
         """Side of its pictures in pixels."""
         return int(self.settings.painter.size)

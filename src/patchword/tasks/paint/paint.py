@@ -30,6 +30,11 @@ class Painter(Protocol):
         """What identifies its weights."""
         ...
 
+    @property
+    def usual_steps(self) -> int | None:
+        """Steps where none are asked for; None where there is no choice."""
+        ...
+
     def remarks(self, text: str) -> list[str]:
         """What a person should know who asks with this text."""
         ...
