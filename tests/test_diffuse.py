@@ -60,12 +60,18 @@ def test_every_target_gives_picture_and_noise_back(time, kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("steps", [1, 7, 50])
 def test_ddim_with_the_true_noise_recovers_the_picture(kind, steps):
-    schedule, pictures, noise = diffuse.cosine_schedule(), double(2, 3, 8, 8).clamp(-1, 1), double(2, 3, 8, 8, seed=1)
+    schedule, pictures, noise = (
+        diffuse.cosine_schedule(),
+        double(2, 3, 8, 8).clamp(-1, 1),
+        double(2, 3, 8, 8, seed=1),
+    )
     times = spaced(schedule, steps)
     noisy = diffuse.noised(schedule, pictures, noise, torch.full((2,), times[0]))
 
     def oracle(now, times_B):
-        return diffuse.target_of(schedule, kind, pictures, diffuse.to_noise(schedule, pictures, now, times_B), times_B)
+        return diffuse.target_of(
+            schedule, kind, pictures, diffuse.to_noise(schedule, pictures, now, times_B), times_B
+        )
 
     *_, found = sample(oracle, schedule, noisy, times, Sampling(kind))
     assert torch.allclose(found, pictures, atol=1e-6)
@@ -99,7 +105,9 @@ def test_sampling_equals_diffusers_step_by_step(method):
     reference, generator = noise, torch.Generator().manual_seed(5)
     for time in times:
         more = {"use_clipped_model_output": True} if method == "ddim" else {"generator": generator}
-        reference = theirs.step(denoise(reference, torch.full((2,), time)), time, reference, **more).prev_sample
+        reference = theirs.step(
+            denoise(reference, torch.full((2,), time)), time, reference, **more
+        ).prev_sample
     assert torch.allclose(ours, reference, atol=2e-5)
 
 
@@ -151,11 +159,15 @@ def test_the_variational_bound_by_hand():
     schedule, times_B = diffuse.linear_schedule(10, 0.01, 0.3), torch.tensor([0, 4])
     pictures, noise = double(2, 1, 2, 2), double(2, 1, 2, 2, seed=1)
     noisy = diffuse.noised(schedule, pictures, noise, times_B)
-    bound = diffuse.variational_bound(schedule, pictures, pictures, torch.full_like(pictures, -1), noisy, times_B)
+    bound = diffuse.variational_bound(
+        schedule, pictures, pictures, torch.full_like(pictures, -1), noisy, times_B
+    )
     first = Step(float(schedule.kept_T[1]), float(schedule.kept_T[0])).smaller_variance
     assert bound[0].item() == pytest.approx(0.5 * math.log(2 * math.pi * first) / math.log(2))
     assert bound[1].item() == pytest.approx(0, abs=1e-9)
-    wrong = diffuse.variational_bound(schedule, pictures, pictures + 0.1, torch.full_like(pictures, -1), noisy, times_B)
+    wrong = diffuse.variational_bound(
+        schedule, pictures, pictures + 0.1, torch.full_like(pictures, -1), noisy, times_B
+    )
     step = Step(float(schedule.kept_T[4]), float(schedule.kept_T[3]))
     gap = 0.1 * math.sqrt(step.before) * step.beta / (1 - step.kept)
     assert wrong[1].item() == pytest.approx(gap**2 / step.smaller_variance / 2 / math.log(2))

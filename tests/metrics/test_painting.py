@@ -47,7 +47,9 @@ def test_it_warns_where_the_covariance_has_no_full_rank():
 
 
 def test_the_kernel_distance_is_unbiased_and_sees_a_shift():
-    same = [painting.kernel_distance(cloud(400, seed=s), cloud(400, seed=s + 50), 1, 400)[0] for s in range(30)]
+    same = [
+        painting.kernel_distance(cloud(400, seed=s), cloud(400, seed=s + 50), 1, 400)[0] for s in range(30)
+    ]
     assert abs(np.mean(same)) < 3 * np.std(same) / 30**0.5
     assert painting.kernel_distance(cloud(400), cloud(400, seed=1, shift=1))[0] > 10 * np.std(same)
     a, b = np.array([[1.0], [2.0]]), np.array([[0.0], [3.0]])

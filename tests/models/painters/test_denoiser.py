@@ -28,7 +28,9 @@ def told(count: int = 2, length: int = 5, real: int = 5, seed: int = 1) -> TextF
 
 
 def inputs(count: int = 2, size: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(3)), torch.tensor([5, 800])[:count]
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(3)), torch.tensor(
+        [5, 800]
+    )[:count]
 
 
 def test_the_attention_is_one_softmax_over_text_and_cells():
@@ -45,7 +47,10 @@ def test_the_attention_is_one_softmax_over_text_and_cells():
     for b in range(2):
         for h in range(2):
             part = slice(8 * h, 8 * h + 8)
-            keys, values = torch.cat([tk[b, :3, part], k[b, :, part]]), torch.cat([tv[b, :3, part], v[b, :, part]])
+            keys, values = (
+                torch.cat([tk[b, :3, part], k[b, :, part]]),
+                torch.cat([tv[b, :3, part], v[b, :, part]]),
+            )
             shares = (q[b, :, part] @ keys.T / 8**0.5).softmax(-1)
             context[b, :, part] = shares @ values
             assert torch.allclose(weights[b, h, :, :3], shares[:, :3], atol=1e-6)
@@ -54,7 +59,9 @@ def test_the_attention_is_one_softmax_over_text_and_cells():
     assert torch.equal(weights[..., 3:], torch.zeros(2, 2, 16, 2))
 
 
-@pytest.mark.parametrize("more", [{}, {"patch": 2, "attention_at": (8, 4)}, {"learnt_variance": True}, {"blocks": 2}])
+@pytest.mark.parametrize(
+    "more", [{}, {"patch": 2, "attention_at": (8, 4)}, {"learnt_variance": True}, {"blocks": 2}]
+)
 def test_padding_changes_nothing_and_text_does(more):
     model, (noisy, times_B) = made(**more), inputs()
     found = model(noisy, times_B, model.encode(told()))

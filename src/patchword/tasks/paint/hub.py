@@ -1,8 +1,8 @@
 """Published pipelines of diffusers (`hub:ID`) under the flags of `patchword paint`.
 
 What is standard there stays theirs: tokenizers, text encoders, autoencoder, scheduler. Which word lies where
-is read from the cross-attention of the U-Net: softmax(Q K^T scale) of every block, from its own Q and K (Tang et
-al. 2023, "What the DAAM", arXiv 2210.04885), whatever kernel the pipeline computes it with.
+is read from the cross-attention of the U-Net: softmax(Q K^T scale) of every block, from its own Q and K (Tang
+et al. 2023, "What the DAAM", arXiv 2210.04885), whatever kernel the pipeline computes it with.
 """
 
 from __future__ import annotations
