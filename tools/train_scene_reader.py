@@ -8,6 +8,7 @@ prints how often shape, colour, place and number are right on renders that were 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from pathlib import Path
 
@@ -15,12 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchword.checkpoints.state import pack_optimiser, prefixed, unpack_optimiser, without_prefix
 from patchword.data.scenes import Scene, draw, make_scenes
 from patchword.models.painters.scene_reader import SIDE, SceneReader, SceneReaderConfig, reading_loss
 from patchword.tasks.paint.oracle import Oracle, as_pixels, things_of
-from patchword.tensors import write_tensors
+from patchword.tensors import read_tensors, write_tensors
 
 GRID = SIDE // 4
+RATE = 4e-3
 KINDS = ((1, 16), (1, 32), (2, 24), (2, 32), (3, 32))
 """Levels and sizes of the renders, in equal shares."""
 
@@ -62,28 +65,52 @@ def accuracy(oracle: Oracle, scenes: list[Scene], pictures: list[np.ndarray]) ->
     }
 
 
+def keep(reader: SceneReader, optimiser: torch.optim.Optimizer, step: int, state: Path) -> None:
+    """What the next call goes on from."""
+    tensors = prefixed("reader.", reader.state_dict()) | prefixed("optimiser.", pack_optimiser(optimiser))
+    write_tensors(state, tensors | {"step": torch.tensor(step)})
+
+
+def resumed(reader: SceneReader, optimiser: torch.optim.Optimizer, state: Path) -> int:
+    """The step at which an earlier call stopped; 0 where there was none."""
+    if not state.is_file():
+        return 0
+    tensors = read_tensors(state)
+    reader.load_state_dict(without_prefix("reader.", tensors))
+    unpack_optimiser(optimiser, without_prefix("optimiser.", tensors))
+    return int(tensors["step"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--count", type=int, default=30_000)
+    parser.add_argument("--seconds", type=float, default=0, help="stop after so many, to be gone on with")
+    parser.add_argument("--state", type=Path, default=Path("scene-reader.state.safetensors"))
     arguments = parser.parse_args()
     torch.manual_seed(1)
     scenes, pictures = renders(arguments.count, "train")
     pixels = as_pixels(pictures)
     reader = SceneReader(SceneReaderConfig())
-    optimiser = torch.optim.AdamW(reader.parameters(), lr=4e-3, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=arguments.steps)
+    optimiser = torch.optim.AdamW(reader.parameters(), lr=RATE, weight_decay=1e-4)
+    first = resumed(reader, optimiser, arguments.state)
     began = time.process_time()
-    for step in range(arguments.steps):
+    for step in range(first, arguments.steps):
+        if arguments.seconds and time.process_time() - began > arguments.seconds:
+            keep(reader, optimiser, step, arguments.state)
+            print(f"stopped at step {step}, call again", flush=True)
+            return
+        torch.manual_seed(step)
+        for group in optimiser.param_groups:
+            group["lr"] = RATE * min((step + 1) / 100, 0.5 + 0.5 * math.cos(math.pi * step / arguments.steps))
         places = torch.randint(len(scenes), (arguments.batch,))
         things, background_B = things_of([scenes[int(place)] for place in places], GRID)
         loss = reading_loss(reader(worn(pixels[places])), things, background_B)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        schedule.step()
         if step % 100 == 0:
             print(f"step {step}: loss {loss.item():.3f}, {time.process_time() - began:.0f} CPU s", flush=True)
     write_tensors(

@@ -33,6 +33,7 @@ COMMANDS = {
         "evaluate",
         "score",
         "score-images",
+        "probe",
         "recall",
         "compare",
         "submit",

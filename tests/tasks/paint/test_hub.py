@@ -59,7 +59,7 @@ def pipeline(tmp_path_factory, tiny_clip):
         text,
         tokenizer,
         unet,
-        DDIMScheduler(clip_sample=False),
+        DDIMScheduler(clip_sample=False, steps_offset=1),
         None,
         None,
         requires_safety_checker=False,
