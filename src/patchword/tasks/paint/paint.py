@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from patchword.checkpoints.facts import ModelFacts
 from patchword.data.pictures import open_picture
 from patchword.errors import ConfigError
 from patchword.files import write_bytes
@@ -24,6 +25,11 @@ AT_ONCE = 8
 
 class Painter(Protocol):
     """What paints: a model of ours, or a pipeline of diffusers."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What is known about it."""
+        ...
 
     @property
     def identity(self) -> str:
