@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0, help="stop after so many, to be gone on with")
     parser.add_argument("--state", type=Path, default=Path("scene-reader.state.safetensors"))
     arguments = parser.parse_args()
+    started = time.monotonic()
     torch.manual_seed(1)
     scenes, pictures = renders(arguments.count, "train")
     pixels = as_pixels(pictures)
@@ -98,7 +99,7 @@ def main() -> None:
     first = resumed(reader, optimiser, arguments.state)
     began = time.process_time()
     for step in range(first, arguments.steps):
-        if arguments.seconds and time.process_time() - began > arguments.seconds:
+        if arguments.seconds and time.monotonic() - started > arguments.seconds:
             keep(reader, optimiser, step, arguments.state)
             print(f"stopped at step {step}, call again", flush=True)
             return

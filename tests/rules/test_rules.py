@@ -74,7 +74,7 @@ PARTS_OF_A_PAGE = {
 }
 """Models that share the page of the idea they belong to."""
 
-SECTIONS = {"question_answering": "answerer"}
+SECTIONS = {"question_answering": "answerer", "clip_prior": "painter.prior"}
 """Models whose section of a configuration has another name than their file."""
 
 NOT_TRAINED_BY_A_CONFIG = {"aligned_towers", "scene_reader"}

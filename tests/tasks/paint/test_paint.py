@@ -10,6 +10,7 @@ from PIL import Image
 from patchword.cli import app
 from patchword.data.scenes import write_scenes
 from patchword.errors import ConfigError, DataError, ModelError, WriteError
+from patchword.tasks.paint import unclip
 from patchword.tasks.paint.families import Wish
 from patchword.tasks.paint.marks import SOURCE_TYPE, read_facts
 from patchword.tasks.paint.model import load_painter
@@ -237,6 +238,31 @@ def test_it_trains_on_captioned_pictures_with_all_parts(tmp_path):
     assert ancestral.shape == (1, 3, 16, 16) and ancestral.isfinite().all()
     names = {name for name, parameter in painter.model.named_parameters() if name.startswith("text.")}
     assert names
+
+
+def test_unclip_trains_prior_and_decoder_in_stages_of_one_run(tmp_path):
+    """Over the shipped towers: each stage moves its own part alone, and what is saved paints and varies."""
+    config = CONFIG.format(out=tmp_path / "run", data=SCENES).replace(
+        "sheet = 3", 'sheet = 3\ntext_from = "two-towers"'
+    )
+    decoder = "size = 16\nwidth = 16\nmultipliers = [1, 2]\nattention_at = [8]\nhead_width = 8\nsteps = 50\n"
+    painter = f'[painter]\nkind = "unclip"\n[painter.prior]\nwidth = 16\nlayers = 1\nsteps = 50\n[painter.decoder]\n{decoder}'
+    stages = "".join(
+        f'[[stage]]\nname = "{name}"\nepochs = 1\nbatch = 16\nlearning_rates = {{ "" = 0, "painter.{name}" = 1e-2 }}\n'
+        for name in ("prior", "decoder")
+    )
+    config = config.partition("[text]")[0] + painter + "picture_width = 256\n" + stages
+    run = train(tmp_path, config)
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    first, second = ([event for event in events if event["stage"] == name] for name in ("prior", "decoder"))
+    assert "cosine" in first[0]["losses"] and "squared_error" in second[0]["losses"]
+    painter = load_painter(run / "checkpoints" / "last", "cpu")
+    assert painter.paint("a red circle", [1, 2], steps=3).shape == (2, 16, 16, 3)
+    nothing = painter.tell(["", ""])
+    varied = unclip.vary(painter.model, nothing, torch.rand(2, 3, 16, 16) * 2 - 1, Wish([1, 2], steps=3))
+    assert varied.shape == (2, 3, 16, 16)
+    with pytest.raises(ConfigError, match="works in the space of two towers: name them by text_from"):
+        train(tmp_path, config.replace('text_from = "two-towers"', "") + "[text]\nkind = 'bert'\n")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchword.ids import SpecialIds
@@ -18,31 +19,57 @@ class Told(NamedTuple):
     ids_BL: Tensor
     mask_BL: Tensor
     text: TextFeatures
+    sentence_BE: Tensor | None = None
+    """In the space of two towers, where the painter works in one: unit vectors."""
 
 
 class PaintModel(nn.Module):
-    """A text tower, frozen or not, and the painter that reads it."""
+    """A text tower, frozen or not, and the painter that reads it.
 
-    def __init__(self, text: nn.Module, painter: nn.Module) -> None:
+    A painter that works in the space of two towers has both of them, frozen, in place of the text tower.
+    """
+
+    def __init__(self, text: nn.Module | None, painter: nn.Module, towers: nn.Module | None = None) -> None:
         super().__init__()
-        self.text, self.painter = text, painter
+        self.painter, self.towers = painter, towers
+        if towers is None:
+            self.text = text
+        else:
+            towers.requires_grad_(False)
+
+    @property
+    def text_tower(self) -> nn.Module:
+        """What reads the texts."""
+        return self.text if self.towers is None else self.towers.text
 
     @property
     def text_is_frozen(self) -> bool:
-        return not any(parameter.requires_grad for parameter in self.text.parameters())
+        return not any(parameter.requires_grad for parameter in self.text_tower.parameters())
 
     def train(self, mode: bool = True) -> PaintModel:
-        """As `nn.Module.train`; a frozen text tower stays in evaluation mode."""
+        """As `nn.Module.train`; frozen towers stay in evaluation mode."""
         super().train(mode)
         if self.text_is_frozen:
-            self.text.eval()
+            (self.text if self.towers is None else self.towers).eval()
         return self
 
     def tell(self, ids_BL: Tensor, pad: int) -> Told:
         """What the text tower makes of texts; without gradient where it is frozen."""
         mask_BL = ids_BL != pad
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.text_is_frozen):
-            return Told(ids_BL, mask_BL, self.text(ids_BL, mask_BL))
+            features = self.text_tower(ids_BL, mask_BL)
+            if self.towers is None:
+                return Told(ids_BL, mask_BL, features)
+            return Told(ids_BL, mask_BL, features, F.normalize(self.towers.pool_text(features), dim=-1))
+
+    @torch.no_grad()
+    def see(self, pictures_B3HW: Tensor) -> Tensor:
+        """Embeddings of pictures in [-1, 1] in the space of the two towers, unit vectors (B, E)."""
+        prepared = self.towers.vision.preprocessing
+        side = (prepared.size, prepared.size)
+        pixels = F.interpolate(pictures_B3HW, side, mode="bilinear", antialias=True, align_corners=False)
+        mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (prepared.mean, prepared.std))
+        return self.towers.embed_pictures((pixels.clamp(-1, 1) / 2 + 0.5 - mean) / std)
 
 
 def emptied(ids_BL: Tensor, special: SpecialIds, dropped_B: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ from patchword.diffuse import (
 )
 from patchword.errors import ConfigError
 from patchword.ids import SpecialIds
-from patchword.models.painters.denoiser import DenoiserConfig
+from patchword.models.painters.clip_prior import scaled
+from patchword.models.painters.denoiser import Denoiser, DenoiserConfig
 from patchword.tasks.paint.composed import PaintModel, Told, emptied
 from patchword.tasks.paint.families import Family, Wish, noise_of
 from patchword.train.settings import StageSettings
@@ -38,15 +39,20 @@ GUIDANCE, STEPS = 2.0, 25
 class DiffusionLoss(nn.Module):
     """Squared error at random times, with a share of the texts left out."""
 
-    def __init__(self, model: PaintModel, special: SpecialIds) -> None:
+    def __init__(
+        self, model: PaintModel, special: SpecialIds, denoiser: Denoiser, sees_pictures: bool = False
+    ) -> None:
+        """`sees_pictures`: the denoiser is told the embedding of each picture as well (unCLIP)."""
         super().__init__()
-        self.model, self.special = model, special
-        self.schedule = SCHEDULES[model.painter.config.schedule](model.painter.config.steps)
+        self.model, self.special, self.sees_pictures = model, special, sees_pictures
+        self._denoiser = (denoiser,)  # a part of the model already: its weights are not listed twice
+        self.schedule = SCHEDULES[denoiser.config.schedule](denoiser.config.steps)
 
     def forward(self, batch: CaptionBatch, shares: Shares) -> dict[str, Tensor]:
         """Named losses, the total under "loss"."""
         pictures = batch.inputs.pixels_B3HW
-        config, count, device = self.model.painter.config, len(pictures), pictures.device
+        (denoiser,) = self._denoiser
+        config, count, device = denoiser.config, len(pictures), pictures.device
         ids_BL = batch.tokens_RT
         if self.training and config.drop_text:
             ids_BL = emptied(ids_BL, self.special, torch.rand(count, device=device) < config.drop_text)
@@ -56,7 +62,8 @@ class DiffusionLoss(nn.Module):
         times_B = (share_B * config.steps).long().clamp(max=config.steps - 1)
         noise = torch.randn_like(pictures)
         noisy = noised(self.schedule, pictures, noise, times_B)
-        found = self.model.painter(noisy, times_B, self.model.painter.encode(told.text))
+        seen_BE = self._seen(pictures, config.drop_picture) if self.sees_pictures else None
+        found = denoiser(noisy, times_B, denoiser.encode(told.text, seen_BE))
         channels = pictures.shape[1]
         mean = found[:, :channels].float()
         wanted = target_of(self.schedule, config.target, pictures, noise, times_B)
@@ -69,15 +76,30 @@ class DiffusionLoss(nn.Module):
         total = losses["squared_error"] + BOUND_WEIGHT * losses.get("bound", 0.0)
         return {"loss": total, **losses}
 
+    def _seen(self, pictures: Tensor, dropped: float) -> Tensor:
+        seen_BE = scaled(self.model.see(pictures))
+        if not self.training:
+            return seen_BE
+        kept_B = torch.rand(len(pictures), device=pictures.device) >= dropped
+        return seen_BE * kept_B[:, None]
+
 
 def _objective(model: PaintModel, special: SpecialIds, stage: StageSettings) -> nn.Module:
-    return DiffusionLoss(model, special)
+    return DiffusionLoss(model, special, model.painter)
 
 
 @torch.inference_mode()
 def paint(model: PaintModel, told: Told, nothing: Told, wish: Wish) -> Tensor:
     """Pictures (B, 3, H, W) in [-1, 1] of texts, one for each seed."""
-    config = model.painter.config
+    return paint_with(model.painter, told, nothing, wish)
+
+
+def paint_with(
+    denoiser: Denoiser, told: Told, nothing: Told, wish: Wish, seen_BE: Tensor | None = None
+) -> Tensor:
+    """Pictures by a denoiser, which may be told embeddings of pictures as well; their guidance is the text's:
+    both are left out of the unconditional prediction."""
+    config = denoiser.config
     guidance = usual_guidance(config) if wish.guidance is None else wish.guidance
     schedule = SCHEDULES[config.schedule](config.steps)
     times = spaced(schedule, STEPS if wish.steps is None else wish.steps)
@@ -86,9 +108,10 @@ def paint(model: PaintModel, told: Told, nothing: Told, wish: Wish) -> Tensor:
     collected: list[Tensor] | None = None if wish.maps is None else []
 
     def denoise(noisy: Tensor, times_B: Tensor, memory: Any) -> Tensor:
-        return model.painter(noisy, times_B, memory, collected)
+        return denoiser(noisy, times_B, memory, collected)
 
-    text, without = model.painter.encode(told.text), model.painter.encode(nothing.text)
+    unseen_BE = None if seen_BE is None else torch.zeros_like(seen_BE)
+    text, without = denoiser.encode(told.text, seen_BE), denoiser.encode(nothing.text, unseen_BE)
     how = Sampling(config.target, "ddpm" if wish.ancestral else "ddim", percentile=wish.percentile)
     noise = draw()
     pictures = noise

@@ -21,11 +21,15 @@ from patchword.train.step import OptimiserStep, one_step
 
 PAINTERS = {
     "denoiser": Kind("models.painters.denoiser", "DenoiserConfig", "Denoiser"),
+    "unclip": Kind("models.painters.clip_prior", "UnClipConfig", "UnClip"),
 }
 FAMILIES = {
     "denoiser": "tasks.paint.diffusion:DIFFUSION",
+    "unclip": "tasks.paint.unclip:UNCLIP",
 }
 """Where the family of each kind is, as "module:name"; imported when a model of the kind is."""
+IN_A_SPACE = frozenset({"unclip"})
+"""Kinds that work in the space of two towers, and need both of them."""
 
 PainterSettings = Annotated[KindSettings, ByKind(PAINTERS)]
 

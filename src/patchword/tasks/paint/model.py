@@ -23,23 +23,37 @@ from patchword.checkpoints.model import (
 )
 from patchword.composed import build_text_tower, import_towers
 from patchword.device import choose_device
-from patchword.errors import DataError
+from patchword.errors import ConfigError, DataError
 from patchword.hub import hub_name, is_hub
 from patchword.lookup import look_up
 from patchword.tasks.describe import describe
 from patchword.tasks.paint.composed import PaintModel, Told, padded_ids
 from patchword.tasks.paint.families import PAINTERS, Family, Wish, family_of
 from patchword.tasks.paint.settings import PaintingSettings
+from patchword.tasks.retrieve.model import build_two_towers, by_value
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.towers import layered
 
 
-def build_paint_model(settings: PaintingSettings, text: nn.Module | None = None) -> PaintModel:
-    """The composed model of these settings, with random weights but for a text tower that is given."""
-    tower = build_text_tower(settings.text) if text is None else text
-    return PaintModel(tower, PAINTERS[settings.painter.kind].part_class()(settings.painter, tower.width))
+def build_paint_model(
+    settings: PaintingSettings, text: nn.Module | None = None, towers: nn.Module | None = None
+) -> PaintModel:
+    """The composed model of these settings, with random weights but for the towers that are given."""
+    if settings.towers is not None:
+        towers = build_two_towers(settings.towers) if towers is None else towers
+    elif text is None:
+        text = build_text_tower(settings.text)
+    if towers is not None and settings.painter.decoder.picture_width != towers.config.width:
+        raise ConfigError(
+            f"painter.decoder.picture_width is {settings.painter.decoder.picture_width}, and the space of "
+            "the two "
+            f"towers is {towers.config.width} wide: set it to that"
+        )
+    width = text.width if towers is None else towers.text.width
+    painter = PAINTERS[settings.painter.kind].part_class()(settings.painter, width)
+    return PaintModel(text, painter, towers)
 
 
 class PaintingModel:
@@ -182,7 +196,11 @@ class PaintingModel:
 
     def write(self, folder: Path, half: bool = False) -> None:
         """Writes the files of the model folder, with all weights by value; it needs no other folder."""
-        settings = self.settings.model_copy(update={"text": layered.by_value(self.model.text)})
+        if self.settings.towers is None:
+            held = {"text": layered.by_value(self.model.text)}
+        else:
+            held = {"towers": by_value(self.settings.towers, self.model.towers)}
+        settings = self.settings.model_copy(update=held)
         facts = self.facts.with_sources(published_commits(self.model))
         weights, words = self.model.state_dict(), self.vocabulary.to_json()
         checkpoint.write_model(folder, "paint", settings, facts, weights, words, half)
@@ -204,6 +222,7 @@ def load_painter(name: str | Path, device: str | None = None) -> PaintingModel:
     folder = find_model(name)
     settings, facts = read_settings(folder, "paint", PaintingSettings)
     vocabulary = read_vocabulary(folder, settings.vocabulary_size)
-    import_towers(None, settings.text)
+    towers = settings.towers
+    import_towers(towers and towers.vision, settings.text if towers is None else towers.text)
     model = build_checked(folder, lambda: build_paint_model(settings))
     return PaintingModel(model, settings, vocabulary, facts, choose_device(device))

@@ -8,7 +8,8 @@ from pydantic import BaseModel, Field, model_validator
 
 from patchword.composed import TextTowerSettings
 from patchword.data.scenes.pictures import SceneSettings
-from patchword.tasks.paint.families import PainterSettings
+from patchword.tasks.paint.families import IN_A_SPACE, PainterSettings
+from patchword.tasks.retrieve.model import TwoTowerSettings
 from patchword.train.data import DataSettings
 from patchword.train.settings import RunSettings, StageSettings
 
@@ -16,7 +17,8 @@ from patchword.train.settings import RunSettings, StageSettings
 class PaintingSettings(BaseModel, extra="forbid", frozen=True):
     """The settings in config.json of a painter, apart from the facts about its training."""
 
-    text: TextTowerSettings
+    text: TextTowerSettings | None = Field(None, description="the text tower, where there are not two towers")
+    towers: TwoTowerSettings | None = Field(None, description="two towers, in whose space the painter works")
     painter: PainterSettings
     vocabulary_size: int = Field(gt=0, le=10_000_000)
     max_words: int = Field(gt=0, le=100_000)
@@ -48,4 +50,9 @@ class PaintRun(RunSettings, frozen=True):
                 raise ValueError(
                     f"exactly one of {first} and {second} is needed; found {' and '.join(given) or 'none'}"
                 )
+        if self.painter.kind in IN_A_SPACE and self.text_from is None:
+            raise ValueError(
+                f"a painter of kind {self.painter.kind!r} works in the space of two towers: name them by "
+                "text_from"
+            )
         return self

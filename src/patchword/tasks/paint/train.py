@@ -23,11 +23,12 @@ from patchword.data.pictures import Preprocessing
 from patchword.data.records import CaptionRecord
 from patchword.data.scenes.pictures import scene_data
 from patchword.files import write_bytes
-from patchword.tasks.paint.families import Wish
+from patchword.tasks.paint.families import IN_A_SPACE, Wish
 from patchword.tasks.paint.model import PaintingModel, build_paint_model, to_pixels
 from patchword.tasks.paint.settings import PaintingSettings, PaintRun
 from patchword.tasks.paint.sheet import png_of, sheet
 from patchword.tasks.retrieve.load import load_two_towers
+from patchword.tasks.retrieve.model import TwoTowerModel
 from patchword.text.words import Vocabulary
 from patchword.train.average import Average
 from patchword.train.data import build_vocabulary, data_facts, pixel_inputs, read_splits, with_vocabulary
@@ -70,15 +71,16 @@ class PaintTraining:
         train, selection, inputs, dataset = _data(run, size)
         max_words = run.scenes.max_words if run.data is None else run.data.max_words
         torch.manual_seed(run.seed)
-        vocabulary, text_settings, tower = _text(run, train, max_words)
+        vocabulary, text_settings, tower, towers = _text(run, train, max_words)
         settings = PaintingSettings(
             text=text_settings,
+            towers=None if towers is None else towers.settings,
             painter=run.painter,
             vocabulary_size=vocabulary.size,
             max_words=max_words,
             drawn_world=run.scenes is not None,
         )
-        self.model = build_paint_model(settings, tower)
+        self.model = build_paint_model(settings, tower, None if towers is None else towers.model)
         self.average = Average(self.model, run.average)
         facts = ModelFacts(
             name=folder.name,
@@ -175,18 +177,23 @@ def _data(
     return train, selection, pixel_inputs(run.data, preprocessing, files), said
 
 
-def _text(run: PaintRun, train: Sequence[CaptionRecord], max_words: int) -> tuple[Any, Any, nn.Module]:
-    """Vocabulary, settings and text tower: a new one, or the frozen one of a two-tower model."""
+def _text(
+    run: PaintRun, train: Sequence[CaptionRecord], max_words: int
+) -> tuple[Any, Any, nn.Module | None, TwoTowerModel | None]:
+    """Vocabulary, and what reads the texts: settings of a text tower and the tower (a new one, or the frozen
+    one of two towers), or for a painter that works in their space the two towers."""
     if run.text_from is not None:
         found = load_two_towers(run.text_from, "cpu")
+        if run.painter.kind in IN_A_SPACE:
+            return found.vocabulary, None, None, found
         settings = found.settings.text.model_copy(update={"trainable_from": None})
-        return found.vocabulary, settings, found.model.text.requires_grad_(False)
+        return found.vocabulary, settings, found.model.text.requires_grad_(False), None
     if run.data is not None:
         vocabulary = build_vocabulary(run.data, list(train), run.text)
     else:
         vocabulary = Vocabulary.build((caption for record in train for caption in record.captions), 1)
     settings = with_vocabulary(run.text, vocabulary, max_words)
-    return vocabulary, settings, build_text_tower(settings)
+    return vocabulary, settings, build_text_tower(settings), None
 
 
 def _limits(run: PaintRun, vocabulary: Any) -> str:
