@@ -77,8 +77,8 @@ PARTS_OF_A_PAGE = {
 SECTIONS = {"question_answering": "answerer", "clip_prior": "painter.prior"}
 """Models whose section of a configuration has another name than their file."""
 
-NOT_TRAINED_BY_A_CONFIG = {"aligned_towers", "scene_reader"}
-"""Models that `patchword train` trains under another name, or that a tool of the checkout trains."""
+NOT_TRAINED_BY_A_CONFIG = {"aligned_towers", "scene_reader", "template"}
+"""Models that `patchword train` trains under another name, that a tool of the checkout trains, or that nothing does."""
 
 
 def imported(tree: ast.AST) -> set[str]:

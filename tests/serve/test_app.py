@@ -416,6 +416,7 @@ def test_openapi_names_all_paths_and_the_error(client_for):
     assert set(document["paths"]) == {
         "/caption",
         "/search",
+        "/paint",
         "/thumbnails/{key}",
         "/ask",
         "/label",

@@ -42,6 +42,7 @@ COMMANDS = {
         "concepts",
         "memory",
         "explain-check",
+        "template",
         "push",
     )
 }
