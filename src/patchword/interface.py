@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from patchword.tasks.caption.hub import HubCaptioner
     from patchword.tasks.caption.model import CaptioningModel
     from patchword.tasks.label.model import LabellingModel
+    from patchword.tasks.paint.model import PaintingModel
     from patchword.tasks.retrieve.model import TwoTowerModel
     from patchword.tasks.words.model import WordVectors
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         | AnsweringModel
         | LabellingModel
         | WordVectors
+        | PaintingModel
     )
 
 DEFAULT_TOWERS = "two-towers"
@@ -64,17 +66,19 @@ def load(name: str | Path, device: str | None = None, *, task: Literal["label"])
 @overload
 def load(name: str | Path, device: str | None = None, *, task: Literal["words"]) -> WordVectors: ...
 @overload
+def load(name: str | Path, device: str | None = None, *, task: Literal["paint"]) -> PaintingModel: ...
+@overload
 def load(name: str | Path, device: str | None = None) -> Model: ...
 def load(name: str | Path, device: str | None = None, *, task: str | None = None) -> Any:
     """A model, ready to be used: it can `caption` pictures, `embed_images` and `embed_texts`, `explain` a
-    pair, be `ask`ed, or `label`.
+    pair, be `ask`ed, `label`, or `paint`.
 
     Args:
         name: a shipped model, a model folder, a hub id of a Patchword folder, or `hub:ID` of a model of
             transformers.
         device: cpu, cuda or mps; the best there is where left out.
-        task: what the model must be for: caption, retrieve, align, answer, label or words; whatever it is for
-            where left out. `hub:ID` is a
+        task: what the model must be for: caption, retrieve, align, answer, label, paint or words; whatever it
+            is for where left out. `hub:ID` is a
             captioner, or with `task="retrieve"` a CLIP.
 
     Raises:

@@ -77,6 +77,11 @@ TASKS = {
         run="tasks.words.settings:WordsRun",
         recipe="tasks.words.train:words_recipe",
     ),
+    "paint": Task(
+        load="tasks.paint.model:load_painter",
+        run="tasks.paint.settings:PaintRun",
+        recipe="tasks.paint.train:paint_recipe",
+    ),
 }
 
 
