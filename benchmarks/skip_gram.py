@@ -1,4 +1,5 @@
-"""Skip-gram without pictures against gensim's word2vec on the same corpus: words per second, quality, memory.
+"""Skip-gram without pictures against gensim's word2vec on the same corpus: words per second of processor
+time, quality, memory.
 
     python benchmarks/skip_gram.py --captions dataset_flickr8k.json --pairs FOLDER_OF_SIMILARITY_FILES
     --epochs 15
@@ -54,7 +55,7 @@ def ours(options: argparse.Namespace, folder: Path) -> dict:
     objective = SkipGramObjective(model, None)
     rows = SkipGramRows(corpus, config, None, 8192, options.seed)
     optimiser = torch.optim.Adagrad(model.parameters(), lr=options.rate)
-    began = time.perf_counter()
+    began = time.process_time()
     for epoch in range(options.epochs):
         for entries in rows.plan(0, epoch):
             batch = rows.batch(0, entries, torch.Generator().manual_seed(1000 * epoch + entries[0]))
@@ -62,7 +63,7 @@ def ours(options: argparse.Namespace, folder: Path) -> dict:
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     return told(
         corpus.words, model.words.weight.detach().numpy(), corpus.total * options.epochs / seconds, options
     )
@@ -85,9 +86,9 @@ def gensims(options: argparse.Namespace, folder: Path) -> dict:
         seed=options.seed,
     )
     model.build_vocab(lines)
-    began = time.perf_counter()
+    began = time.process_time()
     model.train(lines, total_examples=model.corpus_count, epochs=options.epochs)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     return told(
         model.wv.index_to_key, model.wv.vectors, model.corpus_total_words * options.epochs / seconds, options
     )
@@ -102,7 +103,7 @@ def told(words, vectors, speed: float, options: argparse.Namespace) -> dict:
     place = {word: number for number, word in enumerate(words)}
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     found = {
-        "words_per_second": round(speed),
+        "words_per_cpu_second": round(speed),
         "peak_MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
     for name in PUBLISHED if options.pairs else ():
@@ -126,7 +127,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--repeat", type=int, default=1)
-    parser.add_argument("--rate", type=float, default=0.1)
+    parser.add_argument("--rate", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--block", type=int, default=32)
     parser.add_argument("--shared", type=int, default=64, help="negatives that a block shares")

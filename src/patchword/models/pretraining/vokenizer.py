@@ -114,3 +114,77 @@ def nearest_pictures(words_ND: Tensor, bank: Iterable[Tensor]) -> Vokens:
     mean_N = sum_N / max(1, first)
     spread_N = (squares_N / max(1, first) - mean_N.square()).clamp_min(1e-12).sqrt()
     return Vokens(place_N, best_N, ((best_N - mean_N) / spread_N).float())
+
+
+class VokenLanguageModelConfig(BaseModel, extra="forbid", frozen=True):
+    """Settings of a language model that also names the vokens of its tokens."""
+
+    kind: Literal["vokens"] = "vokens"
+    hidden: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are hidden")
+    voken_weight: float = Field(
+        1.0, ge=0, description="weight of naming the voken of every token; 0: masked language modelling alone"
+    )
+
+
+class TokenBatch(NamedTuple):
+    """B texts for a language model."""
+
+    ids_BL: Tensor
+    """Token ids, with those that are hidden as they are."""
+    real_BL: Tensor
+    """False at padding."""
+    hidden_BL: Tensor
+    """True at words that are to be named from their context."""
+    vokens_BL: Tensor
+    """Place of each token's picture in the bank; -1 where it has none."""
+
+    @property
+    def target_count(self) -> int:
+        """Hidden words."""
+        return int(self.hidden_BL.sum())
+
+    @property
+    def picture_count(self) -> int:
+        """Texts."""
+        return len(self.ids_BL)
+
+    def to(self, device: torch.device) -> TokenBatch:
+        """The same batch on a device."""
+        return TokenBatch(*(tensor.to(device) for tensor in self))
+
+
+class VokenLanguageModel(nn.Module):
+    """A text tower with two heads: the hidden tokens, and the vokens of all tokens."""
+
+    def __init__(
+        self, config: VokenLanguageModelConfig, text: nn.Module, vocabulary: int, bank: int, mask: int
+    ) -> None:
+        """`text` is a layered text tower; `mask` the id that stands where a token is hidden."""
+        super().__init__()
+        self.config, self.text, self.mask = config, text, mask
+        self.words = nn.Sequential(
+            nn.Linear(text.width, text.width),
+            nn.GELU(),
+            nn.LayerNorm(text.width),
+            nn.Linear(text.width, vocabulary),
+        )
+        self.vokens = nn.Linear(text.width, bank) if config.voken_weight else None
+
+    def forward(self, ids_BL: Tensor, real_BL: Tensor) -> Tensor:
+        """The text tower's tokens (B, L, C)."""
+        return self.text(ids_BL, real_BL).tokens_BLC
+
+    def loss(self, batch: TokenBatch) -> dict[str, Tensor]:
+        """Mean cross-entropies: `words` over hidden tokens, `vokens` over all that have one."""
+        seen_BL = batch.ids_BL.masked_fill(batch.hidden_BL, self.mask)
+        tokens_BLC = self(seen_BL, batch.real_BL)
+        losses = {
+            "words": F.cross_entropy(self.words(tokens_BLC[batch.hidden_BL]), batch.ids_BL[batch.hidden_BL])
+        }
+        if self.vokens is not None:
+            having_BL = batch.vokens_BL >= 0
+            logits_NF = self.vokens(tokens_BLC[having_BL])
+            losses["vokens"] = self.config.voken_weight * F.cross_entropy(
+                logits_NF, batch.vokens_BL[having_BL]
+            )
+        return losses
