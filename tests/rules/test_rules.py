@@ -53,7 +53,10 @@ TASKS_USED = {
     ("caption", "retrieve"): "the codebook's text tower embeds captions",
     ("label", "retrieve"): "labelling may begin with the towers of a two-tower model",
     ("vokens", "retrieve"): "tokens and pictures are those of two towers",
-    ("paint", "retrieve"): "a painter may be told by the text tower of two towers, which also rank what it paints",
+    (
+        "paint",
+        "retrieve",
+    ): "a painter may be told by the text tower of two towers, which also rank what it paints",
 }
 """The only imports between folders of tasks, and why."""
 

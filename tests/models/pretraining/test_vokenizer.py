@@ -6,7 +6,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchword.models.pretraining.vokenizer import Vokenizer, VokenizerConfig, nearest_pictures
+from patchword.models.pretraining.vokenizer import (
+    TokenBatch,
+    Vokenizer,
+    VokenizerConfig,
+    VokenLanguageModel,
+    VokenLanguageModelConfig,
+    nearest_pictures,
+)
 
 
 @pytest.fixture
@@ -74,3 +81,46 @@ def test_preference_is_in_standard_deviations_above_the_mean():
     scores = bank[:, 0]
     torch.testing.assert_close(found.preference_N[0], (0.9 - scores.mean()) / scores.std(unbiased=False))
     assert found.preference_N[1] == 0 and found.pictures_N.tolist() == [2, 0]
+
+
+def language_model(weight):
+    from patchword.towers.bert import BertTower
+    from patchword.towers.settings import BertTowerConfig
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    architecture = {**sizes, "vocab_size": 12, "max_position_embeddings": 8}
+    torch.manual_seed(0)
+    text = BertTower(BertTowerConfig(architecture=architecture, trainable_from=0))
+    return VokenLanguageModel(VokenLanguageModelConfig(voken_weight=weight), text, 12, 5, mask=9).eval()
+
+
+IDS = torch.tensor([[10, 1, 2, 11], [10, 3, 11, 0]])
+HIDDEN = torch.tensor([[False, True, False, False], [False, False, False, False]])
+VOKENS = torch.tensor([[-1, 4, 2, -1], [-1, 0, -1, -1]])
+
+
+def test_hidden_words_are_named_from_their_context_and_vokens_of_all_words():
+    model = language_model(1.0)
+    batch = TokenBatch(IDS, IDS != 0, HIDDEN, VOKENS)
+    losses = model.loss(batch)
+    seen = IDS.clone()
+    seen[0, 1] = 9
+    tokens = model(seen, IDS != 0)
+    torch.testing.assert_close(
+        losses["words"], F.cross_entropy(model.words(tokens[0, 1:2]), torch.tensor([1]))
+    )
+    places = [(0, 1), (0, 2), (1, 1)]
+    logits = torch.stack([model.vokens(tokens[b, l]) for b, l in places])
+    torch.testing.assert_close(losses["vokens"], F.cross_entropy(logits, torch.tensor([4, 2, 0])))
+    other = model.loss(batch._replace(ids_BL=torch.where(HIDDEN, 5, IDS)))
+    torch.testing.assert_close(other["vokens"], losses["vokens"])  # what is hidden is not seen
+
+
+def test_without_weight_it_is_masked_language_modelling():
+    model = language_model(0.0)
+    assert model.vokens is None and set(model.loss(TokenBatch(IDS, IDS != 0, HIDDEN, VOKENS))) == {"words"}
+    with_vokens = language_model(1.0)
+    assert torch.equal(
+        model.loss(TokenBatch(IDS, IDS != 0, HIDDEN, VOKENS))["words"],
+        with_vokens.loss(TokenBatch(IDS, IDS != 0, HIDDEN, VOKENS))["words"],
+    )
