@@ -24,9 +24,7 @@ from patchword.search.index import open_index
 from patchword.tasks.describe import describe
 from patchword.tasks.retrieve.load import load_two_towers
 from patchword.tasks.retrieve.model import TwoTowerModel
-from patchword.text.pieces import Pieces
-from patchword.text.subwords import Subwords
-from patchword.text.words import Vocabulary, split_characters, split_english
+from patchword.text.spans import spans
 
 TEXTS_AT_ONCE = 64
 BANK_AT_ONCE = 8192
@@ -99,25 +97,6 @@ def encode(towers: TwoTowerModel, texts: Sequence[str], most: int) -> tuple[Tens
     for b, row in enumerate(rows):
         real_BL[b, len(row) + 1] = True
     return ids_BL, real_BL, words_BL
-
-
-def spans(vocabulary: Vocabulary | Subwords | Pieces, text: str, count: int) -> list[tuple[int, int]]:
-    """Where the first `count` tokens of a text stand in it, as a published tokenizer says, or by looking for
-    each word after the one before."""
-    if isinstance(vocabulary, Pieces):
-        return vocabulary.spans(text)[:count]
-    if isinstance(vocabulary, Vocabulary):
-        tokens = (split_english if vocabulary.splitter == "english" else split_characters)(text)
-    else:
-        tokens = [token.replace("</w>", "") for token in vocabulary.tokens(vocabulary.encode(text))]
-    lowered, at = text.lower(), 0
-    found = []
-    for token in tokens[:count]:
-        begin = lowered.find(token, at)
-        begin = at if begin < 0 else begin
-        at = min(len(text), begin + len(token))
-        found.append((begin, at))
-    return found
 
 
 class VokenModel:
