@@ -61,7 +61,8 @@ def measured(seed: int, epochs: int = 8, rate: float = 0.1, sentences: int = 12_
     settings = WordPicturesSettings(annotations="", images="", width=WIDTH, minimum=5, held_out=HIDDEN)
     seen = place_words(corpus.words, places, pictures, [str(n) for n in range(len(pictures))], settings, seed)
     hidden = (seen.words_WP != 0).any(1)[:count] & ~(seen.training_WP != 0).any(1)[:count]
-    found = {}
+    own = seen.words_WP[:count]
+    found = {"pictures": judged(world, own, own, seen.words_WP, hidden)}
     for variant in ("A", "B"):
         config = SkipGramConfig(variant=variant, width=WIDTH, window=4)
         models = []
@@ -133,7 +134,7 @@ def main() -> None:
     for seed in options.seeds:
         for variant, found in measured(seed, options.epochs).items():
             told = "  ".join(f"{name} {value:.3f}" for name, value in found._asdict().items())
-            print(f"seed {seed}  {variant:5s}{told}", flush=True)
+            print(f"seed {seed}  {variant:9s}{told}", flush=True)
 
 
 if __name__ == "__main__":

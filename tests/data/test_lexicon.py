@@ -32,8 +32,8 @@ def test_gold_similarities_are_those_of_the_nouns(world):
 
 
 def test_exemplars_show_the_colour_of_their_noun(world):
-    pictures = world.exemplars(4, 16)
-    assert pictures.shape == (40, 4, 16, 16, 3) and pictures.dtype == np.uint8
+    pictures = world.exemplars(6, 16)
+    assert pictures.shape == (40, 6, 16, 16, 3) and pictures.dtype == np.uint8
     for noun, own in zip(world.nouns, pictures, strict=True):
         if noun.shape in ("circle", "square", "diamond"):
             middle = own[:, 7:9, 7:9].reshape(-1, 3).mean(0)

@@ -23,6 +23,7 @@ _RADII = (0.19, 0.28, 0.40)
 _JITTER = 0.04
 """How far a thing lies from the middle of its picture at most: an exemplar shows little else than the
 thing."""
+_GROUNDS = ("white", "grey", "black")
 _ONSETS, _VOWELS, _CODAS = "bdfgklmnprstvz", "aeiou", ("", "n", "k", "s", "l", "m")
 
 
@@ -70,7 +71,9 @@ class Lexicon:
                 x, y = 0.5 + random.uniform(-_JITTER, _JITTER, 2)
                 radius = _RADII[SIZES.index(noun.size)]
                 thing = Thing(noun.shape, noun.colour, noun.size, float(x), float(y), radius, 0.0)
-                ground = str(random.choice(("white", "grey", "black")))
+                ground = _GROUNDS[
+                    one % len(_GROUNDS)
+                ]  # in turn: the mean of a noun does not tell its grounds
                 index = number * count + one
                 scenes.append(Scene((thing,), ground, 1, "train", index, self.seed))
         return draw(scenes, size).reshape(len(self.nouns), count, size, size, 3)
