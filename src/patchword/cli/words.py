@@ -38,7 +38,7 @@ def train(
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
 ) -> None:
-    """Train word vectors, or count them (distributional); they are in the folder `best` of the run."""
+    """Train word vectors, or count them (distributional), into the folder `best` of the run."""
     from patchword.tasks.words.train import train_words
 
     command = "patchword words train " + shlex.join([str(config), *(overrides or [])])
@@ -110,8 +110,7 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Spearman's correlation with people's similarities: intervals, coverage, concrete and abstract words
-    apart, and the gain over the text vectors (or over --against) with a paired test."""
+    """Compare cosines with people's judgements: Spearman, intervals, coverage, gains with a paired test."""
     from patchword.data.formats.similarity import find_set, read_pairs
     from patchword.tasks.words.evaluate import dispersion_scores, evaluate_set
     from patchword.tasks.words.model import load_words
@@ -186,8 +185,7 @@ def imagine(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Print the pictures that a word leads to, also one that never had a picture (skip_gram of variant A or
-    B)."""
+    """Print the pictures that a word leads to, also one that never had a picture (skip_gram A or B)."""
     refuse_suffix("--html", html, PAGES)
     refuse_existing(overwrite, {"--html": html})
     from patchword.tasks.words.model import load_words
