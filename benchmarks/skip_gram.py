@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--block", type=int, default=32)
-    parser.add_argument("--shared", type=int, default=64, help="negatives that a block shares")
+    parser.add_argument("--shared", type=int, default=32, help="negatives that a block shares")
     parser.add_argument("--side", choices=["ours", "gensim"])
     options = parser.parse_args()
     if options.side:

@@ -39,7 +39,7 @@ class SkipGramConfig(BaseModel, extra="forbid", frozen=True):
     width: int = Field(100, gt=0, description="width of a word's vector; variant A: that of picture vectors")
     window: int = Field(5, gt=0, description="neighbours on each side; each word draws 1 to this many")
     negatives: int = Field(5, gt=0, description="negatives per neighbour, k")
-    shared_negatives: int = Field(64, gt=0, description="negatives that a block of words draws and shares, S")
+    shared_negatives: int = Field(32, gt=0, description="negatives that a block of words draws and shares, S")
     block: int = Field(32, gt=0, description="words of a block, L")
     subsample: float = Field(
         1e-3,
