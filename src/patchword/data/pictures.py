@@ -61,7 +61,7 @@ def open_picture(
         return loaded(_from_array(source), name or "<array>", bounds)
     if isinstance(source, Image.Image):
         return loaded(source, name or getattr(source, "filename", "") or "<image>", bounds)
-    name = name or _name_of(source)
+    name = name or name_of(source)
     return decode(read_content(source, name, bounds, allow_urls), name, bounds).picture
 
 
@@ -82,7 +82,8 @@ def _is_one(source: Any) -> bool:
     return isinstance(source, kinds) or hasattr(source, "read")
 
 
-def _name_of(source: Picture) -> str:
+def name_of(source: Picture) -> str:
+    """What messages call a picture that was given without a name."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return "<bytes>"
     if isinstance(source, (str, os.PathLike)):

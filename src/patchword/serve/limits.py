@@ -20,9 +20,11 @@ class Limits:
     scans: int = 100
     """Most scans of one JPEG; encoders write a dozen."""
     decoders: int = 2
-    """Processes that decode pictures beside the model's thread."""
+    """Processes that decode pictures beside the model's thread; one more decodes large ones."""
+    small_bytes: int = 64 * 2**20
+    """What decoding may hold that does not wait for its turn among large pictures."""
     decoding_bytes: int = 512 * 2**20
-    """Memory of all pictures while they are decoded, judged by their headers; also of a single one."""
+    """Memory of a picture while it is decoded, judged by its header; large ones are decoded one at a time."""
     queue: int = 64
     """Requests that may wait for the model; the next one is refused with 503."""
     queued_pixels: int = 200_000_000
