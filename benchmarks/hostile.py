@@ -19,7 +19,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from http.client import HTTPConnection, HTTPException
@@ -51,7 +50,7 @@ class Honest:
         while not self._stop.is_set():
             began = time.monotonic()
             try:
-                connection.request("POST", "/caption", self.bodies[number])
+                connection.request("POST", "/caption?beams=1", self.bodies[number])
                 answer = connection.getresponse()
                 content, status = answer.read(), answer.status
             except (OSError, HTTPException):
@@ -192,10 +191,13 @@ def main() -> None:
     done = asked.state.read_text() if asked.state.exists() else ""
     left = [name for name in ATTACKS if json.dumps(name) not in done and (asked.only or "") in name]
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as place, open(asked.state.with_suffix(".log"), "ab") as log:
-        labels_and_searches(blots(40), Path(place))  # makes the index
+    place = asked.state.with_suffix(".index")
+    if not place.exists():
+        place.mkdir()
+        labels_and_searches(blots(16), place)  # makes the index
+    with open(asked.state.with_suffix(".log"), "ab") as log:
         os.dup2(log.fileno(), sys.stderr.fileno())
-        more = ("--index", str(Path(place) / "index"), "--deadline", str(int(DEADLINE)))
+        more = ("--index", str(place / "index"), "--deadline", str(int(DEADLINE)))
         with Served(asked.model, 16, *more) as served, Honest(served.port) as honest:
             honest.during(6)
             start = Memory(served.process.pid).now()

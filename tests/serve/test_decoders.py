@@ -251,3 +251,27 @@ def test_a_decoder_that_breaks_down_is_replaced(make_png):
             await decoders.close()
 
     assert asyncio.run(decode_around_a_breakdown()) == (1, (9, 8, 7))
+
+
+def test_a_small_picture_that_takes_long_goes_to_the_large_ones(make_png):
+    """It is ended where it holds up small ones, and decoded where it holds up nobody."""
+    body = make_png((9, 8, 7), size=(400, 300))
+
+    async def decode():
+        numbers = Numbers()
+        decoders = Decoders(Limits(small_seconds=0.0), numbers)
+        try:
+            loop = asyncio.get_running_loop()
+            return await decoders.decode(body, loop.time() + 60), numbers.decoders_ended
+        finally:
+            await decoders.close()
+
+    found, ended_early = asyncio.run(decode())
+    assert found.picture.getpixel((5, 5)) == (9, 8, 7) and ended_early == 1
+
+
+def test_a_photograph_is_reduced_as_it_is_decoded_and_its_size_is_told(client_for, make_png):
+    limits = Limits(whole_pixels=100 * 100, least_side=50)
+    answer = client_for(limits=limits).post("/caption?trace=true", content=make_png(size=(400, 300)))
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["width"], answer.json()["height"]) == (400, 300)

@@ -73,7 +73,8 @@ def features(
     ] = None,
 ) -> None:
     """Run a tower once over all pictures of a data set and store its features in half precision, for
-    data.features of a training.
+    data.features of a training. Pictures that cannot be read are listed and left out, with exit status 1 at
+    the end.
     """
     from patchword.checkpoints.towers import load_tower
     from patchword.data.formats.questions import holds_questions, read_questions

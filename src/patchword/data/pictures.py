@@ -35,8 +35,8 @@ def open_picture(
     """Decode a picture: first frame, upright, transparency over white, 8 bits, RGB, without metadata.
 
     Opening the result again changes nothing: an orientation in the metadata (EXIF, XMP) is applied and
-    taken off. A picture of more than `decoding.WHOLE_PIXELS` comes back reduced by a power of two, with
-    `decoding.LEAST_SIDE` pixels or more on its shorter side.
+    taken off. A picture of more than `bounds.whole_pixels` comes back reduced by a power of two, with
+    `bounds.least_side` pixels or more on its shorter side.
 
     Args:
         source: a path, the bytes of a file, an open binary file (read from where it stands), a Pillow

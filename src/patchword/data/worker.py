@@ -28,7 +28,7 @@ from patchword.errors import PictureError
 _SLACK = 128 * 2**20
 """Memory beside the picture: the file, stacks of threads, tables of decoders."""
 
-_YIELDING = 10
+_YIELDING = 5
 """By how much the priority is lower for pictures that take long, where the system has priorities."""
 
 

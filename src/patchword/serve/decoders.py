@@ -40,6 +40,8 @@ class Decoders:
             decoded_bytes=limits.decoding_bytes,
             scans=limits.scans,
             raw=False,
+            whole_pixels=limits.whole_pixels,
+            least_side=limits.least_side,
         )
         self._threads = ThreadPoolExecutor(limits.decoders + 1, thread_name_prefix="patchword-decode")
         self._small, self._large = _Seats(limits.decoders, False), _Seats(1, True)
@@ -78,13 +80,17 @@ class Decoders:
         decoder = await seats.take()
         lease = _Lease(decoder, seats)
         try:
-            held = await self._in_thread(lease, decoder.begin, body, "the upload", self._bounds)
+            seconds = None if seats.yielding else self._limits.small_seconds
+            held = await self._in_thread(lease, seconds, decoder.begin, body, "the upload", self._bounds)
             if held > self._limits.small_bytes and not seats.yielding:
-                await self._in_thread(lease, decoder.forget)
+                await self._in_thread(lease, seconds, decoder.forget)
                 return None
             lease.in_step, lease.decoding = False, True
-            found = await self._in_thread(lease, decoder.finish)
+            found = await self._in_thread(lease, seconds, decoder.finish)
             lease.in_step = True
+        except asyncio.TimeoutError:
+            lease.decoding = False  # it is ended, and begun anew where it may take longer
+            return None
         except PictureError:
             lease.in_step = True
             raise
@@ -98,10 +104,13 @@ class Decoders:
             settling.add_done_callback(self._settling.discard)
         return found
 
-    async def _in_thread(self, lease: _Lease, work: Callable[..., Result], *arguments: object) -> Result:
-        """What a method of the decoder gives; cancelling leaves it running, for `_settle` to see to."""
+    async def _in_thread(
+        self, lease: _Lease, seconds: float | None, work: Callable[..., Result], *arguments: object
+    ) -> Result:
+        """What a method of the decoder gives; cancelling leaves it running, for `_settle` to see to. Raises
+        `asyncio.TimeoutError` after `seconds`, and leaves it running likewise."""
         lease.work = asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
-        return await asyncio.shield(lease.work)
+        return await asyncio.wait_for(asyncio.shield(lease.work), seconds)
 
     async def _settle(self, lease: _Lease) -> None:
         """Take a decoder back. One whose picture is not wanted any more has a moment to finish, then it is
