@@ -340,3 +340,36 @@ def test_kind_4_no_picture_at_all_is_an_error_and_leaves_no_store(model, tmp_pat
         there = (model.tower, PREPROCESSING, tmp_path, ["a.jpg"], tmp_path / "out", torch.device("cpu"))
         store_features(*there, lambda count: None, unreadable=lambda *_: None)
     assert not (tmp_path / "out").exists()
+
+
+def test_kind_9_the_command_counts_what_it_stored(images, tmp_path, run_patchword):
+    """Not what it was asked to store; and the exit status says that something was lost."""
+    for name in FILES:
+        (tmp_path / name).write_bytes((images / name).read_bytes())
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    rows = "".join(f"{name},a thing\n" for name in (*FILES, "broken.jpg"))
+    (tmp_path / "mine.csv").write_text(f"image,caption\n{rows}")
+    (tmp_path / "tower.toml").write_text(TOWER.format(folder=tmp_path))
+    command = ("features", tmp_path / "tower.toml", "--data", tmp_path / "mine.csv", "--images", tmp_path)
+    finished = run_patchword(*command, "--out", tmp_path / "store", "--device", "cpu")
+    assert finished.returncode == 1, finished.stderr
+    assert "3 pictures, 1 could not be read and are left out" in finished.stdout
+    assert "broken.jpg" in finished.stderr
+    assert Store.open(tmp_path / "store").manifest["files"] == FILES
+
+
+TOWER = """
+task = "caption"
+out = "{folder}/run"
+[data]
+annotations = "{folder}/mine.csv"
+images = "{folder}"
+[tower]
+kind = "convolutional"
+stem = 4
+widths = [8]
+blocks = [0]
+size = 32
+[captioner]
+kind = "show_tell"
+"""
