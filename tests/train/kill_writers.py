@@ -44,12 +44,12 @@ def features(place: Path) -> Writer:
     for number in range(4):
         Image.fromarray(np.full((8, 8, 3), 60 * number, np.uint8)).save(place / f"{number}.png")
     torch.manual_seed(0)
-    tower = ConvolutionalTower(ConvolutionalConfig(stem=4, widths=(4,), blocks=(0,), size=8))
+    tower = ConvolutionalTower(ConvolutionalConfig(stem=4, widths=(4,), blocks=(0,), size=16))
 
     def write(path: Path, version: int) -> None:
         files = [f"{number}.png" for number in range(4)][:: 1 - 2 * version]
         cpu = torch.device("cpu")
-        store_features(tower, Preprocessing(size=8), place, files, path, cpu, lambda count: None, batch=2)
+        store_features(tower, Preprocessing(size=16), place, files, path, cpu, lambda count: None, batch=2)
 
     return write
 

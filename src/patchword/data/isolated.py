@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-import patchword
 from patchword.data.headers import Bounds
 from patchword.data.pictures import Picture, name_of, open_picture, read_content
 from patchword.errors import NotAPicture, PictureError, PictureTooLarge
@@ -47,7 +46,7 @@ class Decoder:
 
     def __init__(self, yielding: bool = False) -> None:
         """`yielding`: at a lower priority than others."""
-        package = str(Path(patchword.__file__).parents[1])
+        package = str(Path(__file__).resolve().parents[2])
         paths = os.pathsep.join([package, *(path for path in sys.path if path)])
         self._process = subprocess.Popen(
             [sys.executable, "-S", "-m", "patchword.data.worker", *(["--yielding"] if yielding else [])],
