@@ -84,8 +84,9 @@ class Decoders:
             held = await self._in_thread(lease, seconds, decoder.begin, body, "the upload", self._bounds)
             if held > self._limits.small_bytes and not seats.yielding:
                 await self._in_thread(lease, seconds, decoder.forget)
+                lease.in_step = True
                 return None
-            lease.in_step, lease.decoding = False, True
+            lease.decoding = True
             found = await self._in_thread(lease, seconds, decoder.finish)
             lease.in_step = True
         except asyncio.TimeoutError:
@@ -95,7 +96,6 @@ class Decoders:
             lease.in_step = True
             raise
         except Ended as error:
-            lease.in_step = False
             said = "its decoder broke down. Save the picture again, or send another one."
             raise PictureError(f"the upload: {said}") from error
         finally:
@@ -189,5 +189,5 @@ class _Lease:
         self.work: asyncio.Future | None = None
         self.decoding = False
         """Whether it was told to decode."""
-        self.in_step = True
-        """Whether it waits for a new picture, as far as is known."""
+        self.in_step = False
+        """Whether it is known to wait for a new picture."""
