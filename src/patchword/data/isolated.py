@@ -48,6 +48,8 @@ class Decoder:
         """`yielding`: at a lower priority than others."""
         package = str(Path(__file__).resolve().parents[2])
         paths = os.pathsep.join([package, *(path for path in sys.path if path)])
+        self.started = False
+        """Whether it has answered."""
         self._process = subprocess.Popen(
             [sys.executable, "-S", "-m", "patchword.data.worker", *(["--yielding"] if yielding else [])],
             stdin=subprocess.PIPE,
@@ -88,6 +90,7 @@ class Decoder:
         line = self._process.stdout.readline()
         if not line.endswith(b"\n"):
             raise Ended
+        self.started = True
         answer = json.loads(line)
         if "error" in answer:
             raise _ERRORS[answer["error"]](answer["message"])

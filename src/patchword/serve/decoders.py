@@ -81,7 +81,8 @@ class Decoders:
         lease = _Lease(decoder, seats)
         try:
             seconds = None if seats.yielding else self._limits.small_seconds
-            held = await self._in_thread(lease, seconds, decoder.begin, body, "the upload", self._bounds)
+            first = seconds if decoder.started else None  # a new process takes its time to start
+            held = await self._in_thread(lease, first, decoder.begin, body, "the upload", self._bounds)
             if held > self._limits.small_bytes and not seats.yielding:
                 await self._in_thread(lease, seconds, decoder.forget)
                 lease.in_step = True
