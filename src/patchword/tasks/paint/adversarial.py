@@ -116,7 +116,10 @@ def check_wish(settings: Any, wish: Wish) -> None:
     for name, value in (
         ("guidance", None if wish.guidance == 1 else wish.guidance),
         ("steps", None if wish.steps == 1 else wish.steps),
-        ("a threshold", wish.percentile),
+        ("threshold", wish.percentile),
+        ("temperature", wish.temperature),
+        ("top_k", wish.top_k),
+        ("top_p", wish.top_p),
     ):
         if value is not None:
             raise ConfigError(
