@@ -33,8 +33,8 @@ class ConditionalGanConfig(BaseModel, extra="forbid", frozen=True):
     size: int = Field(32, ge=8, le=256, description="side of the square pictures, in pixels: a power of two")
     noise: int = Field(100, gt=0, le=4096, description="width of the noise")
     sentence: int = Field(128, gt=0, le=4096, description="width that the sentence is projected to")
-    width: int = Field(32, ge=4, le=1024, description="channels of the generator's largest map (paper: 128)")
-    judge_width: int = Field(32, ge=4, le=1024, description="the same of the discriminator (paper: 64)")
+    width: int = Field(32, ge=1, le=1024, description="channels of the generator's largest map (paper: 128)")
+    judge_width: int = Field(32, ge=1, le=1024, description="the same of the discriminator (paper: 64)")
     matching_aware: bool = Field(True, description="teach the discriminator with wrong pairs (CLS)")
     interpolated: bool = Field(True, description="teach the generator with sentences between two texts (INT)")
 

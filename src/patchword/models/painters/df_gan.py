@@ -35,8 +35,8 @@ class DfGanConfig(BaseModel, extra="forbid", frozen=True):
     kind: Literal["df_gan"] = "df_gan"
     size: int = Field(32, ge=16, le=256, description="side of the square pictures, in pixels: a power of two")
     noise: int = Field(100, gt=0, le=4096, description="width of the noise")
-    width: int = Field(32, ge=4, le=1024, description="channels of the generator's largest map")
-    judge_width: int = Field(32, ge=4, le=1024, description="the same of the discriminator")
+    width: int = Field(32, ge=1, le=1024, description="channels of the generator's largest map")
+    judge_width: int = Field(32, ge=1, le=1024, description="the same of the discriminator")
     penalty: float = Field(2.0, ge=0, description="weight k of the gradient penalty; 0: none")
     penalty_power: float = Field(6.0, gt=0, description="power p of the gradient's norm")
     truncation: float = Field(

@@ -40,8 +40,8 @@ class StackGanConfig(BaseModel, extra="forbid", frozen=True):
     first_size: int = Field(16, ge=8, le=128, description="side of the first stage's pictures (paper: 64)")
     noise: int = Field(100, gt=0, le=4096, description="width of the noise")
     condition: int = Field(128, gt=0, le=4096, description="width of the augmented sentence")
-    width: int = Field(32, ge=4, le=1024, description="channels of a generator's largest map (code: 128)")
-    judge_width: int = Field(32, ge=4, le=1024, description="the same of a discriminator (code: 64)")
+    width: int = Field(32, ge=1, le=1024, description="channels of a generator's largest map (code: 128)")
+    judge_width: int = Field(32, ge=1, le=1024, description="the same of a discriminator (code: 64)")
     blocks: int = Field(2, ge=1, le=16, description="residual blocks of the second stage")
     divergence: float = Field(2.0, ge=0, description="weight of the KL term (code: 2)")
 
