@@ -45,7 +45,9 @@ def test_df_gan():
     tensors = kit("df_gan")
     model = DfGan(DfGanConfig(size=32, noise=6, width=4, judge_width=4), 10)
     load_reference(model.generator, part(tensors, "generator"), DF_GAN_GENERATOR)
-    load_reference(model.discriminator, part(tensors, "discriminator", "judge", keep=True), DF_GAN_DISCRIMINATOR)
+    load_reference(
+        model.discriminator, part(tensors, "discriminator", "judge", keep=True), DF_GAN_DISCRIMINATOR
+    )
     pictures = model.paint(tensors["noise"], tensors["sentence"])
     assert close(pictures, tensors["pictures"])
     assert close(model.discriminator(tensors["pictures"], tensors["sentence"]), tensors["scores"])

@@ -76,7 +76,7 @@ PARTS_OF_A_PAGE = {
 }
 """Models that share the page of the idea they belong to."""
 
-SECTIONS = {"token_transformer": "dalle", "question_answering": "answerer", "clip_prior": "painter.prior"}
+SECTIONS = {"token_transformer": "painter.codec", "question_answering": "answerer", "clip_prior": "painter.prior"}
 """Models whose section of a configuration has another name than their file."""
 
 NOT_TRAINED_BY_A_CONFIG = {"aligned_towers", "scene_reader", "template"}

@@ -117,7 +117,9 @@ def load_reference(module: nn.Module, state: Mapping[str, Tensor], rules: Rules)
     wanted = {name: one for name, one in module.state_dict().items() if "num_batches_tracked" not in name}
     wrong = sorted(set(found) ^ set(wanted))
     if wrong:
-        raise ModelError(f"the weights do not fit {type(module).__name__}: {wrong[0]} is missing or left over")
+        raise ModelError(
+            f"the weights do not fit {type(module).__name__}: {wrong[0]} is missing or left over"
+        )
     for name, one in wanted.items():
         if found[name].numel() != one.numel():
             raise ModelError(

@@ -40,7 +40,9 @@ class Words(torch.nn.Module):
 def batch_of(size):
     tokens = torch.tensor([[1, 5, 6, 2, 0], [1, 7, 8, 9, 2], [1, 4, 2, 0, 0], [1, 11, 12, 2, 0]])
     lengths, rows = (tokens != 0).sum(1), torch.arange(4)
-    return CaptionBatch(tuple("abcd"), Inputs(pixels_B3HW=torch.rand(4, 3, size, size) * 2 - 1), tokens, lengths, rows)
+    return CaptionBatch(
+        tuple("abcd"), Inputs(pixels_B3HW=torch.rand(4, 3, size, size) * 2 - 1), tokens, lengths, rows
+    )
 
 
 def test_a_fresh_df_gan_paints_the_same_for_every_text():
@@ -73,7 +75,9 @@ def test_the_gradient_penalty_is_the_norm_that_finite_differences_find():
         slope = float((score(step) - score(-step)) / (2 * step))
     inputs = pictures.clone().requires_grad_(), sentence.clone().requires_grad_()
     gradients = torch.autograd.grad(judge(*inputs), inputs)
-    assert slope == pytest.approx(sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True)), rel=1e-5)
+    assert slope == pytest.approx(
+        sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True)), rel=1e-5
+    )
     norm = torch.cat([g.flatten() for g in gradients]).norm()
     judge = judge.float()
     found = gradient_penalty(judge, pictures.float(), sentence.float(), 3.0)
@@ -86,7 +90,9 @@ def test_the_gradient_penalty_is_the_norm_that_finite_differences_find():
 @pytest.mark.parametrize("matching_aware", [True, False])
 def test_a_wrong_pair_teaches_the_discriminator_only_where_it_is_aware_of_matching(matching_aware):
     torch.manual_seed(0)
-    config = ConditionalGanConfig(size=16, width=4, judge_width=4, matching_aware=matching_aware, interpolated=False)
+    config = ConditionalGanConfig(
+        size=16, width=4, judge_width=4, matching_aware=matching_aware, interpolated=False
+    )
     loss = ConditionalGanLoss(PaintModel(Words(), ConditionalGan(config, 12)), 0)
     seen = []
     judge = loss.model.painter.discriminator
@@ -120,21 +126,41 @@ def test_interpolated_sentences_are_halfway_and_only_the_generator_learns_from_t
 
 def losses():
     words = Words()
-    yield "conditional", ConditionalGanLoss(
-        PaintModel(words, ConditionalGan(ConditionalGanConfig(size=16, width=4, judge_width=4), 12)), 0
-    ), 16, "painter.generator", "painter.discriminator"
-    yield "df", DfGanLoss(
-        PaintModel(words, DfGan(DfGanConfig(size=16, width=4, judge_width=4), 12)), 0
-    ), 16, "painter.generator", "painter.discriminator"
+    yield (
+        "conditional",
+        ConditionalGanLoss(
+            PaintModel(words, ConditionalGan(ConditionalGanConfig(size=16, width=4, judge_width=4), 12)), 0
+        ),
+        16,
+        "painter.generator",
+        "painter.discriminator",
+    )
+    yield (
+        "df",
+        DfGanLoss(PaintModel(words, DfGan(DfGanConfig(size=16, width=4, judge_width=4), 12)), 0),
+        16,
+        "painter.generator",
+        "painter.discriminator",
+    )
     stack = StackGanConfig(size=16, first_size=8, width=4, judge_width=4)
     for second in (False, True):
         part = "painter.second" if second else "painter.first"
-        yield f"stack {part}", StackGanLoss(
-            PaintModel(words, StackGan(stack, 12)), 0, second
-        ), 16, f"{part}.generator", f"{part}.discriminator"
-    yield "attn", AttnGanLoss(
-        PaintModel(words, AttnGan(AttnGanConfig(size=16, width=4, judge_width=4, region_width=4), 12)), 0
-    ), 16, "painter.generator", "painter.discriminator"
+        yield (
+            f"stack {part}",
+            StackGanLoss(PaintModel(words, StackGan(stack, 12)), 0, second),
+            16,
+            f"{part}.generator",
+            f"{part}.discriminator",
+        )
+    yield (
+        "attn",
+        AttnGanLoss(
+            PaintModel(words, AttnGan(AttnGanConfig(size=16, width=4, judge_width=4, region_width=4), 12)), 0
+        ),
+        16,
+        "painter.generator",
+        "painter.discriminator",
+    )
 
 
 @pytest.mark.parametrize("case", list(losses()), ids=lambda case: case[0])
@@ -198,7 +224,9 @@ def test_matching_does_not_depend_on_the_order_of_the_batch_and_begins_without_k
     assert float(blind.detach()) >= 4 * float(torch.tensor(8.0).log()) - 1e-3
     # Texts of the same words are no negatives: with all of them equal, nothing can be wrong.
     alike = torch.ones(8, 8, dtype=torch.bool)
-    assert float(matching.loss(pictures, words, sentence, mask, alike).detach()) == pytest.approx(0.0, abs=1e-6)
+    assert float(matching.loss(pictures, words, sentence, mask, alike).detach()) == pytest.approx(
+        0.0, abs=1e-6
+    )
 
 
 def test_cells_read_words_and_never_padding():

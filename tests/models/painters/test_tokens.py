@@ -14,7 +14,7 @@ from patchword.models.painters.discrete_vae import (
 )
 from patchword.models.painters.token_transformer import Dalle, DalleConfig, Parti, PartiConfig
 from patchword.models.painters.vit_vqgan import VitVqgan, VitVqganConfig
-from patchword.tasks.paint.families import Wish
+from patchword.tasks.paint.families import TokenChoice, Wish
 from patchword.tasks.paint.tokens import choose, write_tokens
 
 CODEC = VitVqganConfig(size=16, width=16, layers=1, heads=2, codes=32, code_width=4)
@@ -22,7 +22,9 @@ CODEC = VitVqganConfig(size=16, width=16, layers=1, heads=2, codes=32, code_widt
 
 def dalle(sparse=False, **given):
     torch.manual_seed(0)
-    return Dalle(DalleConfig(codec=CODEC, width=16, layers=4, heads=2, text_length=8, sparse=sparse, **given), 40).eval()
+    return Dalle(
+        DalleConfig(codec=CODEC, width=16, layers=4, heads=2, text_length=8, sparse=sparse, **given), 40
+    ).eval()
 
 
 def told():
@@ -109,11 +111,15 @@ def test_logit_laplace_by_hand_and_as_a_density():
     x = torch.linspace(1e-5, 1 - 1e-5, 400_001).double()
     pixels = ((x - 0.1) / 0.8).view(1, 1, 1, -1).expand(1, 3, 1, -1)
     wide = given.double().expand(1, 6, 1, len(x))
-    assert float(torch.trapezoid(laplace_log_likelihood(pixels, wide)[0, 0, 0].exp(), x)) == pytest.approx(1, abs=2e-3)
+    assert float(torch.trapezoid(laplace_log_likelihood(pixels, wide)[0, 0, 0].exp(), x)) == pytest.approx(
+        1, abs=2e-3
+    )
 
 
 @pytest.mark.parametrize(
-    "codec", [DiscreteVae(DiscreteVaeConfig(size=16, width=8, codes=16)), VitVqgan(CODEC)], ids=lambda one: type(one).__name__
+    "codec",
+    [DiscreteVae(DiscreteVaeConfig(size=16, width=8, codes=16)), VitVqgan(CODEC)],
+    ids=lambda one: type(one).__name__,
 )
 def test_a_codec_learns_to_give_pictures_back(codec):
     torch.manual_seed(0)
@@ -163,19 +169,19 @@ def test_codes_that_nothing_chooses_are_placed_anew():
 def test_choosing_follows_the_probabilities_and_keeps_to_what_is_kept():
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()[None]
     numbers = torch.linspace(0, 1, 2001)[:-1]
-    found = choose(logits.expand(2000, -1), numbers, 1.0, None, None)
+    found = choose(logits.expand(2000, -1), numbers, TokenChoice(1.0, None, None))
     assert torch.bincount(found, minlength=4).tolist() == pytest.approx([1000, 600, 300, 100], abs=2)
-    assert set(choose(logits.expand(2000, -1), numbers, 1.0, 2, None).tolist()) == {0, 1}
-    assert set(choose(logits.expand(2000, -1), numbers, 1.0, None, 0.75).tolist()) == {0, 1}
-    assert set(choose(logits.expand(2000, -1), numbers, 0.0, None, None).tolist()) == {0}
-    colder = choose(logits.expand(2000, -1), numbers, 0.5, None, None)
+    assert set(choose(logits.expand(2000, -1), numbers, TokenChoice(1.0, 2, None)).tolist()) == {0, 1}
+    assert set(choose(logits.expand(2000, -1), numbers, TokenChoice(1.0, None, 0.75)).tolist()) == {0, 1}
+    assert set(choose(logits.expand(2000, -1), numbers, TokenChoice(0.0, None, None)).tolist()) == {0}
+    colder = choose(logits.expand(2000, -1), numbers, TokenChoice(0.5, None, None))
     assert (colder == 0).sum() > 1000
 
 
 def test_guidance_of_one_is_told_and_of_zero_untold_bit_for_bit():
     model, (words, real) = dalle(), told()
     nothing, none_real = torch.zeros_like(words), torch.zeros_like(real)
-    wish = Wish(range(3), temperature=1.0)
+    wish = Wish(range(3))
 
     def write(rows, guidance):
         first = model.start(torch.cat([one for one, _ in rows]), torch.cat([one for _, one in rows]))

@@ -136,7 +136,10 @@ class FirstStage(nn.Module):
         self.start = nn.Linear(config.noise + config.condition, self.start_width * 32, bias=False)
         self.start_norm = nn.BatchNorm1d(self.start_width * 32)
         self.up = nn.Sequential(
-            *(_doubled(self.start_width >> level, self.start_width >> (level + 1)) for level in range(doublings))
+            *(
+                _doubled(self.start_width >> level, self.start_width >> (level + 1))
+                for level in range(doublings)
+            )
         )
 
     def forward(self, noise_BZ: Tensor, condition_BC: Tensor) -> Tensor:

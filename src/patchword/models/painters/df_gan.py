@@ -151,7 +151,9 @@ class Discriminator(nn.Module):
         self.blocks = nn.ModuleList(
             DownBlock(width_in, width_out) for width_in, width_out in zip(widths, widths[1:], strict=False)
         )
-        self.joint_in = nn.Conv2d(widths[-1] + sentence_width, 2 * config.judge_width, 3, padding=1, bias=False)
+        self.joint_in = nn.Conv2d(
+            widths[-1] + sentence_width, 2 * config.judge_width, 3, padding=1, bias=False
+        )
         self.joint_out = nn.Conv2d(2 * config.judge_width, 1, 4, bias=False)
 
     def look(self, pictures_B3HW: Tensor) -> Tensor:

@@ -37,9 +37,13 @@ class DiscreteVaeConfig(BaseModel, extra="forbid", frozen=True):
     kind: Literal["discrete_vae"] = "discrete_vae"
     size: int = Field(32, ge=8, le=1024, description="side of the square pictures, in pixels")
     codes: int = Field(128, gt=1, le=65536, description="entries K of the codebook (paper: 8,192)")
-    groups: int = Field(3, ge=2, le=6, description="groups of blocks; each but the last halves the map (paper: 4)")
+    groups: int = Field(
+        3, ge=2, le=6, description="groups of blocks; each but the last halves the map (paper: 4)"
+    )
     blocks: int = Field(1, ge=1, le=8, description="blocks of a group (paper: 2)")
-    width: int = Field(32, ge=1, le=1024, description="channels of the first group, doubled in each (paper: 256)")
+    width: int = Field(
+        32, ge=1, le=1024, description="channels of the first group, doubled in each (paper: 256)"
+    )
     start_width: int = Field(32, ge=1, le=1024, description="channels of a code in the decoder (paper: 128)")
     warmest: float = Field(1.0, gt=0, description="temperature of the relaxation at the start")
     coldest: float = Field(1 / 16, gt=0, description="temperature at the end; it falls as a cosine")

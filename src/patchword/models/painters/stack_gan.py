@@ -90,7 +90,10 @@ class FirstStage(nn.Module):
         self.start = nn.Linear(config.noise + config.condition, self.start_width * 16, bias=False)
         self.start_norm = nn.BatchNorm1d(self.start_width * 16)
         self.up = nn.Sequential(
-            *(_doubled(self.start_width >> level, self.start_width >> (level + 1)) for level in range(doublings))
+            *(
+                _doubled(self.start_width >> level, self.start_width >> (level + 1))
+                for level in range(doublings)
+            )
         )
         self.to_pixels = nn.Conv2d(config.width, 3, 3, padding=1)
 
@@ -110,7 +113,10 @@ class SecondStage(nn.Module):
         width = config.width
         self.augment = Augmentation(sentence_width, config.condition)
         self.down = nn.Sequential(
-            nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), _halved(width, 2 * width), _halved(2 * width, 4 * width)
+            nn.Conv2d(3, width, 3, padding=1),
+            nn.ReLU(),
+            _halved(width, 2 * width),
+            _halved(2 * width, 4 * width),
         )
         self.join = _same(4 * width + config.condition, 4 * width)
         self.residual = nn.ModuleList(

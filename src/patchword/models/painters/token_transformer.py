@@ -63,7 +63,9 @@ class DalleConfig(TransformerConfig, frozen=True):
     """Settings of the decoder over text and picture tokens."""
 
     kind: Literal["dalle"] = "dalle"
-    text_length: int = Field(32, ge=2, le=4096, description="text positions, start and end counted (paper: 256)")
+    text_length: int = Field(
+        32, ge=2, le=4096, description="text positions, start and end counted (paper: 256)"
+    )
     sparse: bool = Field(False, description="sparse masks over rows, columns and neighbourhoods")
 
 
@@ -186,7 +188,12 @@ class Dalle(nn.Module):
 
     def start(self, words_BL: Tensor, real_BL: Tensor) -> tuple[Tensor, State]:
         """Logits of the first picture token (B, K), and the state after the text."""
-        shape = (len(words_BL), self.config.heads, len(self.biases[0]), self.config.width // self.config.heads)
+        shape = (
+            len(words_BL),
+            self.config.heads,
+            len(self.biases[0]),
+            self.config.width // self.config.heads,
+        )
         state = empty_state(shape, len(self.layers), self.to_codes.weight)
         return self._advance(self._told(words_BL, real_BL), state)
 

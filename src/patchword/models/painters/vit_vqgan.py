@@ -69,7 +69,10 @@ class VitVqgan(nn.Module):
         self.positions_in = nn.Parameter(torch.randn(1, cells, config.width) * 0.02)
         self.positions_out = nn.Parameter(torch.randn(1, cells, config.width) * 0.02)
         self.encoder, self.decoder = _transformer(config), _transformer(config)
-        self.down, self.up = nn.Linear(config.width, config.code_width), nn.Linear(config.code_width, config.width)
+        self.down, self.up = (
+            nn.Linear(config.width, config.code_width),
+            nn.Linear(config.code_width, config.width),
+        )
         self.codebook = nn.Parameter(torch.randn(config.codes, config.code_width))
         self.pixels = nn.Linear(config.width, pixels)
         self.idle_K: Tensor

@@ -106,7 +106,7 @@ def check_text_is_held(stage: StageSettings) -> None:
     """Raises ConfigError for a stage in which an adversary's gradient would train the text tower."""
     if highest_rate(stage, "text") > 0:
         raise ConfigError(
-            f'stage {stage.name!r} gives the text tower a learning rate of {highest_rate(stage, "text"):g}, and an '
+            f"stage {stage.name!r} gives the text tower a learning rate of {highest_rate(stage, 'text'):g}, and an "
             'adversary trains none: give "text" the rate 0, and take a trained one by text_from'
         )
 
@@ -117,9 +117,7 @@ def check_wish(settings: Any, wish: Wish) -> None:
         ("guidance", None if wish.guidance == 1 else wish.guidance),
         ("steps", None if wish.steps == 1 else wish.steps),
         ("threshold", wish.percentile),
-        ("temperature", wish.temperature),
-        ("top_k", wish.top_k),
-        ("top_p", wish.top_p),
+        ("choice of tokens", wish.tokens),
     ):
         if value is not None:
             raise ConfigError(

@@ -88,12 +88,16 @@ class AttnGanLoss(nn.Module):
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
 
-def _judged(judge: nn.Module, real: Tensor, generated: Tensor, sentence_BD: Tensor, differs_B: Tensor) -> Tensor:
+def _judged(
+    judge: nn.Module, real: Tensor, generated: Tensor, sentence_BD: Tensor, differs_B: Tensor
+) -> Tensor:
     """The discriminator's loss at one size, summed over the pictures."""
     real_alone_B, real_with_B = judge(real, sentence_BD)
     false_alone_B, false_with_B = judge(generated, sentence_BD)
     _, wrong_B = judge(real, sentence_BD.roll(1, 0))
-    false = taken_for_false(false_alone_B) + taken_for_false(false_with_B) + taken_for_false(wrong_B, differs_B)
+    false = (
+        taken_for_false(false_alone_B) + taken_for_false(false_with_B) + taken_for_false(wrong_B, differs_B)
+    )
     return (taken_for_real(real_alone_B) + taken_for_real(real_with_B)) / 2 + false / 3
 
 

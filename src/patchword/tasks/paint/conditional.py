@@ -47,7 +47,8 @@ class ConditionalGanLoss(nn.Module):
             wrong = taken_for_false(judge(given.real_B3HW, given.wrong_BE), given.differs_B)
             false = (wrong + false) / 2
         losses = {
-            "discriminator": (taken_for_real(judge(given.real_B3HW, given.sentence_BE)) + false) / shares.pictures
+            "discriminator": (taken_for_real(judge(given.real_B3HW, given.sentence_BE)) + false)
+            / shares.pictures
         }
         with held(judge):
             believed = taken_for_real(judge(generated, asked))

@@ -49,6 +49,17 @@ READS_WORDS = frozenset({"dalle"})
 PainterSettings = Annotated[KindSettings, ByKind(PAINTERS)]
 
 
+class TokenChoice(NamedTuple):
+    """How a painter that writes tokens draws each of them."""
+
+    temperature: float = 1.0
+    """Of the probabilities; 0 takes the likeliest token."""
+    top_k: int | None = None
+    """Only so many of the likeliest tokens."""
+    top_p: float | None = None
+    """Only the fewest tokens that hold this share of the probability."""
+
+
 class Wish(NamedTuple):
     """How pictures are to be drawn; None is the family's own choice."""
 
@@ -62,12 +73,8 @@ class Wish(NamedTuple):
     """Random steps (DDPM) in place of DDIM, for a family that has both."""
     watch: Callable[[], None] = lambda: None
     """Called after each step."""
-    temperature: float | None = None
-    """Of the tokens' probabilities, for a family that draws tokens; 0 takes the likeliest."""
-    top_k: int | None = None
-    """Only the likeliest tokens, likewise."""
-    top_p: float | None = None
-    """Only the fewest tokens that hold this share of the probability, likewise."""
+    tokens: TokenChoice | None = None
+    """For a family that writes tokens."""
     maps: list[Tensor] | None = None
     """Collects attention on the words (B, N, L), for a family that attends to them."""
 

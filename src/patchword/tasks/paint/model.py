@@ -28,7 +28,7 @@ from patchword.hub import hub_name, is_hub
 from patchword.lookup import look_up
 from patchword.tasks.describe import describe
 from patchword.tasks.paint.composed import PaintModel, Told, padded_ids
-from patchword.tasks.paint.families import Family, Wish, family_of
+from patchword.tasks.paint.families import Family, TokenChoice, Wish, family_of
 from patchword.tasks.paint.settings import PaintingSettings
 from patchword.tasks.retrieve.model import build_two_towers, by_value
 from patchword.text.pieces import Pieces
@@ -144,6 +144,7 @@ class PaintingModel:
         guidance: float | None = None,
         steps: int | None = None,
         percentile: float | None = None,
+        tokens: TokenChoice | None = None,
         watch: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
         """Pictures of a prompt, uint8 (n, H, W, 3), one for each seed.
@@ -153,13 +154,14 @@ class PaintingModel:
                 for none of it; the family's own where left out.
             steps: denoising steps; the family's own where left out.
             percentile: dynamic thresholding at this percentile of a picture's values, for high guidance.
+            tokens: how tokens are drawn, by a painter that writes them.
             watch: called after every step.
 
         Raises DataError for a prompt of which the model knows nothing, ConfigError for a wish that it cannot
         fulfil.
         """
         self.check(prompt)
-        wish = Wish(seeds, guidance, steps, percentile, watch=watch)
+        wish = Wish(seeds, guidance, steps, percentile, tokens=tokens, watch=watch)
         return to_pixels(self.draw([prompt] * len(seeds), wish))
 
     def explain(

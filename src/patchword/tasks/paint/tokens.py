@@ -23,7 +23,7 @@ from patchword.models.painters.token_transformer import (
     TransformerConfig,
 )
 from patchword.tasks.paint.composed import PaintModel, Told, emptied
-from patchword.tasks.paint.families import Family, Wish, noise_of
+from patchword.tasks.paint.families import Family, TokenChoice, Wish, noise_of
 from patchword.train.groups import highest_rate
 from patchword.train.settings import StageSettings
 from patchword.train.step import Shares
@@ -134,24 +134,18 @@ def check(config: TransformerConfig, wish: Wish) -> None:
         )
 
 
-def choose(
-    logits_BK: Tensor, uniform_B: Tensor, temperature: float, top_k: int | None, top_p: float | None
-) -> Tensor:
-    """Codes (B), drawn by a number in [0, 1) each.
-
-    `top_k` keeps the likeliest codes, `top_p` the fewest that hold this share of the probability; temperature 0
-    takes the likeliest one.
-    """
-    if temperature == 0:
+def choose(logits_BK: Tensor, uniform_B: Tensor, how: TokenChoice) -> Tensor:
+    """Codes (B), drawn by a number in [0, 1) each."""
+    if how.temperature == 0:
         return logits_BK.argmax(1)
-    sorted_BK, order_BK = (logits_BK.float() / temperature).sort(1, descending=True)
+    sorted_BK, order_BK = (logits_BK.float() / how.temperature).sort(1, descending=True)
     shares_BK = sorted_BK.softmax(1)
     before_BK = shares_BK.cumsum(1) - shares_BK
     kept_BK = torch.ones_like(shares_BK, dtype=torch.bool)
-    if top_k is not None:
-        kept_BK[:, top_k:] = False
-    if top_p is not None:
-        kept_BK &= before_BK < top_p
+    if how.top_k is not None:
+        kept_BK[:, how.top_k :] = False
+    if how.top_p is not None:
+        kept_BK &= before_BK < how.top_p
     sums_BK = (shares_BK * kept_BK).cumsum(1)
     places_B1 = torch.searchsorted(sums_BK, uniform_B[:, None] * sums_BK[:, -1:], right=True)
     last_B1 = kept_BK.sum(1, keepdim=True) - 1
@@ -173,15 +167,7 @@ def write_tokens(first: tuple[Tensor, State], step: Step, cells: int, wish: Wish
         if len(logits) > count:
             untold = logits[count:]
             told = untold + guidance * (told - untold)
-        chosen.append(
-            choose(
-                told,
-                uniform_BN[:, place].to(told.dtype),
-                1.0 if wish.temperature is None else wish.temperature,
-                wish.top_k,
-                wish.top_p,
-            )
-        )
+        chosen.append(choose(told, uniform_BN[:, place].to(told.dtype), wish.tokens or TokenChoice()))
         wish.watch()
     return torch.stack(chosen, 1)
 
