@@ -46,7 +46,9 @@ def paint(
     temperature: Annotated[
         float | None,
         typer.Option(
-            min=0, max=10, help="For a painter of tokens: below 1 safer, above 1 wilder, 0 the likeliest tokens."
+            min=0,
+            max=10,
+            help="For a painter of tokens: below 1 safer, above 1 wilder, 0 the likeliest tokens.",
         ),
     ] = None,
     top_k: Annotated[
@@ -55,7 +57,9 @@ def paint(
     top_p: Annotated[
         float | None,
         typer.Option(
-            min=0.001, max=1, help="For a painter of tokens: only the fewest that hold this share of probability."
+            min=0.001,
+            max=1,
+            help="For a painter of tokens: only the fewest that hold this share of probability.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("painted"),

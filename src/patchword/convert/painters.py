@@ -2,12 +2,12 @@
 
 Sources: tobran/DF-GAN, commit 78f14fd; taoxugit/AttnGAN, commit 0d000e6; openai/DALL-E, commit 5be4b23.
 
-    DF-GAN       GBlocks.i.fuse{1,2}.affine{0,1}.fc_{gamma,beta}.linear{1,2}    blocks.i.fuse_*.{first,second}.{scale,shift}
-                 DBlocks.i.conv_r.{0,2}, conv_s, gamma                          blocks.i.conv_*, shortcut, weight
-                 joint_conv.{0,2}                                               joint_in, joint_out
-    AttnGAN      ca_net.fc, h_net1.fc.{0,1}, h_net1.upsample_i                  augment.project, first.start, first.up
-                 h_net_i.att.conv_context, .residual, .upsample, img_net_i      later.*, to_pixels.*
-    discrete VAE blocks.group_i.block_j.res_path.conv_k, id_path                groups.i.j.convs.k, shortcut
+    DF-GAN    GBlocks.i.fuse{1,2}.affine{0,1}.fc_{gamma,beta}    blocks.i.fuse_*.{first,second}.{scale,shift}
+              DBlocks.i.conv_r.{0,2}, conv_s, gamma              blocks.i.conv_*, shortcut, weight
+              joint_conv.{0,2}                                   joint_in, joint_out
+    AttnGAN   ca_net.fc, h_net1.fc.{0,1}, h_net1.upsample_i      augment.project, first.start, first.up
+              h_net_i.att, .residual, .upsample, img_net_i       later.*, to_pixels.*
+    DALL-E    blocks.group_i.block_j.res_path.conv_k, id_path    groups.i.j.convs.k, shortcut
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ def load_reference(module: nn.Module, state: Mapping[str, Tensor], rules: Rules)
     for name, one in wanted.items():
         if found[name].numel() != one.numel():
             raise ModelError(
-                f"{name} has shape {tuple(found[name].shape)}, and {type(module).__name__} needs {tuple(one.shape)}"
+                f"{name} has shape {tuple(found[name].shape)}, and {type(module).__name__} needs "
+                f"{tuple(one.shape)}"
             )
     kept = {name: one for name, one in module.state_dict().items() if "num_batches_tracked" in name}
     module.load_state_dict({name: one.reshape(wanted[name].shape) for name, one in found.items()} | kept)

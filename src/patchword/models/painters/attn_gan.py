@@ -1,22 +1,24 @@
-"""A generator whose cells attend to words, and the model of matching words and regions that teaches it: AttnGAN.
+"""A generator whose cells attend to words, and the model of matching words and regions that teaches it:
+AttnGAN.
 
 Xu et al. 2018, "AttnGAN: Fine-Grained Text to Image Generation with Attentional Generative Adversarial
 Networks" (arXiv 1711.10485):
 
     h_0 = F_0(z, c(s)),  h_i = F_i(h_{i-1}, A(e, h_{i-1})),  picture_i = G_i(h_i)                  (eq. 1)
     A: e' = U e,  w_ji = softmax over words i of h_j . e'_i,  A_j = sum_i w_ji e'_i                (eq. 2)
-    L_D_i = (real + real with s) / 2 + (fake + fake with s + wrong with s) / 3                     (eq. 5, code)
-    L_G = sum_i (CE of D_i's two scores) + l L_DAMSM(last picture) + KL                            (eq. 3, code)
+    L_D_i = (real + real with s) / 2 + (fake + fake with s + wrong with s) / 3                   (eq. 5, code)
+    L_G = sum_i (CE of D_i's two scores) + l L_DAMSM(last picture) + KL                          (eq. 3, code)
 
 DAMSM, for words e_i of a text and regions v_j of a picture (both of width D):
 
     a_ij = softmax over words i of e_i . v_j                                                       (eq. 7, 8)
     alpha_ij = softmax over regions j of g1 a_ij,  c_i = sum_j alpha_ij v_j                        (eq. 9)
     R(picture, text) = log sum_i exp(g2 cos(c_i, e_i))                                             (eq. 10)
-    four cross-entropies of g3 R over the batch: pictures and texts, words and sentences           (eq. 11 to 13)
+    four cross-entropies of g3 R over the batch: pictures and texts, words and sentences           (eq. 11 to
+    13)
 
-The paper takes the g2-th root in eq. 10, the authors' code does not; we follow the code. Texts that say the same
-are no negatives of one another. Padding has weight 0.
+The paper takes the g2-th root in eq. 10, the authors' code does not; we follow the code. Texts that say the
+same are no negatives of one another. Padding has weight 0.
 
 Shape legend: B pictures, Q texts (both index a batch), T words, R regions, D width of words and regions, C
 channels of a map, E width of the text tower, Z width of the noise, N cells of a map.
@@ -303,8 +305,8 @@ class AttnGan(nn.Module):
 def word_region_weights(
     regions_BRD: Tensor, words_QTD: Tensor, mask_QT: Tensor, sharpness: float
 ) -> tuple[Tensor, Tensor]:
-    """Both softmaxes of DAMSM for every picture with every text, (B, Q, T, R) each: over the words of a region
-    (0 at padding), and from it over the regions of a word.
+    """Both softmaxes of DAMSM for every picture with every text, (B, Q, T, R) each: over the words of a
+    region (0 at padding), and from it over the regions of a word.
     """
     scores_BQTR = torch.einsum("qtd,brd->bqtr", words_QTD, regions_BRD)
     hidden_1QT1 = ~mask_QT[None, :, :, None]

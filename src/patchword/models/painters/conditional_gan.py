@@ -4,7 +4,7 @@ Reed et al. 2016, "Generative Adversarial Text to Image Synthesis" (arXiv 1605.0
 
     picture = G(z, W s)                    z ~ N(0, I), s the sentence; strided transposed convolutions
     score = D(f(picture), W' s)            f down to 4 x 4 cells, the sentence beside every cell
-    L_D = CE(D(x, s), 1) + (CE(D(x', s), 0) + CE(D(G(z, s), s), 0)) / 2        x' a real picture of another text
+    L_D = CE(D(x, s), 1) + (CE(D(x', s), 0) + CE(D(G(z, s), s), 0)) / 2      x' a real picture of another text
     L_G = CE(D(G(z, s), s), 1), and the same with s halfway between two texts (interpolation, eq. 5)
 
 The middle term of L_D is what makes the discriminator look at the text at all from the first step (CLS).

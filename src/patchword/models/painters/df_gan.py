@@ -2,9 +2,9 @@
 
 Tao et al. 2022, "DF-GAN: A Simple and Effective Baseline for Text-to-Image Synthesis" (arXiv 2008.05865):
 
-    h_0 = W z,  h_i = shortcut(up(h_{i-1})) + residual(up(h_{i-1}), [z; s])                        (section 3.2)
-    affine(h) = gamma([z; s]) h + beta([z; s]),  fusion = affine, leaky, affine, leaky             (eq. 3 to 5)
-    score = C(D(x), s), one number for real, matching or not                                 (section 3.3, one way)
+    h_0 = W z,  h_i = shortcut(up(h_{i-1})) + residual(up(h_{i-1}), [z; s])                      (section 3.2)
+    affine(h) = gamma([z; s]) h + beta([z; s]),  fusion = affine, leaky, affine, leaky            (eq. 3 to 5)
+    score = C(D(x), s), one number for real, matching or not                            (section 3.3, one way)
     L_D = E max(0, 1 - C(x, s)) + (E max(0, 1 + C(G(z, s), s)) + E max(0, 1 + C(x, s'))) / 2       (eq. 2)
           + k E ( |grad_x C(x, s)|^2 + |grad_s C(x, s)|^2 )^(p/2)          at real matching pairs (MA-GP)
     L_G = - E C(G(z, s), s)

@@ -2,8 +2,8 @@
 
 Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation" (arXiv 2102.12092), section 2.1 and appendix A:
 
-    q(k | x) = softmax of E(x) at each cell                                K codes, cells of 2^(groups - 1) pixels
-    y = Gumbel-softmax of E(x) at temperature t, which falls                                  (relaxation of q)
+    q(k | x) = softmax of E(x) at each cell                            K codes, cells of 2^(groups - 1) pixels
+    y = Gumbel-softmax of E(x) at temperature t, which falls                                 (relaxation of q)
     x^ = D(sum_k y_k codebook_k)
     loss = - log p(x | x^) + b KL(q || uniform)              KL = ln K - H(q), a mean over the cells
 
@@ -53,7 +53,8 @@ class DiscreteVaeConfig(BaseModel, extra="forbid", frozen=True):
     def _cells(self) -> DiscreteVaeConfig:
         if self.size % 2 ** (self.groups - 1):
             raise ValueError(
-                f"size is {self.size} and {self.groups} groups halve the map {self.groups - 1} times: choose a "
+                f"size is {self.size} and {self.groups} groups halve the map {self.groups - 1} times: "
+                "choose a "
                 f"multiple of {2 ** (self.groups - 1)}"
             )
         return self

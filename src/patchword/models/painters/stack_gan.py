@@ -3,7 +3,7 @@
 Zhang et al. 2017, "StackGAN: Text to Photo-realistic Image Synthesis with Stacked Generative Adversarial
 Networks" (arXiv 1612.03242), sections 3.2 to 3.4:
 
-    mean, log variance = W s,  c ~ N(mean, variance)             conditioning augmentation, fresh in each stage
+    mean, log variance = W s,  c ~ N(mean, variance)            conditioning augmentation, fresh in each stage
     first stage:   picture_0 = G_0(z, c_0),  judged with its text by D_0
     second stage:  picture_1 = G_1(picture_0, c_1): down by four, c_1 beside every cell, residual blocks, up;
                    it has no noise of its own, and G_0 is held

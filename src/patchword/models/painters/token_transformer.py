@@ -1,7 +1,8 @@
 """Pictures written token by token, like text: the decoder of DALL-E and that of Parti.
 
     DALL-E   Ramesh et al. 2021 (arXiv 2102.12092), section 2.2: one causal transformer over [text; picture].
-             Padding of the text has a learnt token for each position. Loss: 1/8 of the text's cross-entropy and
+             Padding of the text has a learnt token for each position. Loss: 1/8 of the text's cross-entropy
+             and
              7/8 of the picture's. Optional sparse masks: a layer sees the picture's row, its column, or (the
              last one) a neighbourhood, and always all of the text.
     Parti    Yu et al. 2022 (arXiv 2206.10789), section 2: the text is encoded in both directions (here by the
@@ -11,8 +12,8 @@
 Both own a codec, whose tokens they write. A token is computed once: its keys and values stay in a state that
 `step` extends in place.
 
-Shape legend: B pictures, L text positions, N picture tokens, S = L + N positions (DALL-E) or N (Parti), K codes,
-V words, C width, H heads, D width of a head, T tokens of a call.
+Shape legend: B pictures, L text positions, N picture tokens, S = L + N positions (DALL-E) or N (Parti), K
+codes, V words, C width, H heads, D width of a head, T tokens of a call.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ class State(NamedTuple):
 
 
 class Layer(nn.Module):
-    """Self-attention, cross-attention where there is something to attend to, feed-forward; norms come first."""
+    """Self-attention, cross-attention where there is something to attend to, feed-forward; norms come
+    first.
+    """
 
     def __init__(self, config: TransformerConfig, text_width: int | None) -> None:
         super().__init__()
@@ -113,8 +116,8 @@ class Layer(nn.Module):
         past: tuple[Tensor, Tensor, int] | None,
         text: tuple[Tensor, Tensor, Tensor] | None,
     ) -> Tensor:
-        """Tokens (B, T, C). `bias` broadcasts to (B, H, T, keys); `past` holds keys and values (B, H, S, D) that
-        are extended at a position; `text` has keys, values and bias.
+        """Tokens (B, T, C). `bias` broadcasts to (B, H, T, keys); `past` holds keys and values (B, H, S, D)
+        that are extended at a position; `text` has keys, values and bias.
         """
         queries, keys, values = map(self._split, self.project(self.norm(x_BTC)).chunk(3, -1))
         if past is not None:
@@ -176,8 +179,8 @@ class Dalle(nn.Module):
         nn.init.normal_(self.words.weight, std=0.02)
 
     def forward(self, words_BL: Tensor, real_BL: Tensor, ids_BN: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the words after each of the first L - 1 positions (B, L - 1, V), and of all picture tokens
-        (B, N, K). `real_BL` is False at padding.
+        """Logits of the words after each of the first L - 1 positions (B, L - 1, V), and of all picture
+        tokens (B, N, K). `real_BL` is False at padding.
         """
         x_BSC = torch.cat([self._told(words_BL, real_BL), self.picture(ids_BN[:, :-1], 0)], 1)
         for layer, bias_SS in zip(self.layers, self.biases, strict=True):

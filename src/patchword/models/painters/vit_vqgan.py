@@ -1,15 +1,15 @@
 """Pictures as tokens by the nearest of learnt codes, between two vision transformers: the codec of Parti.
 
-Yu et al. 2022, "Vector-quantized Image Modeling with Improved VQGAN" (ViT-VQGAN, arXiv 2110.04627), section 3.1
-and 3.2; van den Oord et al. 2017 (arXiv 1711.00937) for the straight-through gradient:
+Yu et al. 2022, "Vector-quantized Image Modeling with Improved VQGAN" (ViT-VQGAN, arXiv 2110.04627), section
+3.1 and 3.2; van den Oord et al. 2017 (arXiv 1711.00937) for the straight-through gradient:
 
     z = W_down E(patches),  code = argmin_k | l2(z) - l2(e_k) |^2              narrow vectors of length one
     x^ = D(W_up (z + stop(e - z)))
     loss = |x - x^|^2 + |stop(l2 z) - l2 e|^2 + 0.25 |l2 z - stop(l2 e)|^2
 
 Codes that nothing chose for a while are put where a vector of the current batch is. The perceptual and
-adversarial terms of the paper are not here: below 64 pixels they are no help, and the first needs a network that
-was trained elsewhere.
+adversarial terms of the paper are not here: below 64 pixels they are no help, and the first needs a network
+that was trained elsewhere.
 
 Shape legend: B pictures, N cells, C width of the transformers, D width of a code, K codes.
 """
@@ -116,7 +116,8 @@ class VitVqgan(nn.Module):
 
     @torch.no_grad()
     def _place(self, vectors_BND: Tensor) -> None:
-        """Puts codes on vectors of this batch: all of them at the first step, since random ones would leave most
+        """Puts codes on vectors of this batch: all of them at the first step, since random ones would leave
+        most
         unused, and later those that were idle too long. It comes before the codes are used in a step, so that
         what the gradient needs is not changed under it.
         """

@@ -2,7 +2,8 @@
 
 In a step both losses are taken at the same point, in one backward pass, and then generator and discriminator
 move, each by its own optimiser. (The papers alternate: the generator's gradient is there taken after the
-discriminator has moved.) So nothing moves where anything is not finite, and pictures are generated once a step.
+discriminator has moved.) So nothing moves where anything is not finite, and pictures are generated once a
+step.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchword.data.captions import CaptionBatch
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, DataError
 from patchword.layers.features import masked_mean
 from patchword.tasks.paint.composed import PaintModel
 from patchword.tasks.paint.families import Wish, noise_of
@@ -46,10 +47,21 @@ def material(model: PaintModel, batch: CaptionBatch, pad: int) -> Material:
     tokens_BLE = told.text.tokens_BLC.detach()
     sentence_BE = masked_mean(tokens_BLE, told.mask_BL)
     differs_B = (told.ids_BL != told.ids_BL.roll(1, 0)).any(1).to(sentence_BE.dtype)
-    real_B3HW = batch.inputs.pixels_B3HW
+    real_B3HW = pixels_of(batch)
     return Material(
         real_B3HW, sentence_BE, sentence_BE.roll(1, 0), differs_B, tokens_BLE, told.mask_BL, told.ids_BL
     )
+
+
+def pixels_of(batch: CaptionBatch) -> Tensor:
+    """The pictures (B, 3, H, W) in [-1, 1] of a batch. Raises DataError where it has stored features
+    instead.
+    """
+    if batch.inputs.pixels_B3HW is None:
+        raise DataError(
+            "a painter learns from pictures, and the batch has stored features: leave data.features out"
+        )
+    return batch.inputs.pixels_B3HW
 
 
 @contextmanager
@@ -106,7 +118,8 @@ def check_text_is_held(stage: StageSettings) -> None:
     """Raises ConfigError for a stage in which an adversary's gradient would train the text tower."""
     if highest_rate(stage, "text") > 0:
         raise ConfigError(
-            f"stage {stage.name!r} gives the text tower a learning rate of {highest_rate(stage, 'text'):g}, and an "
+            f"stage {stage.name!r} gives the text tower a learning rate of "
+            f"{highest_rate(stage, 'text'):g}, and an "
             'adversary trains none: give "text" the rate 0, and take a trained one by text_from'
         )
 
@@ -121,7 +134,8 @@ def check_wish(settings: Any, wish: Wish) -> None:
     ):
         if value is not None:
             raise ConfigError(
-                f"a painter of kind {settings.kind!r} generates a picture in one pass and knows no {name}: leave it out"
+                f"a painter of kind {settings.kind!r} generates a picture in one pass and knows no {name}: "
+                "leave it out"
             )
 
 

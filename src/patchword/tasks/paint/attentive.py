@@ -1,7 +1,7 @@
 """AttnGAN as a family of painters: its losses, and how it paints. Equations: `models/painters/attn_gan.py`.
 
-A stage of the training teaches what has a learning rate: "painter.matching" (and the text tower with it, where
-it has one too), and after it generator and discriminator, with the matching model held.
+A stage of the training teaches what has a learning rate: "painter.matching" (and the text tower with it,
+where it has one too), and after it generator and discriminator, with the matching model held.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from patchword.tasks.paint.adversarial import (
     material,
     noise_for,
     optimisers_of,
+    pixels_of,
     taken_for_false,
     taken_for_real,
 )
@@ -46,7 +47,7 @@ class MatchingLoss(nn.Module):
         tokens_BLE, matching = told.text.tokens_BLC, self.model.painter.matching
         words_BLD, sentence_BD = matching.read(tokens_BLE, masked_mean(tokens_BLE, told.mask_BL))
         same_BB = (told.ids_BL[:, None] == told.ids_BL[None]).all(-1)
-        loss = matching.loss(batch.inputs.pixels_B3HW, words_BLD, sentence_BD, told.mask_BL, same_BB)
+        loss = matching.loss(pixels_of(batch), words_BLD, sentence_BD, told.mask_BL, same_BB)
         return {"loss": loss * (len(tokens_BLE) / shares.pictures)}
 
 
@@ -102,12 +103,15 @@ def _judged(
 
 
 def learns_matching(stage: StageSettings) -> bool:
-    """Whether a stage teaches the matching model. Raises ConfigError where it teaches everything or nothing."""
+    """Whether a stage teaches the matching model. Raises ConfigError where it teaches everything or
+    nothing.
+    """
     matching, generator = (highest_rate(stage, f"painter.{part}") > 0 for part in ("matching", "generator"))
     if matching == generator:
         raise ConfigError(
             f"stage {stage.name!r} teaches {'both' if matching else 'neither'} of the matching model and the "
-            'generator: give exactly one of "painter.matching" and "painter.generator" a learning rate above 0, the '
+            'generator: give exactly one of "painter.matching" and "painter.generator" a learning rate '
+            "above 0, the "
             "matching model first"
         )
     return matching

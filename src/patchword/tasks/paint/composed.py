@@ -18,8 +18,8 @@ class Told(NamedTuple):
 
     ids_BL: Tensor
     mask_BL: Tensor
-    text: TextFeatures | None
-    """None for a painter that reads the words itself."""
+    text: TextFeatures
+    """Of width 0 for a painter that reads the words itself."""
     sentence_BE: Tensor | None = None
     """In the space of two towers, where the painter works in one: unit vectors."""
 
@@ -61,7 +61,7 @@ class PaintModel(nn.Module):
         mask_BL = ids_BL != pad
         tower = self.text_tower
         if tower is None:
-            return Told(ids_BL, mask_BL, None)
+            return Told(ids_BL, mask_BL, TextFeatures(torch.zeros(*ids_BL.shape, 0, device=ids_BL.device)))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.text_is_frozen):
             features = tower(ids_BL, mask_BL)
             if self.towers is None:

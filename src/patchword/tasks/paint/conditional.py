@@ -1,4 +1,6 @@
-"""GAN-INT-CLS as a family of painters: its losses, and how it paints. Equations: `models/painters/conditional_gan.py`."""
+"""GAN-INT-CLS as a family of painters: its losses, and how it paints. Equations:
+`models/painters/conditional_gan.py`.
+"""
 
 from __future__ import annotations
 

@@ -85,8 +85,8 @@ class PipelinePainter:
     ) -> np.ndarray:
         """Pictures, uint8 (n, H, W, 3); see `PaintingModel.paint`.
 
-        Raises ConfigError for a guidance below 1, which pipelines do not have, for a percentile, and for a choice
-        of tokens.
+        Raises ConfigError for a guidance below 1, which pipelines do not have, for a percentile, and for a
+        choice of tokens.
         """
         self.check(prompt)
         if guidance is not None and guidance < 1:
@@ -94,7 +94,9 @@ class PipelinePainter:
         if percentile is not None:
             raise ConfigError("pipelines of diffusers bound their pictures themselves: leave out --threshold")
         if tokens is not None:
-            raise ConfigError("pipelines of diffusers write no tokens: leave temperature, top_k and top_p out")
+            raise ConfigError(
+                "pipelines of diffusers write no tokens: leave temperature, top_k and top_p out"
+            )
         sources = [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
 
         def after_step(pipeline: Any, step: int, time: Any, found: dict[str, Any]) -> dict[str, Any]:

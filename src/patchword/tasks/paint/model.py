@@ -47,7 +47,8 @@ def build_paint_model(
         text = build_text_tower(settings.text)
     if towers is not None and settings.painter.decoder.picture_width != towers.config.width:
         raise ConfigError(
-            f"painter.decoder.picture_width is {settings.painter.decoder.picture_width}, and the space of the "
+            f"painter.decoder.picture_width is {settings.painter.decoder.picture_width}, and the space of "
+            "the "
             f"two towers is {towers.config.width} wide: set it to that"
         )
     reader = text if towers is None else towers.text

@@ -17,7 +17,11 @@ from patchword.train.settings import RunSettings, StageSettings
 class PaintingSettings(BaseModel, extra="forbid", frozen=True):
     """The settings in config.json of a painter, apart from the facts about its training."""
 
-    text: TextTowerSettings | None = Field(None, description="the text tower; absent where there are two towers, or where the painter reads the words itself")
+    text: TextTowerSettings | None = Field(
+        None,
+        description=("the text tower; absent where there are two towers, or the painter reads the words "
+        "itself"),
+    )
     towers: TwoTowerSettings | None = Field(None, description="two towers, in whose space the painter works")
     painter: PainterSettings
     vocabulary_size: int = Field(gt=0, le=10_000_000)

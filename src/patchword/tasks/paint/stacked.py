@@ -1,7 +1,7 @@
 """StackGAN as a family of painters: its losses, stage by stage. Equations: `models/painters/stack_gan.py`.
 
-A stage of the training teaches the part of the painter that has a learning rate: "painter.first", and after it
-"painter.second", with the first one held.
+A stage of the training teaches the part of the painter that has a learning rate: "painter.first", and after
+it "painter.second", with the first one held.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def learns_second(stage: StageSettings) -> bool:
     first, second = (highest_rate(stage, f"painter.{part}") > 0 for part in ("first", "second"))
     if first == second:
         raise ConfigError(
-            f"stage {stage.name!r} teaches {'both stages' if first else 'neither stage'} of the stacked painter: give "
+            f"stage {stage.name!r} teaches {'both stages' if first else 'neither stage'} of the stacked "
+            "painter: give "
             'exactly one of "painter.first" and "painter.second" a learning rate above 0, the first one first'
         )
     return second

@@ -1,4 +1,5 @@
-"""Painters that write tokens, as families: DALL-E and Parti. Equations: `models/painters/token_transformer.py`.
+"""Painters that write tokens, as families: DALL-E and Parti. Equations:
+`models/painters/token_transformer.py`.
 
 A stage of the training teaches what has a learning rate: "painter.codec" alone, and after it everything else,
 with the codec held.
@@ -22,6 +23,7 @@ from patchword.models.painters.token_transformer import (
     State,
     TransformerConfig,
 )
+from patchword.tasks.paint.adversarial import pixels_of
 from patchword.tasks.paint.composed import PaintModel, Told, emptied
 from patchword.tasks.paint.families import Family, TokenChoice, Wish, noise_of
 from patchword.train.groups import highest_rate
@@ -43,7 +45,7 @@ class CodecObjective(nn.Module):
 
     def forward(self, batch: CaptionBatch, shares: Shares) -> dict[str, Tensor]:
         """Named losses, the total under "loss"; "codes" is the share of the codebook that the batch uses."""
-        pictures = to_unit(batch.inputs.pixels_B3HW)
+        pictures = to_unit(pixels_of(batch))
         codec = self.model.painter.codec
         found = codec.losses(pictures, shares.progress)
         weight = len(pictures) / shares.pictures
@@ -63,7 +65,7 @@ class TokenObjective(nn.Module):
         """Named losses, means per token, the total under "loss"."""
         painter, ids_BL = self.model.painter, batch.tokens_RT
         with torch.no_grad():
-            codes_BN = painter.codec.encode(to_unit(batch.inputs.pixels_B3HW))
+            codes_BN = painter.codec.encode(to_unit(pixels_of(batch)))
         if self.training and painter.config.drop_text:
             dropped_B = torch.rand(len(ids_BL), device=ids_BL.device) < painter.config.drop_text
             ids_BL = emptied(ids_BL, self.special, dropped_B)
@@ -98,7 +100,8 @@ def fitted(ids_BL: Tensor, length: int, pad: int) -> tuple[Tensor, Tensor]:
     """
     if ids_BL.shape[1] > length:
         raise ConfigError(
-            f"a text has {ids_BL.shape[1]} tokens, start and end counted, and the painter reads {length}: raise "
+            f"a text has {ids_BL.shape[1]} tokens, start and end counted, and the painter reads {length}: "
+            "raise "
             "painter.text_length, or lower max_words"
         )
     words_BL = F.pad(ids_BL, (0, length - ids_BL.shape[1]), value=pad)
@@ -111,7 +114,8 @@ def learns_codec(stage: StageSettings) -> bool:
     if codec == transformer:
         raise ConfigError(
             f"stage {stage.name!r} teaches {'both' if codec else 'neither'} of codec and transformer: give "
-            '"painter.codec" a learning rate above 0 and "" the rate 0 first, and in the next stage the reverse'
+            '"painter.codec" a learning rate above 0 and "" the rate 0 first, and in the next stage the '
+            "reverse"
         )
     return codec
 
@@ -125,12 +129,14 @@ def check(config: TransformerConfig, wish: Wish) -> None:
     if wish.guidance not in (None, 1.0) and not config.drop_text:
         raise ConfigError(
             f"guidance is {wish.guidance:g}, and this model was trained without left-out texts "
-            "(painter.drop_text = 0), so it does not know what a picture without a text is: leave guidance at "
+            "(painter.drop_text = 0), so it does not know what a picture without a text is: leave guidance "
+            "at "
             "1, or train it with drop_text above 0"
         )
     if wish.steps is not None or wish.percentile is not None:
         raise ConfigError(
-            "a painter of tokens writes every token once and has neither steps nor a threshold: leave them out"
+            "a painter of tokens writes every token once and has neither steps nor a threshold: leave them "
+            "out"
         )
 
 
@@ -153,7 +159,9 @@ def choose(logits_BK: Tensor, uniform_B: Tensor, how: TokenChoice) -> Tensor:
 
 
 def write_tokens(first: tuple[Tensor, State], step: Step, cells: int, wish: Wish, guidance: float) -> Tensor:
-    """The codes (B, N) of pictures, one after another; with guidance the second half of all rows is untold."""
+    """The codes (B, N) of pictures, one after another; with guidance the second half of all rows is
+    untold.
+    """
     count, device = len(wish.seeds), first[0].device
     draw = noise_of(wish.seeds, (cells,), device)
     uniform_BN = torch.special.ndtr(draw().double())
@@ -220,12 +228,13 @@ def _fitted_told(told: Told, length: int) -> tuple[Tensor, Tensor]:
     missing = length - told.ids_BL.shape[1]
     if missing < 0:
         raise ConfigError(
-            f"the prompt has {told.ids_BL.shape[1]} tokens, start and end counted, and the painter reads {length}"
+            f"the prompt has {told.ids_BL.shape[1]} tokens, start and end counted, and the painter reads "
+            f"{length}"
         )
     return F.pad(told.ids_BL, (0, missing)), F.pad(told.mask_BL, (0, missing))
 
 
-def _build_dalle(config: DalleConfig, text_width: int, vocabulary: int) -> nn.Module:
+def _build_dalle(config: DalleConfig, text_width: int | None, vocabulary: int) -> nn.Module:
     return Dalle(config, vocabulary)
 
 
