@@ -209,7 +209,6 @@ def _limits(run: PaintRun, vocabulary: Any) -> str:
     """What the card says that the model cannot do."""
     if run.scenes is None:
         return "It paints what its training captions named, and repeats what they took for granted."
-    return (
-        f"It knows flat shapes on plain grounds and {vocabulary.size - 4} words, and nothing of the world: "
-        f"{', '.join(sorted(vocabulary.words))}."
-    )
+    words = sorted(getattr(vocabulary, "words", ()))
+    known = f" and {len(words)} words, and nothing of the world: {', '.join(words)}." if words else "."
+    return f"It knows flat shapes on plain grounds{known}"
