@@ -31,7 +31,7 @@ from patchword.towers.settings import (
     SwinTowerConfig,
     VitTowerConfig,
 )
-from patchword.types import Captioner, Prototypes, VisualFeatures
+from patchword.types import Prototypes, VisualFeatures
 
 CAPTIONERS = {
     "show_tell": Kind("models.captioners.show_tell", "ShowTellConfig", "ShowTell"),
@@ -76,7 +76,10 @@ TextTowerSettings = Annotated[
 def build_tower(settings: TowerSettings) -> nn.Module:
     """The tower of these settings; transformers is imported for those that need it."""
     tower = look_up(TOWERS[settings.kind])(settings)
-    if getattr(settings, "aligned", None) == "class_names" and settings.weights == "package":
+    if isinstance(settings, EfficientNetLiteConfig) and (settings.aligned, settings.weights) == (
+        "class_names",
+        "package",
+    ):
         tower.set_names(look_up("sentences:embed_class_names")())
     return tower
 
@@ -96,8 +99,10 @@ def import_towers(vision: TowerSettings | None, text: TextTowerSettings | None =
 
 def build_captioner(
     settings: CaptionerSettings, feature_width: int, vocabulary_size: int, codebook: Codebook | None
-) -> Captioner:
-    """Raises ConfigError when a codebook is given to a captioner without region alignment, or missing from
+) -> Any:
+    """A captioner that is a module as well, for which Python has no type.
+
+    Raises ConfigError when a codebook is given to a captioner without region alignment, or missing from
     one with it.
     """
     build = CAPTIONERS[settings.kind].part_class()

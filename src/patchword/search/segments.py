@@ -192,21 +192,22 @@ class Segment:
             path.stat()
             raise damaged(path, str(error)) from error
         self._vectors_NE: np.ndarray | None = None
-        self._faiss, self._cells = None, None
+        self._faiss: Any = None
+        self._cells: Any = None
         if searched:
             self._faiss = load_faiss()
             self.vectors_NE()
             if "cells" in facts.files:
-                self._cells = self._read_cells()
+                self._cells = self._read_cells(self._faiss)
 
     def _path(self, kind: str) -> Path:
         return self._out / file_name(kind, self.facts.number)
 
-    def _read_cells(self) -> Any:
+    def _read_cells(self, faiss: Any) -> Any:
         path = self._path("cells")
         path.stat()
         try:
-            cells = read_cells(self._faiss, path)
+            cells = read_cells(faiss, path)
         except (RuntimeError, MemoryError) as error:
             path.stat()
             raise damaged(path, " ".join(str(error).split())[:200]) from error
@@ -390,7 +391,7 @@ def open_segments(out: Path, manifest: Manifest, searched: bool) -> list[Segment
                 raise StoreError(f"{out}: index.json names no files of segment {facts.number}")
             opened.append(Segment(out, facts, manifest.width, searched))
     except BaseException:
-        for segment in opened:
-            segment.close()
+        for one in opened:
+            one.close()
         raise
     return opened

@@ -150,7 +150,8 @@ def compare(
     silent = set(seen.unreadable)
     if not allow_empty:
         silent |= {mount for mount in mounts if not os.path.ismount(mount)}
-    gone, absent = {}, {}
+    gone: dict[bytes, Known] = {}
+    absent: dict[str, int] = {}
     for path, one in known.items():
         if path in seen.found:
             continue

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from patchword.serve.limits import Limits
 from patchword.serve.refusals import full
@@ -19,7 +19,9 @@ def bounded_protocol(limits: Limits) -> type[H11Protocol]:
     """
 
     class Bounded(H11Protocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:
+        _served: RequestResponseCycle | None
+
+        def connection_made(self, transport: Any) -> None:  # a stream's; asyncio declares any transport
             super().connection_made(transport)
             if len(self.connections) > limits.connections:
                 transport.write(_crowded(limits))

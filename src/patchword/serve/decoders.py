@@ -60,6 +60,8 @@ class Decoder:
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
+        assert self._process.stdin is not None and self._process.stdout is not None  # both are pipes
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
 
     def begin(self, body: bytes, bounds: Bounds) -> int:
         """Send a picture; the bytes that decoding it will hold. Raises `PictureError`."""
@@ -72,7 +74,7 @@ class Decoder:
         self._send(b"\n")
         answer = self._answer()
         width, height = answer["size"]
-        pixels = self._process.stdout.read(3 * width * height)
+        pixels = self._stdout.read(3 * width * height)
         if len(pixels) < 3 * width * height:
             raise _Ended
         return Upload(Image.frombytes("RGB", (width, height), pixels), *answer["stored"])
@@ -80,13 +82,13 @@ class Decoder:
     def _send(self, *parts: bytes) -> None:
         try:
             for part in parts:
-                self._process.stdin.write(part)
-            self._process.stdin.flush()
+                self._stdin.write(part)
+            self._stdin.flush()
         except OSError as error:
             raise _Ended from error
 
     def _answer(self) -> dict[str, Any]:
-        line = self._process.stdout.readline()
+        line = self._stdout.readline()
         if not line.endswith(b"\n"):
             raise _Ended
         answer = json.loads(line)
@@ -101,7 +103,7 @@ class Decoder:
     def close(self) -> None:
         """After `kill`, when no thread waits for it any more."""
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
+        for pipe in (self._stdin, self._stdout):
             try:
                 pipe.close()
             except OSError:  # what was not yet written to a process that is gone
@@ -194,12 +196,12 @@ class Decoders:
         """Take a decoder back. One whose picture is not wanted any more has a moment to finish, then it is
         ended, and another one is started when it is needed."""
         decoder, work = lease.decoder, lease.work
-        finishing = work is not None and not work.done()
-        if finishing and lease.held and not self.closing:
-            await asyncio.wait({work}, timeout=_GRACE)
-            lease.in_step = work.done() and work.exception() is None
-        elif finishing:
-            lease.in_step = False
+        if work is not None and not work.done():
+            if lease.held and not self.closing:
+                await asyncio.wait({work}, timeout=_GRACE)
+                lease.in_step = work.done() and work.exception() is None
+            else:
+                lease.in_step = False
         if lease.in_step and not self.closing:
             self._idle.append(decoder)
         else:

@@ -154,6 +154,7 @@ class NormedConvolution(nn.Module):
         computed again, as part of the graph.
         """
         norm = self.norm
+        assert norm.running_mean is not None and norm.running_var is not None  # it keeps its statistics
         sources = (self.convolution.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
         learns = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
         # An inference tensor does not count its changes.
@@ -288,14 +289,15 @@ class EfficientNetLiteTower(PartlyFrozen):
         size = config.size or scale.size
         resize = size + CROP_BORDER if config.fit == "crop" else size
         self.preprocessing = Preprocessing(size, MEAN, STD, fit=config.fit, resample="bicubic", resize=resize)
-        ending = (self.head,) if config.grid == "head" else ()
+        ending: tuple[nn.Module, ...] = (self.head,) if config.grid == "head" else ()
         self.freeze_below(
             Parts((self.stem,), tuple((block,) for block in self.layers), ending), config.trainable_from
         )
         # Parts that only read the grid for its classes are not trained with the tower, because no loss
         # reaches them.
-        for reader in {self.head, self.classifier, self.class_layers, self.class_head} - {None, *ending}:
-            reader.requires_grad_(False)
+        for reader in (self.head, self.classifier, self.class_layers, self.class_head):
+            if reader is not None and reader not in ending:
+                reader.requires_grad_(False)
 
     def make_class_branch(self) -> None:
         """Copies the trained blocks, and a trained head, as they are now, to read the classes from; they stay
@@ -321,9 +323,9 @@ class EfficientNetLiteTower(PartlyFrozen):
         super().train(mode)
         if self.config.grid != "head":
             self.head.eval()
-        for module in (self.class_layers, self.class_head):
-            if module is not None:
-                module.eval()
+        for copied in (self.class_layers, self.class_head):
+            if copied is not None:
+                copied.eval()
         if self.config.statistics == "stored":
             for module in self.modules():
                 if isinstance(module, nn.BatchNorm2d):
@@ -440,10 +442,6 @@ class EfficientNetLiteTower(PartlyFrozen):
         Raises:
             ModelError: the tower was built without its classifier, or the grid is not from this tower.
         """
-        if self.classifier is None:
-            raise ModelError(
-                f"this {self.config.kind} tower has no classifier: build it with classifier = true"
-            )
         if self.class_layers is not None:
             raise ModelError(
                 f"the last blocks of this {self.config.kind} tower were trained, and its grid names no "
@@ -452,6 +450,10 @@ class EfficientNetLiteTower(PartlyFrozen):
         return self._classes_of(self.head_cells(features.grid_BNC))
 
     def _classes_of(self, cells_BNC: Tensor) -> ClassLogits:
+        if self.classifier is None:
+            raise ModelError(
+                f"this {self.config.kind} tower has no classifier: build it with classifier = true"
+            )
         cells_BNK = self.classifier(cells_BNC)
         return ClassLogits(cells_BNK.mean(1), cells_BNK)
 

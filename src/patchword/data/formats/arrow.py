@@ -199,9 +199,10 @@ class _Unpacked:
         stem = f"{split or 'all'}-{number:07d}"
         if self.known is not None:
             return str(self._folder / self.known[stem])
-        suffix = next((end for start, end in _STARTS.items() if picture.content.startswith(start)), ".img")
+        content = picture.content or b""
+        suffix = next((end for start, end in _STARTS.items() if content.startswith(start)), ".img")
         self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / (stem + suffix)).write_bytes(picture.content)
+        (self._folder / (stem + suffix)).write_bytes(content)
         self._written[stem] = stem + suffix
         return str(self._folder / (stem + suffix))
 

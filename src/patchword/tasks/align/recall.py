@@ -205,5 +205,5 @@ def _intervals(
         drawn[f"i2t_R@{k}"] = 100.0 * (weights_RN @ (ranks_N < k)) / pictures
         hits_N = np.bincount(owner_C, weights=ranks_C < k, minlength=pictures)
         drawn[f"t2i_R@{k}"] = 100.0 * (weights_RN @ hits_N) / (weights_RN @ own_N)
-    drawn["rSum"] = sum(drawn.values())
+    drawn["rSum"] = np.sum(list(drawn.values()), axis=0)
     return {key: tuple(np.quantile(values, (0.025, 0.975)).tolist()) for key, values in drawn.items()}

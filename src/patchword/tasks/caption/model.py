@@ -37,6 +37,7 @@ from patchword.tasks.caption.prototypes import FILE as PROTOTYPES
 from patchword.tasks.caption.prototypes import context_words
 from patchword.tasks.caption.result import Caption, Captions, Concept
 from patchword.tasks.describe import describe
+from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.types import Trace, VisualFeatures
@@ -139,7 +140,7 @@ class CaptioningModel:
         self,
         model: CaptionModel,
         settings: ModelSettings,
-        vocabulary: Vocabulary | Subwords,
+        vocabulary: Vocabulary | Subwords | Pieces,
         facts: ModelFacts,
         device: torch.device,
         prototype_captions: Mapping[int, tuple[str, ...]] | None = None,
@@ -275,7 +276,7 @@ class CaptioningModel:
         decoding, captioner, special = self.settings.decoding, self.model.captioner, self.vocabulary.special
         with torch.inference_mode():
             memory = captioner.encode(features)
-        said, found = 0, None
+        said = 0
         for found in greedy_steps(captioner, memory, special, decoding.max_length, decoding.no_repeat_ngram):
             words = self.vocabulary.tokens(found.tokens_BKT[0, 0].tolist())
             yield from words[said:]
