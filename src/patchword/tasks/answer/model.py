@@ -34,7 +34,7 @@ from patchword.data.captions import Inputs, padded
 from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_picture
 from patchword.data.questions import Targets, gather
 from patchword.data.records import QuestionRecord
-from patchword.decode import beam_search
+from patchword.decode import BeamOptions, beam_search
 from patchword.device import choose_device
 from patchword.errors import DataError, PictureError
 from patchword.layers.codebook import Codebook
@@ -263,7 +263,7 @@ class AnsweringModel:
             self.vocabulary.special,
             max(_BEAMS, n_best),
             longest,
-            n_best=n_best,
+            BeamOptions(n_best),
         )
         shares_RK = found.log_probabilities_BK.exp().tolist()
         return [

@@ -27,7 +27,7 @@ from patchword.checkpoints.model import portable, published_commits
 from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings, prototypes_of
 from patchword.data.captions import Inputs
 from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_picture, seen_part
-from patchword.decode import Decodings, beam_search, explain_tokens, greedy_steps, select_rows
+from patchword.decode import BeamOptions, Decodings, beam_search, explain_tokens, greedy_steps, select_rows
 from patchword.errors import ConfigError, PictureError
 from patchword.html.pictures import small_jpeg
 from patchword.lookup import look_up
@@ -327,10 +327,12 @@ class CaptioningModel:
             special,
             max(decoding.beams, n_best),
             decoding.max_length,
-            decoding.length_penalty,
-            n_best,
-            decoding.no_repeat_ngram,
-            min_length=options.min_length,
+            BeamOptions(
+                n_best,
+                decoding.length_penalty,
+                no_repeat_ngram=decoding.no_repeat_ngram,
+                min_length=options.min_length,
+            ),
         )
         traces: list[Trace | None] = [None] * n_best
         if trace:
