@@ -31,7 +31,7 @@ from patchword.log import progress
 from patchword.models.fusion.prompt_fusion import FusionTokens, PromptFusion, PromptFusionConfig, label_loss
 from patchword.models.fusion.prompt_search import PromptSupernet, SearchSpace, saved_bytes, trained_parameters
 from patchword.reports.figures import cost_figure
-from patchword.tasks.label.evolution import EvolutionConfig, StructureScore, evolve, key_of
+from patchword.tasks.label.evolution import Evolution, EvolutionConfig, StructureScore, key_of
 from patchword.tasks.label.objective import labelled
 from patchword.tasks.label.rows import LabelRows
 from patchword.tasks.label.settings import LabelSections, PromptFusionSection
@@ -212,10 +212,9 @@ def _ranked(
         def score(structure: PromptFusionConfig) -> float:
             return training.score(structure, device)["micro_F1"]
 
-        price = _cost(run, training)
-        return evolve(
-            run.prompt_search, classes, score, price, run.budget, run.evolution, run.seed, known, on_scored
-        )
+        cost = _cost(run, training)
+        evolution = Evolution(run.prompt_search, classes, score, cost, run.budget, run.evolution)
+        return evolution.run(run.seed, known, on_scored)
 
 
 def _already(path: Path) -> dict[str, float]:
