@@ -80,6 +80,7 @@ class BeamOptions(NamedTuple):
 ANY_TOKEN = SamplingOptions()
 BEST_SUM = BeamOptions()
 
+
 @torch.no_grad()
 def greedy(
     captioner: Captioner,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from patchword.data.sources import Found
+    from patchword.data.sources import PictureListing
     from patchword.tasks.label.result import Labels
 
 BATCH = 32
@@ -110,7 +110,7 @@ def _opened(paths: list[Path | str]) -> Iterator[tuple[list[Path | str], list[Im
         yield read, pictures, bad
 
 
-def _zero_shot(found: Found, labels: str, model: str, as_json: bool, device: str | None) -> int:
+def _zero_shot(found: PictureListing, labels: str, model: str, as_json: bool, device: str | None) -> int:
     """Labels by the cosine of picture and words; returns the exit status."""
     names = split_labels(labels)
     from patchword.cli.left_out import report_left_out
@@ -130,7 +130,7 @@ def _zero_shot(found: Found, labels: str, model: str, as_json: bool, device: str
 
 
 def _trained(
-    found: Found, model: str, text: str, explain: Path | None, as_json: bool, device: str | None
+    found: PictureListing, model: str, text: str, explain: Path | None, as_json: bool, device: str | None
 ) -> int:
     """Labels of a model that was trained on them; returns the exit status."""
     from patchword.cli.left_out import report_left_out

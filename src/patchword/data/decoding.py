@@ -65,7 +65,7 @@ _BAND_PIXELS = 4_000_000
 """Conversions that need several copies go through a picture in bands of so many pixels."""
 
 
-class Decoded(NamedTuple):
+class DecodedPicture(NamedTuple):
     """An upright RGB picture without metadata, and the size at which it was stored."""
 
     picture: Image.Image
@@ -77,7 +77,7 @@ class _NoNumbers(ValueError):
     """Pixels of which no colours can be made."""
 
 
-def decode(content: bytes, name: str, bounds: Bounds) -> Decoded:
+def decode(content: bytes, name: str, bounds: Bounds) -> DecodedPicture:
     """The first frame of a picture file. Raises `PictureError` with `name` and the reason."""
     if is_raw(content, name):
         return _decoded_raw(content, name, bounds)
@@ -106,7 +106,7 @@ class Opening:
     def __exit__(self, *_: object) -> None:
         self.image.close()
 
-    def finish(self) -> Decoded:
+    def finish(self) -> DecodedPicture:
         """Decode it. Raises `PictureError`."""
         width, height = self.size
         with _told(self.name):
@@ -115,7 +115,7 @@ class Opening:
                 width, height = self.image.size
             sideways = orientation(self.image) in _SIDEWAYS
             picture = upright(self.image, self.factor // self.drafted)
-        return Decoded(picture, *((height, width) if sideways else (width, height)))
+        return DecodedPicture(picture, *((height, width) if sideways else (width, height)))
 
 
 def begin(content: bytes, name: str, bounds: Bounds) -> Opening:
@@ -333,14 +333,14 @@ def _to_eight_bits(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     return convert
 
 
-def _decoded_raw(content: bytes, name: str, bounds: Bounds) -> Decoded:
+def _decoded_raw(content: bytes, name: str, bounds: Bounds) -> DecodedPicture:
     if not bounds.raw:
         raise NotAPicture(
             f"{name}: it is a camera's raw file. Expected a picture that was made of it, such as a JPEG."
         )
     picture, width, height = look_up("data.raw:develop")(content, name, bounds)
     left = reduction(*picture.size)
-    return Decoded(picture.reduce(left) if left > 1 else picture, width, height)
+    return DecodedPicture(picture.reduce(left) if left > 1 else picture, width, height)
 
 
 @contextmanager

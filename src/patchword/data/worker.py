@@ -20,7 +20,7 @@ import signal
 import sys
 from typing import BinaryIO
 
-from patchword.data.decoding import Decoded, begin
+from patchword.data.decoding import DecodedPicture, begin
 from patchword.data.headers import Bounds
 from patchword.errors import PictureError
 
@@ -45,7 +45,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         answers.flush()
 
 
-def _decoded(content: bytes, bounds: Bounds, requests: BinaryIO, answers: BinaryIO) -> Decoded:
+def _decoded(content: bytes, bounds: Bounds, requests: BinaryIO, answers: BinaryIO) -> DecodedPicture:
     with begin(content, "the upload", bounds) as opening:
         _bound_memory(opening.held + len(content) + _SLACK)
         answers.write(json.dumps({"held": opening.held}).encode() + b"\n")

@@ -185,10 +185,10 @@ def weights_of_rows(weights_BHTN: Tensor, rows: int) -> Tensor:
 
 def add_dropped(x_BTC: Tensor, part_BTC: Tensor, p: float, training: bool) -> Tensor:
     """Returns x + dropout(part) at probability p, the residual of a transformer."""
-    return _AddDropped.apply(x_BTC, part_BTC, p) if training and p else x_BTC + part_BTC
+    return _DropoutAddition.apply(x_BTC, part_BTC, p) if training and p else x_BTC + part_BTC
 
 
-class _AddDropped(torch.autograd.Function):
+class _DropoutAddition(torch.autograd.Function):
     """x + dropout(part), storing one byte per number for the backward pass.
 
     On a CPU, torch's dropout stores four, and writes the dropped part out.

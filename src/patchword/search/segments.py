@@ -53,7 +53,7 @@ BROKEN = (sqlite3.Error, sqlite3.Warning, ValueError, TypeError, OverflowError, 
 """Whatever SQLite and its Python module raise for a file that is no longer what was written."""
 
 
-class Known(NamedTuple):
+class KnownPicture(NamedTuple):
     """A picture of the index, as an update compares it with the folder."""
 
     size: int
@@ -326,27 +326,27 @@ class Segment:
         if count != last - first:
             raise damaged(self._path("pictures"), f"{count} of {last - first} pictures are there")
 
-    def under(self, prefix: bytes) -> Iterator[tuple[bytes, Known]]:
+    def under(self, prefix: bytes) -> Iterator[tuple[bytes, KnownPicture]]:
         """Path and facts of the pictures whose path begins with `prefix`; removed ones are left out."""
         end = prefix[:-1] + bytes([prefix[-1] + 1]) if prefix else b""
         where = "where path >= ? and path < ?" if prefix else ""
         statement = f"select path, size, time_ns, id from pictures {where} order by path"
         yield from self._known(statement, (prefix, end) if prefix else ())
 
-    def find(self, path: bytes) -> Known | None:
+    def find(self, path: bytes) -> KnownPicture | None:
         """The picture with this path; None where it is not here, or removed."""
         statement = "select path, size, time_ns, id from pictures where path = ?"
         return next((known for _, known in self._known(statement, (path,))), None)
 
-    def of_size(self, size: int) -> Iterator[tuple[bytes, Known]]:
+    def of_size(self, size: int) -> Iterator[tuple[bytes, KnownPicture]]:
         """Path and facts of the pictures whose file had this size."""
         yield from self._known("select path, size, time_ns, id from pictures where size = ?", (size,))
 
-    def _known(self, statement: str, values: tuple) -> Iterator[tuple[bytes, Known]]:
+    def _known(self, statement: str, values: tuple) -> Iterator[tuple[bytes, KnownPicture]]:
         with self._reading():
             for path, size, time_ns, number in self._pictures.execute(statement, values):
                 if number not in self.removed:
-                    yield bytes(path), Known(size, time_ns, self.facts.number, number)
+                    yield bytes(path), KnownPicture(size, time_ns, self.facts.number, number)
 
     def having(self, concepts: Sequence[str]) -> set[int]:
         """Numbers of the pictures that have all of these concepts."""

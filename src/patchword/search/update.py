@@ -15,7 +15,7 @@ from patchword.data.headers import Bounds
 from patchword.data.pictures import open_picture, read_content
 from patchword.errors import PictureError, StoreError
 from patchword.search.records import LOST, Concepts, Embed, IndexReport, Row
-from patchword.search.segments import Known
+from patchword.search.segments import KnownPicture
 from patchword.search.thumbnails import Thumbnails
 from patchword.search.walk import Comparison, Walk, is_gone
 from patchword.search.writer import IndexWriter, explained
@@ -38,7 +38,7 @@ class Update:
     def __init__(
         self,
         index: IndexWriter,
-        known: dict[bytes, Known],
+        known: dict[bytes, KnownPicture],
         seen: Walk,
         found: Comparison,
         embed: Embed,

@@ -18,7 +18,7 @@ def bounded_protocol(limits: Limits) -> type[H11Protocol]:
     request within `body_seconds` is closed (uvicorn itself waits for ever).
     """
 
-    class Bounded(H11Protocol):
+    class BoundedProtocol(H11Protocol):
         _served: RequestResponseCycle | None
 
         def connection_made(self, transport: Any) -> None:  # a stream's; asyncio declares any transport
@@ -47,7 +47,7 @@ def bounded_protocol(limits: Limits) -> type[H11Protocol]:
             self._served = self.cycle if idle else None
             self._watch = self.loop.call_later(limits.body_seconds, self._look)
 
-    return Bounded
+    return BoundedProtocol
 
 
 def _crowded(limits: Limits) -> bytes:

@@ -44,7 +44,7 @@ class Upload(NamedTuple):
     height: int
 
 
-class _Ended(Exception):
+class _DecoderGone(Exception):
     """The process is gone."""
 
 
@@ -76,7 +76,7 @@ class Decoder:
         width, height = answer["size"]
         pixels = self._stdout.read(3 * width * height)
         if len(pixels) < 3 * width * height:
-            raise _Ended
+            raise _DecoderGone
         return Upload(Image.frombytes("RGB", (width, height), pixels), *answer["stored"])
 
     def _send(self, *parts: bytes) -> None:
@@ -85,12 +85,12 @@ class Decoder:
                 self._stdin.write(part)
             self._stdin.flush()
         except OSError as error:
-            raise _Ended from error
+            raise _DecoderGone from error
 
     def _answer(self) -> dict[str, Any]:
         line = self._stdout.readline()
         if not line.endswith(b"\n"):
-            raise _Ended
+            raise _DecoderGone
         answer = json.loads(line)
         if "error" in answer:
             raise _ERRORS[answer["error"]](answer["message"])
@@ -177,7 +177,7 @@ class Decoders:
         except PictureError:
             lease.in_step = True
             raise
-        except _Ended as error:
+        except _DecoderGone as error:
             lease.in_step = False
             said = "its decoder broke down. Save the picture again, or send another one."
             raise PictureError(f"the upload: {said}") from error

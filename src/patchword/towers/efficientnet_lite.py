@@ -136,7 +136,7 @@ class NormedConvolution(nn.Module):
         self.norm = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01)
         self.relu6 = relu6
         nn.init.normal_(self.convolution.weight, std=math.sqrt(2 * groups / (kernel * kernel * outputs)))
-        self._kept: _Folded | None = None
+        self._kept: _FoldedConvolution | None = None
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Returns the normalised map (B, O, h, w)."""
@@ -147,7 +147,7 @@ class NormedConvolution(nn.Module):
             x_BCHW = self._convolve(x_BCHW, folded.filters_OIkk, folded.bias_O)
         return F.relu6(x_BCHW, inplace=True) if self.relu6 else x_BCHW
 
-    def folded(self, dtype: torch.dtype) -> _Folded:
+    def folded(self, dtype: torch.dtype) -> _FoldedConvolution:
         """Returns filters and bias of one convolution that also normalises, by the stored statistics.
 
         The result is kept until a weight or a statistic changes. Where a weight may receive a gradient, it is
@@ -185,7 +185,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-class _Folded(NamedTuple):
+class _FoldedConvolution(NamedTuple):
     """A convolution folded with its normalisation, and the tensors and versions it was computed from."""
 
     sources: tuple[Tensor, ...]
@@ -198,11 +198,13 @@ class _Folded(NamedTuple):
         return same and self.versions == versions and self.filters_OIkk.dtype == dtype
 
 
-def _fold(sources: tuple[Tensor, ...], versions: tuple[int, ...], eps: float, dtype: torch.dtype) -> _Folded:
+def _fold(
+    sources: tuple[Tensor, ...], versions: tuple[int, ...], eps: float, dtype: torch.dtype
+) -> _FoldedConvolution:
     weight_OIkk, gain_O, bias_O, mean_O, variance_O = sources
     scale_O = gain_O * torch.rsqrt(variance_O + eps)
     filters_OIkk = (weight_OIkk * scale_O[:, None, None, None]).to(dtype, memory_format=torch.channels_last)
-    return _Folded(sources, versions, filters_OIkk, (bias_O - mean_O * scale_O).to(dtype))
+    return _FoldedConvolution(sources, versions, filters_OIkk, (bias_O - mean_O * scale_O).to(dtype))
 
 
 class InvertedResidual(nn.Module):

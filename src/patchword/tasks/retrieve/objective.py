@@ -52,7 +52,7 @@ class FrozenTexts:
         return torch.stack([self._known[key] for key in keys]).to(tokens_JT.device)
 
 
-class Contrastive(nn.Module):
+class ContrastiveObjective(nn.Module):
     """Every process embeds its own pictures and texts; similarities are taken with those of all processes.
 
     Each process computes the loss of its own pictures against the texts of all. Embeddings are gathered with

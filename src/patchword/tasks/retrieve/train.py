@@ -37,7 +37,7 @@ from patchword.errors import ConfigError
 from patchword.metrics.retrieval import retrieval
 from patchword.models.pairs.two_towers import TwoTowers, TwoTowersConfig
 from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings, build_two_towers
-from patchword.tasks.retrieve.objective import CaptioningWeights, Contrastive
+from patchword.tasks.retrieve.objective import CaptioningWeights, ContrastiveObjective
 from patchword.train.data import (
     DataSettings,
     build_vocabulary,
@@ -193,7 +193,7 @@ class RetrieveTraining:
         settings = self.run.stage[stage]
         captioner = self.captioner if settings.caption_weight > 0 else None
         weights = CaptioningWeights(settings.caption_weight, settings.label_smoothing)
-        return Contrastive(self.towers, self.vocabulary.special.pad, Gather(), captioner, weights)
+        return ContrastiveObjective(self.towers, self.vocabulary.special.pad, Gather(), captioner, weights)
 
     def plan(self, stage: int, epoch: int) -> list[list[PlanEntry]]:
         """The batches of an epoch, all of one size."""
