@@ -109,7 +109,7 @@ class StoredPicture(NamedTuple):
 
 
 def _rows(file: Path, bytes_too: bool) -> Iterator[dict[str, Any]]:
-    """The rows of a table under their names in lower case, a picture in it as `StoredPicture`; they are read in
+    """The rows of a table under their names in lower case, a picture in it as `StoredPicture`; read in
     parts, because pictures are large."""
     for batch in _batches(file):
         names = [name.strip().lower() for name in batch.schema.names]
