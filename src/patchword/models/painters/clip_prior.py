@@ -98,8 +98,8 @@ class _Layer(nn.Module):
 
     def forward(self, x_BSC: Tensor, bias: Tensor) -> Tensor:
         parts = self.project(self.norm_in(x_BSC)).chunk(3, -1)
-        heads = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        context, _ = attend(*heads, bias)
+        queries, keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        context, _ = attend(queries, keys, values, bias)
         x_BSC = x_BSC + self.merge(context.transpose(1, 2).flatten(2))
         return x_BSC + self.out(F.gelu(self.hidden(self.norm_out(x_BSC))))
 
@@ -155,6 +155,7 @@ class UnClip(nn.Module):
     def __init__(self, config: UnClipConfig, text_width: int) -> None:
         super().__init__()
         self.config = config
+        assert config.decoder.picture_width is not None  # UnClipConfig asks for it
         self.prior = ClipPrior(config.prior, text_width, config.decoder.picture_width)
         self.decoder = Denoiser(config.decoder, text_width)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ class PaintModel(nn.Module):
     A painter that works in the space of two towers has both of them, frozen, in place of the text tower.
     """
 
-    def __init__(self, text: nn.Module | None, painter: nn.Module, towers: nn.Module | None = None) -> None:
+    def __init__(self, text: Any, painter: Any, towers: Any = None) -> None:
         super().__init__()
         self.painter, self.towers = painter, towers
         if towers is None:
@@ -38,7 +38,7 @@ class PaintModel(nn.Module):
             towers.requires_grad_(False)
 
     @property
-    def text_tower(self) -> nn.Module:
+    def text_tower(self) -> Any:
         """What reads the texts."""
         return self.text if self.towers is None else self.towers.text
 
@@ -50,7 +50,7 @@ class PaintModel(nn.Module):
         """As `nn.Module.train`; frozen towers stay in evaluation mode."""
         super().train(mode)
         if self.text_is_frozen:
-            (self.text if self.towers is None else self.towers).eval()
+            (self.text_tower if self.towers is None else self.towers).eval()
         return self
 
     def tell(self, ids_BL: Tensor, pad: int) -> Told:
