@@ -163,8 +163,8 @@ class TowerModel(nn.Module):
         return not any(parameter.requires_grad for parameter in self.tower.parameters())
 
     def train(self, mode: bool = True) -> TowerModel:
-        """As `nn.Module.train`; a tower in which nothing learns stays in evaluation mode, its batch
-        statistics and all.
+        """Sets the mode, as `nn.Module.train` does; a tower in which nothing learns stays in evaluation mode,
+        its batch statistics included.
         """
         super().train(mode)
         if self.tower_is_frozen:
@@ -206,7 +206,7 @@ class CaptionModel(TowerModel):
         codebook: Codebook | None = None,
         familiar: bool = False,
     ) -> CaptionModel:
-        """As `build`, over a tower that is there."""
+        """Builds the same over a tower that is given."""
         sense = look_up("layers.familiarity:Familiarity")(tower.width) if familiar else None
         return cls(tower, build_captioner(captioner, tower.width, vocabulary_size, codebook), sense)
 

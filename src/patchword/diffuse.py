@@ -184,7 +184,7 @@ def sample(
     how: Sampling,
     draw: Callable[[], Tensor] | None = None,
 ) -> Iterator[Tensor]:
-    """From noise to pictures; yields x after every step, the last one is the picture.
+    """Turns noise into pictures; yields x after every step, the last one is the picture.
 
     Args:
         noise: x at the first of `times` (B, C, H, W).

@@ -16,7 +16,7 @@ from patchword.errors import ModelError
 
 PREFIX = "hub:"
 SECONDS = 5.0
-"""To connect, and again to be answered; then the hub counts as out of reach."""
+"""Time to connect, and again to be answered; after it the hub counts as out of reach."""
 
 MODEL_FILES = ("config.json", "model.safetensors", "vocab.json", "prototypes.json", "README.md")
 """Files of a Patchword folder: nothing else is downloaded, or uploaded."""

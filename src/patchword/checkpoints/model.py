@@ -123,8 +123,8 @@ def build_checked(folder: Path, build: Callable[[], nn.Module], prefix: str = ""
 def build_over_tower(
     folder: Path, tower: TowerSettings, tower_sha256: str | None, build: Callable[[nn.Module], Any]
 ) -> Any:
-    """As `build_checked`, for a model that `build` makes over a tower; a tower that the folder names by
-    reference must be the one that the model was trained with.
+    """Builds as `build_checked` does, for a model over a tower; a tower that the folder names by reference
+    must be the one that the model was trained with.
 
     Raises ModelError when sizes, tensors or the tower differ.
     """

@@ -21,7 +21,7 @@ from patchword.files import write_json
 from patchword.tensors import write_tensors
 
 FORMAT = 2
-"""Of training.json. Format 1 knew one optimiser, and not what a stage had started from."""
+"""Format of training.json. Format 1 knew one optimiser, and not what a stage had started from."""
 
 
 @dataclass(frozen=True)

@@ -238,7 +238,7 @@ class CaptionData:
     segmentation: Store | None = None
     """Classes of each picture's patches (`data/formats/panoptic.py`)."""
     texts: tuple[np.ndarray, ...] | None = None
-    """Of each record the vectors of its captions, (captions, E) fp16."""
+    """The vectors of the captions of each record, (captions, E) fp16."""
 
     @classmethod
     def build(

@@ -94,9 +94,9 @@ class Opening:
     size: tuple[int, int]
     """Width and height as stored."""
     factor: int
-    """By how much the picture is to be reduced."""
+    """Factor by which the picture is to be reduced."""
     drafted: int
-    """By how much of that the decoder reduces it."""
+    """The part of that factor that the decoder itself reduces by."""
     held: int
     """Bytes that `finish` will hold at its peak (`headers.cost`)."""
 
@@ -186,7 +186,7 @@ def _formats() -> list[str]:
 
 
 def _opened(content: bytes, name: str) -> Image.Image:
-    """As `Image.open`, which refuses by a number of its own what can be decoded at a reduced scale."""
+    """Opens as `Image.open`, but also what that refuses and can be decoded at a reduced scale."""
     if content.startswith(b"\xff\xd8\xff"):
         return JpegImagePlugin.jpeg_factory(io.BytesIO(content))
     if content.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP")):
@@ -225,7 +225,7 @@ def _without_text(png: bytes) -> bytes:
 
 
 def reduction(width: int, height: int) -> int:
-    """By what power of two a picture of this size is reduced; 1 up to `WHOLE_PIXELS`."""
+    """The power of two by which a picture of this size is reduced; 1 up to `WHOLE_PIXELS`."""
     factor = 1
     while width * height > WHOLE_PIXELS and min(width, height) // (2 * factor) >= LEAST_SIDE:
         factor *= 2

@@ -58,12 +58,12 @@ class Bounds:
 
     file_bytes: int = 2**30
     pixels: int = 500_000_000
-    """As the header claims them, before any reduction."""
+    """The numbers that the header claims, before any reduction."""
     decoded_bytes: int = 2**31
     """What its decoder and our conversions hold at their peak (`cost`), after a reduction that the decoder
     can make."""
     scans: int = 100
-    """Of one JPEG. Encoders write a dozen; every further one costs a pass over all pixels, however few
+    """Scans of one JPEG. Encoders write a dozen; every further one costs a pass over all pixels, however few
     bytes it has."""
     raw: bool = True
     """Whether camera raw files are read."""
@@ -145,7 +145,7 @@ def _webp_size(content: bytes) -> tuple[int, int]:
 
 
 def _icon_sizes(content: bytes, name: str) -> Iterator[tuple[int, int]]:
-    """Of each picture in an icon, by its own header: the list at the beginning may say anything."""
+    """The size of each picture in an icon, by its own header: the list at the beginning may be wrong."""
     (count,) = struct.unpack("<H", content[4:6].ljust(2, b"\0"))
     if count > 256:
         raise PictureTooLarge(

@@ -27,7 +27,7 @@ from patchword.errors import StoreError, WriteError
 from patchword.files import allocate, file_digest, json_digest, whole_folder, write_json
 
 FORMAT = 2
-"""Of manifest.json. Stores of format 1 have no digests, and are opened without a comparison."""
+"""Format of manifest.json. Stores of format 1 have no digests, and are opened without a comparison."""
 
 MANIFEST = "manifest.json"
 CHECKED_AT_OPENING = 64 * 2**20

@@ -253,7 +253,7 @@ def _numbers(source: sqlite3.Connection, segment: SegmentFacts) -> range:
 
 
 def _stored(out: Path, segment: SegmentFacts) -> np.ndarray:
-    """As many rows of vectors as the file still holds; none where it is not readable."""
+    """The rows of vectors that the file still holds; none where it is not readable."""
     path = out / file_name("vectors", segment.number)
     width = _setting(out / file_name("pictures", segment.number), "width")
     try:

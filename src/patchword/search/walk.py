@@ -122,7 +122,7 @@ def _mount_above(path: bytes) -> bytes | None:
 
 
 def prefix_of(folder: Path) -> bytes:
-    """With what the paths of all files under a folder begin."""
+    """The prefix that the paths of all files under a folder share."""
     path = os.fsencode(folder)
     separator = os.fsencode(os.sep)
     return path if path.endswith(separator) else path + separator

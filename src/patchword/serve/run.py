@@ -73,7 +73,7 @@ class _AnnouncingServer(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, and then `ready`."""
+        """Starts as uvicorn does, and then calls `ready`."""
         await super().startup(sockets)
         if self.started:
             self._ready()

@@ -23,7 +23,7 @@ class _Measurements(NamedTuple):
     seconds: list[float]
     pictures: int
     steps: int
-    """Of an epoch."""
+    """Optimiser steps of an epoch."""
 
 
 def dry_run(recipe: Recipe, accelerator: Accelerator, seed: int) -> None:

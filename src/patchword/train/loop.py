@@ -191,8 +191,8 @@ class Run:
         return f"its {epochs} epochs are done"
 
     def _begin_next_stage(self) -> None:
-        """To the next stage. The weights that it starts from go into the checkpoint: `best` may be another
-        model by the time that the run is resumed."""
+        """Goes on to the next stage. The weights that it starts from go into the checkpoint: `best` may be
+        another model by the time that the run is resumed."""
         following = self.position.stage + 1
         self.position = replace(self.position, stage=following, epoch=0, index=0, stage_step=0)
         self.past = self.past._replace(since_best=0)

@@ -27,7 +27,7 @@ class Program(NamedTuple):
     kind: Kind
     first: Phrase
     relation: str = ""
-    """Of a question about a relation."""
+    """The relation that a question is about; empty for other kinds."""
     second: Phrase = Phrase()
     """The other things of a comparison or a relation."""
 

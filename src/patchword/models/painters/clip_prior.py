@@ -177,7 +177,7 @@ def silent(text: TextSide, dropped_B: Tensor) -> TextSide:
 
 
 def best_of(samples_KBE: Tensor, sentence_BE: Tensor) -> Tensor:
-    """Of K samples for each text the one nearest to the text (the paper: of two), as unit vectors (B, E)."""
+    """Returns, of K samples for each text, the one nearest to it (the paper: of two): unit vectors (B, E)."""
     unit_KBE = F.normalize(samples_KBE, dim=-1)
     best_B = (unit_KBE * sentence_BE).sum(-1).argmax(0)
     return unit_KBE[best_B, torch.arange(len(sentence_BE), device=best_B.device)]

@@ -87,7 +87,7 @@ def _compared(request: EvaluateRequest) -> tuple[dict[str, Any], int]:
 
 
 def evaluate_file(request: EvaluateRequest) -> int:
-    """As `evaluate`, for a file of another model's answers in place of a model: no picture is looked at.
+    """Scores a file of another model's answers as `evaluate` scores a model; no picture is read.
     Answers to questions of other splits are left alone; raises DataError where a question of the split has
     none."""
     from patchword.data.formats.questions import read_questions

@@ -59,7 +59,7 @@ def word_probabilities(logits_BK: Tensor) -> Tensor:
 
 
 def concepts_of(logits_BK: Tensor, settings: ConceptSettings) -> list[tuple[Concept, ...]]:
-    """Of each picture the likeliest words, best first, with calibrated probabilities of at least
+    """Returns the likeliest words of each picture, best first, with calibrated probabilities of at least
     `probable`."""
     words = list(common_words())
     offsets_W = torch.tensor([settings.offsets.get(word, 0.0) for word in words])

@@ -201,7 +201,7 @@ class ToldCaption:
     @cached_property
     @torch.no_grad()
     def losses_PN(self) -> Tensor:
-        """By how much each word's log-probability falls where one cell is taken away."""
+        """Returns by how much each word's log-probability falls where one cell is taken away."""
         longest = max(self.places_P) + 1
         tokens_T = self.tokens_T[:longest]
         whole_1T = self.picture.log_probabilities(tokens_T, self.picture.memory, 1)

@@ -297,7 +297,7 @@ class CaptioningModel:
 
     @torch.inference_mode()
     def look(self, pixels_BHWC: np.ndarray) -> Perception:
-        """As `features`, and of each picture what the tower names and whether it is like the training
+        """Returns the features, what the tower names in each picture, and whether it is like the training
         pictures."""
         if self.settings.concepts is None and getattr(self.model.tower, "text_space", None) is None:
             return Perception(self.features(pixels_BHWC), None, None)

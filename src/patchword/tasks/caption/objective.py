@@ -131,7 +131,7 @@ class CrossEntropy(nn.Module):
     def __init__(
         self, model: CaptionModel, settings: CrossEntropySettings, special: SpecialIds, wants_trace: bool
     ) -> None:
-        """With `wants_trace`, `seen` keeps what the prototype bank observes of each part of a step.
+        """`seen` keeps what the prototype bank observes of each part of a step, where `wants_trace` is set.
 
         `concepts` keeps the words of each part's patches.
         """

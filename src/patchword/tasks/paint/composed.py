@@ -20,7 +20,7 @@ class Told(NamedTuple):
     mask_BL: Tensor
     text: TextFeatures
     sentence_BE: Tensor | None = None
-    """In the space of two towers, where the painter works in one: unit vectors."""
+    """Unit vectors in the space of two towers; None where the painter works in no such space."""
 
 
 class PaintModel(nn.Module):
@@ -47,7 +47,7 @@ class PaintModel(nn.Module):
         return not any(parameter.requires_grad for parameter in self.text_tower.parameters())
 
     def train(self, mode: bool = True) -> PaintModel:
-        """As `nn.Module.train`; frozen towers stay in evaluation mode."""
+        """Sets the mode, as `nn.Module.train` does; frozen towers stay in evaluation mode."""
         super().train(mode)
         if self.text_is_frozen:
             (self.text_tower if self.towers is None else self.towers).eval()

@@ -32,7 +32,7 @@ from patchword.train.settings import StageSettings
 from patchword.train.step import Shares
 
 BOUND_WEIGHT = 0.001
-"""Of the variational bound beside the squared error; it is in bits per number here."""
+"""Weight of the variational bound beside the squared error; the bound is in bits per number here."""
 GUIDANCE, STEPS = 2.0, 25
 
 

@@ -69,7 +69,7 @@ class Painted(NamedTuple):
     seed: int
     pixels_HWC: np.ndarray
     score: float | None
-    """Of the ranker; None where there is none."""
+    """Score of the ranker; None where there is none."""
     kept: bool
     """Whether it was there already."""
 

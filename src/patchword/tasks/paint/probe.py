@@ -52,7 +52,7 @@ class Probe(NamedTuple):
     prompt: str
     what: str
     pictures: int
-    """In which the thing was found at all."""
+    """Pictures in which the thing was found at all."""
     shares: list[Share]
 
     @property

@@ -49,7 +49,7 @@ class ClipWords:
 
 
 def load_clip(name: str, revision: str | None, device: torch.device) -> TwoTowerModel:
-    """From a folder or a hub id, and one of its revisions, with the learned scale of the cosines.
+    """Loads a CLIP from a folder or a hub id, at one of its revisions, with the learned scale of the cosines.
 
     Raises ModelError when it cannot be had or is no CLIP.
     """
