@@ -44,9 +44,13 @@ class ImageTower(Protocol):
     depth: int
     has_class_token: bool
     appendable: bool
-    layers: Sequence[TowerLayer]
     hw: tuple[int, int]
     """Rows and columns of the grid."""
+
+    @property
+    def layers(self) -> Sequence[TowerLayer]:
+        """The layers between `embed` and `finish`."""
+        ...
 
     def embed(self, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns the tokens (B, N, C) before the first layer, and their mask."""
@@ -62,7 +66,11 @@ class TextTower(Protocol):
     depth: int
     has_class_token: bool
     appendable: bool
-    layers: Sequence[TowerLayer]
+
+    @property
+    def layers(self) -> Sequence[TowerLayer]:
+        """The layers between `embed` and `finish`."""
+        ...
 
     def embed(
         self, ids_BL: Tensor, mask_BL: Tensor | None, types_BL: Tensor | None
