@@ -138,6 +138,8 @@ def check(config: DenoiserConfig, wish: Wish) -> None:
             "guidance at "
             "1, or train it with drop_text above 0"
         )
+    if wish.tokens is not None:
+        raise ConfigError("diffusion writes no tokens: leave temperature, top_k and top_p out")
     if wish.steps is not None and not 1 <= wish.steps <= config.steps:
         raise ConfigError(f"steps is {wish.steps}, and the model's schedule has 1 to {config.steps}")
     if wish.percentile is not None and not 0 < wish.percentile <= 1:

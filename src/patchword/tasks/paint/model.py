@@ -29,7 +29,7 @@ from patchword.hub import hub_name, is_hub
 from patchword.lookup import look_up
 from patchword.tasks.describe import describe
 from patchword.tasks.paint.composed import PaintModel, Told, padded_ids
-from patchword.tasks.paint.families import PAINTERS, Family, Wish, family_of
+from patchword.tasks.paint.families import Family, TokenChoice, Wish, family_of
 from patchword.tasks.paint.settings import PaintingSettings
 from patchword.tasks.retrieve.model import build_two_towers, by_value
 from patchword.text.pieces import Pieces
@@ -47,12 +47,12 @@ def build_paint_model(settings: PaintingSettings, text: Any = None, towers: Any 
     painting: Any = settings.painter
     if towers is not None and painting.decoder.picture_width != towers.config.width:
         raise ConfigError(
-            f"painter.decoder.picture_width is {painting.decoder.picture_width}, and the space of "
-            "the two "
-            f"towers is {towers.config.width} wide: set it to that"
+            f"painter.decoder.picture_width is {painting.decoder.picture_width}, and the space of the "
+            f"two towers is {towers.config.width} wide: set it to that"
         )
-    width = text.width if towers is None else towers.text.width
-    painter = PAINTERS[painting.kind].part_class()(painting, width)
+    reader = text if towers is None else towers.text
+    width = None if reader is None else reader.width
+    painter = family_of(settings.painter).build(painting, width, settings.vocabulary_size)
     return PaintModel(text, painter, towers)
 
 
@@ -145,6 +145,7 @@ class PaintingModel:
         guidance: float | None = None,
         steps: int | None = None,
         percentile: float | None = None,
+        tokens: TokenChoice | None = None,
         watch: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
         """Pictures of a prompt, uint8 (n, H, W, 3), one for each seed.
@@ -154,13 +155,14 @@ class PaintingModel:
                 for none of it; the family's own where left out.
             steps: denoising steps; the family's own where left out.
             percentile: dynamic thresholding at this percentile of a picture's values, for high guidance.
+            tokens: how tokens are drawn, by a painter that writes them.
             watch: called after every step.
 
         Raises DataError for a prompt of which the model knows nothing, ConfigError for a wish that it cannot
         fulfil.
         """
         self.check(prompt)
-        wish = Wish(seeds, guidance, steps, percentile, watch=watch)
+        wish = Wish(seeds, guidance, steps, percentile, tokens=tokens, watch=watch)
         return to_pixels(self.draw([prompt] * len(seeds), wish))
 
     def explain(
@@ -198,7 +200,8 @@ class PaintingModel:
     def write(self, folder: Path, half: bool = False) -> None:
         """Writes the files of the model folder, with all weights by value; it needs no other folder."""
         if self.settings.towers is None:
-            held = {"text": layered.by_value(self.model.text)}
+            text = self.model.text
+            held = {"text": None if text is None else layered.by_value(text)}
         else:
             held = {"towers": by_value(self.settings.towers, self.model.towers)}
         settings = self.settings.model_copy(update=held)

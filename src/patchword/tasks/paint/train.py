@@ -112,9 +112,15 @@ class PaintTraining:
 
     def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation:
         """The loss of the averaged weights on pictures that were not trained on, at fixed times and noise,
-        selects; a sheet of samples is written beside it."""
+        selects, for a family whose loss says which model is best; of others the last one is kept. A sheet of
+        samples is written beside it."""
         device = accelerator.device
         self._move(device)
+        if not self.painting.family.selects:
+            if self.run.sheet and accelerator.is_main_process:
+                self._draw_sheet(stage, epoch)
+            trained = sum(one.epochs for one in self.run.stage[:stage]) + epoch + 1
+            return Validation(float(trained), {}, None, "epochs")
         objective = self.painting.family.objective(self.average.model, self.special, self.run.stage[stage])
         objective.eval()
         found: dict[str, float] = {}
@@ -184,7 +190,8 @@ def _text(
     run: PaintRun, train: Sequence[CaptionRecord], max_words: int
 ) -> tuple[Any, Any, nn.Module | None, TwoTowerModel | None]:
     """Vocabulary, and what reads the texts: settings of a text tower and the tower (a new one, or the frozen
-    one of two towers), or for a painter that works in their space the two towers."""
+    one of two towers), for a painter that works in their space the two towers, and nothing for one that reads
+    the words itself."""
     if run.text_from is not None:
         found = load_two_towers(run.text_from, "cpu")
         if run.painter.kind in IN_A_SPACE:
@@ -195,7 +202,8 @@ def _text(
         vocabulary = build_vocabulary(run.data, list(train), run.text)
     else:
         vocabulary = Vocabulary.build((caption for record in train for caption in record.captions), 1)
-    assert run.text is not None  # the configuration has it, or text_from
+    if run.text is None:
+        return vocabulary, None, None, None
     settings = with_vocabulary(run.text, vocabulary, max_words)
     return vocabulary, settings, build_text_tower(settings), None
 
@@ -204,7 +212,6 @@ def _limits(run: PaintRun, vocabulary: Any) -> str:
     """What the card says that the model cannot do."""
     if run.scenes is None:
         return "It paints what its training captions named, and repeats what they took for granted."
-    return (
-        f"It knows flat shapes on plain grounds and {vocabulary.size - 4} words, and nothing of the world: "
-        f"{', '.join(sorted(vocabulary.words))}."
-    )
+    words = sorted(getattr(vocabulary, "words", ()))
+    known = f" and {len(words)} words, and nothing of the world: {', '.join(words)}." if words else "."
+    return f"It knows flat shapes on plain grounds{known}"
