@@ -30,8 +30,7 @@ def start(
 
     Raises:
         ConfigError: a wrong setting, or a run folder that another configuration or another process uses, that
-            holds
-            a run and is not to be resumed, or that cannot be written.
+            holds a run and is not to be resumed, or that cannot be written.
         TrainingError: the loss was not finite three times in a row, or something could not be read or
             written.
     """
