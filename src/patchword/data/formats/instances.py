@@ -79,8 +79,7 @@ def _add_object(
     pictures: dict[int | str, PictureObjects],
     complain: Callable[[str, str, str], None],
 ) -> None:
-    image_id: Any = entry.get("image_id")
-    category_id: Any = entry.get("category_id")
+    image_id, category_id = _key(entry.get("image_id")), _key(entry.get("category_id"))
     picture, name, box = pictures.get(image_id), names.get(category_id), entry.get("bbox")
     if picture is None:
         complain("unknown-image", where, f"image_id {image_id!r} is the id of no picture in this file")
@@ -93,6 +92,11 @@ def _add_object(
     else:
         left, top, width, height = map(float, box)
         picture.boxes.setdefault(name, []).append((left, top, left + width, top + height))
+
+
+def _key(value: object) -> Any:
+    """What can be the id of something; None for lists and objects, which cannot."""
+    return value if isinstance(value, int | str) else None
 
 
 def _is_number(value: object) -> TypeGuard[float]:
