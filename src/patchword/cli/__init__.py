@@ -27,6 +27,7 @@ COMMANDS = {
         "models",
         "check",
         "train",
+        "shares",
         "structure",
         "predict",
         "evaluate",

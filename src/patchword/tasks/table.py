@@ -67,6 +67,11 @@ TASKS = {
         evaluate="tasks.label.evaluate:evaluate",
         measure="tasks.label.evaluate:measure",
     ),
+    "pretrain": Task(
+        load="tasks.pretrain.model:load_pretrained",
+        run="tasks.pretrain.settings:PretrainRun",
+        recipe="tasks.pretrain.start:pretrain_recipe",
+    ),
 }
 
 
