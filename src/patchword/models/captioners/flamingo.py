@@ -1,21 +1,21 @@
 """Flamingo: a frozen causal language model that reads pictures between its words.
 
-Alayrac et al. 2022 (arXiv 2204.14198). With x the tokens, v the latents of the last picture before each token:
+Alayrac et al. 2022 (arXiv 2204.14198). With x the tokens and v the latents of the last picture before each:
 
-    resampler: l <- l + Att(q = LN(l), kv = [LN(p); LN(l)]),  l <- l + FF(l);  LN at the end       (figure 5)
+    resampler: l <- l + Att(q = LN(l), kv = [LN(p); LN(l)]),  l <- l + FF(l);  LN at the end    (figure 5)
     before every n-th block of the language model:
-               x <- x + tanh(a) Att(LN(x), v),  x <- x + tanh(b) FF(x),       a = b = 0 at the start (figure 4)
-    loss:      - sum log p(x_t | x_<t, pictures before t)                                          (equation 1)
+               x <- x + tanh(a) Att(LN(x), v),  x <- x + tanh(b) FF(x),    a = b = 0 at first   (figure 4)
+    loss:      - sum log p(x_t | x_<t, pictures before t)                                       (equation 1)
 
-A token before any picture gets nothing from the attention. With gates at 0 the model is its language model, to
-the last bit. The language model stays as it is: the gated blocks run as hooks before its own blocks while a
-call lasts, so that any causal language model of transformers fits.
+A token before any picture gets nothing from the attention. With gates at 0 the model is its language model,
+to the last bit. The language model stays as it is: the gated blocks run as hooks before its own blocks while
+a call lasts, so that any causal language model of transformers fits.
 
 A picture is the id `MARK` among the tokens. It has no row in the language model's embedding, which is frozen;
 a vector of its own stands in its place.
 
-Shape legend (in addition to `types.py`): P pictures, F frames of a video, R latents, M pictures of a document,
-W width of the pictures' features, C width of the language model.
+Shape legend (in addition to `types.py`): P pictures, F frames of a video, R latents, M pictures of a
+document, W width of the pictures' features, C width of the language model.
 """
 
 from __future__ import annotations
@@ -238,7 +238,8 @@ class Flamingo(nn.Module):
     def read(self, ids_BT: Tensor, latents_BMRW: Tensor | None, before: Read | None = None) -> Read:
         """Reads a part of a document, behind what was read before; `before` itself is unchanged.
 
-        Where `before` has one row and the part several, each row goes on from it.
+        Where `before` has one row and the part several, each row goes on from it. All rows of what was read
+        before have equally many pictures.
         """
         rows, past, earlier = len(ids_BT), None, None
         media = None if latents_BMRW is None else self.remember(latents_BMRW)
@@ -251,9 +252,8 @@ class Flamingo(nn.Module):
         if media is None:
             empty_BMRW = self.resampler.latents_RW.new_zeros(rows, 0, self.config.latents, self.vision_width)
             media = self.remember(empty_BMRW)
-        logits_BTV, past = self._run(
-            ids_BT, media, past, True, None, 0 if earlier is None else earlier.pictures
-        )
+        passed = 0 if earlier is None else earlier.pictures
+        logits_BTV, past = self._run(ids_BT, media, past, True, None, passed)
         return Read(logits_BTV, past, media)
 
     def _run(
@@ -283,6 +283,10 @@ class Flamingo(nn.Module):
         if media is None or not media.pictures:
             yield
             return
+        if int(last_BT.max()) > media.pictures:
+            raise ModelError(
+                f"a text names picture {int(last_BT.max())} and {media.pictures} were given: give one for each"
+            )
         bias_B1TN, has_BT1 = self._visible(media, last_BT)
         hooks = []
         for place, block, keys, values in zip(self.places, self.gated, media.keys, media.values, strict=True):
