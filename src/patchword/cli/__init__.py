@@ -31,6 +31,8 @@ COMMANDS = {
         "structure",
         "predict",
         "evaluate",
+        "zero-shot",
+        "probe-linear",
         "score",
         "recall",
         "compare",

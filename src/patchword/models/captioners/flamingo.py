@@ -285,7 +285,7 @@ class Flamingo(nn.Module):
             return
         if int(last_BT.max()) > media.pictures:
             raise ModelError(
-                f"a text names picture {int(last_BT.max())} and {media.pictures} were given: give one for each"
+                f"a text names picture {int(last_BT.max())} and {media.pictures} were given: give each"
             )
         bias_B1TN, has_BT1 = self._visible(media, last_BT)
         hooks = []
