@@ -22,6 +22,7 @@ COMMANDS = {
         "search",
         "label",
         "pair",
+        "point",
         "ask",
         "serve",
         "models",

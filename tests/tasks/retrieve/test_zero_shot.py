@@ -60,23 +60,23 @@ def test_wrong_class_files(text, message, tmp_path):
         read_templates(tmp_path / "t.txt")
 
 
-def test_a_class_is_the_normalised_mean_of_unit_vectors():
+def test_a_class_is_the_normalised_mean_of_unit_vectors(towers):
     """Not the vector of the mean prompt, and every name counts in every template."""
-    towers = load_two_towers("two-towers", "cpu")
+    model = load_two_towers(towers, "cpu")
     classes, prompts = (
-        [ClassNames("x", ("dog", "puppy")), ClassNames("y", ("car",))],
+        [ClassNames("x", ("dog", "cat")), ClassNames("y", ("ball",))],
         ("a photo of a {}.", "{}"),
     )
-    found = class_vectors(towers, classes, prompts)
-    texts = ["a photo of a dog.", "dog", "a photo of a puppy.", "puppy"]
-    units = np.stack([towers.embed_texts([text])[0] for text in texts])
+    found = class_vectors(model, classes, prompts)
+    texts = ["a photo of a dog.", "dog", "a photo of a cat.", "cat"]
+    units = np.stack([model.embed_texts([text])[0] for text in texts])
     np.testing.assert_allclose(np.linalg.norm(units, axis=1), 1, atol=1e-5)
     mean = units.mean(0)
     np.testing.assert_allclose(found[0], mean / np.linalg.norm(mean), atol=1e-5)
 
 
-def test_zero_shot_from_a_table_and_from_folders(table, patchword, tmp_path):
-    (tmp_path / "classes.json").write_text(json.dumps({"warm": ["red thing"], "cold": ["blue thing"]}))
+def test_zero_shot_from_a_table_and_from_folders(towers, table, patchword, tmp_path):
+    (tmp_path / "classes.json").write_text(json.dumps({"warm": ["red ball"], "cold": ["blue ball"]}))
     (tmp_path / "prompts.txt").write_text("a {}.\nthe {}\n")
     short = (
         "--classes",
@@ -87,7 +87,7 @@ def test_zero_shot_from_a_table_and_from_folders(table, patchword, tmp_path):
         "cpu",
     )
     status, out, err = patchword(
-        "zero-shot", "two-towers", *short, "--data", table / "table.csv", "--images", table,
+        "zero-shot", towers, *short, "--data", table / "table.csv", "--images", table,
         "--out", tmp_path / "scores.json",
     )  # fmt: skip
     assert status == 0 and "8 pictures, 2 prompts" in out, err
@@ -95,11 +95,11 @@ def test_zero_shot_from_a_table_and_from_folders(table, patchword, tmp_path):
     right = sum(round(count * share) for count, share in scores["of_class"].values())
     assert scores["top_1"] == pytest.approx(right / 8) and scores["top_5"] == 1
     (table / "by" / "warm" / "broken.png").write_bytes(b"no picture")
-    status, out, err = patchword("zero-shot", "two-towers", *short, "--data", table / "by")
+    status, out, err = patchword("zero-shot", towers, *short, "--data", table / "by")
     (table / "by" / "warm" / "broken.png").unlink()
     assert status == 1 and "24 pictures" in out and "broken.png" in err
-    (tmp_path / "classes.json").write_text(json.dumps({"warm": ["red thing"], "hot": ["blue thing"]}))
-    status, _, err = patchword("zero-shot", "two-towers", *short, "--data", table / "by")
+    (tmp_path / "classes.json").write_text(json.dumps({"warm": ["red ball"], "hot": ["blue ball"]}))
+    status, _, err = patchword("zero-shot", towers, *short, "--data", table / "by")
     assert status == 2 and "the first is 'cold'" in err
 
 
@@ -118,7 +118,7 @@ def test_a_probe_finds_a_line_and_its_loss_is_at_its_minimum():
     assert found.accuracy > 0.8 and found.rows == 200 and len(found.chosen_on) == 7
 
 
-def test_probe_linear_reads_colour_from_a_frozen_tower(table, patchword, tmp_path):
+def test_probe_linear_reads_colour_from_a_frozen_tower(towers, table, patchword, tmp_path):
     status, out, err = patchword(
         "probe-linear",
         "two-towers",
@@ -132,7 +132,7 @@ def test_probe_linear_reads_colour_from_a_frozen_tower(table, patchword, tmp_pat
     assert status == 0 and out.startswith("accuracy "), err
     assert json.loads((tmp_path / "p.json").read_text())["evaluated"] == 8
     status, _, err = patchword(
-        "probe-linear", "two-towers", "--data", table / "table.csv", "--images", table, "--split", "test"
+        "probe-linear", towers, "--data", table / "table.csv", "--images", table, "--split", "test"
     )
     assert status == 2 and "no labelled picture of split 'test'" in err
 
@@ -157,10 +157,10 @@ def test_a_shifted_query_by_hand():
         Shift((), ("red",)).of(np.array([1.0, 0.0, 0.0], dtype=np.float32), Letters())
 
 
-def test_search_takes_plus_and_minus(table, patchword, tmp_path):
+def test_search_takes_plus_and_minus(towers, table, patchword, tmp_path):
     pytest.importorskip("faiss", reason="searching needs patchword[search]")
     photo = next(table.glob("*.png"))
-    assert patchword("index", table / "by", "--out", tmp_path / "i")[0] == 0
+    assert patchword("index", table / "by", "--out", tmp_path / "i", "--model", towers)[0] == 0
     plain = patchword("search", tmp_path / "i", "--like", photo, "-k", "3")
     moved = patchword(
         "search", tmp_path / "i", "--like", photo, "-k", "3", "--plus", "blue", "--minus", "red"

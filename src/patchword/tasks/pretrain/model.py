@@ -32,6 +32,7 @@ from patchword.data.pictures import Picture, Preprocessing, open_picture
 from patchword.device import choose_device
 from patchword.errors import ModelError
 from patchword.layers.features import masked_mean
+from patchword.lookup import look_up
 from patchword.tasks.describe import describe
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
@@ -107,11 +108,13 @@ class PretrainedTower:
 
 
 def load_pretrained(name: str | Path, device: str | None = None) -> Any:
-    """Loads a pre-trained tower by its folder or hub id.
+    """Loads a pre-trained tower, or a two-stream model, by its folder or hub id.
 
     Raises ModelError where it is none, or its folder is incomplete or of another format.
     """
     folder = find_model(name)
+    if "vilbert" in checkpoint.read_config(folder):
+        return look_up("tasks.pretrain.vilbert_model:load_two_streams")(folder, device)
     settings, facts = read_settings(folder, "pretrain", PretrainedSettings)
     vocabulary = None
     if settings.tower is not None:

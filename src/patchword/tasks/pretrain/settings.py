@@ -14,8 +14,14 @@ from patchword.config import ByKind, Kind, KindSettings
 from patchword.data.augment import Augmentation
 from patchword.train.settings import RunSettings, StageSettings
 
-PRETRAINERS = {"data2vec": Kind("models.pretraining.data2vec", "Data2VecConfig", "Data2Vec")}
-RECIPES = {"data2vec": "tasks.pretrain.data2vec:data2vec_recipe"}
+PRETRAINERS = {
+    "data2vec": Kind("models.pretraining.data2vec", "Data2VecConfig", "Data2Vec"),
+    "vilbert": Kind("models.pretraining.vilbert", "VilbertConfig", "Vilbert"),
+}
+RECIPES = {
+    "data2vec": "tasks.pretrain.data2vec:data2vec_recipe",
+    "vilbert": "tasks.pretrain.vilbert:vilbert_recipe",
+}
 """(run, folder, command) -> the recipe of a kind, as "module:name" below `patchword`."""
 
 
