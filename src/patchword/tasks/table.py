@@ -80,6 +80,11 @@ TASKS = {
         run="tasks.pretrain.settings:PretrainRun",
         recipe="tasks.pretrain.start:pretrain_recipe",
     ),
+    "paint": Task(
+        load="tasks.paint.model:load_painter",
+        run="tasks.paint.settings:PaintRun",
+        recipe="tasks.paint.train:paint_recipe",
+    ),
 }
 
 
