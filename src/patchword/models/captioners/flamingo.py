@@ -235,6 +235,7 @@ class Flamingo(nn.Module):
         """
         return self._run(ids_BT, media, None, False, mask_BT)[0]
 
+    @torch.no_grad()
     def read(self, ids_BT: Tensor, latents_BMRW: Tensor | None, before: Read | None = None) -> Read:
         """Reads a part of a document, behind what was read before; `before` itself is unchanged.
 
