@@ -227,7 +227,8 @@ class VilbertTraining:
         torch.manual_seed(run.seed)
         self.model = VilbertModule.over(tower, self.settings)
         rows = [self._encoded(record) for record in (*train, *aside)]
-        kinds = kinds_of([row for some in rows[: len(train)] for row in some], without=(3,))
+        unknown = (self.vocabulary.special.unknown,)
+        kinds = kinds_of([row for some in rows[: len(train)] for row in some], without=unknown)
         count = len(train)
         self.train = self._data(files[:count], rows[:count], _part(regions, slice(0, count)), kinds)
         self.aside = self._data(files[count:], rows[count:], _part(regions, slice(count, None)), kinds)

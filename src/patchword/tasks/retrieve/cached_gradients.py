@@ -58,7 +58,7 @@ def cached_backward(
         with torch.no_grad(), context.accelerator.autocast():
             vectors.append(objective.embed(batch))
     pictures_BE, texts_JE = (torch.cat(rows).detach().requires_grad_() for rows in zip(*vectors, strict=True))
-    named = objective.compare(Pairs.of(pictures_BE, texts_JE, batches), context.shares)
+    named = objective.compare(Pairs.of(pictures_BE, texts_JE, batches, objective.same_words), context.shares)
     context.accelerator.backward(named["contrast"])
     b = j = 0
     after = _random_state()

@@ -46,20 +46,23 @@ class Pairs(NamedTuple):
     owner_J: Tensor
     """The picture of each text."""
     class_J: Tensor
-    """A number for the words of each text: the same for the same words."""
+    """A number for the words of each text, the same for the same words; `owner_J` where nobody asks."""
 
     @classmethod
-    def of(cls, pictures_BE: Tensor, texts_JE: Tensor, batches: Sequence[CaptionBatch]) -> Pairs:
+    def of(
+        cls, pictures_BE: Tensor, texts_JE: Tensor, batches: Sequence[CaptionBatch], same_words: bool
+    ) -> Pairs:
         """The vectors of these batches, one behind the other."""
         owners, classes, before = [], [], 0
         for batch in batches:
             owners.append(batch.picture_of_row_R + before)
-            lengths = batch.lengths_R.tolist()
-            rows = batch.tokens_RT.tolist()
-            classes += [_number_of(row[:length]) for row, length in zip(rows, lengths, strict=True)]
+            if same_words:
+                rows = zip(batch.tokens_RT.tolist(), batch.lengths_R.tolist(), strict=True)
+                classes += [_number_of(row[:length]) for row, length in rows]
             before += batch.picture_count
-        device = pictures_BE.device
-        return cls(pictures_BE, texts_JE, torch.cat(owners).to(device), torch.tensor(classes, device=device))
+        owner_J = torch.cat(owners).to(pictures_BE.device)
+        class_J = torch.tensor(classes, device=owner_J.device) if same_words else owner_J
+        return cls(pictures_BE, texts_JE, owner_J, class_J)
 
 
 def _number_of(ids: Sequence[int]) -> int:
@@ -120,12 +123,17 @@ class Contrastive(nn.Module):
         """
         features = see(self.model.vision, batch.inputs)
         pictures_bE, texts_jE = self.model.pictures_of(features), self._texts(batch.tokens_RT)
-        losses = self.compare(Pairs.of(pictures_bE, texts_jE, [batch]), shares)
+        losses = self.compare(Pairs.of(pictures_bE, texts_jE, [batch], self.same_words), shares)
         loss = losses["contrast"]
         if self.captioner is not None:
             losses["cross_entropy"] = self._caption(features, batch) / shares.targets
             loss = loss + self.captioning.weight * losses["cross_entropy"]
         return {"loss": loss, **losses}
+
+    @property
+    def same_words(self) -> bool:
+        """Whether the loss asks which texts are the same words."""
+        return self.model.config.loss == "unicl"
 
     def embed(self, batch: CaptionBatch) -> tuple[Tensor, Tensor]:
         """Unit vectors of the pictures and of the texts of a batch."""
