@@ -165,12 +165,17 @@ def test_batch_of_one_equals_batch_of_many_and_padding_changes_nothing(document)
 def test_greedy_words_are_those_of_teacher_forcing(document):
     model, (ids, grids) = build(gates=0.5, every=1), document
     latents = model.look(grids).unflatten(0, (2, 2))
-    rows = continue_greedily(model, model.read(ids, latents), end=-5, longest=4)
-    assert [len(row) for row in rows] == [4, 4]
-    said = torch.cat((ids, torch.tensor(rows)), 1)
-    best = logits(model, said, grids)[:, 8:-1].argmax(-1)
-    assert best.tolist() == rows
-    assert continue_greedily(model, model.read(ids, latents), end=rows[0][2], longest=4)[0] == rows[0][:2]
+    said = continue_greedily(model, model.read(ids, latents), end=-5, longest=4)
+    rows = [one.tokens for one in said]
+    assert [len(row) for row in rows] == [4, 4] and not said[0].complete
+    whole = torch.cat((ids, torch.tensor(rows)), 1)
+    scores = logits(model, whole, grids)[:, 8:-1].log_softmax(-1)
+    assert scores.argmax(-1).tolist() == rows
+    expected = scores.amax(-1).sum(1).tolist()
+    assert [one.log_probability for one in said] == pytest.approx(expected, abs=1e-4)
+    end = rows[0][2]
+    again = continue_greedily(model, model.read(ids, latents), end=end, longest=4)[0]
+    assert again.tokens == rows[0][: rows[0].index(end)] and again.complete
 
 
 def test_videos_have_as_many_latents_as_pictures():

@@ -178,8 +178,9 @@ class GatedBlock(nn.Module):
     ) -> Tensor:
         """Returns the tokens for the next block of the language model; `has_BT1` is 0 where a token has no
         picture before it."""
-        seen_BTC = self.attention(self.norm(x_BTC), keys, values, bias_B1TN) * has_BT1
-        x_BTC = x_BTC + self.attention_gate.tanh() * seen_BTC
+        if keys.shape[2]:
+            seen_BTC = self.attention(self.norm(x_BTC), keys, values, bias_B1TN) * has_BT1
+            x_BTC = x_BTC + self.attention_gate.tanh() * seen_BTC
         return x_BTC + self.feed_gate.tanh() * self.feed_forward(x_BTC)
 
 
@@ -281,7 +282,7 @@ class Flamingo(nn.Module):
     @contextmanager
     def _conditioned(self, media: Media | None, last_BT: Tensor) -> Iterator[None]:
         """The gated blocks run before the language model's own while the context is open."""
-        if media is None or not media.pictures:
+        if media is None:
             yield
             return
         if int(last_BT.max()) > media.pictures:
@@ -319,23 +320,34 @@ def _gate(block: GatedBlock, keys: Tensor, values: Tensor, bias: Tensor, has: Te
     return before
 
 
+class Said(NamedTuple):
+    """What a row goes on with."""
+
+    tokens: list[int]
+    log_probability: float
+    """Of the tokens, and of the end where it came."""
+    complete: bool
+    """False where the longest length came before the end."""
+
+
 @torch.inference_mode()
-def continue_greedily(model: Flamingo, read: Read, end: int, longest: int) -> list[list[int]]:
+def continue_greedily(model: Flamingo, read: Read, end: int, longest: int) -> list[Said]:
     """The likeliest next tokens of each row after what was read, up to `end` or `longest` tokens."""
-    tokens_B = read.logits_BTV[:, -1].argmax(-1)
-    rows: list[list[int]] = [[] for _ in tokens_B]
+    rows = [Said([], 0.0, False) for _ in range(len(read.logits_BTV))]
     open_rows = set(range(len(rows)))
-    while open_rows:
-        for b in sorted(open_rows):
-            token = int(tokens_B[b])
-            if token == end or len(rows[b]) == longest:
+    while True:
+        best = read.logits_BTV[:, -1].float().log_softmax(-1).max(-1)
+        for b, (token, share) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True)):
+            if b not in open_rows or len(rows[b].tokens) == longest:
                 open_rows.discard(b)
-            else:
-                rows[b].append(token)
-        if open_rows:
-            read = model.read(tokens_B[:, None], None, read)
-            tokens_B = read.logits_BTV[:, -1].argmax(-1)
-    return rows
+                continue
+            tokens = rows[b].tokens if token == end else [*rows[b].tokens, token]
+            rows[b] = Said(tokens, rows[b].log_probability + share, token == end)
+            if token == end:
+                open_rows.discard(b)
+        if not open_rows:
+            return rows
+        read = model.read(best.indices[:, None], None, read)
 
 
 def next_token_loss(logits_BTV: Tensor, ids_BT: Tensor, counted_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ from patchword.data.captions import Inputs
 from patchword.data.pictures import Picture, Preprocessing, open_picture
 from patchword.device import choose_device
 from patchword.errors import DataError
-from patchword.models.captioners.flamingo import MARK, FlamingoConfig, Read, continue_greedily
+from patchword.models.captioners.flamingo import MARK, FlamingoConfig, Read, Said, continue_greedily
 from patchword.tasks.describe import describe
 from patchword.tasks.interleave.composed import FewShotModule
 from patchword.text.pieces import Pieces
@@ -39,6 +39,9 @@ from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.towers import layered
 from patchword.towers.settings import LanguageConfig
+
+LONGEST = 30
+"""Tokens of an answer or a caption."""
 
 
 class FewShotSettings(BaseModel, extra="forbid", frozen=True):
@@ -128,13 +131,19 @@ class FewShotModel:
         pictures: Picture | Sequence[Picture],
         question: str = "",
         shots: Sequence[Shot] | Read = (),
-        longest: int = 30,
+        longest: int = LONGEST,
     ) -> list[str]:
         """What is said of each picture after the shots, by itself: one text per picture.
 
         `shots` are examples, or what `read` made of them.
         """
         many = list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
+        return [text for text, _ in self.said(many, question, shots, longest)]
+
+    def said(
+        self, many: Sequence[Picture], question: str, shots: Sequence[Shot] | Read, longest: int
+    ) -> list[tuple[str, Said]]:
+        """As `ask`, each text with its tokens and their probability."""
         if not many:
             return []
         before = shots if isinstance(shots, Read) else self.read(shots)
@@ -145,7 +154,7 @@ class FewShotModel:
             latents_BMRW = self.latents(many)[:, None]
             read = self.model.flamingo.read(ids_BT, latents_BMRW, before)
             rows = continue_greedily(self.model.flamingo, read, self.vocabulary.special.end, longest)
-        return [self.vocabulary.decode(row) for row in rows]
+        return [(self.vocabulary.decode(row.tokens), row) for row in rows]
 
     @torch.inference_mode()
     def latents(self, pictures: Sequence[Picture]) -> Tensor:
@@ -201,8 +210,11 @@ class ShownCaptioner:
             raise DataError(
                 "a few-shot model says its likeliest words: leave out --explain and the options of the search"
             )
-        texts = self.model.ask(list(pictures), "", self.before)
-        return [Caption(text, float("nan"), tuple(text.split())) for text in texts]
+        found = self.model.said(list(pictures), "", self.before, LONGEST)
+        words = self.model.vocabulary.tokens
+        return [
+            Caption(text, one.log_probability, tuple(words(one.tokens)), one.complete) for text, one in found
+        ]
 
 
 def load_few_shot(name: str | Path, device: str | None = None) -> FewShotModel:
