@@ -51,6 +51,7 @@ TASKS_USED = {
     ("answer", "caption"): "answers may be worded by a captioner",
     ("align", "retrieve"): "patch-word alignment stands on two towers",
     ("caption", "retrieve"): "the codebook's text tower embeds captions",
+    ("interleave", "caption"): "a few-shot model captions as well, in the form of captions",
     ("label", "retrieve"): "labelling may begin with the towers of a two-tower model",
     ("paint", "retrieve"): "a painter may be told by the text tower of two towers, which also rank what it paints",
 }

@@ -14,6 +14,7 @@ from patchword.cli.outputs import (
     PAGES,
     AllowUrls,
     Overwrite,
+    Shots,
     complain,
     print_json,
     refuse_existing,
@@ -98,6 +99,7 @@ def caption(
         list[str] | None,
         typer.Option("--mention", help="Word that every caption must say; may be given several times."),
     ] = None,
+    shots: Shots = None,
     device: Device = None,
     dtype: Dtype = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures that are captioned together.")] = 16,
@@ -108,8 +110,10 @@ def caption(
     from patchword.cli.left_out import report_left_out
     from patchword.data.sources import find_pictures
     from patchword.log import progress
+    from patchword.lookup import look_up
     from patchword.tasks.caption.csv_table import CaptionTable
     from patchword.tasks.caption.load import load
+    from patchword.tasks.table import few_shots_of
 
     options = DecodingOptions(
         beam, length_penalty, no_repeat, max_length, min_length, tuple(mention or ()), dtype
@@ -126,7 +130,7 @@ def caption(
         complain(f"{out}: {there} of the pictures are there already and are left out")
     refuse_suffix("--explain", explain, (*PAGES, *FIGURES), len(pictures))
     refuse_existing(overwrite, {"--explain": explain})
-    captioner = load(model, device)
+    captioner = load(model, device) if shots is None else look_up(few_shots_of(model))(model, device, shots)
     pages: list[tuple[str, Any, Caption]] = []
     beside = Sidecars(overwrite) if sidecar else None
     bad, cut = 0, 0

@@ -251,6 +251,12 @@ class BertTowerConfig(TowerConfig, extra="forbid", frozen=True):
     family: Literal["bert", "roberta", "xlm-roberta"] = "bert"
 
 
+class LanguageConfig(TowerConfig, extra="forbid", frozen=True):
+    """Settings of a causal language model: published weights, or an architecture with its `model_type`."""
+
+    kind: Literal["causal"] = "causal"
+
+
 class SentenceEncoderConfig(BaseModel, extra="forbid", frozen=True):
     """Settings of a sentence encoder as text tower: all-MiniLM-L6-v2 with its WordPiece tokenizer."""
 

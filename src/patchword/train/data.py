@@ -70,6 +70,9 @@ class DataSettings(BaseModel, extra="forbid", frozen=True):
     limit: int = Field(
         0, ge=0, description="use only the first n training pictures (tests, dry runs); 0: all"
     )
+    share: float = Field(
+        1.0, gt=0, le=1, description="share of the training pictures that is used, the same for every seed"
+    )
 
 
 class CaptionDataSettings(DataSettings, frozen=True):
@@ -123,6 +126,9 @@ def read_splits(data: DataSettings) -> tuple[list[CaptionRecord], list[CaptionRe
         train, selection = [train[i] for i in kept], [train[i] for i in aside]
     else:
         selection = split_records(records, "val")
+    if data.share < 1:
+        order = np.random.default_rng(HELD_OUT_SEED).permutation(len(train))
+        train = [train[i] for i in np.sort(order[: max(1, round(data.share * len(train)))])]
     return train[: data.limit] if data.limit else train, selection
 
 
