@@ -20,9 +20,18 @@ PAGES = sorted(
 GROUP = typer.main.get_command(app)
 COMMANDS = {name: GROUP.get_command(None, name) for name in NAMES}
 OPTIONS = {
-    name: {"--help", *(option for part in command.params for option in part.opts)}
+    name: {
+        "--help",
+        *(
+            option
+            for one in (command, *getattr(command, "commands", {}).values())
+            for part in one.params
+            for option in part.opts
+        ),
+    }
     for name, command in COMMANDS.items()
 }
+"""Options by command; those of its own commands as well, where it has any."""
 
 
 @pytest.mark.parametrize("command", COMMANDS)

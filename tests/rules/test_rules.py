@@ -53,7 +53,11 @@ TASKS_USED = {
     ("caption", "retrieve"): "the codebook's text tower embeds captions",
     ("interleave", "caption"): "a few-shot model captions as well, in the form of captions",
     ("label", "retrieve"): "labelling may begin with the towers of a two-tower model",
-    ("paint", "retrieve"): "a painter may be told by the text tower of two towers, which also rank what it paints",
+    ("vokens", "retrieve"): "tokens and pictures are those of two towers",
+    (
+        "paint",
+        "retrieve",
+    ): "a painter may be told by the text tower of two towers, which also rank what it paints",
 }
 """The only imports between folders of tasks, and why."""
 

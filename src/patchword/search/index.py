@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +163,16 @@ class PictureIndex:
     def refuse_other(self, model: str) -> None:
         """Raises StoreError where `model` is not the identity of the model that the index was made with."""
         refuse_other(self.out, self.model, model)
+
+    def pictures(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Path and vector (E,) of every picture that can be found, segment by segment, verified against its
+        sums.
+
+        Raises StoreError for damage.
+        """
+        for segment in self._segments:
+            for row in segment.rows(with_vector=True):
+                yield os.fsdecode(row.path), row.vector_E
 
     def search(self, query_E: np.ndarray, k: int = 10, concepts: Sequence[str] = ()) -> list[Match]:
         """The `k` pictures nearest to a vector, best first; with `concepts` only among pictures that have all
