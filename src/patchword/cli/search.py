@@ -56,7 +56,7 @@ def search(
     from patchword.search.find import ReRanking, check_query, find_by_picture, find_by_text
     from patchword.search.index import open_index
     from patchword.search.walk import is_index
-    from patchword.tasks.retrieve.load import load_two_towers
+    from patchword.tasks.retrieve.query import load_embedder
 
     if concept and not query.strip() and like is None:
         query = " and ".join(concept)  # of all that have the concepts, those first that these words fit best
@@ -67,9 +67,9 @@ def search(
         again = ReRanking(_alignment(rerank, like), shortlist)
     if is_index(index) or not index.is_dir():
         opened = open_index(index)
-        towers = load_two_towers(model or opened.name)
+        towers = load_embedder(model or opened.name)
     else:
-        towers = load_two_towers(model or DEFAULT_MODEL)
+        towers = load_embedder(model or DEFAULT_MODEL)
         opened = open_index(_indexed(index, towers, model or DEFAULT_MODEL))
     with opened:
         opened.refuse_other(towers.identity)

@@ -208,8 +208,8 @@ def open_index(out: Path | str, model: str | None = None) -> PictureIndex:
 
     Raises:
         StoreError: there is no index, it is of another model, or damaged.
+        MissingExtra: it is so large that faiss searches it, and faiss is not installed.
     """
-    load_faiss()
     out = Path(out)
     if is_old(out):
         upgrade(out)
