@@ -19,7 +19,12 @@ DEFAULT_MODEL = "two-towers"
 
 def index(
     out: Annotated[
-        Path, typer.Option("--out", help="Folder of the index; made, continued or brought up to date.")
+        str,
+        typer.Option(
+            "--out",
+            help="The index; made, continued or brought up to date: a folder, FILE.milvus.db, or "
+            "milvus://HOST:PORT/NAME.",
+        ),
     ],
     folder: Annotated[
         Path | None, typer.Argument(help="Folder of pictures; its sub-folders are searched too.")
@@ -55,10 +60,12 @@ def index(
     """Embed new and changed pictures, recognise moved ones, forget deleted ones; go on where an interrupted
     run was. Pictures that cannot be read are listed, with exit status 1 at the end."""
     from patchword.errors import ConfigError
-    from patchword.search.index import prune_index
+    from patchword.search.index import names_milvus, prune_index
 
+    if names_milvus(out) and (check or repair):
+        raise ConfigError(f"{out}: --check and --repair are for an index in a folder: leave them out")
     if check:
-        _checked(out, as_json)
+        _checked(Path(out), as_json)
         return
     if folder is None and not (prune or repair):
         raise ConfigError("index: no FOLDER was given; only --check, --prune and --repair do without")
@@ -79,7 +86,7 @@ def index(
 
 
 def _updated(
-    folder: Path | None, out: Path, model: str | None, concepts: Path | None, allow_empty: bool, repair: bool
+    folder: Path | None, out: str, model: str | None, concepts: Path | None, allow_empty: bool, repair: bool
 ) -> IndexReport | None:
     """Load the model, mend the index where that is asked for, and bring it up to the folder, with a progress
     bar."""
@@ -97,7 +104,7 @@ def _updated(
 
         words = picture_concepts(towers, Codebook.read(concepts))
     if repair:
-        _show_repair(repair_index(out, towers.identity, name), out)
+        _show_repair(repair_index(Path(out), towers.identity, name), Path(out))
     if folder is None:
         return None
     with progress_bar() as bar:
@@ -141,7 +148,7 @@ def progress_bar() -> _Bar:
     return _Bar()
 
 
-def show(report: IndexReport, out: Path, as_json: bool) -> None:
+def show(report: IndexReport, out: Path | str, as_json: bool) -> None:
     """Print what a run did; what was skipped goes to standard error, one line each."""
     from patchword.cli.left_out import told_left_out
     from patchword.search.page import printable

@@ -1,8 +1,8 @@
 """A search from a query to the pictures that it found: by words or by a picture, filtered, and ranked again
 where that is asked for.
 
-query -> two towers -> vector -> search/index.py -> nearest pictures -> (patch-word alignment ranks a
-shortlist again)
+query -> two towers -> vector -> search/index.py or search/milvus.py -> nearest pictures -> (patch-word
+alignment ranks a shortlist again)
 
 Nothing is printed here, and no model is loaded: the command line and the service bring both.
 """
@@ -93,8 +93,10 @@ def find_by_text(
     k: int = 10,
     concepts: Sequence[str] = (),
     again: ReRanking | None = None,
+    under: str = "",
 ) -> SearchResult:
-    """The `k` pictures nearest to a text, best first; with `again` the best of a shortlist by alignment.
+    """The `k` pictures nearest to a text, best first; with `again` the best of a shortlist by alignment, with
+    `under` only pictures in that folder.
 
     Raises:
         DataError: the text is empty or has no word that a model knows, or the index does not know a concept.
@@ -103,14 +105,19 @@ def find_by_text(
     vector_E = towers.embed_texts([text])[0]
     remarks = [*_about(index), *towers.remarks(text)]
     if again is None:
-        return _described(SearchResult(tuple(index.search(vector_E, k, concepts))), remarks)
+        return _described(SearchResult(tuple(index.search(vector_E, k, concepts, under))), remarks)
     remarks += [remark for remark in again.aligner.remarks(text) if remark not in remarks]
-    nearest = index.search(vector_E, max(k, again.shortlist), concepts)
+    nearest = index.search(vector_E, max(k, again.shortlist), concepts, under)
     return _described(_ranked_again(nearest, again.aligner, text, k), remarks)
 
 
 def find_by_picture(
-    index: PictureIndex, towers: Embedder, picture: Path, k: int = 10, concepts: Sequence[str] = ()
+    index: PictureIndex,
+    towers: Embedder,
+    picture: Path,
+    k: int = 10,
+    concepts: Sequence[str] = (),
+    under: str = "",
 ) -> SearchResult:
     """The `k` pictures of the index that are nearest to a picture, best first.
 
@@ -119,7 +126,7 @@ def find_by_picture(
         DataError: the index does not know a concept.
     """
     vector_E = towers.embed_images([open_picture(picture)])[0]
-    return _described(SearchResult(tuple(index.search(vector_E, k, concepts))), _about(index))
+    return _described(SearchResult(tuple(index.search(vector_E, k, concepts, under))), _about(index))
 
 
 def _about(index: PictureIndex) -> list[str]:

@@ -16,11 +16,14 @@ from __future__ import annotations
 import heapq
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from patchword.errors import DataError, StoreError
+from patchword.lookup import look_up
 from patchword.search import manifest as manifests
 from patchword.search.manifest import Manifest
 from patchword.search.records import Concepts, Embed, IndexReport, Match
@@ -77,13 +80,10 @@ def update_index(
         StoreError: the index is of another model or of other concepts, is damaged, is written by another
             process, cannot be written, or the folder is empty and the index holds pictures of it.
     """
-    load_faiss()
-    folder, out = Path(os.path.abspath(folder)), Path(out)
+    folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected a folder of pictures to index")
-    if is_old(out):
-        upgrade(out)
-    with open_writer(out, model, name) as index:
+    with _writer(out, model, name) as index:
         same_concepts(index, concepts)
         seen = walk(folder)
         known = index.known_under(prefix_of(folder))
@@ -100,8 +100,7 @@ def update_index(
             if progress is not None:
                 progress(done, len(found.waiting))
         update.end()
-        problems = index.problems()
-    report.pictures = index.manifest.pictures
+        problems, report.pictures = index.problems(), index.pictures
     report.bad += [(os.fsdecode(path), reason) for path, reason in seen.unreadable.items()]
     report.bad += [(os.fsdecode(path), reason) for path, reason in problems.items() if path in seen.found]
     return report
@@ -116,10 +115,9 @@ def prune_index(out: Path | str, *, allow_empty: bool = False) -> IndexReport:
     Raises:
         StoreError: there is no index, it is damaged, is written by another process, or cannot be written.
     """
-    out = Path(out)
     with open_index(out) as opened:
         model, name = opened.model, opened.name
-    with open_writer(out, model, name) as index:
+    with _writer(out, model, name) as index:
         mounts = {os.fsencode(mount) for mount in index.manifest.mounts}
         lost = missing(index.known_under(b""))
         gone = [path for path in lost if allow_empty or is_gone(path, mounts)]
@@ -130,8 +128,23 @@ def prune_index(out: Path | str, *, allow_empty: bool = False) -> IndexReport:
         if gone:
             forget(index, gone)
             index.tidy(0)
-    report.pictures = index.manifest.pictures
+        report.pictures = index.pictures
     return report
+
+
+def _writer(out: Path | str, model: str, name: str) -> AbstractContextManager[Any]:
+    """The index at `out` for changes, of the engine that its name says."""
+    if names_milvus(out):
+        return look_up("search.milvus:open_milvus_writer")(out, model, name)
+    load_faiss()
+    if is_old(Path(out)):
+        upgrade(Path(out))
+    return open_writer(Path(out), model, name)
+
+
+def names_milvus(out: Path | str) -> bool:
+    """Whether an index is one in Milvus (`search/milvus.py`), a cluster's or a file of milvus-lite."""
+    return str(out).startswith("milvus:") or str(out).endswith(".milvus.db")
 
 
 class PictureIndex:
@@ -164,9 +177,11 @@ class PictureIndex:
         """Raises StoreError where `model` is not the identity of the model that the index was made with."""
         refuse_other(self.out, self.model, model)
 
-    def search(self, query_E: np.ndarray, k: int = 10, concepts: Sequence[str] = ()) -> list[Match]:
+    def search(
+        self, query_E: np.ndarray, k: int = 10, concepts: Sequence[str] = (), under: str = ""
+    ) -> list[Match]:
         """The `k` pictures nearest to a vector, best first; with `concepts` only among pictures that have all
-        of them.
+        of them, with `under` only those in that folder and its sub-folders.
 
         Raises:
             StoreError: the query has another width, or what was found is not what was written.
@@ -185,7 +200,7 @@ class PictureIndex:
         found = [
             (score, segment, number)
             for segment in self._segments
-            for score, number in segment.search(query_E, k, segment.having(wanted) if wanted else None)
+            for score, number in segment.search(query_E, k, _among(segment, wanted, under))
         ]
         best = heapq.nsmallest(k, found, key=lambda one: -one[0])
         rows = [(segment.verified(number, query_E, score), score) for score, segment, number in best]
@@ -201,8 +216,18 @@ class PictureIndex:
         return sorted(set(concepts))
 
 
-def open_index(out: Path | str, model: str | None = None) -> PictureIndex:
-    """Open an index as it is now. `model`, where given, must be the model of the index.
+def _among(segment: Segment, wanted: Sequence[str], under: str) -> set[int] | None:
+    """Numbers of the pictures that a search may find; None for all."""
+    sets = [segment.having(wanted)] if wanted else []
+    if under:
+        prefix = prefix_of(Path(os.path.abspath(under)))
+        sets.append({known.picture for _, known in segment.under(prefix)})
+    return set.intersection(*sets) if sets else None
+
+
+def open_index(out: Path | str, model: str | None = None) -> Any:
+    """Open an index as it is now, a `PictureIndex` or one in Milvus with the same interface. `model`, where
+    given, must be the model of the index.
 
     An index of an earlier format is brought to this one first, for which its folder must be writable.
 
@@ -210,6 +235,8 @@ def open_index(out: Path | str, model: str | None = None) -> PictureIndex:
         StoreError: there is no index, it is of another model, or damaged.
         MissingExtra: it is so large that faiss searches it, and faiss is not installed.
     """
+    if names_milvus(out):
+        return look_up("search.milvus:open_milvus")(out, model)
     out = Path(out)
     if is_old(out):
         upgrade(out)
@@ -231,6 +258,8 @@ def open_index(out: Path | str, model: str | None = None) -> PictureIndex:
 
 def model_of(out: Path | str) -> str | None:
     """What the model of an index is loaded by; None where there is no index, or none that says so."""
+    if names_milvus(out):
+        return look_up("search.milvus:model_of")(out)
     try:
         content = manifests.read_json(Path(out))
     except StoreError:
