@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -71,6 +72,8 @@ class _Store:
                 "an index in Milvus needs pymilvus, which is not installed: pip install 'patchword[cluster]'"
             ) from error
         self.place, self._milvus = place, pymilvus
+        # It warns on standard error that milvus-lite counts time by this machine's clock.
+        logging.getLogger("pymilvus").setLevel(logging.ERROR)
         with self.explained():
             token = os.environ.get(TOKEN_VARIABLE, "")
             self.client = pymilvus.MilvusClient(uri=place.address, token=token)
