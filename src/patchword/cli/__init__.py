@@ -35,6 +35,7 @@ COMMANDS = {
         "compare",
         "submit",
         "features",
+        "filter",
         "codebook",
         "concepts",
         "memory",

@@ -152,22 +152,23 @@ def _from_tar(shard: str) -> Iterator[Given]:
         yield Given(f"{shard}#", None, f"{shard}: the shard ends here: {error}")
 
 
-def _parquet() -> Any:
+def parquet() -> Any:
+    """The library; raises MissingExtra where it is not installed."""
     try:
-        import pyarrow.parquet as parquet
+        import pyarrow.parquet as found
     except ImportError as error:
         raise MissingExtra("Parquet needs pyarrow: pip install 'patchword[cluster]'") from error
-    return parquet
+    return found
 
 
 def _groups(table: str) -> int:
     with open_any(table) as file:
-        return int(_parquet().ParquetFile(file).num_row_groups)
+        return int(parquet().ParquetFile(file).num_row_groups)
 
 
 def _from_parquet(table: str, group: int) -> Iterator[Given]:
     with open_any(table) as file:
-        opened = _parquet().ParquetFile(file)
+        opened = parquet().ParquetFile(file)
         names: Sequence[str] = opened.schema_arrow.names
         picture = next((name for name in _PICTURES if name in names), None)
         if picture is None:
