@@ -47,7 +47,7 @@ def jpeg(seed, quality=95, side=64, crop=0):
 def test_rules_over_texts():
     assert kept(Length(3, 5), "a dog", "a brown dog", "a b c d e", "a b c d e f") == [False, True, True, False]
     found = kept(Letters(), "a dog runs", "12345 67 a", "Собака бежит по снегу", "a café in Zürich", "")
-    assert found == [True, False, False, True, True]
+    assert found == [True, False, False, True, False]
     assert kept(Letters(script="CYRILLIC"), "Собака бежит", "a dog runs") == [True, False]
     said = ["Stock Photo of a dog", "IMG_1234", "see www.shop.com", "a dog by the shopfront", "an icon"]
     assert kept(Boilerplate(), *said) == [False, False, False, True, False]
