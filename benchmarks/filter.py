@@ -3,9 +3,9 @@
     python benchmarks/filter.py                     # 1,000,000 rows; some minutes
     python benchmarks/filter.py --rows 100000
 
-Texts are drawn: sentences of a vocabulary of 20,000 words by a Zipf law, one in ten a boiler-plate, one in ten
-one of 1,000 texts that come again and again, one in twenty a code. They are written to Parquet first, which is
-not measured. Peak memory is that of the process after each tenth.
+Texts are drawn: sentences of a vocabulary of 20,000 words by a Zipf law, one in ten a boiler-plate, one in
+ten one of 1,000 texts that come again and again, one in twenty a code. They are written to Parquet first,
+which is not measured. Peak memory is that of the process after each tenth.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ ROWS = 50_000
 def write(path: Path, rows: int, generator: np.random.Generator) -> None:
     """One Parquet file of texts."""
     shares = 1 / np.arange(1, 20_001)
-    words = np.array([f"w{chr(97 + n % 26)}{chr(97 + n // 26 % 26)}{chr(97 + n // 676)}" for n in range(20_000)])
+    letters = [chr(97 + number) for number in range(26)]
+    words = np.array([a + b + c + d for a in letters for b in letters for c in letters for d in "eno"])[:20_000]
     drawn = words[generator.choice(20_000, size=(rows, 9), p=shares / shares.sum())]
     lengths, kinds = generator.integers(2, 10, rows), generator.random(rows)
     texts = [" ".join(row[:length]) for row, length in zip(drawn, lengths, strict=True)]
