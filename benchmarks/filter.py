@@ -30,7 +30,8 @@ def write(path: Path, rows: int, generator: np.random.Generator) -> None:
     """One Parquet file of texts."""
     shares = 1 / np.arange(1, 20_001)
     letters = [chr(97 + number) for number in range(26)]
-    words = np.array([a + b + c + d for a in letters for b in letters for c in letters for d in "eno"])[:20_000]
+    every = [a + b + c + d for a in letters for b in letters for c in letters for d in "eno"]
+    words = np.array(every[:20_000])
     drawn = words[generator.choice(20_000, size=(rows, 9), p=shares / shares.sum())]
     lengths, kinds = generator.integers(2, 10, rows), generator.random(rows)
     texts = [" ".join(row[:length]) for row, length in zip(drawn, lengths, strict=True)]

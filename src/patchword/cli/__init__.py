@@ -40,6 +40,7 @@ COMMANDS = {
         "concepts",
         "memory",
         "explain-check",
+        "export",
         "push",
     )
 }
