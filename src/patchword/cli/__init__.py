@@ -23,6 +23,7 @@ COMMANDS = {
         "label",
         "pair",
         "ask",
+        "paint",
         "serve",
         "models",
         "check",
@@ -31,6 +32,8 @@ COMMANDS = {
         "predict",
         "evaluate",
         "score",
+        "score-images",
+        "probe",
         "recall",
         "compare",
         "submit",
@@ -41,6 +44,7 @@ COMMANDS = {
         "memory",
         "explain-check",
         "export",
+        "template",
         "push",
     )
 }

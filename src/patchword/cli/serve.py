@@ -65,6 +65,7 @@ def serve(
             index=offer.index,
             answers=offer.answers,
             labels=offer.labels,
+            painter=offer.painter,
             token=token,
             limits=limits,
         )

@@ -16,6 +16,7 @@ from patchword.search.index import names_milvus, open_index
 from patchword.serve.searching import IndexSearch, TowerLabels
 from patchword.tasks.answer.model import AnsweringModel, load_answerer
 from patchword.tasks.caption.load import load
+from patchword.tasks.paint.model import PaintingModel, load_painter
 from patchword.tasks.retrieve.load import load_two_towers
 
 
@@ -34,6 +35,7 @@ class Offer(NamedTuple):
     index: IndexSearch | None
     answers: AnsweringModel
     labels: TowerLabels
+    painter: PaintingModel | None = None
 
 
 def load_all(names: Sequence[str], index: Path | None, shipped: ShippedNames, device: str | None) -> Offer:
@@ -42,9 +44,9 @@ def load_all(names: Sequence[str], index: Path | None, shipped: ShippedNames, de
 
     Raises:
         ModelError: what a name stands for cannot be had.
-        ConfigError: two captioning models of the same name, or two that label or answer.
+        ConfigError: two captioning models of the same name, or two that label, answer or paint.
     """
-    models, labelling, answering = {}, [], []
+    models, labelling, answering, painting = {}, [], [], []
     for name in names:
         task = "caption" if is_hub(name) else checkpoint.read_config(find_model(name)).get("task")
         if task == "retrieve":
@@ -53,13 +55,17 @@ def load_all(names: Sequence[str], index: Path | None, shipped: ShippedNames, de
         if task == "answer":
             answering.append(load_answerer(name, device))
             continue
+        if task == "paint":
+            painting.append(load_painter(name, device))
+            continue
         shown = (
             Path(name).name or name
         )  # a client is shown the last part of a folder's name, not where the folder lies
         if shown in models:
             raise ConfigError(f"two of the models have the name {shown!r}: rename a folder")
         models[shown] = load(name, device)
-    for kind, found in (("two-tower", labelling), ("question-answering", answering)):
+    kinds = (("two-tower", labelling), ("question-answering", answering), ("painting", painting))
+    for kind, found in kinds:
         if len(found) > 1:
             raise ConfigError(
                 f"{len(found)} {kind} models were named, and the service takes one: leave the others out"
@@ -68,13 +74,12 @@ def load_all(names: Sequence[str], index: Path | None, shipped: ShippedNames, de
         models[shipped.captioner] = load(shipped.captioner, device)
     search = None
     if index is not None and names_milvus(index):
-        raise ConfigError(f"--index {index}: the service shows small copies, which an index in a folder keeps")
+        raise ConfigError(f"--index {index}: the service shows small copies, which only a folder keeps")
     if index is not None:
         with open_index(index) as named:
             searching = load_two_towers(named.name, device)
         search = IndexSearch(open_index(index, searching.identity), searching)
         labelling.append(searching)
     labels = TowerLabels(labelling[0] if labelling else load_two_towers(shipped.towers, device))
-    return Offer(
-        models, search, answering[0] if answering else load_answerer(shipped.answerer, device), labels
-    )
+    answerer = answering[0] if answering else load_answerer(shipped.answerer, device)
+    return Offer(models, search, answerer, labels, painting[0] if painting else None)
