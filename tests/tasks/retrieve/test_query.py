@@ -99,3 +99,16 @@ def test_a_search_by_words_imports_neither_torch_nor_transformers():
         "sys.exit(f'loaded: {sorted(loaded)}' if loaded else 0)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_labels_import_no_transformers():
+    program = (
+        "import sys\n"
+        "import numpy as np\n"
+        "from patchword.tasks.retrieve.load import load_two_towers\n"
+        "towers = load_two_towers('two-towers', 'cpu')\n"
+        "shares = towers.label([np.zeros((50, 50, 3), np.uint8)], ['a dog', 'darkness'])\n"
+        "assert shares.shape == (1, 2) and shares[0, 1] > shares[0, 0], shares\n"
+        "sys.exit('transformers is loaded' if 'transformers' in sys.modules else 0)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
