@@ -25,6 +25,10 @@ _BLOCKS = 4096
 """Tasks that a job is cut into at most: with more parts than that, a task is several."""
 
 
+_STORE = 256 * 2**20
+"""Bytes of shared memory that Ray takes on this machine."""
+
+
 class JobReport(NamedTuple):
     """What a job did."""
 
@@ -163,10 +167,12 @@ def connect(ray: Any, cluster: str) -> None:
     """Raises ConfigError for an address that cannot be reached."""
     if cluster not in ("auto", "local") and not cluster.startswith("ray://"):
         raise ConfigError(f"--cluster {cluster}: expected auto, local or ray://HOST:PORT")
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
-        ray.init(address=cluster, log_to_driver=False, logging_level="ERROR", include_dashboard=False) if (
-            cluster == "local"
-        ) else ray.init(address=cluster, log_to_driver=False, logging_level="ERROR")
+        if cluster == "local":  # rows between processes are some numbers: the store of objects may be small
+            ray.init(address=cluster, include_dashboard=False, object_store_memory=_STORE, **quiet)
+        else:
+            ray.init(address=cluster, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         raise ConfigError(f"--cluster {cluster}: no such cluster can be reached ({said})") from error

@@ -72,6 +72,7 @@ class _Store:
                 "an index in Milvus needs pymilvus, which is not installed: pip install 'patchword[cluster]'"
             ) from error
         self.place, self._milvus = place, pymilvus
+        self._loaded: set[str] = set()
         # It warns on standard error that milvus-lite counts time by this machine's clock.
         logging.getLogger("pymilvus").setLevel(logging.ERROR)
         with self.explained():
@@ -87,6 +88,16 @@ class _Store:
             said = " ".join(str(error).split())[:300]
             raise StoreError(f"{self.place.shown}: Milvus says: {said}") from error
 
+    def _is_loaded(self, name: str) -> bool:
+        """Whether there is such a collection; it can be searched then, also where nobody has since it was
+        released."""
+        if name not in self._loaded:
+            if not self.client.has_collection(name):
+                return False
+            self.client.load_collection(name)
+            self._loaded.add(name)
+        return True
+
     def close(self) -> None:
         """Let go of the connection."""
         self.client.close()
@@ -94,7 +105,7 @@ class _Store:
     def about(self) -> Manifest | None:
         """What the index says of itself; None where there is none."""
         with self.explained():
-            if not self.client.has_collection(f"{self.place.name}_about"):
+            if not self._is_loaded(f"{self.place.name}_about"):
                 return None
             pieces = self.client.query(
                 f"{self.place.name}_about", filter="id >= 0", output_fields=["id", "generation", "piece"]
@@ -165,7 +176,7 @@ class _Store:
     def rows(self, condition: str, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
         """All rows for which a condition holds, some at a time."""
         with self.explained():
-            if not self.client.has_collection(self.place.name):
+            if not self._is_loaded(self.place.name):
                 return
             found = self.client.query_iterator(
                 self.place.name, batch_size=_ROWS_AT_ONCE, filter=condition, output_fields=list(fields)
@@ -183,7 +194,7 @@ class _Store:
     def count(self) -> int:
         """Pictures that a search can find."""
         with self.explained():
-            if not self.client.has_collection(self.place.name):
+            if not self._is_loaded(self.place.name):
                 return 0
             return int(
                 self.client.query(self.place.name, filter="found == true", output_fields=["count(*)"])[0][
