@@ -121,7 +121,8 @@ def main() -> None:
     own = [sys.executable, "-m", "patchword"]
     with tempfile.TemporaryDirectory() as folder:
         index = Path(folder) / "index"
-        make_index(index)
+        if not arguments.only or "search" in arguments.only:
+            make_index(index)
         commands = {
             "python": [sys.executable, "-c", "pass"],
             "import torch": [sys.executable, "-c", "import torch"],
