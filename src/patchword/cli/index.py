@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,6 +57,14 @@ def index(
         bool, typer.Option("--repair", help="Keep what is whole of a damaged index, and embed what is lost.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option("--cluster", help="Embed on Ray: auto, local (all cores here) or ray://HOST:PORT."),
+    ] = None,
+    parts: Annotated[
+        Path | None,
+        typer.Option("--parts", help="With --cluster: folder that all workers see, for the vectors."),
+    ] = None,
 ) -> None:
     """Embed new and changed pictures, recognise moved ones, forget deleted ones; go on where an interrupted
     run was. Pictures that cannot be read are listed, with exit status 1 at the end."""
@@ -69,8 +78,13 @@ def index(
         return
     if folder is None and not (prune or repair):
         raise ConfigError("index: no FOLDER was given; only --check, --prune and --repair do without")
+    misfit = cluster is not None and (folder is None or concepts is not None or repair)
+    if misfit or (cluster is None) != (parts is None):
+        raise ConfigError("--cluster goes with --parts and FOLDER, and without --concepts and --repair")
     report = None
-    if folder is not None or repair:
+    if cluster is not None and parts is not None and folder is not None:
+        report = _on_cluster(folder, out, model, cluster, parts, allow_empty)
+    elif folder is not None or repair:
         report = _updated(folder, out, model, concepts, allow_empty, repair)
     if prune:
         pruned = prune_index(out, allow_empty=allow_empty)
@@ -117,6 +131,35 @@ def _updated(
             concepts=words,
             allow_empty=allow_empty,
             progress=bar.show,
+        )
+
+
+def _on_cluster(
+    folder: Path, out: str, model: str | None, cluster: str, parts: Path, allow_empty: bool
+) -> IndexReport:
+    """Let workers embed what is new; here only what has changed meanwhile is."""
+    from patchword.jobs.index import index_on_cluster
+    from patchword.log import progress
+    from patchword.search.index import model_of
+    from patchword.tasks.retrieve.query import load_embedder
+
+    name = model or model_of(out) or DEFAULT_MODEL
+    name = str(Path(name).resolve()) if Path(name).is_dir() else name
+    towers = load_embedder(name)
+    with progress(sys.stderr.isatty()) as bar:
+        task = bar.add_task("parts", total=None, status="")
+        return index_on_cluster(
+            folder,
+            out,
+            parts.resolve(),
+            towers.embed_images,
+            towers.identity,
+            name,
+            cluster,
+            lambda done, all_parts, pictures: bar.update(
+                task, completed=done, total=all_parts, status=f"{pictures} pictures"
+            ),
+            allow_empty=allow_empty,
         )
 
 

@@ -1,7 +1,7 @@
 """One part of a job, in one process: pictures in, one Parquet file out, whole or not at all.
 
-    OUT/part-00000042.parquet    `image`, `problem`, and what the work says of each picture; one row per input
-    OUT/journal/part-42.json     which pictures were in hand, while the part is being worked on
+    OUT/part-00000042.parquet    `image`, `sha256` of the file, `problem`, and what the work says; a row per
+    input OUT/journal/part-42.json     which pictures were in hand, while the part is being worked on
 
 A part is done when its file is there, and the file appears by a rename: whatever is killed, no picture is
 twice in the output and none is missing. A picture that takes its process with it (a decoder that crashes, a
@@ -11,6 +11,7 @@ picture over which the process ended twice gets a row with the reason instead.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -91,7 +92,10 @@ def do_part(job: Job, number: int, part: Part, work: Work) -> Done:
 
 def _worked(some: Sequence[Given], first: int, journal: _Journal, work: Work) -> list[dict[str, Any]]:
     """One row per picture; those that cannot be read have a `problem` and nothing else."""
-    rows: list[dict[str, Any]] = [{"image": given.name, "problem": given.problem or None} for given in some]
+    rows: list[dict[str, Any]] = [
+        {"image": given.name, "sha256": _digest(given.content), "problem": given.problem or None}
+        for given in some
+    ]
     if len(some) == 1 and journal.deaths(first) >= TRIES:
         rows[0]["problem"] = f"{some[0].name}: its process ended {TRIES} times while it was worked on"
         return rows
@@ -118,7 +122,7 @@ def _write(target: Path, rows: Sequence[dict[str, Any]], columns: dict[str, str]
 
     kinds = {"string": arrow.string(), "double": arrow.float64(), "bool": arrow.bool_()}
     kinds |= {"floats": arrow.list_(arrow.float32())}
-    names = {"image": "string", "problem": "string", **columns}
+    names = {"image": "string", "sha256": "string", "problem": "string", **columns}
     schema = arrow.schema([(name, kinds[kind]) for name, kind in names.items()])
     # Names of files may hold bytes that are no UTF-8, and Parquet holds text.
     plain = [{name: _text(row.get(name)) for name in names} for row in rows]
@@ -128,6 +132,10 @@ def _write(target: Path, rows: Sequence[dict[str, Any]], columns: dict[str, str]
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _digest(content: bytes | None) -> str | None:
+    return None if content is None else hashlib.sha256(content).hexdigest()
 
 
 def _text(value: Any) -> Any:

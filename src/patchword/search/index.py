@@ -28,7 +28,7 @@ from patchword.search import manifest as manifests
 from patchword.search.manifest import Manifest
 from patchword.search.records import Concepts, Embed, IndexReport, Match
 from patchword.search.segments import Segment, open_segments
-from patchword.search.update import Update, forget, same_concepts
+from patchword.search.update import Given, Update, forget, same_concepts
 from patchword.search.upgrade import is_old, upgrade
 from patchword.search.vectors import load_faiss
 from patchword.search.walk import compare, is_gone, missing, prefix_of, walk
@@ -58,6 +58,7 @@ def update_index(
     concepts: Concepts | None = None,
     allow_empty: bool = False,
     thumbnails: bool = True,
+    given: Given | None = None,
 ) -> IndexReport:
     """Bring the index at `out` up to the pictures under `folder` (with its sub-folders), embedding only new
     and changed files.
@@ -74,6 +75,8 @@ def update_index(
         allow_empty: whether pictures of a folder that is empty now, or of a drive that is not mounted, are
             forgotten.
         thumbnails: whether small copies are kept, for pages that show what was found.
+        given: what is known of files by their SHA-256, which are then not decoded; for vectors that a job on
+            a cluster has made (`jobs/index.py`).
 
     Raises:
         DataError: the folder does not exist.
@@ -92,7 +95,7 @@ def update_index(
         report = IndexReport(
             kept=len(seen.found) - len(found.waiting), absent=found.absent, left_out=+seen.left_out
         )
-        update = Update(index, known, seen, found, embed, concepts, report, thumbnails)
+        update = Update(index, known, seen, found, embed, concepts, report, thumbnails, given)
         if progress is not None:
             progress(0, len(found.waiting))
         update.begin(folder)
@@ -130,6 +133,22 @@ def prune_index(out: Path | str, *, allow_empty: bool = False) -> IndexReport:
             index.tidy(0)
         report.pictures = index.pictures
     return report
+
+
+def what_waits(
+    folder: Path | str, out: Path | str, model: str, name: str, allow_empty: bool = False
+) -> list[bytes]:
+    """The pictures of a folder that the next `update_index` would read: new ones, and those that changed.
+
+    Raises as `update_index`.
+    """
+    folder = Path(os.path.abspath(folder))
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected a folder of pictures to index")
+    with _writer(out, model, name) as index:
+        known, mounts = index.known_under(prefix_of(folder)), index.manifest.mounts
+    found = compare(folder, walk(folder), known, [os.fsencode(mount) for mount in mounts], allow_empty)
+    return found.waiting
 
 
 def _writer(out: Path | str, model: str, name: str) -> AbstractContextManager[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +23,10 @@ from patchword.search.writer import explained
 
 LEAST_SIDE = 1024
 """Pictures are handed to the model with a shorter side of at least this many pixels (or as they are)."""
+
+
+Given = Callable[[bytes], tuple[np.ndarray | None, str] | None]
+"""SHA-256 of a file to what is known of it: its unit vector, or why it has none; None where nothing is."""
 
 
 class Writer(Protocol):
@@ -80,9 +84,10 @@ class Update:
         concepts: Concepts | None,
         report: IndexReport,
         thumbnails: bool,
+        given: Given | None = None,
     ) -> None:
         self.index, self.known, self.seen, self.found, self.report = index, known, seen, found, report
-        self.embed, self.concepts = embed, concepts
+        self.embed, self.concepts, self.given = embed, concepts, given
         self.thumbnails = Thumbnails(index.out) if thumbnails and isinstance(index.out, Path) else None
         self.mounts = {os.fsencode(mount) for mount in index.manifest.mounts}
         self.left: set[bytes] = set()
@@ -151,6 +156,12 @@ class Update:
         twin = self._twin(row)
         if twin is not None:
             return row._replace(concepts=twin.row.concepts, vector_E=twin.row.vector_E), None, twin
+        ready = self.given(row.content) if self.given is not None else None
+        if ready is not None:
+            vector_E, problem = ready
+            if vector_E is not None:
+                self._check_width(len(vector_E))
+            return row._replace(vector_E=vector_E, problem=problem), None, None
         try:
             picture = _reduced(open_picture(content, name=shown))
         except PictureError as error:
@@ -198,6 +209,12 @@ class Update:
             raise StoreError(f"{found}: nothing of this batch is stored; check the model")
         self.index.describe(width=vectors_NE.shape[1])
         return vectors_NE / lengths_N1
+
+    def _check_width(self, width: int) -> None:
+        held = self.index.manifest.width
+        if held not in (0, width):
+            raise StoreError(f"a vector has {width} numbers, and those of this index have {held}")
+        self.index.describe(width=width)
 
     def _keep_copy(self, key: str, picture: Image.Image) -> None:
         if self.thumbnails is not None and not self.thumbnails.has(key):
