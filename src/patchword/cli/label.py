@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.index import DEFAULT_MODEL
+from patchword.cli.many import Cluster
 from patchword.cli.outputs import (
     PAGES,
     AllowUrls,
@@ -67,6 +68,10 @@ def label(
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
     allow_urls: AllowUrls = False,
+    cluster: Cluster = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="With --cluster: folder of the Parquet files.")
+    ] = None,
 ) -> None:
     """Print the labels of each picture, best first, with their probabilities among the labels given; a
     picture that cannot be read is one line on standard error, and exit status 1 at the end."""
@@ -85,6 +90,18 @@ def label(
         raise ConfigError(
             '--labels is missing: name what to choose from, for instance --labels "a dog, a cat"'
         )
+    if cluster is not None:
+        from patchword.cli.many import make_job, on_cluster, refuse_with_cluster
+        from patchword.tasks.retrieve.many import LABEL_COLUMNS
+
+        if trained:
+            raise ConfigError(f"--cluster labels by two towers, and {model} is a trained labelling model")
+        refuse_with_cluster(json=as_json)
+        settings = {"model": model, "device": device, "labels": split_labels(labels or "")}
+        job = make_job(out, "tasks.retrieve.many:Labels", settings, LABEL_COLUMNS, BATCH)
+        raise typer.Exit(on_cluster(photos, job, cluster))
+    if out is not None:
+        raise ConfigError("--out is for --cluster; without it labels are printed")
     refuse_suffix("--explain", explain, (*PAGES, ".png"))
     refuse_existing(overwrite, {"--explain": explain})
     raise typer.Exit(
