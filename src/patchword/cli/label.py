@@ -114,19 +114,20 @@ def label(
 def _opened(paths: list[Path | str]) -> Iterator[tuple[list[Path | str], list[Image.Image], int]]:
     """Pictures some at a time, and how many of them could not be read; each of these is a line on standard
     error."""
-    from patchword.data.pictures import open_picture
+    from patchword.data.isolated import PictureReader
 
-    for first in range(0, len(paths), BATCH):
-        read, pictures, bad = [], [], 0
-        for path in paths[first : first + BATCH]:
-            try:
-                # Only what `find_pictures` let through can be an address.
-                pictures.append(open_picture(path, allow_urls=True))
-                read.append(path)
-            except PictureError as error:
-                complain(error)
-                bad += 1
-        yield read, pictures, bad
+    # Only what `find_pictures` let through can be an address.
+    with PictureReader(allow_urls=True) as reader:
+        for first in range(0, len(paths), BATCH):
+            read, pictures, bad = [], [], 0
+            for path in paths[first : first + BATCH]:
+                try:
+                    pictures.append(reader.open(path))
+                    read.append(path)
+                except PictureError as error:
+                    complain(error)
+                    bad += 1
+            yield read, pictures, bad
 
 
 def _zero_shot(found: Found, labels: str, model: str, as_json: bool, device: str | None) -> int:

@@ -34,13 +34,6 @@ from patchword.data.headers import (
 from patchword.errors import NotAPicture, PictureError, PictureTooLarge
 from patchword.lookup import look_up
 
-WHOLE_PIXELS = 24_000_000
-"""A picture of up to so many pixels is decoded whole. A larger one is reduced by a power of two, as far as
-`LEAST_SIDE` allows."""
-
-LEAST_SIDE = 2048
-"""Pixels that stay on the shorter side of a reduced picture: far more than a tower looks at."""
-
 # Only decoders of plain rasters: nothing that starts another program (EPS), draws vectors (WMF) or opens
 # containers (FPX, PSD, HDF5).
 _SAFE_FORMATS = (
@@ -123,7 +116,7 @@ def begin(content: bytes, name: str, bounds: Bounds) -> Opening:
     image = open_lazily(content, name, bounds)
     try:
         size = image.size
-        factor = reduction(*size)
+        factor = reduction(*size, bounds)
         drafted = _draft(image, content, factor)
         with _told(name):
             check_tiles(image, name, bounds)
@@ -141,7 +134,7 @@ def loaded(image: Image.Image, name: str, bounds: Bounds) -> Image.Image:
     check_pixels(image.size, name, bounds)
     with _told(name):
         image.load()
-        return upright(image, reduction(*image.size))
+        return upright(image, reduction(*image.size, bounds))
 
 
 def open_lazily(content: bytes, name: str, bounds: Bounds | None = None) -> Image.Image:
@@ -224,10 +217,10 @@ def _without_text(png: bytes) -> bytes:
     return b"".join(kept)
 
 
-def reduction(width: int, height: int) -> int:
-    """By what power of two a picture of this size is reduced; 1 up to `WHOLE_PIXELS`."""
+def reduction(width: int, height: int, bounds: Bounds) -> int:
+    """By what power of two a picture of this size is reduced; 1 up to `bounds.whole_pixels`."""
     factor = 1
-    while width * height > WHOLE_PIXELS and min(width, height) // (2 * factor) >= LEAST_SIDE:
+    while width * height > bounds.whole_pixels and min(width, height) // (2 * factor) >= bounds.least_side:
         factor *= 2
     return factor
 
@@ -338,7 +331,7 @@ def _decoded_raw(content: bytes, name: str, bounds: Bounds) -> Decoded:
             f"{name}: it is a camera's raw file. Expected a picture that was made of it, such as a JPEG."
         )
     picture, width, height = look_up("data.raw:develop")(content, name, bounds)
-    left = reduction(*picture.size)
+    left = reduction(*picture.size, bounds)
     return Decoded(picture.reduce(left) if left > 1 else picture, width, height)
 
 

@@ -50,6 +50,11 @@ _STARTS = (
 """First bytes of kinds that cannot be taken for anything else."""
 
 
+WHOLE_PIXELS = 24_000_000
+LEAST_SIDE = 2048
+"""Far more than a tower looks at."""
+
+
 @dataclass(frozen=True)
 class Bounds:
     """What one picture may cost. These are the values for files on a person's own disk; the service brings
@@ -64,8 +69,15 @@ class Bounds:
     scans: int = 100
     """Of one JPEG. Encoders write a dozen; every further one costs a pass over all pixels, however few
     bytes it has."""
+    blocks: int = 2**17
+    """Strips or tiles of one TIFF, of which a decoder keeps a list."""
     raw: bool = True
     """Whether camera raw files are read."""
+    whole_pixels: int = WHOLE_PIXELS
+    """A picture of up to so many pixels is decoded whole. A larger one is reduced by a power of two, as far
+    as `least_side` allows."""
+    least_side: int = LEAST_SIDE
+    """Pixels that stay on the shorter side of a reduced picture."""
 
 
 def starts_like_a_picture(start: bytes) -> bool:
@@ -103,16 +115,25 @@ def is_raw(content: bytes, name: str) -> bool:
 def _first_tags(tiff: bytes) -> dict[int, int]:
     """The tags of a TIFF's first directory with their first value, as far as it stands in the directory
     itself."""
+    order, tags = "<" if tiff.startswith(b"II") else ">", {}
+    for entry in _first_entries(tiff, order):
+        number, kind = struct.unpack(order + "HH", entry[:4])
+        (tags[number],) = struct.unpack(order + ("H2x" if kind == 3 else "I"), entry[8:])
+    return tags
+
+
+def _first_counts(tiff: bytes) -> list[tuple[int, int]]:
+    """The tags of a TIFF's first directory with how many values each has."""
     order = "<" if tiff.startswith(b"II") else ">"
+    return [struct.unpack(order + "H2xI", entry[:8]) for entry in _first_entries(tiff, order)]
+
+
+def _first_entries(tiff: bytes, order: str) -> Iterator[bytes]:
     (place,) = struct.unpack(order + "I", tiff[4:8].ljust(4, b"\0"))
     (count,) = struct.unpack(order + "H", tiff[place : place + 2].ljust(2, b"\0"))
     entries = tiff[place + 2 : place + 2 + 12 * count]
-    tags = {}
     for start in range(0, len(entries) - 11, 12):
-        number, kind = struct.unpack(order + "HH", entries[start : start + 4])
-        value = entries[start + 8 : start + 12]
-        (tags[number],) = struct.unpack(order + ("H2x" if kind == 3 else "I"), value)
-    return tags
+        yield entries[start : start + 12]
 
 
 def check_before_opening(content: bytes, name: str, bounds: Bounds) -> None:
@@ -129,6 +150,8 @@ def check_before_opening(content: bytes, name: str, bounds: Bounds) -> None:
         for size in _icon_sizes(content, name):
             check_pixels(size, name, bounds)
             check_held(12 * size[0] * size[1], size, name, bounds)
+    elif content.startswith((b"II*\0", b"MM\0*")):
+        check_blocks(content, name, bounds)
 
 
 def _webp_size(content: bytes) -> tuple[int, int]:
@@ -190,6 +213,16 @@ def check_scans(image: Image.Image, content: bytes, name: str, bounds: Bounds) -
     if image.format in ("JPEG", "MPO") and _scans(content, bounds.scans) > bounds.scans:
         raise PictureTooLarge(
             f"{name}: a JPEG of more than {bounds.scans} scans, where cameras and programs write a dozen. "
+            "Save it again; it was not decoded."
+        )
+
+
+def check_blocks(tiff: bytes, name: str, bounds: Bounds) -> None:
+    """Raises PictureTooLarge for a TIFF of more strips or tiles than `bounds` allows."""
+    blocks = max((count for number, count in _first_counts(tiff) if number in (273, 324)), default=0)
+    if blocks > bounds.blocks:
+        raise PictureTooLarge(
+            f"{name}: a TIFF of {blocks:,} strips or tiles, more than the limit of {bounds.blocks:,}. "
             "Save it again; it was not decoded."
         )
 

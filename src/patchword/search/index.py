@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from patchword.data.isolated import PictureReader
 from patchword.errors import DataError, StoreError
 from patchword.lookup import look_up
 from patchword.search import manifest as manifests
@@ -86,7 +87,7 @@ def update_index(
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected a folder of pictures to index")
-    with _writer(out, model, name) as index:
+    with _writer(out, model, name) as index, PictureReader() as reader:
         same_concepts(index, concepts)
         seen = walk(folder)
         known = index.known_under(prefix_of(folder))
@@ -95,7 +96,7 @@ def update_index(
         report = IndexReport(
             kept=len(seen.found) - len(found.waiting), absent=found.absent, left_out=+seen.left_out
         )
-        update = Update(index, known, seen, found, embed, concepts, report, thumbnails, given)
+        update = Update(index, known, seen, found, embed, concepts, report, thumbnails, reader, given)
         if progress is not None:
             progress(0, len(found.waiting))
         update.begin(folder)

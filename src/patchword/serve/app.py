@@ -21,12 +21,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from patchword.checkpoints import facts as facts_of
+from patchword.data.isolated import Upright
 from patchword.html.page import look
 from patchword.serve import abilities
 from patchword.serve.abilities import CaptionAnswer, WordStreamer, caption_answer
 from patchword.serve.asking import AnswerOption, AskAnswer, AskOptions, QuestionAnswerer, answered
 from patchword.serve.batching import Batcher, Call, Job
-from patchword.serve.decoders import Decoders, Upload
+from patchword.serve.decoders import Decoders
 from patchword.serve.guards import Guard
 from patchword.serve.limits import Limits
 from patchword.serve.numbers import Numbers
@@ -185,14 +186,14 @@ class Service:
             )
         return chosen
 
-    async def picture(self, request: Request) -> tuple[Upload, float]:
+    async def picture(self, request: Request) -> tuple[Upright, float]:
         """The picture of a request and the deadline of its answer; a full queue refuses before anything is
         read."""
         deadline = self.deadline()
         self.need_room()
         return await read_picture(request, self.limits, self.held, self.decoders, deadline), deadline
 
-    def enter(self, call: Call, upload: Upload, deadline: float, item: object = None) -> Job:
+    def enter(self, call: Call, upload: Upright, deadline: float, item: object = None) -> Job:
         """Put a picture, or an item with one, into the queue."""
         picture = upload.picture
         return self.batcher.enter(

@@ -101,14 +101,15 @@ TASKS = {
 def task_of(name: str | Path) -> str:
     """What a model is for. Raises ModelError when there is no such model, or this version has no such
     task."""
-    from patchword.checkpoints import folder as checkpoint
+    from patchword.checkpoints import folder as checkpoint  # imports torch, and the table does not need it
+    from patchword.checkpoints.model import find_model
     from patchword.hub import is_hub
 
     if is_hub(name):
         return "caption"
-    folder = checkpoint.find_model(name)
-    task: str = checkpoint.read_config(folder).get("task", "none that it names")
-    if task not in TASKS:
+    folder = find_model(name)
+    task = checkpoint.read_config(folder).get("task", "none that it names")
+    if not isinstance(task, str) or task not in TASKS:
         raise ModelError(
             f"{folder} is a model for {task!r}; this version of Patchword has: {', '.join(TASKS)}"
         )

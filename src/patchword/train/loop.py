@@ -69,10 +69,12 @@ class Run:
         checkpoint_steps: int,
         log_steps: int = 10,
         say: Callable[[str], None] = lambda line: None,
+        track: Callable[[dict[str, Any]], None] = lambda event: None,
     ) -> None:
-        """`say` is given a line for each validation, and for the end of each stage."""
+        """`say` is given a line for each validation, and for the end of each stage; `track` what is written
+        to metrics.jsonl."""
         self.recipe, self.folder, self.accelerator, self.seed = recipe, RunFolder(folder), accelerator, seed
-        self.checkpoint_steps, self.log_steps, self.say = checkpoint_steps, log_steps, say
+        self.checkpoint_steps, self.log_steps, self.say, self.track = checkpoint_steps, log_steps, say, track
         self.position, self.past = Position(), RunHistory()
         self._resumed: dict[str, Tensor] = {}
         self.trainable = {
@@ -309,7 +311,12 @@ class Run:
         event |= {"loss": found.losses["loss"], "losses": found.losses, "learning_rates": rates}
         event |= {"gradient_norm": found.gradient_norm, "images_per_second": round(speed, 2)}
         event |= {"seconds": round(time.perf_counter() - self.began, 2), **extra}
+        self._write(event)
+
+    def _write(self, event: dict[str, Any]) -> None:
+        assert self.log is not None
         self.log.write(event)
+        self.track(event)
 
     def _skip(self, batch: list[Any], loss: float, buffers: list[tuple[Tensor, Tensor]]) -> None:
         """Undo what a step that is not finite did to running statistics, count it, and stop after three in a
@@ -321,7 +328,7 @@ class Run:
         self.past = past._replace(bad_in_a_row=past.bad_in_a_row + 1, skipped=past.skipped + 1)
         if self.log is not None:
             event = {"event": "skipped", "step": position.step, "epoch": position.epoch}
-            self.log.write({**event, "loss": repr(loss), "image_ids": names})
+            self._write({**event, "loss": repr(loss), "image_ids": names})
         self._advance()
         if self.past.bad_in_a_row >= BAD_STEPS_IN_A_ROW:
             raise TrainingError(
@@ -340,7 +347,7 @@ class Run:
         if self.log is not None:
             event = {"event": "validation", "stage": settings.name, "step": self.position.step}
             event |= {"epoch": epoch, **found.event, "best": better}
-            self.log.write(event | {"seconds": round(time.perf_counter() - began, 2)})
+            self._write(event | {"seconds": round(time.perf_counter() - began, 2)})
         if better and self.accelerator.is_main_process:
             self.folder.write_best(self.past.best_step, self.recipe.save)
         self.accelerator.wait_for_everyone()

@@ -79,7 +79,7 @@ def _add_object(
     pictures: dict[int | str, PictureObjects],
     complain: Callable[[str, str, str], None],
 ) -> None:
-    picture, name = pictures.get(entry.get("image_id")), names.get(entry.get("category_id"))
+    picture, name = pictures.get(_key(entry.get("image_id"))), names.get(_key(entry.get("category_id")))
     box = entry.get("bbox")
     if picture is None:
         complain(
@@ -94,6 +94,11 @@ def _add_object(
     else:
         left, top, width, height = map(float, box)
         picture.boxes.setdefault(name, []).append((left, top, left + width, top + height))
+
+
+def _key(value: object) -> Any:
+    """What can be the id of something; None for lists and objects, which cannot."""
+    return value if isinstance(value, int | str) else None
 
 
 def _is_number(value: object) -> bool:

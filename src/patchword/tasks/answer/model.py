@@ -31,6 +31,7 @@ from patchword.checkpoints.model import (
 )
 from patchword.composed import CaptionerSettings, TowerSettings
 from patchword.data.captions import Inputs, padded
+from patchword.data.isolated import PictureReader
 from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_picture
 from patchword.data.questions import Targets, gather
 from patchword.data.records import QuestionRecord
@@ -286,21 +287,28 @@ def answer_questions(
     """
     pictures = gather(records)
     files = list(pictures)
-    for first in range(0, len(files), batch):
-        opened, asked, lost = [], [], []
-        for file in files[first : first + batch]:
-            try:
-                opened.append(open_picture(images / file))
-                asked += [(len(opened) - 1, record) for record in pictures[file]]
-            except PictureError as error:
-                unreadable(error, len(pictures[file]))
-                lost += pictures[file]
-        answers: list[list[Answer]] = []
-        if opened:
-            owners_R = torch.tensor([b for b, _ in asked], device=model.device)
-            answers = model.answer(model.features(opened), [record.question for _, record in asked], owners_R)
-        found = [QuestionAnswer(record, best[0]) for (_, record), best in zip(asked, answers, strict=True)]
-        yield found + [QuestionAnswer(record, None) for record in lost]
+    with PictureReader() as reader:
+        for first in range(0, len(files), batch):
+            opened, asked, lost = [], [], []
+            for file in files[first : first + batch]:
+                try:
+                    opened.append(reader.open(images / file))
+                    asked += [(len(opened) - 1, record) for record in pictures[file]]
+                except PictureError as error:
+                    unreadable(error, len(pictures[file]))
+                    lost += pictures[file]
+            yield _answered(model, opened, asked) + [QuestionAnswer(record, None) for record in lost]
+
+
+def _answered(
+    model: AnsweringModel, opened: list[Image.Image], asked: list[tuple[int, QuestionRecord]]
+) -> list[QuestionAnswer]:
+    """`asked` holds the number of its picture beside each question."""
+    if not opened:
+        return []
+    owners_R = torch.tensor([b for b, _ in asked], device=model.device)
+    answers = model.answer(model.features(opened), [record.question for _, record in asked], owners_R)
+    return [QuestionAnswer(record, best[0]) for (_, record), best in zip(asked, answers, strict=True)]
 
 
 def load_answerer(name: str | Path, device: str | None = None) -> AnsweringModel:

@@ -26,6 +26,7 @@ from patchword.checkpoints.model import (
 from patchword.composed import TextTowerSettings, TowerSettings, build_text_tower, build_tower, import_towers
 from patchword.data.formats.labels import LabelTable, Missing, TableColumns, absent
 from patchword.data.formats.readers import held_out_by_name
+from patchword.data.isolated import PictureReader
 from patchword.data.labels import LabelBatch, encode_texts, known
 from patchword.data.pictures import Picture, Preprocessing, open_picture
 from patchword.data.records import LabelRecord
@@ -286,20 +287,21 @@ def predict_rows(
         DataError: a row lacks something that `missing` does not allow; the message names the row.
     """
     waiting: list[tuple[LabelRecord, Any, str]] = []
-    for record in records:
-        no_image, no_text = absent(record, images, classifier.reads, missing)
-        picture: Any = None
-        if classifier.reads[0] and not no_image:
-            try:
-                picture = open_picture(images / record.file)
-            except PictureError as error:
-                if missing != "text-only" or not (classifier.reads[1] and record.text):
-                    unreadable(record, error)
-                    continue
-        waiting.append((record, picture, "" if no_text else record.text))
-        if len(waiting) == batch:
-            yield _predicted(classifier, waiting)
-            waiting = []
+    with PictureReader() as reader:
+        for record in records:
+            no_image, no_text = absent(record, images, classifier.reads, missing)
+            picture: Any = None
+            if classifier.reads[0] and not no_image:
+                try:
+                    picture = reader.open(images / record.file)
+                except PictureError as error:
+                    if missing != "text-only" or not (classifier.reads[1] and record.text):
+                        unreadable(record, error)
+                        continue
+            waiting.append((record, picture, "" if no_text else record.text))
+            if len(waiting) == batch:
+                yield _predicted(classifier, waiting)
+                waiting = []
     if waiting:
         yield _predicted(classifier, waiting)
 
