@@ -161,7 +161,7 @@ def caption(
                 _print(path, result, as_json)
                 cut += not result.complete
                 if beside is not None:
-                    beside.write(path, result.text)
+                    beside.write(Path(path), result.text)
                 if table is not None:
                     table.write(path, result)
                 if explain is not None:

@@ -64,7 +64,7 @@ def serve(
         offer = load_all(model or [], index, shipped, device)
         app = create_app(
             offer.models,
-            index=offer.index,
+            index=offer.pictures,
             answers=offer.answers,
             labels=offer.labels,
             painter=offer.painter,

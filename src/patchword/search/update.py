@@ -17,7 +17,7 @@ from patchword.data.pictures import read_content
 from patchword.errors import PictureError, StoreError
 from patchword.search.manifest import Manifest
 from patchword.search.records import LOST, Concepts, Embed, IndexReport, Row
-from patchword.search.segments import Known
+from patchword.search.segments import KnownPicture
 from patchword.search.thumbnails import Thumbnails
 from patchword.search.walk import Comparison, Walk, is_gone
 from patchword.search.writer import explained
@@ -42,7 +42,7 @@ class Writer(Protocol):
     def pictures(self) -> int:
         """Pictures that a search can find."""
 
-    def known_under(self, prefix: bytes) -> dict[bytes, Known]:
+    def known_under(self, prefix: bytes) -> dict[bytes, KnownPicture]:
         """The pictures whose path begins with `prefix`."""
 
     def problems(self) -> dict[bytes, str]:
@@ -78,7 +78,7 @@ class Update:
     def __init__(
         self,
         index: Writer,
-        known: dict[bytes, Known],
+        known: dict[bytes, KnownPicture],
         seen: Walk,
         found: Comparison,
         embed: Embed,

@@ -20,7 +20,7 @@ GIVEN = "given"
 @contextmanager
 def claimed(
     folder: Path, settings: BaseModel, resume: bool, writes: bool = True
-) -> Iterator[Callable[[BaseModel | None], None]]:
+) -> Iterator[Callable[..., None]]:
     """Hold a run folder for one training; gives the function that begins the run in it.
 
     The function takes the configuration with everything that follows the data, or None where that is nothing:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.facts import ModelFacts
@@ -37,23 +38,21 @@ from patchword.text.words import Vocabulary
 from patchword.towers import layered
 
 
-def build_paint_model(
-    settings: PaintingSettings, text: nn.Module | None = None, towers: nn.Module | None = None
-) -> PaintModel:
+def build_paint_model(settings: PaintingSettings, text: Any = None, towers: Any = None) -> PaintModel:
     """The composed model of these settings, with random weights but for the towers that are given."""
     if settings.towers is not None:
         towers = build_two_towers(settings.towers) if towers is None else towers
     elif text is None and settings.text is not None:
         text = build_text_tower(settings.text)
-    if towers is not None and settings.painter.decoder.picture_width != towers.config.width:
+    painting: Any = settings.painter
+    if towers is not None and painting.decoder.picture_width != towers.config.width:
         raise ConfigError(
-            f"painter.decoder.picture_width is {settings.painter.decoder.picture_width}, and the space of "
-            "the "
+            f"painter.decoder.picture_width is {painting.decoder.picture_width}, and the space of the "
             f"two towers is {towers.config.width} wide: set it to that"
         )
     reader = text if towers is None else towers.text
     width = None if reader is None else reader.width
-    painter = family_of(settings.painter).build(settings.painter, width, settings.vocabulary_size)
+    painter = family_of(settings.painter).build(painting, width, settings.vocabulary_size)
     return PaintModel(text, painter, towers)
 
 
@@ -73,7 +72,7 @@ class PaintingModel:
         self.family: Family = family_of(settings.painter)
 
     def __repr__(self) -> str:
-        return describe(self, self.settings.painter.kind, f"{self.settings.painter.size} px")
+        return describe(self, self.settings.painter.kind, f"{self.size} px")
 
     @property
     def identity(self) -> str:
@@ -88,7 +87,8 @@ class PaintingModel:
     @property
     def size(self) -> int:
         """Side of its pictures in pixels."""
-        return int(self.settings.painter.size)
+        painter: Any = self.settings.painter
+        return int(painter.size)
 
     def words(self, text: str) -> list[str]:
         """The words of a text as the model reads them, with marks for its start and end."""
@@ -226,7 +226,9 @@ def load_painter(name: str | Path, device: str | None = None) -> PaintingModel:
     folder = find_model(name)
     settings, facts = read_settings(folder, "paint", PaintingSettings)
     vocabulary = read_vocabulary(folder, settings.vocabulary_size)
-    towers = settings.towers
-    import_towers(towers and towers.vision, settings.text if towers is None else towers.text)
+    if settings.towers is None:
+        import_towers(None, settings.text)
+    else:
+        import_towers(settings.towers.vision, settings.towers.text)
     model = build_checked(folder, lambda: build_paint_model(settings))
     return PaintingModel(model, settings, vocabulary, facts, choose_device(device))

@@ -71,7 +71,7 @@ class Painted(NamedTuple):
     seed: int
     pixels_HWC: np.ndarray
     score: float | None
-    """Of the ranker; None where there is none."""
+    """Score of the ranker; None where there is none."""
     kept: bool
     """Whether it was there already."""
 
@@ -131,7 +131,7 @@ def paint_into(
         Painted(names[seed], seed, found[seed], score, seed in same)
         for seed, score in zip(order.seeds, scores, strict=True)
     ]
-    return painted if rank is None else sorted(painted, key=lambda one: -one.score)
+    return painted if rank is None else sorted(painted, key=lambda one: -(one.score or 0.0))
 
 
 def facts_of(painter: Painter, order: Order) -> dict[str, Any]:

@@ -67,9 +67,11 @@ class PaintTraining:
 
     def __init__(self, run: PaintRun, folder: Path, command: str) -> None:
         self.run, self.folder = run, folder
-        size = int(run.painter.size)
-        train, selection, inputs, dataset = _data(run, size)
-        max_words = run.scenes.max_words if run.data is None else run.data.max_words
+        painter: Any = run.painter
+        train, selection, inputs, dataset = _data(run, int(painter.size))
+        source = run.scenes if run.data is None else run.data
+        assert source is not None  # the configuration has one of them
+        max_words = source.max_words
         torch.manual_seed(run.seed)
         vocabulary, text_settings, tower, towers = _text(run, train, max_words)
         settings = PaintingSettings(
@@ -171,6 +173,7 @@ def _data(
             f"{len(records['val'])} others"
         )
         return records["train"], records["val"], drawn, f"{said} to select"
+    assert run.data is not None  # the configuration has one of them
     train, selection = read_splits(run.data)
     preprocessing = Preprocessing(
         size=size, fit="short_side_center_crop", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
@@ -193,7 +196,7 @@ def _text(
         found = load_two_towers(run.text_from, "cpu")
         if run.painter.kind in IN_A_SPACE:
             return found.vocabulary, None, None, found
-        settings = found.settings.text.model_copy(update={"trainable_from": None})
+        settings: Any = found.settings.text.model_copy(update={"trainable_from": None})
         return found.vocabulary, settings, found.model.text.requires_grad_(False), None
     if run.data is not None:
         vocabulary = build_vocabulary(run.data, list(train), run.text)
