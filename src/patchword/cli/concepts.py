@@ -49,9 +49,11 @@ def concepts(
     with progress() as bar:
         task = bar.add_task("pictures", total=len(train) + len(others), status="")
         train_views = view(captioner, images, train, lambda count: bar.update(task, advance=count))
-        other_views = view(captioner, images, others, lambda count: bar.update(task, advance=count))
+        other_views = view(
+            captioner, images, others, lambda count: bar.update(task, advance=count), captions=True
+        )
     options = {"confident": confident, "mention": "confident" if mention else "never"}
-    captioner = calibrate(captioner, train, train_views, other_views, options)
+    captioner = calibrate(captioner, train, train_views, others, other_views, options)
     captioner.save(out, half)
     settings, named_BW = captioner.settings.concepts, named_in(others)
     table = Table(
