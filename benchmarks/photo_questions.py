@@ -3,6 +3,7 @@
     python benchmarks/photo_questions.py make --captions D.json --split val --out questions.json
     python benchmarks/photo_questions.py make --boxes instances.json --out questions.json
     python benchmarks/photo_questions.py measure questions.json --images photos
+    python benchmarks/photo_questions.py fit questions.json --images photos
 
 Yes and no are balanced for every word: as many pictures that have it as pictures that have not, so that an
 answer without the picture is right half of the time. A word is in a picture when two of its captions name it
@@ -22,11 +23,14 @@ import numpy as np
 import typer
 
 from patchword.data.formats.instances import read_instances
-from patchword.data.formats.readers import read_captions
+from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.records import CaptionRecord
-from patchword.metrics.chair_files import COCO_SYNONYMS, read_synonyms
-from patchword.tasks.caption.concepts import forms
+from patchword.errors import DataError
+from patchword.metrics.bootstrap import grouped_interval
+from patchword.metrics.chair_files import COCO_SYNONYMS, PLURALS, read_synonyms
+from patchword.tasks.caption.concepts import forms, names
 from patchword.text.concepts import caption_words
+from patchword.train.data import hold_out
 
 app = typer.Typer(add_completion=False)
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray")
@@ -57,13 +61,19 @@ def make(
     captions: Annotated[Path | None, typer.Option(help="Captions, in any format.")] = None,
     boxes: Annotated[Path | None, typer.Option(help="COCO instances JSON.")] = None,
     split: Annotated[str, typer.Option(help="Split of the captions.")] = "val",
+    held_out: Annotated[
+        int, typer.Option(help="In place of a split: as many training pictures, those of data.held_out.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Which pictures lack a word.")] = 0,
 ) -> None:
     """Write questions of captions, of boxes, or of both."""
     random = np.random.default_rng(seed)
     questions: list[Question] = []
     if captions is not None:
-        records = [record for record in read_captions(captions) if record.split == split]
+        every = read_captions(captions)
+        records = split_records(every, "train" if held_out else split)
+        if held_out:
+            records = [records[n] for n in hold_out(len(records), held_out, "training pictures")[1]]
         questions += [*presence_by_captions(records, random), *colours(records)]
     if boxes is not None:
         questions += by_boxes(boxes, random)
@@ -101,7 +111,7 @@ def _nouns(captions: Sequence[str]) -> Iterator[str]:
         uses.update(words)
         before.update(word for word, after in zip(words, words[1:], strict=False) if after in known)
     for word in candidates:
-        plural = word.endswith("s") and word[:-1] in known
+        plural = word in PLURALS.values() or (word.endswith("s") and not word.endswith("ss"))
         if not plural and word not in _NOT_THINGS and word not in COLOURS and before[word] < 0.3 * uses[word]:
             yield word
 
@@ -167,3 +177,117 @@ def by_boxes(boxes: Path, random: np.random.Generator) -> list[Question]:
 
 def _area(box: Sequence[float]) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
+
+
+@app.command()
+def measure(
+    questions: Annotated[Path, typer.Argument(help="JSON file that `make` wrote.")],
+    images: Annotated[Path, typer.Option(help="Folder of the pictures.")],
+    model: Annotated[str, typer.Option(help="Two towers that answer about photographs.")] = "two-towers",
+) -> None:
+    """Print for each kind how many questions are answered rightly, and what one answer for all would give."""
+    from patchword.tasks.answer.photographs import PhotographAnswerer, understood
+    from patchword.tasks.retrieve.load import load_two_towers
+
+    answerer = PhotographAnswerer(load_two_towers(model, "cpu"))
+    asked = _by_picture(questions)
+    right: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    truth: dict[str, Counter[str]] = defaultdict(Counter)
+    refused: Counter[str] = Counter()
+    for image, own in asked.items():
+        seen = answerer.look([images / image])
+        for one in own:
+            truth[one.kind][one.answers[0]] += 1
+            try:
+                understanding = understood(one.question)
+            except DataError:
+                refused[one.kind] += 1
+                continue
+            best = answerer.answers(understanding, seen, 0)[0].text
+            right[one.kind][image].append(float(is_right(best, one)))
+    for kind, counts in truth.items():
+        total = sum(counts.values())
+        always = f"one answer for all {counts.most_common(1)[0][1] / total:.1%}"
+        groups = list(right[kind].values())
+        if not groups:
+            print(f"{kind}: all {total} refused; {always}")
+            continue
+        share = float(np.mean([value for group in groups for value in group]))
+        low, high = grouped_interval(groups)
+        print(f"{kind}: {total} questions, right {share:.1%} ({low:.1%} to {high:.1%}); {always}")
+
+
+def is_right(answer: str, question: Question) -> bool:
+    """Whether an answer is one of those that are right; things may be named in either number."""
+    if question.kind != "what":
+        return answer in question.answers
+    return any(names(right, answer) or names(answer, right) for right in question.answers)
+
+
+@app.command()
+def fit(
+    questions: Annotated[Path, typer.Argument(help="JSON file that `make` wrote, of pictures held out.")],
+    images: Annotated[Path, typer.Option(help="Folder of the pictures.")],
+    model: Annotated[str, typer.Option(help="Two towers.")] = "two-towers",
+) -> None:
+    """Print the section `questions` of the towers' config.json: a logistic regression on yes/no questions."""
+    from patchword.tasks.answer.photographs import PhotographAnswerer
+    from patchword.tasks.retrieve.load import load_two_towers
+    from patchword.tasks.retrieve.model import QuestionSettings
+
+    towers = load_two_towers(model, "cpu")
+    asked = _by_picture(questions)
+    neutral = QuestionSettings(
+        centre=(0.0,) * towers.settings.two_towers.width, bias=0, cosine=1, known_bias=0, known=0
+    )
+    towers.settings = towers.settings.model_copy(update={"questions": neutral})
+    looker = PhotographAnswerer(towers)
+    seen = {image: looker.look([images / image]) for image in asked}
+    centre_E = np.mean([one.vectors_BE[0] for one in seen.values()], axis=0)
+    rows, truth = [], []
+    for image, own in asked.items():
+        for one in own:
+            if one.kind == "presence":
+                rows.append(looker.signs(understood_thing(one), seen[image], 0, centre_E))
+                truth.append(one.answers == ["yes"])
+    bias, cosine, known_bias, known = logistic(np.array(rows), np.array(truth, dtype=float)).tolist()
+    found = QuestionSettings(
+        centre=tuple(round(float(value), 5) for value in centre_E),
+        bias=bias,
+        cosine=cosine,
+        known_bias=known_bias,
+        known=known,
+    )
+    print(json.dumps(found.model_dump()))
+
+
+def understood_thing(question: Question) -> str:
+    """What a yes/no question asks for."""
+    from patchword.tasks.answer.photographs import understood
+
+    return understood(question.question).thing
+
+
+def logistic(x_PF: np.ndarray, y_P: np.ndarray, ridge: float = 1e-3) -> np.ndarray:
+    """Bias and weights (1 + F) of a logistic regression, by Newton's method."""
+    whole = np.concatenate([np.ones((len(x_PF), 1)), x_PF], axis=1)
+    penalty = ridge * np.diag([0.0, *np.ones(x_PF.shape[1])])
+    weights = np.zeros(whole.shape[1])
+    for _ in range(50):
+        chances = 1 / (1 + np.exp(-whole @ weights))
+        slope = whole.T @ (chances - y_P) / len(y_P) + penalty @ weights
+        curve = (whole * (chances * (1 - chances))[:, None]).T @ whole / len(y_P) + penalty
+        weights -= np.linalg.solve(curve, slope)
+    return weights
+
+
+def _by_picture(questions: Path) -> dict[str, list[Question]]:
+    """The questions of each picture, in the order of the file."""
+    found: dict[str, list[Question]] = defaultdict(list)
+    for row in json.loads(questions.read_text(encoding="utf-8")):
+        found[row["image"]].append(Question(**row))
+    return found
+
+
+if __name__ == "__main__":
+    app()
