@@ -8,6 +8,7 @@
 Yes and no are balanced for every word: as many pictures that have it as pictures that have not, so that an
 answer without the picture is right half of the time. A word is in a picture when two of its captions name it
 (or a box of at least a hundredth of the picture); it is absent when none does, nor a word for the same thing.
+What a picture shows is right where one of its captions names it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ app = typer.Typer(add_completion=False)
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray")
 _MOST_OF_A_WORD = 10
 _LEAST_BOX = 0.01
-_MAIN_BOX = 0.3
 _NOT_THINGS = frozenset(
     "air area background camera day day's day-time distance edge end event front game group head line lot "
     "middle number object one other outside outdoors pair part picture piece place play race ride row run "
@@ -60,7 +60,7 @@ def make(
     out: Annotated[Path, typer.Option(help="JSON file of the questions.")],
     captions: Annotated[Path | None, typer.Option(help="Captions, in any format.")] = None,
     boxes: Annotated[Path | None, typer.Option(help="COCO instances JSON.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the captions.")] = "val",
+    split: Annotated[str, typer.Option(help="Split of the captions; all for every picture.")] = "val",
     held_out: Annotated[
         int, typer.Option(help="In place of a split: as many training pictures, those of data.held_out.")
     ] = 0,
@@ -71,10 +71,11 @@ def make(
     questions: list[Question] = []
     if captions is not None:
         every = read_captions(captions)
-        records = split_records(every, "train" if held_out else split)
+        records = every if split == "all" else split_records(every, "train" if held_out else split)
         if held_out:
             records = [records[n] for n in hold_out(len(records), held_out, "training pictures")[1]]
         questions += [*presence_by_captions(records, random), *colours(records)]
+        questions += [Question(one.file, "what is it?", list(one.captions), "what") for one in records]
     if boxes is not None:
         questions += by_boxes(boxes, random)
     out.write_text(json.dumps([one._asdict() for one in questions], indent=1), encoding="utf-8")
@@ -151,9 +152,8 @@ def colours(records: Sequence[CaptionRecord]) -> list[Question]:
 
 
 def by_boxes(boxes: Path, random: np.random.Generator) -> list[Question]:
-    """Presence, what the picture shows and how many, of the categories of COCO."""
+    """Presence and how many, of the categories of COCO."""
     pictures = [one for one in read_instances(boxes) if one.boxes]
-    sides = read_synonyms(COCO_SYNONYMS)
     questions: list[Question] = []
     shares = [
         {name: max(map(_area, found)) / (one.size[0] * one.size[1]) for name, found in one.boxes.items()}
@@ -164,10 +164,6 @@ def by_boxes(boxes: Path, random: np.random.Generator) -> list[Question]:
         no = [n for n, one in enumerate(shares) if name not in one]
         questions += _balanced(yes, no, lambda n: pictures[n].file, _asked(name), random)
     for one, share in zip(pictures, shares, strict=True):
-        name = max(share, key=lambda name: share[name])
-        if share[name] >= _MAIN_BOX:
-            accepted = sorted({word for word, category in sides.items() if category == name} | {name})
-            questions.append(Question(one.file, "what is it?", accepted, "what"))
         for name, found in one.boxes.items():
             if len(found) <= 6 and share[name] >= _LEAST_BOX:
                 asked = f"how many {forms(name)[1]} are there?"
@@ -199,11 +195,10 @@ def measure(
         for one in own:
             truth[one.kind][one.answers[0]] += 1
             try:
-                understanding = understood(one.question)
+                best = answerer.answers(understood(one.question), seen, 0)[0].text
             except DataError:
                 refused[one.kind] += 1
                 continue
-            best = answerer.answers(understanding, seen, 0)[0].text
             right[one.kind][image].append(float(is_right(best, one)))
     for kind, counts in truth.items():
         total = sum(counts.values())
@@ -214,14 +209,15 @@ def measure(
             continue
         share = float(np.mean([value for group in groups for value in group]))
         low, high = grouped_interval(groups)
-        print(f"{kind}: {total} questions, right {share:.1%} ({low:.1%} to {high:.1%}); {always}")
+        said = f"{kind}: {total} questions, {refused[kind]} refused, of the others right {share:.1%}"
+        print(f"{said} ({low:.1%} to {high:.1%}){'' if kind == 'what' else f'; {always}'}")
 
 
 def is_right(answer: str, question: Question) -> bool:
-    """Whether an answer is one of those that are right; things may be named in either number."""
+    """Whether an answer is one of those that are right; what a picture shows, a caption must name."""
     if question.kind != "what":
         return answer in question.answers
-    return any(names(right, answer) or names(answer, right) for right in question.answers)
+    return any(names(caption, answer) for caption in question.answers)
 
 
 @app.command()

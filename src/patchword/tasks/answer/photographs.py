@@ -5,7 +5,7 @@
     presence  "is there a dog?"                p(yes) = sigmoid(bias + w_c z + known (b + w_p logit p))
               z: scaled cosine of the picture and the thing's prompts, less that of the mean picture
               p: the classifier's probability of the thing's word; known: 1 for a word of ImageNet, else 0
-    what      "what is it?"                    the classifier's likeliest words
+    what      "what is it?"                    the classifier's likeliest words, where it is sure of one
     colour    "which colour is the car?"       softmax over colours of the scaled cosine with "a red car"
 
 Weights and bias are fitted on questions made from the captions of training pictures
@@ -111,14 +111,15 @@ class PhotographAnswerer:
         batch: int = 16,
         anyway: bool = False,
     ) -> list[Answer] | list[list[Answer]]:
-        """As `AnsweringModel.ask`; `anyway` changes nothing, for no photograph is refused.
+        """As `AnsweringModel.ask`; with `anyway` it is also said what a picture shows where the classifier is
+        not sure.
 
         Raises DataError for a question that cannot be answered and lists of different lengths, PictureError
         for a picture that cannot be decoded.
         """
         pictures, single = one_or_many(pictures)
         if single:
-            return self.ask(pictures, [str(questions)], n_best, batch)[0]
+            return self.ask(pictures, [str(questions)], n_best, batch, anyway)[0]
         if isinstance(questions, str) or len(questions) != len(pictures):
             found = "one question" if isinstance(questions, str) else f"{len(questions)} questions"
             raise DataError(f"{found} for {len(pictures)} pictures: give a list with one for each")
@@ -127,13 +128,14 @@ class PhotographAnswerer:
         for first in range(0, len(pictures), batch):
             seen = self.look(pictures[first : first + batch])
             answers += [
-                self.answers(one, seen, b)[:n_best] for b, one in enumerate(asked[first : first + batch])
+                self.answers(one, seen, b, anyway)[:n_best]
+                for b, one in enumerate(asked[first : first + batch])
             ]
         return answers
 
     def explain(self, picture: Picture, question: str, n_best: int = 3, anyway: bool = False) -> Answers:
         """The answers to one question. Raises what `ask` raises."""
-        answers = self.ask([picture], [question], n_best)[0]
+        answers = self.ask([picture], [question], n_best, anyway=anyway)[0]
         return Answers(question, tuple(answers), tuple(question.rstrip("?").split()))
 
     def unknown_words(self, question: str) -> list[str]:
@@ -149,10 +151,21 @@ class PhotographAnswerer:
         vectors_BE = self.towers.model.pictures_of(features).float().cpu().numpy()
         return Seen(vectors_BE, shares_BK)
 
-    def answers(self, asked: Asked, seen: Seen, b: int) -> list[Answer]:
-        """Answers about picture b, best first."""
+    def answers(self, asked: Asked, seen: Seen, b: int, anyway: bool = False) -> list[Answer]:
+        """Answers about picture b, best first.
+
+        Raises DataError where the classifier is not sure what it shows, unless `anyway`.
+        """
         if asked.kind == "what":
-            return _what(seen.shares_BK[b])
+            found = _what(seen.shares_BK[b])
+            if found[0].probability < self.fitted.sure and not anyway:
+                best, share = found[0].text, found[0].probability
+                raise DataError(
+                    f"nothing in the picture is recognised well enough: likeliest is {best!r} with a "
+                    f"probability of {share:.2f}, and {self.fitted.sure:.2f} is needed; insist with 'anyway' "
+                    "or ask whether it shows a certain thing"
+                )
+            return found
         if asked.kind == "colour":
             return self._colour(asked.thing, seen.vectors_BE[b])
         yes = self.presence(asked.thing, seen, b)

@@ -8,7 +8,7 @@
 
     p < limit or d > far    the picture is marked unsure
     1 < d <= far            the captioner is off its ground, the eyes are not: its caption must say the
-                            likeliest concept of a probability of `likely` or more
+                            likeliest concept that it does not name, from a probability of `likely` on
     d > far                 nothing is left to the captioner, and a sentence of the concepts is said
 
 far is the distance of the farthest picture held out of training, over the limit.
@@ -56,7 +56,7 @@ def is_far(seen: PictureConcepts, settings: DoubtSettings | None) -> bool:
 
 
 def least_probability(seen: PictureConcepts, settings: ConceptSettings) -> float:
-    """The probability of the likeliest concept from which a caption must say it."""
+    """The probability of the likeliest unsaid concept from which a caption must say it."""
     if settings.doubt is None or seen.distance <= 1:
         return settings.confident
     return min(settings.doubt.likely, settings.confident)

@@ -82,16 +82,17 @@ def missing_words(
     model: CaptioningModel, caption: Caption, mention: Sequence[str], seen: PictureConcepts | None
 ) -> list[str]:
     """What a caption must say and does not: the words of `mention`, else the sayable words that the eyes are
-    sure of, or the likeliest one where the eyes are to be believed sooner.
+    sure of, and the likeliest unsaid one where the eyes are to be believed sooner.
     """
     settings = model.settings.concepts
     wanted = list(dict.fromkeys(mention))
     if not wanted and seen is not None and settings is not None and settings.mention == "confident":
         can_be_said = [one for one in seen.named if sayable(one.word, model.vocabulary, settings.hosts)]
         wanted = [one.word for one in can_be_said if one.probability >= settings.confident]
-        likely = least_probability(seen, settings)
-        if not wanted and can_be_said and can_be_said[0].probability >= likely:
-            wanted = [can_be_said[0].word]
+        unsaid = [one for one in can_be_said if not names(caption.text, one.word)]
+        if unsaid and unsaid[0].probability >= least_probability(seen, settings):
+            wanted.append(unsaid[0].word)
+        wanted = list(dict.fromkeys(wanted))
     return [word for word in wanted if not names(caption.text, word)][:MOST_CONSTRAINTS]
 
 

@@ -40,6 +40,12 @@ class QuestionSettings(BaseModel, extra="forbid", frozen=True, allow_inf_nan=Fal
     cosine: float = Field(description="weight of the scaled cosine above the mean picture's")
     known_bias: float = Field(description="constant term of things that the classifier names")
     known: float = Field(description="weight of the logit of the classifier's probability")
+    sure: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="the classifier's probability from which its word is what a picture shows",
+    )
 
 
 class TwoTowerSettings(BaseModel, extra="forbid", frozen=True):
