@@ -48,6 +48,7 @@ STRICTER = {
 
 TASKS_USED = {
     ("answer", "caption"): "answers may be worded by a captioner",
+    ("answer", "retrieve"): "questions about photographs are answered by two towers",
     ("align", "retrieve"): "patch-word alignment stands on two towers",
     ("caption", "retrieve"): "the codebook's text tower embeds captions",
     ("label", "retrieve"): "labelling may begin with the towers of a two-tower model",

@@ -33,8 +33,8 @@ def concepts(
     ] = None,
 ) -> None:
     """Calibrate what the classifier under a captioner names, by how often people's captions name it, and
-    learn which pictures are unlike the training pictures. The model with all of this is written to --out; a
-    table says how reliable it is on the pictures set aside.
+    learn which pictures are unlike the training pictures and which captions are not to be trusted. The model
+    with all of this is written to --out; a table says how reliable it is on the pictures set aside.
     """
     from rich.console import Console
     from rich.table import Table

@@ -9,7 +9,7 @@
     colour    "which colour is the car?"       softmax over colours of the scaled cosine with "a red car"
 
 Weights and bias are fitted on questions made from the captions of training pictures
-(`benchmarks/photo_questions.py`). Counting was measured and is refused: it finds no more than "one, always".
+(`benchmarks/photo_questions.py`). Counting is refused: nothing here tells one thing from two.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def understood(question: str) -> Asked:
         if found is None:
             continue
         if kind == "count":
-            raise DataError(f"{question!r}: counting was measured and is no better than a guess; {CAN}")
+            raise DataError(f"{question!r}: these models cannot count; {CAN}")
         thing = found.groupdict().get("thing") or ""
         if len(thing.split()) <= _MOST_WORDS:
             return Asked(kind, thing)
@@ -213,7 +213,7 @@ class PhotographAnswerer:
 
     @cached_property
     def _scale(self) -> float:
-        return float(self.towers.model.scale())
+        return float(self.towers.model.scale().detach())
 
 
 class Seen(NamedTuple):
