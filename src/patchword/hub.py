@@ -55,9 +55,11 @@ def hub_name(name: str | Path) -> HubName:
     return HubName(source, revision or None)
 
 
-def find_published(source: str, revision: str | None = None) -> Published:
+def find_published(source: str, revision: str | None = None, file: str = "config.json") -> Published:
     """The commit that an id stands for today, or that was downloaded before where the hub is out of reach; a
     folder stays one.
+
+    `file` is one that every such model has, by which a download is recognised.
 
     Raises:
         ModelError: no such folder, model or revision, or the hub cannot be reached and nothing was
@@ -86,7 +88,7 @@ def find_published(source: str, revision: str | None = None) -> Published:
     except (
         Exception
     ) as error:  # huggingface_hub and its network library raise many kinds; all mean that it is out of reach
-        commit = _downloaded_commit(source, revision)
+        commit = _downloaded_commit(source, revision, file)
         if commit is not None:
             return Published(source, commit, True)
         said = " ".join(str(error).split())[:120] or type(error).__name__
@@ -159,8 +161,8 @@ def upload(folder: Path, repository: str, private: bool) -> str:
         ) from error
 
 
-def _downloaded_commit(source: str, revision: str | None) -> str | None:
+def _downloaded_commit(source: str, revision: str | None, file: str) -> str | None:
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(source, "config.json", revision=revision)
+    found = try_to_load_from_cache(source, file, revision=revision)
     return Path(found).parent.name if isinstance(found, (str, os.PathLike)) else None

@@ -25,10 +25,17 @@ if TYPE_CHECKING:
     from patchword.tasks.caption.hub import HubCaptioner
     from patchword.tasks.caption.model import CaptioningModel
     from patchword.tasks.label.model import LabellingModel
+    from patchword.tasks.paint.model import PaintingModel
     from patchword.tasks.retrieve.model import TwoTowerModel
 
     Model: TypeAlias = (
-        CaptioningModel | HubCaptioner | TwoTowerModel | AlignmentModel | AnsweringModel | LabellingModel
+        CaptioningModel
+        | HubCaptioner
+        | TwoTowerModel
+        | AlignmentModel
+        | AnsweringModel
+        | LabellingModel
+        | PaintingModel
     )
 
 DEFAULT_TOWERS = "two-towers"
@@ -55,16 +62,19 @@ def load(name: str | Path, device: str | None = None, *, task: Literal["answer"]
 @overload
 def load(name: str | Path, device: str | None = None, *, task: Literal["label"]) -> LabellingModel: ...
 @overload
+def load(name: str | Path, device: str | None = None, *, task: Literal["paint"]) -> PaintingModel: ...
+@overload
 def load(name: str | Path, device: str | None = None) -> Model: ...
 def load(name: str | Path, device: str | None = None, *, task: str | None = None) -> Any:
     """A model, ready to be used: it can `caption` pictures, `embed_images` and `embed_texts`, `explain` a
-    pair, be `ask`ed, or `label`.
+    pair, be `ask`ed, `label`, or `paint`.
 
     Args:
         name: a shipped model, a model folder, a hub id of a Patchword folder, or `hub:ID` of a model of
             transformers.
         device: cpu, cuda or mps; the best there is where left out.
-        task: what the model must be for: caption, retrieve, align, answer or label; whatever it is for where
+        task: what the model must be for: caption, retrieve, align, answer, label or paint; whatever it is for
+        where
             left out. `hub:ID` is a
             captioner, or with `task="retrieve"` a CLIP.
 

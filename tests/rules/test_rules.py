@@ -19,7 +19,7 @@ FLOORS = (
     ("types", "config", "log", "device"),
     ("text",),
     ("data",),
-    ("layers", "losses", "decode", "constrained"),
+    ("layers", "losses", "decode", "diffuse", "constrained"),
     ("towers", "models"),
     ("metrics", "html"),
     ("sentences",),
@@ -40,6 +40,7 @@ STRICTER = {
     "metrics": {"metrics", "text", "data", "errors", "lookup", "files"},
     "constrained": {"decode", "types", "errors", "ids"},
     "decode": {"types", "errors", "ids"},
+    "diffuse": {"types", "errors", "ids"},
     "losses": {"types"},
     "types": {"ids"},
     "reports": {"reports", "html", "metrics", "data", "errors", "files"},
@@ -52,6 +53,7 @@ TASKS_USED = {
     ("align", "retrieve"): "patch-word alignment stands on two towers",
     ("caption", "retrieve"): "the codebook's text tower embeds captions",
     ("label", "retrieve"): "labelling may begin with the towers of a two-tower model",
+    ("paint", "retrieve"): "a painter may be told by the text tower of two towers, which also rank what it paints",
 }
 """The only imports between folders of tasks, and why."""
 
@@ -69,14 +71,17 @@ PARTS_OF_A_PAGE = {
     "prompt_search": "prompt-fusion",
     "late_concatenation": "prompt-fusion",
     "aligned_towers": "patch-slimming",
+    "discrete_vae": "token-transformer",
+    "vit_vqgan": "token-transformer",
+    "scene_reader": "denoiser",
 }
 """Models that share the page of the idea they belong to."""
 
-SECTIONS = {"question_answering": "answerer"}
+SECTIONS = {"token_transformer": "painter.codec", "question_answering": "answerer", "clip_prior": "painter.prior"}
 """Models whose section of a configuration has another name than their file."""
 
-NOT_TRAINED_BY_A_CONFIG = {"aligned_towers"}
-"""Models that `patchword train` trains under another name."""
+NOT_TRAINED_BY_A_CONFIG = {"aligned_towers", "scene_reader", "template"}
+"""Models that `patchword train` trains under another name, that a tool of the checkout trains, or that nothing does."""
 
 
 def imported(tree: ast.AST) -> set[str]:

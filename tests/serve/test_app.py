@@ -187,7 +187,7 @@ def test_models_are_listed_and_chosen(client_for, fake, make_png):
         "example": "",
     }
     assert [model["name"] for model in facts["models"]] == ["fake", "other"]
-    assert facts["can"] == {"caption": True, "search": False, "ask": False, "label": False}
+    assert facts["can"] == {"caption": True, "search": False, "ask": False, "label": False, "paint": False}
     client.post("/caption?model=other", content=make_png())
     assert (fake.batches, other.batches) == ([], [1])
     refused = client.post("/caption?model=third", content=make_png())
@@ -212,7 +212,8 @@ def test_search_ask_and_label(client_for, make_png):
     )
     answers = client.post("/label?label=a&label=b", content=make_png()).json()["answers"]
     assert [one["text"] for one in answers] == ["b", "a"]
-    assert all(client.get("/models").json()["can"].values())
+    can = client.get("/models").json()["can"]
+    assert all(can[name] for name in ("caption", "search", "ask", "label"))
 
 
 def test_different_questions_share_a_batch(client_for):
@@ -415,6 +416,7 @@ def test_openapi_names_all_paths_and_the_error(client_for):
     assert set(document["paths"]) == {
         "/caption",
         "/search",
+        "/paint",
         "/thumbnails/{key}",
         "/ask",
         "/label",

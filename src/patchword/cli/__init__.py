@@ -23,6 +23,7 @@ COMMANDS = {
         "label",
         "pair",
         "ask",
+        "paint",
         "serve",
         "models",
         "check",
@@ -31,6 +32,8 @@ COMMANDS = {
         "predict",
         "evaluate",
         "score",
+        "score-images",
+        "probe",
         "recall",
         "compare",
         "submit",
@@ -39,6 +42,7 @@ COMMANDS = {
         "concepts",
         "memory",
         "explain-check",
+        "template",
         "push",
     )
 }

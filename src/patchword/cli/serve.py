@@ -63,6 +63,7 @@ def serve(
             index=offer.index,
             answers=offer.answers,
             labels=offer.labels,
+            painter=offer.painter,
             token=token,
             limits=limits,
         )

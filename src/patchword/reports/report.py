@@ -19,6 +19,7 @@ from patchword.reports.curves import Curve, curve_figure
 from patchword.reports.runs import Run, counted, part, read_run, real, training_seconds
 
 _SAMPLES = 24
+_SHEETS = 4
 _VALIDATIONS = 60
 _LOST_AFTER = 3  # validations without a better CIDEr before the report warns
 
@@ -39,6 +40,9 @@ def training_report(run_folder: Path | str, pictures: Path | str | None = None) 
         parts.append(_samples(run, None if pictures is None else Path(pictures)))
     if run.predictions:
         parts.append(_predictions(run))
+    sheets = sorted(Path(run_folder).glob("sheets/*.png"))
+    if sheets:
+        parts.append(_sheets(sheets))
     if run.config:
         rows = [(key, json.dumps(value, ensure_ascii=False)) for key, value in _flat(run.config)]
         listed = table(["setting", "value"], rows)
@@ -214,6 +218,22 @@ def _scores(run: Run) -> Html:
     left = len(run.validations) - len(rows)
     more = note(f"The first {left} validations are not listed.") if left else ""
     return section("Validation", table(head, rows), more)
+
+
+def _sheets(sheets: list[Path]) -> Html:
+    """The sheets of painted samples that validations left, the newest first."""
+    cards = []
+    for sheet in sheets[: -_SHEETS - 1 : -1]:
+        try:
+            uri = picture_uri(open_picture(sheet), 720)
+        except PictureError as error:
+            cards.append(warning(error))
+            continue
+        shown = f'<img src="{uri}" alt="painted samples" style="max-width:100%">'
+        cards.append(Html(f"<figure>{shown}<figcaption>{escape(sheet.stem)}</figcaption></figure>"))
+    left = len(sheets) - len(cards)
+    more = note(f"{left} earlier sheets lie in the folder sheets.") if left else ""
+    return section("Painted samples", note("Generated pictures, always with the same seeds."), *cards, more)
 
 
 def _samples(run: Run, pictures: Path | None) -> Html:

@@ -30,10 +30,12 @@ from patchword.serve.decoders import Decoders, Upload
 from patchword.serve.guards import Guard
 from patchword.serve.limits import Limits
 from patchword.serve.numbers import Numbers
+from patchword.serve.painting import add_painting, painted
 from patchword.serve.refusals import ErrorBody, Refusal, configured, full, invalid_request, stopping, too_late
 from patchword.serve.search_routes import add_search
 from patchword.serve.streaming import Words, WordStream, events, streamed
 from patchword.serve.uploads import BodyBudget, read_picture, unless_gone
+from patchword.tasks.paint.paint import Painter
 from patchword.version import version
 
 _BESIDE = 2  # threads for work that needs no model, such as searches
@@ -90,8 +92,9 @@ class Models(BaseModel):
 
     models: list[ModelFacts]
     answerer: ModelFacts | None = Field(description="what answers questions")
+    painter: ModelFacts | None = Field(None, description="what paints")
     can: dict[str, bool] = Field(
-        description="which of caption, search, ask and label this service was started for"
+        description="which of caption, search, ask, label and paint this service was started for"
     )
 
 
@@ -112,6 +115,7 @@ class Service:
         labels: abilities.PictureLabeller | None,
         limits: Limits,
         numbers: Numbers,
+        painter: Painter | None = None,
     ) -> None:
         self.models, self.index, self.answers, self.labels, self.limits, self.numbers = (
             models,
@@ -121,6 +125,7 @@ class Service:
             limits,
             numbers,
         )
+        self.painter = painter
         self.held = BodyBudget(limits.held_bytes)
         self.ending = False
         """Set by a signal: what was accepted is finished, its picture may still be decoded, and nothing
@@ -164,6 +169,8 @@ class Service:
             return self.index.read(list(items))
         if call.task == "ask":
             return answered(self.answers, items, call.options)
+        if call.task == "paint":
+            return painted(self.painter, items, call.options)
         return [self.labels.label(picture, list(call.options)) for picture in items]
 
     def model(self, name: str | None) -> str:
@@ -217,15 +224,16 @@ def create_app(
     index: abilities.PictureFinder | None = None,
     answers: QuestionAnswerer | None = None,
     labels: abilities.PictureLabeller | None = None,
+    painter: Painter | None = None,
     token: str | None = None,
     limits: Limits | None = None,
 ) -> FastAPI:
     """The application for these models (the first is the default) and, where given, an index, a question
-    model and a labelling model.
+    model, a labelling model and a painter.
 
     With `token`, requests must carry it; without, only requests to a loopback name are answered."""
     numbers = Numbers()
-    service = Service(models, index, answers, labels, limits or Limits(), numbers)
+    service = Service(models, index, answers, labels, limits or Limits(), numbers, painter)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -247,6 +255,7 @@ def create_app(
     _add_captions(app, service)
     _add_others(app, service)
     add_search(app, service)
+    add_painting(app, service)
     _add_facts(app, service)
     _add_page(app)
     _add_refusals(app)
@@ -337,8 +346,15 @@ def _facts(name: str, facts: facts_of.ModelFacts) -> ModelFacts:
 def _add_facts(app: FastAPI, service: Service) -> None:
     @app.get("/models", response_model=Models)
     async def models() -> Models:
-        abilities = {"search": service.index, "ask": service.answers, "label": service.labels}
+        abilities = {
+            "search": service.index,
+            "ask": service.answers,
+            "label": service.labels,
+            "paint": service.painter,
+        }
+        painter = service.painter
         return Models(
+            painter=None if painter is None else _facts(painter.facts.name, painter.facts),
             models=[_facts(name, model.facts) for name, model in service.models.items()],
             answerer=None
             if service.answers is None

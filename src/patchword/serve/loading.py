@@ -17,6 +17,7 @@ from patchword.serve.asking import QuestionAnswerer
 from patchword.serve.searching import IndexSearch, TowerLabels
 from patchword.tasks.answer.any_picture import load_any
 from patchword.tasks.caption.load import load
+from patchword.tasks.paint.model import PaintingModel, load_painter
 from patchword.tasks.retrieve.load import load_two_towers
 
 
@@ -36,6 +37,7 @@ class Offer(NamedTuple):
     index: IndexSearch | None
     answers: QuestionAnswerer
     labels: TowerLabels
+    painter: PaintingModel | None = None
 
 
 def load_all(names: Sequence[str], index: Path | None, shipped: ShippedNames, device: str | None) -> Offer:
@@ -44,9 +46,9 @@ def load_all(names: Sequence[str], index: Path | None, shipped: ShippedNames, de
 
     Raises:
         ModelError: what a name stands for cannot be had.
-        ConfigError: two captioning models of the same name, or two that label or answer.
+        ConfigError: two captioning models of the same name, or two that label, answer or paint.
     """
-    models, labelling, answering = {}, [], []
+    models, labelling, answering, painting = {}, [], [], []
     for name in names:
         task = "caption" if is_hub(name) else checkpoint.read_config(find_model(name)).get("task")
         if task == "retrieve":
@@ -55,13 +57,17 @@ def load_all(names: Sequence[str], index: Path | None, shipped: ShippedNames, de
         if task == "answer":
             answering.append(load_any(name, device))
             continue
+        if task == "paint":
+            painting.append(load_painter(name, device))
+            continue
         shown = (
             Path(name).name or name
         )  # a client is shown the last part of a folder's name, not where the folder lies
         if shown in models:
             raise ConfigError(f"two of the models have the name {shown!r}: rename a folder")
         models[shown] = load(name, device)
-    for kind, found in (("two-tower", labelling), ("question-answering", answering)):
+    kinds = (("two-tower", labelling), ("question-answering", answering), ("painting", painting))
+    for kind, found in kinds:
         if len(found) > 1:
             raise ConfigError(
                 f"{len(found)} {kind} models were named, and the service takes one: leave the others out"
@@ -75,4 +81,5 @@ def load_all(names: Sequence[str], index: Path | None, shipped: ShippedNames, de
         search = IndexSearch(open_index(index, searching.identity), searching)
         labelling.append(searching)
     labels = TowerLabels(labelling[0] if labelling else load_two_towers(shipped.towers, device))
-    return Offer(models, search, answering[0] if answering else load_any(shipped.answerer, device), labels)
+    answerer = answering[0] if answering else load_any(shipped.answerer, device)
+    return Offer(models, search, answerer, labels, painting[0] if painting else None)

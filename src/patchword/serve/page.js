@@ -55,10 +55,11 @@ async function begin() {
   $("token-form").hidden = true;
   $("model").replaceChildren(...facts.models.map((model) => element("option", model.name, { value: model.name })));
   $("model-row").hidden = facts.models.length < 2;
-  for (const ability of ["ask", "label", "search"]) $(ability + "-section").hidden = !facts.can[ability];
+  for (const ability of ["ask", "label", "search", "paint"]) $(ability + "-section").hidden = !facts.can[ability];
   const said = (model) => model.name + ": " + [model.description, model.limits].map(sentence).join(" ");
   if (facts.answerer) $("ask-about").textContent = said(facts.answerer);
   if (facts.answerer && facts.answerer.example) $("question").placeholder = facts.answerer.example;
+  if (facts.painter) $("paint-about").textContent = said(facts.painter);
   const about = () => ($("about").textContent = said(facts.models[$("model").selectedIndex]));
   $("model").onchange = () => {
     about();
@@ -224,6 +225,24 @@ async function copyOf(hit, shown) {
   }
 }
 
+async function paint() {
+  const body = JSON.stringify({ prompt: $("prompt").value, seed: Number($("seed").value) });
+  $("paint-remarks").textContent = "Painting";
+  try {
+    const found = await call("/paint", { method: "POST", body, headers: { "Content-Type": "application/json" } });
+    $("paint-remarks").textContent = ["Generated pictures", ...found.remarks].map(sentence).join(" ");
+    $("painted").replaceChildren(
+      ...found.pictures.map(({ seed, png }) => {
+        const shown = element("img", undefined, { src: "data:image/png;base64," + png, alt: "generated, seed " + seed, className: "pixels" });
+        return element("figure", undefined, {}, shown, element("figcaption", "seed " + seed, { className: "soft" }));
+      }),
+    );
+  } catch (error) {
+    $("paint-remarks").textContent = "";
+    throw error;
+  }
+}
+
 function submit(form, work) {
   $(form).addEventListener("submit", (event) => {
     event.preventDefault();
@@ -278,4 +297,5 @@ submit("label-form", async () => {
   $("labelled").replaceChildren(...scored((await call("/label?" + options, pictureBody())).answers));
 });
 submit("search-form", search);
+submit("paint-form", paint);
 guarded(begin);

@@ -67,6 +67,11 @@ TASKS = {
         evaluate="tasks.label.evaluate:evaluate",
         measure="tasks.label.evaluate:measure",
     ),
+    "paint": Task(
+        load="tasks.paint.model:load_painter",
+        run="tasks.paint.settings:PaintRun",
+        recipe="tasks.paint.train:paint_recipe",
+    ),
 }
 
 

@@ -38,7 +38,7 @@ BACKGROUNDS = {
 RELATIONS = ("left of", "right of", "above", "below", "inside", "overlapping", "the same colour as")
 
 # Radius per level and size. Level 1 keeps a radius of three pixels at 16 pixels; smaller shapes look alike.
-_RADII = {1: (0.19, 0.28, 0.40), 2: (0.14, 0.21, 0.30), 3: (0.10, 0.14, 0.19)}
+RADII = {1: (0.19, 0.28, 0.40), 2: (0.14, 0.21, 0.30), 3: (0.10, 0.14, 0.19)}
 _CONTAINERS = ("circle", "square", "ring")
 _LARGEST_TURN = 0.25  # radians; a square must not become a diamond
 
@@ -114,7 +114,7 @@ def make_scenes(
     differ only by their random numbers; with it, test differs from train as the constants above say. Raises
     `DataError` for an unknown split or level, or a `held_out` that does not fit the level.
     """
-    if split not in SPLITS or level not in _RADII:
+    if split not in SPLITS or level not in RADII:
         raise DataError(
             f"scenes of split {split!r} and level {level!r}: expected split {', '.join(SPLITS)} and level "
             "1, 2 or 3"
@@ -207,7 +207,7 @@ def _turn(rng: np.random.Generator) -> float:
 def _one_thing(scene: Scene, rng: np.random.Generator) -> tuple[Thing, ...]:
     shape, colour = _attributes(scene, rng)
     size = int(rng.integers(3))
-    radius = _RADII[1][size]
+    radius = RADII[1][size]
     x, y = rng.uniform(radius, 1 - radius, 2)
     return (Thing(shape, colour, SIZES[size], float(x), float(y), radius, _turn(rng)),)
 
@@ -241,7 +241,7 @@ def _two_things(scene: Scene, rng: np.random.Generator) -> tuple[Thing, ...]:
 
 
 def _places_for(relation: str, sizes: list[int], rng: np.random.Generator):
-    ar, br = _RADII[2][sizes[0]], _RADII[2][sizes[1]]
+    ar, br = RADII[2][sizes[0]], RADII[2][sizes[1]]
     while True:
         ax, ay = rng.uniform(ar, 1 - ar, (2, 64))
         bx, by = rng.uniform(br, 1 - br, (2, 64))
@@ -265,8 +265,8 @@ def _many_things(scene: Scene, rng: np.random.Generator) -> tuple[Thing, ...]:
             earlier, what = things[rng.integers(len(things))], rng.integers(3)
             shape, colour = (shape if what == 0 else earlier.shape), (colour if what == 1 else earlier.colour)
         size = int(rng.integers(3))
-        x, y = _free_place(things, _RADII[3][size], colour, rng)
-        things.append(Thing(shape, colour, SIZES[size], x, y, _RADII[3][size], _turn(rng)))
+        x, y = _free_place(things, RADII[3][size], colour, rng)
+        things.append(Thing(shape, colour, SIZES[size], x, y, RADII[3][size], _turn(rng)))
     return tuple(things)
 
 

@@ -1,0 +1,152 @@
+"""`patchword paint`: pictures from a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from patchword.cli.outputs import Overwrite, complain, print_json, refuse_existing
+from patchword.files import write_bytes, write_text
+
+if TYPE_CHECKING:
+    from patchword.tasks.paint.paint import Order, Painted
+
+DEFAULT_MODEL = "paint-scenes"
+
+
+def paint(
+    prompt: Annotated[str, typer.Argument(help='What to paint, such as "a red circle above a blue square".')],
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many pictures.")] = 4,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", help="A shipped name, a folder, a hub id, or hub:ID of a pipeline of diffusers."
+        ),
+    ] = DEFAULT_MODEL,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="How much the text counts: 1 as trained, more for more of it and less variety."
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the first picture; the others count up from it.")
+    ] = 1,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps from noise to picture.")] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Dynamic thresholding at this percentile of the values, for high guidance: 0.995.",
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=10,
+            help="For a painter of tokens: below 1 safer, above 1 wilder, 0 the likeliest tokens.",
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="For a painter of tokens: only so many of the likeliest ones.")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=1,
+            help="For a painter of tokens: only the fewest that hold this share of probability.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("painted"),
+    rank: Annotated[
+        str | None,
+        typer.Option(
+            help="Two-tower model that scores how well each picture fits the prompt; the best comes first."
+        ),
+    ] = None,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Also write all pictures on one sheet, OUT/sheet.png.")
+    ] = False,
+    html: Annotated[bool, typer.Option("--html", help="Also write a page, OUT/index.html.")] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Show which word lies where, as OUT/words-SEED.png and on the page."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per picture.")] = False,
+    overwrite: Overwrite = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
+    ] = None,
+) -> None:
+    """Paint pictures of a text. Every file carries the seed that repeats it and the mark that it is
+    generated; a command that was interrupted goes on where it ended."""
+    from patchword.log import progress
+    from patchword.tasks.paint.families import TokenChoice
+    from patchword.tasks.paint.model import load_painter
+    from patchword.tasks.paint.paint import Order, batches, paint_into
+
+    refuse_existing(
+        overwrite,
+        {"--grid": out / "sheet.png" if grid else None, "--html": out / "index.html" if html else None},
+    )
+    painter = load_painter(model, device)
+    painter.check(prompt)
+    for remark in painter.remarks(prompt):
+        complain(remark)
+    ranker = None
+    if rank is not None:
+        from patchword.tasks.paint.rank import two_tower_ranker
+
+        ranker = two_tower_ranker(rank, prompt, device)
+    tokens = None
+    if (temperature, top_k, top_p) != (None, None, None):
+        tokens = TokenChoice(1.0 if temperature is None else temperature, top_k, top_p)
+    order = Order(prompt, range(seed, seed + number), model, guidance, steps, threshold, tokens)
+    each = painter.usual_steps if steps is None else steps
+    with progress() as bar:
+        task = bar.add_task("painting", total=batches(order) * (each or 1), status="")
+        painted = paint_into(painter, order, out, overwrite, ranker, lambda: bar.update(task, advance=1))
+        bar.update(task, completed=batches(order) * (each or 1))
+    for one in painted:
+        if as_json:
+            print_json({"file": str(one.path), "prompt": prompt, "seed": one.seed, "score": one.score})
+        else:
+            print(one.path if one.score is None else f"{one.score:.3f}  {one.path}")
+    _write_more(painter, order, painted, out, grid, html, explain)
+
+
+def _write_more(
+    painter, order: Order, painted: list[Painted], out: Path, grid: bool, html: bool, explain: bool
+) -> None:
+    """The sheet, the page, and where each word lies."""
+    import numpy as np
+
+    from patchword.tasks.paint.marks import marked_png
+    from patchword.tasks.paint.paint import facts_of
+    from patchword.tasks.paint.sheet import sheet
+    from patchword.tasks.paint.words import words_sheet
+
+    facts = facts_of(painter, order)
+    if grid:
+        labels = [f"seed {one.seed}" + ("" if one.score is None else f", {one.score:.3f}") for one in painted]
+        pixels = np.stack([one.pixels_HWC for one in painted])
+        write_bytes(out / "sheet.png", marked_png(sheet(pixels, labels, title=order.prompt), facts))
+    words, maps = [], None
+    if explain:
+        _, words, maps = painter.explain(
+            order.prompt, [one.seed for one in painted], order.guidance, order.steps
+        )
+        for one, maps_Lhw in zip(painted, maps, strict=True):
+            made = words_sheet(one.pixels_HWC, words, maps_Lhw)
+            write_bytes(out / f"words-{one.seed}.png", marked_png(made, {**facts, "seed": one.seed}))
+    if html:
+        from patchword.tasks.paint.page import painted_page
+
+        shown = [(key, value) for key, value in facts.items() if key not in ("prompt", "weights")]
+        remarks = painter.remarks(order.prompt)
+        write_text(out / "index.html", painted_page(order.prompt, painted, shown, remarks, words, maps))

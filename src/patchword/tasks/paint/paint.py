@@ -1,0 +1,160 @@
+"""What `patchword paint` does: pictures of a prompt into a folder, batch by batch, each file whole or not
+there.
+
+A file that is there already with the same facts is not painted again, so that a command that was interrupted,
+or stopped by a full disk, goes on where it ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from patchword.checkpoints.facts import ModelFacts
+from patchword.data.pictures import open_picture
+from patchword.errors import ConfigError
+from patchword.files import write_bytes
+from patchword.tasks.paint.families import TokenChoice
+from patchword.tasks.paint.marks import marked_png, read_facts
+
+AT_ONCE = 8
+"""Pictures that are drawn together; a seed's picture does not depend on it but for rounding."""
+
+
+class Painter(Protocol):
+    """What paints: a model of ours, or a pipeline of diffusers."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What is known about it."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """What identifies its weights."""
+        ...
+
+    @property
+    def usual_steps(self) -> int | None:
+        """Steps where none are asked for; None where there is no choice."""
+        ...
+
+    def remarks(self, text: str) -> list[str]:
+        """What a person should know who asks with this text."""
+        ...
+
+    def check(self, text: str) -> None:
+        """Raises DataError for a text that it can make nothing of."""
+        ...
+
+    def paint(
+        self,
+        prompt: str,
+        seeds: Sequence[int],
+        guidance: float | None = None,
+        steps: int | None = None,
+        percentile: float | None = None,
+        tokens: TokenChoice | None = None,
+        watch: Callable[[], None] = lambda: None,
+    ) -> np.ndarray:
+        """Pictures, uint8 (n, H, W, 3)."""
+        ...
+
+
+class Painted(NamedTuple):
+    """One picture that was painted."""
+
+    path: Path
+    seed: int
+    pixels_HWC: np.ndarray
+    score: float | None
+    """Of the ranker; None where there is none."""
+    kept: bool
+    """Whether it was there already."""
+
+
+class Order(NamedTuple):
+    """What is to be painted."""
+
+    prompt: str
+    seeds: Sequence[int]
+    model: str
+    guidance: float | None = None
+    steps: int | None = None
+    percentile: float | None = None
+    tokens: TokenChoice | None = None
+
+
+def paint_into(
+    painter: Painter,
+    order: Order,
+    out: Path,
+    overwrite: bool,
+    rank: Callable[[Sequence[np.ndarray]], Sequence[float]] | None = None,
+    watch: Callable[[], None] = lambda: None,
+) -> list[Painted]:
+    """Paints what is not there yet, and ranks everything: best score first, or in the order of the seeds.
+
+    `watch` is called after every step of every batch, and as often for pictures that are there already.
+
+    Raises:
+        ConfigError: a file that is there was painted from something else, and `overwrite` is not set.
+        WriteError: a file cannot be written; those before it are there.
+    """
+    facts = facts_of(painter, order)
+    out.mkdir(parents=True, exist_ok=True)
+    names = {seed: out / f"{_slug(order.prompt)}-{seed}.png" for seed in order.seeds}
+    there = {seed: path for seed, path in names.items() if path.exists()}
+    same = {
+        seed for seed, path in there.items() if read_facts(path) == {"generated": True, **facts, "seed": seed}
+    }
+    if not overwrite:
+        other = next((path for seed, path in there.items() if seed not in same), None)
+        if other is not None:
+            raise ConfigError(
+                f"{other} exists already and was not painted by this command: choose another --out, or "
+                "--overwrite replaces it"
+            )
+    found = {seed: np.asarray(open_picture(names[seed])) for seed in same}
+    missing = [seed for seed in order.seeds if seed not in same]
+    for first in range(0, len(missing), AT_ONCE):
+        seeds = missing[first : first + AT_ONCE]
+        wish = (order.guidance, order.steps, order.percentile, order.tokens)
+        for seed, pixels_HWC in zip(seeds, painter.paint(order.prompt, seeds, *wish, watch), strict=True):
+            write_bytes(names[seed], marked_png(pixels_HWC, {**facts, "seed": seed}))
+            found[seed] = pixels_HWC
+    scores = [None] * len(order.seeds) if rank is None else rank([found[seed] for seed in order.seeds])
+    painted = [
+        Painted(names[seed], seed, found[seed], score, seed in same)
+        for seed, score in zip(order.seeds, scores, strict=True)
+    ]
+    return painted if rank is None else sorted(painted, key=lambda one: -one.score)
+
+
+def facts_of(painter: Painter, order: Order) -> dict[str, Any]:
+    """What repeats the pictures of an order, but for the seed."""
+    facts = {
+        "prompt": order.prompt,
+        "model": order.model,
+        "weights": painter.identity,
+        "guidance": order.guidance,
+        "steps": order.steps,
+        "percentile": order.percentile,
+        **({} if order.tokens is None else order.tokens._asdict()),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def batches(order: Order) -> int:
+    """How often the painter is called at most."""
+    return -(-len(order.seeds) // AT_ONCE)
+
+
+def _slug(prompt: str) -> str:
+    """The prompt as a beginning of file names: letters and numbers of any script, at most 60 bytes."""
+    words = "".join(letter if letter.isalnum() else " " for letter in prompt).split()
+    slug = "-".join(words) or "picture"
+    return slug.encode()[:60].decode("utf-8", "ignore").strip("-")

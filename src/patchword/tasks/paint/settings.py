@@ -1,0 +1,71 @@
+"""The configuration of a training that paints, and the settings of a painter's folder."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from patchword.composed import TextTowerSettings
+from patchword.data.scenes.pictures import SceneSettings
+from patchword.tasks.paint.families import IN_A_SPACE, READS_WORDS, PainterSettings
+from patchword.tasks.retrieve.model import TwoTowerSettings
+from patchword.train.data import DataSettings
+from patchword.train.settings import RunSettings, StageSettings
+
+
+class PaintingSettings(BaseModel, extra="forbid", frozen=True):
+    """The settings in config.json of a painter, apart from the facts about its training."""
+
+    text: TextTowerSettings | None = Field(
+        None,
+        description=("the text tower; absent where there are two towers, or the painter reads the words "
+        "itself"),
+    )
+    towers: TwoTowerSettings | None = Field(None, description="two towers, in whose space the painter works")
+    painter: PainterSettings
+    vocabulary_size: int = Field(gt=0, le=10_000_000)
+    max_words: int = Field(gt=0, le=100_000)
+    drawn_world: bool = Field(False, description="whether it was trained on drawn scenes")
+
+
+class PaintRun(RunSettings, frozen=True):
+    """The configuration of a training that paints, on drawn scenes or on captioned pictures."""
+
+    task: Literal["paint"] = "paint"
+    data: DataSettings | None = Field(None, description="captioned pictures")
+    scenes: SceneSettings | None = Field(None, description="in their place: drawn scenes")
+    text: TextTowerSettings | None = Field(None, description="a text tower of its own")
+    text_from: str | None = Field(
+        None, description="in its place: two-tower model whose text tower and words are used, frozen"
+    )
+    painter: PainterSettings
+    average: float = Field(
+        0.999, ge=0, lt=1, description="decay of the running average of the weights, which is what is saved"
+    )
+    sheet: int = Field(8, ge=0, le=64, description="pictures of the sheet that a validation draws; 0: none")
+    stage: tuple[StageSettings, ...] = Field(min_length=1, description="what happens, in order")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> PaintRun:
+        own_words = self.painter.kind in READS_WORDS
+        for first, second in (("data", "scenes"), ("text", "text_from")):
+            given = [name for name in (first, second) if getattr(self, name) is not None]
+            wanted = 0 if own_words and first == "text" else 1
+            if len(given) != wanted:
+                raise ValueError(
+                    f"{'none' if wanted == 0 else 'exactly one'} of {first} and {second} is needed; found "
+                    f"{' and '.join(given) or 'none'}"
+                )
+        if self.painter.kind in IN_A_SPACE and self.text_from is None:
+            raise ValueError(
+                f"a painter of kind {self.painter.kind!r} works in the space of two towers: name them by "
+                "text_from"
+            )
+        longest = 2 + (self.scenes.max_words if self.data is None else self.data.max_words)
+        if own_words and self.painter.text_length < longest:
+            raise ValueError(
+                f"painter.text_length is {self.painter.text_length}, and max_words with start and end make "
+                f"{longest}: raise the first or lower the second"
+            )
+        return self
