@@ -49,6 +49,7 @@ STRICTER = {
 
 TASKS_USED = {
     ("answer", "caption"): "answers may be worded by a captioner",
+    ("answer", "retrieve"): "questions about photographs are answered by two towers",
     ("align", "retrieve"): "patch-word alignment stands on two towers",
     ("caption", "retrieve"): "the codebook's text tower embeds captions",
     ("interleave", "caption"): "a few-shot model captions as well, in the form of captions",
