@@ -2,8 +2,9 @@
 
     python benchmarks/controls.py MODEL --data dataset_flickr8k.json --images DIR --split val
 
-Nothing is trained; `--features STORE` takes what a frozen tower made of the pictures from a store. Prototypes are removed, shuffled or replaced by random ones; words of the codebook are
-exchanged; region alignment is skipped. It prints the scores of each control, and its difference in CIDEr from
+Nothing is trained. Prototypes are removed, shuffled or replaced by random ones; words of the codebook are
+exchanged; region alignment is skipped. `--features STORE` takes from a store what a frozen tower made of the
+pictures. It prints the scores of each control, and its difference in CIDEr from
 the intact model with a 95 % interval (paired bootstrap over pictures).
 """
 

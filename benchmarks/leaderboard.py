@@ -1,13 +1,13 @@
-"""Trains every captioner of configs/leaderboard with an equal budget on one stored grid, and writes the table.
+"""Trains the captioners of configs/leaderboard with an equal budget on one stored grid, and writes the table.
 
-    patchword codebook --tower all-minilm-l6-v2 --class-names --from-captions D.json --minimum-count 20 \
+    patchword codebook --tower all-minilm-l6-v2 --class-names --from-captions D.json --minimum-count 20 \\
         --out codebooks/flickr8k
     patchword features leaderboard/baseline --data D.json --images DIR --out features/flickr8k-192
     python benchmarks/leaderboard.py --data D.json --images DIR
 
-What is trained already is not trained again, so an interrupted call goes on where it was. All runs are trained
-in one process, one after the other: the class names that the tower needs are embedded once. Nothing is
-selected: the last epoch counts. Seconds are processor seconds of this process, so that other work on the machine
+What is trained already is not trained again, so an interrupted call goes on where it was. All runs share one
+process, one after the other: the class names that the tower needs are embedded once. Nothing is selected:
+the last epoch counts. Seconds are processor seconds of this process, so that other work on the machine
 changes them little.
 
 `--share 0.1` trains on the first tenth of the training pictures, with more epochs (EPOCHS).
@@ -55,6 +55,7 @@ MODELS = (
     "pma-length",
 )
 """In the order in which they are trained; the first is what the others are compared with."""
+_ALL = ",".join(MODELS)
 EPOCHS = {0.1: 10, 0.3: 6}
 """Passes over a share of the pictures, so that a small share is not merely trained for too few steps."""
 TIMED = 128
@@ -145,7 +146,8 @@ def rows(jobs: Sequence[Job], runs: Path, references: dict[str, list[str]]) -> I
     """The configurations of one share that are trained, each compared with the first on the same pictures."""
     first: Score | None = None
     for model in dict.fromkeys(job.model for job in jobs):
-        folders = [runs / job.name for job in jobs if job.model == model and (runs / job.name / COST).exists()]
+        folders = [runs / job.name for job in jobs if job.model == model]
+        folders = [folder for folder in folders if (folder / COST).exists()]
         if not folders:
             continue
         scores = [evaluate(references, captions_of(folder), SCORED).overlap for folder in folders]
@@ -164,8 +166,8 @@ def captions_of(folder: Path) -> dict[str, str]:
 def table(found: Sequence[Row]) -> str:
     """The configurations as a table in Markdown."""
     lines = [
-        "| | seeds | BLEU-4 | METEOR | ROUGE-L | CIDEr | each seed | CIDEr against the first (95 %, paired) | p "
-        "| captioner, M numbers | training, CPU min | ms per caption |",
+        "| | seeds | BLEU-4 | METEOR | ROUGE-L | CIDEr | each seed | CIDEr against the first (95 %, paired) "
+        "| p | captioner, M numbers | training, CPU min | ms per caption |",
         "| --- " + "| --: " * 11 + "|",
     ]
     for row in found:
@@ -201,7 +203,7 @@ def main(
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/leaderboard"),
     features: Annotated[Path, typer.Option(help="Feature store.")] = Path("features/flickr8k-192"),
     codebook: Annotated[Path, typer.Option(help="Codebook.")] = Path("codebooks/flickr8k"),
-    models: Annotated[str, typer.Option(help="Models, by name; the first is compared with.")] = ",".join(MODELS),
+    models: Annotated[str, typer.Option(help="Models; the first is what others are compared with.")] = _ALL,
     seeds: Annotated[int, typer.Option(help="Seeds 1 to n; all models with one seed before the next.")] = 3,
     share: Annotated[float, typer.Option(help="Share of the training pictures: 1, 0.3 or 0.1.")] = 1.0,
     out: Annotated[Path | None, typer.Option(help="File of the table; absent: printed.")] = None,

@@ -301,7 +301,9 @@ def test_a_query_attends_to_the_prototypes_of_highest_score_only():
 
 
 def test_values_that_keep_their_length_are_as_long_as_those_they_are_means_of():
-    short, long = (run(memory(keep_length=keep, neighbours=8, effect_after=0), 0, 5) for keep in (False, True))
+    short, long = (
+        run(memory(keep_length=keep, neighbours=8, effect_after=0), 0, 5) for keep in (False, True)
+    )
     live_LM = short.live_LM
     assert torch.equal(short.keys_LMC, long.keys_LMC)
     lengths = [module.values_LMC[live_LM].norm(dim=-1) for module in (short, long)]
@@ -319,5 +321,7 @@ def test_a_memory_without_the_further_options_has_no_further_parameters():
 @pytest.mark.parametrize("placement", ["cross_add", "sequential"])
 @pytest.mark.parametrize("option", [{"weight_in_words": 1.0}, {"top": 3}])
 def test_options_of_a_shared_softmax_are_refused_elsewhere(placement, option):
-    with pytest.raises(ValidationError, match=f"{next(iter(option))} is given and the placement is {placement}"):
+    with pytest.raises(
+        ValidationError, match=f"{next(iter(option))} is given and the placement is {placement}"
+    ):
         PrototypeConfig(placement=placement, **option)
