@@ -56,7 +56,7 @@ MODELS = (
 )
 """In the order in which they are trained; the first is what the others are compared with."""
 _ALL = ",".join(MODELS)
-EPOCHS = {0.1: 10, 0.3: 6}
+EPOCHS = {0.1: 8, 0.3: 4}
 """Passes over a share of the pictures, so that a small share is not merely trained for too few steps."""
 TIMED = 128
 """Pictures that are captioned again for the seconds per caption."""
