@@ -42,15 +42,16 @@ from patchword.tasks.start import start
 MODELS = (
     "baseline",
     "fsgr",
+    "deeper",
+    "fsgr-instead",
     "pma",
-    "fused",
     "pma-weighted",
+    "fused",
     "meshed-memory",
     "show-attend-tell",
     "adaptive",
     "show-tell",
     "fused-weighted",
-    "deeper",
     "pma-top",
     "pma-length",
 )
