@@ -29,9 +29,16 @@ class PaintModel(nn.Module):
     A painter that works in the space of two towers has both of them, frozen, in place of the text tower.
     """
 
-    def __init__(self, text: nn.Module | None, painter: nn.Module, towers: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        text: nn.Module | None,
+        painter: nn.Module,
+        towers: nn.Module | None = None,
+        codec: nn.Module | None = None,
+    ) -> None:
+        """`codec`: turns pictures into the latents that the painter works on, and back."""
         super().__init__()
-        self.painter, self.towers = painter, towers
+        self.painter, self.towers, self.codec = painter, towers, codec
         if towers is None:
             self.text = text
         else:

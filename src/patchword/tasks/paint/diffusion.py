@@ -5,7 +5,7 @@ L = E |prediction - target|^2 (+ 0.001 L_vlb where the variance is learnt)  (Nic
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,8 @@ class DiffusionLoss(nn.Module):
 
     def forward(self, batch: CaptionBatch, shares: Shares) -> dict[str, Tensor]:
         """Named losses, the total under "loss"."""
-        pictures = batch.inputs.pixels_B3HW
+        seen, codec = batch.inputs.pixels_B3HW, self.model.codec
+        pictures = seen if codec is None else codec.encode(seen)
         (denoiser,) = self._denoiser
         config, count, device = denoiser.config, len(pictures), pictures.device
         ids_BL = batch.tokens_RT
@@ -62,7 +63,7 @@ class DiffusionLoss(nn.Module):
         times_B = (share_B * config.steps).long().clamp(max=config.steps - 1)
         noise = torch.randn_like(pictures)
         noisy = noised(self.schedule, pictures, noise, times_B)
-        seen_BE = self._seen(pictures, config.drop_picture) if self.sees_pictures else None
+        seen_BE = self._seen(seen, config.drop_picture) if self.sees_pictures else None
         found = denoiser(noisy, times_B, denoiser.encode(told.text, seen_BE))
         channels = pictures.shape[1]
         mean = found[:, :channels].float()
@@ -91,14 +92,21 @@ def _objective(model: PaintModel, special: SpecialIds, stage: StageSettings) -> 
 @torch.inference_mode()
 def paint(model: PaintModel, told: Told, nothing: Told, wish: Wish) -> Tensor:
     """Pictures (B, 3, H, W) in [-1, 1] of texts, one for each seed."""
-    return paint_with(model.painter, told, nothing, wish)
+    if model.codec is None:
+        return paint_with(model.painter, told, nothing, wish)
+    return model.codec.decode(paint_with(model.painter, told, nothing, wish, latent=True))
 
 
 def paint_with(
-    denoiser: Denoiser, told: Told, nothing: Told, wish: Wish, seen_BE: Tensor | None = None
+    denoiser: Denoiser,
+    told: Told,
+    nothing: Told,
+    wish: Wish,
+    seen_BE: Tensor | None = None,
+    latent: bool = False,
 ) -> Tensor:
     """Pictures by a denoiser, which may be told embeddings of pictures as well; their guidance is the text's:
-    both are left out of the unconditional prediction."""
+    both are left out of the unconditional prediction. Latents have no bounds."""
     config = denoiser.config
     guidance = usual_guidance(config) if wish.guidance is None else wish.guidance
     schedule = SCHEDULES[config.schedule](config.steps)
@@ -112,7 +120,8 @@ def paint_with(
 
     unseen_BE = None if seen_BE is None else torch.zeros_like(seen_BE)
     text, without = denoiser.encode(told.text, seen_BE), denoiser.encode(nothing.text, unseen_BE)
-    how = Sampling(config.target, "ddpm" if wish.ancestral else "ddim", percentile=wish.percentile)
+    method: Literal["ddim", "ddpm"] = "ddpm" if wish.ancestral else "ddim"
+    how = Sampling(config.target, method, bound=not latent, percentile=wish.percentile)
     noise = draw()
     pictures = noise
     for drawn in sample(guided(denoise, text, without, guidance), schedule, noise, times, how, draw):

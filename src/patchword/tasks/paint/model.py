@@ -38,7 +38,10 @@ from patchword.towers import layered
 
 
 def build_paint_model(
-    settings: PaintingSettings, text: nn.Module | None = None, towers: nn.Module | None = None
+    settings: PaintingSettings,
+    text: nn.Module | None = None,
+    towers: nn.Module | None = None,
+    codec: nn.Module | None = None,
 ) -> PaintModel:
     """The composed model of these settings, with random weights but for the towers that are given."""
     if settings.towers is not None:
@@ -53,7 +56,9 @@ def build_paint_model(
         )
     width = text.width if towers is None else towers.text.width
     painter = PAINTERS[settings.painter.kind].part_class()(settings.painter, width)
-    return PaintModel(text, painter, towers)
+    if settings.codec is not None and codec is None:
+        codec = look_up("tasks.paint.latents:LatentCodec")(settings.codec)
+    return PaintModel(text, painter, towers, codec)
 
 
 class PaintingModel:
@@ -87,7 +92,8 @@ class PaintingModel:
     @property
     def size(self) -> int:
         """Side of its pictures in pixels."""
-        return int(self.settings.painter.size)
+        codec = self.model.codec
+        return int(self.settings.painter.size) * (1 if codec is None else codec.factor)
 
     def words(self, text: str) -> list[str]:
         """The words of a text as the model reads them, with marks for its start and end."""

@@ -23,6 +23,7 @@ from patchword.data.pictures import Preprocessing
 from patchword.data.records import CaptionRecord
 from patchword.data.scenes.pictures import scene_data
 from patchword.files import write_bytes
+from patchword.lookup import look_up
 from patchword.tasks.paint.families import IN_A_SPACE, Wish
 from patchword.tasks.paint.model import PaintingModel, build_paint_model, to_pixels
 from patchword.tasks.paint.settings import PaintingSettings, PaintRun
@@ -38,6 +39,8 @@ from patchword.train.step import Shares
 SHEETS = "sheets"
 """Folder of a run in which every validation leaves a sheet of samples."""
 VALIDATED_AT_ONCE = 64
+MEASURED = 64
+"""Training pictures by which the scale of latents is measured."""
 
 
 def paint_recipe(run: PaintRun, folder: Path, command: str) -> Recipe:
@@ -67,12 +70,21 @@ class PaintTraining:
 
     def __init__(self, run: PaintRun, folder: Path, command: str) -> None:
         self.run, self.folder = run, folder
-        size = int(run.painter.size)
+        codec = (
+            None
+            if run.codec is None
+            else look_up("tasks.paint.latents:LatentCodec").from_pretrained(run.codec)
+        )
+        size = int(run.painter.size) * (1 if codec is None else codec.factor)
         train, selection, inputs, dataset = _data(run, size)
         max_words = run.scenes.max_words if run.data is None else run.data.max_words
         torch.manual_seed(run.seed)
         vocabulary, text_settings, tower, towers = _text(run, train, max_words)
+        if codec is not None:
+            codec.check(run.painter.channels)
+            codec.measure(inputs.load([record.file for record in train[:MEASURED]], None).pixels_B3HW)
         settings = PaintingSettings(
+            codec=None if codec is None else codec.settings,
             text=text_settings,
             towers=None if towers is None else towers.settings,
             painter=run.painter,
@@ -80,7 +92,7 @@ class PaintTraining:
             max_words=max_words,
             drawn_world=run.scenes is not None,
         )
-        self.model = build_paint_model(settings, tower, None if towers is None else towers.model)
+        self.model = build_paint_model(settings, tower, None if towers is None else towers.model, codec)
         self.average = Average(self.model, run.average)
         facts = ModelFacts(
             name=folder.name,
