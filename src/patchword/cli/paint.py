@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.outputs import Overwrite, complain, print_json, refuse_existing
+from patchword.errors import ConfigError
 from patchword.files import write_bytes, write_text
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def paint(
             help="Two-tower model that scores how well each picture fits the prompt; the best comes first."
         ),
     ] = None,
+    enlarge: Annotated[
+        str | None, typer.Option(help="Model that enlarges what --model paints: the next step of a cascade.")
+    ] = None,
     grid: Annotated[
         bool, typer.Option("--grid", help="Also write all pictures on one sheet, OUT/sheet.png.")
     ] = False,
@@ -68,13 +72,17 @@ def paint(
     generated; a command that was interrupted goes on where it ended."""
     from patchword.log import progress
     from patchword.tasks.paint.model import load_painter
-    from patchword.tasks.paint.paint import Order, batches, paint_into
+    from patchword.tasks.paint.paint import Cascade, Order, batches, paint_into
 
     refuse_existing(
         overwrite,
         {"--grid": out / "sheet.png" if grid else None, "--html": out / "index.html" if html else None},
     )
     painter = load_painter(model, device)
+    if enlarge is not None:
+        if explain:
+            raise ConfigError("--explain shows what one model attends to: leave out --enlarge")
+        painter = Cascade(painter, load_painter(enlarge, device))
     painter.check(prompt)
     for remark in painter.remarks(prompt):
         complain(remark)
@@ -84,7 +92,7 @@ def paint(
 
         ranker = two_tower_ranker(rank, prompt, device)
     order = Order(prompt, range(seed, seed + number), model, guidance, steps, threshold)
-    each = painter.usual_steps if steps is None else steps
+    each = painter.usual_steps if steps is None else steps * (1 if enlarge is None else 2)
     with progress() as bar:
         task = bar.add_task("painting", total=batches(order) * (each or 1), status="")
         painted = paint_into(painter, order, out, overwrite, ranker, lambda: bar.update(task, advance=1))

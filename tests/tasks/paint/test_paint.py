@@ -292,6 +292,43 @@ def test_latent_diffusion_over_an_autoencoder_of_diffusers(tmp_path):
         train(tmp_path, config.replace("/run", "/run2"), *settings[:1], settings[2])
 
 
+def test_a_cascade_enlarges_what_another_model_painted(run, tmp_path):
+    """The second step sees the first one's picture: another one gives another result."""
+    config = CONFIG.format(out=tmp_path / "run", data=SCENES.replace("64", "32"))
+    settings = (
+        "painter.size=32",
+        "painter.attention_at=[16]",
+        "painter.small_size=16",
+        "painter.small_noise=0.2",
+        "stage.0.epochs=1",
+    )
+    second = train(tmp_path, config, *settings) / "best"
+    words = (
+        "paint",
+        "a red circle",
+        "--model",
+        run / "best",
+        "--steps",
+        2,
+        "-n",
+        1,
+        "--out",
+        tmp_path / "out",
+    )
+    assert type_in(*words, "--enlarge", second) == 0
+    with Image.open(tmp_path / "out" / "a-red-circle-1.png") as picture:
+        assert picture.size == (32, 32)
+    model = load_painter(second, "cpu")
+    dark, light = (np.full((1, 16, 16, 3), value, np.uint8) for value in (10, 240))
+    assert (model.enlarge("a star", dark, [1], steps=2) != model.enlarge("a star", light, [1], steps=2)).any()
+    with pytest.raises(
+        ConfigError, match="this model enlarges pictures of another one: name it by --enlarge"
+    ):
+        model.paint("a star", [1])
+    with pytest.raises(ConfigError, match="enlarges nothing: it was trained without painter.small_size"):
+        load_painter(run / "best", "cpu").enlarge("a star", dark, [1])
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

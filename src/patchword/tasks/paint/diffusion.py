@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from patchword.data.captions import CaptionBatch
 from patchword.diffuse import (
@@ -64,7 +65,8 @@ class DiffusionLoss(nn.Module):
         noise = torch.randn_like(pictures)
         noisy = noised(self.schedule, pictures, noise, times_B)
         seen_BE = self._seen(seen, config.drop_picture) if self.sees_pictures else None
-        found = denoiser(noisy, times_B, denoiser.encode(told.text, seen_BE))
+        small = None if config.small_size is None else self._shrunk(pictures, config)
+        found = denoiser(noisy, times_B, denoiser.encode(told.text, seen_BE, small))
         channels = pictures.shape[1]
         mean = found[:, :channels].float()
         wanted = target_of(self.schedule, config.target, pictures, noise, times_B)
@@ -76,6 +78,16 @@ class DiffusionLoss(nn.Module):
             losses["bound"] = bound_B.sum() / shares.pictures
         total = losses["squared_error"] + BOUND_WEIGHT * losses.get("bound", 0.0)
         return {"loss": total, **losses}
+
+    def _shrunk(self, pictures: Tensor, config: DenoiserConfig) -> Tensor:
+        """The smaller pictures that a cascade enlarges; while training with noise on each, so that a step
+        forgives what the step before it does badly (Ho et al. 2022, section 4.2)."""
+        small = functional.interpolate(pictures, (config.small_size, config.small_size), mode="area")
+        if not self.training or not config.small_noise:
+            return small
+        most = max(1, int(config.small_noise * config.steps))
+        times_B = torch.randint(most, (len(small),), device=small.device)
+        return noised(self.schedule, small, torch.randn_like(small), times_B)
 
     def _seen(self, pictures: Tensor, dropped: float) -> Tensor:
         seen_BE = scaled(self.model.see(pictures))
@@ -119,7 +131,10 @@ def paint_with(
         return denoiser(noisy, times_B, memory, collected)
 
     unseen_BE = None if seen_BE is None else torch.zeros_like(seen_BE)
-    text, without = denoiser.encode(told.text, seen_BE), denoiser.encode(nothing.text, unseen_BE)
+    text, without = (
+        denoiser.encode(side.text, embedded, wish.small)
+        for side, embedded in ((told, seen_BE), (nothing, unseen_BE))
+    )
     method: Literal["ddim", "ddpm"] = "ddpm" if wish.ancestral else "ddim"
     how = Sampling(config.target, method, bound=not latent, percentile=wish.percentile)
     noise = draw()
@@ -146,6 +161,13 @@ def check(config: DenoiserConfig, wish: Wish) -> None:
             "guidance at "
             "1, or train it with drop_text above 0"
         )
+    if (config.small_size is None) != (wish.small is None):
+        raise ConfigError(
+            "this model enlarges pictures of another one: name it by --enlarge, and what paints by --model"
+            if wish.small is None
+            else "this model paints from the text alone and enlarges nothing: it was trained without "
+            "painter.small_size"
+        )
     if wish.steps is not None and not 1 <= wish.steps <= config.steps:
         raise ConfigError(f"steps is {wish.steps}, and the model's schedule has 1 to {config.steps}")
     if wish.percentile is not None and not 0 < wish.percentile <= 1:
@@ -160,7 +182,7 @@ def _maps(collected: list[Tensor], count: int, side: int) -> list[Tensor]:
         mean_BNL = weights_BHNL[:count].mean(1)
         own = int(mean_BNL.shape[1] ** 0.5)
         map_BLhw = mean_BNL.transpose(1, 2).unflatten(2, (own, own))
-        total = total + torch.nn.functional.interpolate(map_BLhw, (side, side), mode="bilinear")
+        total = total + functional.interpolate(map_BLhw, (side, side), mode="bilinear")
     shares = total / total.sum(1, keepdim=True).clamp(min=1e-12)
     return [shares.permute(0, 2, 3, 1)]
 

@@ -47,6 +47,8 @@ class Wish(NamedTuple):
     """Random steps (DDPM) in place of DDIM, for a family that has both."""
     watch: Callable[[], None] = lambda: None
     """Called after each step."""
+    small: Tensor | None = None
+    """Smaller pictures (B, 3, h, w) in [-1, 1] that are enlarged, by a family that does so."""
     maps: list[Tensor] | None = None
     """Collects attention on the words (B, N, L), for a family that attends to them."""
 

@@ -168,6 +168,24 @@ class PaintingModel:
         wish = Wish(seeds, guidance, steps, percentile, watch=watch)
         return to_pixels(self.draw([prompt] * len(seeds), wish))
 
+    def enlarge(
+        self,
+        prompt: str,
+        pixels_BHWC: np.ndarray,
+        seeds: Sequence[int],
+        guidance: float | None = None,
+        steps: int | None = None,
+        watch: Callable[[], None] = lambda: None,
+    ) -> np.ndarray:
+        """Larger pictures of smaller ones (uint8, (n, h, w, 3)), for a model that was trained to enlarge: the
+        second step of a cascade.
+
+        Raises ConfigError for a model that was not.
+        """
+        small = torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2).float() / 127.5 - 1
+        wish = Wish(seeds, guidance, steps, watch=watch, small=small.to(self.device))
+        return to_pixels(self.draw([prompt] * len(seeds), wish))
+
     def explain(
         self, prompt: str, seeds: Sequence[int], guidance: float | None = None, steps: int | None = None
     ) -> tuple[np.ndarray, list[str], np.ndarray]:

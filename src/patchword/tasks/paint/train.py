@@ -144,8 +144,15 @@ class PaintTraining:
 
     def _draw_sheet(self, stage: int, epoch: int) -> None:
         """Samples of the first different captions of the selection, always with the same seeds."""
-        texts = list(dict.fromkeys(record.captions[0] for record in self.selection.records))[: self.run.sheet]
-        pixels = to_pixels(self.painting.draw(texts, Wish(range(len(texts)))))
+        first = {record.captions[0]: record for record in self.selection.records}
+        texts = list(first)[: self.run.sheet]
+        small = None
+        side = getattr(self.run.painter, "small_size", None)
+        if side is not None:  # what it enlarges is then a picture of the selection
+            files = [first[text].file for text in texts]
+            whole = self.selection.inputs.load(files, None).pixels_B3HW.to(self.painting.device)
+            small = torch.nn.functional.interpolate(whole, (side, side), mode="area")
+        pixels = to_pixels(self.painting.draw(texts, Wish(range(len(texts)), small=small)))
         name = f"{stage + 1}-{self.run.stage[stage].name}-epoch-{epoch + 1:04d}.png"
         (self.folder / SHEETS).mkdir(parents=True, exist_ok=True)
         write_bytes(self.folder / SHEETS / name, png_of(sheet(pixels, texts)))
