@@ -157,9 +157,9 @@ def check(config: DenoiserConfig, wish: Wish) -> None:
     if wish.guidance not in (None, 1.0) and not config.drop_text:
         raise ConfigError(
             f"guidance is {wish.guidance:g}, and this model was trained without left-out texts "
-            "(painter.drop_text = 0), so it does not know what a picture without a text is: leave "
-            "guidance at "
-            "1, or train it with drop_text above 0"
+            "(painter.drop_text = 0), so it does not know what a picture without a text is: leave it at "
+            "1, or "
+            "train with drop_text above 0"
         )
     if (config.small_size is None) != (wish.small is None):
         raise ConfigError(
