@@ -97,6 +97,9 @@ def paint(
         task = bar.add_task("painting", total=batches(order) * (each or 1), status="")
         painted = paint_into(painter, order, out, overwrite, ranker, lambda: bar.update(task, advance=1))
         bar.update(task, completed=batches(order) * (each or 1))
+    kept = sum(one.kept for one in painted)
+    if kept:
+        complain(f"{kept} of {len(painted)} pictures were there already and are kept")
     for one in painted:
         if as_json:
             print_json({"file": str(one.path), "prompt": prompt, "seed": one.seed, "score": one.score})
