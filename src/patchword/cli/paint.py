@@ -14,18 +14,18 @@ from patchword.files import write_bytes, write_text
 if TYPE_CHECKING:
     from patchword.tasks.paint.paint import Order, Painted
 
-DEFAULT_MODEL = "paint-scenes"
-
 
 def paint(
     prompt: Annotated[str, typer.Argument(help='What to paint, such as "a red circle above a blue square".')],
-    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many pictures.")] = 4,
     model: Annotated[
         str,
         typer.Option(
-            "--model", help="A shipped name, a folder, a hub id, or hub:ID of a pipeline of diffusers."
+            "--model",
+            help="A folder that `patchword train paint-scenes` makes, a hub id, or hub:ID of a pipeline "
+            "of diffusers.",
         ),
-    ] = DEFAULT_MODEL,
+    ],
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many pictures.")] = 4,
     guidance: Annotated[
         float | None,
         typer.Option(
