@@ -278,7 +278,7 @@ def test_every_module_imports_with_the_core_install():
     code = (
         "import importlib, sys\n"
         "extras = ('fastapi', 'uvicorn', 'python_multipart', 'faiss', 'tensorboard', 'pycocoevalcap', "
-        "'torchvision', 'timm')\n"
+        "'torchvision', 'timm', 'diffusers')\n"
         "sys.modules.update(dict.fromkeys(extras))\n"
         f"for name in {[name for name in modules if '.serve' not in name]!r}: importlib.import_module(name)\n"
         "for name in extras: del sys.modules[name]\n"
