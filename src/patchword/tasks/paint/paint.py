@@ -97,10 +97,11 @@ class Cascade:
         guidance: float | None = None,
         steps: int | None = None,
         percentile: float | None = None,
+        tokens: TokenChoice | None = None,
         watch: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
         """Pictures of the first, enlarged by the second, with the same seeds."""
-        small = self.first.paint(prompt, seeds, guidance, steps, percentile, watch)
+        small = self.first.paint(prompt, seeds, guidance, steps, percentile, tokens, watch)
         return self.second.enlarge(prompt, small, seeds, guidance, steps, watch)
 
 
