@@ -218,7 +218,7 @@ def _without_text(png: bytes) -> bytes:
 
 
 def reduction(width: int, height: int, bounds: Bounds) -> int:
-    """By what power of two a picture of this size is reduced; 1 up to `bounds.whole_pixels`."""
+    """The power of two by which a picture of this size is reduced; 1 up to `bounds.whole_pixels`."""
     factor = 1
     while width * height > bounds.whole_pixels and min(width, height) // (2 * factor) >= bounds.least_side:
         factor *= 2

@@ -32,8 +32,7 @@ def claimed(
 
     Raises:
         ConfigError: the folder holds a run that this configuration did not begin, or that is not to be
-            resumed, or
-            another training is running in it, or it cannot be written.
+            resumed, or another training is running in it, or it cannot be written.
     """
     with ExitStack() as held:
         existed = folder.exists()

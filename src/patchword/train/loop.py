@@ -134,8 +134,7 @@ class Run:
 
         Raises:
             TrainingError: three steps in a row whose loss or gradient was not finite, or something could not
-                be
-                read or written; what the last checkpoint holds is unchanged.
+                be read or written; what the last checkpoint holds is unchanged.
         """
         try:
             with self._explained():

@@ -20,10 +20,9 @@ what was chosen by them.
                          the cell's place in text space
     class_activation     softmax over the cells of the 3 x 3 mean of sum_k (v_k - 1/K) L_nk: L_nk the
                          classifier's logits at each cell (CAM, Zhou et al. 2016, arXiv 1512.04150), v_k
-                         proportional to
-                         exp(20 cos(name of class k, word)) and to the root of the picture's probability of
-                         class k, so that a word which is no class borrows the classes that are like it and
-                         are there
+                         proportional to exp(20 cos(name of class k, word)) and to the root of the picture's
+                         probability of class k, so that a word which is no class borrows the classes that
+                         are like it and are there
 
 Every map is divided by its sum. A method that has nothing to say about a word gives None, or an even map
 where all its weights are zero.

@@ -223,8 +223,8 @@ class CaptioningModel:
             beams: hypotheses of the search; the model's own setting where left out.
             n_best: how many hypotheses come back; all but the best as `alternatives`.
             trace: whether the attention maps are computed, and a small copy of the picture is kept with them.
-            options: lengths, repetition and precision of the search, where they shall differ from the model's
-            own.
+            options: lengths, repetition and precision of the search, where they shall differ from the
+                model's own.
 
         Returns:
             A Caption for one picture, a list for a list, in its order.
