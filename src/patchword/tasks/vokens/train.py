@@ -55,7 +55,13 @@ class VokenBatch(NamedTuple):
 
     def to(self, device: torch.device) -> VokenBatch:
         """The same batch on a device."""
-        return VokenBatch(*(tensor.to(device) for tensor in self[:4]), self.image_ids)
+        return VokenBatch(
+            self.ids_BL.to(device),
+            self.real_BL.to(device),
+            self.words_BL.to(device),
+            self.pictures_BE.to(device),
+            self.image_ids,
+        )
 
 
 class VokenObjective(nn.Module):

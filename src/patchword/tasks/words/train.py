@@ -43,6 +43,7 @@ from patchword.tasks.words.objective import (
 )
 from patchword.tasks.words.pictures import WordPictures, read_picture_texts, see_words
 from patchword.tasks.words.settings import CountSettings, WordsRun
+from patchword.tensors import read_tensors
 from patchword.train.recipe import Recipe, Validation
 from patchword.train.settings import StageSettings
 
@@ -125,7 +126,7 @@ class Trained(nn.Module):
 
 def _load_state(wrapped: Trained, folder: Path) -> None:
     """Weights of a checkpoint, strict both ways."""
-    tensors = checkpoint.read_tensors(folder / checkpoint.WEIGHTS)
+    tensors = read_tensors(folder / checkpoint.WEIGHTS)
     state = {name.removeprefix("training."): t for name, t in tensors.items() if name.startswith("training.")}
     wrapped.load_state_dict(state)
 
