@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import BmpImagePlugin, Image, PngImagePlugin
 
@@ -62,12 +63,12 @@ class Bounds:
 
     file_bytes: int = 2**30
     pixels: int = 500_000_000
-    """As the header claims them, before any reduction."""
+    """The numbers that the header claims, before any reduction."""
     decoded_bytes: int = 2**31
     """What its decoder and our conversions hold at their peak (`cost`), after a reduction that the decoder
     can make."""
     scans: int = 100
-    """Of one JPEG. Encoders write a dozen; every further one costs a pass over all pixels, however few
+    """Scans of one JPEG. Encoders write a dozen; every further one costs a pass over all pixels, however few
     bytes it has."""
     blocks: int = 2**17
     """Strips or tiles of one TIFF, of which a decoder keeps a list."""
@@ -167,7 +168,7 @@ def _webp_size(content: bytes) -> tuple[int, int]:
 
 
 def _icon_sizes(content: bytes, name: str) -> Iterator[tuple[int, int]]:
-    """Of each picture in an icon, by its own header: the list at the beginning may say anything."""
+    """The size of each picture in an icon, by its own header: the list at the beginning may be wrong."""
     (count,) = struct.unpack("<H", content[4:6].ljust(2, b"\0"))
     if count > 256:
         raise PictureTooLarge(
@@ -255,18 +256,24 @@ def cost(image: Image.Image, stored: tuple[int, int], content: bytes, left: int)
     return held
 
 
+def _tags(image: Image.Image) -> Any:
+    """The tags of a TIFF by number."""
+    return getattr(image, "tag_v2")  # noqa: B009  # only Pillow's class for TIFF declares it
+
+
 def _block(image: Image.Image) -> tuple[int, int]:
     """What a TIFF is decoded by: its tile or its strip, which may be larger than the picture."""
-    tags = image.tag_v2
+    tags = _tags(image)
     if 322 in tags and 323 in tags:
         return int(tags[322]), int(tags[323])
     return image.size[0], min(int(tags.get(278, image.size[1]) or 1), image.size[1])
 
 
 def _sample_bytes(image: Image.Image) -> int:
-    bits = image.tag_v2.get(258, 1)
+    tags = _tags(image)
+    bits = tags.get(258, 1)
     bits = max(bits) if isinstance(bits, tuple) else bits
-    return max(1, int(bits) * int(image.tag_v2.get(277, 1)) // 8)
+    return max(1, int(bits) * int(tags.get(277, 1)) // 8)
 
 
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")

@@ -56,6 +56,8 @@ class Decoder:
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
+        assert self._process.stdin is not None and self._process.stdout is not None  # both are pipes
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
 
     def begin(self, content: bytes, name: str, bounds: Bounds) -> int:
         """Send a picture; the bytes that decoding it will hold. `finish` or `forget` must follow. Raises
@@ -69,7 +71,7 @@ class Decoder:
         self._send(b"\n")
         answer = self._answer()
         width, height = answer["size"]
-        pixels = self._process.stdout.read(3 * width * height)
+        pixels = self._stdout.read(3 * width * height)
         if len(pixels) < 3 * width * height:
             raise Ended
         return Upright(Image.frombytes("RGB", (width, height), pixels), *answer["stored"])
@@ -81,13 +83,13 @@ class Decoder:
     def _send(self, *parts: bytes) -> None:
         try:
             for part in parts:
-                self._process.stdin.write(part)
-            self._process.stdin.flush()
+                self._stdin.write(part)
+            self._stdin.flush()
         except (OSError, ValueError) as error:  # ValueError: closed by another thread
             raise Ended from error
 
     def _answer(self) -> dict[str, Any]:
-        line = self._process.stdout.readline()
+        line = self._stdout.readline()
         if not line.endswith(b"\n"):
             raise Ended
         self.started = True
@@ -103,7 +105,7 @@ class Decoder:
     def close(self) -> None:
         """After `kill`, when no thread waits for it any more."""
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
+        for pipe in (self._stdin, self._stdout):
             try:
                 pipe.close()
             except OSError:  # what was not yet written to a process that is gone
@@ -130,8 +132,8 @@ class PictureReader:
         self._decoder: Decoder | None = None
 
     def open(self, source: Picture, name: str | None = None) -> Image.Image:
-        """As `open_picture`. Raises `PictureError`, also where the picture takes too long, or its decoder
-        breaks down."""
+        """Opens as `open_picture` does. Raises `PictureError`, also where the picture takes too long, or its
+        decoder breaks down."""
         if isinstance(source, (np.ndarray, Image.Image)):
             return open_picture(source, name, self._bounds)
         if not self._isolated:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import IO, Annotated, Any, Literal, Union
+from typing import IO, Annotated, Any, Literal, Union, cast
 
 import numpy as np
 from PIL import Image
@@ -71,9 +71,9 @@ def one_or_many(pictures: Picture | Sequence[Picture]) -> tuple[list[Picture], b
     if isinstance(pictures, (list, tuple)):
         return list(pictures), False
     if _is_one(pictures):
-        return [pictures], True
+        return [cast(Picture, pictures)], True
     if isinstance(pictures, Sequence):
-        return list(pictures), False
+        return list(cast("Sequence[Picture]", pictures)), False
     raise _unaccepted(pictures)
 
 
@@ -135,8 +135,9 @@ def _from_disk(source: str | os.PathLike, name: str, bounds: Bounds) -> bytes:
             return file.read(bounds.file_bytes + 1)
     except (OSError, ValueError) as reason:
         if isinstance(reason, FileNotFoundError):
-            link = os.path.islink(source)
-            found = f"is a link to {os.readlink(source)}, which does not exist" if link else "does not exist"
+            found = "does not exist"
+            if os.path.islink(source):
+                found = f"is a link to {os.readlink(os.fspath(source))}, which does not exist"
         else:
             found = f"cannot be read: {getattr(reason, 'strerror', None) or reason}"
         raise PictureError(f"{name}: {found}. Give the path of a picture file.") from reason

@@ -10,7 +10,7 @@ from patchword.data.headers import Bounds
 from patchword.errors import NotAPicture, PictureError, PictureTooLarge
 
 _BYTES_A_PIXEL = 14
-"""Of the sensor's values, LibRaw's four channels of 16 bits and the picture that it makes of them."""
+"""Bytes for each value of the sensor: LibRaw's four channels of 16 bits, and the picture made of them."""
 
 
 def develop(content: bytes, name: str, bounds: Bounds) -> tuple[Image.Image, int, int]:

@@ -27,7 +27,7 @@ from patchword.errors import StoreError, WriteError
 from patchword.files import allocate, file_digest, json_digest, whole_folder, write_json
 
 FORMAT = 2
-"""Of manifest.json. Stores of format 1 have no digests, and are opened without a comparison."""
+"""Format of manifest.json. Stores of format 1 have no digests, and are opened without a comparison."""
 
 MANIFEST = "manifest.json"
 CHECKED_AT_OPENING = 64 * 2**20
@@ -275,8 +275,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} is not JSON that can be read ({error}): {_CURE}") from error
     if not isinstance(manifest, dict) or manifest.get("format") not in (1, FORMAT):
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise StoreError(f"{path} has format {found!r}, this version reads 1 to {FORMAT}: {_CURE}")
+        version = manifest.get("format") if isinstance(manifest, dict) else None
+        raise StoreError(f"{path} has format {version!r}, this version reads 1 to {FORMAT}: {_CURE}")
     content = {name: value for name, value in manifest.items() if name != "digest"}
     has_digests = manifest["format"] > 1 or "digest" in manifest or "digests" in manifest
     if has_digests and manifest.get("digest") != json_digest(content):

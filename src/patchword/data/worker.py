@@ -21,7 +21,7 @@ import signal
 import sys
 from typing import BinaryIO
 
-from patchword.data.decoding import Decoded, begin, decode
+from patchword.data.decoding import DecodedPicture, begin, decode
 from patchword.data.headers import Bounds, is_raw
 from patchword.errors import PictureError
 
@@ -53,7 +53,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
 
 def _decoded(
     content: bytes, name: str, bounds: Bounds, requests: BinaryIO, answers: BinaryIO
-) -> Decoded | None:
+) -> DecodedPicture | None:
     """None where the picture is not wanted any more."""
     if is_raw(content, name):  # LibRaw tells sizes and decodes in one step, within the bounds
         held = bounds.decoded_bytes if bounds.raw else 0

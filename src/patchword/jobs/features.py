@@ -66,7 +66,8 @@ def store_features(
     hw: list[int] = []
 
     left_out: dict[str, str] = {}
-    larger = preprocessing.model_copy(update={"size": round(preprocessing.size * 4 / 3)})
+    height, width = preprocessing.hw
+    larger = preprocessing.model_copy(update={"size": (round(height * 4 / 3), round(width * 4 / 3))})
     generator = torch.Generator().manual_seed(VIEW_SEED)
 
     def decoded(names: list[str], prepared: Preprocessing) -> np.ndarray | None:
@@ -89,9 +90,7 @@ def store_features(
         if not view or mirror:
             plain_B3HW = torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(device)
             return plain_B3HW.flip(3) if view else plain_B3HW
-        views_B3HW = random_views(
-            torch.from_numpy(pixels_BHWC), preprocessing.size, Augmentation(), generator
-        )
+        views_B3HW = random_views(torch.from_numpy(pixels_BHWC), height, Augmentation(), generator)
         mean, std = (
             torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
         )

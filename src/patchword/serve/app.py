@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib import resources
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -70,7 +70,9 @@ _PICTURE_BODY = {
         },
     }
 }
-_REFUSED = {status: {"model": ErrorBody} for status in (400, 401, 403, 404, 408, 413, 415, 422, 503, 504)}
+_REFUSED: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody} for status in (400, 401, 403, 404, 408, 413, 415, 422, 503, 504)
+}
 
 
 class LabelAnswer(BaseModel):
@@ -157,22 +159,25 @@ class Service:
         self.threads.shutdown()
 
     def run(self, call: Call, items: Sequence) -> Sequence:
-        """One batch, in the thread of the model."""
+        """One batch, in the thread of the model; the routes refuse a call whose model there is not."""
+        options: Any = call.options
         if call.task == "caption":
             name, beams, n_best, trace = call.options
             return self.models[name].caption(list(items), beams=beams, n_best=n_best, trace=trace)
         if call.task == "stream":
-            name, trace, words = (
-                call.options
-            )  # each request has words of its own, so that such calls never share a batch
-            return [streamed(self.models[name], picture, trace, words) for picture in items]
-        if call.task == "search":
+            # Each request has words of its own, so that such calls never share a batch.
+            name, trace, words = options
+            streamer: Any = self.models[name]
+            return [streamed(streamer, picture, trace, words) for picture in items]
+        if call.task == "search" and self.index is not None:
             return self.index.read(list(items))
-        if call.task == "ask":
-            return answered(self.answers, items, call.options)
-        if call.task == "paint":
-            return painted(self.painter, items, call.options)
-        return [self.labels.label(picture, list(call.options)) for picture in items]
+        if call.task == "ask" and self.answers is not None:
+            return answered(self.answers, items, options)
+        if call.task == "paint" and self.painter is not None:
+            return painted(self.painter, items, options)
+        if call.task == "label" and self.labels is not None:
+            return [self.labels.label(picture, list(options)) for picture in items]
+        raise ValueError(f"no model of this service does {call.task!r}")
 
     def model(self, name: str | None) -> str:
         chosen = next(iter(self.models)) if name is None else name

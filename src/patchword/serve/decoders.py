@@ -117,12 +117,12 @@ class Decoders:
         """Take a decoder back. One whose picture is not wanted any more has a moment to finish, then it is
         ended, and another one is started when it is needed."""
         decoder, work = lease.decoder, lease.work
-        finishing = work is not None and not work.done()
-        if finishing and lease.decoding and not self.closing:
-            await asyncio.wait({work}, timeout=_GRACE)
-            lease.in_step = work.done() and work.exception() is None
-        elif finishing:
-            lease.in_step = False
+        if work is not None and not work.done():
+            if lease.decoding and not self.closing:
+                await asyncio.wait({work}, timeout=_GRACE)
+                lease.in_step = work.done() and work.exception() is None
+            else:
+                lease.in_step = False
         if lease.in_step and not self.closing:
             lease.seats.idle.append(decoder)
         else:

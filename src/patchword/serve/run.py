@@ -60,7 +60,7 @@ def take_port(host: str, port: int) -> socket.socket:
     return taken
 
 
-class _Announced(uvicorn.Server):
+class _AnnouncingServer(uvicorn.Server):
     """A server that says when requests are answered, and not before, and that tells the service of the end as
     soon as a signal asks for it, not only when the last request is done."""
 
@@ -80,7 +80,7 @@ class _Announced(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, and then `ready`."""
+        """Starts as uvicorn does, and then calls `ready`."""
         await super().startup(sockets)
         if self.started:
             self._ready()
@@ -111,4 +111,4 @@ def serve(app: FastAPI, taken: socket.socket, limits: Limits, ready: Callable[[]
         timeout_graceful_shutdown=int(limits.stop_seconds) + 1,
         log_level="warning",
     )
-    _Announced(config, ready, app.state.service.end_soon, limits.stop_seconds + 1).run(sockets=[taken])
+    _AnnouncingServer(config, ready, app.state.service.end_soon, limits.stop_seconds + 1).run(sockets=[taken])

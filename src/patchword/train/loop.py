@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,8 +134,7 @@ class Run:
 
         Raises:
             TrainingError: three steps in a row whose loss or gradient was not finite, or something could not
-                be
-                read or written; what the last checkpoint holds is unchanged.
+                be read or written; what the last checkpoint holds is unchanged.
         """
         try:
             with self._explained():
@@ -176,7 +176,7 @@ class Run:
         parts = StageParts(settings, objective, tuple(optimisers))
         while self.position.epoch < settings.epochs:
             lost_patience = self._epoch(parts)
-            self.position = self.position._replace(epoch=self.position.epoch + 1, index=0)
+            self.position = replace(self.position, epoch=self.position.epoch + 1, index=0)
             if lost_patience or self.position.epoch == settings.epochs:
                 self.say(f"{settings.name} ended: {self._why_ended(settings, lost_patience)}")
                 break
@@ -192,10 +192,10 @@ class Run:
         return f"its {epochs} epochs are done"
 
     def _begin_next_stage(self) -> None:
-        """To the next stage. The weights that it starts from go into the checkpoint: `best` may be another
-        model by the time that the run is resumed."""
+        """Goes on to the next stage. The weights that it starts from go into the checkpoint: `best` may be
+        another model by the time that the run is resumed."""
         following = self.position.stage + 1
-        self.position = self.position._replace(stage=following, epoch=0, index=0, stage_step=0)
+        self.position = replace(self.position, stage=following, epoch=0, index=0, stage_step=0)
         self.past = self.past._replace(since_best=0)
         stages = self.recipe.stages
         if following < len(stages) and stages[following].start_from == "best" and self.past.best_step >= 0:
@@ -215,7 +215,7 @@ class Run:
 
         True when the stage has lost its patience.
         """
-        settings, (stage, epoch) = parts.settings, self.position[:2]
+        settings, stage, epoch = parts.settings, self.position.stage, self.position.epoch
         plan = [
             entries
             for entries in self.recipe.plan(stage, epoch)
@@ -287,13 +287,13 @@ class Run:
             [sum(p.target_count for p in batch), sum(p.picture_count for p in batch)], dtype=torch.float64
         )
         totals = accelerator.reduce(counts.to(accelerator.device, torch.float32), "sum").tolist()
-        done = self.position.stage_step / (epoch_steps * settings.epochs)
-        return Shares(*(total / accelerator.num_processes for total in totals), done)
+        targets, pictures = (total / accelerator.num_processes for total in totals)
+        return Shares(targets, pictures, self.position.stage_step / (epoch_steps * settings.epochs))
 
     def _advance(self) -> None:
         position = self.position
-        self.position = position._replace(
-            index=position.index + 1, step=position.step + 1, stage_step=position.stage_step + 1
+        self.position = replace(
+            position, index=position.index + 1, step=position.step + 1, stage_step=position.stage_step + 1
         )
 
     def _log_step(
@@ -377,8 +377,12 @@ class Run:
     def _checkpoint(self, optimisers: Sequence[Any]) -> None:
         """Model and state of the run, then the best model takes its place; between stages no optimisers."""
         if self.log is not None:
-            values = {"position": self.position._asdict(), "past": self.past._asdict()}
-            values |= {"log_length": self.log.length, "facts": dict(self.recipe.facts)}
+            values = {
+                "position": asdict(self.position),
+                "past": self.past._asdict(),
+                "log_length": self.log.length,
+                "facts": dict(self.recipe.facts),
+            }
             state = Checkpoint(values, self.recipe.state(), pack_optimisers(optimisers))
             self.folder.write(state, self.recipe.save)
             self._saved = self.position.step

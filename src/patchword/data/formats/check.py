@@ -281,7 +281,7 @@ def _look_at_pictures(
     if not images.is_dir():
         complain("missing", str(images), "the folder of the pictures does not exist: give it with --images")
         return
-    seen: dict[bytes, CaptionRecord] = {}
+    seen: dict[bytes, CaptionRecord | QuestionRecord] = {}
     names: dict[str, str] | None = None
     looked_at: set[str] = set()
     with PictureReader() as reader:
@@ -355,7 +355,9 @@ def _oddities(image: Image.Image) -> Iterable[tuple[str, str]]:
     if image.mode == "CMYK":
         yield "cmyk", "is CMYK (made for print): its colours are converted without a profile"
     # Pillow turns 16-bit colour into 8 bits while decoding: only the decoder's own arguments tell.
-    if image.mode.startswith(("I", "F")) or any(re.search(r";16[BLN]", str(tile[3])) for tile in image.tile):
+    if image.mode.startswith(("I", "F")) or any(
+        re.search(r";16[BLN]", str(tile[3])) for tile in getattr(image, "tile", ())
+    ):
         yield "16-bit", "has more than 8 bits per channel: it is scaled to 8"
     try:
         frames = getattr(image, "n_frames", 1)

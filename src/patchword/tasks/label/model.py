@@ -12,7 +12,6 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import torch
 from pydantic import BaseModel, Field
-from torch import nn
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.facts import ModelFacts
@@ -35,7 +34,7 @@ from patchword.errors import ConfigError, DataError, PictureError
 from patchword.models.fusion.late_concatenation import LateConcatenation, LateConcatenationConfig
 from patchword.models.fusion.prompt_fusion import PromptFusion, PromptFusionConfig
 from patchword.tasks.describe import describe
-from patchword.tasks.label.objective import LabelModel
+from patchword.tasks.label.objective import LabelModel, lower_of
 from patchword.tasks.label.result import Labels, LayerAttention
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
@@ -69,7 +68,7 @@ def reads(model: FusionSettings) -> tuple[bool, bool]:
     return inputs != "text", inputs != "image"
 
 
-def build_label_model(vision: nn.Module | None, text: nn.Module | None, model: FusionSettings) -> LabelModel:
+def build_label_model(vision: Any, text: Any, model: FusionSettings) -> LabelModel:
     """Builds the model of these settings over two towers; one that is not read may be None."""
     return (
         PromptFusion(model, vision, text)
@@ -135,7 +134,7 @@ class LabellingModel:
                     "with"
                 )
         batch = self.batch(pictures, texts).to(self.device)
-        lower = self.model.lower(batch.pixels_B3HW, batch.ids_BL, None, batch.mask_BL)
+        lower = lower_of(self.model, batch, 0)
         logits_BY = self.model.fuse(lower, batch.has_image_B, batch.has_text_B).float()
         return (logits_BY.sigmoid() if self.settings.several else logits_BY.softmax(1)).cpu().numpy()
 
@@ -161,7 +160,7 @@ class LabellingModel:
         layers: list[LayerAttention] = []
         if isinstance(self.model, PromptFusion):
             batch = self.batch([picture], [text]).to(self.device)
-            tokens = self.model.lower(batch.pixels_B3HW, batch.ids_BL, None, batch.mask_BL)
+            tokens = self.model.lower(*batch.pixels_and_ids(), None, batch.mask_BL)
             first = self.model.image_tower.depth - self.model.config.fused_layers
             for number, gathered in enumerate(self.model.explain(tokens), start=first + 1):
                 if gathered is not None:
