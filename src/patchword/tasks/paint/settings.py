@@ -19,8 +19,9 @@ class PaintingSettings(BaseModel, extra="forbid", frozen=True):
 
     text: TextTowerSettings | None = Field(
         None,
-        description=("the text tower; absent where there are two towers, or the painter reads the words "
-        "itself"),
+        description=(
+            "the text tower; absent where there are two towers, or the painter reads the words itself"
+        ),
     )
     towers: TwoTowerSettings | None = Field(None, description="two towers, in whose space the painter works")
     painter: PainterSettings
