@@ -7,6 +7,7 @@ token.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from transformers import SwinConfig, SwinModel, ViTConfig, ViTModel
 
@@ -117,6 +118,19 @@ class VitTower(PartlyFrozen):
         """
         layered.check_picture_size(pixels_B3HW, *self.picture_hw, "ViT")
         return self.model.embeddings(pixels_B3HW.to(self.model.dtype)), None
+
+    def embed_hidden(self, pixels_B3HW: Tensor, hidden: Tensor, mark_C: Tensor) -> tuple[Tensor, None]:
+        """As `embed`, with `mark_C` in the place of the patches that `hidden` (B, N) marks; their positions
+        stay."""
+        tokens_BNC, _ = self.embed(pixels_B3HW)
+        marked_1NC = mark_C + self.model.embeddings.position_embeddings[:, 1:]
+        patches_BNC = torch.where(hidden[..., None], marked_1NC, tokens_BNC[:, 1:])
+        return torch.cat((tokens_BNC[:, :1], patches_BNC), 1), None
+
+    @property
+    def feed_forwards(self) -> tuple[nn.Module, ...]:
+        """Of each layer the module whose output the last residual is added to."""
+        return tuple(layer.block.mlp for layer in self.layers)
 
     def finish(self, tokens_BNC: Tensor) -> VisualFeatures:
         """Applies the last LayerNorm and separates the class token from the grid."""

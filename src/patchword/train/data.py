@@ -17,7 +17,8 @@ from patchword.data.captions import CaptionData, FeatureInputs, PixelInputs, Pla
 from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.pictures import Preprocessing
 from patchword.data.records import CaptionRecord, LabelRecord, QuestionRecord
-from patchword.data.store import Store, cache_folder, pixel_store
+from patchword.data.store import MANIFEST, Store, cache_folder, fingerprint, picture_files, pixel_store
+from patchword.device import choose_device
 from patchword.errors import ConfigError
 from patchword.files import json_digest, text_digest
 from patchword.log import progress
@@ -86,6 +87,9 @@ class DataSettings(BaseModel, extra="forbid", frozen=True):
     limit: int = Field(
         0, ge=0, description="use only the first n training pictures (tests, dry runs); 0: all"
     )
+    share: float = Field(
+        1.0, gt=0, le=1, description="share of the training pictures that is used, the same for every seed"
+    )
 
 
 class CaptionDataSettings(DataSettings, frozen=True):
@@ -139,6 +143,9 @@ def read_splits(data: DataSettings) -> tuple[list[CaptionRecord], list[CaptionRe
         train, selection = [train[i] for i in kept], [train[i] for i in aside]
     else:
         selection = split_records(records, "val")
+    if data.share < 1:
+        order = np.random.default_rng(HELD_OUT_SEED).permutation(len(train))
+        train = [train[i] for i in np.sort(order[: max(1, round(data.share * len(train)))])]
     return train[: data.limit] if data.limit else train, selection
 
 
@@ -205,6 +212,30 @@ def pixel_inputs(data: PixelSettings, preprocessing: Preprocessing, files: list[
         )
         bar.update(task, completed=len(files))
     return PixelInputs(store, preprocessing, data.augmentation)
+
+
+def cached_features(
+    data: DataSettings, tower: nn.Module, preprocessing: Preprocessing, files: list[str]
+) -> Path:
+    """The store of what a frozen tower makes of the pictures, in the cache folder: made at the first training
+    on these pictures, and found again by every other one.
+    """
+    content = {
+        "tower": stored_digest(tower, None),
+        "preprocessing": preprocessing.model_dump(mode="json"),
+        "pictures": picture_files(Path(data.images), files),
+    }
+    cache = Path(data.cache) if data.cache else cache_folder()
+    folder = cache / "features" / fingerprint(content)[:32]
+    if not (folder / MANIFEST).exists():
+        with progress() as bar:
+            task = bar.add_task("looking at the pictures", total=len(files), status="")
+            look_up("jobs.features:store_features")(
+                *(tower, preprocessing, Path(data.images), files, folder, choose_device(None)),
+                lambda count: bar.update(task, advance=count),
+            )
+        tower.to("cpu")  # where the training found it
+    return folder
 
 
 def panoptic_classes(

@@ -55,6 +55,9 @@ class LabelDataSettings(BaseModel, extra="forbid", frozen=True):
         0, ge=0, description="training rows set aside to select the model; 0: it is selected on split val"
     )
     limit: int = Field(0, ge=0, description="use only the first n training rows (tests, dry runs); 0: all")
+    share: float = Field(
+        1.0, gt=0, le=1, description="share of each label's training rows that is used, at least one row"
+    )
 
     @model_validator(mode="after")
     def _tokens_are_plain(self) -> LabelDataSettings:
@@ -97,9 +100,11 @@ class LabelSections(RunSettings, frozen=True):
         None, ge=0, description="first trained layer of both towers; absent: frozen; 0: all (fine-tuning)"
     )
     vision_from: str | None = Field(
-        None, description="in its place: labelling model whose picture tower is used"
+        None, description="in its place: labelling or pre-trained model whose picture tower is used"
     )
-    text_from: str | None = Field(None, description="and the one whose text tower and words are used")
+    text_from: str | None = Field(
+        None, description="and the one, or a pre-trained one, whose text tower and words are used"
+    )
     vision: TowerSettings | None = Field(
         None, description="in place of vision_from: a picture tower of its own"
     )

@@ -9,10 +9,12 @@ from torch import nn
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import find_model
+from patchword.checkpoints.towers import load_tower
 from patchword.composed import build_text_tower, build_tower, reader_preprocessing
 from patchword.data.formats.labels import LabelTable
 from patchword.data.pictures import Preprocessing
 from patchword.errors import ConfigError
+from patchword.lookup import look_up
 from patchword.tasks.label.model import LabellingModel, load_labelling_model
 from patchword.tasks.label.settings import LabelSections
 from patchword.tasks.retrieve.load import load_two_towers
@@ -81,6 +83,10 @@ def _picture_side(run: LabelSections) -> tuple[nn.Module, Any, Preprocessing]:
         assert run.vision is not None  # the configuration has one, or vision_from, or towers
         tower = build_tower(run.vision)
         return tower, run.vision, reader_preprocessing(tower.preprocessing)
+    if _is_pretrained(run.vision_from):
+        pretrained, preprocessing = load_tower(run.vision_from)
+        settings = pretrained.config.model_copy(update={"trainable_from": run.trainable_from})
+        return _with_weights(build_tower(settings), pretrained), settings, preprocessing
     trained = load_labelling_model(run.vision_from, "cpu")
     _must_read(trained, run.vision_from, 0, "pictures")
     settings = trained.settings.vision.model_copy(update={"trainable_from": run.trainable_from})
@@ -94,6 +100,12 @@ def _picture_side(run: LabelSections) -> tuple[nn.Module, Any, Preprocessing]:
 def _text_side(
     run: LabelSections, table: LabelTable, places: np.ndarray
 ) -> tuple[nn.Module, Any, Vocabulary | Subwords | Pieces]:
+    if run.text_from is not None and _is_pretrained(run.text_from):
+        stored = look_up("tasks.pretrain.model:load_pretrained")(run.text_from, "cpu")
+        if stored.vocabulary is None:
+            raise ConfigError(f"{run.text_from} is a pre-trained picture tower: it has none for texts")
+        settings = stored.settings.text.model_copy(update={"trainable_from": run.trainable_from})
+        return _with_weights(build_text_tower(settings), stored.tower), settings, stored.vocabulary
     if run.text_from is not None:
         trained = load_labelling_model(run.text_from, "cpu")
         _must_read(trained, run.text_from, 1, "texts")
@@ -113,6 +125,11 @@ def _text_side(
     vocabulary = Vocabulary.build((table.read(int(place)).text for place in places), run.data.minimum_count)
     text = with_vocabulary(run.text, vocabulary, run.data.max_words)
     return build_text_tower(text), text, vocabulary
+
+
+def _is_pretrained(name: str) -> bool:
+    """Whether a model is a bare tower that was pre-trained."""
+    return checkpoint.read_config(find_model(name)).get("task") == "pretrain"
 
 
 def _must_read(trained: LabellingModel, name: str, side: int, what: str) -> None:

@@ -10,6 +10,7 @@ are saved as the model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,7 @@ from patchword.composed import (
 )
 from patchword.data.captions import CaptionBatch, CaptionData, PictureInputs, PixelInputs, PlanEntry
 from patchword.errors import ConfigError
+from patchword.lookup import look_up
 from patchword.metrics.retrieval import retrieval
 from patchword.models.pairs.two_towers import TwoTowers, TwoTowersConfig
 from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings, build_two_towers
@@ -51,6 +53,7 @@ from patchword.train.data import (
 from patchword.train.gather import Gather
 from patchword.train.recipe import Recipe, Validation
 from patchword.train.settings import RunSettings, StageSettings
+from patchword.train.step import StepContext, StepResult, one_step
 
 
 class RetrieveStage(StageSettings, frozen=True):
@@ -64,6 +67,11 @@ class RetrieveStage(StageSettings, frozen=True):
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of each word that is spread over the vocabulary in that loss"
+    )
+    cached_gradients: bool = Field(
+        False,
+        description="contrast all parts of `accumulate` with one another, by cached gradients (GradCache): "
+        "twice the forward passes, the memory of one part",
     )
     size: int | None = Field(
         None,
@@ -103,6 +111,7 @@ def retrieve_recipe(run: RetrieveRun, folder: Path, command: str) -> Recipe:
         save=training.save,
         load=lambda source: checkpoint.load_weights(training.towers, source),
         validate=training.validate,
+        step=training.step,
         facts=data_facts(training.train.records, training.selection.records, training.vocabulary),
         after_step=lambda step, objective: {"scale": training.towers.scale().item()},
         notes=training.notes,
@@ -194,6 +203,13 @@ class RetrieveTraining:
         captioner = self.captioner if settings.caption_weight > 0 else None
         weights = CaptioningWeights(settings.caption_weight, settings.label_smoothing)
         return ContrastiveObjective(self.towers, self.vocabulary.special.pad, Gather(), captioner, weights)
+
+    def step(self, context: StepContext, parts: Sequence[CaptionBatch]) -> StepResult:
+        """The usual step, or one with cached gradients where the stage asks for it."""
+        if getattr(context.settings, "cached_gradients", False):
+            result: StepResult = look_up("tasks.retrieve.cached_gradients:cached_step")(context, parts)
+            return result
+        return one_step(context, parts)
 
     def plan(self, stage: int, epoch: int) -> list[list[PlanEntry]]:
         """The batches of an epoch, all of one size."""
