@@ -91,7 +91,7 @@ def measured(name: str, seed: int, options: argparse.Namespace) -> None:
     ]
     if options.cache:
         overrides.append(f"pictures.cache={options.cache}")
-    resume = (target / "checkpoints").exists()
+    resume = target.exists()
     train_words(Path(config), overrides, resume, "cpu", "benchmarks/words.py")
     model = load_words(target / "best")
     found = judged(name, model, options.pairs)

@@ -255,7 +255,7 @@ def _among(segment: Segment, wanted: Sequence[str], under: str) -> set[int] | No
     return set.intersection(*sets) if sets else None
 
 
-def open_index(out: Path | str, model: str | None = None) -> Any:
+def open_index(out: Path | str, model: str | None = None) -> PictureIndex:
     """Open an index as it is now, a `PictureIndex` or one in Milvus with the same interface. `model`, where
     given, must be the model of the index.
 
@@ -266,7 +266,8 @@ def open_index(out: Path | str, model: str | None = None) -> Any:
         MissingExtra: it is so large that faiss searches it, and faiss is not installed.
     """
     if names_milvus(out):
-        return look_up("search.milvus:open_milvus")(out, model)
+        opened: PictureIndex = look_up("search.milvus:open_milvus")(out, model)  # has the same methods
+        return opened
     out = Path(out)
     if is_old(out):
         upgrade(out)
