@@ -15,17 +15,18 @@ from torch import nn
 from patchword import hub
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.facts import ModelFacts
+from patchword.checkpoints.folder import SHIPPED as SHIPPED
+from patchword.checkpoints.folder import find_model as find_model
+from patchword.checkpoints.folder import shipped_models as shipped_models
 from patchword.composed import TowerModel, TowerSettings, build_tower, import_towers
 from patchword.config import validate
 from patchword.errors import ModelError, PatchwordError
 from patchword.tensors import check_build
+from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords, vocabulary_from_json
 from patchword.text.words import Vocabulary
 from patchword.towers import layered
 from patchword.towers.settings import TowerConfig
-
-SHIPPED = Path(__file__).resolve().parent.parent / "pretrained"
-
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -57,7 +58,7 @@ def read_settings(
     return validate(settings, schema, str(where)), named
 
 
-def read_vocabulary(folder: Path, size: int) -> Vocabulary | Subwords:
+def read_vocabulary(folder: Path, size: int) -> Vocabulary | Subwords | Pieces:
     """vocab.json of a model folder.
 
     Raises ModelError where it is none, or has another size than config.json says.
@@ -122,8 +123,8 @@ def build_checked(folder: Path, build: Callable[[], nn.Module], prefix: str = ""
 def build_over_tower(
     folder: Path, tower: TowerSettings, tower_sha256: str | None, build: Callable[[nn.Module], Any]
 ) -> Any:
-    """As `build_checked`, for a model that `build` makes over a tower; a tower that the folder names by
-    reference must be the one that the model was trained with.
+    """Builds as `build_checked` does, for a model over a tower; a tower that the folder names by reference
+    must be the one that the model was trained with.
 
     Raises ModelError when sizes, tensors or the tower differ.
     """
@@ -175,21 +176,3 @@ def check_published(tower: torch.nn.Module, folder: Path, tower_sha256: str) -> 
             f"{found[:12]}...: "
             "give its revision under tower.revision in config.json"
         )
-
-
-def shipped_models() -> list[str]:
-    """Names of the models that come with the package."""
-    return sorted(folder.parent.name for folder in SHIPPED.glob("*/config.json"))
-
-
-def find_model(name: str | Path) -> Path:
-    """The folder of a model. Raises ModelError listing the shipped names when nothing is found."""
-    for folder in (Path(name), SHIPPED / str(name)):
-        if (folder / "config.json").exists():
-            return folder
-    if Path(name).exists() or str(name).partition("@")[0].count("/") != 1 or str(name).startswith((".", "/")):
-        raise ModelError(
-            f"no model at {name}: give a folder with config.json, a hub id, or one of: "
-            f"{', '.join(shipped_models()) or 'none shipped'}"
-        )
-    return hub.download(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,11 +11,13 @@ from patchword.cli.outputs import (
     PAGES,
     AllowUrls,
     Overwrite,
+    Shots,
     complain,
     print_json,
     refuse_existing,
     refuse_suffix,
 )
+from patchword.errors import ConfigError
 from patchword.files import write_text
 
 
@@ -38,6 +40,7 @@ def ask(
     explain: Annotated[
         Path | None, typer.Option(help="Write a page that shows where each word of the question looked.")
     ] = None,
+    shots: Shots = None,
     overwrite: Overwrite = False,
     anyway: Annotated[
         bool,
@@ -59,7 +62,12 @@ def ask(
     refuse_suffix("--explain", explain, PAGES)
     refuse_existing(overwrite, {"--explain": explain})
     picture = open_picture(photo, allow_urls=allow_urls)
-    picture.filename = photo  # so that an error can name it
+    setattr(picture, "filename", photo)  # noqa: B010  # so that an error can name it
+    if shots is not None:
+        if model is None:
+            raise ConfigError("--shots needs a few-shot model: name one with --model")
+        _as_shown(picture, photo, question, model, shots, as_json, explain, device)
+        return
     answerer = load_any(model, device)
     asked = answerer.explain(picture, question, n_best, anyway)
     unknown = answerer.unknown_words(question)
@@ -78,3 +86,30 @@ def ask(
         seen = seen_part(picture, preprocessing_of(answerer))
         seen.thumbnail((480, 480))
         write_text(explain, answer_page([(Path(photo), seen, asked)]))
+
+
+def _as_shown(
+    picture: Any,
+    photo: str,
+    question: str,
+    model: str,
+    shots: Path,
+    as_json: bool,
+    explain: Path | None,
+    device: str | None,
+) -> None:
+    """The one answer of a few-shot model after its examples."""
+    from patchword.lookup import look_up
+    from patchword.tasks.table import few_shots_of
+
+    if explain is not None:
+        raise ConfigError("--explain shows models that were trained to answer: leave it out with --shots")
+    shown = look_up(few_shots_of(model))(model, device, shots)
+    unknown = shown.model.unknown_words(question)
+    if unknown:
+        complain(f"the model never learnt {', '.join(unknown)}: the answer takes no notice of it")
+    (answer,) = shown.model.ask([picture], question, shown.before)
+    if as_json:
+        print_json({"image": photo, "question": question, "answers": [{"answer": answer}]})
+    else:
+        print(answer)

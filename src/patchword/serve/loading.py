@@ -12,7 +12,7 @@ from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import find_model
 from patchword.errors import ConfigError
 from patchword.hub import is_hub
-from patchword.search.index import open_index
+from patchword.search.index import names_milvus, open_index
 from patchword.serve.asking import QuestionAnswerer
 from patchword.serve.searching import IndexSearch, TowerLabels
 from patchword.tasks.answer.any_picture import load_any
@@ -34,7 +34,8 @@ class Offer(NamedTuple):
     """The arguments of `create_app`."""
 
     models: dict[str, Any]
-    index: IndexSearch | None
+    pictures: IndexSearch | None
+    """The index that is searched."""
     answers: QuestionAnswerer
     labels: TowerLabels
     painter: PaintingModel | None = None
@@ -75,6 +76,8 @@ def load_all(names: Sequence[str], index: Path | None, shipped: ShippedNames, de
     if not models:
         models[shipped.captioner] = load(shipped.captioner, device)
     search = None
+    if index is not None and names_milvus(index):
+        raise ConfigError(f"--index {index}: the service shows small copies, which only a folder keeps")
     if index is not None:
         with open_index(index) as named:
             searching = load_two_towers(named.name, device)

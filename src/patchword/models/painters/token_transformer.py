@@ -2,9 +2,8 @@
 
     DALL-E   Ramesh et al. 2021 (arXiv 2102.12092), section 2.2: one causal transformer over [text; picture].
              Padding of the text has a learnt token for each position. Loss: 1/8 of the text's cross-entropy
-             and
-             7/8 of the picture's. Optional sparse masks: a layer sees the picture's row, its column, or (the
-             last one) a neighbourhood, and always all of the text.
+             and 7/8 of the picture's. Optional sparse masks: a layer sees the picture's row, its column, or
+             (the last one) a neighbourhood, and always all of the text.
     Parti    Yu et al. 2022 (arXiv 2206.10789), section 2: the text is encoded in both directions (here by the
              text tower), and a decoder with cross-attention writes the picture. Loss: the picture's
              cross-entropy. Texts left out while training allow guidance: logits = u + w (c - u).

@@ -117,9 +117,8 @@ class VitVqgan(nn.Module):
     @torch.no_grad()
     def _place(self, vectors_BND: Tensor) -> None:
         """Puts codes on vectors of this batch: all of them at the first step, since random ones would leave
-        most
-        unused, and later those that were idle too long. It comes before the codes are used in a step, so that
-        what the gradient needs is not changed under it.
+        most unused, and later those that were idle too long. It comes before the codes are used in a step, so
+        that what the gradient needs is not changed under it.
         """
         moved_K = (self.idle_K >= self.config.idle_steps) | ~self.placed
         rows_MD = vectors_BND.flatten(0, 1)

@@ -30,8 +30,7 @@ limits of doubt (those of before keep to what they said)."""
 @torch.inference_mode()
 def look(model: CaptioningModel, pixels_BHWC: np.ndarray) -> Perception:
     """Features of pictures, the classes of their cells, and, where the model was calibrated, the concepts of
-    each picture
-    and whether it is unlike all training pictures.
+    each picture and whether it is unlike all training pictures.
 
     Raises ModelError for a calibrated model whose tower names no classes.
     """

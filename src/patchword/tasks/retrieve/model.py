@@ -19,12 +19,11 @@ from patchword.checkpoints.facts import ModelFacts
 from patchword.checkpoints.model import published_commits
 from patchword.composed import TextTowerSettings, TowerSettings, build_text_tower, build_tower
 from patchword.data.pictures import Picture, Preprocessing, open_picture
-from patchword.errors import DataError
 from patchword.lookup import look_up
 from patchword.models.pairs.two_towers import TwoTowers, TwoTowersConfig
 from patchword.tasks.describe import describe
 from patchword.text.pieces import Pieces
-from patchword.text.subwords import Subwords
+from patchword.text.subwords import Subwords, knows, remarks_on, rows_of
 from patchword.text.words import Vocabulary
 from patchword.towers import layered
 
@@ -136,14 +135,7 @@ class TwoTowerModel:
         model knows.
         """
         special = self.vocabulary.special
-        rows = []
-        for text in texts:
-            ids = self.vocabulary.encode(text)[: self.model.text.max_length - 2]
-            if not self.knows(text):
-                raise DataError(
-                    f"{text!r} has no word that the model knows: try plain words such as 'two dogs in snow'"
-                )
-            rows.append([special.start, *ids, special.end])
+        rows = rows_of(self.vocabulary, texts, self.model.text.max_length)
         ids_BL = torch.full((len(rows), max(map(len, rows))), special.pad)
         mask_BL = torch.zeros(ids_BL.shape, dtype=torch.bool)
         for b, row in enumerate(rows):
@@ -153,8 +145,7 @@ class TwoTowerModel:
 
     def knows(self, text: str) -> bool:
         """True where the text has a known word within the length of the text tower."""
-        ids = self.vocabulary.encode(text)[: self.model.text.max_length - 2]
-        return any(number != self.vocabulary.special.unknown for number in ids)
+        return knows(self.vocabulary, text, self.model.text.max_length)
 
     def remarks(self, text: str) -> list[str]:
         """What a person should know who asks with this text: words that the model does not know, and what is
@@ -162,16 +153,7 @@ class TwoTowerModel:
 
         Empty where the model reads the whole text.
         """
-        found = []
-        unknown = self.vocabulary.unknown_words(text)
-        if unknown:
-            found.append(f"the model does not know: {', '.join(unknown)}")
-        limit, length = self.model.text.max_length - 2, len(self.vocabulary.encode(text))
-        if length > limit:
-            units = "words" if isinstance(self.vocabulary, Vocabulary) else "pieces of words"
-            cut = f"the last {length - limit} are left out"
-            found.append(f"the text has {length} {units} and the model reads {limit}: {cut}")
-        return found
+        return remarks_on(self.vocabulary, text, self.model.text.max_length)
 
     def label(
         self, pictures: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = TEMPLATES
