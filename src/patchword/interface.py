@@ -73,10 +73,8 @@ def load(name: str | Path, device: str | None = None, *, task: str | None = None
         name: a shipped model, a model folder, a hub id of a Patchword folder, or `hub:ID` of a model of
             transformers.
         device: cpu, cuda or mps; the best there is where left out.
-        task: what the model must be for: caption, retrieve, align, answer, label or paint; whatever it is for
-        where
-            left out. `hub:ID` is a
-            captioner, or with `task="retrieve"` a CLIP.
+        task: what the model must be for: caption, retrieve, align, answer, label or paint; where left out,
+            it may be for any of them. `hub:ID` is a captioner, or with `task="retrieve"` a CLIP.
 
     Raises:
         ModelError: there is no such model, its folder is incomplete or of another format, or it is for

@@ -71,11 +71,13 @@ PARTS_OF_A_PAGE = {
     "prompt_search": "prompt-fusion",
     "late_concatenation": "prompt-fusion",
     "aligned_towers": "patch-slimming",
+    "discrete_vae": "token-transformer",
+    "vit_vqgan": "token-transformer",
     "scene_reader": "denoiser",
 }
 """Models that share the page of the idea they belong to."""
 
-SECTIONS = {"question_answering": "answerer", "clip_prior": "painter.prior"}
+SECTIONS = {"token_transformer": "painter.codec", "question_answering": "answerer", "clip_prior": "painter.prior"}
 """Models whose section of a configuration has another name than their file."""
 
 NOT_TRAINED_BY_A_CONFIG = {"aligned_towers", "scene_reader", "template"}

@@ -26,7 +26,7 @@ from patchword.tensors import compare_shapes, read_shapes, read_tensors, tensors
 from patchword.version import version
 
 FORMAT = 3
-"""Of config.json; `upgrades.py` brings folders of earlier formats up to it."""
+"""Format of config.json; `upgrades.py` brings folders of earlier formats up to it."""
 
 WEIGHTS, VOCABULARY = "model.safetensors", "vocab.json"
 CHECKED_AT_LOADING = 64 * 2**20
@@ -166,7 +166,7 @@ def load_weights(
 
 
 def prefix_of(folder: Path, section: str) -> str:
-    """With what the names of the weights of a section begin: "tower." or, where a model holds two towers,
+    """The prefix of the names of a section's weights: "tower." or, where a model holds two towers,
     "towers.vision.".
 
     Raises ModelError where the folder has no weights of that section.

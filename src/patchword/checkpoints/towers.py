@@ -26,7 +26,12 @@ class TowerSection(BaseModel, frozen=True):
     """The tower of a configuration or of a model folder, whatever else stands there."""
 
     tower: TowerSettings = Field(discriminator="kind")
-    preprocessing: Preprocessing | None = None
+
+
+class StoredTowerSection(TowerSection, frozen=True):
+    """The tower of a model folder, with how pictures are prepared for it."""
+
+    preprocessing: Preprocessing
 
 
 PACKAGED = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
@@ -52,7 +57,7 @@ def load_tower(name: str | Path) -> tuple[nn.Module, Preprocessing]:
     checkpoint.check_files(folder, config)
     section = _section(folder, config)
     stored = {"tower": config[section], "preprocessing": config["preprocessing"]}
-    settings = validate(stored, TowerSection, str(folder / "config.json"))
+    settings = validate(stored, StoredTowerSection, str(folder / "config.json"))
     if config.get("tower_sha256") is None:
         prefix = checkpoint.prefix_of(folder, section)
         import_towers(settings.tower)

@@ -117,7 +117,7 @@ def main() -> None:
         if status == _INTERRUPTED:  # what typer makes of Ctrl+C
             raise KeyboardInterrupt
         sys.exit(status)
-    except _UsageError as error:
+    except _USAGE_ERROR as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
         else:
@@ -148,11 +148,11 @@ def _flowing(text: str) -> str:
 
 
 _INTERRUPTED = 130
-_UsageError = typer.BadParameter.__base__
+_USAGE_ERROR: Any = typer.BadParameter.__base__
 """What typer raises where it cannot make sense of what was typed; it has no public name of its own there."""
 
 
-def _usage(error: Exception) -> str:
+def _usage(error: Any) -> str:
     """What was wrong about the words after `patchword`, in one line, and where the right ones stand."""
     command = error.ctx.command_path if error.ctx is not None else "patchword"
     return f"{' '.join(error.format_message().split())} (`{command} --help` lists what it takes)"

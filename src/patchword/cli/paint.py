@@ -43,6 +43,25 @@ def paint(
             help="Dynamic thresholding at this percentile of the values, for high guidance: 0.995.",
         ),
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=10,
+            help="For a painter of tokens: below 1 safer, above 1 wilder, 0 the likeliest tokens.",
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="For a painter of tokens: only so many of the likeliest ones.")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=1,
+            help="For a painter of tokens: only the fewest that hold this share of probability.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("painted"),
     rank: Annotated[
         str | None,
@@ -67,6 +86,7 @@ def paint(
     """Paint pictures of a text. Every file carries the seed that repeats it and the mark that it is
     generated; a command that was interrupted goes on where it ended."""
     from patchword.log import progress
+    from patchword.tasks.paint.families import TokenChoice
     from patchword.tasks.paint.model import load_painter
     from patchword.tasks.paint.paint import Order, batches, paint_into
 
@@ -83,7 +103,10 @@ def paint(
         from patchword.tasks.paint.rank import two_tower_ranker
 
         ranker = two_tower_ranker(rank, prompt, device)
-    order = Order(prompt, range(seed, seed + number), model, guidance, steps, threshold)
+    tokens = None
+    if (temperature, top_k, top_p) != (None, None, None):
+        tokens = TokenChoice(1.0 if temperature is None else temperature, top_k, top_p)
+    order = Order(prompt, range(seed, seed + number), model, guidance, steps, threshold, tokens)
     each = painter.usual_steps if steps is None else steps
     with progress() as bar:
         task = bar.add_task("painting", total=batches(order) * (each or 1), status="")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -62,7 +64,7 @@ def serve(
         offer = load_all(model or [], index, shipped, device)
         app = create_app(
             offer.models,
-            index=offer.index,
+            index=offer.pictures,
             answers=offer.answers,
             labels=offer.labels,
             painter=offer.painter,
@@ -70,6 +72,14 @@ def serve(
             limits=limits,
         )
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-        run(
-            app, taken, limits, lambda: print(f"Patchword is ready at {address} (Ctrl+C ends it)", flush=True)
-        )
+        try:
+            run(
+                app,
+                taken,
+                limits,
+                lambda: print(f"Patchword is ready at {address} (Ctrl+C ends it)", flush=True),
+            )
+        except SystemExit:  # SIGTERM, and every request is answered
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)  # taking the interpreter apart takes seconds on a busy machine

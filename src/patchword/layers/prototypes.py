@@ -156,7 +156,7 @@ class PrototypeMemory(nn.Module):
         if not some or math.isinf(log_bias):
             return (None,) * len(layers)
         bias_LM = torch.zeros_like(self.attention_LM).masked_fill_(~self.live_LM, float("-inf"))
-        if self.segment_own_LC is None:
+        if self.segment_own_LC is None or self.segment_memory_LC is None:
             biases = [None if every else bias_LM[layer] for layer in layers]
             return tuple(
                 self._columns(self.keys_LMC[layer], self.values_LMC[layer], biases[layer], None)

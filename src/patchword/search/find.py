@@ -53,7 +53,7 @@ class Aligner(Protocol):
         """A tensor (pictures, texts)."""
 
     def remarks(self, text: str) -> Sequence[str]:
-        """As `Embedder.remarks`."""
+        """Remarks on a text, as `Embedder.remarks` gives them."""
 
 
 class ReRanking(NamedTuple):
@@ -169,7 +169,7 @@ def _described(found: SearchResult, remarks: Sequence[str]) -> SearchResult:
 
 
 def _ranked_again(nearest: Sequence[Match], aligner: Aligner, text: str, k: int) -> SearchResult:
-    """By similarity of patches and words, best first; what can no longer be read follows in its old order."""
+    """Ranks by the similarity of patches and words, best first; unreadable ones follow in their old order."""
     pictures, read, last, reasons = [], [], [], []
     for match in nearest:
         try:

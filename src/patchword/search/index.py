@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from patchword.data.isolated import PictureReader
 from patchword.errors import DataError, StoreError
 from patchword.search import manifest as manifests
 from patchword.search.manifest import Manifest
@@ -83,7 +84,7 @@ def update_index(
         raise DataError(f"{folder}: no such folder; expected a folder of pictures to index")
     if is_old(out):
         upgrade(out)
-    with open_writer(out, model, name) as index:
+    with open_writer(out, model, name) as index, PictureReader() as reader:
         same_concepts(index, concepts)
         seen = walk(folder)
         known = index.known_under(prefix_of(folder))
@@ -92,7 +93,7 @@ def update_index(
         report = IndexReport(
             kept=len(seen.found) - len(found.waiting), absent=found.absent, left_out=+seen.left_out
         )
-        update = Update(index, known, seen, found, embed, concepts, report, thumbnails)
+        update = Update(index, known, seen, found, embed, concepts, report, thumbnails, reader)
         if progress is not None:
             progress(0, len(found.waiting))
         update.begin(folder)

@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 
 from patchword.data.headers import Bounds
-from patchword.data.pictures import open_picture, read_content
+from patchword.data.isolated import PictureReader
+from patchword.data.pictures import read_content
 from patchword.errors import PictureError, StoreError
 from patchword.search.records import LOST, Concepts, Embed, IndexReport, Row
-from patchword.search.segments import Known
+from patchword.search.segments import KnownPicture
 from patchword.search.thumbnails import Thumbnails
 from patchword.search.walk import Comparison, Walk, is_gone
 from patchword.search.writer import IndexWriter, explained
@@ -38,16 +39,17 @@ class Update:
     def __init__(
         self,
         index: IndexWriter,
-        known: dict[bytes, Known],
+        known: dict[bytes, KnownPicture],
         seen: Walk,
         found: Comparison,
         embed: Embed,
         concepts: Concepts | None,
         report: IndexReport,
         thumbnails: bool,
+        reader: PictureReader,
     ) -> None:
         self.index, self.known, self.seen, self.found, self.report = index, known, seen, found, report
-        self.embed, self.concepts = embed, concepts
+        self.embed, self.concepts, self.reader = embed, concepts, reader
         self.thumbnails = Thumbnails(index.out) if thumbnails else None
         self.mounts = {os.fsencode(mount) for mount in index.manifest.mounts}
         self.left: set[bytes] = set()
@@ -117,7 +119,7 @@ class Update:
         if twin is not None:
             return row._replace(concepts=twin.row.concepts, vector_E=twin.row.vector_E), None, twin
         try:
-            picture = _reduced(open_picture(content, name=shown))
+            picture = _reduced(self.reader.open(content, shown))
         except PictureError as error:
             return row._replace(problem=str(error)), None, None
         self._keep_copy(row.content.hex(), picture)

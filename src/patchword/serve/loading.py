@@ -32,7 +32,8 @@ class Offer(NamedTuple):
     """The arguments of `create_app`."""
 
     models: dict[str, Any]
-    index: IndexSearch | None
+    pictures: IndexSearch | None
+    """The index that is searched."""
     answers: AnsweringModel
     labels: TowerLabels
     painter: PaintingModel | None = None

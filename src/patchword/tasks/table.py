@@ -98,8 +98,8 @@ def task_of(name: str | Path) -> str:
     if is_hub(name):
         return "caption"
     folder = find_model(name)
-    task: str = checkpoint.read_config(folder).get("task", "none that it names")
-    if task not in TASKS:
+    task = checkpoint.read_config(folder).get("task", "none that it names")
+    if not isinstance(task, str) or task not in TASKS:
         raise ModelError(
             f"{folder} is a model for {task!r}; this version of Patchword has: {', '.join(TASKS)}"
         )

@@ -79,8 +79,9 @@ class Pieces:
                 f"{path}: holds no tokenizer that can be read ({reason}). Expected a tokenizer.json."
             ) from reason
         named = {"padding": "[PAD]", "class": "[CLS]", "separator": "[SEP]", "unknown": "[UNK]"}
-        ids = {name: tokenizer.token_to_id(piece) for name, piece in named.items()}
-        missing = [name for name, number in ids.items() if number is None]
+        found = {name: tokenizer.token_to_id(piece) for name, piece in named.items()}
+        ids = {name: number for name, number in found.items() if number is not None}
+        missing = [name for name in found if name not in ids]
         if missing:
             raise ModelError(
                 f"{path}: its tokenizer has no {', '.join(missing)} token: use one of the BERT family"

@@ -86,10 +86,10 @@ class VitTower(PartlyFrozen):
             VitLayer(block, adapter) for block, adapter in zip(self.model.layers, given, strict=True)
         )
         patches = self.model.embeddings.patch_embeddings
-        self.picture_hw = tuple(patches.image_size)
-        self.hw = tuple(
-            side // patch for side, patch in zip(patches.image_size, patches.patch_size, strict=True)
-        )
+        height, width = patches.image_size
+        self.picture_hw = (height, width)
+        patch_height, patch_width = patches.patch_size
+        self.hw = (height // patch_height, width // patch_width)
         half, side = (0.5, 0.5, 0.5), self.picture_hw[0]
         self.preprocessing = Preprocessing(
             size=side, mean=half, std=half, fit="squash", resample="bilinear", resize=side
@@ -203,7 +203,8 @@ class SwinTower(PartlyFrozen):
         self.layers = tuple(views)
         self.width, self.depth, self.hw = self.model.num_features, len(views), hw
         size = self.model.config.image_size
-        self.picture_hw = (size, size) if isinstance(size, int) else tuple(size)
+        height, width = (size, size) if isinstance(size, int) else size
+        self.picture_hw = (height, width)
         side = self.picture_hw[0]
         self.preprocessing = Preprocessing(
             side, IMAGENET_MEAN, IMAGENET_STD, fit="squash", resample="bicubic", resize=side

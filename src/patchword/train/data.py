@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, Field, model_validator
@@ -32,6 +32,22 @@ from patchword.train.settings import StageSettings
 Record = CaptionRecord | QuestionRecord | LabelRecord
 HELD_OUT_SEED = 20240229
 """The held-out pictures are the same whatever the seed of a run, so that runs can be compared."""
+
+
+class PixelSettings(Protocol):
+    """What the settings of every task's data say about its pictures."""
+
+    @property
+    def images(self) -> str: ...
+
+    @property
+    def pixel_size(self) -> int | None: ...
+
+    @property
+    def cache(self) -> str | None: ...
+
+    @property
+    def augmentation(self) -> Augmentation | None: ...
 
 
 class DataSettings(BaseModel, extra="forbid", frozen=True):
@@ -151,10 +167,10 @@ def build_vocabulary(
                 "the setting out"
             )
         return pieces
-    if (data.splitter == "subwords") != (data.tokenizer is not None):
-        found = f"data.splitter is {data.splitter!r} and data.tokenizer {data.tokenizer!r}"
-        raise ConfigError(f"{found}: subwords need a tokenizer, words have none")
-    if data.tokenizer is not None:
+    if data.splitter == "subwords" or data.tokenizer is not None:
+        if data.splitter != "subwords" or data.tokenizer is None:
+            found = f"data.splitter is {data.splitter!r} and data.tokenizer {data.tokenizer!r}"
+            raise ConfigError(f"{found}: subwords need a tokenizer, words have none")
         return Subwords.from_folder(data.tokenizer)
     return Vocabulary.build(
         [caption for record in train for caption in record.captions], data.minimum_count, data.splitter
@@ -183,7 +199,7 @@ def published_pieces(text: BaseModel) -> Pieces | None:
     return None
 
 
-def pixel_inputs(data: DataSettings, preprocessing: Preprocessing, files: list[str]) -> PixelInputs:
+def pixel_inputs(data: PixelSettings, preprocessing: Preprocessing, files: list[str]) -> PixelInputs:
     """Pictures decoded once into the pixel cache, at the size that the configuration asks for."""
     size = data.pixel_size or preprocessing.hw[0]
     cached = preprocessing.model_copy(update={"size": size})
@@ -202,8 +218,12 @@ def panoptic_classes(
     records: Sequence[CaptionRecord],
     preprocessing: Preprocessing,
     hw: tuple[int, int],
-) -> Store:
-    """The segmentation's class of every cell of the training pictures, made once into the cache."""
+) -> Store | None:
+    """The segmentation's class of every cell of the training pictures, made once into the cache; None where
+    the configuration names no segmentation.
+    """
+    if data.panoptic is None or data.panoptic_masks is None:
+        return None
     cache = Path(data.cache) if data.cache else cache_folder()
     with progress() as bar:
         task = bar.add_task("reading masks", total=len(records), status="")

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, ModelError
 from patchword.layers.features import masked_mean
 from patchword.types import TextFeatures, VisualFeatures
 
@@ -108,7 +108,7 @@ class TwoTowers(nn.Module):
     def pool_vision(self, features: VisualFeatures) -> Tensor:
         """Returns one vector (B, E) per picture, not normalised."""
         if self.vision_projection is None:
-            return features.pooled_BE
+            return _pooled(features.pooled_BE, "vision")
         return self.vision_projection(self._dropped(masked_mean(features.grid_BNC, features.mask_BN)))
 
     def pool_text(self, features: TextFeatures) -> Tensor:
@@ -120,7 +120,7 @@ class TwoTowers(nn.Module):
         time.
         """
         if self.text_projection is None:
-            return features.pooled_BE
+            return _pooled(features.pooled_BE, "text")
         return masked_mean(features.tokens_BLC, features.mask_BL)
 
     def project_texts(self, mean_JC: Tensor) -> Tensor:
@@ -186,3 +186,9 @@ def same_class(owner_J: Tensor, class_J: Tensor, pictures: int) -> Tensor:
     """Positives (B, J): texts of the class of one of the picture's own texts."""
     own_BJ = torch.arange(pictures, device=owner_J.device)[:, None] == owner_J
     return (own_BJ.float() @ (class_J[:, None] == class_J).float()) > 0
+
+
+def _pooled(pooled_XE: Tensor | None, tower: str) -> Tensor:
+    if pooled_XE is None:
+        raise ModelError(f"the {tower} tower gives no pooled feature, which this model takes")
+    return pooled_XE

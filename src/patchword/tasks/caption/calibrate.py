@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchword.data.captions import TokenSource
 from patchword.data.pictures import open_picture
 from patchword.data.records import CaptionRecord
 from patchword.errors import ModelError
@@ -32,7 +33,6 @@ from patchword.tasks.caption.concepts import (
 from patchword.tasks.caption.model import CaptioningModel, ConceptSettings
 from patchword.text.concepts import caption_words
 from patchword.text.imagenet import common_words, imagenet_classes
-from patchword.text.words import Vocabulary
 
 FAMILIAR_SHARE = 0.95
 """This share of the held-out pictures is like the training pictures."""
@@ -112,7 +112,7 @@ def reliability(views: Views, named_BW: Tensor, settings: ConceptSettings) -> li
     return rows
 
 
-def find_hosts(vocabulary: Vocabulary, captions: Sequence[str]) -> dict[str, str]:
+def find_hosts(vocabulary: TokenSource, captions: Sequence[str]) -> dict[str, str]:
     """For each name and common word of ImageNet's classes that the vocabulary lacks, the word that it is said
     like.
 

@@ -21,11 +21,11 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from patchword.data.captions import TokenSource
 from patchword.errors import DataError
 from patchword.tasks.caption.model import ConceptSettings
 from patchword.tasks.caption.result import Concept
 from patchword.text.imagenet import common_words
-from patchword.text.words import Vocabulary
 from patchword.types import VisualFeatures
 
 _LEAST, _MOST = 1e-4, 1 - 1e-4
@@ -59,7 +59,7 @@ def word_probabilities(logits_BK: Tensor) -> Tensor:
 
 
 def concepts_of(logits_BK: Tensor, settings: ConceptSettings) -> list[tuple[Concept, ...]]:
-    """Of each picture the likeliest words, best first, with calibrated probabilities of at least
+    """Returns the likeliest words of each picture, best first, with calibrated probabilities of at least
     `probable`."""
     words = list(common_words())
     offsets_W = torch.tensor([settings.offsets.get(word, 0.0) for word in words])
@@ -158,7 +158,7 @@ class Phrase(NamedTuple):
     host: str | None
 
 
-def phrase_of(word: str, vocabulary: Vocabulary, hosts: Mapping[str, str]) -> Phrase:
+def phrase_of(word: str, vocabulary: TokenSource, hosts: Mapping[str, str]) -> Phrase:
     """Raises DataError for a word that neither the vocabulary nor the list of hosts knows."""
     word = " ".join(word.lower().split())
     known = [tokens for form in forms(word) if (tokens := _tokens(form, vocabulary)) is not None]
@@ -175,7 +175,7 @@ def phrase_of(word: str, vocabulary: Vocabulary, hosts: Mapping[str, str]) -> Ph
     return Phrase(word, (tokens,), host)
 
 
-def sayable(word: str, vocabulary: Vocabulary, hosts: Mapping[str, str]) -> bool:
+def sayable(word: str, vocabulary: TokenSource, hosts: Mapping[str, str]) -> bool:
     """Whether the model can say a word, itself or in the place of its host."""
     return any(
         _tokens(form, vocabulary) is not None
@@ -183,7 +183,7 @@ def sayable(word: str, vocabulary: Vocabulary, hosts: Mapping[str, str]) -> bool
     )
 
 
-def _tokens(text: str, vocabulary: Vocabulary) -> tuple[int, ...] | None:
+def _tokens(text: str, vocabulary: TokenSource) -> tuple[int, ...] | None:
     tokens = tuple(vocabulary.encode(text))
     return tokens if tokens and vocabulary.special.unknown not in tokens else None
 

@@ -83,7 +83,7 @@ class NamedObject:
     phrase: str
     category: str
     probability: float
-    """Of the phrase, given the words before it."""
+    """Log-probability of the phrase, given the words before it."""
     hits: dict[str, float]
     masses: dict[str, float]
     deletion: dict[str, float] = field(default_factory=dict)

@@ -25,8 +25,7 @@ from patchword.tasks.caption.result import Caption
 @torch.inference_mode()
 def look(model: CaptioningModel, pixels_BHWC: np.ndarray) -> Perception:
     """Features of pictures, the classes of their cells, and, where the model was calibrated, the concepts of
-    each picture
-    and whether it is unlike all training pictures.
+    each picture and whether it is unlike all training pictures.
 
     Raises ModelError for a calibrated model whose tower names no classes.
     """

@@ -27,7 +27,7 @@ from patchword.checkpoints.model import portable, published_commits
 from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings, prototypes_of
 from patchword.data.captions import Inputs
 from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_picture, seen_part
-from patchword.decode import Decodings, beam_search, explain_tokens, greedy_steps, select_rows
+from patchword.decode import BeamOptions, Decodings, beam_search, explain_tokens, greedy_steps, select_rows
 from patchword.errors import ConfigError, PictureError
 from patchword.html.pictures import small_jpeg
 from patchword.lookup import look_up
@@ -37,6 +37,7 @@ from patchword.tasks.caption.prototypes import FILE as PROTOTYPES
 from patchword.tasks.caption.prototypes import context_words
 from patchword.tasks.caption.result import Caption, Captions, Concept
 from patchword.tasks.describe import describe
+from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.types import Trace, VisualFeatures
@@ -139,7 +140,7 @@ class CaptioningModel:
         self,
         model: CaptionModel,
         settings: ModelSettings,
-        vocabulary: Vocabulary | Subwords,
+        vocabulary: Vocabulary | Subwords | Pieces,
         facts: ModelFacts,
         device: torch.device,
         prototype_captions: Mapping[int, tuple[str, ...]] | None = None,
@@ -202,8 +203,8 @@ class CaptioningModel:
             beams: hypotheses of the search; the model's own setting where left out.
             n_best: how many hypotheses come back; all but the best as `alternatives`.
             trace: whether the attention maps are computed, and a small copy of the picture is kept with them.
-            options: lengths, repetition and precision of the search, where they shall differ from the model's
-            own.
+            options: lengths, repetition and precision of the search, where they shall differ from the
+                model's own.
 
         Returns:
             A Caption for one picture, a list for a list, in its order.
@@ -275,7 +276,7 @@ class CaptioningModel:
         decoding, captioner, special = self.settings.decoding, self.model.captioner, self.vocabulary.special
         with torch.inference_mode():
             memory = captioner.encode(features)
-        said, found = 0, None
+        said = 0
         for found in greedy_steps(captioner, memory, special, decoding.max_length, decoding.no_repeat_ngram):
             words = self.vocabulary.tokens(found.tokens_BKT[0, 0].tolist())
             yield from words[said:]
@@ -296,7 +297,7 @@ class CaptioningModel:
 
     @torch.inference_mode()
     def look(self, pixels_BHWC: np.ndarray) -> Perception:
-        """As `features`, and of each picture what the tower names and whether it is like the training
+        """Returns the features, what the tower names in each picture, and whether it is like the training
         pictures."""
         if self.settings.concepts is None and getattr(self.model.tower, "text_space", None) is None:
             return Perception(self.features(pixels_BHWC), None, None)
@@ -326,10 +327,12 @@ class CaptioningModel:
             special,
             max(decoding.beams, n_best),
             decoding.max_length,
-            decoding.length_penalty,
-            n_best,
-            decoding.no_repeat_ngram,
-            min_length=options.min_length,
+            BeamOptions(
+                n_best,
+                decoding.length_penalty,
+                no_repeat_ngram=decoding.no_repeat_ngram,
+                min_length=options.min_length,
+            ),
         )
         traces: list[Trace | None] = [None] * n_best
         if trace:

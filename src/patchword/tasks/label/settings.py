@@ -86,13 +86,12 @@ class LateConcatenationSection(LateConcatenationConfig, frozen=True):
     classes: int = Field(0, ge=0, description="number of labels; 0: as many as the training rows have")
 
 
-class LabelRun(RunSettings, frozen=True):
-    """The configuration of a training that labels rows.
+class LabelSections(RunSettings, frozen=True):
+    """What the configuration of a training that labels rows shares with that of a search for its structure.
 
     Towers are those of a trained model, or described by two sections.
     """
 
-    task: Literal["label"] = "label"
     data: LabelDataSettings
     towers: str | None = Field(
         None, description="two-tower or labelling model (folder, hub id) whose towers and words are used"
@@ -114,7 +113,7 @@ class LabelRun(RunSettings, frozen=True):
     stage: tuple[StageSettings, ...] = Field(min_length=1, description="what happens, in order")
 
     @model_validator(mode="after")
-    def _one_origin_of_towers(self) -> LabelRun:
+    def _one_origin_of_towers(self) -> LabelSections:
         for side in ("vision", "text"):
             given = [name for name in ("towers", f"{side}_from", side) if getattr(self, name) is not None]
             if len(given) != 1:
@@ -124,6 +123,12 @@ class LabelRun(RunSettings, frozen=True):
                     f"found {found}"
                 )
         return self
+
+
+class LabelRun(LabelSections, frozen=True):
+    """The configuration of a training that labels rows."""
+
+    task: Literal["label"] = "label"
 
 
 def whole(section: PromptFusionSection | LateConcatenationSection, labels: int) -> FusionSettings:

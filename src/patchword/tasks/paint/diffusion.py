@@ -32,7 +32,7 @@ from patchword.train.settings import StageSettings
 from patchword.train.step import Shares
 
 BOUND_WEIGHT = 0.001
-"""Of the variational bound beside the squared error; it is in bits per number here."""
+"""Weight of the variational bound beside the squared error; the bound is in bits per number here."""
 GUIDANCE, STEPS = 2.0, 25
 
 
@@ -51,6 +51,7 @@ class DiffusionLoss(nn.Module):
     def forward(self, batch: CaptionBatch, shares: Shares) -> dict[str, Tensor]:
         """Named losses, the total under "loss"."""
         pictures = batch.inputs.pixels_B3HW
+        assert pictures is not None  # a painter is trained from pixels
         (denoiser,) = self._denoiser
         config, count, device = denoiser.config, len(pictures), pictures.device
         ids_BL = batch.tokens_RT
@@ -118,7 +119,7 @@ def paint_with(
     for drawn in sample(guided(denoise, text, without, guidance), schedule, noise, times, how, draw):
         pictures = drawn
         wish.watch()
-    if collected is not None:
+    if collected is not None and wish.maps is not None:
         wish.maps.extend(_maps(collected, len(wish.seeds), config.size // config.patch))
     return pictures
 
@@ -137,6 +138,8 @@ def check(config: DenoiserConfig, wish: Wish) -> None:
             "guidance at "
             "1, or train it with drop_text above 0"
         )
+    if wish.tokens is not None:
+        raise ConfigError("diffusion writes no tokens: leave temperature, top_k and top_p out")
     if wish.steps is not None and not 1 <= wish.steps <= config.steps:
         raise ConfigError(f"steps is {wish.steps}, and the model's schedule has 1 to {config.steps}")
     if wish.percentile is not None and not 0 < wish.percentile <= 1:
@@ -146,12 +149,12 @@ def check(config: DenoiserConfig, wish: Wish) -> None:
 def _maps(collected: list[Tensor], count: int, side: int) -> list[Tensor]:
     """Attention of each cell on each text token (count, side, side, L): the mean over heads, layers and
     steps, every map enlarged to the side of the largest, normalised over the tokens."""
-    total: Tensor | float = 0.0
+    total = torch.zeros(())
     for weights_BHNL in collected:
         mean_BNL = weights_BHNL[:count].mean(1)
         own = int(mean_BNL.shape[1] ** 0.5)
         map_BLhw = mean_BNL.transpose(1, 2).unflatten(2, (own, own))
-        total = total + torch.nn.functional.interpolate(map_BLhw, (side, side), mode="bilinear")
+        total = total.to(map_BLhw) + torch.nn.functional.interpolate(map_BLhw, (side, side), mode="bilinear")
     shares = total / total.sum(1, keepdim=True).clamp(min=1e-12)
     return [shares.permute(0, 2, 3, 1)]
 

@@ -41,7 +41,7 @@ class Seen(NamedTuple):
     features_NC: np.ndarray
     """Features for distances between sets of pictures."""
     probabilities_NY: np.ndarray
-    """Of each pair of shape and colour, for the surest thing of each picture."""
+    """Scores of each pair of shape and colour, for the surest thing of each picture."""
 
 
 class Oracle:

@@ -67,9 +67,11 @@ class PaintTraining:
 
     def __init__(self, run: PaintRun, folder: Path, command: str) -> None:
         self.run, self.folder = run, folder
-        size = int(run.painter.size)
-        train, selection, inputs, dataset = _data(run, size)
-        max_words = run.scenes.max_words if run.data is None else run.data.max_words
+        painter: Any = run.painter
+        train, selection, inputs, dataset = _data(run, int(painter.size))
+        source = run.scenes if run.data is None else run.data
+        assert source is not None  # the configuration has one of them
+        max_words = source.max_words
         torch.manual_seed(run.seed)
         vocabulary, text_settings, tower, towers = _text(run, train, max_words)
         settings = PaintingSettings(
@@ -110,9 +112,15 @@ class PaintTraining:
 
     def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation:
         """The loss of the averaged weights on pictures that were not trained on, at fixed times and noise,
-        selects; a sheet of samples is written beside it."""
+        selects, for a family whose loss says which model is best; of others the last one is kept. A sheet of
+        samples is written beside it."""
         device = accelerator.device
         self._move(device)
+        if not self.painting.family.selects:
+            if self.run.sheet and accelerator.is_main_process:
+                self._draw_sheet(stage, epoch)
+            trained = sum(one.epochs for one in self.run.stage[:stage]) + epoch + 1
+            return Validation(float(trained), {}, None, "epochs")
         objective = self.painting.family.objective(self.average.model, self.special, self.run.stage[stage])
         objective.eval()
         found: dict[str, float] = {}
@@ -165,6 +173,7 @@ def _data(
             f"{len(records['val'])} others"
         )
         return records["train"], records["val"], drawn, f"{said} to select"
+    assert run.data is not None  # the configuration has one of them
     train, selection = read_splits(run.data)
     preprocessing = Preprocessing(
         size=size, fit="short_side_center_crop", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
@@ -181,17 +190,20 @@ def _text(
     run: PaintRun, train: Sequence[CaptionRecord], max_words: int
 ) -> tuple[Any, Any, nn.Module | None, TwoTowerModel | None]:
     """Vocabulary, and what reads the texts: settings of a text tower and the tower (a new one, or the frozen
-    one of two towers), or for a painter that works in their space the two towers."""
+    one of two towers), for a painter that works in their space the two towers, and nothing for one that reads
+    the words itself."""
     if run.text_from is not None:
         found = load_two_towers(run.text_from, "cpu")
         if run.painter.kind in IN_A_SPACE:
             return found.vocabulary, None, None, found
-        settings = found.settings.text.model_copy(update={"trainable_from": None})
+        settings: Any = found.settings.text.model_copy(update={"trainable_from": None})
         return found.vocabulary, settings, found.model.text.requires_grad_(False), None
     if run.data is not None:
         vocabulary = build_vocabulary(run.data, list(train), run.text)
     else:
         vocabulary = Vocabulary.build((caption for record in train for caption in record.captions), 1)
+    if run.text is None:
+        return vocabulary, None, None, None
     settings = with_vocabulary(run.text, vocabulary, max_words)
     return vocabulary, settings, build_text_tower(settings), None
 
@@ -200,7 +212,6 @@ def _limits(run: PaintRun, vocabulary: Any) -> str:
     """What the card says that the model cannot do."""
     if run.scenes is None:
         return "It paints what its training captions named, and repeats what they took for granted."
-    return (
-        f"It knows flat shapes on plain grounds and {vocabulary.size - 4} words, and nothing of the world: "
-        f"{', '.join(sorted(vocabulary.words))}."
-    )
+    words = sorted(getattr(vocabulary, "words", ()))
+    known = f" and {len(words)} words, and nothing of the world: {', '.join(words)}." if words else "."
+    return f"It knows flat shapes on plain grounds{known}"

@@ -93,7 +93,7 @@ class FrozenTexts:
         return torch.stack([self._known[key] for key in keys]).to(tokens_JT.device)
 
 
-class Contrastive(nn.Module):
+class ContrastiveObjective(nn.Module):
     """Every process embeds its own pictures and texts; similarities are taken with those of all processes.
 
     Each process computes the loss of its own pictures against the texts of all. Embeddings are gathered with
@@ -126,7 +126,7 @@ class Contrastive(nn.Module):
         losses = self.compare(Pairs.of(pictures_bE, texts_jE, [batch], self.same_words), shares)
         loss = losses["contrast"]
         if self.captioner is not None:
-            losses["cross_entropy"] = self._caption(features, batch) / shares.targets
+            losses["cross_entropy"] = self._caption(self.captioner, features, batch) / shares.targets
             loss = loss + self.captioning.weight * losses["cross_entropy"]
         return {"loss": loss, **losses}
 
@@ -171,10 +171,10 @@ class Contrastive(nn.Module):
             return self.model.embed_texts(tokens_RT, tokens_RT != self.pad)
         return F.normalize(self.model.project_texts(self.frozen_texts.means(tokens_RT)), dim=-1)
 
-    def _caption(self, features: VisualFeatures, batch: CaptionBatch) -> Tensor:
+    def _caption(self, captioner: Captioner, features: VisualFeatures, batch: CaptionBatch) -> Tensor:
         """Sum of the cross-entropy of the batch's words under teacher forcing."""
-        memory = select_rows(self.captioner.encode(features), batch.picture_of_row_R)
-        decoded = self.captioner.decode(batch.tokens_RT[:, :-1], batch.lengths_R - 1, memory)
+        memory = select_rows(captioner.encode(features), batch.picture_of_row_R)
+        decoded = captioner.decode(batch.tokens_RT[:, :-1], batch.lengths_R - 1, memory)
         return caption_cross_entropy(
             decoded.logits_BTV, batch.tokens_RT[:, 1:], self.pad, self.captioning.label_smoothing
         )[0]
