@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import patchword.tasks.retrieve.load as load_file
+import patchword.tasks.retrieve.query as query_file
 from patchword.cli import app
 
 
@@ -38,6 +39,7 @@ class Colours:
 def run(monkeypatch, tmp_path):
     """Run `patchword` in this process; the model is the one of colours, whatever its name."""
     monkeypatch.setattr(load_file, "load_two_towers", lambda name, device=None: Colours())
+    monkeypatch.setattr(query_file, "load_query_tower", lambda name: None)
     monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=True)
 

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel
 
-from patchword.errors import ModelError
+from patchword.errors import ConfigError, ModelError
 from patchword.text.pieces import Pieces
 from patchword.towers import layered, packages
 from patchword.towers.sentence_encoder import SentenceEncoder
@@ -130,6 +130,10 @@ def test_a_saved_encoder_needs_no_package_and_its_own_space_is_that_of_its_sente
 def test_wrong_settings_weights_and_texts_are_refused():
     with pytest.raises(ValueError, match="an architecture of one's own has no published weights"):
         SentenceEncoderConfig(architecture=TINY)
+    with pytest.raises(ConfigError, match="architecture has no hidden_act: give vocab_size, .* of kind bert"):
+        SentenceEncoderConfig(weights="none", architecture={**TINY, "hidden_act": "relu"}).sizes()
+    with pytest.raises(ConfigError, match="hidden_size 16 is no multiple of 3 heads"):
+        SentenceEncoderConfig(weights="none", architecture={**TINY, "num_attention_heads": 3}).sizes()
     with pytest.raises(
         ModelError, match="do not fit: .* tensors differ, the first is embeddings.LayerNorm.bias"
     ):

@@ -11,24 +11,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import BaseModel
-from torch import Tensor, nn
 
-from patchword import files
+from patchword import files, hub
 from patchword.checkpoints.facts import ModelFacts, model_card
 from patchword.checkpoints.upgrades import upgraded_config, upgraded_name
 from patchword.errors import ModelError
 from patchword.files import file_digest
-from patchword.tensors import compare_shapes, read_shapes, read_tensors, tensors_digest, write_tensors
 from patchword.version import version
+
+if TYPE_CHECKING:  # a query of words reads a folder without torch: tensors come where there are any
+    from torch import Tensor, nn
 
 FORMAT = 3
 """Format of config.json; `upgrades.py` brings folders of earlier formats up to it."""
 
 WEIGHTS, VOCABULARY = "model.safetensors", "vocab.json"
+SHIPPED = Path(__file__).resolve().parent.parent / "pretrained"
 CHECKED_AT_LOADING = 64 * 2**20
 """Bytes of a file up to which its SHA-256 is compared whenever it is opened; `patchword models --check`
 compares all."""
@@ -52,6 +53,8 @@ def write_model(
         half: store floating-point tensors as fp16.
         more: further JSON files by name.
     """
+    from patchword.tensors import write_tensors
+
     folder.mkdir(parents=True, exist_ok=True)
     kept = {
         name: tensor.half() if half and tensor.is_floating_point() else tensor
@@ -81,6 +84,24 @@ def save_model(model: Any, folder: str | Path, half: bool = False) -> None:
     """
     with files.whole_folder(Path(folder)) as aside:
         model.write(aside, half)
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(folder.parent.name for folder in SHIPPED.glob("*/config.json"))
+
+
+def find_model(name: str | Path) -> Path:
+    """The folder of a model. Raises ModelError listing the shipped names when nothing is found."""
+    for folder in (Path(name), SHIPPED / str(name)):
+        if (folder / "config.json").exists():
+            return folder
+    if Path(name).exists() or str(name).partition("@")[0].count("/") != 1 or str(name).startswith((".", "/")):
+        raise ModelError(
+            f"no model at {name}: give a folder with config.json, a hub id, or one of: "
+            f"{', '.join(shipped_models()) or 'none shipped'}"
+        )
+    return hub.download(name)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -139,6 +160,8 @@ def stored_shapes(folder: Path, prefix: str = "") -> dict[str, tuple[int, ...]]:
 
     Raises ModelError when there are no weights that can be read.
     """
+    from patchword.tensors import read_shapes
+
     shapes = {upgraded_name(name): shape for name, shape in read_shapes(folder / WEIGHTS).items()}
     return {name[len(prefix) :]: shape for name, shape in shapes.items() if name.startswith(prefix)}
 
@@ -154,6 +177,10 @@ def load_weights(
 
     Raises ModelError naming the tensors that are missing, too many or of another shape.
     """
+    import torch
+
+    from patchword.tensors import compare_shapes, read_tensors
+
     wanted = {
         name: tensor for name, tensor in module.state_dict().items() if without is None or not without(name)
     }
@@ -183,6 +210,8 @@ def prefix_of(folder: Path, section: str) -> str:
 def weights_digest(module: nn.Module) -> str:
     """SHA-256 over names, shapes and bytes of a module's state: what identifies the tower of a feature
     store."""
+    from patchword.tensors import tensors_digest
+
     return tensors_digest(module.state_dict())
 
 
@@ -190,6 +219,8 @@ def tower_digest(tower: nn.Module) -> str:
     """`weights_digest` of a vision tower without its adapters: these begin as nothing, and leave the space of
     its patches what it is.
     """
+    from patchword.tensors import tensors_digest
+
     return tensors_digest(
         {name: tensor for name, tensor in tower.state_dict().items() if not name.startswith("adapters.")}
     )
@@ -208,6 +239,8 @@ def lower_digest(tower: nn.Module, until_layer: int) -> str:
     """`weights_digest` of what tokens pass before layer `until_layer`: embedding, layers, and adapters where
     they pass some.
     """
+    from patchword.tensors import tensors_digest
+
     parts = [
         *tower.parts.embedding,
         *(module for block in tower.parts.blocks[:until_layer] for module in block),

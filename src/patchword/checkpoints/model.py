@@ -15,6 +15,9 @@ from torch import nn
 from patchword import hub
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.facts import ModelFacts
+from patchword.checkpoints.folder import SHIPPED as SHIPPED
+from patchword.checkpoints.folder import find_model as find_model
+from patchword.checkpoints.folder import shipped_models as shipped_models
 from patchword.composed import TowerModel, TowerSettings, build_tower, import_towers
 from patchword.config import validate
 from patchword.errors import ModelError, PatchwordError
@@ -24,9 +27,6 @@ from patchword.text.subwords import Subwords, vocabulary_from_json
 from patchword.text.words import Vocabulary
 from patchword.towers import layered
 from patchword.towers.settings import TowerConfig
-
-SHIPPED = Path(__file__).resolve().parent.parent / "pretrained"
-
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -176,21 +176,3 @@ def check_published(tower: torch.nn.Module, folder: Path, tower_sha256: str) -> 
             f"{found[:12]}...: "
             "give its revision under tower.revision in config.json"
         )
-
-
-def shipped_models() -> list[str]:
-    """Names of the models that come with the package."""
-    return sorted(folder.parent.name for folder in SHIPPED.glob("*/config.json"))
-
-
-def find_model(name: str | Path) -> Path:
-    """The folder of a model. Raises ModelError listing the shipped names when nothing is found."""
-    for folder in (Path(name), SHIPPED / str(name)):
-        if (folder / "config.json").exists():
-            return folder
-    if Path(name).exists() or str(name).partition("@")[0].count("/") != 1 or str(name).startswith((".", "/")):
-        raise ModelError(
-            f"no model at {name}: give a folder with config.json, a hub id, or one of: "
-            f"{', '.join(shipped_models()) or 'none shipped'}"
-        )
-    return hub.download(name)

@@ -42,16 +42,20 @@ COMMANDS = {
         "compare",
         "submit",
         "features",
+        "filter",
         "codebook",
         "concepts",
         "memory",
+        "words",
+        "vokens",
         "explain-check",
+        "export",
         "template",
         "push",
     )
 }
 """Every command in the order of the help, one line each: the function that answers it, in a file of its
-own."""
+own; or a `typer.Typer`, where a command has commands of its own."""
 
 
 class Commands(TyperGroup):
@@ -69,9 +73,11 @@ class Commands(TyperGroup):
         """
         for name in [cmd_name] if cmd_name in COMMANDS else COMMANDS:
             if name not in self.commands:
-                alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
                 function = look_up(COMMANDS[name])
-                alone.command(name, help=_flowing(function.__doc__ or ""))(function)
+                alone = function
+                if not isinstance(function, typer.Typer):
+                    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+                    alone.command(name, help=_flowing(function.__doc__ or ""))(function)
                 self.add_command(typer.main.get_command(alone), name)
         return self.commands.get(cmd_name)
 

@@ -20,15 +20,18 @@ from patchword.cli.outputs import (
 from patchword.errors import ConfigError
 from patchword.files import write_text
 
-DEFAULT_MODEL = "easy-vqa"
-
 
 def ask(
     photo: Annotated[str, typer.Argument(help="The picture.")],
-    question: Annotated[str, typer.Argument(help='The question, such as "what color is the shape?".')],
+    question: Annotated[str, typer.Argument(help='The question, such as "is there a dog?".')],
     model: Annotated[
-        str, typer.Option("--model", help="A shipped name, a folder or a hub id.")
-    ] = DEFAULT_MODEL,
+        str | None,
+        typer.Option(
+            "--model",
+            help="A question-answering model, or two towers for photographs: shipped name, folder, hub id. "
+            "Left out: two-towers for photographs, easy-vqa for drawings like its own.",
+        ),
+    ] = None,
     n_best: Annotated[int, typer.Option("-n", "--n-best", min=1, help="How many answers.")] = 3,
     as_json: Annotated[
         bool,
@@ -50,19 +53,22 @@ def ask(
     ] = None,
     allow_urls: AllowUrls = False,
 ) -> None:
-    """Answer a question about a picture, best answer first, each with its probability; a picture unlike
-    those that the model was trained on is refused."""
+    """Answer a question about a picture, best answer first, each with its probability. Photographs can be
+    asked "is there a dog?", "what is it?" and "which colour is the car?"; other questions are refused, and so
+    are pictures unlike those that a named model was trained on."""
     from patchword.data.pictures import open_picture
-    from patchword.tasks.answer.model import load_answerer
+    from patchword.tasks.answer.any_picture import load_any, preprocessing_of
 
     refuse_suffix("--explain", explain, PAGES)
     refuse_existing(overwrite, {"--explain": explain})
     picture = open_picture(photo, allow_urls=allow_urls)
     setattr(picture, "filename", photo)  # noqa: B010  # so that an error can name it
     if shots is not None:
+        if model is None:
+            raise ConfigError("--shots needs a few-shot model: name one with --model")
         _as_shown(picture, photo, question, model, shots, as_json, explain, device)
         return
-    answerer = load_answerer(model, device)
+    answerer = load_any(model, device)
     asked = answerer.explain(picture, question, n_best, anyway)
     unknown = answerer.unknown_words(question)
     if unknown:
@@ -77,7 +83,7 @@ def ask(
         from patchword.data.pictures import seen_part
         from patchword.tasks.answer.page import answer_page
 
-        seen = seen_part(picture, answerer.settings.preprocessing)
+        seen = seen_part(picture, preprocessing_of(answerer))
         seen.thumbnail((480, 480))
         write_text(explain, answer_page([(Path(photo), seen, asked)]))
 

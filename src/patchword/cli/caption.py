@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from patchword.cli.many import Cluster
 from patchword.cli.outputs import (
     FIGURES,
     PAGES,
@@ -105,6 +107,7 @@ def caption(
     dtype: Dtype = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures that are captioned together.")] = 16,
     allow_urls: AllowUrls = False,
+    cluster: Cluster = None,
 ) -> None:
     """Print a caption per picture; a picture that cannot be read is one line on standard error, and exit
     status 1 at the end."""
@@ -120,6 +123,14 @@ def caption(
     options = DecodingOptions(
         beam, length_penalty, no_repeat, max_length, min_length, tuple(mention or ()), dtype
     )
+    if cluster is not None:
+        from patchword.cli.many import make_job, on_cluster, refuse_with_cluster
+        from patchword.tasks.caption.many import COLUMNS
+
+        refuse_with_cluster(explain=explain, sidecar=sidecar, overwrite=overwrite, json=as_json)
+        settings = {"model": model, "device": device, "options": asdict(options)}
+        job = make_job(out, "tasks.caption.many:Captions", settings, COLUMNS, batch)
+        raise typer.Exit(on_cluster(paths, job, cluster))
     found = find_pictures(paths, allow_urls)
     addresses = [path for path in found.pictures if isinstance(path, str)]
     if sidecar and addresses:

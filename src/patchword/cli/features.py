@@ -18,7 +18,7 @@ def features(
         typer.Argument(
             help="Model whose tower is used: a shipped name, a folder, a hub id, hub:ID of a CLIP; or a "
             "bare tower: by its own name "
-            "(efficientnet-lite2), or by the TOML of a training."
+            "(efficientnet-lite2), or by the TOML or the name of a training."
         ),
     ],
     data: Annotated[Path, typer.Option("--data", help="Annotations that name the pictures.")],

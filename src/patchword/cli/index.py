@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,12 @@ DEFAULT_MODEL = "two-towers"
 
 def index(
     out: Annotated[
-        Path, typer.Option("--out", help="Folder of the index; made, continued or brought up to date.")
+        str,
+        typer.Option(
+            "--out",
+            help="The index; made, continued or brought up to date: a folder, FILE.milvus.db, or "
+            "milvus://HOST:PORT/NAME.",
+        ),
     ],
     folder: Annotated[
         Path | None, typer.Argument(help="Folder of pictures; its sub-folders are searched too.")
@@ -51,19 +57,34 @@ def index(
         bool, typer.Option("--repair", help="Keep what is whole of a damaged index, and embed what is lost.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option("--cluster", help="Embed on Ray: auto, local (all cores here) or ray://HOST:PORT."),
+    ] = None,
+    parts: Annotated[
+        Path | None,
+        typer.Option("--parts", help="With --cluster: folder that all workers see, for the vectors."),
+    ] = None,
 ) -> None:
     """Embed new and changed pictures, recognise moved ones, forget deleted ones; go on where an interrupted
     run was. Pictures that cannot be read are listed, with exit status 1 at the end."""
     from patchword.errors import ConfigError
-    from patchword.search.index import prune_index
+    from patchword.search.index import names_milvus, prune_index
 
+    if names_milvus(out) and (check or repair):
+        raise ConfigError(f"{out}: --check and --repair are for an index in a folder: leave them out")
     if check:
-        _checked(out, as_json)
+        _checked(Path(out), as_json)
         return
     if folder is None and not (prune or repair):
         raise ConfigError("index: no FOLDER was given; only --check, --prune and --repair do without")
+    misfit = cluster is not None and (folder is None or concepts is not None or repair)
+    if misfit or (cluster is None) != (parts is None):
+        raise ConfigError("--cluster goes with --parts and FOLDER, and without --concepts and --repair")
     report = None
-    if folder is not None or repair:
+    if cluster is not None and parts is not None and folder is not None:
+        report = _on_cluster(folder, out, model, cluster, parts, allow_empty)
+    elif folder is not None or repair:
         report = _updated(folder, out, model, concepts, allow_empty, repair)
     if prune:
         pruned = prune_index(out, allow_empty=allow_empty)
@@ -79,7 +100,7 @@ def index(
 
 
 def _updated(
-    folder: Path | None, out: Path, model: str | None, concepts: Path | None, allow_empty: bool, repair: bool
+    folder: Path | None, out: str, model: str | None, concepts: Path | None, allow_empty: bool, repair: bool
 ) -> IndexReport | None:
     """Load the model, mend the index where that is asked for, and bring it up to the folder, with a progress
     bar."""
@@ -97,7 +118,7 @@ def _updated(
 
         words = picture_concepts(towers, Codebook.read(concepts))
     if repair:
-        _show_repair(repair_index(out, towers.identity, name), out)
+        _show_repair(repair_index(Path(out), towers.identity, name), Path(out))
     if folder is None:
         return None
     with progress_bar() as bar:
@@ -110,6 +131,35 @@ def _updated(
             concepts=words,
             allow_empty=allow_empty,
             progress=bar.show,
+        )
+
+
+def _on_cluster(
+    folder: Path, out: str, model: str | None, cluster: str, parts: Path, allow_empty: bool
+) -> IndexReport:
+    """Let workers embed what is new; here only what has changed meanwhile is."""
+    from patchword.jobs.index import index_on_cluster
+    from patchword.log import progress
+    from patchword.search.index import model_of
+    from patchword.tasks.retrieve.query import load_embedder
+
+    name = model or model_of(out) or DEFAULT_MODEL
+    name = str(Path(name).resolve()) if Path(name).is_dir() else name
+    towers = load_embedder(name)
+    with progress(sys.stderr.isatty()) as bar:
+        task = bar.add_task("parts", total=None, status="")
+        return index_on_cluster(
+            folder,
+            out,
+            parts.resolve(),
+            towers.embed_images,
+            towers.identity,
+            name,
+            cluster,
+            lambda done, all_parts, pictures: bar.update(
+                task, completed=done, total=all_parts, status=f"{pictures} pictures"
+            ),
+            allow_empty=allow_empty,
         )
 
 
@@ -141,7 +191,7 @@ def progress_bar() -> _Bar:
     return _Bar()
 
 
-def show(report: IndexReport, out: Path, as_json: bool) -> None:
+def show(report: IndexReport, out: Path | str, as_json: bool) -> None:
     """Print what a run did; what was skipped goes to standard error, one line each."""
     from patchword.cli.left_out import told_left_out
     from patchword.search.page import printable

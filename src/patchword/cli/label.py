@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.index import DEFAULT_MODEL
+from patchword.cli.many import Cluster
 from patchword.cli.outputs import (
     PAGES,
     AllowUrls,
@@ -67,6 +68,10 @@ def label(
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
     allow_urls: AllowUrls = False,
+    cluster: Cluster = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="With --cluster: folder of the Parquet files.")
+    ] = None,
 ) -> None:
     """Print the labels of each picture, best first, with their probabilities among the labels given; a
     picture that cannot be read is one line on standard error, and exit status 1 at the end."""
@@ -83,12 +88,24 @@ def label(
         )
     refuse_suffix("--explain", explain, (*PAGES, ".png"))
     refuse_existing(overwrite, {"--explain": explain})
+    if out is not None and cluster is None:
+        raise ConfigError("--out is for --cluster; without it labels are printed")
     if trained:
+        if cluster is not None:
+            raise ConfigError(f"--cluster labels by two towers, and {model} is a trained labelling model")
         raise typer.Exit(_trained(find_pictures(photos, allow_urls), model, text, explain, as_json, device))
     if labels is None:
         raise ConfigError(
             '--labels is missing: name what to choose from, for instance --labels "a dog, a cat"'
         )
+    if cluster is not None:
+        from patchword.cli.many import make_job, on_cluster, refuse_with_cluster
+        from patchword.tasks.retrieve.many import LABEL_COLUMNS
+
+        refuse_with_cluster(json=as_json)
+        settings = {"model": model, "device": device, "labels": split_labels(labels)}
+        job = make_job(out, "tasks.retrieve.many:Labels", settings, LABEL_COLUMNS, BATCH)
+        raise typer.Exit(on_cluster(photos, job, cluster))
     raise typer.Exit(_zero_shot(find_pictures(photos, allow_urls), labels, model, as_json, device))
 
 

@@ -26,8 +26,7 @@ def models(
     from rich.console import Console
     from rich.table import Table
 
-    from patchword.checkpoints.folder import read_config
-    from patchword.checkpoints.model import SHIPPED, shipped_models
+    from patchword.checkpoints.folder import SHIPPED, read_config, shipped_models
 
     facts = []
     for name in shipped_models():
@@ -53,8 +52,7 @@ def models(
 
 def _checked(name: str) -> str:
     """What was compared. Raises ModelError or StoreError for what is damaged."""
-    from patchword.checkpoints.folder import check_files, read_config
-    from patchword.checkpoints.model import find_model
+    from patchword.checkpoints.folder import check_files, find_model, read_config
     from patchword.data.store import MANIFEST, Store
     from patchword.interface import load
     from patchword.layers.codebook import DESCRIPTION, Codebook

@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.outputs import Overwrite, complain, print_json, refuse_existing
+from patchword.errors import ConfigError
 from patchword.files import write_bytes, write_text
 
 if TYPE_CHECKING:
     from patchword.tasks.paint.paint import Order, Painted
 
-DEFAULT_MODEL = "paint-scenes"
-
 
 def paint(
     prompt: Annotated[str, typer.Argument(help='What to paint, such as "a red circle above a blue square".')],
-    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many pictures.")] = 4,
     model: Annotated[
         str,
         typer.Option(
-            "--model", help="A shipped name, a folder, a hub id, or hub:ID of a pipeline of diffusers."
+            "--model",
+            help="A folder that `patchword train paint-scenes` makes, a hub id, or hub:ID of a pipeline "
+            "of diffusers.",
         ),
-    ] = DEFAULT_MODEL,
+    ],
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many pictures.")] = 4,
     guidance: Annotated[
         float | None,
         typer.Option(
@@ -69,6 +70,9 @@ def paint(
             help="Two-tower model that scores how well each picture fits the prompt; the best comes first."
         ),
     ] = None,
+    enlarge: Annotated[
+        str | None, typer.Option(help="Model that enlarges what --model paints: the next step of a cascade.")
+    ] = None,
     grid: Annotated[
         bool, typer.Option("--grid", help="Also write all pictures on one sheet, OUT/sheet.png.")
     ] = False,
@@ -88,13 +92,17 @@ def paint(
     from patchword.log import progress
     from patchword.tasks.paint.families import TokenChoice
     from patchword.tasks.paint.model import load_painter
-    from patchword.tasks.paint.paint import Order, batches, paint_into
+    from patchword.tasks.paint.paint import Cascade, Order, batches, paint_into
 
     refuse_existing(
         overwrite,
         {"--grid": out / "sheet.png" if grid else None, "--html": out / "index.html" if html else None},
     )
     painter = load_painter(model, device)
+    if enlarge is not None:
+        if explain:
+            raise ConfigError("--explain shows what one model attends to: leave out --enlarge")
+        painter = Cascade(painter, load_painter(enlarge, device))
     painter.check(prompt)
     for remark in painter.remarks(prompt):
         complain(remark)
@@ -107,11 +115,14 @@ def paint(
     if (temperature, top_k, top_p) != (None, None, None):
         tokens = TokenChoice(1.0 if temperature is None else temperature, top_k, top_p)
     order = Order(prompt, range(seed, seed + number), model, guidance, steps, threshold, tokens)
-    each = painter.usual_steps if steps is None else steps
+    each = painter.usual_steps if steps is None else steps * (1 if enlarge is None else 2)
     with progress() as bar:
         task = bar.add_task("painting", total=batches(order) * (each or 1), status="")
         painted = paint_into(painter, order, out, overwrite, ranker, lambda: bar.update(task, advance=1))
         bar.update(task, completed=batches(order) * (each or 1))
+    kept = sum(one.kept for one in painted)
+    if kept:
+        complain(f"{kept} of {len(painted)} pictures were there already and are kept")
     for one in painted:
         if as_json:
             print_json({"file": str(one.path), "prompt": prompt, "seed": one.seed, "score": one.score})

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 
 def search(
-    index: Annotated[Path, typer.Argument(help="Folder made by `patchword index`, or a folder of pictures.")],
+    index: Annotated[
+        str,
+        typer.Argument(
+            help="What `patchword index --out` named: a folder, FILE.milvus.db, milvus://...; or a folder "
+            "of pictures."
+        ),
+    ],
     query: Annotated[str, typer.Argument(help="What to find, in words.")] = "",
     like: Annotated[
         Path | None, typer.Option("--like", help="A picture: find those like it, instead of words.")
@@ -39,6 +45,9 @@ def search(
             "--concept", help="Only pictures with this concept; may be repeated, and needs no words."
         ),
     ] = None,
+    under: Annotated[
+        str, typer.Option("--under", help="Only pictures in this folder and its sub-folders.")
+    ] = "",
     model: Annotated[
         str | None,
         typer.Option("--model", help="Two-tower model (default: the one the index was made with)."),
@@ -63,9 +72,9 @@ def search(
     """Print the pictures nearest to a sentence or a picture, best first, with their cosine; with --rerank
     their similarity by alignment. A folder of pictures is indexed first, in the system's cache folder."""
     from patchword.search.find import ReRanking, Shift, check_query, find_by_picture, find_by_text
-    from patchword.search.index import open_index
+    from patchword.search.index import names_milvus, open_index
     from patchword.search.walk import is_index
-    from patchword.tasks.retrieve.load import load_two_towers
+    from patchword.tasks.retrieve.query import load_embedder
 
     if concept and not query.strip() and like is None:
         query = " and ".join(concept)  # of all that have the concepts, those first that these words fit best
@@ -78,18 +87,18 @@ def search(
         )
     if rerank is not None:
         again = ReRanking(_alignment(rerank, like), shortlist)
-    if is_index(index) or not index.is_dir():
+    if names_milvus(index) or is_index(Path(index)) or not Path(index).is_dir():
         opened = open_index(index)
-        towers = load_two_towers(model or opened.name)
+        towers = load_embedder(model or opened.name)
     else:
-        towers = load_two_towers(model or DEFAULT_MODEL)
-        opened = open_index(_indexed(index, towers, model or DEFAULT_MODEL))
+        towers = load_embedder(model or DEFAULT_MODEL)
+        opened = open_index(_indexed(Path(index), towers, model or DEFAULT_MODEL))
     with opened:
         opened.refuse_other(towers.identity)
         if like is not None:
-            found = find_by_picture(opened, towers, like, k, concept or [], shift)
+            found = find_by_picture(opened, towers, like, k, concept or [], shift, under)
         else:
-            found = find_by_text(opened, towers, query, k, concept or [], again, shift)
+            found = find_by_text(opened, towers, query, k, concept or [], again, shift, under)
     show(query if like is None else str(like), found, as_json, as_html)
 
 

@@ -12,8 +12,6 @@ import typer
 from patchword.cli.caption import DEFAULT_MODEL
 from patchword.cli.index import DEFAULT_MODEL as DEFAULT_TOWERS
 
-DEFAULT_ANSWERER = "easy-vqa"
-
 
 def serve(
     model: Annotated[
@@ -59,7 +57,7 @@ def serve(
     from patchword.serve.loading import ShippedNames, load_all
 
     limits = Limits(batch=batch, queue=queue, deadline_seconds=deadline)
-    shipped = ShippedNames(DEFAULT_MODEL, DEFAULT_TOWERS, DEFAULT_ANSWERER)
+    shipped = ShippedNames(DEFAULT_MODEL, DEFAULT_TOWERS, answerer=None)
     with take_port(host, port) as taken:  # before the models, which take seconds
         offer = load_all(model or [], index, shipped, device)
         app = create_app(

@@ -1,8 +1,8 @@
 """A search from a query to the pictures that it found: by words or by a picture, filtered, and ranked again
 where that is asked for.
 
-query -> two towers -> vector -> search/index.py -> nearest pictures -> (patch-word alignment ranks a
-shortlist again)
+query -> two towers -> vector -> search/index.py or search/milvus.py -> nearest pictures -> (patch-word
+alignment ranks a shortlist again)
 
 Nothing is printed here, and no model is loaded: the command line and the service bring both.
 """
@@ -121,8 +121,10 @@ def find_by_text(
     concepts: Sequence[str] = (),
     again: ReRanking | None = None,
     shift: Shift = NO_SHIFT,
+    under: str = "",
 ) -> SearchResult:
-    """The `k` pictures nearest to a text, best first; with `again` the best of a shortlist by alignment.
+    """The `k` pictures nearest to a text, best first; with `again` the best of a shortlist by alignment, with
+    `under` only pictures in that folder.
 
     Raises:
         DataError: the text is empty or has no word that a model knows, or the index does not know a concept.
@@ -131,9 +133,9 @@ def find_by_text(
     vector_E = shift.of(towers.embed_texts([text])[0], towers)
     remarks = [*_about(index), *towers.remarks(text)]
     if again is None:
-        return _described(SearchResult(tuple(index.search(vector_E, k, concepts))), remarks)
+        return _described(SearchResult(tuple(index.search(vector_E, k, concepts, under))), remarks)
     remarks += [remark for remark in again.aligner.remarks(text) if remark not in remarks]
-    nearest = index.search(vector_E, max(k, again.shortlist), concepts)
+    nearest = index.search(vector_E, max(k, again.shortlist), concepts, under)
     return _described(_ranked_again(nearest, again.aligner, text, k), remarks)
 
 
@@ -144,6 +146,7 @@ def find_by_picture(
     k: int = 10,
     concepts: Sequence[str] = (),
     shift: Shift = NO_SHIFT,
+    under: str = "",
 ) -> SearchResult:
     """The `k` pictures of the index that are nearest to a picture, best first.
 
@@ -152,7 +155,7 @@ def find_by_picture(
         DataError: the index does not know a concept.
     """
     vector_E = shift.of(towers.embed_images([open_picture(picture)])[0], towers)
-    return _described(SearchResult(tuple(index.search(vector_E, k, concepts))), _about(index))
+    return _described(SearchResult(tuple(index.search(vector_E, k, concepts, under))), _about(index))
 
 
 def _about(index: PictureIndex) -> list[str]:

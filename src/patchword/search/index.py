@@ -15,18 +15,21 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from patchword.data.isolated import PictureReader
 from patchword.errors import DataError, StoreError
+from patchword.lookup import look_up
 from patchword.search import manifest as manifests
 from patchword.search.manifest import Manifest
 from patchword.search.records import Concepts, Embed, IndexReport, Match
 from patchword.search.segments import Segment, open_segments
-from patchword.search.update import Update, forget, same_concepts
+from patchword.search.update import Given, Update, forget, same_concepts
 from patchword.search.upgrade import is_old, upgrade
 from patchword.search.vectors import load_faiss
 from patchword.search.walk import compare, is_gone, missing, prefix_of, walk
@@ -56,6 +59,7 @@ def update_index(
     concepts: Concepts | None = None,
     allow_empty: bool = False,
     thumbnails: bool = True,
+    given: Given | None = None,
 ) -> IndexReport:
     """Bring the index at `out` up to the pictures under `folder` (with its sub-folders), embedding only new
     and changed files.
@@ -72,19 +76,18 @@ def update_index(
         allow_empty: whether pictures of a folder that is empty now, or of a drive that is not mounted, are
             forgotten.
         thumbnails: whether small copies are kept, for pages that show what was found.
+        given: what is known of files by their SHA-256, which are then not decoded; for vectors that a job on
+            a cluster has made (`jobs/index.py`).
 
     Raises:
         DataError: the folder does not exist.
         StoreError: the index is of another model or of other concepts, is damaged, is written by another
             process, cannot be written, or the folder is empty and the index holds pictures of it.
     """
-    load_faiss()
-    folder, out = Path(os.path.abspath(folder)), Path(out)
+    folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected a folder of pictures to index")
-    if is_old(out):
-        upgrade(out)
-    with open_writer(out, model, name) as index, PictureReader() as reader:
+    with _writer(out, model, name) as index, PictureReader() as reader:
         same_concepts(index, concepts)
         seen = walk(folder)
         known = index.known_under(prefix_of(folder))
@@ -93,7 +96,7 @@ def update_index(
         report = IndexReport(
             kept=len(seen.found) - len(found.waiting), absent=found.absent, left_out=+seen.left_out
         )
-        update = Update(index, known, seen, found, embed, concepts, report, thumbnails, reader)
+        update = Update(index, known, seen, found, embed, concepts, report, thumbnails, reader, given)
         if progress is not None:
             progress(0, len(found.waiting))
         update.begin(folder)
@@ -101,8 +104,7 @@ def update_index(
             if progress is not None:
                 progress(done, len(found.waiting))
         update.end()
-        problems = index.problems()
-    report.pictures = index.manifest.pictures
+        problems, report.pictures = index.problems(), index.pictures
     report.bad += [(os.fsdecode(path), reason) for path, reason in seen.unreadable.items()]
     report.bad += [(os.fsdecode(path), reason) for path, reason in problems.items() if path in seen.found]
     return report
@@ -117,10 +119,9 @@ def prune_index(out: Path | str, *, allow_empty: bool = False) -> IndexReport:
     Raises:
         StoreError: there is no index, it is damaged, is written by another process, or cannot be written.
     """
-    out = Path(out)
     with open_index(out) as opened:
         model, name = opened.model, opened.name
-    with open_writer(out, model, name) as index:
+    with _writer(out, model, name) as index:
         mounts = {os.fsencode(mount) for mount in index.manifest.mounts}
         lost = missing(index.known_under(b""))
         gone = [path for path in lost if allow_empty or is_gone(path, mounts)]
@@ -131,8 +132,39 @@ def prune_index(out: Path | str, *, allow_empty: bool = False) -> IndexReport:
         if gone:
             forget(index, gone)
             index.tidy(0)
-    report.pictures = index.manifest.pictures
+        report.pictures = index.pictures
     return report
+
+
+def what_waits(
+    folder: Path | str, out: Path | str, model: str, name: str, allow_empty: bool = False
+) -> list[bytes]:
+    """The pictures of a folder that the next `update_index` would read: new ones, and those that changed.
+
+    Raises as `update_index`.
+    """
+    folder = Path(os.path.abspath(folder))
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected a folder of pictures to index")
+    with _writer(out, model, name) as index:
+        known, mounts = index.known_under(prefix_of(folder)), index.manifest.mounts
+    found = compare(folder, walk(folder), known, [os.fsencode(mount) for mount in mounts], allow_empty)
+    return found.waiting
+
+
+def _writer(out: Path | str, model: str, name: str) -> AbstractContextManager[Any]:
+    """The index at `out` for changes, of the engine that its name says."""
+    if names_milvus(out):
+        return look_up("search.milvus:open_milvus_writer")(out, model, name)
+    load_faiss()
+    if is_old(Path(out)):
+        upgrade(Path(out))
+    return open_writer(Path(out), model, name)
+
+
+def names_milvus(out: Path | str) -> bool:
+    """Whether an index is one in Milvus (`search/milvus.py`), a cluster's or a file of milvus-lite."""
+    return str(out).startswith("milvus:") or str(out).endswith(".milvus.db")
 
 
 class PictureIndex:
@@ -165,9 +197,21 @@ class PictureIndex:
         """Raises StoreError where `model` is not the identity of the model that the index was made with."""
         refuse_other(self.out, self.model, model)
 
-    def search(self, query_E: np.ndarray, k: int = 10, concepts: Sequence[str] = ()) -> list[Match]:
+    def pictures(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Path and vector (E,) of every picture that can be found, segment by segment, verified against its
+        sums.
+
+        Raises StoreError for damage.
+        """
+        for segment in self._segments:
+            for row in segment.rows(with_vector=True):
+                yield os.fsdecode(row.path), row.vector_E
+
+    def search(
+        self, query_E: np.ndarray, k: int = 10, concepts: Sequence[str] = (), under: str = ""
+    ) -> list[Match]:
         """The `k` pictures nearest to a vector, best first; with `concepts` only among pictures that have all
-        of them.
+        of them, with `under` only those in that folder and its sub-folders.
 
         Raises:
             StoreError: the query has another width, or what was found is not what was written.
@@ -186,7 +230,7 @@ class PictureIndex:
         found = [
             (score, segment, number)
             for segment in self._segments
-            for score, number in segment.search(query_E, k, segment.having(wanted) if wanted else None)
+            for score, number in segment.search(query_E, k, _among(segment, wanted, under))
         ]
         best = heapq.nsmallest(k, found, key=lambda one: -one[0])
         rows = [(segment.verified(number, query_E, score), score) for score, segment, number in best]
@@ -202,15 +246,28 @@ class PictureIndex:
         return sorted(set(concepts))
 
 
+def _among(segment: Segment, wanted: Sequence[str], under: str) -> set[int] | None:
+    """Numbers of the pictures that a search may find; None for all."""
+    sets = [segment.having(wanted)] if wanted else []
+    if under:
+        prefix = prefix_of(Path(os.path.abspath(under)))
+        sets.append({known.picture for _, known in segment.under(prefix)})
+    return set.intersection(*sets) if sets else None
+
+
 def open_index(out: Path | str, model: str | None = None) -> PictureIndex:
-    """Open an index as it is now. `model`, where given, must be the model of the index.
+    """Open an index as it is now, a `PictureIndex` or one in Milvus with the same interface. `model`, where
+    given, must be the model of the index.
 
     An index of an earlier format is brought to this one first, for which its folder must be writable.
 
     Raises:
         StoreError: there is no index, it is of another model, or damaged.
+        MissingExtra: it is so large that faiss searches it, and faiss is not installed.
     """
-    load_faiss()
+    if names_milvus(out):
+        opened: PictureIndex = look_up("search.milvus:open_milvus")(out, model)  # has the same methods
+        return opened
     out = Path(out)
     if is_old(out):
         upgrade(out)
@@ -232,6 +289,8 @@ def open_index(out: Path | str, model: str | None = None) -> PictureIndex:
 
 def model_of(out: Path | str) -> str | None:
     """What the model of an index is loaded by; None where there is no index, or none that says so."""
+    if names_milvus(out):
+        return look_up("search.milvus:model_of")(out)
     try:
         content = manifests.read_json(Path(out))
     except StoreError:

@@ -195,9 +195,9 @@ class Segment:
         self._faiss: Any = None
         self._cells: Any = None
         if searched:
-            self._faiss = load_faiss()
             self.vectors_NE()
             if "cells" in facts.files:
+                self._faiss = load_faiss()
                 self._cells = self._read_cells(self._faiss)
 
     def _path(self, kind: str) -> Path:
@@ -255,7 +255,7 @@ class Segment:
         if k == 0:
             return []
         if self._cells is None:
-            scores, numbers = nearest(self._faiss, self.vectors_NE(), query_E, k, kept_N)
+            scores, numbers = nearest(self.vectors_NE(), query_E, k, kept_N)
         else:
             everywhere = among is not None
             scores, numbers = nearest_in_cells(self._faiss, self._cells, query_E, k, kept_N, everywhere)

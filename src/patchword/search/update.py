@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -15,14 +15,53 @@ from patchword.data.headers import Bounds
 from patchword.data.isolated import PictureReader
 from patchword.data.pictures import read_content
 from patchword.errors import PictureError, StoreError
+from patchword.search.manifest import Manifest
 from patchword.search.records import LOST, Concepts, Embed, IndexReport, Row
 from patchword.search.segments import KnownPicture
 from patchword.search.thumbnails import Thumbnails
 from patchword.search.walk import Comparison, Walk, is_gone
-from patchword.search.writer import IndexWriter, explained
+from patchword.search.writer import explained
 
 LEAST_SIDE = 1024
 """Pictures are handed to the model with a shorter side of at least this many pixels (or as they are)."""
+
+
+Given = Callable[[bytes], tuple[np.ndarray | None, str] | None]
+"""SHA-256 of a file to what is known of it: its unit vector, or why it has none; None where nothing is."""
+
+
+class Writer(Protocol):
+    """An engine that holds an index, open for changes: `search/writer.py` and `search/milvus.py` have one
+    each."""
+
+    out: Any
+    manifest: Manifest
+    """What the index says of itself; `segments` are the embedded engine's own."""
+
+    @property
+    def pictures(self) -> int:
+        """Pictures that a search can find."""
+
+    def known_under(self, prefix: bytes) -> dict[bytes, KnownPicture]:
+        """The pictures whose path begins with `prefix`."""
+
+    def problems(self) -> dict[bytes, str]:
+        """The pictures that could not be read, with the reason."""
+
+    def twins(self, size: int, content: bytes) -> Iterator[Row]:
+        """The pictures with a vector whose file had this size and this SHA-256."""
+
+    def row(self, path: bytes) -> Row | None:
+        """A picture with all that the index holds of it."""
+
+    def describe(self, **changes: object) -> None:
+        """Change facts of the index; the next `publish` writes them."""
+
+    def publish(self, rows: Sequence[Row] = (), gone: Iterable[bytes] = ()) -> None:
+        """Put pictures in, and take those with the paths `gone` out."""
+
+    def tidy(self, added: int) -> None:
+        """After a run that added so many: whatever keeps searches fast."""
 
 
 class _Twin(NamedTuple):
@@ -38,7 +77,7 @@ class Update:
 
     def __init__(
         self,
-        index: IndexWriter,
+        index: Writer,
         known: dict[bytes, KnownPicture],
         seen: Walk,
         found: Comparison,
@@ -47,10 +86,11 @@ class Update:
         report: IndexReport,
         thumbnails: bool,
         reader: PictureReader,
+        given: Given | None = None,
     ) -> None:
         self.index, self.known, self.seen, self.found, self.report = index, known, seen, found, report
-        self.embed, self.concepts, self.reader = embed, concepts, reader
-        self.thumbnails = Thumbnails(index.out) if thumbnails else None
+        self.embed, self.concepts, self.reader, self.given = embed, concepts, reader, given
+        self.thumbnails = Thumbnails(index.out) if thumbnails and isinstance(index.out, Path) else None
         self.mounts = {os.fsencode(mount) for mount in index.manifest.mounts}
         self.left: set[bytes] = set()
         """Paths from which a picture has moved to where it was found."""
@@ -118,6 +158,12 @@ class Update:
         twin = self._twin(row)
         if twin is not None:
             return row._replace(concepts=twin.row.concepts, vector_E=twin.row.vector_E), None, twin
+        ready = self.given(row.content) if self.given is not None else None
+        if ready is not None:
+            vector_E, problem = ready
+            if vector_E is not None:
+                self._check_width(len(vector_E))
+            return row._replace(vector_E=vector_E, problem=problem), None, None
         try:
             picture = _reduced(self.reader.open(content, shown))
         except PictureError as error:
@@ -166,18 +212,24 @@ class Update:
         self.index.describe(width=vectors_NE.shape[1])
         return vectors_NE / lengths_N1
 
+    def _check_width(self, width: int) -> None:
+        held = self.index.manifest.width
+        if held not in (0, width):
+            raise StoreError(f"a vector has {width} numbers, and those of this index have {held}")
+        self.index.describe(width=width)
+
     def _keep_copy(self, key: str, picture: Image.Image) -> None:
         if self.thumbnails is not None and not self.thumbnails.has(key):
             with explained(self.index.out):
                 self.thumbnails.write(key, picture)
 
 
-def forget(index: IndexWriter, paths: Sequence[bytes]) -> None:
+def forget(index: Writer, paths: Sequence[bytes]) -> None:
     """Take pictures out of an index, with the small copies that no other picture of it needs."""
     rows = [index.row(path) for path in paths]
     index.publish(gone=paths)
-    copies = Thumbnails(index.out)
-    for row in rows:
+    copies = Thumbnails(index.out) if isinstance(index.out, Path) else None
+    for row in rows if copies is not None else ():
         if row is not None and row.content and not any(index.twins(row.size, row.content)):
             copies.remove(row.content.hex())
 
@@ -189,13 +241,13 @@ def _reduced(picture: Image.Image) -> Image.Image:
     return picture.reduce(factor) if factor > 1 else picture
 
 
-def same_concepts(index: IndexWriter, concepts: Concepts | None) -> None:
+def same_concepts(index: Writer, concepts: Concepts | None) -> None:
     """An index without pictures takes the words it is given; later runs must bring the same ones, or its
     pictures would differ."""
     given, held = sorted(concepts.words) if concepts is not None else [], index.manifest.concepts
     if given == held:
         return
-    if index.manifest.segments:
+    if index.pictures:
         found = f"{len(given)} concepts are given and this index holds pictures with {len(held)} others"
         do = "index with the codebook that it was begun with, or make a new index in another folder"
         raise StoreError(f"{index.out}: {found}; {do}")

@@ -52,6 +52,11 @@ class IndexWriter:
         for segment in self._segments.values():
             segment.close()
 
+    @property
+    def pictures(self) -> int:
+        """Pictures that a search can find."""
+        return self.manifest.pictures
+
     def known_under(self, prefix: bytes) -> dict[bytes, KnownPicture]:
         """The pictures whose path begins with `prefix`."""
         return dict(chain.from_iterable(segment.under(prefix) for segment in self._segments.values()))
@@ -244,7 +249,7 @@ def open_writer(out: Path, model: str, name: str) -> Iterator[IndexWriter]:
             writer.close()
 
 
-def refuse_other(out: Path, held: str, asked: str) -> None:
+def refuse_other(out: Path | str, held: str, asked: str) -> None:
     """Raises StoreError where the model at hand is not the index's own."""
     if held != asked:
         raise StoreError(

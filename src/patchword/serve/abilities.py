@@ -114,6 +114,8 @@ class CaptionAnswer(BaseModel):
     caption: str
     log_probability: float | None
     complete: bool
+    unsure: bool | None = None
+    """True where the picture is unlike the training pictures or the caption is not to be trusted."""
     tokens: list[str]
     width: int
     height: int
@@ -141,6 +143,7 @@ def caption_answer(
         caption=caption.text,
         log_probability=_finite(caption.log_probability),
         complete=caption.complete,
+        unsure=caption.unsure,
         tokens=list(caption.tokens),
         width=picture.width,
         height=picture.height,

@@ -12,9 +12,10 @@ from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import find_model
 from patchword.errors import ConfigError
 from patchword.hub import is_hub
-from patchword.search.index import open_index
+from patchword.search.index import names_milvus, open_index
+from patchword.serve.asking import QuestionAnswerer
 from patchword.serve.searching import IndexSearch, TowerLabels
-from patchword.tasks.answer.model import AnsweringModel, load_answerer
+from patchword.tasks.answer.any_picture import load_any
 from patchword.tasks.caption.load import load
 from patchword.tasks.paint.model import PaintingModel, load_painter
 from patchword.tasks.retrieve.load import load_two_towers
@@ -25,7 +26,8 @@ class ShippedNames(NamedTuple):
 
     captioner: str
     towers: str
-    answerer: str
+    answerer: str | None
+    """None: for photographs and drawings the shipped models of each."""
 
 
 class Offer(NamedTuple):
@@ -34,7 +36,7 @@ class Offer(NamedTuple):
     models: dict[str, Any]
     pictures: IndexSearch | None
     """The index that is searched."""
-    answers: AnsweringModel
+    answers: QuestionAnswerer
     labels: TowerLabels
     painter: PaintingModel | None = None
 
@@ -54,7 +56,7 @@ def load_all(names: Sequence[str], index: Path | None, shipped: ShippedNames, de
             labelling.append(load_two_towers(name, device))
             continue
         if task == "answer":
-            answering.append(load_answerer(name, device))
+            answering.append(load_any(name, device))
             continue
         if task == "paint":
             painting.append(load_painter(name, device))
@@ -74,11 +76,13 @@ def load_all(names: Sequence[str], index: Path | None, shipped: ShippedNames, de
     if not models:
         models[shipped.captioner] = load(shipped.captioner, device)
     search = None
+    if index is not None and names_milvus(index):
+        raise ConfigError(f"--index {index}: the service shows small copies, which only a folder keeps")
     if index is not None:
         with open_index(index) as named:
             searching = load_two_towers(named.name, device)
         search = IndexSearch(open_index(index, searching.identity), searching)
         labelling.append(searching)
     labels = TowerLabels(labelling[0] if labelling else load_two_towers(shipped.towers, device))
-    answerer = answering[0] if answering else load_answerer(shipped.answerer, device)
+    answerer = answering[0] if answering else load_any(shipped.answerer, device)
     return Offer(models, search, answerer, labels, painting[0] if painting else None)

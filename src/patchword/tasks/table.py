@@ -80,6 +80,16 @@ TASKS = {
         run="tasks.pretrain.settings:PretrainRun",
         recipe="tasks.pretrain.start:pretrain_recipe",
     ),
+    "vokens": Task(
+        load="tasks.vokens.model:load_vokenizer",
+        run="tasks.vokens.settings:VokensRun",
+        recipe="tasks.vokens.train:vokens_recipe",
+    ),
+    "words": Task(
+        load="tasks.words.model:load_words",
+        run="tasks.words.settings:WordsRun",
+        recipe="tasks.words.train:words_recipe",
+    ),
     "paint": Task(
         load="tasks.paint.model:load_painter",
         run="tasks.paint.settings:PaintRun",

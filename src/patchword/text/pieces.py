@@ -100,6 +100,12 @@ class Pieces:
         """Returns the ids of the pieces, without start and end."""
         return self._tokenizer.encode(caption, add_special_tokens=False).ids
 
+    def spans(self, caption: str) -> list[tuple[int, int]]:
+        """Where each piece of `encode` stands in the text: characters from and to."""
+        return [
+            (begin, end) for begin, end in self._tokenizer.encode(caption, add_special_tokens=False).offsets
+        ]
+
     def unknown_words(self, caption: str) -> list[str]:
         """The words of a text for which there is no piece, each once."""
         found = self._tokenizer.encode(caption, add_special_tokens=False)

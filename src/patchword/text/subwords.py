@@ -9,11 +9,11 @@ itself pads with its end piece, which a loss could not distinguish from a real e
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patchword.errors import ModelError
+from patchword.errors import DataError, ModelError
 from patchword.hub import find_published
 from patchword.ids import SpecialIds
 from patchword.text.pieces import Pieces
@@ -146,3 +146,43 @@ def vocabulary_from_json(content: dict) -> Vocabulary | Subwords | Pieces:
         if content.get("splitter") == Subwords.splitter
         else Vocabulary.from_json(content)
     )
+
+
+def knows(vocabulary: Vocabulary | Subwords | Pieces, text: str, longest: int) -> bool:
+    """Whether a text has a known word within the length of a text tower; `longest` counts start and end."""
+    ids = vocabulary.encode(text)[: longest - 2]
+    return any(number != vocabulary.special.unknown for number in ids)
+
+
+def rows_of(
+    vocabulary: Vocabulary | Subwords | Pieces, texts: Sequence[str], longest: int
+) -> list[list[int]]:
+    """Token ids of each text with start and end, cut to at most `longest`.
+
+    Raises DataError for a text without a word that the model knows.
+    """
+    special, rows = vocabulary.special, []
+    for text in texts:
+        if not knows(vocabulary, text, longest):
+            raise DataError(
+                f"{text!r} has no word that the model knows: try plain words such as 'two dogs in snow'"
+            )
+        rows.append([special.start, *vocabulary.encode(text)[: longest - 2], special.end])
+    return rows
+
+
+def remarks_on(vocabulary: Vocabulary | Subwords | Pieces, text: str, longest: int) -> list[str]:
+    """What a person should know who asks with this text: words that the model does not know, and what is cut.
+
+    Empty where the model reads the whole text.
+    """
+    found = []
+    unknown = vocabulary.unknown_words(text)
+    if unknown:
+        found.append(f"the model does not know: {', '.join(unknown)}")
+    limit, length = longest - 2, len(vocabulary.encode(text))
+    if length > limit:
+        units = "words" if isinstance(vocabulary, Vocabulary) else "pieces of words"
+        cut = f"the last {length - limit} are left out"
+        found.append(f"the text has {length} {units} and the model reads {limit}: {cut}")
+    return found

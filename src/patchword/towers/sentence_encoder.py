@@ -14,30 +14,17 @@ names and codebooks use this.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchword.errors import ModelError
 from patchword.towers import layered, packages
-from patchword.towers.bert import BertTower
-from patchword.towers.settings import BertTowerConfig, SentenceEncoderConfig
+from patchword.towers.settings import LONGEST_SENTENCE, SentenceEncoderConfig
+from patchword.towers.small_bert import SmallBert
 from patchword.types import TextFeatures
 
 PUBLISHED = "all-minilm-l6-v2"
-ARCHITECTURE: dict[str, Any] = {
-    "vocab_size": 30522,
-    "hidden_size": 384,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 12,
-    "intermediate_size": 1536,
-    "max_position_embeddings": 512,
-    "layer_norm_eps": 1e-12,
-}
-"""The architecture of all-MiniLM-L6-v2; other fields have transformers' defaults for BERT."""
-LONGEST = 256
-"""Longest text in tokens that the published weights are meant for."""
 
 
 def published_tokenizer() -> Path:
@@ -51,7 +38,7 @@ class SentenceEncoder(nn.Module):
     Attributes:
         width: C of tokens and sentences.
         shared_width: the same where the texts stay in the encoder's own space, else None.
-        depth, max_length, vocabulary_size, layers: see `BertTower`.
+        depth, max_length, vocabulary_size, layers: see `SmallBert`.
     """
 
     has_class_token = True
@@ -65,15 +52,12 @@ class SentenceEncoder(nn.Module):
         """
         super().__init__()
         self.config = config
-        architecture = ARCHITECTURE if config.architecture is None else config.architecture
-        self.bert = BertTower(
-            BertTowerConfig(architecture=architecture, trainable_from=config.trainable_from)
-        )
+        self.bert = SmallBert(config.sizes(), config.trainable_from)
         if config.weights == "package":
             self._load(packages.read_weights(PUBLISHED))
         self.layers, self.depth, self.width = self.bert.layers, self.bert.depth, self.bert.width
         self.vocabulary_size = self.bert.vocabulary_size
-        self.max_length = min(self.bert.max_length, LONGEST)
+        self.max_length = min(self.bert.max_length, LONGEST_SENTENCE)
         self.shared_width = self.width if config.own_space else None
 
     def embed(
@@ -97,7 +81,7 @@ class SentenceEncoder(nn.Module):
     def forward(
         self, ids_BL: Tensor, mask_BL: Tensor | None = None, types_BL: Tensor | None = None
     ) -> TextFeatures:
-        """Returns the features of B texts; the arguments are those of `BertTower.embed`."""
+        """Returns the features of B texts; the arguments are those of `SmallBert.embed`."""
         tokens_BLC, mask_BL = self.embed(ids_BL, mask_BL, types_BL)
         return self.finish(layered.run_layers(self.layers, tokens_BLC, mask_BL), mask_BL)
 

@@ -1,14 +1,17 @@
 """Settings of all towers.
 
 They are apart from the towers, so that a configuration can be read and listed without importing transformers.
+Their schemas are built when they are first used (`defer_build`): most programs use one or two of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, model_validator
+
+from patchword.errors import ConfigError
 
 Aligned = Literal["value_only", "value_with_residual", "correlative"]
 """Ways of mapping CLIP's patch tokens to its text space; see `towers/clip.py`."""
@@ -25,7 +28,7 @@ _STEERS = ("auto_map", "attn_implementation", "experts_implementation", "quantiz
 """Fields that say where code comes from or how it runs; a size of a network is none of them."""
 
 
-class TowerConfig(BaseModel, extra="forbid", frozen=True):
+class TowerConfig(BaseModel, extra="forbid", frozen=True, defer_build=True):
     """The fields that all towers over transformers' modules have.
 
     Exactly one of `source` and `architecture` must be given.
@@ -77,7 +80,7 @@ def _values(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, content
 
 
-class AdaptersConfig(BaseModel, extra="forbid", frozen=True):
+class AdaptersConfig(BaseModel, extra="forbid", frozen=True, defer_build=True):
     """Sizes of the adapters: small trained parts in the last blocks of a tower that may be frozen.
 
     An untrained adapter changes nothing.
@@ -89,7 +92,7 @@ class AdaptersConfig(BaseModel, extra="forbid", frozen=True):
     bottleneck: int = Field(192, gt=0, le=65536, description="inner width of an adapter")
 
 
-class ConvolutionalConfig(BaseModel, extra="forbid", frozen=True):
+class ConvolutionalConfig(BaseModel, extra="forbid", frozen=True, defer_build=True):
     """Sizes of the convolutional tower, and how much of it is trained."""
 
     kind: Literal["convolutional"] = "convolutional"
@@ -137,7 +140,7 @@ class ConvolutionalConfig(BaseModel, extra="forbid", frozen=True):
         return self
 
 
-class ClipTowerConfig(TowerConfig, extra="forbid", frozen=True):
+class ClipTowerConfig(TowerConfig, extra="forbid", frozen=True, defer_build=True):
     """Settings of CLIP's vision tower."""
 
     kind: Literal["clip"] = "clip"
@@ -152,13 +155,13 @@ class ClipTowerConfig(TowerConfig, extra="forbid", frozen=True):
     )
 
 
-class ClipTextTowerConfig(TowerConfig, extra="forbid", frozen=True):
+class ClipTextTowerConfig(TowerConfig, extra="forbid", frozen=True, defer_build=True):
     """Settings of CLIP's text tower."""
 
     kind: Literal["clip-text"] = "clip-text"
 
 
-class VitTowerConfig(TowerConfig, extra="forbid", frozen=True):
+class VitTowerConfig(TowerConfig, extra="forbid", frozen=True, defer_build=True):
     """Settings of a ViT tower."""
 
     kind: Literal["vit"] = "vit"
@@ -167,13 +170,13 @@ class VitTowerConfig(TowerConfig, extra="forbid", frozen=True):
     )
 
 
-class SwinTowerConfig(TowerConfig, extra="forbid", frozen=True):
+class SwinTowerConfig(TowerConfig, extra="forbid", frozen=True, defer_build=True):
     """Settings of a Swin tower."""
 
     kind: Literal["swin"] = "swin"
 
 
-class ResNetTowerConfig(TowerConfig, extra="forbid", frozen=True):
+class ResNetTowerConfig(TowerConfig, extra="forbid", frozen=True, defer_build=True):
     """Settings of a ResNet tower."""
 
     kind: Literal["resnet"] = "resnet"
@@ -185,7 +188,7 @@ class ResNetTowerConfig(TowerConfig, extra="forbid", frozen=True):
     )
 
 
-class EfficientNetLiteConfig(BaseModel, extra="forbid", frozen=True):
+class EfficientNetLiteConfig(BaseModel, extra="forbid", frozen=True, defer_build=True):
     """Settings of an EfficientNet-Lite tower, trained on ImageNet, for any picture size."""
 
     kind: Literal["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"] = "efficientnet-lite2"
@@ -244,7 +247,7 @@ class EfficientNetLiteConfig(BaseModel, extra="forbid", frozen=True):
     )
 
 
-class BertTowerConfig(TowerConfig, extra="forbid", frozen=True):
+class BertTowerConfig(TowerConfig, extra="forbid", frozen=True, defer_build=True):
     """Settings of a BERT-like text tower: published weights, or a custom architecture."""
 
     kind: Literal["bert"] = "bert"
@@ -257,7 +260,47 @@ class LanguageConfig(TowerConfig, extra="forbid", frozen=True):
     kind: Literal["causal"] = "causal"
 
 
-class SentenceEncoderConfig(BaseModel, extra="forbid", frozen=True):
+
+class BertSizes(NamedTuple):
+    """Fields of transformers' BertConfig with its defaults."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    initializer_range: float = 0.02
+
+    @classmethod
+    def read(cls, architecture: dict[str, Any]) -> BertSizes:
+        """Raises ConfigError for a field that is no size, and for a width that its heads do not divide."""
+        strange = sorted(set(architecture) - set(cls._fields))
+        if strange:
+            raise ConfigError(
+                f"the sentence encoder's architecture has no {', '.join(strange)}: give "
+                f"{', '.join(cls._fields)}, or take the tower of kind bert"
+            )
+        sizes = cls(**architecture)
+        if sizes.hidden_size % sizes.num_attention_heads:
+            raise ConfigError(
+                f"hidden_size {sizes.hidden_size} is no multiple of {sizes.num_attention_heads} heads"
+            )
+        return sizes
+
+
+MINILM = BertSizes(hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
+"""The architecture of all-MiniLM-L6-v2."""
+LONGEST_SENTENCE = 256
+"""Longest text in tokens that its published weights are meant for."""
+
+
+class SentenceEncoderConfig(BaseModel, extra="forbid", frozen=True, defer_build=True):
     """Settings of a sentence encoder as text tower: all-MiniLM-L6-v2 with its WordPiece tokenizer."""
 
     kind: Literal["sentence-encoder"] = "sentence-encoder"
@@ -268,7 +311,7 @@ class SentenceEncoderConfig(BaseModel, extra="forbid", frozen=True):
     )
     architecture: dict[str, Any] | None = Field(
         None,
-        description="fields of transformers' BertConfig, with weights = none; "
+        description="sizes, by their names in transformers' BertConfig, with weights = none; "
         "absent: that of all-MiniLM-L6-v2",
     )
     own_space: bool = Field(
@@ -286,3 +329,7 @@ class SentenceEncoderConfig(BaseModel, extra="forbid", frozen=True):
                 "an architecture of one's own has no published weights: leave it out, or set weights to none"
             )
         return self
+
+    def sizes(self) -> BertSizes:
+        """The sizes that these settings name. Raises ConfigError where they name none of a BERT."""
+        return MINILM if self.architecture is None else BertSizes.read(self.architecture)

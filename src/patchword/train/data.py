@@ -17,7 +17,8 @@ from patchword.data.captions import CaptionData, FeatureInputs, PixelInputs, Pla
 from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.pictures import Preprocessing
 from patchword.data.records import CaptionRecord, LabelRecord, QuestionRecord
-from patchword.data.store import Store, cache_folder, pixel_store
+from patchword.data.store import MANIFEST, Store, cache_folder, fingerprint, picture_files, pixel_store
+from patchword.device import choose_device
 from patchword.errors import ConfigError
 from patchword.files import json_digest, text_digest
 from patchword.log import progress
@@ -211,6 +212,30 @@ def pixel_inputs(data: PixelSettings, preprocessing: Preprocessing, files: list[
         )
         bar.update(task, completed=len(files))
     return PixelInputs(store, preprocessing, data.augmentation)
+
+
+def cached_features(
+    data: DataSettings, tower: nn.Module, preprocessing: Preprocessing, files: list[str]
+) -> Path:
+    """The store of what a frozen tower makes of the pictures, in the cache folder: made at the first training
+    on these pictures, and found again by every other one.
+    """
+    content = {
+        "tower": stored_digest(tower, None),
+        "preprocessing": preprocessing.model_dump(mode="json"),
+        "pictures": picture_files(Path(data.images), files),
+    }
+    cache = Path(data.cache) if data.cache else cache_folder()
+    folder = cache / "features" / fingerprint(content)[:32]
+    if not (folder / MANIFEST).exists():
+        with progress() as bar:
+            task = bar.add_task("looking at the pictures", total=len(files), status="")
+            look_up("jobs.features:store_features")(
+                *(tower, preprocessing, Path(data.images), files, folder, choose_device(None)),
+                lambda count: bar.update(task, advance=count),
+            )
+        tower.to("cpu")  # where the training found it
+    return folder
 
 
 def panoptic_classes(

@@ -79,8 +79,9 @@ def _add_object(
     pictures: dict[int | str, PictureObjects],
     complain: Callable[[str, str, str], None],
 ) -> None:
-    image_id, category_id = _key(entry.get("image_id")), _key(entry.get("category_id"))
-    picture, name, box = pictures.get(image_id), names.get(category_id), entry.get("bbox")
+    image_id, category_id = entry.get("image_id"), entry.get("category_id")
+    picture, name = pictures.get(_key(image_id)), names.get(_key(category_id))
+    box = entry.get("bbox")
     if picture is None:
         complain("unknown-image", where, f"image_id {image_id!r} is the id of no picture in this file")
     elif name is None:

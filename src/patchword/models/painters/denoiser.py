@@ -91,9 +91,8 @@ class DenoiserConfig(BaseModel, extra="forbid", frozen=True):
         for multiplier in self.multipliers:
             if self.width * multiplier % self.head_width:
                 raise ValueError(
-                    f"a level has {self.width * multiplier} channels, which heads of {self.head_width} do "
-                    "not "
-                    "divide: change head_width or width"
+                    f"a level has {self.width * multiplier} channels, which heads of {self.head_width} "
+                    "do not divide: change head_width or width"
                 )
         sides = [self.size // self.patch // 2**level for level in range(len(self.multipliers))]
         wrong = [at for at in self.attention_at if at not in sides]

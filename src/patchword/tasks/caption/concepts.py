@@ -31,7 +31,7 @@ from patchword.types import VisualFeatures
 _LEAST, _MOST = 1e-4, 1 - 1e-4
 SHOWN = 5
 """How many concepts of a picture are listed."""
-TEMPLATE = "perhaps {}"
+TEMPLATE, TEMPLATE_OF_SEVERAL = "perhaps {}", "this may be {}"
 TEMPLATE_OF_NOTHING = "no caption: this is unlike all training pictures"
 
 
@@ -61,18 +61,24 @@ def word_probabilities(logits_BK: Tensor) -> Tensor:
 def concepts_of(logits_BK: Tensor, settings: ConceptSettings) -> list[tuple[Concept, ...]]:
     """Returns the likeliest words of each picture, best first, with calibrated probabilities of at least
     `probable`."""
+    return likeliest(word_probabilities(logits_BK).cpu(), settings)
+
+
+def likeliest(shares_BW: Tensor, settings: ConceptSettings) -> list[tuple[Concept, ...]]:
+    """The same from the results of `word_probabilities`.
+
+    A word that the picture makes no likelier than it is in any picture is left out.
+    """
     words = list(common_words())
     offsets_W = torch.tensor([settings.offsets.get(word, 0.0) for word in words])
-    chances_BW = calibrated(
-        word_probabilities(logits_BK).cpu(), settings.slope, settings.intercept, offsets_W
-    )
+    chances_BW = calibrated(shares_BW, settings.slope, settings.intercept, offsets_W)
     found = []
     for chances_W in chances_BW:
         best = chances_W.topk(SHOWN)
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        found.append(
-            tuple(Concept(words[place], chance) for place, chance in pairs if chance >= settings.probable)
-        )
+        listed = [Concept(words[place], chance) for place, chance in pairs]
+        least, priors = settings.probable, settings.priors
+        found.append(tuple(one for one in listed if one.probability >= max(least, priors.get(one.word, 0.0))))
     return found
 
 
@@ -217,4 +223,4 @@ def guess(concepts: Sequence[Concept], settings: ConceptSettings) -> str:
     named = [f"{article(one.word)} {one.word}" for one in concepts[:2]]
     if concepts[0].probability >= settings.confident or len(named) == 1:
         return TEMPLATE.format(named[0])
-    return TEMPLATE.format(" or ".join(named))
+    return TEMPLATE_OF_SEVERAL.format(" or ".join(named))

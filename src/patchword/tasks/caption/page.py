@@ -174,7 +174,8 @@ def _explained(caption: Caption, picture: Image.Image | None) -> tuple[str, Html
         picture = opened(caption.picture)
     key, css = picture_style(picture)
     end = "" if caption.complete else ", cut off at the length limit"
-    facts = f"{len(caption.tokens)} words, log-probability {caption.log_probability:.3f}{end}"
+    doubt = "unsure, " if caption.unsure else ""
+    facts = f"{doubt}{len(caption.tokens)} words, log-probability {caption.log_probability:.3f}{end}"
     parts = [
         Html(f'<p class="said">{escape(caption.text or "(an empty caption)")}</p>'),
         note(facts),

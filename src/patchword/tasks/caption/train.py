@@ -47,6 +47,7 @@ from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.train.data import (
     build_vocabulary,
+    cached_features,
     data_facts,
     panoptic_classes,
     pixel_inputs,
@@ -322,9 +323,12 @@ def read_inputs(
     Raises ConfigError, StoreError for a store that does not fit the run.
     """
     data = run.data
-    if not data.features:
+    folder = data.features
+    if run.store_features and not folder:
+        folder = cached_features(data, model.tower, preprocessing, list(dict.fromkeys(files)))
+    if not folder:
         return pixel_inputs(data, preprocessing, files)
-    inputs = stored_inputs(Path(data.features), model.tower, preprocessing, run.stage)
+    inputs = stored_inputs(Path(folder), model.tower, preprocessing, run.stage)
     if data.panoptic and inputs.store.manifest.get("views", 1) > 1:
         raise ConfigError(
             "data.panoptic labels the cells of plain pictures, and the store of data.features holds random "

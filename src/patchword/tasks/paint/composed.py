@@ -31,9 +31,16 @@ class PaintModel(nn.Module):
     that reads the words itself has neither.
     """
 
-    def __init__(self, text: Any, painter: Any, towers: Any = None) -> None:
+    def __init__(
+        self,
+        text: Any,
+        painter: Any,
+        towers: Any = None,
+        codec: Any = None,
+    ) -> None:
+        """`codec`: turns pictures into the latents that the painter works on, and back."""
         super().__init__()
-        self.painter, self.towers = painter, towers
+        self.painter, self.towers, self.codec = painter, towers, codec
         if towers is None:
             self.text = text
         else:

@@ -75,6 +75,8 @@ class Wish(NamedTuple):
     """Called after each step."""
     tokens: TokenChoice | None = None
     """For a family that writes tokens."""
+    small: Tensor | None = None
+    """Smaller pictures (B, 3, h, w) in [-1, 1] that are enlarged, by a family that does so."""
     maps: list[Tensor] | None = None
     """Collects attention on the words (B, N, L), for a family that attends to them."""
 

@@ -38,7 +38,12 @@ from patchword.text.words import Vocabulary
 from patchword.towers import layered
 
 
-def build_paint_model(settings: PaintingSettings, text: Any = None, towers: Any = None) -> PaintModel:
+def build_paint_model(
+    settings: PaintingSettings,
+    text: Any = None,
+    towers: Any = None,
+    codec: Any = None,
+) -> PaintModel:
     """The composed model of these settings, with random weights but for the towers that are given."""
     if settings.towers is not None:
         towers = build_two_towers(settings.towers) if towers is None else towers
@@ -53,7 +58,9 @@ def build_paint_model(settings: PaintingSettings, text: Any = None, towers: Any 
     reader = text if towers is None else towers.text
     width = None if reader is None else reader.width
     painter = family_of(settings.painter).build(painting, width, settings.vocabulary_size)
-    return PaintModel(text, painter, towers)
+    if settings.codec is not None and codec is None:
+        codec = look_up("tasks.paint.latents:LatentCodec")(settings.codec)
+    return PaintModel(text, painter, towers, codec)
 
 
 class PaintingModel:
@@ -87,8 +94,9 @@ class PaintingModel:
     @property
     def size(self) -> int:
         """Side of its pictures in pixels."""
+        codec: Any = self.model.codec
         painter: Any = self.settings.painter
-        return int(painter.size)
+        return int(painter.size) * (1 if codec is None else codec.factor)
 
     def words(self, text: str) -> list[str]:
         """The words of a text as the model reads them, with marks for its start and end."""
@@ -163,6 +171,24 @@ class PaintingModel:
         """
         self.check(prompt)
         wish = Wish(seeds, guidance, steps, percentile, tokens=tokens, watch=watch)
+        return to_pixels(self.draw([prompt] * len(seeds), wish))
+
+    def enlarge(
+        self,
+        prompt: str,
+        pixels_BHWC: np.ndarray,
+        seeds: Sequence[int],
+        guidance: float | None = None,
+        steps: int | None = None,
+        watch: Callable[[], None] = lambda: None,
+    ) -> np.ndarray:
+        """Larger pictures of smaller ones (uint8, (n, h, w, 3)), for a model that was trained to enlarge: the
+        second step of a cascade.
+
+        Raises ConfigError for a model that was not.
+        """
+        small = torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2).float() / 127.5 - 1
+        wish = Wish(seeds, guidance, steps, watch=watch, small=small.to(self.device))
         return to_pixels(self.draw([prompt] * len(seeds), wish))
 
     def explain(

@@ -64,6 +64,47 @@ class Painter(Protocol):
         ...
 
 
+class Cascade:
+    """A painter, and one that enlarges what it paints."""
+
+    def __init__(self, first: Painter, second: Any) -> None:
+        """`second` is a `PaintingModel` that was trained to enlarge."""
+        self.first, self.second, self.facts = first, second, second.facts
+
+    @property
+    def identity(self) -> str:
+        """Both identities."""
+        return f"{self.first.identity}+{self.second.identity}"
+
+    @property
+    def usual_steps(self) -> int | None:
+        """Of both."""
+        return (self.first.usual_steps or 1) + (self.second.usual_steps or 1)
+
+    def remarks(self, text: str) -> list[str]:
+        """What either does not know."""
+        return list(dict.fromkeys([*self.first.remarks(text), *self.second.remarks(text)]))
+
+    def check(self, text: str) -> None:
+        """Raises DataError where either can make nothing of the text."""
+        self.first.check(text)
+        self.second.check(text)
+
+    def paint(
+        self,
+        prompt: str,
+        seeds: Sequence[int],
+        guidance: float | None = None,
+        steps: int | None = None,
+        percentile: float | None = None,
+        tokens: TokenChoice | None = None,
+        watch: Callable[[], None] = lambda: None,
+    ) -> np.ndarray:
+        """Pictures of the first, enlarged by the second, with the same seeds."""
+        small = self.first.paint(prompt, seeds, guidance, steps, percentile, tokens, watch)
+        return self.second.enlarge(prompt, small, seeds, guidance, steps, watch)
+
+
 class Painted(NamedTuple):
     """One picture that was painted."""
 

@@ -69,7 +69,7 @@ def paint_many(
     made: list[np.ndarray] = []
     for first in range(1, number + 1, AT_ONCE):
         seeds = range(first, min(first + AT_ONCE, number + 1))
-        made += list(painter.paint(prompt, seeds, None, steps, None, watch))
+        made += list(painter.paint(prompt, seeds, steps=steps, watch=watch))
     return made
 
 

@@ -119,9 +119,8 @@ def read_set(folder: Path, resize: int | None) -> Set:
         (a, first), (b, second) = list(sides.items())[:2]
         raise DataError(
             f"{folder} holds pictures of {len(sides)} sizes, such as {first.name} ({a[0]} x {a[1]}) and "
-            f"{second.name} ({b[0]} x {b[1]}): distances between sizes measure the size; --resize SIDE "
-            "brings "
-            "all of them to one"
+            f"{second.name} ({b[0]} x {b[1]}): distances between sizes measure the size; "
+            "--resize SIDE brings all of them to one"
         )
     return Set(files, next(iter(sides)), frozenset(kinds))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -27,6 +27,9 @@ class PaintingSettings(BaseModel, extra="forbid", frozen=True):
     painter: PainterSettings
     vocabulary_size: int = Field(gt=0, le=10_000_000)
     max_words: int = Field(gt=0, le=100_000)
+    codec: dict[str, Any] | None = Field(
+        None, description="the autoencoder of a latent diffusion, as diffusers has it"
+    )
     drawn_world: bool = Field(False, description="whether it was trained on drawn scenes")
 
 
@@ -41,6 +44,11 @@ class PaintRun(RunSettings, frozen=True):
         None, description="in its place: two-tower model whose text tower and words are used, frozen"
     )
     painter: PainterSettings
+    codec: str | None = Field(
+        None,
+        description="AutoencoderKL of diffusers (folder or hub id) in whose latents a denoiser works; "
+        "painter.size and painter.channels are then those of a latent",
+    )
     average: float = Field(
         0.999, ge=0, lt=1, description="decay of the running average of the weights, which is what is saved"
     )
@@ -58,6 +66,8 @@ class PaintRun(RunSettings, frozen=True):
                     f"{'none' if wanted == 0 else 'exactly one'} of {first} and {second} is needed; found "
                     f"{' and '.join(given) or 'none'}"
                 )
+        if self.codec is not None and self.painter.kind != "denoiser":
+            raise ValueError(f"a painter of kind {self.painter.kind!r} works on pixels: leave out codec")
         if self.painter.kind in IN_A_SPACE and self.text_from is None:
             raise ValueError(
                 f"a painter of kind {self.painter.kind!r} works in the space of two towers: name them by "

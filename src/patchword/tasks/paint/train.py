@@ -23,6 +23,7 @@ from patchword.data.pictures import Preprocessing
 from patchword.data.records import CaptionRecord
 from patchword.data.scenes.pictures import scene_data
 from patchword.files import write_bytes
+from patchword.lookup import look_up
 from patchword.tasks.paint.families import IN_A_SPACE, Wish
 from patchword.tasks.paint.model import PaintingModel, build_paint_model, to_pixels
 from patchword.tasks.paint.settings import PaintingSettings, PaintRun
@@ -38,6 +39,8 @@ from patchword.train.step import Shares
 SHEETS = "sheets"
 """Folder of a run in which every validation leaves a sheet of samples."""
 VALIDATED_AT_ONCE = 64
+MEASURED = 64
+"""Training pictures by which the scale of latents is measured."""
 
 
 def paint_recipe(run: PaintRun, folder: Path, command: str) -> Recipe:
@@ -67,14 +70,24 @@ class PaintTraining:
 
     def __init__(self, run: PaintRun, folder: Path, command: str) -> None:
         self.run, self.folder = run, folder
+        codec = (
+            None
+            if run.codec is None
+            else look_up("tasks.paint.latents:LatentCodec").from_pretrained(run.codec)
+        )
         painter: Any = run.painter
-        train, selection, inputs, dataset = _data(run, int(painter.size))
+        size = int(painter.size) * (1 if codec is None else codec.factor)
+        train, selection, inputs, dataset = _data(run, size)
         source = run.scenes if run.data is None else run.data
         assert source is not None  # the configuration has one of them
         max_words = source.max_words
         torch.manual_seed(run.seed)
         vocabulary, text_settings, tower, towers = _text(run, train, max_words)
+        if codec is not None:
+            codec.check(run.painter.channels)
+            codec.measure(inputs.load([record.file for record in train[:MEASURED]], None).pixels_B3HW)
         settings = PaintingSettings(
+            codec=None if codec is None else codec.settings,
             text=text_settings,
             towers=None if towers is None else towers.settings,
             painter=run.painter,
@@ -82,7 +95,7 @@ class PaintTraining:
             max_words=max_words,
             drawn_world=run.scenes is not None,
         )
-        self.model = build_paint_model(settings, tower, None if towers is None else towers.model)
+        self.model = build_paint_model(settings, tower, None if towers is None else towers.model, codec)
         self.average = Average(self.model, run.average)
         facts = ModelFacts(
             name=folder.name,
@@ -140,8 +153,15 @@ class PaintTraining:
 
     def _draw_sheet(self, stage: int, epoch: int) -> None:
         """Samples of the first different captions of the selection, always with the same seeds."""
-        texts = list(dict.fromkeys(record.captions[0] for record in self.selection.records))[: self.run.sheet]
-        pixels = to_pixels(self.painting.draw(texts, Wish(range(len(texts)))))
+        first = {record.captions[0]: record for record in self.selection.records}
+        texts = list(first)[: self.run.sheet]
+        small = None
+        side = getattr(self.run.painter, "small_size", None)
+        if side is not None:  # what it enlarges is then a picture of the selection
+            files = [first[text].file for text in texts]
+            whole = self.selection.inputs.load(files, None).pixels_B3HW.to(self.painting.device)
+            small = torch.nn.functional.interpolate(whole, (side, side), mode="area")
+        pixels = to_pixels(self.painting.draw(texts, Wish(range(len(texts)), small=small)))
         name = f"{stage + 1}-{self.run.stage[stage].name}-epoch-{epoch + 1:04d}.png"
         (self.folder / SHEETS).mkdir(parents=True, exist_ok=True)
         write_bytes(self.folder / SHEETS / name, png_of(sheet(pixels, texts)))

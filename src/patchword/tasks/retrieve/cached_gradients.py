@@ -21,7 +21,7 @@ from torch import Tensor
 
 from patchword.data.captions import CaptionBatch
 from patchword.errors import ConfigError
-from patchword.tasks.retrieve.objective import Contrastive, Pairs
+from patchword.tasks.retrieve.objective import ContrastiveObjective, Pairs
 from patchword.train.step import StepContext, StepResult, clip, mean_losses
 
 
@@ -49,7 +49,7 @@ def cached_step(context: StepContext, parts: Sequence[Any]) -> StepResult:
 
 
 def cached_backward(
-    objective: Contrastive, batches: Sequence[CaptionBatch], context: StepContext
+    objective: ContrastiveObjective, batches: Sequence[CaptionBatch], context: StepContext
 ) -> dict[str, Tensor]:
     """Gradients of the whole batch in the parameters, and its named losses."""
     states, vectors = [], []

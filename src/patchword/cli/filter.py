@@ -1,0 +1,133 @@
+"""`patchword filter`: the pairs of a crawl that are worth training on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from patchword.errors import ConfigError, PictureError
+
+if TYPE_CHECKING:
+    from patchword.jobs.rules import Rule
+
+RULES = (
+    "length",
+    "letters",
+    "boilerplate",
+    "same-text",
+    "rare-words",
+    "size",
+    "readable",
+    "near-duplicate",
+    "test-set",
+    "score",
+)
+
+
+def filter(
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="Pairs: .parquet, .tar (WebDataset), .jsonl, .csv, folders of shards, URLs."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="New folder for the shards and report.json.")],
+    rules: Annotated[
+        str, typer.Option("--rules", help="Which rules, in their order, with commas between.")
+    ] = ",".join(RULES[:8]),
+    words: Annotated[
+        tuple[int, int], typer.Option("--words", help="length: fewest and most words of a text.")
+    ] = (3, 60),
+    script: Annotated[str, typer.Option(help="letters: script that nine of ten letters are of.")] = "LATIN",
+    same_text: Annotated[
+        int, typer.Option("--same-text", min=1, help="same-text: how often a text may come.")
+    ] = 10,
+    shortest: Annotated[
+        int, typer.Option("--shortest", min=1, help="size: pixels of the shorter side at least.")
+    ] = 200,
+    aspect: Annotated[
+        float, typer.Option("--aspect", min=1, help="size: longer by shorter side at most.")
+    ] = 3.0,
+    test_set: Annotated[
+        Path | None, typer.Option("--test-set", help="test-set: folder of pictures that must not be near.")
+    ] = None,
+    score: Annotated[
+        float | None, typer.Option("--score", help="score: cosine of picture and text at least.")
+    ] = None,
+    model: Annotated[str, typer.Option("--model", help="score: two towers.")] = "two-towers",
+) -> None:
+    """Keep the pairs of picture and alt-text that all rules keep, in one pass and in memory that stays flat,
+    and say what each rule dropped."""
+    from patchword.jobs.filter import filter_pairs
+    from patchword.log import progress
+    from patchword.search.page import printable
+
+    made = []
+    names = [one.strip() for one in rules.split(",") if one.strip()]
+    names += ["test-set"] * (test_set is not None and "test-set" not in names)
+    names += ["score"] * (score is not None and "score" not in names)
+    for name in names:
+        made.append(_rule(name, words, script, same_text, shortest, aspect, test_set, score, model))
+    with progress(sys.stderr.isatty()) as bar:
+        task = bar.add_task("pairs", total=None, status="")
+        report = filter_pairs(
+            sources, out, made, lambda read, kept: bar.update(task, completed=read, status=f"{kept} kept")
+        )
+    print(f"{out}: {report.kept} of {report.read} pairs in {report.shards} shards")
+    for one in report.dropped:
+        print(f"{one.rule}: {one.pairs}")
+        for place, text, why in one.examples:
+            print(f"    {printable(text[:80])}  ({printable(why[:80])}; {printable(place[-60:])})")
+
+
+def _rule(
+    name: str,
+    words: tuple[int, int],
+    script: str,
+    same_text: int,
+    shortest: int,
+    aspect: float,
+    test_set: Path | None,
+    score: float | None,
+    model: str,
+) -> Rule:
+    """Raises ConfigError for a rule that there is not, or one without what it needs."""
+    from patchword.jobs import rules
+    from patchword.lookup import look_up
+
+    if name == "test-set" and test_set is not None:
+        return rules.NearDuplicate(among=_hashes(test_set))
+    if name == "score" and score is not None:
+        found: Rule = look_up("tasks.retrieve.many:Score")(model, score)
+        return found
+    if name in ("test-set", "score"):
+        raise ConfigError(f"--rules {name}: give --{name} as well")
+    plain = {
+        "length": lambda: rules.Length(*words),
+        "letters": lambda: rules.Letters(script=script.upper()),
+        "boilerplate": rules.Boilerplate,
+        "same-text": lambda: rules.SameText(same_text),
+        "rare-words": rules.RareWords,
+        "size": lambda: rules.Size(shortest, aspect),
+        "readable": rules.Readable,
+        "near-duplicate": rules.NearDuplicate,
+    }
+    if name not in plain:
+        raise ConfigError(f"--rules {name}: no such rule; there are {', '.join(RULES)}")
+    return plain[name]()
+
+
+def _hashes(folder: Path) -> list[int]:
+    from patchword.cli.outputs import complain
+    from patchword.data.pictures import open_picture
+    from patchword.data.sources import find_pictures
+    from patchword.jobs.rules import difference_hash
+
+    found = []
+    for path in find_pictures([str(folder)]).pictures:
+        try:
+            found.append(difference_hash(open_picture(path)))
+        except PictureError as error:
+            complain(error)
+    return found
