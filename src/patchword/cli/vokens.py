@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from patchword.cli.outputs import PAGES, Overwrite, print_json, refuse_existing, refuse_suffix
+from patchword.cli.outputs import PAGES, Overwrite, complain, print_json, refuse_existing, refuse_suffix
 from patchword.errors import DataError
 from patchword.files import write_text
 
@@ -43,6 +44,8 @@ def vokens(
 
     vokenizer = load_vokenizer(model, device)
     pictures = vokenizer.bank(bank)
+    for remark in dict.fromkeys(remark for one in texts for remark in vokenizer.towers.remarks(one)):
+        complain(remark)
     found = vokenizer.vokens(texts, pictures)
     rows = [
         {"text": one, "vokens": [voken._asdict() for voken in vokens]}
@@ -66,7 +69,7 @@ def _texts(text: str) -> list[str]:
     from patchword.data.corpus import text_lines
 
     lines = [text]
-    if len(text) < 4096 and "\n" not in text and Path(text).is_file():
+    if os.path.isfile(text):  # False for a text that is no possible name, where Path.is_file raises
         lines = [line.strip() for line in text_lines([Path(text)])]
     lines = [line for line in lines if line.strip()]
     if not lines:

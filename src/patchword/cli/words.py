@@ -13,7 +13,7 @@ from patchword.errors import ConfigError, DataError
 from patchword.files import write_text
 
 if TYPE_CHECKING:
-    from patchword.tasks.words.evaluate import Row
+    from patchword.tasks.words.evaluate import Concreteness, Row
 
 words = typer.Typer(
     help="Word vectors from text and pictures: train them, look around, evaluate, export, imagine.",
@@ -131,7 +131,7 @@ def evaluate(
         print(f"concrete and abstract: {known.source}")
 
 
-def _table(path: Path, border: float | None):
+def _table(path: Path, border: float | None) -> Concreteness:
     import statistics
 
     from patchword.data.formats.similarity import read_concreteness

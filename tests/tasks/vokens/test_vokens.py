@@ -50,7 +50,7 @@ def test_each_token_has_a_picture_of_the_bank(vokenizer, bank, photos, patchword
         *("vokens", tmp_path / "story.txt", "--bank", bank, "--model", vokenizer),
         *("--html", tmp_path / "page.html", "--out", tmp_path / "v.jsonl"),
     )
-    assert not status, err
+    assert not status and not err, err
     rows = [line.split("\t") for line in out.splitlines()]
     assert [row[0] for row in rows] == ["A", "red", "dog", "in", "snow", "a", "cat"]
     assert {row[3] for row in rows} <= {str(photos / "red.png"), str(photos / "bl\u00e5.png")}
@@ -103,6 +103,10 @@ def test_bad_texts_and_models_are_said(vokenizer, bank, towers, tmp_path, patchw
     (tmp_path / "empty.txt").write_text("\n \n")
     status, _, err = patchword("vokens", tmp_path / "empty.txt", "--bank", bank, "--model", vokenizer)
     assert status == 2 and "has no text" in err
+    status, out, err = patchword(
+        "vokens", "a dog " * 300, "--bank", bank, "--model", vokenizer
+    )  # no file's name
+    assert status == 0 and "are left out" in err
     status, _, err = patchword("vokens", "a dog", "--bank", bank, "--model", towers)
     assert status == 2 and "'vokens' is needed" in err
     empty = tmp_path / "empty"
