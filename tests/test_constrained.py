@@ -63,6 +63,24 @@ def test_a_phrase_of_two_tokens_is_said_in_order():
     assert (first, second) in list(zip(tokens, tokens[1:], strict=False))
 
 
+@pytest.mark.parametrize("least", [2, 3])
+def test_no_caption_is_shorter_than_it_may_be_and_it_is_the_best_of_those(least):
+    constraints = [((WORDS[0],),)]
+    for seed in range(4):
+        memory = Table().encode(seed, pictures=1, end_bias=3.0)
+        long_enough = [
+            tokens
+            for tokens in all_captions(LONGEST)
+            if tokens[-1] == SPECIAL.end and len(tokens) > least and WORDS[0] in tokens
+        ]
+        found = constrained_beam_search(
+            Table(), memory, SPECIAL, constraints, WIDE, LONGEST, min_length=least
+        )
+        assert caption(found) == max(long_enough, key=lambda tokens: log_probability(memory, 0, tokens))
+    short = caption(search(memory, constraints))
+    assert len(short) < len(caption(found)), "without it the end comes sooner"
+
+
 def test_what_cannot_be_said_in_time_is_said_as_far_as_possible():
     memory = Table().encode(7, pictures=1)
     three = [((word,),) for word in WORDS]

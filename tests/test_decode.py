@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from patchword.decode import beam_search, explain_tokens, greedy, greedy_steps, repeat_images, sample
+from patchword.decode import (
+    BeamOptions,
+    SamplingOptions,
+    beam_search,
+    explain_tokens,
+    greedy,
+    greedy_steps,
+    repeat_images,
+    sample,
+)
 from patchword.errors import ConfigError
 from patchword.types import Decoded, SpecialIds
 
@@ -80,7 +89,12 @@ def caption(found, picture=0, rank=0) -> tuple[int, ...]:
 def test_a_wide_beam_equals_brute_force(seed, length_penalty):
     memory = Table().encode(seed)
     found = beam_search(
-        Table(), memory, SPECIAL, beams=40, max_length=3, n_best=5, length_penalty=length_penalty
+        Table(),
+        memory,
+        SPECIAL,
+        beams=40,
+        max_length=3,
+        options=BeamOptions(n_best=5, length_penalty=length_penalty),
     )
     for picture in range(2):
         score = {
@@ -99,7 +113,9 @@ def test_a_wide_beam_equals_brute_force(seed, length_penalty):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_wide_beam_whose_finished_retire_equals_brute_force_among_those_that_end(seed):
     memory = Table().encode(seed)
-    found = beam_search(Table(), memory, SPECIAL, beams=40, max_length=3, finished="retire")
+    found = beam_search(
+        Table(), memory, SPECIAL, beams=40, max_length=3, options=BeamOptions(finished="retire")
+    )
     for picture in range(2):
         ended = [tokens for tokens in all_captions(3) if tokens[-1] == SPECIAL.end]
         assert caption(found, picture) == max(
@@ -118,7 +134,12 @@ def test_a_beam_of_one_is_greedy(seed, finished, ngram, unknown):
     memory = Table().encode(seed, pictures=3)
     one = greedy(Table(), memory, SPECIAL, 6, no_repeat_ngram=ngram, forbid_unknown=unknown)
     beam = beam_search(
-        Table(), memory, SPECIAL, 1, 6, finished=finished, no_repeat_ngram=ngram, forbid_unknown=unknown
+        Table(),
+        memory,
+        SPECIAL,
+        1,
+        6,
+        BeamOptions(finished=finished, no_repeat_ngram=ngram, forbid_unknown=unknown),
     )
     for found, expected in zip(beam, one, strict=True):
         assert_close(found, expected)
@@ -139,7 +160,7 @@ def test_greedy_step_by_step_grows_to_greedy():
 @given(seed=st.integers(0, 10_000), finished=st.sampled_from(["keep", "retire"]), beams=st.integers(2, 4))
 def test_pictures_of_a_batch_do_not_touch_each_other(seed, finished, beams):
     memory = Table().encode(seed, pictures=3)
-    together = beam_search(Table(), memory, SPECIAL, beams, 6, n_best=2, finished=finished)
+    together = beam_search(Table(), memory, SPECIAL, beams, 6, BeamOptions(n_best=2, finished=finished))
     for picture in range(3):
         alone = beam_search(
             Table(),
@@ -147,8 +168,7 @@ def test_pictures_of_a_batch_do_not_touch_each_other(seed, finished, beams):
             SPECIAL,
             beams,
             6,
-            n_best=2,
-            finished=finished,
+            BeamOptions(n_best=2, finished=finished),
         )
         assert [caption(alone, 0, rank) for rank in range(2)] == [
             caption(together, picture, rank) for rank in range(2)
@@ -182,7 +202,7 @@ def literal_retiring_search(memory: Memory, beams: int, longest: int) -> list[tu
 def test_retiring_beams_narrow_the_search(seed):
     memory = Table().encode(seed, pictures=1, end_bias=1.5)
     expected = literal_retiring_search(memory, beams=3, longest=6)
-    found = beam_search(Table(), memory, SPECIAL, 3, 6, n_best=3, finished="retire")
+    found = beam_search(Table(), memory, SPECIAL, 3, 6, BeamOptions(n_best=3, finished="retire"))
     count = int(found.finished_BK.sum())
     assert count == len(expected) > 0
     for rank in range(count):
@@ -194,8 +214,8 @@ def test_keeping_and_retiring_differ_where_a_finished_hypothesis_is_pushed_out()
     differ = 0
     for seed in range(20):
         memory = Table().encode(seed, pictures=1, end_bias=1.0)
-        kept = beam_search(Table(), memory, SPECIAL, 2, 6, n_best=2, finished="keep")
-        retired = beam_search(Table(), memory, SPECIAL, 2, 6, n_best=2, finished="retire")
+        kept = beam_search(Table(), memory, SPECIAL, 2, 6, BeamOptions(n_best=2, finished="keep"))
+        retired = beam_search(Table(), memory, SPECIAL, 2, 6, BeamOptions(n_best=2, finished="retire"))
         differ += caption(kept, 0, 1) != caption(retired, 0, 1)
     assert 0 < differ < 20
 
@@ -204,7 +224,7 @@ def test_keeping_and_retiring_differ_where_a_finished_hypothesis_is_pushed_out()
 @given(seed=st.integers(0, 10_000), beams=st.integers(1, 3), ngram=st.integers(1, 3))
 def test_no_ngram_comes_twice(seed, beams, ngram):
     memory = Table().encode(seed, end_bias=-50.0 if ngram > 1 else 0.0)
-    found = beam_search(Table(), memory, SPECIAL, beams, 6, n_best=beams, no_repeat_ngram=ngram)
+    found = beam_search(Table(), memory, SPECIAL, beams, 6, BeamOptions(n_best=beams, no_repeat_ngram=ngram))
     for picture, rank in itertools.product(range(2), range(beams)):
         tokens = caption(found, picture, rank)
         grams = [tokens[first : first + ngram] for first in range(len(tokens) - ngram + 1)]
@@ -223,12 +243,18 @@ def test_what_is_no_word_appears_only_where_it_is_allowed():
     memory = Memory(torch.zeros(1, 6, V, V))
     memory.tables_BLVV[..., SPECIAL.unknown] = 9.0
     assert SPECIAL.unknown not in caption(beam_search(Table(), memory, SPECIAL, 2, 3))
-    assert caption(beam_search(Table(), memory, SPECIAL, 2, 3, forbid_unknown=False)) == (3, 3, 3)
+    assert caption(beam_search(Table(), memory, SPECIAL, 2, 3, BeamOptions(forbid_unknown=False))) == (
+        3,
+        3,
+        3,
+    )
     assert caption(greedy(Table(), memory, SPECIAL, 3, forbid_unknown=False)) == (3, 3, 3)
 
 
 def test_more_beams_than_captions():
-    found = beam_search(Table(), Table().encode(0), SPECIAL, beams=9, max_length=1, n_best=9)
+    found = beam_search(
+        Table(), Table().encode(0), SPECIAL, beams=9, max_length=1, options=BeamOptions(n_best=9)
+    )
     assert found.lengths_BK.tolist() == [[1] * 4 + [0] * 5] * 2
     assert (found.log_probabilities_BK[:, 4:] == -math.inf).all()
     assert (found.tokens_BKT[:, 4:] == SPECIAL.pad).all() and not found.finished_BK[:, 4:].any()
@@ -236,7 +262,10 @@ def test_more_beams_than_captions():
 
 def test_token_log_probabilities_add_up_and_stop_at_the_end():
     memory = Table().encode(3, end_bias=1.0)
-    for found in (greedy(Table(), memory, SPECIAL, 6), beam_search(Table(), memory, SPECIAL, 3, 6, n_best=3)):
+    for found in (
+        greedy(Table(), memory, SPECIAL, 6),
+        beam_search(Table(), memory, SPECIAL, 3, 6, BeamOptions(n_best=3)),
+    ):
         assert_close(found.token_log_probabilities_BKT.sum(2), found.log_probabilities_BK)
         beyond_BKT = torch.arange(found.tokens_BKT.shape[2]) >= found.lengths_BK[..., None]
         assert (found.tokens_BKT[beyond_BKT] == SPECIAL.pad).all()
@@ -246,7 +275,13 @@ def test_token_log_probabilities_add_up_and_stop_at_the_end():
 def test_samples_follow_the_distribution():
     memory = Table().encode(5, pictures=1)
     found = sample(
-        Table(), memory, SPECIAL, 4000, 1, generator=torch.Generator().manual_seed(0), forbid_unknown=False
+        Table(),
+        memory,
+        SPECIAL,
+        4000,
+        1,
+        SamplingOptions(forbid_unknown=False),
+        generator=torch.Generator().manual_seed(0),
     )
     shares = torch.bincount(found.tokens_BKT.flatten(), minlength=V) / 4000
     assert_close(shares, memory.tables_BLVV[0, 0, SPECIAL.start].softmax(0), atol=0.03, rtol=0)
@@ -269,7 +304,7 @@ def test_sampling_is_repeatable_and_samples_differ():
 def test_the_narrowest_sampling_is_greedy(settings):
     memory = Table().encode(6)
     assert torch.equal(
-        sample(Table(), memory, SPECIAL, 1, 6, **settings).tokens_BKT,
+        sample(Table(), memory, SPECIAL, 1, 6, SamplingOptions(**settings)).tokens_BKT,
         greedy(Table(), memory, SPECIAL, 6).tokens_BKT,
     )
 
@@ -280,7 +315,15 @@ def test_the_narrowest_sampling_is_greedy(settings):
 def test_the_tail_is_never_drawn(settings, allowed):
     memory = Memory(torch.full((1, 6, V, V), -99.0))
     memory.tables_BLVV[..., 4:7] = torch.tensor([0.4, 0.35, 0.25]).log()
-    found = sample(Table(), memory, SPECIAL, 200, 1, generator=torch.Generator().manual_seed(0), **settings)
+    found = sample(
+        Table(),
+        memory,
+        SPECIAL,
+        200,
+        1,
+        SamplingOptions(**settings),
+        generator=torch.Generator().manual_seed(0),
+    )
     assert set(found.tokens_BKT.flatten().tolist()) == allowed
 
 
@@ -299,18 +342,18 @@ def test_several_captions_of_a_picture_are_explained_through_a_repeated_memory()
     ("call", "message"),
     [
         (
-            lambda memory: beam_search(Table(), memory, SPECIAL, 2, 3, n_best=3),
+            lambda memory: beam_search(Table(), memory, SPECIAL, 2, 3, BeamOptions(n_best=3)),
             "a beam search of 2 beams cannot return 3 hypotheses",
         ),
         (
-            lambda memory: beam_search(Table(), memory, SPECIAL, 2, 3, length_penalty=-1),
+            lambda memory: beam_search(Table(), memory, SPECIAL, 2, 3, BeamOptions(length_penalty=-1)),
             "the length penalty is -1; it must be 0",
         ),
         (
-            lambda memory: sample(Table(), memory, SPECIAL, 2, 3, temperature=0),
+            lambda memory: sample(Table(), memory, SPECIAL, 2, 3, SamplingOptions(temperature=0)),
             r"needs temperature > 0, .* found 0, 0 and 1.0",
         ),
-        (lambda memory: sample(Table(), memory, SPECIAL, 2, 3, top_p=0), "0 < top_p <= 1"),
+        (lambda memory: sample(Table(), memory, SPECIAL, 2, 3, SamplingOptions(top_p=0)), "0 < top_p <= 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(call, message):

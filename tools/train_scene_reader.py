@@ -1,5 +1,4 @@
-"""Trains the reader of drawn scenes that comes with the package: python tools/train_scene_reader.py OUT
-[--steps N]
+"""Trains the reader of drawn scenes: python tools/train_scene_reader.py OUT [--steps N]
 
 Renders of all levels at 16, 24 and 32 pixels, some of them blurred or noisy; never a painted picture. It
 prints how often shape, colour, place and number are right on renders that were not trained on.
@@ -114,6 +113,7 @@ def main() -> None:
         optimiser.step()
         if step % 100 == 0:
             print(f"step {step}: loss {loss.item():.3f}, {time.process_time() - began:.0f} CPU s", flush=True)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(
         arguments.out,
         {name: t.half() if t.is_floating_point() else t for name, t in reader.state_dict().items()},

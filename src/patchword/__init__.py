@@ -51,7 +51,9 @@ if TYPE_CHECKING:
     from patchword.tasks.label.model import LabellingModel as LabellingModel
     from patchword.tasks.label.result import Labels as Labels
     from patchword.tasks.label.result import LayerAttention as LayerAttention
+    from patchword.tasks.paint.model import PaintingModel as PaintingModel
     from patchword.tasks.retrieve.model import TwoTowerModel as TwoTowerModel
+    from patchword.tasks.words.model import WordVectors as WordVectors
 
     __version__: str
 
@@ -70,6 +72,8 @@ _PLACES = {
     "AlignmentModel": "tasks.align.model:AlignmentModel",
     "AnsweringModel": "tasks.answer.model:AnsweringModel",
     "LabellingModel": "tasks.label.model:LabellingModel",
+    "WordVectors": "tasks.words.model:WordVectors",
+    "PaintingModel": "tasks.paint.model:PaintingModel",
     "PictureIndex": "search.index:PictureIndex",
     # results
     "Caption": "tasks.caption.result:Caption",

@@ -31,7 +31,7 @@ from patchword.towers.settings import (
     SwinTowerConfig,
     VitTowerConfig,
 )
-from patchword.types import Captioner, Prototypes, VisualFeatures
+from patchword.types import Prototypes, VisualFeatures
 
 CAPTIONERS = {
     "show_tell": Kind("models.captioners.show_tell", "ShowTellConfig", "ShowTell"),
@@ -76,7 +76,10 @@ TextTowerSettings = Annotated[
 def build_tower(settings: TowerSettings) -> nn.Module:
     """The tower of these settings; transformers is imported for those that need it."""
     tower = look_up(TOWERS[settings.kind])(settings)
-    if getattr(settings, "aligned", None) == "class_names" and settings.weights == "package":
+    if isinstance(settings, EfficientNetLiteConfig) and (settings.aligned, settings.weights) == (
+        "class_names",
+        "package",
+    ):
         tower.set_names(look_up("sentences:embed_class_names")())
     return tower
 
@@ -96,8 +99,10 @@ def import_towers(vision: TowerSettings | None, text: TextTowerSettings | None =
 
 def build_captioner(
     settings: CaptionerSettings, feature_width: int, vocabulary_size: int, codebook: Codebook | None
-) -> Captioner:
-    """Raises ConfigError when a codebook is given to a captioner without region alignment, or missing from
+) -> Any:
+    """A captioner that is a module as well, for which Python has no type.
+
+    Raises ConfigError when a codebook is given to a captioner without region alignment, or missing from
     one with it.
     """
     build = CAPTIONERS[settings.kind].part_class()
@@ -158,8 +163,8 @@ class TowerModel(nn.Module):
         return not any(parameter.requires_grad for parameter in self.tower.parameters())
 
     def train(self, mode: bool = True) -> TowerModel:
-        """As `nn.Module.train`; a tower in which nothing learns stays in evaluation mode, its batch
-        statistics and all.
+        """Sets the mode, as `nn.Module.train` does; a tower in which nothing learns stays in evaluation mode,
+        its batch statistics included.
         """
         super().train(mode)
         if self.tower_is_frozen:
@@ -201,7 +206,7 @@ class CaptionModel(TowerModel):
         codebook: Codebook | None = None,
         familiar: bool = False,
     ) -> CaptionModel:
-        """As `build`, over a tower that is there."""
+        """Builds the same over a tower that is given."""
         sense = look_up("layers.familiarity:Familiarity")(tower.width) if familiar else None
         return cls(tower, build_captioner(captioner, tower.width, vocabulary_size, codebook), sense)
 

@@ -77,8 +77,8 @@ class ByKind:
 
     def read(self, value: Any) -> BaseModel:
         """A table with a `kind`, or settings that are read already, as the settings of that kind."""
-        kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-        if kind not in self.kinds:
+        kind: Any = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+        if not isinstance(kind, str) or kind not in self.kinds:
             found = "there is none" if kind is None else f"{kind!r} is none of them"
             raise PydanticCustomError(
                 "union_tag_invalid",

@@ -49,12 +49,14 @@ def constrained_beam_search(
     beams: int,
     max_length: int,
     no_repeat_ngram: int = 0,
+    min_length: int = 0,
 ) -> Decodings:
     """The best caption of one picture in which every constraint is met; B and K are 1.
 
-    `beams` hypotheses are kept in each state. Where no caption of `max_length` tokens meets all constraints,
-    the one that meets the most is returned, and `finished_BK` tells whether it ended. Raises ConfigError for
-    no or too many constraints, or one without a phrase.
+    `beams` hypotheses are kept in each state; none ends before it has `min_length` tokens, its end left out,
+    for the likeliest caption of all that say a word is often that word alone. Where no caption of
+    `max_length` tokens meets all constraints, the one that meets the most is returned, and `finished_BK`
+    tells whether it ended. Raises ConfigError for no or too many constraints, or one without a phrase.
     """
     if not 1 <= len(constraints) <= MOST_CONSTRAINTS or any(
         not phrases or () in phrases for phrases in constraints
@@ -67,13 +69,15 @@ def constrained_beam_search(
     live, state = [_Hypothesis((), (), 0.0, 0)], captioner.start(memory, 1)
     device = next(part for part in memory if isinstance(part, Tensor)).device
     ended: dict[int, _Hypothesis] = {}
-    for _ in range(max_length):
+    for length in range(max_length):
         last_R = torch.tensor(
             [one.tokens[-1] if one.tokens else special.start for one in live], device=device
         )
         logits_RV, state, _ = captioner.step(last_R, memory, state)
         scores_RV = logits_RV.float().log_softmax(-1)
         scores_RV[:, [special.pad, special.start, special.unknown]] = -math.inf
+        if length < min_length:
+            scores_RV[:, special.end] = -math.inf
         kept: dict[tuple[int, int], list[_Hypothesis]] = {}
         for one in _continuations(live, scores_RV, constraints, beams, no_repeat_ngram):
             met = constraints_met(one.tokens, constraints)

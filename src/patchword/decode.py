@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -43,6 +43,42 @@ class Decodings(NamedTuple):
     """Log-probability of each token; 0 on padding."""
     finished_BK: Tensor
     """True where the hypothesis ended with the end token, False where it reached the length limit."""
+
+
+class SamplingOptions(NamedTuple):
+    """From which tokens a sample is drawn."""
+
+    temperature: float = 1.0
+    """Divides the logits: below 1 likely tokens become likelier."""
+    top_k: int = 0
+    """Only so many of the likeliest tokens are candidates; 0: all."""
+    top_p: float = 1.0
+    """Only the smallest set of likeliest tokens that holds this share of the probability (nucleus sampling,
+    Holtzman et al. 2020)."""
+    forbid_unknown: bool = True
+    """As in `greedy`."""
+
+
+class BeamOptions(NamedTuple):
+    """How a beam search ranks its hypotheses, and what they may say."""
+
+    n_best: int = 1
+    """Hypotheses that are returned for each picture."""
+    length_penalty: float = 0.0
+    finished: Literal["keep", "retire"] = "keep"
+    """What happens to a hypothesis that has ended. With "keep" it competes for its beam with the others, and
+    the best scores win, ended or not. With "retire" it is kept for good, the search continues with one beam
+    fewer, and ended hypotheses rank before unfinished ones."""
+    no_repeat_ngram: int = 0
+    """As in `greedy`."""
+    forbid_unknown: bool = True
+    """As in `greedy`."""
+    min_length: int = 0
+    """Tokens that a caption has at least before it may end."""
+
+
+ANY_TOKEN = SamplingOptions()
+BEST_SUM = BeamOptions()
 
 
 @torch.no_grad()
@@ -90,19 +126,15 @@ def sample(
     special: SpecialIds,
     samples: int,
     max_length: int,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    options: SamplingOptions = ANY_TOKEN,
     generator: torch.Generator | None = None,
-    forbid_unknown: bool = True,
 ) -> Decodings:
     """Draws `samples` captions per picture, each token from softmax(logits / temperature); K = samples.
 
-    Only the `top_k` likeliest tokens are candidates (0: all), and among these only the smallest set that
-    holds a share `top_p` of the probability (nucleus sampling, Holtzman et al. 2020). `generator` must be on
-    the device of the memory. The returned log-probabilities are those of the model at temperature 1 over all
-    tokens. Raises ConfigError for a temperature, top_k or top_p out of range.
+    `generator` must be on the device of the memory. The returned log-probabilities are those of the model at
+    temperature 1 over all tokens. Raises ConfigError for a temperature, top_k or top_p out of range.
     """
+    temperature, top_k, top_p, forbid_unknown = options
     if temperature <= 0 or top_k < 0 or not 0 < top_p <= 1:
         raise ConfigError(
             f"sampling needs temperature > 0, top_k >= 0 and 0 < top_p <= 1; found {temperature}, {top_k} "
@@ -128,49 +160,40 @@ def beam_search(
     special: SpecialIds,
     beams: int,
     max_length: int,
-    length_penalty: float = 0.0,
-    n_best: int = 1,
-    no_repeat_ngram: int = 0,
-    finished: Literal["keep", "retire"] = "keep",
-    forbid_unknown: bool = True,
-    min_length: int = 0,
+    options: BeamOptions = BEST_SUM,
 ) -> Decodings:
     """Returns the `n_best` hypotheses of a beam search with `beams` beams per picture; K is n_best.
 
-    `finished` says what happens to a hypothesis that has ended. With "keep" it competes for its beam with the
-    others, and the best scores win, ended or not. With "retire" it is kept for good, the search continues
-    with one beam fewer, and ended hypotheses rank before unfinished ones. `no_repeat_ngram` and
-    `forbid_unknown` are those of `greedy`. The search of a picture stops when no unfinished hypothesis can
-    still enter its `n_best`. Raises ConfigError where n_best exceeds beams or the length penalty is negative.
+    The search of a picture stops when no unfinished hypothesis can still enter its `n_best`. Raises
+    ConfigError where n_best exceeds beams or the length penalty is negative.
     """
-    if not 1 <= n_best <= beams:
+    if not 1 <= options.n_best <= beams:
         raise ConfigError(
-            f"a beam search of {beams} beams cannot return {n_best} hypotheses: ask for 1 to {beams}"
+            f"a beam search of {beams} beams cannot return {options.n_best} hypotheses: ask for 1 to {beams}"
         )
-    if length_penalty < 0:
+    if options.length_penalty < 0:
         raise ConfigError(
-            f"the length penalty is {length_penalty}; it must be 0 (sum of log-probabilities) or more (1: "
-            "their mean)"
+            f"the length penalty is {options.length_penalty}; it must be 0 (sum of log-probabilities) or "
+            "more (1: their mean)"
         )
-    retire = finished == "retire"
     state, R = captioner.start(memory, beams), _images(memory) * beams
-    running = _Running.begin(R, special, _device(memory))
+    running = _Hypotheses.begin(R, special, _device(memory))
     # All beams of a picture start from the same state, so only the first may branch.
     running.totals_R.view(-1, beams)[:, 1:] = -math.inf
     tokens_R = running.tokens_RT.new_full((R,), special.start)
     for _ in range(max_length):
         logits_RV, state, _ = captioner.step(tokens_R, memory, state)
-        log_probabilities_RV = _scored(logits_RV, running, special, no_repeat_ngram, forbid_unknown)
-        if running.tokens_RT.shape[1] < min_length:
-            log_probabilities_RV[:, special.end] = -math.inf
-        rows_R, tokens_R, added_R = _select(
-            running, log_probabilities_RV, beams, special, length_penalty, retire
+        log_probabilities_RV = _scored(
+            logits_RV, running, special, options.no_repeat_ngram, options.forbid_unknown
         )
+        if running.tokens_RT.shape[1] < options.min_length:
+            log_probabilities_RV[:, special.end] = -math.inf
+        rows_R, tokens_R, added_R = _select(running, log_probabilities_RV, beams, special, options)
         state = select_rows(state, rows_R)
         running = select_rows(running, rows_R).extend(tokens_R, added_R, special)
-        if _settled(running, beams, n_best, length_penalty, max_length):
+        if _settled(running, beams, max_length, options):
             break
-    return _best(running, beams, n_best, special, length_penalty, retire)
+    return _best(running, beams, special, options)
 
 
 @torch.no_grad()
@@ -189,12 +212,17 @@ def explain_tokens(
 
 def select_rows(tree: Tree, rows: Tensor) -> Tree:
     """Indexes the first axis of every tensor in a memory, a state or any nest of tuples by `rows`."""
-    if isinstance(tree, Tensor):
-        return tree.index_select(0, rows)
-    if isinstance(tree, tuple):
-        parts = [select_rows(part, rows) for part in tree]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
-    return tree
+    selected: Tree = _selected(tree, rows)
+    return selected
+
+
+def _selected(node: Any, rows: Tensor) -> Any:
+    if isinstance(node, Tensor):
+        return node.index_select(0, rows)
+    if isinstance(node, tuple):
+        parts = [_selected(part, rows) for part in node]
+        return type(node)(*parts) if hasattr(node, "_fields") else tuple(parts)
+    return node
 
 
 def repeat_images(memory: Tree, times: int) -> Tree:
@@ -202,11 +230,12 @@ def repeat_images(memory: Tree, times: int) -> Tree:
 
     Teacher forcing with several captions of each picture needs the copies; a search does not.
     """
-    rows = torch.arange(_images(memory), device=_device(memory)).repeat_interleave(times)
+    first = _first_tensor(memory)
+    rows = torch.arange(len(first), device=first.device).repeat_interleave(times)
     return select_rows(memory, rows)
 
 
-class _Running(NamedTuple):
+class _Hypotheses(NamedTuple):
     """The hypotheses of R rows so far."""
 
     tokens_RT: Tensor
@@ -216,7 +245,7 @@ class _Running(NamedTuple):
     ended_R: Tensor
 
     @classmethod
-    def begin(cls, rows: int, special: SpecialIds, device: torch.device) -> _Running:
+    def begin(cls, rows: int, special: SpecialIds, device: torch.device) -> _Hypotheses:
         return cls(
             torch.full((rows, 0), special.pad, device=device),
             torch.zeros(rows, 0, device=device),
@@ -225,11 +254,11 @@ class _Running(NamedTuple):
             torch.zeros(rows, dtype=torch.bool, device=device),
         )
 
-    def extend(self, tokens_R: Tensor, log_probabilities_R: Tensor, special: SpecialIds) -> _Running:
+    def extend(self, tokens_R: Tensor, log_probabilities_R: Tensor, special: SpecialIds) -> _Hypotheses:
         """Appends one token to the rows that have not ended, and padding to the others."""
         tokens_R = tokens_R.masked_fill(self.ended_R, special.pad)
         log_probabilities_R = log_probabilities_R.masked_fill(self.ended_R, 0)
-        return _Running(
+        return _Hypotheses(
             torch.cat([self.tokens_RT, tokens_R[:, None]], dim=1),
             torch.cat([self.token_log_probabilities_RT, log_probabilities_R[:, None]], dim=1),
             self.lengths_R + ~self.ended_R,
@@ -266,13 +295,13 @@ def _steps(
     no_repeat_ngram: int,
     forbid_unknown: bool,
     choose: Callable[[Tensor], Tensor],
-) -> Iterator[_Running]:
+) -> Iterator[_Hypotheses]:
     """Decodes B * copies independent rows token by token.
 
     `choose` picks each token from its log-probabilities (R, V).
     """
     state, R = captioner.start(memory, copies), _images(memory) * copies
-    running = _Running.begin(R, special, _device(memory))
+    running = _Hypotheses.begin(R, special, _device(memory))
     yield running
     tokens_R = running.tokens_RT.new_full((R,), special.start)
     for _ in range(max_length):
@@ -292,7 +321,7 @@ def _likeliest(log_probabilities_RV: Tensor) -> Tensor:
 
 
 def _scored(
-    logits_RV: Tensor, running: _Running, special: SpecialIds, ngram: int, forbid_unknown: bool
+    logits_RV: Tensor, running: _Hypotheses, special: SpecialIds, ngram: int, forbid_unknown: bool
 ) -> Tensor:
     """Log-probabilities of all tokens in single precision; minus infinity for tokens that may not follow."""
     log_probabilities_RV = logits_RV.float().log_softmax(dim=-1)
@@ -321,19 +350,19 @@ def _nucleus(scores_RV: Tensor, top_p: float) -> Tensor:
 
 
 def _select(
-    running: _Running,
+    running: _Hypotheses,
     log_probabilities_RV: Tensor,
     beams: int,
     special: SpecialIds,
-    length_penalty: float,
-    retire: bool,
+    options: BeamOptions,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Selects the best `beams` candidates of every picture: rows, next tokens and log-probabilities.
 
     No row can contribute more than its own best `beams` candidates, so only these are compared between rows.
-    A hypothesis that has ended has one candidate, itself. With `retire` it ranks before all unfinished ones,
-    so it keeps its beam and the others share the rest.
+    A hypothesis that has ended has one candidate, itself. Where it retires it ranks before all unfinished
+    ones, so it keeps its beam and the others share the rest.
     """
+    retire, length_penalty = options.finished == "retire", options.length_penalty
     R, V = log_probabilities_RV.shape
     added_RK, tokens_RK = log_probabilities_RV.topk(min(beams, V), dim=-1)
     tokens_RK = tokens_RK.masked_fill(running.ended_R[:, None], special.pad)
@@ -348,28 +377,28 @@ def _select(
     return rows_R, tokens_RK[rows_R, places_R], added_RK[rows_R, places_R]
 
 
-def _settled(running: _Running, beams: int, n_best: int, length_penalty: float, max_length: int) -> bool:
+def _settled(running: _Hypotheses, beams: int, max_length: int, options: BeamOptions) -> bool:
     """True when every picture has `n_best` ended hypotheses that no unfinished one can overtake.
 
     Log-probabilities only fall, and a positive penalty raises the score most at the greatest length.
     """
+    length_penalty = options.length_penalty
     reach_R = running.totals_R / max_length**length_penalty
     reach_BK = reach_R.masked_fill(running.ended_R, -math.inf).view(-1, beams)
     ended_BK = running.scores_R(length_penalty).masked_fill(~running.ended_R, -math.inf).view(-1, beams)
-    worst_kept_B = ended_BK.topk(n_best).values[:, -1]
+    worst_kept_B = ended_BK.topk(options.n_best).values[:, -1]
     return bool((worst_kept_B >= reach_BK.amax(dim=1)).all())
 
 
-def _best(
-    running: _Running, beams: int, n_best: int, special: SpecialIds, length_penalty: float, retire: bool
-) -> Decodings:
-    """Orders the hypotheses by score; with `retire`, ended ones come before unfinished ones."""
-    order_BK = running.scores_R(length_penalty).view(-1, beams).argsort(dim=1, descending=True, stable=True)
-    if retire:
+def _best(running: _Hypotheses, beams: int, special: SpecialIds, options: BeamOptions) -> Decodings:
+    """Orders the hypotheses by score; where ended ones retire, they come before unfinished ones."""
+    scores_BK = running.scores_R(options.length_penalty).view(-1, beams)
+    order_BK = scores_BK.argsort(dim=1, descending=True, stable=True)
+    if options.finished == "retire":
         ended_BK = running.ended_R.view(-1, beams).gather(1, order_BK)
         order_BK = order_BK.gather(1, (~ended_BK).to(torch.uint8).argsort(dim=1, stable=True))
     first_row_B1 = torch.arange(0, len(running.ended_R), beams, device=order_BK.device)[:, None]
-    running = select_rows(running, (first_row_B1 + order_BK[:, :n_best]).flatten())
+    running = select_rows(running, (first_row_B1 + order_BK[:, : options.n_best]).flatten())
     nothing_R = running.totals_R == -math.inf
     running = running._replace(
         tokens_RT=running.tokens_RT.masked_fill(nothing_R[:, None], special.pad),
@@ -377,10 +406,10 @@ def _best(
         lengths_R=running.lengths_R.masked_fill(nothing_R, 0),
         ended_R=running.ended_R & ~nothing_R,
     )
-    return _decodings(running, n_best)
+    return _decodings(running, options.n_best)
 
 
-def _decodings(running: _Running, per_image: int) -> Decodings:
+def _decodings(running: _Hypotheses, per_image: int) -> Decodings:
     longest = int(running.lengths_R.max()) if running.lengths_R.numel() else 0
     return Decodings(
         running.tokens_RT[:, :longest].unflatten(0, (-1, per_image)),
@@ -391,7 +420,7 @@ def _decodings(running: _Running, per_image: int) -> Decodings:
     )
 
 
-def _first_tensor(memory: NamedTuple) -> Tensor:
+def _first_tensor(memory: Any) -> Tensor:
     for part in memory:
         if isinstance(part, Tensor):
             return part

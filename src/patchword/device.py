@@ -1,7 +1,10 @@
-"""The choice of a device; it is made once and passed on."""
+"""The choice of a device, which is made once and passed on; and what this process has used."""
 
 from __future__ import annotations
 
+import sys
+
+import psutil
 import torch
 
 from patchword.errors import ConfigError
@@ -35,3 +38,13 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def peak_mebibytes() -> float:
+    """The most main memory that this process has held so far, in MiB."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource  # Windows has no such module
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # macOS counts bytes, Linux KiB

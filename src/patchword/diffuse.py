@@ -184,14 +184,14 @@ def sample(
     how: Sampling,
     draw: Callable[[], Tensor] | None = None,
 ) -> Iterator[Tensor]:
-    """From noise to pictures; yields x after every step, the last one is the picture.
+    """Turns noise into pictures; yields x after every step, the last one is the picture.
 
     Args:
         noise: x at the first of `times` (B, C, H, W).
         times: falling, see `spaced`.
         draw: gives new noise of that shape; needed where steps are random (DDPM, eta above 0).
     """
-    noisy = noise
+    noisy, draw = noise, draw or _no_noise
     for place, time in enumerate(times):
         before = times[place + 1] if place + 1 < len(times) else None
         times_B = torch.full((len(noisy),), time, device=noisy.device)
@@ -213,9 +213,11 @@ def sample(
         yield noisy
 
 
-def _ddim_step(
-    step: Step, pictures: Tensor, noisy: Tensor, eta: float, draw: Callable[[], Tensor] | None
-) -> Tensor:
+def _no_noise() -> Tensor:
+    raise ConfigError("the steps of this sampler are random: give `draw`, or choose DDIM with an eta of 0")
+
+
+def _ddim_step(step: Step, pictures: Tensor, noisy: Tensor, eta: float, draw: Callable[[], Tensor]) -> Tensor:
     direction = (noisy - math.sqrt(step.kept) * pictures) / math.sqrt(1 - step.kept)
     sigma = eta * math.sqrt(step.smaller_variance)
     moved = math.sqrt(step.before) * pictures + math.sqrt(max(0.0, 1 - step.before - sigma**2)) * direction

@@ -16,7 +16,7 @@ from patchword.errors import ModelError
 
 PREFIX = "hub:"
 SECONDS = 5.0
-"""To connect, and again to be answered; then the hub counts as out of reach."""
+"""Time to connect, and again to be answered; after it the hub counts as out of reach."""
 
 MODEL_FILES = ("config.json", "model.safetensors", "vocab.json", "prototypes.json", "README.md")
 """Files of a Patchword folder: nothing else is downloaded, or uploaded."""
@@ -31,7 +31,7 @@ class HubName(NamedTuple):
     revision: str | None
 
 
-class Published(NamedTuple):
+class PublishedSource(NamedTuple):
     """Where a published model is read from; its fields are arguments of transformers' `from_pretrained`."""
 
     source: str
@@ -55,7 +55,7 @@ def hub_name(name: str | Path) -> HubName:
     return HubName(source, revision or None)
 
 
-def find_published(source: str, revision: str | None = None, file: str = "config.json") -> Published:
+def find_published(source: str, revision: str | None = None, file: str = "config.json") -> PublishedSource:
     """The commit that an id stands for today, or that was downloaded before where the hub is out of reach; a
     folder stays one.
 
@@ -66,7 +66,7 @@ def find_published(source: str, revision: str | None = None, file: str = "config
             downloaded.
     """
     if Path(source).is_dir():
-        return Published(source, None, True)
+        return PublishedSource(source, None, True)
     if not _ID.fullmatch(source):
         raise ModelError(
             f"no folder {source!r}, and no id of the hub looks like that: give a folder or OWNER/NAME"
@@ -75,7 +75,9 @@ def find_published(source: str, revision: str | None = None, file: str = "config
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        return Published(source, HfApi().model_info(source, revision=revision, timeout=SECONDS).sha, False)
+        return PublishedSource(
+            source, HfApi().model_info(source, revision=revision, timeout=SECONDS).sha, False
+        )
     except RevisionNotFoundError as error:
         raise ModelError(
             f"the hub's model {source} has no revision {revision!r}: give a commit, a tag or a branch"
@@ -90,7 +92,7 @@ def find_published(source: str, revision: str | None = None, file: str = "config
     ) as error:  # huggingface_hub and its network library raise many kinds; all mean that it is out of reach
         commit = _downloaded_commit(source, revision, file)
         if commit is not None:
-            return Published(source, commit, True)
+            return PublishedSource(source, commit, True)
         said = " ".join(str(error).split())[:120] or type(error).__name__
         raise ModelError(
             f"the hub cannot be reached ({said}), and {source} was never downloaded to this machine: "

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from patchword.tasks.label.model import LabellingModel
     from patchword.tasks.paint.model import PaintingModel
     from patchword.tasks.retrieve.model import TwoTowerModel
+    from patchword.tasks.words.model import WordVectors
 
     Model: TypeAlias = (
         CaptioningModel
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         | AlignmentModel
         | AnsweringModel
         | LabellingModel
+        | WordVectors
         | PaintingModel
     )
 
@@ -62,6 +64,8 @@ def load(name: str | Path, device: str | None = None, *, task: Literal["answer"]
 @overload
 def load(name: str | Path, device: str | None = None, *, task: Literal["label"]) -> LabellingModel: ...
 @overload
+def load(name: str | Path, device: str | None = None, *, task: Literal["words"]) -> WordVectors: ...
+@overload
 def load(name: str | Path, device: str | None = None, *, task: Literal["paint"]) -> PaintingModel: ...
 @overload
 def load(name: str | Path, device: str | None = None) -> Model: ...
@@ -73,10 +77,8 @@ def load(name: str | Path, device: str | None = None, *, task: str | None = None
         name: a shipped model, a model folder, a hub id of a Patchword folder, or `hub:ID` of a model of
             transformers.
         device: cpu, cuda or mps; the best there is where left out.
-        task: what the model must be for: caption, retrieve, align, answer, label or paint; whatever it is for
-        where
-            left out. `hub:ID` is a
-            captioner, or with `task="retrieve"` a CLIP.
+        task: what the model must be for: caption, retrieve, align, answer, label, paint or words; where left
+            out, it may be for any of them. `hub:ID` is a captioner, or with `task="retrieve"` a CLIP.
 
     Raises:
         ModelError: there is no such model, its folder is incomplete or of another format, or it is for

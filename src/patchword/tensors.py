@@ -87,7 +87,7 @@ def check_build(
             weights.
     """
     try:
-        with torch.device("meta"), _Bounded(20 * len(stored) + 1000):
+        with torch.device("meta"), _BoundedConstruction(20 * len(stored) + 1000):
             state = build().state_dict()
     except PatchwordError as error:
         raise ModelError(f"{configuration}: {error} (copy the folder anew if nobody edited it)") from error
@@ -112,7 +112,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-class _Bounded(TorchFunctionMode):
+class _BoundedConstruction(TorchFunctionMode):
     """For a construction on the meta device: no number is drawn, since there is nothing to hold it, and a
     model of far more tensors than there are weights, such as one of a million layers, is stopped on the way.
     """

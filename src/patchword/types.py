@@ -150,12 +150,18 @@ class TowerLayer(Protocol):
     `attend(tokens, queries, keys, values, mask)` with the result of `project(tokens)`.
     """
 
-    def __call__(self, tokens_BNC: Tensor, mask_BN: Tensor | None = None) -> Tensor: ...
+    def __call__(self, tokens_BNC: Tensor, mask_BN: Tensor | None = None, /) -> Tensor: ...
 
-    def project(self, tokens_BNC: Tensor) -> Projections:
+    def project(self, tokens_BNC: Tensor, /) -> Projections:
         """Projects the tokens to queries, keys and values, after the layer's input norm if it has one."""
 
     def attend(
-        self, tokens_BQC: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask_BN: Tensor | None = None
+        self,
+        tokens_BQC: Tensor,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask_BN: Tensor | None = None,
+        /,
     ) -> Tensor:
         """Returns the layer's output (B, Q, C) for the Q tokens whose queries are given."""

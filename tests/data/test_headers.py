@@ -161,3 +161,27 @@ def test_readers_of_many_files_name_such_a_picture_and_go_on(patchword, progress
         assert status == 1 and "bomb.jpg" in err and "more than 100 scans" in err, (out, err)
     found = json.loads(patchword("index", folder, "--out", tmp_path / "index", *two_towers, "--json")[1])
     assert found["pictures"] == 1 and len(found["bad"]) == 1
+
+
+def test_a_tiff_of_very_many_strips_is_refused_by_its_directory():
+    """Pillow would make a list of a million strips before it says how large the picture is."""
+
+    def stripped(rows, order):
+        def pack(form, *values):
+            return struct.pack(order + form, *values)
+
+        data = bytes(8) + pack(f"{rows}I", *[8] * rows) + pack(f"{rows}I", *[8] * rows)
+        tags = [(256, 4, 1, 8), (257, 4, 1, rows), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
+        tags += [(273, 4, rows, 16), (277, 3, 1, 1), (278, 4, 1, 1), (279, 4, rows, 16 + 4 * rows)]
+        entries = b"".join(
+            pack("HHI", *tag[:3]) + (pack("HH", tag[3], 0) if tag[1] == 3 else pack("I", tag[3]))
+            for tag in tags
+        )
+        mark = b"II" if order == "<" else b"MM"
+        start = mark + pack("HI", 42, 8 + len(data))
+        return start + data + pack("H", len(tags)) + entries + bytes(4)
+
+    for order in "<>":
+        assert open_picture(stripped(300, order)).size == (8, 300)
+        with pytest.raises(PictureTooLarge, match="a TIFF of 200,000 strips or tiles"):
+            open_picture(stripped(200_000, order), "long.tif")

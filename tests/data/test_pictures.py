@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from patchword.data.decoding import LEAST_SIDE, decode
+from patchword.data.decoding import decode
 from patchword.data.headers import Bounds
 from patchword.data.pictures import Preprocessing, open_picture, seen_box, seen_part
 from patchword.errors import PictureError
@@ -429,18 +429,17 @@ def test_a_phone_photograph_of_108_megapixels_is_decoded_at_a_quarter(tmp_path):
     path = tmp_path / "phone.jpg"
     path.write_bytes(halves(12_000, 9_000, "JPEG", exif=exif))
     picture = open_picture(path)
-    assert picture.size == (12_000 // 4, 9_000 // 4) and min(picture.size) >= LEAST_SIDE
+    assert picture.size == (12_000 // 4, 9_000 // 4) and min(picture.size) >= Bounds().least_side
     assert dark_and_light(picture) == ((200,) * 3, (40,) * 3)
     assert decode(path.read_bytes(), "x", Bounds())[1:] == (12_000, 9_000)
 
 
 @pytest.fixture
-def small_bounds(monkeypatch):
+def small_bounds():
     """Reduction begins at 3,000 pixels and leaves 24 on the shorter side, so that small pictures show what
     large ones meet.
     """
-    monkeypatch.setattr("patchword.data.decoding.WHOLE_PIXELS", 3_000)
-    monkeypatch.setattr("patchword.data.decoding.LEAST_SIDE", 24)
+    return Bounds(whole_pixels=3_000, least_side=24)
 
 
 LARGE = [
@@ -452,16 +451,16 @@ LARGE = [
 @pytest.mark.parametrize(("kind", "options"), LARGE)
 def test_every_kind_of_large_picture_is_reduced_alike(small_bounds, kind, options):
     content = halves(160, 112, kind, **options)
-    picture, *stored = decode(content, "x", Bounds())
+    picture, *stored = decode(content, "x", small_bounds)
     assert picture.size == (160 // 4, 112 // 4) and stored == [160, 112]
     assert dark_and_light(picture) == ((40,) * 3, (200,) * 3)
     with Image.open(io.BytesIO(content)) as image:  # as Python programs hand it over
-        near(open_picture(image), picture, 40 if kind in ("JPEG", "JPEG2000") else 0)
+        near(open_picture(image, bounds=small_bounds), picture, 40 if kind in ("JPEG", "JPEG2000") else 0)
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "JPEG", "PNG", "WEBP"])
 def test_a_turned_large_picture_is_told_as_it_is_seen(small_bounds, stored_turned, kind):
-    decoded = decode(stored_turned(Image.new("RGB", (160, 112)), 6, kind), "x", Bounds())
+    decoded = decode(stored_turned(Image.new("RGB", (160, 112)), 6, kind), "x", small_bounds)
     assert decoded[1:] == (160, 112) and decoded.picture.size == (40, 28)
 
 
@@ -470,7 +469,7 @@ def test_pictures_of_ordinary_size_are_decoded_whole(small_bounds, size):
     """Up to the threshold, and longer ones that would become narrow, nothing changes."""
     content = encoded(Image.effect_noise(size, 60).convert("RGB"), "JPEG")
     with Image.open(io.BytesIO(content)) as image:
-        near(open_picture(content), image)
+        near(open_picture(content, bounds=small_bounds), image)
 
 
 def test_much_text_in_a_png_is_no_damage():

@@ -344,8 +344,8 @@ def test_answers_by_hand():
     )
     assert answer(TABLE, Program("shape", Phrase(None, "large"))) == "square"
     assert answer(TABLE, Program("colour", red_circle)) is None  # there are two
-    assert answer(TABLE, Program("compare", red_circle, None, square)) == "yes"
-    assert answer(TABLE, Program("compare", square, None, star)) == "no"
+    assert answer(TABLE, Program("compare", red_circle, second=square)) == "yes"
+    assert answer(TABLE, Program("compare", square, second=star)) == "no"
     assert answer(TABLE, Program("relation", square, "left of", star)) == "no"
     assert answer(TABLE, Program("relation", Phrase(None, "small", "red"), "left of", square)) == "yes"
 

@@ -15,7 +15,7 @@ from patchword.composed import CaptionModel, build_tower
 from patchword.data.captions import FeatureInputs, Inputs, PixelInputs
 from patchword.data.pictures import Preprocessing
 from patchword.data.store import Store, pixel_store, write_store
-from patchword.errors import ConfigError, StoreError, WriteError
+from patchword.errors import ConfigError, DataError, StoreError, WriteError
 from patchword.jobs.features import store_features
 from patchword.models.captioners.show_attend_tell import ShowAttendTellConfig
 from patchword.towers.settings import ConvolutionalConfig
@@ -301,3 +301,75 @@ def test_a_folder_that_is_no_store_is_never_replaced(model, images, tmp_path):
     with pytest.raises(WriteError, match="photos exists and is no store"):
         stored(model, images, tmp_path / "photos")
     assert names_in(tmp_path / "photos") == ["only-copy.jpg"]
+
+
+@pytest.mark.parametrize("options", [{}, {"views": 2}, {"mirror": True}, {"batch": 1}], ids=str)
+def test_kind_4_a_picture_that_cannot_be_read_is_listed_and_the_others_keep_their_rows(
+    model, images, tmp_path, options
+):
+    """The store of three good pictures among three that cannot be read has the rows of the good ones alone,
+    in order, also where the first batch holds no good one."""
+    for name in FILES:
+        (tmp_path / name).write_bytes((images / name).read_bytes())
+    (tmp_path / "a.jpg").write_bytes(b"")
+    (tmp_path / "b.jpg").write_bytes((images / FILES[0]).read_bytes()[:3000])
+    mixed = ["a.jpg", FILES[0], "b.jpg", FILES[1], "gone.jpg", FILES[2]]
+    heard = []
+
+    def store(files, out):
+        unreadable = lambda name, error: heard.append((name, str(error)))  # noqa: E731
+        there = (model.tower, PREPROCESSING, tmp_path, files, tmp_path / out, torch.device("cpu"))
+        return store_features(*there, lambda count: None, unreadable=unreadable, **options)
+
+    found, good = store(mixed, "mixed"), store(FILES, "good")
+    assert [name for name, _ in heard] == ["a.jpg", "b.jpg", "gone.jpg"]
+    assert "0 bytes" in heard[0][1] and "does not exist" in heard[2][1]
+    assert found.manifest["files"] == good.manifest["files"]
+    assert found.manifest["left_out"] == dict(heard) and found.manifest["pictures"] != ""
+    for name, rows in good.fields.items():
+        assert found.fields[name].shape == rows.shape
+        assert np.allclose(found.fields[name].astype(np.float32), rows.astype(np.float32), atol=2e-3)
+    assert sorted(found.check_files()) == sorted(found.fields)
+    with pytest.raises(StoreError, match="no row for b.jpg, which could not be read when it was made"):
+        found.rows(["b.jpg"])
+
+
+def test_kind_4_no_picture_at_all_is_an_error_and_leaves_no_store(model, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="none of 1 pictures can be read"):
+        there = (model.tower, PREPROCESSING, tmp_path, ["a.jpg"], tmp_path / "out", torch.device("cpu"))
+        store_features(*there, lambda count: None, unreadable=lambda *_: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_kind_9_the_command_counts_what_it_stored(images, tmp_path, run_patchword):
+    """Not what it was asked to store; and the exit status says that something was lost."""
+    for name in FILES:
+        (tmp_path / name).write_bytes((images / name).read_bytes())
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    rows = "".join(f"{name},a thing\n" for name in (*FILES, "broken.jpg"))
+    (tmp_path / "mine.csv").write_text(f"image,caption\n{rows}")
+    (tmp_path / "tower.toml").write_text(TOWER.format(folder=tmp_path))
+    command = ("features", tmp_path / "tower.toml", "--data", tmp_path / "mine.csv", "--images", tmp_path)
+    finished = run_patchword(*command, "--out", tmp_path / "store", "--device", "cpu")
+    assert finished.returncode == 1, finished.stderr
+    assert "3 pictures, 1 could not be read and are left out" in finished.stdout
+    assert "broken.jpg" in finished.stderr
+    assert Store.open(tmp_path / "store").manifest["files"] == FILES
+
+
+TOWER = """
+task = "caption"
+out = "{folder}/run"
+[data]
+annotations = "{folder}/mine.csv"
+images = "{folder}"
+[tower]
+kind = "convolutional"
+stem = 4
+widths = [8]
+blocks = [0]
+size = 32
+[captioner]
+kind = "show_tell"
+"""

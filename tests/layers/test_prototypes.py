@@ -250,3 +250,78 @@ def test_all_processes_hold_what_the_first_one_clustered(monkeypatch):
     for name in ("keys_LMC", "values_LMC", "live_LM", "sizes_LM", "contexts_LMKW"):
         assert torch.equal(getattr(first, name), getattr(second, name)), name
     assert first.live_LM.any()
+
+
+@pytest.mark.parametrize("want", [True, False], ids=["weights", "merged"])
+def test_prototypes_that_weigh_one_word_in_all_count_as_their_mean_key_would(want):
+    """512 equal prototypes with the weight of one word are one more key in the softmax."""
+    module = memory(count=5, weight_in_words=1.0)
+    module.live_LM.fill_(True)
+    module.keys_LMC.fill_(0.3)
+    module.values_LMC.copy_(torch.linspace(0, 1, WIDTH).expand_as(module.values_LMC))
+    queries_BHTD, keys_BHTD, values_BHTD = torch.randn(3, 2, HEADS, 4, WIDTH // HEADS).unbind()
+    one_key_HMD, one_value_HMD = (
+        columns_HMD[:, :1].expand(2, -1, -1, -1) for columns_HMD in module.columns()[0][:2]
+    )
+    expected_BHTD, _ = attend(
+        queries_BHTD, torch.cat((keys_BHTD, one_key_HMD), 2), torch.cat((values_BHTD, one_value_HMD), 2)
+    )
+    with torch.no_grad():
+        found_BHTD, _ = attend_with_prototypes(
+            queries_BHTD, keys_BHTD, values_BHTD, module.columns()[0], want_weights=want
+        )
+    torch.testing.assert_close(found_BHTD, expected_BHTD)
+
+
+def test_every_head_learns_the_weight_of_the_prototypes():
+    module = run(memory(weight_in_words=1.0), 0, 6)
+    rows = torch.randn(3, 1, HEADS, 2, WIDTH // HEADS)
+    with torch.no_grad():
+        module.bias_LH[0, 1] = -30.0
+    context_BHTD, weights_BHTM = attend_with_prototypes(*rows, module.columns()[0])
+    assert weights_BHTM[:, 1].sum() < 1e-6 < weights_BHTM[:, 0].sum()
+    context_BHTD.square().sum().backward()
+    assert module.bias_LH.grad[0, 0] != 0
+
+
+def test_a_query_attends_to_the_prototypes_of_highest_score_only():
+    module = run(memory(top=2, count=4), 0, 6)
+    module.live_LM.fill_(True)
+    module.keys_LMC.normal_(generator=torch.Generator().manual_seed(3))
+    rows = torch.randn(3, 3, HEADS, 2, WIDTH // HEADS)
+    columns = module.columns()[0]
+    found_BHTD, weights_BHTM = attend_with_prototypes(*rows, columns)
+    all_BHTD, all_BHTM = attend_with_prototypes(*rows, columns._replace(top=None))
+    assert ((weights_BHTM > 0).sum(dim=-1) == 2).all()
+    assert torch.equal(weights_BHTM.topk(2).indices, all_BHTM.topk(2).indices)
+    with torch.no_grad():
+        without, _ = attend_with_prototypes(*rows, columns, want_weights=False)
+    torch.testing.assert_close(without, found_BHTD)
+    assert not torch.allclose(found_BHTD, all_BHTD)
+
+
+def test_values_that_keep_their_length_are_as_long_as_those_they_are_means_of():
+    short, long = (
+        run(memory(keep_length=keep, neighbours=8, effect_after=0), 0, 5) for keep in (False, True)
+    )
+    live_LM = short.live_LM
+    assert torch.equal(short.keys_LMC, long.keys_LMC)
+    lengths = [module.values_LMC[live_LM].norm(dim=-1) for module in (short, long)]
+    banked_LN = short.resume_state()["bank.values_LNC"].norm(dim=-1)
+    assert (lengths[1] > 1.3 * lengths[0]).all()
+    assert (lengths[1] < banked_LN.max()).all() and (lengths[1] > banked_LN.min()).all()
+    cosines = torch.cosine_similarity(short.values_LMC[live_LM], long.values_LMC[live_LM], dim=-1)
+    torch.testing.assert_close(cosines, torch.ones_like(cosines))
+
+
+def test_a_memory_without_the_further_options_has_no_further_parameters():
+    assert set(memory().state_dict()) | {"bias_LH"} == set(memory(weight_in_words=2.0).state_dict())
+
+
+@pytest.mark.parametrize("placement", ["cross_add", "sequential"])
+@pytest.mark.parametrize("option", [{"weight_in_words": 1.0}, {"top": 3}])
+def test_options_of_a_shared_softmax_are_refused_elsewhere(placement, option):
+    with pytest.raises(
+        ValidationError, match=f"{next(iter(option))} is given and the placement is {placement}"
+    ):
+        PrototypeConfig(placement=placement, **option)

@@ -49,10 +49,16 @@ STRICTER = {
 
 TASKS_USED = {
     ("answer", "caption"): "answers may be worded by a captioner",
+    ("answer", "retrieve"): "questions about photographs are answered by two towers",
     ("align", "retrieve"): "patch-word alignment stands on two towers",
     ("caption", "retrieve"): "the codebook's text tower embeds captions",
+    ("interleave", "caption"): "a few-shot model captions as well, in the form of captions",
     ("label", "retrieve"): "labelling may begin with the towers of a two-tower model",
-    ("paint", "retrieve"): "a painter may be told by the text tower of two towers, which also rank what it paints",
+    ("vokens", "retrieve"): "tokens and pictures are those of two towers",
+    (
+        "paint",
+        "retrieve",
+    ): "a painter may be told by the text tower of two towers, which also rank what it paints",
 }
 """The only imports between folders of tasks, and why."""
 
@@ -70,11 +76,13 @@ PARTS_OF_A_PAGE = {
     "prompt_search": "prompt-fusion",
     "late_concatenation": "prompt-fusion",
     "aligned_towers": "patch-slimming",
+    "discrete_vae": "token-transformer",
+    "vit_vqgan": "token-transformer",
     "scene_reader": "denoiser",
 }
 """Models that share the page of the idea they belong to."""
 
-SECTIONS = {"question_answering": "answerer", "clip_prior": "painter.prior"}
+SECTIONS = {"token_transformer": "painter.codec", "question_answering": "answerer", "clip_prior": "painter.prior"}
 """Models whose section of a configuration has another name than their file."""
 
 NOT_TRAINED_BY_A_CONFIG = {"aligned_towers", "scene_reader", "template"}
@@ -270,7 +278,7 @@ def test_every_module_imports_with_the_core_install():
     code = (
         "import importlib, sys\n"
         "extras = ('fastapi', 'uvicorn', 'python_multipart', 'faiss', 'tensorboard', 'pycocoevalcap', "
-        "'torchvision', 'timm')\n"
+        "'torchvision', 'timm', 'diffusers')\n"
         "sys.modules.update(dict.fromkeys(extras))\n"
         f"for name in {[name for name in modules if '.serve' not in name]!r}: importlib.import_module(name)\n"
         "for name in extras: del sys.modules[name]\n"

@@ -18,7 +18,6 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PICTURES = 12
 SHORT = [
     "stage.0.epochs=1",
-    "stage.1.epochs=1",
     "data.minimum_count=1",
     "captioner.width=16",
     "captioner.word_width=16",

@@ -13,7 +13,7 @@ def offered(names, index=None):
 
 def test_what_is_not_named_is_what_ships():
     offer = offered([])
-    assert list(offer.models) == [CAPTIONER] and offer.index is None
+    assert list(offer.models) == [CAPTIONER] and offer.pictures is None
     assert offer.answers.facts.name == ANSWERER
     assert [label for label, _ in offer.labels.label(Image.new("RGB", (50, 50)), ["a dog", "a man"])]
 
@@ -36,5 +36,5 @@ def test_an_index_is_searched_by_the_towers_that_made_it(tmp_path):
         Image.new("RGB", (40, 30), name).save(tmp_path / "photos" / f"{name}.png")
     index(tmp_path / "index", tmp_path / "photos")
     offer = offered([], tmp_path / "index")
-    hits = offer.index.nearest(offer.index.read(["a dog"])[0], 5)
+    hits = offer.pictures.nearest(offer.pictures.read(["a dog"])[0], 5)
     assert {hit.name for hit in hits} == {"red.png", "blue.png"}

@@ -3,6 +3,7 @@
     python tests/train/kill_everywhere.py plain               # two stages of a tiny model, every operation
     python tests/train/kill_everywhere.py captioner --every 7 # memory and self-critical, every seventh
     python tests/train/kill_everywhere.py plain --full-disk   # from there the disk is full, then free again
+    python tests/train/kill_everywhere.py captioner --state k.json --seconds 600   # goes on where it stopped
 
 An operation is whatever changes the run folder: a file opened for writing, a half and a whole write to it, a
 rename, a removal, a new folder, a truncation. Each training is a fork of this process, so that thousands need
@@ -18,11 +19,13 @@ import errno
 import gc
 import io
 import json
+import math
 import os
 import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -332,8 +335,11 @@ def trial(
     return status, int(counter.read_text()) if counter.exists() else 0, said
 
 
-def kill_everywhere(kind: str, every: int, full_disk: bool) -> dict[str, Any]:
+def kill_everywhere(
+    kind: str, every: int, full_disk: bool, state: Path | None = None, seconds: float = math.inf
+) -> dict[str, Any]:
     """All trials of one training. See the head of this file."""
+    began = time.monotonic()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as place:
         train = train_plain if kind == "plain" else captioner(Path(place))
@@ -348,7 +354,12 @@ def kill_everywhere(kind: str, every: int, full_disk: bool) -> dict[str, Any]:
         whole = content(folder)
         result: dict[str, Any] = {"training": kind, "operations": operations, "runs": 0, "stopped": 0}
         result |= {"differences": [], "wrong_endings": []}
-        for stop_at in range(1, operations + 1, every):
+        if state is not None and state.exists():
+            result = json.loads(state.read_text(encoding="utf-8"))
+            assert (result["training"], result["operations"]) == (kind, operations), state
+        for stop_at in range(1 + every * result["runs"], operations + 1, every):
+            if time.monotonic() - began > seconds:
+                break
             shutil.rmtree(folder, ignore_errors=True)
             status, _, said = trial(train, folder, stop_at, full_disk)
             result["stopped"] += status == (2 if full_disk else -signal.SIGKILL)
@@ -361,6 +372,8 @@ def kill_everywhere(kind: str, every: int, full_disk: bool) -> dict[str, Any]:
                 result["wrong_endings"].append({"operation": stop_at, "status": status, "said": said})
             elif found := differences(whole, content(folder)):
                 result["differences"].append({"operation": stop_at, "differ": found})
+            if state is not None:
+                state.write_text(json.dumps(result), encoding="utf-8")
         return result
 
 
@@ -372,5 +385,8 @@ if __name__ == "__main__":
     parser.add_argument("training", choices=("plain", "captioner"))
     parser.add_argument("--every", type=int, default=1, help="stop at every n-th operation")
     parser.add_argument("--full-disk", action="store_true", help="a full disk in place of a kill")
+    parser.add_argument("--state", type=Path, help="file of the trials that are done, to go on from")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="no trial begins after so long")
     asked = parser.parse_args()
-    print(json.dumps(kill_everywhere(asked.training, asked.every, asked.full_disk)))
+    found = kill_everywhere(asked.training, asked.every, asked.full_disk, asked.state, asked.seconds)
+    print(json.dumps(found))

@@ -31,7 +31,7 @@ class ModelFacts(BaseModel, extra="forbid", frozen=True):
     notes: dict[str, Any] = Field({}, description="anything else")
 
     def with_sources(self, commits: dict[str, str]) -> ModelFacts:
-        """With more published models, by the commit that they were read from."""
+        """The facts with more published models, by the commit that they were read from."""
         return self.model_copy(update={"sources": {**self.sources, **commits}})
 
 

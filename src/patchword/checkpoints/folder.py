@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # a query of words reads a folder without torch: tensors come
     from torch import Tensor, nn
 
 FORMAT = 3
-"""Of config.json; `upgrades.py` brings folders of earlier formats up to it."""
+"""Format of config.json; `upgrades.py` brings folders of earlier formats up to it."""
 
 WEIGHTS, VOCABULARY = "model.safetensors", "vocab.json"
 SHIPPED = Path(__file__).resolve().parent.parent / "pretrained"
@@ -193,7 +193,7 @@ def load_weights(
 
 
 def prefix_of(folder: Path, section: str) -> str:
-    """With what the names of the weights of a section begin: "tower." or, where a model holds two towers,
+    """The prefix of the names of a section's weights: "tower." or, where a model holds two towers,
     "towers.vision.".
 
     Raises ModelError where the folder has no weights of that section.

@@ -22,6 +22,7 @@ from patchword.composed import TowerModel, TowerSettings, build_tower, import_to
 from patchword.config import validate
 from patchword.errors import ModelError, PatchwordError
 from patchword.tensors import check_build
+from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords, vocabulary_from_json
 from patchword.text.words import Vocabulary
 from patchword.towers import layered
@@ -57,7 +58,7 @@ def read_settings(
     return validate(settings, schema, str(where)), named
 
 
-def read_vocabulary(folder: Path, size: int) -> Vocabulary | Subwords:
+def read_vocabulary(folder: Path, size: int) -> Vocabulary | Subwords | Pieces:
     """vocab.json of a model folder.
 
     Raises ModelError where it is none, or has another size than config.json says.
@@ -122,8 +123,8 @@ def build_checked(folder: Path, build: Callable[[], nn.Module], prefix: str = ""
 def build_over_tower(
     folder: Path, tower: TowerSettings, tower_sha256: str | None, build: Callable[[nn.Module], Any]
 ) -> Any:
-    """As `build_checked`, for a model that `build` makes over a tower; a tower that the folder names by
-    reference must be the one that the model was trained with.
+    """Builds as `build_checked` does, for a model over a tower; a tower that the folder names by reference
+    must be the one that the model was trained with.
 
     Raises ModelError when sizes, tensors or the tower differ.
     """

@@ -7,8 +7,9 @@ step (see `loop.py`).
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,10 +21,11 @@ from patchword.files import write_json
 from patchword.tensors import write_tensors
 
 FORMAT = 2
-"""Of training.json. Format 1 knew one optimiser, and not what a stage had started from."""
+"""Format of training.json. Format 1 knew one optimiser, and not what a stage had started from."""
 
 
-class Position(NamedTuple):
+@dataclass(frozen=True)
+class Position:
     """Where a training stands: the next batch to be trained on."""
 
     stage: int = 0

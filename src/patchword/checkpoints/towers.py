@@ -9,9 +9,9 @@ from pydantic import BaseModel, Field
 from torch import nn
 
 from patchword.checkpoints import folder as checkpoint
-from patchword.checkpoints.model import build_checked, check_published, find_model
+from patchword.checkpoints.model import build_checked, check_published, find_model, shipped_models
 from patchword.composed import TowerSettings, build_tower, import_towers, reader_preprocessing
-from patchword.config import read_toml, validate
+from patchword.config import read_toml, shipped_configs, validate
 from patchword.data.pictures import Preprocessing
 from patchword.errors import ConfigError, ModelError
 from patchword.hub import hub_name, is_hub
@@ -26,7 +26,12 @@ class TowerSection(BaseModel, frozen=True):
     """The tower of a configuration or of a model folder, whatever else stands there."""
 
     tower: TowerSettings = Field(discriminator="kind")
-    preprocessing: Preprocessing | None = None
+
+
+class StoredTowerSection(TowerSection, frozen=True):
+    """The tower of a model folder, with how pictures are prepared for it."""
+
+    preprocessing: Preprocessing
 
 
 PACKAGED = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
@@ -35,13 +40,14 @@ PACKAGED = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 
 def load_tower(name: str | Path) -> tuple[nn.Module, Preprocessing]:
     """The vision tower of any model that has one, `hub:ID` for a CLIP of transformers; or a bare tower: by
-    its own name (efficientnet-lite2), or by the TOML of a training, whose [tower] or [vision] it is.
+    its own name (efficientnet-lite2), or by the TOML of a training (its path, or the name of one that came
+    with the package and is no model's as well), whose [tower] or [vision] it is.
 
     Raises ModelError for a model without a tower, ConfigError for a configuration without one.
     """
     if str(name) in PACKAGED:
         return _bare(build_tower(EfficientNetLiteConfig(kind=str(name))))
-    if Path(name).suffix == ".toml":
+    if Path(name).suffix == ".toml" or _names_a_training(str(name)):
         return _bare(_tower_of(Path(name)))
     if is_hub(name):
         source, revision = hub_name(name)
@@ -52,7 +58,7 @@ def load_tower(name: str | Path) -> tuple[nn.Module, Preprocessing]:
     checkpoint.check_files(folder, config)
     section = _section(folder, config)
     stored = {"tower": config[section], "preprocessing": config["preprocessing"]}
-    settings = validate(stored, TowerSection, str(folder / "config.json"))
+    settings = validate(stored, StoredTowerSection, str(folder / "config.json"))
     if config.get("tower_sha256") is None:
         prefix = checkpoint.prefix_of(folder, section)
         import_towers(settings.tower)
@@ -63,6 +69,11 @@ def load_tower(name: str | Path) -> tuple[nn.Module, Preprocessing]:
     if getattr(tower, "adapters", ()):
         checkpoint.load_weights(tower.adapters, folder, "tower.adapters.")
     return tower, settings.preprocessing
+
+
+def _names_a_training(name: str) -> bool:
+    """Whether a name is that of a configuration that came with the package, and of nothing else."""
+    return name in shipped_configs() and name not in shipped_models() and not Path(name).exists()
 
 
 def _tower_of(path: Path) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +16,15 @@ from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 def load_by_words(
-    model: nn.Module,
+    model: Model,
     folder: Path,
     vocabulary: Vocabulary | Subwords | Pieces,
-    build: Callable[[int], nn.Module],
-    load: Callable[[nn.Module], None],
+    build: Callable[[int], Model],
+    load: Callable[[Model], None],
 ) -> str | None:
     """The weights of a model folder into a model whose vocabulary may be another.
 

@@ -22,15 +22,19 @@ COMMANDS = {
         "search",
         "label",
         "pair",
+        "point",
         "ask",
         "paint",
         "serve",
         "models",
         "check",
         "train",
+        "shares",
         "structure",
         "predict",
         "evaluate",
+        "zero-shot",
+        "probe-linear",
         "score",
         "score-images",
         "probe",
@@ -42,6 +46,8 @@ COMMANDS = {
         "codebook",
         "concepts",
         "memory",
+        "words",
+        "vokens",
         "explain-check",
         "export",
         "template",
@@ -49,7 +55,7 @@ COMMANDS = {
     )
 }
 """Every command in the order of the help, one line each: the function that answers it, in a file of its
-own."""
+own; or a `typer.Typer`, where a command has commands of its own."""
 
 
 class Commands(TyperGroup):
@@ -67,9 +73,11 @@ class Commands(TyperGroup):
         """
         for name in [cmd_name] if cmd_name in COMMANDS else COMMANDS:
             if name not in self.commands:
-                alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
                 function = look_up(COMMANDS[name])
-                alone.command(name, help=_flowing(function.__doc__ or ""))(function)
+                alone = function
+                if not isinstance(function, typer.Typer):
+                    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+                    alone.command(name, help=_flowing(function.__doc__ or ""))(function)
                 self.add_command(typer.main.get_command(alone), name)
         return self.commands.get(cmd_name)
 
@@ -115,7 +123,7 @@ def main() -> None:
         if status == _INTERRUPTED:  # what typer makes of Ctrl+C
             raise KeyboardInterrupt
         sys.exit(status)
-    except _UsageError as error:
+    except _USAGE_ERROR as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
         else:
@@ -146,11 +154,11 @@ def _flowing(text: str) -> str:
 
 
 _INTERRUPTED = 130
-_UsageError = typer.BadParameter.__base__
+_USAGE_ERROR: Any = typer.BadParameter.__base__
 """What typer raises where it cannot make sense of what was typed; it has no public name of its own there."""
 
 
-def _usage(error: Exception) -> str:
+def _usage(error: Any) -> str:
     """What was wrong about the words after `patchword`, in one line, and where the right ones stand."""
     command = error.ctx.command_path if error.ctx is not None else "patchword"
     return f"{' '.join(error.format_message().split())} (`{command} --help` lists what it takes)"

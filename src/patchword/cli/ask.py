@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,22 +11,27 @@ from patchword.cli.outputs import (
     PAGES,
     AllowUrls,
     Overwrite,
+    Shots,
     complain,
     print_json,
     refuse_existing,
     refuse_suffix,
 )
+from patchword.errors import ConfigError
 from patchword.files import write_text
-
-DEFAULT_MODEL = "easy-vqa"
 
 
 def ask(
     photo: Annotated[str, typer.Argument(help="The picture.")],
-    question: Annotated[str, typer.Argument(help='The question, such as "what color is the shape?".')],
+    question: Annotated[str, typer.Argument(help='The question, such as "is there a dog?".')],
     model: Annotated[
-        str, typer.Option("--model", help="A shipped name, a folder or a hub id.")
-    ] = DEFAULT_MODEL,
+        str | None,
+        typer.Option(
+            "--model",
+            help="A question-answering model, or two towers for photographs: shipped name, folder, hub id. "
+            "Left out: two-towers for photographs, easy-vqa for drawings like its own.",
+        ),
+    ] = None,
     n_best: Annotated[int, typer.Option("-n", "--n-best", min=1, help="How many answers.")] = 3,
     as_json: Annotated[
         bool,
@@ -35,6 +40,7 @@ def ask(
     explain: Annotated[
         Path | None, typer.Option(help="Write a page that shows where each word of the question looked.")
     ] = None,
+    shots: Shots = None,
     overwrite: Overwrite = False,
     anyway: Annotated[
         bool,
@@ -47,16 +53,22 @@ def ask(
     ] = None,
     allow_urls: AllowUrls = False,
 ) -> None:
-    """Answer a question about a picture, best answer first, each with its probability; a picture unlike
-    those that the model was trained on is refused."""
+    """Answer a question about a picture, best answer first, each with its probability. Photographs can be
+    asked "is there a dog?", "what is it?" and "which colour is the car?"; other questions are refused, and so
+    are pictures unlike those that a named model was trained on."""
     from patchword.data.pictures import open_picture
-    from patchword.tasks.answer.model import load_answerer
+    from patchword.tasks.answer.any_picture import load_any, preprocessing_of
 
     refuse_suffix("--explain", explain, PAGES)
     refuse_existing(overwrite, {"--explain": explain})
     picture = open_picture(photo, allow_urls=allow_urls)
-    picture.filename = photo  # so that an error can name it
-    answerer = load_answerer(model, device)
+    setattr(picture, "filename", photo)  # noqa: B010  # so that an error can name it
+    if shots is not None:
+        if model is None:
+            raise ConfigError("--shots needs a few-shot model: name one with --model")
+        _as_shown(picture, photo, question, model, shots, as_json, explain, device)
+        return
+    answerer = load_any(model, device)
     asked = answerer.explain(picture, question, n_best, anyway)
     unknown = answerer.unknown_words(question)
     if unknown:
@@ -71,6 +83,33 @@ def ask(
         from patchword.data.pictures import seen_part
         from patchword.tasks.answer.page import answer_page
 
-        seen = seen_part(picture, answerer.settings.preprocessing)
+        seen = seen_part(picture, preprocessing_of(answerer))
         seen.thumbnail((480, 480))
         write_text(explain, answer_page([(Path(photo), seen, asked)]))
+
+
+def _as_shown(
+    picture: Any,
+    photo: str,
+    question: str,
+    model: str,
+    shots: Path,
+    as_json: bool,
+    explain: Path | None,
+    device: str | None,
+) -> None:
+    """The one answer of a few-shot model after its examples."""
+    from patchword.lookup import look_up
+    from patchword.tasks.table import few_shots_of
+
+    if explain is not None:
+        raise ConfigError("--explain shows models that were trained to answer: leave it out with --shots")
+    shown = look_up(few_shots_of(model))(model, device, shots)
+    unknown = shown.model.unknown_words(question)
+    if unknown:
+        complain(f"the model never learnt {', '.join(unknown)}: the answer takes no notice of it")
+    (answer,) = shown.model.ask([picture], question, shown.before)
+    if as_json:
+        print_json({"image": photo, "question": question, "answers": [{"answer": answer}]})
+    else:
+        print(answer)

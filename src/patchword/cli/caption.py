@@ -16,6 +16,7 @@ from patchword.cli.outputs import (
     PAGES,
     AllowUrls,
     Overwrite,
+    Shots,
     complain,
     print_json,
     refuse_existing,
@@ -26,6 +27,7 @@ from patchword.files import write_text
 from patchword.tasks.caption.options import DecodingOptions, Precision
 
 if TYPE_CHECKING:
+    from patchword.data.isolated import PictureReader
     from patchword.tasks.caption.result import Caption
 
 DEFAULT_MODEL = "flickr8k"
@@ -100,6 +102,7 @@ def caption(
         list[str] | None,
         typer.Option("--mention", help="Word that every caption must say; may be given several times."),
     ] = None,
+    shots: Shots = None,
     device: Device = None,
     dtype: Dtype = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures that are captioned together.")] = 16,
@@ -109,10 +112,13 @@ def caption(
     """Print a caption per picture; a picture that cannot be read is one line on standard error, and exit
     status 1 at the end."""
     from patchword.cli.left_out import report_left_out
+    from patchword.data.isolated import PictureReader
     from patchword.data.sources import find_pictures
     from patchword.log import progress
+    from patchword.lookup import look_up
     from patchword.tasks.caption.csv_table import CaptionTable
     from patchword.tasks.caption.load import load
+    from patchword.tasks.table import few_shots_of
 
     options = DecodingOptions(
         beam, length_penalty, no_repeat, max_length, min_length, tuple(mention or ()), dtype
@@ -137,14 +143,15 @@ def caption(
         complain(f"{out}: {there} of the pictures are there already and are left out")
     refuse_suffix("--explain", explain, (*PAGES, *FIGURES), len(pictures))
     refuse_existing(overwrite, {"--explain": explain})
-    captioner = load(model, device)
+    captioner = load(model, device) if shots is None else look_up(few_shots_of(model))(model, device, shots)
     pages: list[tuple[str, Any, Caption]] = []
     beside = Sidecars(overwrite) if sidecar else None
     bad, cut = 0, 0
-    with progress(len(pictures) > batch and sys.stderr.isatty()) as bar:
+    shown = progress(len(pictures) > batch and sys.stderr.isatty())
+    with shown as bar, PictureReader(allow_urls=allow_urls, isolated=len(pictures) > 1) as reader:
         task = bar.add_task("captions", total=len(pictures), status="")
         for chunk in _chunks(pictures, batch):
-            good, failures = _open(chunk, allow_urls)
+            good, failures = _open(chunk, reader)
             for _, error in failures:
                 complain(error)
             bad += len(failures)
@@ -154,7 +161,7 @@ def caption(
                 _print(path, result, as_json)
                 cut += not result.complete
                 if beside is not None:
-                    beside.write(path, result.text)
+                    beside.write(Path(path), result.text)
                 if table is not None:
                     table.write(path, result)
                 if explain is not None:
@@ -186,15 +193,13 @@ def _chunks(pictures: list[Path | str], size: int) -> Iterator[list[Path | str]]
 
 
 def _open(
-    paths: list[Path | str], allow_urls: bool
+    paths: list[Path | str], reader: PictureReader
 ) -> tuple[list[tuple[Path | str, Any]], list[tuple[Path | str, PictureError]]]:
     """Decoded pictures, and those that cannot be decoded with the reason."""
-    from patchword.data.pictures import open_picture
-
     images, failures = [], []
     for path in paths:
         try:
-            images.append((path, open_picture(path, allow_urls=allow_urls)))
+            images.append((path, reader.open(path)))
         except PictureError as error:
             failures.append((path, error))
     return images, failures

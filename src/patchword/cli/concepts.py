@@ -33,8 +33,8 @@ def concepts(
     ] = None,
 ) -> None:
     """Calibrate what the classifier under a captioner names, by how often people's captions name it, and
-    learn which pictures are unlike the training pictures. The model with all of this is written to --out; a
-    table says how reliable it is on the pictures set aside.
+    learn which pictures are unlike the training pictures and which captions are not to be trusted. The model
+    with all of this is written to --out; a table says how reliable it is on the pictures set aside.
     """
     from rich.console import Console
     from rich.table import Table
@@ -49,11 +49,14 @@ def concepts(
     with progress() as bar:
         task = bar.add_task("pictures", total=len(train) + len(others), status="")
         train_views = view(captioner, images, train, lambda count: bar.update(task, advance=count))
-        other_views = view(captioner, images, others, lambda count: bar.update(task, advance=count))
+        other_views = view(
+            captioner, images, others, lambda count: bar.update(task, advance=count), captions=True
+        )
     options = {"confident": confident, "mention": "confident" if mention else "never"}
-    captioner = calibrate(captioner, train, train_views, other_views, options)
+    captioner = calibrate(captioner, train, train_views, others, other_views, options)
     captioner.save(out, half)
     settings, named_BW = captioner.settings.concepts, named_in(others)
+    assert settings is not None  # they were calibrated a moment ago
     table = Table(
         "probability",
         "pairs",

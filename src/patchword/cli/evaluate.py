@@ -78,9 +78,10 @@ def evaluate(
         reader = next(task.evaluate_file for task in TASKS.values() if task.evaluate_file is not None)
         raise typer.Exit(look_up(reader)(request))
     task = task_of(model)
-    if TASKS[task].evaluate is None:
+    evaluator = TASKS[task].evaluate
+    if evaluator is None:
         raise ConfigError(
             f"evaluate takes a model that labels or answers questions, {model} is one for {task!r}: "
             "`patchword predict`, then `score`"
         )
-    raise typer.Exit(look_up(TASKS[task].evaluate)(request))
+    raise typer.Exit(look_up(evaluator)(request))

@@ -87,21 +87,21 @@ def explain_check(
     from patchword.tasks.caption.load import load
     from patchword.tasks.caption.model import CaptioningModel
 
-    if (scenes is None) == (data is None or images is None):
+    is_annotated = data is not None and images is not None
+    if (scenes is not None) == is_annotated:
         raise ConfigError("explain-check needs --data with --images, or --scenes N in their place")
     captioner = load(model, device)
     if not isinstance(captioner, CaptioningModel):
         raise ConfigError(
             f"{model} gives no features of single cells: explain-check takes captioners of Patchword"
         )
-    if scenes is None:
+    if scenes is not None:
+        side = max(SCENE_SIDE, *captioner.settings.preprocessing.hw)
+        subjects = drawn_subjects(scenes, level, side, references)
+        names = shape_synonyms() if synonyms is None else read_synonyms(synonyms)
+    elif data is not None and images is not None:
         subjects = annotated_subjects(data, images, captions, references)
         names = read_synonyms(COCO_SYNONYMS if synonyms is None else synonyms)
-    else:
-        subjects = drawn_subjects(
-            scenes, level, max(SCENE_SIDE, *captioner.settings.preprocessing.hw), references
-        )
-        names = shape_synonyms() if synonyms is None else read_synonyms(synonyms)
     subjects = subjects[:limit]
     with progress() as bar:
         task = bar.add_task("pictures", total=len(subjects), status="")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from patchword.cli.outputs import complain
+from patchword.errors import PictureError
 from patchword.tasks.requests import MissingChoice
 
 
@@ -16,7 +18,7 @@ def features(
         typer.Argument(
             help="Model whose tower is used: a shipped name, a folder, a hub id, hub:ID of a CLIP; or a "
             "bare tower: by its own name "
-            "(efficientnet-lite2), or by the TOML of a training."
+            "(efficientnet-lite2), or by the TOML or the name of a training."
         ),
     ],
     data: Annotated[Path, typer.Option("--data", help="Annotations that name the pictures.")],
@@ -71,7 +73,8 @@ def features(
     ] = None,
 ) -> None:
     """Run a tower once over all pictures of a data set and store its features in half precision, for
-    data.features of a training.
+    data.features of a training. Pictures that cannot be read are listed and left out, with exit status 1 at
+    the end.
     """
     from patchword.checkpoints.towers import load_tower
     from patchword.data.formats.questions import holds_questions, read_questions
@@ -88,6 +91,12 @@ def features(
         preprocessing = preprocessing.model_copy(update={"size": size})
     records = read_questions(data) if holds_questions(data) else read_captions(data)
     files = list(dict.fromkeys(record.file for record in records))
+    lost: list[str] = []
+
+    def unreadable(file: str, error: PictureError) -> None:
+        lost.append(file)
+        complain(error)
+
     with progress() as bar:
         task = bar.add_task("features", total=len(files) * (2 if mirror else views), status="")
         store = look_up("jobs.features:store_features")(
@@ -103,9 +112,12 @@ def features(
             views,
             with_features,
             mirror,
+            unreadable,
         )
     shapes = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in store.fields.items())
-    print(f"{out}: {len(files)} pictures; {shapes}")
+    bad = f", {len(lost)} could not be read and are left out" if lost else ""
+    print(f"{out}: {len(files) - len(lost)} pictures{bad}; {shapes}")
+    raise typer.Exit(1 if lost else 0)
 
 
 def _tokens_of_both(

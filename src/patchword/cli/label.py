@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from patchword.data.sources import Found
+    from patchword.data.sources import PictureListing
     from patchword.tasks.label.result import Labels
 
 BATCH = 32
@@ -86,7 +86,15 @@ def label(
             f"--text and --explain are for models of `patchword train` with task label, and {model} is "
             "none: leave them out"
         )
-    if not trained and labels is None:
+    refuse_suffix("--explain", explain, (*PAGES, ".png"))
+    refuse_existing(overwrite, {"--explain": explain})
+    if out is not None and cluster is None:
+        raise ConfigError("--out is for --cluster; without it labels are printed")
+    if trained:
+        if cluster is not None:
+            raise ConfigError(f"--cluster labels by two towers, and {model} is a trained labelling model")
+        raise typer.Exit(_trained(find_pictures(photos, allow_urls), model, text, explain, as_json, device))
+    if labels is None:
         raise ConfigError(
             '--labels is missing: name what to choose from, for instance --labels "a dog, a cat"'
         )
@@ -94,42 +102,33 @@ def label(
         from patchword.cli.many import make_job, on_cluster, refuse_with_cluster
         from patchword.tasks.retrieve.many import LABEL_COLUMNS
 
-        if trained:
-            raise ConfigError(f"--cluster labels by two towers, and {model} is a trained labelling model")
         refuse_with_cluster(json=as_json)
-        settings = {"model": model, "device": device, "labels": split_labels(labels or "")}
+        settings = {"model": model, "device": device, "labels": split_labels(labels)}
         job = make_job(out, "tasks.retrieve.many:Labels", settings, LABEL_COLUMNS, BATCH)
         raise typer.Exit(on_cluster(photos, job, cluster))
-    if out is not None:
-        raise ConfigError("--out is for --cluster; without it labels are printed")
-    refuse_suffix("--explain", explain, (*PAGES, ".png"))
-    refuse_existing(overwrite, {"--explain": explain})
-    raise typer.Exit(
-        _trained(find_pictures(photos, allow_urls), model, text, explain, as_json, device)
-        if trained
-        else _zero_shot(find_pictures(photos, allow_urls), labels, model, as_json, device)
-    )
+    raise typer.Exit(_zero_shot(find_pictures(photos, allow_urls), labels, model, as_json, device))
 
 
 def _opened(paths: list[Path | str]) -> Iterator[tuple[list[Path | str], list[Image.Image], int]]:
     """Pictures some at a time, and how many of them could not be read; each of these is a line on standard
     error."""
-    from patchword.data.pictures import open_picture
+    from patchword.data.isolated import PictureReader
 
-    for first in range(0, len(paths), BATCH):
-        read, pictures, bad = [], [], 0
-        for path in paths[first : first + BATCH]:
-            try:
-                # Only what `find_pictures` let through can be an address.
-                pictures.append(open_picture(path, allow_urls=True))
-                read.append(path)
-            except PictureError as error:
-                complain(error)
-                bad += 1
-        yield read, pictures, bad
+    # Only what `find_pictures` let through can be an address.
+    with PictureReader(allow_urls=True) as reader:
+        for first in range(0, len(paths), BATCH):
+            read, pictures, bad = [], [], 0
+            for path in paths[first : first + BATCH]:
+                try:
+                    pictures.append(reader.open(path))
+                    read.append(path)
+                except PictureError as error:
+                    complain(error)
+                    bad += 1
+            yield read, pictures, bad
 
 
-def _zero_shot(found: Found, labels: str, model: str, as_json: bool, device: str | None) -> int:
+def _zero_shot(found: PictureListing, labels: str, model: str, as_json: bool, device: str | None) -> int:
     """Labels by the cosine of picture and words; returns the exit status."""
     names = split_labels(labels)
     from patchword.cli.left_out import report_left_out
@@ -149,7 +148,7 @@ def _zero_shot(found: Found, labels: str, model: str, as_json: bool, device: str
 
 
 def _trained(
-    found: Found, model: str, text: str, explain: Path | None, as_json: bool, device: str | None
+    found: PictureListing, model: str, text: str, explain: Path | None, as_json: bool, device: str | None
 ) -> int:
     """Labels of a model that was trained on them; returns the exit status."""
     from patchword.cli.left_out import report_left_out

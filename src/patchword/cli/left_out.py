@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from patchword.cli.outputs import complain, print_json
-from patchword.data.sources import RAW, Found
+from patchword.data.sources import RAW, PictureListing
 
 
-def report_left_out(found: Found, done: str, unreadable: int, as_json: bool) -> int:
+def report_left_out(found: PictureListing, done: str, unreadable: int, as_json: bool) -> int:
     """Print it, where there is something to say; `done` says in words what was done. Returns how many
     pictures were probably lost.
 

@@ -74,3 +74,13 @@ AllowUrls = Annotated[
     bool, typer.Option("--allow-urls", help="Fetch pictures that are named by an address (http, https).")
 ]
 """The option of every command that takes pictures by name."""
+
+Shots = Annotated[
+    Path | None,
+    typer.Option(
+        "--shots",
+        help="Few-shot models: examples as JSON lines, {image, text} or {image, question, answer}; an empty "
+        "file for none.",
+    ),
+]
+"""The option of commands that few-shot models answer as well."""

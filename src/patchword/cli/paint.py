@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.outputs import Overwrite, complain, print_json, refuse_existing
+from patchword.errors import ConfigError
 from patchword.files import write_bytes, write_text
 
 if TYPE_CHECKING:
     from patchword.tasks.paint.paint import Order, Painted
 
-DEFAULT_MODEL = "paint-scenes"
-
 
 def paint(
     prompt: Annotated[str, typer.Argument(help='What to paint, such as "a red circle above a blue square".')],
-    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many pictures.")] = 4,
     model: Annotated[
         str,
         typer.Option(
-            "--model", help="A shipped name, a folder, a hub id, or hub:ID of a pipeline of diffusers."
+            "--model",
+            help="A folder that `patchword train paint-scenes` makes, a hub id, or hub:ID of a pipeline "
+            "of diffusers.",
         ),
-    ] = DEFAULT_MODEL,
+    ],
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many pictures.")] = 4,
     guidance: Annotated[
         float | None,
         typer.Option(
@@ -43,12 +44,34 @@ def paint(
             help="Dynamic thresholding at this percentile of the values, for high guidance: 0.995.",
         ),
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=10,
+            help="For a painter of tokens: below 1 safer, above 1 wilder, 0 the likeliest tokens.",
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="For a painter of tokens: only so many of the likeliest ones.")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=1,
+            help="For a painter of tokens: only the fewest that hold this share of probability.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("painted"),
     rank: Annotated[
         str | None,
         typer.Option(
             help="Two-tower model that scores how well each picture fits the prompt; the best comes first."
         ),
+    ] = None,
+    enlarge: Annotated[
+        str | None, typer.Option(help="Model that enlarges what --model paints: the next step of a cascade.")
     ] = None,
     grid: Annotated[
         bool, typer.Option("--grid", help="Also write all pictures on one sheet, OUT/sheet.png.")
@@ -67,14 +90,19 @@ def paint(
     """Paint pictures of a text. Every file carries the seed that repeats it and the mark that it is
     generated; a command that was interrupted goes on where it ended."""
     from patchword.log import progress
+    from patchword.tasks.paint.families import TokenChoice
     from patchword.tasks.paint.model import load_painter
-    from patchword.tasks.paint.paint import Order, batches, paint_into
+    from patchword.tasks.paint.paint import Cascade, Order, batches, paint_into
 
     refuse_existing(
         overwrite,
         {"--grid": out / "sheet.png" if grid else None, "--html": out / "index.html" if html else None},
     )
     painter = load_painter(model, device)
+    if enlarge is not None:
+        if explain:
+            raise ConfigError("--explain shows what one model attends to: leave out --enlarge")
+        painter = Cascade(painter, load_painter(enlarge, device))
     painter.check(prompt)
     for remark in painter.remarks(prompt):
         complain(remark)
@@ -83,12 +111,18 @@ def paint(
         from patchword.tasks.paint.rank import two_tower_ranker
 
         ranker = two_tower_ranker(rank, prompt, device)
-    order = Order(prompt, range(seed, seed + number), model, guidance, steps, threshold)
-    each = painter.usual_steps if steps is None else steps
+    tokens = None
+    if (temperature, top_k, top_p) != (None, None, None):
+        tokens = TokenChoice(1.0 if temperature is None else temperature, top_k, top_p)
+    order = Order(prompt, range(seed, seed + number), model, guidance, steps, threshold, tokens)
+    each = painter.usual_steps if steps is None else steps * (1 if enlarge is None else 2)
     with progress() as bar:
         task = bar.add_task("painting", total=batches(order) * (each or 1), status="")
         painted = paint_into(painter, order, out, overwrite, ranker, lambda: bar.update(task, advance=1))
         bar.update(task, completed=batches(order) * (each or 1))
+    kept = sum(one.kept for one in painted)
+    if kept:
+        complain(f"{kept} of {len(painted)} pictures were there already and are kept")
     for one in painted:
         if as_json:
             print_json({"file": str(one.path), "prompt": prompt, "seed": one.seed, "score": one.score})

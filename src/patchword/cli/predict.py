@@ -63,9 +63,10 @@ def predict(
 
     refuse_existing(overwrite, {"--out": out})
     task = task_of(model)
-    if TASKS[task].predict is None:
+    predictor = TASKS[task].predict
+    if predictor is None:
         offered = ", ".join(name for name, one in TASKS.items() if one.predict is not None)
         raise ConfigError(f"predict takes models for {offered}, and {model} is one for {task!r}")
     options = DecodingOptions(beam, length_penalty, no_repeat, max_length, min_length, (), dtype)
     request = PredictRequest(model, data, images, out, split, answers, options, missing, device, batch)
-    raise typer.Exit(look_up(TASKS[task].predict)(request))
+    raise typer.Exit(look_up(predictor)(request))

@@ -68,7 +68,7 @@ def probe(
             records = None if data is None else read_captions(data)
             chooser = load_two_towers(towers, device).label
             pictures = probing.paint_many(painter, prompt, number, steps, watch)
-            found = [probing.probe_labels(pictures, prompt, label, chooser, records)]
+            found = [probing.probe_labels(pictures, prompt, label or [], chooser, records)]
     for one in found:
         if as_json:
             print_json(

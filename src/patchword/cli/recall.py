@@ -66,13 +66,14 @@ def recall(
 
     from patchword.errors import DataError
     from patchword.log import progress
-    from patchword.tasks.align.recall import measure, read_split
+    from patchword.tasks.align.recall import RecallOptions, measure, read_split
 
     if first is not None and shortlist is None:
         raise DataError(f"--first {first} chooses a shortlist: say how long with --shortlist N")
     chosen = read_split(data, images, split, protocol)
     with progress() as bar:
-        found = measure(model, chosen, protocol, shortlist, first, bf16, resamples, device, bar)
+        options = RecallOptions(protocol, shortlist, first, bf16, resamples, device)
+        found = measure(model, chosen, options, bar)
     facts = {
         "model": model,
         "split": split,

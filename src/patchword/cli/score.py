@@ -199,7 +199,7 @@ def _by_domain(
     from patchword.cli.score_more import read_groups
     from patchword.metrics.reporting import evaluate_groups
 
-    found = {}
+    found: dict[str, Any] = {}
     for name, captions in files.items():
         domains = read_groups(groups, references, captions)
         results = evaluate_groups(references, captions, settings, domains, training, further)

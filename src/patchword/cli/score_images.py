@@ -36,9 +36,7 @@ def score_images(
     any_format: Annotated[
         bool, typer.Option("--any-format", help="Compare files of different formats all the same.")
     ] = False,
-    neighbours: Annotated[
-        int, typer.Option(min=1, help="k of precision, recall, density and coverage.")
-    ] = 3,
+    neighbours: Annotated[int, typer.Option(min=1, help="k of precision, recall, density and coverage.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")

@@ -56,7 +56,7 @@ class ClipScores:
             np.array(owners),
         )
         return {
-            metric: Score(score.value, dict(zip(names, score.per_item.values(), strict=True)))
+            metric: Score(score.value, dict(zip(names, score.values_per_item().values(), strict=True)))
             for metric, score in found.items()
         }
 

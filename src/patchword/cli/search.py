@@ -11,6 +11,7 @@ import typer
 
 from patchword.cli.index import DEFAULT_MODEL, progress_bar
 from patchword.cli.outputs import Overwrite, complain, refuse_existing
+from patchword.errors import ConfigError
 from patchword.files import write_text
 
 if TYPE_CHECKING:
@@ -28,6 +29,14 @@ def search(
     query: Annotated[str, typer.Argument(help="What to find, in words.")] = "",
     like: Annotated[
         Path | None, typer.Option("--like", help="A picture: find those like it, instead of words.")
+    ] = None,
+    plus: Annotated[
+        list[str] | None,
+        typer.Option("--plus", help="Words that are added to the query; may be repeated."),
+    ] = None,
+    minus: Annotated[
+        list[str] | None,
+        typer.Option("--minus", help="Words that are taken from the query; may be repeated."),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="How many pictures.")] = 10,
     concept: Annotated[
@@ -62,7 +71,7 @@ def search(
 ) -> None:
     """Print the pictures nearest to a sentence or a picture, best first, with their cosine; with --rerank
     their similarity by alignment. A folder of pictures is indexed first, in the system's cache folder."""
-    from patchword.search.find import ReRanking, check_query, find_by_picture, find_by_text
+    from patchword.search.find import ReRanking, Shift, check_query, find_by_picture, find_by_text
     from patchword.search.index import names_milvus, open_index
     from patchword.search.walk import is_index
     from patchword.tasks.retrieve.query import load_embedder
@@ -71,7 +80,11 @@ def search(
         query = " and ".join(concept)  # of all that have the concepts, those first that these words fit best
     check_query(query, like)
     refuse_existing(overwrite, {"--html": as_html})
-    again = None
+    again, shift = None, Shift(tuple(plus or ()), tuple(minus or ()))
+    if rerank is not None and (plus or minus):
+        raise ConfigError(
+            "--rerank aligns the words of one query, and --plus and --minus shift it: choose one"
+        )
     if rerank is not None:
         again = ReRanking(_alignment(rerank, like), shortlist)
     if names_milvus(index) or is_index(Path(index)) or not Path(index).is_dir():
@@ -83,9 +96,9 @@ def search(
     with opened:
         opened.refuse_other(towers.identity)
         if like is not None:
-            found = find_by_picture(opened, towers, like, k, concept or [], under)
+            found = find_by_picture(opened, towers, like, k, concept or [], shift, under)
         else:
-            found = find_by_text(opened, towers, query, k, concept or [], again, under)
+            found = find_by_text(opened, towers, query, k, concept or [], again, shift, under)
     show(query if like is None else str(like), found, as_json, as_html)
 
 

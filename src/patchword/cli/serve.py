@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +11,6 @@ import typer
 
 from patchword.cli.caption import DEFAULT_MODEL
 from patchword.cli.index import DEFAULT_MODEL as DEFAULT_TOWERS
-
-DEFAULT_ANSWERER = "easy-vqa"
 
 
 def serve(
@@ -57,12 +57,12 @@ def serve(
     from patchword.serve.loading import ShippedNames, load_all
 
     limits = Limits(batch=batch, queue=queue, deadline_seconds=deadline)
-    shipped = ShippedNames(DEFAULT_MODEL, DEFAULT_TOWERS, DEFAULT_ANSWERER)
+    shipped = ShippedNames(DEFAULT_MODEL, DEFAULT_TOWERS, answerer=None)
     with take_port(host, port) as taken:  # before the models, which take seconds
         offer = load_all(model or [], index, shipped, device)
         app = create_app(
             offer.models,
-            index=offer.index,
+            index=offer.pictures,
             answers=offer.answers,
             labels=offer.labels,
             painter=offer.painter,
@@ -70,6 +70,14 @@ def serve(
             limits=limits,
         )
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-        run(
-            app, taken, limits, lambda: print(f"Patchword is ready at {address} (Ctrl+C ends it)", flush=True)
-        )
+        try:
+            run(
+                app,
+                taken,
+                limits,
+                lambda: print(f"Patchword is ready at {address} (Ctrl+C ends it)", flush=True),
+            )
+        except SystemExit:  # SIGTERM, and every request is answered
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)  # taking the interpreter apart takes seconds on a busy machine

@@ -53,7 +53,7 @@ def random_views(
     theta_B23 = torch.zeros(batch, 2, 3)
     theta_B23[:, 0, 0], theta_B23[:, 0, 2] = width_B * sign_B, uniform(-1, 1) * (1 - width_B)
     theta_B23[:, 1, 1], theta_B23[:, 1, 2] = height_B, uniform(-1, 1) * (1 - height_B)
-    grid_BHW2 = affine_grid(theta_B23.to(pixels_B3HW.device), (batch, 3, size, size), align_corners=False)
+    grid_BHW2 = affine_grid(theta_B23.to(pixels_B3HW.device), [batch, 3, size, size], align_corners=False)
     views_B3HW = grid_sample(pixels_B3HW, grid_BHW2, padding_mode="reflection", align_corners=False)
 
     def factor(range_: float) -> Tensor:

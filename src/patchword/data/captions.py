@@ -54,11 +54,8 @@ class Inputs(NamedTuple):
         ]
         features = self.features
         if features is not None:
-            features = VisualFeatures(
-                *(
-                    part.to(device, non_blocking=True) if isinstance(part, Tensor) else part
-                    for part in features
-                )
+            features = VisualFeatures._make(
+                part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in features
             )
         return Inputs(moved[0], features, moved[1], self.first_layer)
 
@@ -241,7 +238,7 @@ class CaptionData:
     segmentation: Store | None = None
     """Classes of each picture's patches (`data/formats/panoptic.py`)."""
     texts: tuple[np.ndarray, ...] | None = None
-    """Of each record the vectors of its captions, (captions, E) fp16."""
+    """The vectors of the captions of each record, (captions, E) fp16."""
 
     @classmethod
     def build(
@@ -288,15 +285,19 @@ class CaptionData:
             tokens_RT=tokens_RT,
             lengths_R=lengths_R,
             picture_of_row_R=torch.tensor(owners, dtype=torch.long),
-            labels_BN=None if self.segmentation is None else self._labels_of(records),
-            texts_RE=None if self.texts is None else self._texts_of(entries),
+            labels_BN=self._labels_of(records),
+            texts_RE=self._texts_of(entries),
         )
 
-    def _labels_of(self, records: Sequence[CaptionRecord]) -> Tensor:
+    def _labels_of(self, records: Sequence[CaptionRecord]) -> Tensor | None:
+        if self.segmentation is None:
+            return None
         rows = self.segmentation.rows([record.file for record in records])
         return torch.from_numpy(np.stack([self.segmentation.fields["classes"][row] for row in rows])).long()
 
-    def _texts_of(self, entries: Sequence[PlanEntry]) -> Tensor:
+    def _texts_of(self, entries: Sequence[PlanEntry]) -> Tensor | None:
+        if self.texts is None:
+            return None
         return torch.from_numpy(
             np.stack([self.texts[entry.record][j] for entry in entries for j in entry.captions])
         ).float()

@@ -34,13 +34,6 @@ from patchword.data.headers import (
 from patchword.errors import NotAPicture, PictureError, PictureTooLarge
 from patchword.lookup import look_up
 
-WHOLE_PIXELS = 24_000_000
-"""A picture of up to so many pixels is decoded whole. A larger one is reduced by a power of two, as far as
-`LEAST_SIDE` allows."""
-
-LEAST_SIDE = 2048
-"""Pixels that stay on the shorter side of a reduced picture: far more than a tower looks at."""
-
 # Only decoders of plain rasters: nothing that starts another program (EPS), draws vectors (WMF) or opens
 # containers (FPX, PSD, HDF5).
 _SAFE_FORMATS = (
@@ -65,7 +58,7 @@ _BAND_PIXELS = 4_000_000
 """Conversions that need several copies go through a picture in bands of so many pixels."""
 
 
-class Decoded(NamedTuple):
+class DecodedPicture(NamedTuple):
     """An upright RGB picture without metadata, and the size at which it was stored."""
 
     picture: Image.Image
@@ -77,7 +70,7 @@ class _NoNumbers(ValueError):
     """Pixels of which no colours can be made."""
 
 
-def decode(content: bytes, name: str, bounds: Bounds) -> Decoded:
+def decode(content: bytes, name: str, bounds: Bounds) -> DecodedPicture:
     """The first frame of a picture file. Raises `PictureError` with `name` and the reason."""
     if is_raw(content, name):
         return _decoded_raw(content, name, bounds)
@@ -94,9 +87,9 @@ class Opening:
     size: tuple[int, int]
     """Width and height as stored."""
     factor: int
-    """By how much the picture is to be reduced."""
+    """Factor by which the picture is to be reduced."""
     drafted: int
-    """By how much of that the decoder reduces it."""
+    """The part of that factor that the decoder itself reduces by."""
     held: int
     """Bytes that `finish` will hold at its peak (`headers.cost`)."""
 
@@ -106,7 +99,7 @@ class Opening:
     def __exit__(self, *_: object) -> None:
         self.image.close()
 
-    def finish(self) -> Decoded:
+    def finish(self) -> DecodedPicture:
         """Decode it. Raises `PictureError`."""
         width, height = self.size
         with _told(self.name):
@@ -115,7 +108,7 @@ class Opening:
                 width, height = self.image.size
             sideways = orientation(self.image) in _SIDEWAYS
             picture = upright(self.image, self.factor // self.drafted)
-        return Decoded(picture, *((height, width) if sideways else (width, height)))
+        return DecodedPicture(picture, *((height, width) if sideways else (width, height)))
 
 
 def begin(content: bytes, name: str, bounds: Bounds) -> Opening:
@@ -123,7 +116,7 @@ def begin(content: bytes, name: str, bounds: Bounds) -> Opening:
     image = open_lazily(content, name, bounds)
     try:
         size = image.size
-        factor = reduction(*size)
+        factor = reduction(*size, bounds)
         drafted = _draft(image, content, factor)
         with _told(name):
             check_tiles(image, name, bounds)
@@ -141,7 +134,7 @@ def loaded(image: Image.Image, name: str, bounds: Bounds) -> Image.Image:
     check_pixels(image.size, name, bounds)
     with _told(name):
         image.load()
-        return upright(image, reduction(*image.size))
+        return upright(image, reduction(*image.size, bounds))
 
 
 def open_lazily(content: bytes, name: str, bounds: Bounds | None = None) -> Image.Image:
@@ -167,7 +160,7 @@ def open_lazily(content: bytes, name: str, bounds: Bounds | None = None) -> Imag
                 f"Expected {', '.join(_formats())}, HEIC."
             ) from reason
         except Image.DecompressionBombError as reason:
-            limit = f"more than the limit of {2 * Image.MAX_IMAGE_PIXELS:,} that Pillow sets"
+            limit = f"more than the limit of {2 * (Image.MAX_IMAGE_PIXELS or 0):,} that Pillow sets"
             raise PictureTooLarge(f"{name}: {limit}. Make it smaller first; it was not decoded.") from reason
         except Exception as reason:  # broken headers raise whatever the decoder trips over
             raise damaged(name, reason) from reason
@@ -186,7 +179,7 @@ def _formats() -> list[str]:
 
 
 def _opened(content: bytes, name: str) -> Image.Image:
-    """As `Image.open`, which refuses by a number of its own what can be decoded at a reduced scale."""
+    """Opens as `Image.open`, but also what that refuses and can be decoded at a reduced scale."""
     if content.startswith(b"\xff\xd8\xff"):
         return JpegImagePlugin.jpeg_factory(io.BytesIO(content))
     if content.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP")):
@@ -224,10 +217,10 @@ def _without_text(png: bytes) -> bytes:
     return b"".join(kept)
 
 
-def reduction(width: int, height: int) -> int:
-    """By what power of two a picture of this size is reduced; 1 up to `WHOLE_PIXELS`."""
+def reduction(width: int, height: int, bounds: Bounds) -> int:
+    """The power of two by which a picture of this size is reduced; 1 up to `bounds.whole_pixels`."""
     factor = 1
-    while width * height > WHOLE_PIXELS and min(width, height) // (2 * factor) >= LEAST_SIDE:
+    while width * height > bounds.whole_pixels and min(width, height) // (2 * factor) >= bounds.least_side:
         factor *= 2
     return factor
 
@@ -245,7 +238,8 @@ def _draft(image: Image.Image, content: bytes, factor: int) -> int:
         found = content.find(b"\xff\x52", content.find(b"\xff\x4f\xff\x51"))
         levels = content[found + 9] if 0 <= found < len(content) - 9 else 0
         power = min(factor.bit_length() - 1, levels)
-        image.reduce = power
+        # The decoder of this kind reads its reduction from here, where others have a method.
+        setattr(image, "reduce", power)  # noqa: B010
         return 1 << power
     return 1
 
@@ -332,14 +326,14 @@ def _to_eight_bits(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     return convert
 
 
-def _decoded_raw(content: bytes, name: str, bounds: Bounds) -> Decoded:
+def _decoded_raw(content: bytes, name: str, bounds: Bounds) -> DecodedPicture:
     if not bounds.raw:
         raise NotAPicture(
             f"{name}: it is a camera's raw file. Expected a picture that was made of it, such as a JPEG."
         )
     picture, width, height = look_up("data.raw:develop")(content, name, bounds)
-    left = reduction(*picture.size)
-    return Decoded(picture.reduce(left) if left > 1 else picture, width, height)
+    left = reduction(*picture.size, bounds)
+    return DecodedPicture(picture.reduce(left) if left > 1 else picture, width, height)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import BmpImagePlugin, Image, PngImagePlugin
 
@@ -50,6 +51,11 @@ _STARTS = (
 """First bytes of kinds that cannot be taken for anything else."""
 
 
+WHOLE_PIXELS = 24_000_000
+LEAST_SIDE = 2048
+"""Far more than a tower looks at."""
+
+
 @dataclass(frozen=True)
 class Bounds:
     """What one picture may cost. These are the values for files on a person's own disk; the service brings
@@ -57,15 +63,22 @@ class Bounds:
 
     file_bytes: int = 2**30
     pixels: int = 500_000_000
-    """As the header claims them, before any reduction."""
+    """The numbers that the header claims, before any reduction."""
     decoded_bytes: int = 2**31
     """What its decoder and our conversions hold at their peak (`cost`), after a reduction that the decoder
     can make."""
     scans: int = 100
-    """Of one JPEG. Encoders write a dozen; every further one costs a pass over all pixels, however few
+    """Scans of one JPEG. Encoders write a dozen; every further one costs a pass over all pixels, however few
     bytes it has."""
+    blocks: int = 2**17
+    """Strips or tiles of one TIFF, of which a decoder keeps a list."""
     raw: bool = True
     """Whether camera raw files are read."""
+    whole_pixels: int = WHOLE_PIXELS
+    """A picture of up to so many pixels is decoded whole. A larger one is reduced by a power of two, as far
+    as `least_side` allows."""
+    least_side: int = LEAST_SIDE
+    """Pixels that stay on the shorter side of a reduced picture."""
 
 
 def starts_like_a_picture(start: bytes) -> bool:
@@ -103,16 +116,25 @@ def is_raw(content: bytes, name: str) -> bool:
 def _first_tags(tiff: bytes) -> dict[int, int]:
     """The tags of a TIFF's first directory with their first value, as far as it stands in the directory
     itself."""
+    order, tags = "<" if tiff.startswith(b"II") else ">", {}
+    for entry in _first_entries(tiff, order):
+        number, kind = struct.unpack(order + "HH", entry[:4])
+        (tags[number],) = struct.unpack(order + ("H2x" if kind == 3 else "I"), entry[8:])
+    return tags
+
+
+def _first_counts(tiff: bytes) -> list[tuple[int, int]]:
+    """The tags of a TIFF's first directory with how many values each has."""
     order = "<" if tiff.startswith(b"II") else ">"
+    return [struct.unpack(order + "H2xI", entry[:8]) for entry in _first_entries(tiff, order)]
+
+
+def _first_entries(tiff: bytes, order: str) -> Iterator[bytes]:
     (place,) = struct.unpack(order + "I", tiff[4:8].ljust(4, b"\0"))
     (count,) = struct.unpack(order + "H", tiff[place : place + 2].ljust(2, b"\0"))
     entries = tiff[place + 2 : place + 2 + 12 * count]
-    tags = {}
     for start in range(0, len(entries) - 11, 12):
-        number, kind = struct.unpack(order + "HH", entries[start : start + 4])
-        value = entries[start + 8 : start + 12]
-        (tags[number],) = struct.unpack(order + ("H2x" if kind == 3 else "I"), value)
-    return tags
+        yield entries[start : start + 12]
 
 
 def check_before_opening(content: bytes, name: str, bounds: Bounds) -> None:
@@ -129,6 +151,8 @@ def check_before_opening(content: bytes, name: str, bounds: Bounds) -> None:
         for size in _icon_sizes(content, name):
             check_pixels(size, name, bounds)
             check_held(12 * size[0] * size[1], size, name, bounds)
+    elif content.startswith((b"II*\0", b"MM\0*")):
+        check_blocks(content, name, bounds)
 
 
 def _webp_size(content: bytes) -> tuple[int, int]:
@@ -144,7 +168,7 @@ def _webp_size(content: bytes) -> tuple[int, int]:
 
 
 def _icon_sizes(content: bytes, name: str) -> Iterator[tuple[int, int]]:
-    """Of each picture in an icon, by its own header: the list at the beginning may say anything."""
+    """The size of each picture in an icon, by its own header: the list at the beginning may be wrong."""
     (count,) = struct.unpack("<H", content[4:6].ljust(2, b"\0"))
     if count > 256:
         raise PictureTooLarge(
@@ -194,6 +218,16 @@ def check_scans(image: Image.Image, content: bytes, name: str, bounds: Bounds) -
         )
 
 
+def check_blocks(tiff: bytes, name: str, bounds: Bounds) -> None:
+    """Raises PictureTooLarge for a TIFF of more strips or tiles than `bounds` allows."""
+    blocks = max((count for number, count in _first_counts(tiff) if number in (273, 324)), default=0)
+    if blocks > bounds.blocks:
+        raise PictureTooLarge(
+            f"{name}: a TIFF of {blocks:,} strips or tiles, more than the limit of {bounds.blocks:,}. "
+            "Save it again; it was not decoded."
+        )
+
+
 def check_tiles(image: Image.Image, name: str, bounds: Bounds) -> None:
     """Raises PictureTooLarge for a TIFF whose tiles have more pixels than `bounds` allows."""
     if image.format == "TIFF":
@@ -222,18 +256,24 @@ def cost(image: Image.Image, stored: tuple[int, int], content: bytes, left: int)
     return held
 
 
+def _tags(image: Image.Image) -> Any:
+    """The tags of a TIFF by number."""
+    return getattr(image, "tag_v2")  # noqa: B009  # only Pillow's class for TIFF declares it
+
+
 def _block(image: Image.Image) -> tuple[int, int]:
     """What a TIFF is decoded by: its tile or its strip, which may be larger than the picture."""
-    tags = image.tag_v2
+    tags = _tags(image)
     if 322 in tags and 323 in tags:
         return int(tags[322]), int(tags[323])
     return image.size[0], min(int(tags.get(278, image.size[1]) or 1), image.size[1])
 
 
 def _sample_bytes(image: Image.Image) -> int:
-    bits = image.tag_v2.get(258, 1)
+    tags = _tags(image)
+    bits = tags.get(258, 1)
     bits = max(bits) if isinstance(bits, tuple) else bits
-    return max(1, int(bits) * int(image.tag_v2.get(277, 1)) // 8)
+    return max(1, int(bits) * int(tags.get(277, 1)) // 8)
 
 
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")

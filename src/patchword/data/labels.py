@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from patchword.data.captions import PictureInputs, TokenSource, padded
 from patchword.data.formats.labels import LabelTable, Missing, absent
+from patchword.data.pictures import Preprocessing
 from patchword.data.records import LabelRecord
 from patchword.data.store import Store
 from patchword.errors import DataError
@@ -56,9 +57,15 @@ class LabelBatch(NamedTuple):
         """Number of rows, B; each counts as a picture."""
         return len(self.wheres)
 
+    def pixels_and_ids(self) -> tuple[Tensor, Tensor]:
+        """What the towers read. Raises DataError where the rows come as stored tokens."""
+        if self.pixels_B3HW is None or self.ids_BL is None:
+            raise DataError("these rows are stored tokens: they have neither pixels nor ids")
+        return self.pixels_B3HW, self.ids_BL
+
     def to(self, device: torch.device) -> LabelBatch:
         """Moves all tensors to a device."""
-        moved = {
+        moved: dict[str, Any] = {
             name: part.to(device, non_blocking=True)
             for name, part in self._asdict().items()
             if isinstance(part, Tensor)
@@ -69,6 +76,13 @@ class LabelBatch(NamedTuple):
             else StoredTokens(*(part.to(device, non_blocking=True) for part in self.tokens))
         )
         return self._replace(tokens=tokens, **moved)
+
+
+class PixelSource(PictureInputs, Protocol):
+    """Inputs that are pixels, prepared for a tower."""
+
+    @property
+    def preprocessing(self) -> Preprocessing: ...
 
 
 @dataclass(frozen=True)
@@ -105,7 +119,7 @@ class LabelData:
     images: Path
     missing: Missing
     reads: tuple[bool, bool]
-    inputs: PictureInputs | TokenInputs | None
+    inputs: PixelSource | TokenInputs | None
     """None where no picture is read."""
 
     @property
@@ -143,7 +157,9 @@ class LabelData:
             there = [record.file for record, has in zip(records, has_image_B.tolist(), strict=True) if has]
             pixels = torch.zeros(len(records), 3, *self.inputs.preprocessing.hw)
             if there:
-                pixels[has_image_B] = self.inputs.load(there, generator).pixels_B3HW
+                views_B3HW = self.inputs.load(there, generator).pixels_B3HW
+                assert views_B3HW is not None  # these inputs are pixels
+                pixels[has_image_B] = views_B3HW
         ids_BL, mask_BL = encode_texts([record.text for record in records], self.vocabulary, self.max_words)
         return LabelBatch(wheres, pixels, ids_BL, mask_BL, None, labels, has_image_B, has_text_B)
 

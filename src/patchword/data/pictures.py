@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import IO, Annotated, Any, Literal, Union
+from typing import IO, Annotated, Any, Literal, Union, cast
 
 import numpy as np
 from PIL import Image
@@ -35,8 +35,8 @@ def open_picture(
     """Decode a picture: first frame, upright, transparency over white, 8 bits, RGB, without metadata.
 
     Opening the result again changes nothing: an orientation in the metadata (EXIF, XMP) is applied and
-    taken off. A picture of more than `decoding.WHOLE_PIXELS` comes back reduced by a power of two, with
-    `decoding.LEAST_SIDE` pixels or more on its shorter side.
+    taken off. A picture of more than `bounds.whole_pixels` comes back reduced by a power of two, with
+    `bounds.least_side` pixels or more on its shorter side.
 
     Args:
         source: a path, the bytes of a file, an open binary file (read from where it stands), a Pillow
@@ -61,7 +61,7 @@ def open_picture(
         return loaded(_from_array(source), name or "<array>", bounds)
     if isinstance(source, Image.Image):
         return loaded(source, name or getattr(source, "filename", "") or "<image>", bounds)
-    name = name or _name_of(source)
+    name = name or name_of(source)
     return decode(read_content(source, name, bounds, allow_urls), name, bounds).picture
 
 
@@ -71,9 +71,9 @@ def one_or_many(pictures: Picture | Sequence[Picture]) -> tuple[list[Picture], b
     if isinstance(pictures, (list, tuple)):
         return list(pictures), False
     if _is_one(pictures):
-        return [pictures], True
+        return [cast(Picture, pictures)], True
     if isinstance(pictures, Sequence):
-        return list(pictures), False
+        return list(cast("Sequence[Picture]", pictures)), False
     raise _unaccepted(pictures)
 
 
@@ -82,7 +82,8 @@ def _is_one(source: Any) -> bool:
     return isinstance(source, kinds) or hasattr(source, "read")
 
 
-def _name_of(source: Picture) -> str:
+def name_of(source: Picture) -> str:
+    """What messages call a picture that was given without a name."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return "<bytes>"
     if isinstance(source, (str, os.PathLike)):
@@ -134,8 +135,9 @@ def _from_disk(source: str | os.PathLike, name: str, bounds: Bounds) -> bytes:
             return file.read(bounds.file_bytes + 1)
     except (OSError, ValueError) as reason:
         if isinstance(reason, FileNotFoundError):
-            link = os.path.islink(source)
-            found = f"is a link to {os.readlink(source)}, which does not exist" if link else "does not exist"
+            found = "does not exist"
+            if os.path.islink(source):
+                found = f"is a link to {os.readlink(os.fspath(source))}, which does not exist"
         else:
             found = f"cannot be read: {getattr(reason, 'strerror', None) or reason}"
         raise PictureError(f"{name}: {found}. Give the path of a picture file.") from reason

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ class QuestionBatch(NamedTuple):
 
     def to(self, device: torch.device) -> QuestionBatch:
         """Moves all tensors to a device."""
-        moved = {
+        moved: dict[str, Any] = {
             name: part.to(device, non_blocking=True)
             for name, part in self._asdict().items()
             if isinstance(part, Tensor)
@@ -73,7 +73,7 @@ class QuestionData:
 
     records: tuple[tuple[QuestionRecord, ...], ...]
     tokens: Rows
-    targets: Rows | tuple[tuple[tuple[float, ...], ...], ...]
+    targets: tuple[tuple[tuple[float, ...], ...], ...]
     """Per question: one answer number, the score of each answer, or the answer's token ids."""
     kind: Targets
     special: SpecialIds
@@ -100,7 +100,8 @@ class QuestionData:
         """
         numbers = {answer: number for number, answer in enumerate(answers)}
         pictures = gather(records)
-        tokens, targets = [], []
+        tokens: list[tuple[tuple[int, ...], ...]] = []
+        targets: list[tuple[tuple[float, ...], ...]] = []
         for same in pictures.values():
             tokens.append(tuple(_ids(record.question, record, vocabulary, max_length) for record in same))
             if kind == "words":
@@ -128,7 +129,8 @@ class QuestionData:
         questions_RL, lengths_R = padded([self.tokens[i][j] for i, j in places], self.special, ends=False)
         wanted, answer_lengths_R = [self.targets[i][j] for i, j in places], None
         if self.kind == "words":
-            answers, answer_lengths_R = padded(wanted, self.special, ends=True)
+            words = [[int(number) for number in row] for row in wanted]
+            answers, answer_lengths_R = padded(words, self.special, ends=True)
         else:
             answers = torch.tensor(wanted).squeeze(1) if self.kind == "answer" else torch.tensor(wanted)
         return QuestionBatch(

@@ -6,12 +6,11 @@ import io
 
 from PIL import Image
 
-from patchword.data.decoding import LEAST_SIDE, WHOLE_PIXELS
 from patchword.data.headers import Bounds
 from patchword.errors import NotAPicture, PictureError, PictureTooLarge
 
 _BYTES_A_PIXEL = 14
-"""Of the sensor's values, LibRaw's four channels of 16 bits and the picture that it makes of them."""
+"""Bytes for each value of the sensor: LibRaw's four channels of 16 bits, and the picture made of them."""
 
 
 def develop(content: bytes, name: str, bounds: Bounds) -> tuple[Image.Image, int, int]:
@@ -35,7 +34,7 @@ def develop(content: bytes, name: str, bounds: Bounds) -> tuple[Image.Image, int
             if width * height > min(bounds.pixels, bounds.decoded_bytes // _BYTES_A_PIXEL):
                 found = f"{width}x{height} is {width * height:,} pixels"
                 raise PictureTooLarge(f"{name}: {found}, too large for a raw file. It was not decoded.")
-            half = width * height > WHOLE_PIXELS and min(width, height) >= 2 * LEAST_SIDE
+            half = width * height > bounds.whole_pixels and min(width, height) >= 2 * bounds.least_side
             if raw.sizes.flip in (5, 6):  # the camera was held upright
                 width, height = height, width
             pixels_HW3 = raw.postprocess(use_camera_wb=True, half_size=half)

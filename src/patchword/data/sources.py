@@ -29,30 +29,30 @@ LOST = frozenset({BROKEN_LINK, UNREADABLE_FOLDER, UNREADABLE_FILE, RAW})
 """Reasons by which a picture was probably lost: a command ends with exit status 1."""
 
 
-class LeftOut(NamedTuple):
+class SkippedFile(NamedTuple):
     """Something in a folder that is not read as a picture."""
 
     path: Path
     reason: str
 
 
-class Found(NamedTuple):
+class PictureListing(NamedTuple):
     """What was found under the names that were given."""
 
     pictures: list[Path | str]
     """Text is an address on the web; everything else is a path."""
-    left_out: list[LeftOut]
+    left_out: list[SkippedFile]
 
     def by_reason(self) -> dict[str, int]:
         """How many things were left out for each reason, most first."""
         return dict(Counter(one.reason for one in self.left_out).most_common())
 
-    def lost(self) -> list[LeftOut]:
+    def lost(self) -> list[SkippedFile]:
         """Those that were probably pictures."""
         return [one for one in self.left_out if one.reason in LOST]
 
 
-def find_pictures(names: Iterable[str], allow_urls: bool = False) -> Found:
+def find_pictures(names: Iterable[str], allow_urls: bool = False) -> PictureListing:
     """Files as they are named, whatever their suffix; folders with all their pictures below, sorted; globs
     (`**` too); with `allow_urls` addresses.
 
@@ -61,13 +61,13 @@ def find_pictures(names: Iterable[str], allow_urls: bool = False) -> Found:
     address where none is allowed.
     """
     found: dict[Path | str, None] = {}
-    left_out: dict[Path, LeftOut] = {}
+    left_out: dict[Path, SkippedFile] = {}
     for name in names:
         path = Path(name)
         if is_url(name):
             if not allow_urls:
                 raise DataError(f"{name} is an address: --allow-urls fetches it, or download it yourself")
-            inside = Found([name], [])
+            inside = PictureListing([name], [])
         elif path.is_dir():
             inside = walk(path)
             if not inside.pictures:
@@ -77,37 +77,37 @@ def find_pictures(names: Iterable[str], allow_urls: bool = False) -> Found:
             if not inside.pictures:
                 raise DataError(f"no file matches {name!r}{_instead(inside)}")
         else:
-            inside = Found([path], [])
+            inside = PictureListing([path], [])
         found.update(dict.fromkeys(inside.pictures))
         left_out.update({one.path: one for one in inside.left_out})
-    return Found(list(found), [one for one in left_out.values() if one.path not in found])
+    return PictureListing(list(found), [one for one in left_out.values() if one.path not in found])
 
 
-def _instead(found: Found) -> str:
+def _instead(found: PictureListing) -> str:
     counts = ", ".join(f"{reason}: {count}" for reason, count in found.by_reason().items())
     return f" ({counts})" if counts else " (it is empty)"
 
 
-def walk(folder: Path) -> Found:
+def walk(folder: Path) -> PictureListing:
     """All pictures below a folder, sorted, and everything else with the reason. Links to folders are not
     followed."""
     pictures: list[Path] = []
-    left_out: list[LeftOut] = []
+    left_out: list[SkippedFile] = []
 
     def failed(error: OSError) -> None:
-        left_out.append(LeftOut(Path(error.filename), UNREADABLE_FOLDER))
+        left_out.append(SkippedFile(Path(error.filename), UNREADABLE_FOLDER))
 
     for place, folders, files in os.walk(folder, onerror=failed):
         links = [name for name in folders if os.path.islink(os.path.join(place, name))]
-        left_out += [LeftOut(Path(place, name), LINKED_FOLDER) for name in links]
+        left_out += [SkippedFile(Path(place, name), LINKED_FOLDER) for name in links]
         for name in files:
             path = os.path.join(place, name)
             reason = why_left_out(path)
             if reason is None:
                 pictures.append(Path(path))
             else:
-                left_out.append(LeftOut(Path(path), reason))
-    return Found(sorted(pictures), sorted(left_out))
+                left_out.append(SkippedFile(Path(path), reason))
+    return PictureListing(sorted(pictures), sorted(left_out))
 
 
 def why_left_out(path: str) -> str | None:
@@ -136,10 +136,10 @@ def _reads_raw() -> bool:
     return find_spec("rawpy") is not None
 
 
-def _matches(pattern: str) -> Found:
+def _matches(pattern: str) -> PictureListing:
     """Files that a glob names, taken as if each was named."""
     matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
     left_out = [
-        LeftOut(path, MATCHED_FOLDER) for path in matches if path.is_dir() and not pattern.endswith("**")
+        SkippedFile(path, MATCHED_FOLDER) for path in matches if path.is_dir() and not pattern.endswith("**")
     ]
-    return Found([path for path in matches if not path.is_dir()], left_out)
+    return PictureListing([path for path in matches if not path.is_dir()], left_out)

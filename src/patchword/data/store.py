@@ -15,7 +15,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +27,7 @@ from patchword.errors import StoreError, WriteError
 from patchword.files import allocate, file_digest, json_digest, whole_folder, write_json
 
 FORMAT = 2
-"""Of manifest.json. Stores of format 1 have no digests, and are opened without a comparison."""
+"""Format of manifest.json. Stores of format 1 have no digests, and are opened without a comparison."""
 
 MANIFEST = "manifest.json"
 CHECKED_AT_OPENING = 64 * 2**20
@@ -93,8 +93,15 @@ class Store:
         try:
             return np.array([self._rows[name] for name in files], dtype=np.int64)
         except KeyError as error:
+            name, left_out = error.args[0], self.manifest.get("left_out", {})
+            if name in left_out:
+                raise StoreError(
+                    f"{self.folder} has no row for {name}, which could not be read when it was made "
+                    f"({left_out[name]}): take it out of the annotations, or put it right and make the store "
+                    "again"
+                ) from None
             raise StoreError(
-                f"{self.folder} has no row for {error.args[0]}: it was made from {len(self._rows)} other "
+                f"{self.folder} has no row for {name}: it was made from {len(self._rows)} other "
                 "pictures; make it again"
             ) from None
 
@@ -164,11 +171,13 @@ def write_store(
     entries: dict[str, Any],
     chunks: Iterator[dict[str, np.ndarray]],
     advance: Callable[[int], None],
+    without: Container[str] = (),
 ) -> Store:
     """Write arrays chunk by chunk; `chunks` yields consecutive rows of every field, `advance` is told how
     many rows came.
 
-    The store becomes visible under its name when it is complete, in the place of an older one.
+    Files that are in `without` when the last chunk has come have no rows. The store becomes visible under its
+    name when it is complete, in the place of an older one.
 
     Raises:
         StoreError: the rows do not add up to the files, or differ in shape.
@@ -186,20 +195,24 @@ def write_store(
                 raise StoreError(f"{folder}: more than {len(files)} rows were made for {len(files)} pictures")
             for name, values in chunk.items():
                 if name not in fields:
-                    file = opened.enter_context(open(aside / f"{name}.npy", "wb"))
+                    file = opened.enter_context(open(aside / f"{name}.npy", "w+b"))
                     fields[name] = _Field(file, values.dtype, (len(files), *values.shape[1:]))
                 fields[name].append(values)
             row += count
             advance(count)
-        if row != len(files):
-            raise StoreError(f"{folder}: {row} rows were made for {len(files)} pictures")
+        kept = [name for name in files if name not in without]
+        if row != len(kept):
+            raise StoreError(f"{folder}: {row} rows were made for {len(kept)} pictures")
+        if row < len(files):
+            for field in fields.values():
+                field.shorten(row)
         opened.close()
         manifest = {
             "format": FORMAT,
             **entries,
             "fields": {name: list(field.shape) for name, field in fields.items()},
             "digests": {name: field.digest.hexdigest() for name, field in fields.items()},
-            "files": list(files),
+            "files": kept,
         }
         write_json(aside / MANIFEST, {**manifest, "digest": json_digest(manifest)})
     return Store.open(folder)
@@ -215,11 +228,27 @@ class _Field:
     def __init__(self, file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         self.file, self.dtype, self.shape = file, dtype, shape
         self.digest = hashlib.sha256()
+        header = self._header()
+        allocate(file, len(header) + dtype.itemsize * int(np.prod(shape, dtype=np.int64)))
+        self._write(header)
+
+    def _header(self) -> bytes:
         header = io.BytesIO()
-        about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(header, about)
-        allocate(file, len(header.getvalue()) + dtype.itemsize * int(np.prod(shape, dtype=np.int64)))
-        self._write(header.getvalue())
+        about = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(header, {**about, "shape": self.shape})
+        return header.getvalue()
+
+    def shorten(self, rows: int) -> None:
+        """Cut the array off after its first rows; numpy's header has room for any number of them."""
+        self.shape = (rows, *self.shape[1:])
+        header = self._header()
+        self.file.truncate(len(header) + self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64)))
+        self.file.seek(0)
+        self.file.write(header)
+        self.file.seek(0)
+        self.digest = hashlib.sha256()
+        while part := self.file.read(2**20):
+            self.digest.update(part)
 
     def append(self, values: np.ndarray) -> None:
         if values.shape[1:] != self.shape[1:] or values.dtype != self.dtype:
@@ -246,8 +275,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} is not JSON that can be read ({error}): {_CURE}") from error
     if not isinstance(manifest, dict) or manifest.get("format") not in (1, FORMAT):
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise StoreError(f"{path} has format {found!r}, this version reads 1 to {FORMAT}: {_CURE}")
+        version = manifest.get("format") if isinstance(manifest, dict) else None
+        raise StoreError(f"{path} has format {version!r}, this version reads 1 to {FORMAT}: {_CURE}")
     content = {name: value for name, value in manifest.items() if name != "digest"}
     has_digests = manifest["format"] > 1 or "digest" in manifest or "digests" in manifest
     if has_digests and manifest.get("digest") != json_digest(content):

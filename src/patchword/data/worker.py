@@ -2,9 +2,9 @@
 
 It reads requests from standard input and writes answers to standard output, one after the other:
 
-    -> {"bounds": {...}, "bytes": n} on a line, then n bytes of a picture file
+    -> {"bounds": {...}, "bytes": n, "name": "..."} on a line, then n bytes of a picture file
     <- {"held": n} on a line: what decoding will hold
-    -> an empty line: go on
+    -> an empty line: go on; or "forget": the next request follows
     <- {"size": [w, h], "stored": [w, h]} on a line, then the RGB pixels row by row
 
 In place of either answer there may be {"error": "PictureError" or a kind of it, "message": "..."}. Whoever
@@ -16,16 +16,20 @@ it from holding more memory than its picture was allowed.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from typing import BinaryIO
 
-from patchword.data.decoding import Decoded, begin
-from patchword.data.headers import Bounds
+from patchword.data.decoding import DecodedPicture, begin, decode
+from patchword.data.headers import Bounds, is_raw
 from patchword.errors import PictureError
 
 _SLACK = 128 * 2**20
 """Memory beside the picture: the file, stacks of threads, tables of decoders."""
+
+_YIELDING = 5
+"""By how much the priority is lower for pictures that take long, where the system has priorities."""
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
@@ -34,24 +38,36 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         wanted = json.loads(line)
         content = requests.read(wanted["bytes"])
         try:
-            decoded = _decoded(content, Bounds(**wanted["bounds"]), requests, answers)
+            decoded = _decoded(content, wanted["name"], Bounds(**wanted["bounds"]), requests, answers)
         except PictureError as error:
             said = {"error": type(error).__name__, "message": str(error)}
             answers.write(json.dumps(said).encode() + b"\n")
         else:
+            if decoded is None:
+                continue
             size = {"size": decoded.picture.size, "stored": (decoded.width, decoded.height)}
             answers.write(json.dumps(size).encode() + b"\n")
             answers.write(decoded.picture.tobytes())
         answers.flush()
 
 
-def _decoded(content: bytes, bounds: Bounds, requests: BinaryIO, answers: BinaryIO) -> Decoded:
-    with begin(content, "the upload", bounds) as opening:
-        _bound_memory(opening.held + len(content) + _SLACK)
-        answers.write(json.dumps({"held": opening.held}).encode() + b"\n")
-        answers.flush()
-        requests.readline()
-        return opening.finish()
+def _decoded(
+    content: bytes, name: str, bounds: Bounds, requests: BinaryIO, answers: BinaryIO
+) -> DecodedPicture | None:
+    """None where the picture is not wanted any more."""
+    if is_raw(content, name):  # LibRaw tells sizes and decodes in one step, within the bounds
+        held = bounds.decoded_bytes if bounds.raw else 0
+        return decode(content, name, bounds) if _told(held, content, requests, answers) else None
+    with begin(content, name, bounds) as opening:
+        return opening.finish() if _told(opening.held, content, requests, answers) else None
+
+
+def _told(held: int, content: bytes, requests: BinaryIO, answers: BinaryIO) -> bool:
+    """Say what decoding will hold, and hold to it; whether to go on."""
+    _bound_memory(held + len(content) + _SLACK)
+    answers.write(json.dumps({"held": held}).encode() + b"\n")
+    answers.flush()
+    return not requests.readline().strip()
 
 
 def _bound_memory(more: int) -> None:
@@ -67,6 +83,8 @@ def _bound_memory(more: int) -> None:
 
 
 if __name__ == "__main__":
+    if "--yielding" in sys.argv and hasattr(os, "nice"):
+        os.nice(_YIELDING)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches all processes of a terminal
     try:
         serve(sys.stdin.buffer, sys.stdout.buffer)

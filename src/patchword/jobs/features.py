@@ -8,7 +8,7 @@ training draws one each time: augmentation at the price of disk instead of time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from patchword.checkpoints.towers import stored_digest
 from patchword.data.augment import Augmentation, random_views
-from patchword.data.pictures import Preprocessing, open_picture
+from patchword.data.isolated import PictureReader
+from patchword.data.pictures import Preprocessing
 from patchword.data.store import Store, fingerprint, picture_files, view_name, write_store
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, DataError, PictureError
 from patchword.towers.layered import run_layers
 
 VIEW_SEED = 20240229
@@ -40,6 +41,7 @@ def store_features(
     views: int = 1,
     with_features: bool = False,
     mirror: bool = False,
+    unreadable: Callable[[str, PictureError], None] | None = None,
 ) -> Store:
     """Write the store of `files`; it appears under `folder` when it is complete.
 
@@ -47,11 +49,13 @@ def store_features(
     plain picture, which comes first; the others are random views (data/augment.py) of a picture a third
     larger. With `until_layer` and `with_features` it holds both the tokens that go into that layer and the
     tower's features, made in one pass. `batch` is the number of pictures in a pass: a small one keeps the
-    maps in a processor's cache; absent, it suits the device.
+    maps in a processor's cache; absent, it suits the device. `unreadable` hears of a picture that cannot be
+    decoded, which then has no rows, and stands under `left_out` in the manifest.
 
     Raises:
         ConfigError: `until_layer` is beyond the tower's last layer.
-        PictureError: a picture that cannot be decoded.
+        PictureError: a picture that cannot be decoded, where there is no `unreadable`.
+        DataError: none of the pictures can be decoded.
     """
     if until_layer is not None and not 0 <= until_layer < len(tower.layers):
         raise ConfigError(f"--until-layer {until_layer}: the tower has layers 0 to {len(tower.layers) - 1}")
@@ -61,26 +65,47 @@ def store_features(
     views = 2 if mirror else views
     hw: list[int] = []
 
-    larger = preprocessing.model_copy(update={"size": round(preprocessing.size * 4 / 3)})
+    left_out: dict[str, str] = {}
+    height, width = preprocessing.hw
+    larger = preprocessing.model_copy(update={"size": (round(height * 4 / 3), round(width * 4 / 3))})
     generator = torch.Generator().manual_seed(VIEW_SEED)
 
-    def pixels(names: list[str], view: int) -> Tensor:
-        prepared = larger if view and not mirror else preprocessing
-        pixels_BHWC = np.stack([prepared.apply(open_picture(images / name)) for name in names])
+    def decoded(names: list[str], prepared: Preprocessing) -> np.ndarray | None:
+        """Those that can be decoded, (B, H, W, 3); the plain view decides which these are."""
+        found = []
+        for name in names:
+            try:
+                found.append(prepared.apply(reader.open(images / name)))
+            except PictureError as error:
+                if unreadable is None:
+                    raise
+                left_out[name] = str(error)
+                unreadable(name, error)
+        return np.stack(found) if found else None
+
+    def pixels(names: list[str], view: int) -> Tensor | None:
+        pixels_BHWC = decoded(names, larger if view and not mirror else preprocessing)
+        if pixels_BHWC is None:
+            return None
         if not view or mirror:
             plain_B3HW = torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(device)
             return plain_B3HW.flip(3) if view else plain_B3HW
-        views_B3HW = random_views(
-            torch.from_numpy(pixels_BHWC), preprocessing.size, Augmentation(), generator
-        )
+        views_B3HW = random_views(torch.from_numpy(pixels_BHWC), height, Augmentation(), generator)
         mean, std = (
             torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
         )
         return ((views_B3HW - mean) / std).to(device)
 
+    def batches() -> Iterator[Tensor]:
+        for view in range(views):
+            names = [name for name in files if name not in left_out]
+            for first in range(0, len(names), batch):
+                pixels_B3HW = pixels(names[first : first + batch], view)
+                if pixels_B3HW is not None:
+                    yield pixels_B3HW
+
     def chunks() -> Iterator[dict[str, np.ndarray]]:
-        for view, first in ((view, first) for view in range(views) for first in range(0, len(files), batch)):
-            pixels_B3HW = pixels(files[first : first + batch], view)
+        for pixels_B3HW in batches():
             tokens, mask = tower.embed(pixels_B3HW)
             tokens = run_layers(tower.layers, tokens, mask, stop=until_layer or 0)
             stored = {} if until_layer is None else {"tokens": _half(tokens)}
@@ -93,19 +118,35 @@ def store_features(
                     if getattr(features, name) is not None
                 }
             yield stored
+        if files and len(left_out) == len(files):
+            raise DataError(f"{images}: none of {len(files)} pictures can be read")
 
-    # The shape of the grid is known after the first chunk; the manifest is written after the last one.
+    # The shape of the grid is known after the first chunk, what is left out after the plain view; the
+    # manifest is written after the last one.
     entries = {
         "tower": stored_digest(tower, None if whole else until_layer),
         **({"lower_tower": stored_digest(tower, until_layer)} if whole and until_layer is not None else {}),
         "until_layer": until_layer,
         "preprocessing": preprocessing.model_dump(mode="json"),
-        "pictures": fingerprint(picture_files(images, files)),
+        "pictures": fingerprint(picture_files(images, [name for name in files if (images / name).exists()])),
         "hw": hw,
         "views": views,
+        "left_out": left_out,
     }
-    rows = [view_name(name, view) for view in range(views) for name in files]
-    return write_store(folder, rows, entries, chunks(), advance)
+    rows = {view_name(name, view): name for view in range(views) for name in files}
+    without = _Without(rows, left_out)
+    with PictureReader() as reader:
+        return write_store(folder, list(rows), entries, chunks(), advance, without)
+
+
+class _Without:
+    """Rows of files that are left out, as far as is known by the time that one asks."""
+
+    def __init__(self, rows: Mapping[str, str], left_out: Mapping[str, str]) -> None:
+        self._rows, self._left_out = rows, left_out
+
+    def __contains__(self, row: object) -> bool:
+        return self._rows.get(row) in self._left_out
 
 
 def _half(tensor: Tensor) -> np.ndarray:

@@ -10,7 +10,7 @@ Shape legend (in addition to `types.py`): I images, J captions, R all tokens of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -75,19 +75,27 @@ def ragged(batches: Iterable[tuple[Tensor, Tensor]]) -> RaggedTokens:
     return RaggedTokens(torch.cat(rows), starts)
 
 
+class Comparison(Protocol):
+    """What an alignment head finds out about I pictures and J captions."""
+
+    @property
+    def similarities_IJ(self) -> Tensor:
+        """The similarity of every picture with every caption."""
+        ...
+
+
 class AlignmentHead(Protocol):
     """The interface of an alignment head; `models/pairs/patch_slimming.py` implements it."""
 
-    def images(self, tokens_INd: Tensor, class_token: bool, mask_IN: Tensor | None = None) -> NamedTuple:
+    def images(self, tokens_INd: Tensor, class_token: bool, mask_IN: Tensor | None = None) -> Any:
         """Prepares I pictures for comparison; `class_token`: their first token is the class token."""
 
-    def captions(self, tokens_JLd: Tensor, lengths_J: Tensor) -> NamedTuple:
+    def captions(self, tokens_JLd: Tensor, lengths_J: Tensor) -> Any:
         """Prepares J captions for comparison."""
 
-    def compare(
-        self, images: NamedTuple, captions: NamedTuple, product_dtype: torch.dtype = torch.float32
-    ) -> NamedTuple:
-        """Compares prepared pictures with prepared captions; the result has `similarities_IJ`."""
+    def compare(self, images: Any, captions: Any, product_dtype: torch.dtype = torch.float32) -> Comparison:
+        """Compares pictures with captions, both as this head prepared them."""
+        ...
 
 
 @torch.no_grad()
@@ -129,12 +137,25 @@ class TwoStage(NamedTuple):
 
     image_to_text_IJ: Tensor
     text_to_image_IJ: Tensor
-    compared: int
-    """Number of pairs that the head compared."""
-    lost_image_to_text: float
-    """Share of the pictures with none of their captions on the shortlist; re-ranking cannot recover these."""
-    lost_text_to_image: float
-    """Share of the captions whose picture is not on the shortlist."""
+    of_image_IJ: Tensor
+    """True for the captions on each picture's shortlist."""
+    of_caption_IJ: Tensor
+    """True for the pictures on each caption's shortlist."""
+
+    @property
+    def compared(self) -> int:
+        """Number of pairs that the head compared."""
+        return int((self.of_image_IJ | self.of_caption_IJ).sum())
+
+    def lost(self, image_of_caption_J: Tensor) -> tuple[float, float]:
+        """Returns what re-ranking cannot recover: the share of the pictures with none of their captions on
+        the shortlist, and the share of the captions whose picture is not on it.
+        """
+        own_J = torch.arange(len(image_of_caption_J))
+        found_I = torch.zeros(len(self.of_image_IJ), dtype=torch.bool)
+        found_I[image_of_caption_J[self.of_image_IJ[image_of_caption_J, own_J]]] = True
+        found_J = self.of_caption_IJ[image_of_caption_J, own_J]
+        return 1.0 - float(found_I.float().mean()), 1.0 - float(found_J.float().mean())
 
 
 @torch.no_grad()
@@ -143,7 +164,6 @@ def two_stage(
     coarse_IJ: Tensor,
     images: RaggedTokens,
     captions: RaggedTokens,
-    image_of_caption_J: Tensor,
     shortlist: int,
     class_token: bool,
     device: torch.device,
@@ -178,16 +198,11 @@ def two_stage(
             progress(1)
     # Pairs that were not re-ranked rank below all that were, and keep the order of the first stage.
     below_IJ = coarse_IJ - coarse_IJ.max() + fine_IJ[wanted_IJ].min() - 1.0
-    own_J = torch.arange(J)
-    found_I = torch.zeros(I, dtype=torch.bool)
-    found_I[image_of_caption_J[of_image_IJ[image_of_caption_J, own_J]]] = True
-    found_J = of_caption_IJ[image_of_caption_J, own_J]
     return TwoStage(
         torch.where(of_image_IJ, fine_IJ, below_IJ),
         torch.where(of_caption_IJ, fine_IJ, below_IJ),
-        int(wanted_IJ.sum()),
-        1.0 - float(found_I.float().mean()),
-        1.0 - float(found_J.float().mean()),
+        of_image_IJ,
+        of_caption_IJ,
     )
 
 

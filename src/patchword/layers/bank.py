@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from patchword.layers.clustering import kmeans, neighbour_values
 
@@ -84,9 +85,18 @@ class Bank:
 
 
 def cluster(
-    bank: Bank, count: int, neighbours: int, iterations: int, contexts_kept: int, generator: torch.Generator
+    bank: Bank,
+    count: int,
+    neighbours: int,
+    iterations: int,
+    contexts_kept: int,
+    generator: torch.Generator,
+    keep_length: bool = False,
 ) -> ClusterResult:
-    """Clusters the bank of every layer into at most `count` prototypes, with at least 39 vectors each."""
+    """Clusters the bank of every layer into at most `count` prototypes, with at least 39 vectors each.
+
+    With `keep_length` a value prototype is brought to the mean length of the values that it is the mean of.
+    """
     alive = max(1, min(count, bank.filled // _VECTORS_PER_PROTOTYPE))
     layers, _, width = bank.keys_LNC.shape
     found = ClusterResult(
@@ -100,7 +110,12 @@ def cluster(
         centres_MC, sizes_M = kmeans(keys_NC, alive, iterations, generator)
         found.keys_LMC[layer, :alive] = centres_MC
         found.sizes_LM[layer, :alive] = sizes_M
+        if keep_length:  # the lengths are averaged with the same weights, as one column more
+            values_NC = torch.cat((values_NC, values_NC.norm(dim=1, keepdim=True)), dim=1)
         values_MC, nearest_MK = neighbour_values(centres_MC, keys_NC, values_NC, neighbours)
+        if keep_length:
+            values_MC, lengths_M1 = values_MC.split((width, 1), dim=1)
+            values_MC = F.normalize(values_MC, dim=1) * lengths_M1
         found.values_LMC[layer, :alive] = values_MC
         nearest_MK = nearest_MK[:, :contexts_kept]
         found.contexts_LMKW[layer, :alive, : nearest_MK.shape[1]] = bank.contexts_NW[nearest_MK]

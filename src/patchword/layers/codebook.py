@@ -271,6 +271,8 @@ def assign(
         None,
     )
     if top_k is not None:
+        if pooled_BE is None:
+            raise ModelError(f"the {top_k} words nearest to a picture need its own embedding: give pooled_BE")
         rows_BK = (F.normalize(pooled_BE, dim=-1) @ words_BKE.T).topk(top_k, dim=1).indices
         words_BKE = words_BKE[rows_BK]
     cosines_BNK = patches_BNE @ words_BKE.transpose(-2, -1)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from patchword.errors import ModelError
 from patchword.types import Projections, TowerLayer
 
 INITIAL_DEVIATION = 0.02
@@ -36,6 +37,12 @@ class Prompts(nn.Module):
         self.query_QC = _prompt(query, width)
         self.query_context_MC = _prompt(query_context, width)
         self.fusion_context_MC = _prompt(fusion_context, width)
+
+    def query_prompts(self) -> Tensor:
+        """The query prompts (Q, C). Raises ModelError for prompts that have none, and so no query stage."""
+        if self.query_QC is None:
+            raise ModelError("this layer has no query prompts: its query stage must be left out")
+        return self.query_QC
 
 
 class PromptMap(nn.Module):
@@ -70,7 +77,7 @@ def joined_with(
 
 def query_attention(
     layer: TowerLayer, tokens: Projections, prompts: Prompts, mask_BN: Tensor | None
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Returns the queries (B, H, Q, D) of the query prompts, and the keys, values and mask they attend to.
 
     The tokens come first in the keys.
@@ -80,7 +87,8 @@ def query_attention(
     ]
     joining = layer.project(rows_1MC)
     keys, values, mask_BM = joined_with(tokens, [joining], mask_BN)
-    queries_BHQD = joining.queries_BHND[:, :, -prompts.query_QC.shape[0] :].expand(keys.shape[0], -1, -1, -1)
+    queries = len(prompts.query_prompts())
+    queries_BHQD = joining.queries_BHND[:, :, -queries:].expand(keys.shape[0], -1, -1, -1)
     return queries_BHQD, keys, values, mask_BM
 
 
@@ -91,7 +99,8 @@ def query_rows(layer: TowerLayer, tokens: Projections, prompts: Prompts, mask_BN
         tokens: the tower's tokens before the layer, projected by it.
     """
     queries_BHQD, keys, values, mask_BM = query_attention(layer, tokens, prompts, mask_BN)
-    return layer.attend(prompts.query_QC.expand(keys.shape[0], -1, -1), queries_BHQD, keys, values, mask_BM)
+    prompts_BQC = prompts.query_prompts().expand(keys.shape[0], -1, -1)
+    return layer.attend(prompts_BQC, queries_BHQD, keys, values, mask_BM)
 
 
 def fused_rows(

@@ -79,6 +79,25 @@ class PrototypeConfig(BaseModel):
     )
     iterations: int = Field(10, gt=0, le=10000, description="Lloyd iterations of a clustering")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of the clustering's own random numbers")
+    weight_in_words: float | None = Field(
+        None,
+        gt=0,
+        le=1_000_000,
+        description="self_concat: all prototypes together begin with the weight of this many words, by a "
+        "log-bias that every head learns on; absent: every prototype begins with the weight of a word",
+    )
+    top: int | None = Field(
+        None,
+        gt=0,
+        le=1_000_000,
+        description="self_concat: a query attends to this many prototypes, those of highest score; "
+        "absent: to all",
+    )
+    keep_length: bool = Field(
+        False,
+        description="value prototypes get the mean length of the values that they are means of; averaging "
+        "shortens them",
+    )
 
     @model_validator(mode="after")
     def _takes_effect_in_time(self) -> PrototypeConfig:
@@ -86,6 +105,16 @@ class PrototypeConfig(BaseModel):
             raise ValueError(
                 f"effect_after = {self.effect_after} is not below cluster_every = {self.cluster_every}: "
                 "prototypes would be replaced before they take effect; make it smaller"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _words_share_the_softmax(self) -> PrototypeConfig:
+        if self.placement != "self_concat" and (self.weight_in_words is not None or self.top is not None):
+            given = "weight_in_words" if self.weight_in_words is not None else "top"
+            raise ValueError(
+                f"{given} is given and the placement is {self.placement}, where prototypes have a softmax of "
+                "their own: leave it out, or set placement to self_concat"
             )
         return self
 
@@ -102,6 +131,10 @@ class Columns(NamedTuple):
     only on the difference; None where prototypes have a softmax of their own."""
     share: Tensor
     """Factor of the gated placements: exp of the log-bias."""
+    bias_H: Tensor | None = None
+    """Log-bias of all columns, one for each head; None: 0."""
+    top: int | None = None
+    """How many columns a query attends to; None: all."""
 
 
 class PrototypeMemory(nn.Module):
@@ -129,6 +162,9 @@ class PrototypeMemory(nn.Module):
         concatenated = config.placement == "self_concat"
         self.segment_own_LC = nn.Parameter(torch.zeros(layers, width)) if concatenated else None
         self.segment_memory_LC = nn.Parameter(torch.zeros(layers, width)) if concatenated else None
+        weighted = config.weight_in_words is not None
+        self.bias_LH = nn.Parameter(torch.zeros(layers, heads)) if weighted else None
+        """What every head has learned to add to the log-bias that corrects for the number of prototypes."""
         self._bank: Bank | None = None
         self._pending: ClusterResult | None = None
         self._steps = 0
@@ -156,7 +192,7 @@ class PrototypeMemory(nn.Module):
         if not some or math.isinf(log_bias):
             return (None,) * len(layers)
         bias_LM = torch.zeros_like(self.attention_LM).masked_fill_(~self.live_LM, float("-inf"))
-        if self.segment_own_LC is None:
+        if self.segment_own_LC is None or self.segment_memory_LC is None:
             biases = [None if every else bias_LM[layer] for layer in layers]
             return tuple(
                 self._columns(self.keys_LMC[layer], self.values_LMC[layer], biases[layer], None)
@@ -164,10 +200,21 @@ class PrototypeMemory(nn.Module):
             )
         biases = [None if every and log_bias == 0 else bias_LM[layer] + self.log_bias for layer in layers]
         own_LHD = (self.segment_own_LC - self.segment_memory_LC).unflatten(-1, (self.heads, -1))
-        return tuple(
+        columns = (
             self._columns(self.keys_LMC[layer], self.values_LMC[layer], biases[layer], own_LHD[layer])
             for layer in layers
         )
+        return tuple(
+            one._replace(bias_H=self._bias_of_heads(layer), top=self.config.top)
+            for layer, one in enumerate(columns)
+        )
+
+    def _bias_of_heads(self, layer: int) -> Tensor | None:
+        """log(weight in words / prototypes that a query attends to), and what every head adds to it."""
+        if self.bias_LH is None:
+            return None
+        seen = self.live_LM[layer].sum().clamp(min=1, max=self.config.top)
+        return math.log(self.config.weight_in_words) - seen.log() + self.bias_LH[layer]
 
     def _columns(
         self, keys_MC: Tensor, values_MC: Tensor, bias_M: Tensor | None, own_HD: Tensor | None
@@ -236,7 +283,13 @@ class PrototypeMemory(nn.Module):
             return None
         config = self.config
         return cluster(
-            self._bank, config.count, config.neighbours, config.iterations, _CONTEXTS_KEPT, self._generator
+            self._bank,
+            config.count,
+            config.neighbours,
+            config.iterations,
+            _CONTEXTS_KEPT,
+            self._generator,
+            config.keep_length,
         )
 
     def _install(self) -> None:
@@ -333,7 +386,7 @@ def attend_with_prototypes(
     plain = (
         queries_BHTD.device.type == "cpu" and queries_BHTD.dtype == columns.keys_HMD.dtype == torch.float32
     )
-    if plain and not want_weights and not torch.is_grad_enabled():
+    if plain and not want_weights and not torch.is_grad_enabled() and columns.top is None:
         return _merged(queries_BHTD, keys_BHND, values_BHND, columns, bias), None
     queries_BHTD = queries_BHTD * width**-0.5
     own_BHTN = queries_BHTD @ keys_BHND.transpose(-2, -1)
@@ -346,6 +399,11 @@ def attend_with_prototypes(
     scores_HXM = queries_HXD @ columns.keys_HMD.transpose(-2, -1)
     if columns.bias_M is not None:
         scores_HXM = scores_HXM + columns.bias_M
+    if columns.bias_H is not None:
+        scores_HXM = scores_HXM + columns.bias_H[:, None, None]
+    if columns.top is not None and columns.top < scores_HXM.shape[-1]:
+        least_HX1 = scores_HXM.detach().topk(columns.top, dim=-1).values[..., -1:]
+        scores_HXM = scores_HXM.masked_fill(scores_HXM < least_HX1, float("-inf"))
     weights_HXY = torch.cat((own_HXN, scores_HXM), dim=-1).softmax(dim=-1)
     own_HXN, weights_HXM = weights_HXY.split((own_HXN.shape[-1], scores_HXM.shape[-1]), dim=-1)
     recalled_HXD = weights_HXM @ columns.values_HMD
@@ -374,6 +432,8 @@ def _merged(
     recalled_1HXD, recalled_1HX = flash(
         queries_1HXD, columns.keys_HMD[None], columns.values_HMD[None], attn_mask=bias_11XM
     )
+    if columns.bias_H is not None:
+        recalled_1HX = recalled_1HX + columns.bias_H[:, None]
     recalled_BHTD, recalled_BHT = (
         x_1HX[0].unflatten(1, (rows, length)).transpose(0, 1) for x_1HX in (recalled_1HXD, recalled_1HX)
     )

@@ -10,7 +10,8 @@ N keys, C width, H heads, D width of one head, P the pair of keys and values.
 from __future__ import annotations
 
 from collections import namedtuple
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -184,10 +185,10 @@ def weights_of_rows(weights_BHTN: Tensor, rows: int) -> Tensor:
 
 def add_dropped(x_BTC: Tensor, part_BTC: Tensor, p: float, training: bool) -> Tensor:
     """Returns x + dropout(part) at probability p, the residual of a transformer."""
-    return _AddDropped.apply(x_BTC, part_BTC, p) if training and p else x_BTC + part_BTC
+    return _DropoutAddition.apply(x_BTC, part_BTC, p) if training and p else x_BTC + part_BTC
 
 
-class _AddDropped(torch.autograd.Function):
+class _DropoutAddition(torch.autograd.Function):
     """x + dropout(part), storing one byte per number for the backward pass.
 
     On a CPU, torch's dropout stores four, and writes the dropped part out.
@@ -266,14 +267,15 @@ class EncoderLayer(nn.Module):
         return self.feed_forward(self.attention_norm(mixed_BNC))
 
 
-def cache_type(layers: int) -> type[tuple]:
+def cache_type(layers: int) -> Callable[..., NamedTuple]:
     """The state type of a decoder: a NamedTuple with one tensor (R, P, H, T, D) per layer.
 
     A tensor holds the keys and values of the tokens so far. One tensor for all layers would be copied just as
     often, but it would exceed the block size that the allocator reuses, and new memory would be mapped at
     every word.
     """
-    return namedtuple("Cache", [f"layer_{number}_RPHTD" for number in range(layers)])
+    names = [f"layer_{number}_RPHTD" for number in range(layers)]
+    return cast(Callable[..., NamedTuple], namedtuple("Cache", names))
 
 
 def grown(cache_RPHTD: Tensor, keys_RH1D: Tensor, values_RH1D: Tensor) -> Tensor:

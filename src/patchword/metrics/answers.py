@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,12 +15,15 @@ from patchword.errors import DataError
 from patchword.metrics.scores import Score
 from patchword.text.answers import vqa_answer
 
+Question = TypeVar("Question", bound=Hashable)
+"""How questions are told apart: by their ids."""
+
 FULL = 10
 """Annotators of a question for which VQA accuracy was made: with ten, an answer that four gave earns 1."""
 
 
 def vqa_accuracy(
-    answers: Mapping[Hashable, Sequence[str]], predicted: Mapping[Hashable, str]
+    answers: Mapping[Question, Sequence[str]], predicted: Mapping[Question, str]
 ) -> dict[str, Score]:
     """VQA accuracy: mean over the annotators left out of min(matching others / 3, 1), each question's value
     in `per_item`.
@@ -37,7 +41,7 @@ def vqa_accuracy(
 
 
 def exact_match(
-    answers: Mapping[Hashable, Sequence[str]], predicted: Mapping[Hashable, str]
+    answers: Mapping[Question, Sequence[str]], predicted: Mapping[Question, str]
 ) -> dict[str, Score]:
     """Share of questions that got the answer most annotators gave, or one of several equally frequent ones.
     Raises as `vqa_accuracy`."""
@@ -49,7 +53,7 @@ def exact_match(
     return {"exact_match": Score(float(np.mean(list(found.values()))), found)}
 
 
-def best_accuracy(answers: Mapping[Hashable, Sequence[str]]) -> float:
+def best_accuracy(answers: Mapping[Question, Sequence[str]]) -> float:
     """The VQA accuracy of the best answer to every question: what no model can exceed.
 
     It is below 1 where annotators disagree, and wherever a question has two or three of them, who can give an
@@ -63,7 +67,7 @@ def best_accuracy(answers: Mapping[Hashable, Sequence[str]]) -> float:
     return float(np.mean(best))
 
 
-def annotators_remark(answers: Mapping[Hashable, Sequence[str]]) -> str | None:
+def annotators_remark(answers: Mapping[Question, Sequence[str]]) -> str | None:
     """What a reader must know where questions have more than one annotator and fewer than ten; None where
     there is nothing to say."""
     people = sorted({len(given) for given in answers.values()})
@@ -90,8 +94,8 @@ class _Forms:
 
 
 def _counts(
-    answers: Mapping[Hashable, Sequence[str]], predicted: Mapping[Hashable, str]
-) -> dict[Hashable, Counter[str]]:
+    answers: Mapping[Question, Sequence[str]], predicted: Mapping[Question, str]
+) -> dict[Question, Counter[str]]:
     """How many annotators gave each answer."""
     if answers.keys() != predicted.keys() or not answers:
         odd = sorted(map(str, answers.keys() ^ predicted.keys()))

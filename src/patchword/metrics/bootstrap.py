@@ -89,7 +89,7 @@ def _resampled(
     sides: list[tuple[dict[str, Score], BleuCounts | None]], resamples: int, seed: int
 ) -> list[dict[str, np.ndarray]]:
     """Returns for each side and metric its value in each resample, shape (resamples,)."""
-    images = [list(next(iter(scores.values())).per_item) for scores, _ in sides]
+    images = [list(next(iter(scores.values())).values_per_item()) for scores, _ in sides]
     if any(other != images[0] for other in images):
         raise DataError("the predictions that are compared are not of the same images in the same order")
     size = len(images[0])
@@ -114,6 +114,6 @@ def _values(
         result = {f"Bleu_{n + 1}": bleu_RN[:, n] for n in range(bleu_RN.shape[1])}
     for name, score in scores.items():
         if name not in result and not name.startswith("Bleu_"):
-            values_B = np.fromiter(score.per_item.values(), float)
+            values_B = np.fromiter(score.values_per_item().values(), float)
             result[name] = weights_RB @ values_B / len(values_B) + (score.value - values_B.mean())
     return result

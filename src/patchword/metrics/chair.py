@@ -7,10 +7,13 @@ objects / named objects; CHAIRs = captions with a hallucinated object / captions
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from patchword.errors import DataError
 from patchword.metrics.scores import Score
+
+Image = TypeVar("Image", bound=Hashable)
+"""How pictures are told apart: by their ids."""
 
 
 class Mention(NamedTuple):
@@ -48,8 +51,8 @@ def mentioned_objects(words: Sequence[str], synonyms: Mapping[str, str]) -> list
 
 
 def chair(
-    predictions: Mapping[Hashable, Sequence[str]],
-    objects: Mapping[Hashable, set[str]],
+    predictions: Mapping[Image, Sequence[str]],
+    objects: Mapping[Image, set[str]],
     synonyms: Mapping[str, str],
 ) -> dict[str, Score]:
     """Returns `CHAIRs` and `CHAIRi`, with the share of hallucinated objects of each caption.

@@ -6,7 +6,7 @@ Shape legend: K classes.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from patchword.errors import DataError
 from patchword.metrics.scores import Score
 
 
-class ClassRow(NamedTuple):
+@dataclass(frozen=True)
+class ClassRow:
     """One line of the table per class; ratios with an empty denominator are 0, as is usual for F1."""
 
     label: str

@@ -55,7 +55,7 @@ def ref_clip_score(
     if np.isinf(best_B).any():
         raise DataError(f"RefCLIPScore: caption row {int(np.argmax(np.isinf(best_B)))} has no reference")
     best_B = np.maximum(best_B, 0.0)
-    own_B = np.array(list(found["CLIPScore"].per_item.values()))
+    own_B = np.array(list(found["CLIPScore"].values_per_item().values()))
     total_B = own_B + best_B
     values = np.divide(2 * own_B * best_B, total_B, out=np.zeros_like(total_B), where=total_B > 0)
     return {**found, "RefCLIPScore": Score(float(values.mean()), dict(enumerate(values.tolist())))}

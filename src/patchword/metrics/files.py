@@ -204,9 +204,10 @@ def _reference(value: Any, path: Path, image: str) -> str:
 
 
 def _coco(content: dict[str, Any], path: Path) -> dict[str, list[str]]:
-    order = [
-        str(image["id"]) for image in content.get("images", []) if isinstance(image, dict) and "id" in image
-    ]
+    images = content.get("images", [])
+    if not isinstance(images, list):
+        raise DataError(f"{path}: `images` must be a list, found {_kind(images)}")
+    order = [str(image["id"]) for image in images if isinstance(image, dict) and "id" in image]
     captions: dict[str, list[str]] = {image: [] for image in order}
     for image, caption in _pairs(content["annotations"], path):
         captions.setdefault(image, []).append(caption)
@@ -284,4 +285,5 @@ def parsed(path: Path) -> Any:
 
 
 def _kind(value: Any) -> str:
-    return {dict: "an object", list: "a list", str: "a text"}.get(type(value), type(value).__name__)
+    names: dict[type, str] = {dict: "an object", list: "a list", str: "a text"}
+    return names.get(type(value), type(value).__name__)

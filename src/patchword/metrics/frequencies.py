@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -126,7 +126,9 @@ class DocumentFrequencies(NamedTuple):
         arrays = {f"keys_{n + 1}": keys for n, keys in enumerate(self.table.keys)}
         arrays |= {f"counts_{n + 1}": counts.astype(np.int32) for n, counts in enumerate(self.counts)}
         with whole_file(path) as aside, open(aside, "wb") as file:
-            np.savez_compressed(file, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
+            # One mapping: numpy's own keyword for pickles would otherwise be taken for one of the arrays.
+            named: dict[str, Any] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays}
+            np.savez_compressed(file, **named)
 
     @classmethod
     def load(cls, path: Path) -> DocumentFrequencies:

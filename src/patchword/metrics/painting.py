@@ -17,6 +17,7 @@ Shape legend: N generated and M real pictures, D features, Y classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,8 @@ _CHUNK = 1024
 """Rows whose distances are computed at once."""
 
 
-class Moments(NamedTuple):
+@dataclass(frozen=True)
+class Moments:
     """Mean and covariance of features, and how many there were: what a Frechet distance needs, in a size that
     does not grow with the number of pictures."""
 

@@ -30,7 +30,7 @@ class Settings(NamedTuple):
 
     @classmethod
     def of(cls, metrics: str, tokenizer: str, allow_missing: bool, strict: bool) -> Settings:
-        """From what the command line takes; raises ConfigError for a metric or tokenizer that does not
+        """Reads what the command line takes; raises ConfigError for a metric or tokenizer that does not
         exist."""
         named = tuple(name.strip() for name in metrics.split(",") if name.strip())
         known = (*KNOWN_METRICS, "diversity")

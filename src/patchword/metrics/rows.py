@@ -162,4 +162,5 @@ def refuse_duplicates(ids: Iterable[str], path: Path) -> None:
 
 
 def _kind(value: Any) -> str:
-    return {dict: "an object", list: "a list", str: "a text"}.get(type(value), type(value).__name__)
+    names: dict[type, str] = {dict: "an object", list: "a list", str: "a text"}
+    return names.get(type(value), type(value).__name__)

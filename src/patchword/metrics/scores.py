@@ -13,3 +13,13 @@ class Score(NamedTuple):
 
     value: float
     per_item: dict[Any, float] | None = None
+
+    def values_per_item(self) -> dict[Any, float]:
+        """The value per item, of a metric that has one.
+
+        Raises:
+            ValueError: the metric has a value over the whole set alone.
+        """
+        if self.per_item is None:
+            raise ValueError("this metric has no value per item, only one over the whole set")
+        return self.per_item

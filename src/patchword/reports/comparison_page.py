@@ -69,8 +69,8 @@ def cider_bars(sides: Sequence[Side], together: Sequence[Configuration]) -> list
         if not values:
             continue
         whole = score_together(sides, one, "CIDEr")
-        interval = (None, None) if whole is None else intervals({"CIDEr": whole}, None)["CIDEr"]
-        bars.append(Bar(one.name, spread(values)[0], *interval, values))
+        low, high = (None, None) if whole is None else intervals({"CIDEr": whole}, None)["CIDEr"]
+        bars.append(Bar(one.name, spread(values)[0], low, high, values))
     return bars
 
 

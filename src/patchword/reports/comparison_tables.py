@@ -110,6 +110,8 @@ def _run_differences(sides: Sequence[Side]) -> list[Table]:
     first = sides[0].result
     tables = []
     for side in sides[1:]:
+        if first is None or side.result is None:
+            continue
         found = paired_bootstrap(
             (first.overlap, first.report.counts), (side.result.overlap, side.result.report.counts)
         )
@@ -152,9 +154,8 @@ def _spread(values: Sequence[float]) -> str | float | None:
 
 def score_together(sides: Sequence[Side], one: Configuration, metric: str) -> Score | None:
     """Averages a metric over the seeds of a configuration; None where nothing was scored."""
-    scores = [
-        sides[member].result.overlap[metric] for member in one.members if sides[member].result is not None
-    ]
+    results = [sides[member].result for member in one.members]
+    scores = [result.overlap[metric] for result in results if result is not None]
     return mean_over_seeds(scores) if scores else None
 
 
@@ -167,9 +168,10 @@ def _configuration_differences(sides: Sequence[Side], together: Sequence[Configu
     for metric in ("CIDEr", "ROUGE_L") if len(together) > 1 else ():
         first = score_together(sides, together[0], metric)
         for one in together[1:]:
-            found = paired_bootstrap(
-                ({metric: first}, None), ({metric: score_together(sides, one, metric)}, None)
-            )[metric]
+            second = score_together(sides, one, metric)
+            if first is None or second is None:
+                continue
+            found = paired_bootstrap(({metric: first}, None), ({metric: second}, None))[metric]
             rows.append((one.name, metric, found.value, found.interval.low, found.interval.high, found.p))
     head = ("configuration", "metric", "difference", "95 % from", "to", "p")
     remark = "Means over seeds; paired bootstrap over pictures, 1000 resamples. "

@@ -70,6 +70,6 @@ def mean_over_seeds(scores: Sequence[Score]) -> Score:
 
     It holds for metrics whose corpus value is the mean over the pictures.
     """
-    images = list(scores[0].per_item)
-    means_B = np.mean([[score.per_item[image] for image in images] for score in scores], axis=0)
+    images = list(scores[0].values_per_item())
+    means_B = np.mean([[score.values_per_item()[image] for image in images] for score in scores], axis=0)
     return Score(float(means_B.mean()), dict(zip(images, means_B.tolist(), strict=True)))

@@ -68,14 +68,17 @@ def _facts(run: Run) -> Html:
             )
         )
     seconds, measured = training_seconds(run)
-    facts.append(("time", _duration(seconds)) if measured else None)
+    if measured:
+        facts.append(("time", _duration(seconds)))
     speeds = _finite(run.steps, "images_per_second")
-    facts.append(("images per second (median)", number(speeds[len(speeds) // 2])) if speeds else None)
+    if speeds:
+        facts.append(("images per second (median)", number(speeds[len(speeds) // 2])))
     for metric in ("CIDEr", "Bleu_4"):
         best = _best(run, metric)
-        facts.append((f"best {metric}, at step {number(best[1])}", f"{best[0]:.3f}") if best else None)
+        if best:
+            facts.append((f"best {metric}, at step {number(best[1])}", f"{best[0]:.3f}"))
     facts.append(("steps skipped", number(len(run.skipped))))
-    return tiles(fact for fact in facts if fact)
+    return tiles(facts)
 
 
 def _finite(events: list[dict], key: str) -> list[float]:
@@ -105,7 +108,7 @@ def _warnings(run: Run) -> Iterable[str]:
         yield "There was no validation yet: nothing here says how good the model is."
     best = _best(run, "CIDEr")
     since = sum(event["at"] > best[1] for event in run.validations) if best else 0
-    if since >= _LOST_AFTER:
+    if best and since >= _LOST_AFTER:
         yield f"CIDEr was best at step {number(best[1])}; none of the {since} validations since was better."
     for file, rows in run.predictions.items():
         empty = sum(not text.strip() for text in _said(rows))

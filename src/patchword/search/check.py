@@ -167,7 +167,8 @@ def _repaired(
     out: Path, manifest: Manifest, segments: list[SegmentFacts], wrong: list[tuple[str, str]]
 ) -> RepairReport:
     """Segments that are whole stay; what can be trusted of the others goes into one new segment."""
-    whole, salvaged = [], []
+    whole: list[SegmentFacts] = []
+    salvaged: list[SegmentFacts] = []
     for segment in segments:
         faults = [(file_name(kind, segment.number), _fault(out, segment, kind)) for kind in segment.files]
         found = [(file, fault) for file, fault in faults if fault is not None]
@@ -175,7 +176,7 @@ def _repaired(
         (salvaged if found or not segment.files else whole).append(segment)
     if not wrong:
         return RepairReport((), manifest.pictures, 0, tuple(manifest.roots))
-    rows = {}
+    rows: dict[bytes, Row] = {}
     for segment in salvaged:
         for row in _salvage(out, segment):
             rows.setdefault(row.path, row)
@@ -252,7 +253,7 @@ def _numbers(source: sqlite3.Connection, segment: SegmentFacts) -> range:
 
 
 def _stored(out: Path, segment: SegmentFacts) -> np.ndarray:
-    """As many rows of vectors as the file still holds; none where it is not readable."""
+    """The rows of vectors that the file still holds; none where it is not readable."""
     path = out / file_name("vectors", segment.number)
     width = _setting(out / file_name("pictures", segment.number), "width")
     try:

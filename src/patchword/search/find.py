@@ -53,7 +53,7 @@ class Aligner(Protocol):
         """A tensor (pictures, texts)."""
 
     def remarks(self, text: str) -> Sequence[str]:
-        """As `Embedder.remarks`."""
+        """Remarks on a text, as `Embedder.remarks` gives them."""
 
 
 class ReRanking(NamedTuple):
@@ -78,6 +78,33 @@ class SearchResult(NamedTuple):
     index."""
 
 
+class Shift(NamedTuple):
+    """What a query shall have more of and less of, in words: v(query) + v(plus) - v(minus), normalised."""
+
+    plus: tuple[str, ...] = ()
+    minus: tuple[str, ...] = ()
+
+    def of(self, vector_E: np.ndarray, towers: Embedder) -> np.ndarray:
+        """The shifted vector, of length 1.
+
+        Raises DataError for words that the model does not know, or where nothing is left of the query.
+        """
+        if not (self.plus or self.minus):
+            return vector_E
+        moved_E = vector_E.astype(np.float64)
+        for sign, texts in ((1.0, self.plus), (-1.0, self.minus)):
+            if texts:
+                moved_E = moved_E + sign * towers.embed_texts(list(texts)).sum(0)
+        length = float(np.linalg.norm(moved_E))
+        if length < 1e-6:
+            raise DataError("--plus and --minus leave nothing of the query: take other words")
+        shifted_E: np.ndarray = (moved_E / length).astype(np.float32)
+        return shifted_E
+
+
+NO_SHIFT = Shift()
+
+
 def check_query(text: str, like: Path | None) -> None:
     """Raises DataError for no query, an empty one, or two."""
     if bool(text.strip()) == (like is not None):
@@ -93,6 +120,7 @@ def find_by_text(
     k: int = 10,
     concepts: Sequence[str] = (),
     again: ReRanking | None = None,
+    shift: Shift = NO_SHIFT,
     under: str = "",
 ) -> SearchResult:
     """The `k` pictures nearest to a text, best first; with `again` the best of a shortlist by alignment, with
@@ -102,7 +130,7 @@ def find_by_text(
         DataError: the text is empty or has no word that a model knows, or the index does not know a concept.
     """
     check_query(text, None)
-    vector_E = towers.embed_texts([text])[0]
+    vector_E = shift.of(towers.embed_texts([text])[0], towers)
     remarks = [*_about(index), *towers.remarks(text)]
     if again is None:
         return _described(SearchResult(tuple(index.search(vector_E, k, concepts, under))), remarks)
@@ -117,6 +145,7 @@ def find_by_picture(
     picture: Path,
     k: int = 10,
     concepts: Sequence[str] = (),
+    shift: Shift = NO_SHIFT,
     under: str = "",
 ) -> SearchResult:
     """The `k` pictures of the index that are nearest to a picture, best first.
@@ -125,7 +154,7 @@ def find_by_picture(
         PictureError: the picture cannot be read.
         DataError: the index does not know a concept.
     """
-    vector_E = towers.embed_images([open_picture(picture)])[0]
+    vector_E = shift.of(towers.embed_images([open_picture(picture)])[0], towers)
     return _described(SearchResult(tuple(index.search(vector_E, k, concepts, under))), _about(index))
 
 
@@ -143,7 +172,7 @@ def _described(found: SearchResult, remarks: Sequence[str]) -> SearchResult:
 
 
 def _ranked_again(nearest: Sequence[Match], aligner: Aligner, text: str, k: int) -> SearchResult:
-    """By similarity of patches and words, best first; what can no longer be read follows in its old order."""
+    """Ranks by the similarity of patches and words, best first; unreadable ones follow in their old order."""
     pictures, read, last, reasons = [], [], [], []
     for match in nearest:
         try:

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from patchword.data.isolated import PictureReader
 from patchword.errors import DataError, StoreError
 from patchword.lookup import look_up
 from patchword.search import manifest as manifests
@@ -86,7 +87,7 @@ def update_index(
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected a folder of pictures to index")
-    with _writer(out, model, name) as index:
+    with _writer(out, model, name) as index, PictureReader() as reader:
         same_concepts(index, concepts)
         seen = walk(folder)
         known = index.known_under(prefix_of(folder))
@@ -95,7 +96,7 @@ def update_index(
         report = IndexReport(
             kept=len(seen.found) - len(found.waiting), absent=found.absent, left_out=+seen.left_out
         )
-        update = Update(index, known, seen, found, embed, concepts, report, thumbnails, given)
+        update = Update(index, known, seen, found, embed, concepts, report, thumbnails, reader, given)
         if progress is not None:
             progress(0, len(found.waiting))
         update.begin(folder)
@@ -196,6 +197,16 @@ class PictureIndex:
         """Raises StoreError where `model` is not the identity of the model that the index was made with."""
         refuse_other(self.out, self.model, model)
 
+    def pictures(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Path and vector (E,) of every picture that can be found, segment by segment, verified against its
+        sums.
+
+        Raises StoreError for damage.
+        """
+        for segment in self._segments:
+            for row in segment.rows(with_vector=True):
+                yield os.fsdecode(row.path), row.vector_E
+
     def search(
         self, query_E: np.ndarray, k: int = 10, concepts: Sequence[str] = (), under: str = ""
     ) -> list[Match]:
@@ -244,7 +255,7 @@ def _among(segment: Segment, wanted: Sequence[str], under: str) -> set[int] | No
     return set.intersection(*sets) if sets else None
 
 
-def open_index(out: Path | str, model: str | None = None) -> Any:
+def open_index(out: Path | str, model: str | None = None) -> PictureIndex:
     """Open an index as it is now, a `PictureIndex` or one in Milvus with the same interface. `model`, where
     given, must be the model of the index.
 
@@ -255,7 +266,8 @@ def open_index(out: Path | str, model: str | None = None) -> Any:
         MissingExtra: it is so large that faiss searches it, and faiss is not installed.
     """
     if names_milvus(out):
-        return look_up("search.milvus:open_milvus")(out, model)
+        opened: PictureIndex = look_up("search.milvus:open_milvus")(out, model)  # has the same methods
+        return opened
     out = Path(out)
     if is_old(out):
         upgrade(out)

@@ -39,7 +39,7 @@ class FileFacts(_Facts):
     """How a file was when it was written."""
 
     size: Count
-    """In bytes."""
+    """Size in bytes."""
     head: Count
     """Bytes at the beginning that every opening verifies."""
     head_sum: Sum
@@ -53,7 +53,7 @@ class SegmentFacts(_Facts):
     here."""
 
     number: Count
-    """In the names of its files; never used twice."""
+    """The number in the names of its files; never used twice."""
     pictures: Count
     vectors: Count
     """The first `vectors` pictures have one; the others could not be read."""
@@ -83,7 +83,7 @@ class Manifest(_Facts):
     name: Text
     """What a search loads the model by."""
     width: Count = 0
-    """Of the vectors; 0 as long as there is none."""
+    """Width of the vectors; 0 as long as there is none."""
     concepts: list[Text] = []
     """The words that a search can filter by."""
     roots: list[Text] = []

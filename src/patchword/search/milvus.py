@@ -28,7 +28,7 @@ import numpy as np
 from patchword.errors import DataError, MissingExtra, StoreError
 from patchword.search.manifest import Manifest
 from patchword.search.records import Match, Row
-from patchword.search.segments import Known
+from patchword.search.segments import KnownPicture
 from patchword.search.writer import refuse_other
 
 SCHEME = "milvus://"
@@ -279,11 +279,11 @@ class MilvusWriter:
         """Pictures that a search can find."""
         return self._store.count()
 
-    def known_under(self, prefix: bytes) -> dict[bytes, Known]:
+    def known_under(self, prefix: bytes) -> dict[bytes, KnownPicture]:
         """The pictures whose path begins with `prefix`."""
         condition = _beginning_with(prefix) if prefix else 'path >= ""'
         rows = self._store.rows(condition, ["path", "size", "time_ns"])
-        known = {path_of(row["path"]): Known(row["size"], row["time_ns"], 0, 0) for row in rows}
+        known = {path_of(row["path"]): KnownPicture(row["size"], row["time_ns"], 0, 0) for row in rows}
         return {path: one for path, one in known.items() if path.startswith(prefix)}
 
     def problems(self) -> dict[bytes, str]:

@@ -26,7 +26,7 @@ class Match(NamedTuple):
     """One picture that a search gave."""
 
     path: str
-    """As the system names it: bytes that are no UTF-8 stand as surrogates (os.fsdecode)."""
+    """The name that the system gives it: bytes that are no UTF-8 stand as surrogates (os.fsdecode)."""
     score: float
     """Cosine of picture and query."""
     content: str = ""

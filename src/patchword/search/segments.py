@@ -53,7 +53,7 @@ BROKEN = (sqlite3.Error, sqlite3.Warning, ValueError, TypeError, OverflowError, 
 """Whatever SQLite and its Python module raise for a file that is no longer what was written."""
 
 
-class Known(NamedTuple):
+class KnownPicture(NamedTuple):
     """A picture of the index, as an update compares it with the folder."""
 
     size: int
@@ -192,21 +192,22 @@ class Segment:
             path.stat()
             raise damaged(path, str(error)) from error
         self._vectors_NE: np.ndarray | None = None
-        self._faiss, self._cells = None, None
+        self._faiss: Any = None
+        self._cells: Any = None
         if searched:
             self.vectors_NE()
             if "cells" in facts.files:
                 self._faiss = load_faiss()
-                self._cells = self._read_cells()
+                self._cells = self._read_cells(self._faiss)
 
     def _path(self, kind: str) -> Path:
         return self._out / file_name(kind, self.facts.number)
 
-    def _read_cells(self) -> Any:
+    def _read_cells(self, faiss: Any) -> Any:
         path = self._path("cells")
         path.stat()
         try:
-            cells = read_cells(self._faiss, path)
+            cells = read_cells(faiss, path)
         except (RuntimeError, MemoryError) as error:
             path.stat()
             raise damaged(path, " ".join(str(error).split())[:200]) from error
@@ -325,27 +326,27 @@ class Segment:
         if count != last - first:
             raise damaged(self._path("pictures"), f"{count} of {last - first} pictures are there")
 
-    def under(self, prefix: bytes) -> Iterator[tuple[bytes, Known]]:
+    def under(self, prefix: bytes) -> Iterator[tuple[bytes, KnownPicture]]:
         """Path and facts of the pictures whose path begins with `prefix`; removed ones are left out."""
         end = prefix[:-1] + bytes([prefix[-1] + 1]) if prefix else b""
         where = "where path >= ? and path < ?" if prefix else ""
         statement = f"select path, size, time_ns, id from pictures {where} order by path"
         yield from self._known(statement, (prefix, end) if prefix else ())
 
-    def find(self, path: bytes) -> Known | None:
+    def find(self, path: bytes) -> KnownPicture | None:
         """The picture with this path; None where it is not here, or removed."""
         statement = "select path, size, time_ns, id from pictures where path = ?"
         return next((known for _, known in self._known(statement, (path,))), None)
 
-    def of_size(self, size: int) -> Iterator[tuple[bytes, Known]]:
+    def of_size(self, size: int) -> Iterator[tuple[bytes, KnownPicture]]:
         """Path and facts of the pictures whose file had this size."""
         yield from self._known("select path, size, time_ns, id from pictures where size = ?", (size,))
 
-    def _known(self, statement: str, values: tuple) -> Iterator[tuple[bytes, Known]]:
+    def _known(self, statement: str, values: tuple) -> Iterator[tuple[bytes, KnownPicture]]:
         with self._reading():
             for path, size, time_ns, number in self._pictures.execute(statement, values):
                 if number not in self.removed:
-                    yield bytes(path), Known(size, time_ns, self.facts.number, number)
+                    yield bytes(path), KnownPicture(size, time_ns, self.facts.number, number)
 
     def having(self, concepts: Sequence[str]) -> set[int]:
         """Numbers of the pictures that have all of these concepts."""
@@ -390,7 +391,7 @@ def open_segments(out: Path, manifest: Manifest, searched: bool) -> list[Segment
                 raise StoreError(f"{out}: index.json names no files of segment {facts.number}")
             opened.append(Segment(out, facts, manifest.width, searched))
     except BaseException:
-        for segment in opened:
-            segment.close()
+        for one in opened:
+            one.close()
         raise
     return opened

@@ -12,11 +12,12 @@ import numpy as np
 from PIL import Image
 
 from patchword.data.headers import Bounds
-from patchword.data.pictures import open_picture, read_content
+from patchword.data.isolated import PictureReader
+from patchword.data.pictures import read_content
 from patchword.errors import PictureError, StoreError
 from patchword.search.manifest import Manifest
 from patchword.search.records import LOST, Concepts, Embed, IndexReport, Row
-from patchword.search.segments import Known
+from patchword.search.segments import KnownPicture
 from patchword.search.thumbnails import Thumbnails
 from patchword.search.walk import Comparison, Walk, is_gone
 from patchword.search.writer import explained
@@ -41,7 +42,7 @@ class Writer(Protocol):
     def pictures(self) -> int:
         """Pictures that a search can find."""
 
-    def known_under(self, prefix: bytes) -> dict[bytes, Known]:
+    def known_under(self, prefix: bytes) -> dict[bytes, KnownPicture]:
         """The pictures whose path begins with `prefix`."""
 
     def problems(self) -> dict[bytes, str]:
@@ -77,17 +78,18 @@ class Update:
     def __init__(
         self,
         index: Writer,
-        known: dict[bytes, Known],
+        known: dict[bytes, KnownPicture],
         seen: Walk,
         found: Comparison,
         embed: Embed,
         concepts: Concepts | None,
         report: IndexReport,
         thumbnails: bool,
+        reader: PictureReader,
         given: Given | None = None,
     ) -> None:
         self.index, self.known, self.seen, self.found, self.report = index, known, seen, found, report
-        self.embed, self.concepts, self.given = embed, concepts, given
+        self.embed, self.concepts, self.reader, self.given = embed, concepts, reader, given
         self.thumbnails = Thumbnails(index.out) if thumbnails and isinstance(index.out, Path) else None
         self.mounts = {os.fsencode(mount) for mount in index.manifest.mounts}
         self.left: set[bytes] = set()
@@ -163,7 +165,7 @@ class Update:
                 self._check_width(len(vector_E))
             return row._replace(vector_E=vector_E, problem=problem), None, None
         try:
-            picture = _reduced(open_picture(content, name=shown))
+            picture = _reduced(self.reader.open(content, shown))
         except PictureError as error:
             return row._replace(problem=str(error)), None, None
         self._keep_copy(row.content.hex(), picture)

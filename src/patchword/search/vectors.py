@@ -55,8 +55,8 @@ def nearest(
 def nearest_in_cells(
     faiss: ModuleType, cells: Any, query_E: np.ndarray, k: int, kept_N: np.ndarray | None, everywhere: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `nearest`, in the nearest cells, or with `everywhere` in all of them: the few pictures that a filter
-    leaves may lie in none of the nearest ones, and the others are skipped by their number."""
+    """Searches as `nearest` does, in the nearest cells, or with `everywhere` in all of them: the few pictures
+    that a filter leaves may lie in none of the nearest ones, and the others are skipped by their number."""
     bits, selector = _selector(faiss, kept_N)
     probed = cells.nlist if everywhere else cells.nprobe
     settings = faiss.SearchParametersIVF(sel=selector, nprobe=probed)

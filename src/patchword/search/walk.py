@@ -21,7 +21,7 @@ from patchword.data.sources import (
 )
 from patchword.errors import StoreError
 from patchword.search.manifest import NAME
-from patchword.search.segments import Known
+from patchword.search.segments import KnownPicture
 
 LOCK = "index.lock"
 """Stands in every index folder; a folder with it is an index and holds no pictures of the person's own."""
@@ -69,7 +69,7 @@ class Comparison(NamedTuple):
 
     waiting: list[bytes]
     """New pictures, and those of another size or time than the index knows."""
-    gone: dict[bytes, Known]
+    gone: dict[bytes, KnownPicture]
     """Pictures of the index that are deleted, with evidence."""
     absent: dict[str, int]
     """Folders that cannot be read or whose drive is not mounted, and how many pictures the index keeps of
@@ -122,14 +122,14 @@ def _mount_above(path: bytes) -> bytes | None:
 
 
 def prefix_of(folder: Path) -> bytes:
-    """With what the paths of all files under a folder begin."""
+    """The prefix that the paths of all files under a folder share."""
     path = os.fsencode(folder)
     separator = os.fsencode(os.sep)
     return path if path.endswith(separator) else path + separator
 
 
 def compare(
-    folder: Path, seen: Walk, known: Mapping[bytes, Known], mounts: Iterable[bytes], allow_empty: bool
+    folder: Path, seen: Walk, known: Mapping[bytes, KnownPicture], mounts: Iterable[bytes], allow_empty: bool
 ) -> Comparison:
     """What is to be embedded, and what is to be forgotten.
 
@@ -150,7 +150,8 @@ def compare(
     silent = set(seen.unreadable)
     if not allow_empty:
         silent |= {mount for mount in mounts if not os.path.ismount(mount)}
-    gone, absent = {}, {}
+    gone: dict[bytes, KnownPicture] = {}
+    absent: dict[str, int] = {}
     for path, one in known.items():
         if path in seen.found:
             continue
@@ -163,7 +164,7 @@ def compare(
     return Comparison(waiting, gone, absent)
 
 
-def _changed(known: Known | None, status: Status) -> bool:
+def _changed(known: KnownPicture | None, status: Status) -> bool:
     return known is None or (known.size, known.time_ns) != status
 
 

@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import sqlite3
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -22,7 +23,7 @@ from patchword.search import manifest as manifests
 from patchword.search import vectors
 from patchword.search.manifest import Manifest, SegmentFacts, damaged, file_name
 from patchword.search.records import Row
-from patchword.search.segments import Known, Segment, open_segments, write_segment
+from patchword.search.segments import KnownPicture, Segment, open_segments, write_segment
 from patchword.search.walk import LOCK, is_index
 
 FAN = 8
@@ -56,7 +57,7 @@ class IndexWriter:
         """Pictures that a search can find."""
         return self.manifest.pictures
 
-    def known_under(self, prefix: bytes) -> dict[bytes, Known]:
+    def known_under(self, prefix: bytes) -> dict[bytes, KnownPicture]:
         """The pictures whose path begins with `prefix`."""
         return dict(chain.from_iterable(segment.under(prefix) for segment in self._segments.values()))
 
@@ -81,7 +82,7 @@ class IndexWriter:
                 return self._row(known)
         return None
 
-    def _row(self, known: Known) -> Row:
+    def _row(self, known: KnownPicture) -> Row:
         try:
             return self._segments[known.segment].row(known.picture)
         except FileNotFoundError as error:
@@ -281,7 +282,7 @@ def only_writer(out: Path) -> Iterator[None]:
 
 
 def _lock(descriptor: int) -> None:
-    if os.name == "nt":
+    if sys.platform == "win32":
         import msvcrt
 
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)

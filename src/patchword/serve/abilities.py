@@ -11,8 +11,8 @@ from PIL import Image
 from pydantic import BaseModel
 
 from patchword.checkpoints.facts import ModelFacts
+from patchword.data.isolated import Upright
 from patchword.data.pictures import seen_box
-from patchword.serve.decoders import Upload
 from patchword.tasks.caption.page import shares
 from patchword.tasks.caption.result import Caption
 
@@ -114,6 +114,8 @@ class CaptionAnswer(BaseModel):
     caption: str
     log_probability: float | None
     complete: bool
+    unsure: bool | None = None
+    """True where the picture is unlike the training pictures or the caption is not to be trusted."""
     tokens: list[str]
     width: int
     height: int
@@ -126,7 +128,7 @@ class CaptionAnswer(BaseModel):
 
 
 def caption_answer(
-    name: str, model: PictureCaptioner, caption: Caption, picture: Upload, trace: bool
+    name: str, model: PictureCaptioner, caption: Caption, picture: Upright, trace: bool
 ) -> CaptionAnswer:
     """A caption as the service sends it; what made each word only where `trace` was asked for."""
     everyone = [caption, *caption.alternatives]
@@ -141,6 +143,7 @@ def caption_answer(
         caption=caption.text,
         log_probability=_finite(caption.log_probability),
         complete=caption.complete,
+        unsure=caption.unsure,
         tokens=list(caption.tokens),
         width=picture.width,
         height=picture.height,
@@ -178,7 +181,7 @@ def _finite(value: float) -> float | None:
 
 
 def attention_of(
-    model: Any, maps_Thw: np.ndarray, picture: Image.Image | Upload, names: Sequence[str] = ()
+    model: Any, maps_Thw: np.ndarray, picture: Image.Image | Upright, names: Sequence[str] = ()
 ) -> Attention:
     """Maps of words as the service sends them, with their names; what is not finite counts as 0."""
     words, rows, columns = maps_Thw.shape
@@ -187,7 +190,7 @@ def attention_of(
     return Attention(rows=rows, columns=columns, weights=shares, box=_box(model, picture), maps=list(names))
 
 
-def _box(model: Any, picture: Image.Image | Upload) -> tuple[float, float, float, float]:
+def _box(model: Any, picture: Image.Image | Upright) -> tuple[float, float, float, float]:
     """A model without recorded preprocessing (one of the hub) is taken to see the whole picture."""
     preprocessing = getattr(getattr(model, "settings", None), "preprocessing", None)
     if preprocessing is None:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib import resources
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,12 +21,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from patchword.checkpoints import facts as facts_of
+from patchword.data.isolated import Upright
 from patchword.html.page import look
 from patchword.serve import abilities
 from patchword.serve.abilities import CaptionAnswer, WordStreamer, caption_answer
 from patchword.serve.asking import AnswerOption, AskAnswer, AskOptions, QuestionAnswerer, answered
 from patchword.serve.batching import Batcher, Call, Job
-from patchword.serve.decoders import Decoders, Upload
+from patchword.serve.decoders import Decoders
 from patchword.serve.guards import Guard
 from patchword.serve.limits import Limits
 from patchword.serve.numbers import Numbers
@@ -69,7 +70,9 @@ _PICTURE_BODY = {
         },
     }
 }
-_REFUSED = {status: {"model": ErrorBody} for status in (400, 401, 403, 404, 408, 413, 415, 422, 503, 504)}
+_REFUSED: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody} for status in (400, 401, 403, 404, 408, 413, 415, 422, 503, 504)
+}
 
 
 class LabelAnswer(BaseModel):
@@ -156,22 +159,25 @@ class Service:
         self.threads.shutdown()
 
     def run(self, call: Call, items: Sequence) -> Sequence:
-        """One batch, in the thread of the model."""
+        """One batch, in the thread of the model; the routes refuse a call whose model there is not."""
+        options: Any = call.options
         if call.task == "caption":
             name, beams, n_best, trace = call.options
             return self.models[name].caption(list(items), beams=beams, n_best=n_best, trace=trace)
         if call.task == "stream":
-            name, trace, words = (
-                call.options
-            )  # each request has words of its own, so that such calls never share a batch
-            return [streamed(self.models[name], picture, trace, words) for picture in items]
-        if call.task == "search":
+            # Each request has words of its own, so that such calls never share a batch.
+            name, trace, words = options
+            streamer: Any = self.models[name]
+            return [streamed(streamer, picture, trace, words) for picture in items]
+        if call.task == "search" and self.index is not None:
             return self.index.read(list(items))
-        if call.task == "ask":
-            return answered(self.answers, items, call.options)
-        if call.task == "paint":
-            return painted(self.painter, items, call.options)
-        return [self.labels.label(picture, list(call.options)) for picture in items]
+        if call.task == "ask" and self.answers is not None:
+            return answered(self.answers, items, options)
+        if call.task == "paint" and self.painter is not None:
+            return painted(self.painter, items, options)
+        if call.task == "label" and self.labels is not None:
+            return [self.labels.label(picture, list(options)) for picture in items]
+        raise ValueError(f"no model of this service does {call.task!r}")
 
     def model(self, name: str | None) -> str:
         chosen = next(iter(self.models)) if name is None else name
@@ -185,14 +191,14 @@ class Service:
             )
         return chosen
 
-    async def picture(self, request: Request) -> tuple[Upload, float]:
+    async def picture(self, request: Request) -> tuple[Upright, float]:
         """The picture of a request and the deadline of its answer; a full queue refuses before anything is
         read."""
         deadline = self.deadline()
         self.need_room()
         return await read_picture(request, self.limits, self.held, self.decoders, deadline), deadline
 
-    def enter(self, call: Call, upload: Upload, deadline: float, item: object = None) -> Job:
+    def enter(self, call: Call, upload: Upright, deadline: float, item: object = None) -> Job:
         """Put a picture, or an item with one, into the queue."""
         picture = upload.picture
         return self.batcher.enter(

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from patchword.serve.limits import Limits
 from patchword.serve.numbers import Numbers
@@ -41,7 +41,7 @@ class Job:
         )
         self.future: asyncio.Future = asyncio.get_running_loop().create_future()
 
-    async def answer(self) -> object:
+    async def answer(self) -> Any:
         left = self.deadline - asyncio.get_running_loop().time()
         try:
             return await asyncio.wait_for(self.future, max(left, 0))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from patchword.serve.limits import Limits
 from patchword.serve.refusals import full
@@ -18,8 +18,10 @@ def bounded_protocol(limits: Limits) -> type[H11Protocol]:
     request within `body_seconds` is closed (uvicorn itself waits for ever).
     """
 
-    class Bounded(H11Protocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:
+    class BoundedProtocol(H11Protocol):
+        _served: RequestResponseCycle | None
+
+        def connection_made(self, transport: Any) -> None:  # a stream's; asyncio declares any transport
             super().connection_made(transport)
             if len(self.connections) > limits.connections:
                 transport.write(_crowded(limits))
@@ -45,7 +47,7 @@ def bounded_protocol(limits: Limits) -> type[H11Protocol]:
             self._served = self.cycle if idle else None
             self._watch = self.loop.call_later(limits.body_seconds, self._look)
 
-    return Bounded
+    return BoundedProtocol
 
 
 def _crowded(limits: Limits) -> bytes:

@@ -5,10 +5,15 @@ Its name is read only to distinguish a file from a field.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from patchword.serve.refusals import Refusal
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 _MOST_PARTS = 16
 _DO = "send one file as the field 'image' of multipart/form-data"
@@ -26,7 +31,7 @@ def file_of_form(content_type: str, body: bytes) -> bytes:
     try:
         # The boundary must end the body. Without it the last part is cut off, and the parser itself accepts
         # that.
-        parser = MultipartParser(boundary, form.callbacks())
+        parser = MultipartParser(boundary, cast("MultipartCallbacks", form.callbacks()))
         parser.write(body)
         parser.finalize()
     except FormParserError as error:

@@ -11,7 +11,7 @@ class Limits:
 
     body_bytes: int = 20 * 2**20
     """Largest request body with a picture."""
-    held_bytes: int = 256 * 2**20
+    held_bytes: int = 96 * 2**20
     """Bytes of all bodies in memory at a time."""
     json_bytes: int = 64 * 2**10
     """Largest JSON body."""
@@ -20,12 +20,20 @@ class Limits:
     scans: int = 100
     """Most scans of one JPEG; encoders write a dozen."""
     decoders: int = 2
-    """Processes that decode pictures beside the model's thread."""
-    decoding_bytes: int = 512 * 2**20
-    """Memory of all pictures while they are decoded, judged by their headers; also of a single one."""
+    """Processes that decode pictures beside the model's thread; one more decodes large ones."""
+    small_bytes: int = 64 * 2**20
+    """What decoding may hold that does not wait for its turn among large pictures."""
+    small_seconds: float = 3.0
+    """What decoding may take before it is put among the large pictures, and begun anew."""
+    whole_pixels: int = 6_000_000
+    """A picture of more pixels is reduced as it is decoded, by a power of two."""
+    least_side: int = 1024
+    """Pixels that stay on the shorter side of a reduced picture: no model looks at more than half of that."""
+    decoding_bytes: int = 448 * 2**20
+    """Memory of a picture while it is decoded, judged by its header; large ones are decoded one at a time."""
     queue: int = 64
     """Requests that may wait for the model; the next one is refused with 503."""
-    queued_pixels: int = 200_000_000
+    queued_pixels: int = 50_000_000
     """Decoded pixels (3 bytes each) of all waiting requests together."""
     batch: int = 16
     gather_seconds: float = 0.004

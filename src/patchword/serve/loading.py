@@ -13,8 +13,9 @@ from patchword.checkpoints.model import find_model
 from patchword.errors import ConfigError
 from patchword.hub import is_hub
 from patchword.search.index import names_milvus, open_index
+from patchword.serve.asking import QuestionAnswerer
 from patchword.serve.searching import IndexSearch, TowerLabels
-from patchword.tasks.answer.model import AnsweringModel, load_answerer
+from patchword.tasks.answer.any_picture import load_any
 from patchword.tasks.caption.load import load
 from patchword.tasks.paint.model import PaintingModel, load_painter
 from patchword.tasks.retrieve.load import load_two_towers
@@ -25,15 +26,17 @@ class ShippedNames(NamedTuple):
 
     captioner: str
     towers: str
-    answerer: str
+    answerer: str | None
+    """None: for photographs and drawings the shipped models of each."""
 
 
 class Offer(NamedTuple):
     """The arguments of `create_app`."""
 
     models: dict[str, Any]
-    index: IndexSearch | None
-    answers: AnsweringModel
+    pictures: IndexSearch | None
+    """The index that is searched."""
+    answers: QuestionAnswerer
     labels: TowerLabels
     painter: PaintingModel | None = None
 
@@ -53,7 +56,7 @@ def load_all(names: Sequence[str], index: Path | None, shipped: ShippedNames, de
             labelling.append(load_two_towers(name, device))
             continue
         if task == "answer":
-            answering.append(load_answerer(name, device))
+            answering.append(load_any(name, device))
             continue
         if task == "paint":
             painting.append(load_painter(name, device))
@@ -81,5 +84,5 @@ def load_all(names: Sequence[str], index: Path | None, shipped: ShippedNames, de
         search = IndexSearch(open_index(index, searching.identity), searching)
         labelling.append(searching)
     labels = TowerLabels(labelling[0] if labelling else load_two_towers(shipped.towers, device))
-    answerer = answering[0] if answering else load_answerer(shipped.answerer, device)
+    answerer = answering[0] if answering else load_any(shipped.answerer, device)
     return Offer(models, search, answerer, labels, painting[0] if painting else None)

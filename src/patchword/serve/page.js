@@ -104,11 +104,13 @@ async function captioned() {
     const found = await streamed(mine.signal);
     kept = { picture, found };
     show(found);
-    $("status").textContent = "Caption: " + found.caption;
+    $("unsure").hidden = !found.unsure;
+    $("status").textContent = (found.unsure ? "Unsure caption: " : "Caption: ") + found.caption;
   } catch (error) {
     if (mine === running && kept) {
       display(kept.picture);
       show(kept.found);
+      $("unsure").hidden = !kept.found.unsure;
     } else if (mine === running) {
       picture = null;
       $("result").hidden = true;

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from threading import Timer
 from types import FrameType
 
 import uvicorn
@@ -59,21 +60,27 @@ def take_port(host: str, port: int) -> socket.socket:
     return taken
 
 
-class _Announced(uvicorn.Server):
+class _AnnouncingServer(uvicorn.Server):
     """A server that says when requests are answered, and not before, and that tells the service of the end as
     soon as a signal asks for it, not only when the last request is done."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], ending: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, ready: Callable[[], None], ending: Callable[[], None], most: float
+    ) -> None:
+        """`most`: seconds after a signal at which the process is gone, whatever is still running."""
         super().__init__(config)
-        self._ready, self._ending = ready, ending
+        self._ready, self._ending, self._most = ready, ending, most
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called in the main thread by a signal."""
         self._ending()
+        watch = Timer(self._most, os._exit, (0,))  # a batch of the model cannot be interrupted
+        watch.daemon = True
+        watch.start()
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, and then `ready`."""
+        """Starts as uvicorn does, and then calls `ready`."""
         await super().startup(sockets)
         if self.started:
             self._ready()
@@ -104,4 +111,4 @@ def serve(app: FastAPI, taken: socket.socket, limits: Limits, ready: Callable[[]
         timeout_graceful_shutdown=int(limits.stop_seconds) + 1,
         log_level="warning",
     )
-    _Announced(config, ready, app.state.service.end_soon).run(sockets=[taken])
+    _AnnouncingServer(config, ready, app.state.service.end_soon, limits.stop_seconds + 1).run(sockets=[taken])

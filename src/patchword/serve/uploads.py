@@ -13,8 +13,9 @@ from typing import TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from patchword.data.headers import starts_like_a_picture
+from patchword.data.isolated import Upright
 from patchword.errors import NotAPicture, PictureError, PictureTooLarge
-from patchword.serve.decoders import Decoders, Upload
+from patchword.serve.decoders import Decoders
 from patchword.serve.forms import file_of_form
 from patchword.serve.limits import Limits
 from patchword.serve.refusals import ClientGone, Refusal, full
@@ -89,7 +90,7 @@ def _too_large(limit: int) -> Refusal:
 
 async def read_picture(
     request: Request, limits: Limits, held: BodyBudget, decoders: Decoders, deadline: float
-) -> Upload:
+) -> Upright:
     """The picture of a request: the file part of multipart/form-data, or the whole body, whatever other
     type is declared (curl and Python declare a form where nothing else is said).
 

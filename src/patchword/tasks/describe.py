@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from patchword.checkpoints.facts import ModelFacts
 
 
-class Loaded(Protocol):
+class LoadedModel(Protocol):
     """What every model that `patchword.load` gives has: the network, where it runs, and the facts of its
     model card.
     """
@@ -22,7 +22,7 @@ class Loaded(Protocol):
     def facts(self) -> ModelFacts: ...
 
 
-def describe(loaded: Loaded, *facts: str) -> str:
+def describe(loaded: LoadedModel, *facts: str) -> str:
     """For instance "<CaptioningModel flickr8k: caption_transformer over convolutional, 2,634 words, 12.3 M
     parameters, on cpu>".
     """

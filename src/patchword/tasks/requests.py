@@ -70,7 +70,7 @@ class Evaluation:
     """How good a model is on a split."""
 
     scores: dict[str, Score]
-    """By name, as fractions of one."""
+    """Scores by name, as fractions of one."""
     rows: tuple[dict[str, Any], ...]
     """The same by kind of question, or by label: one line of the printed table each."""
     items: int

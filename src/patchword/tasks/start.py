@@ -29,19 +29,21 @@ def start(
     """Train, and write the run folder: resolved config, metrics.jsonl, checkpoints, best model, report.html.
 
     Raises:
-        ConfigError: a wrong setting, or a run folder that another configuration or another process uses, that
-            holds
-            a run and is not to be resumed, or that cannot be written.
+        ConfigError: a wrong setting, a tracker that is not installed, or a run folder that another
+            configuration or another process uses, that holds a run and is not to be resumed, or that cannot
+            be written.
         TrainingError: the loss was not finite three times in a row, or something could not be read or
             written.
     """
     values = override(read_toml(config), overrides)
     task = values.get("task", "caption")
-    if task not in TASKS:
-        if task in RENAMED_TASKS:
+    if not isinstance(task, str) or task not in TASKS:
+        if str(task) in RENAMED_TASKS:
             raise ConfigError(f"{config}: task {task!r} is called {RENAMED_TASKS[task]!r} now")
         raise ConfigError(f"{config}: task is {task!r}, expected one of {', '.join(TASKS)}")
     settings = validate(values, look_up(TASKS[task].run), str(config))
+    if settings.log:
+        look_up("train.trackers:check_installed")(settings.log)
     # Some parameters have no part in some steps: a tower's projection under a captioner, the memory's
     # segments before it is clustered.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
@@ -73,6 +75,11 @@ def _train(
     say = _say if is_main else (lambda line: None)
     run = Run(recipe, folder, accelerator, settings.seed, settings.checkpoint_steps, settings.log_steps, say)
     resumed = run.resume() if resume else False
+    trackers = None
+    if settings.log and is_main:
+        config = settings.model_dump(mode="json")
+        trackers = look_up("train.trackers:Trackers")(settings.log, folder, config, run.position.step)
+        run.track = trackers.write
     for note in recipe.notes:
         say(note)
     counted = sum(parameter.numel() for parameter in recipe.model.parameters())
@@ -88,6 +95,9 @@ def _train(
             with suppress(WriteError):  # why the training ended is said, and the report may fail likewise
                 _write_report(folder)
         raise
+    finally:
+        if trackers is not None:
+            trackers.close()
     if is_main:
         _write_report(folder)
     minutes = (time.monotonic() - began) / 60

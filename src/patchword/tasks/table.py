@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from patchword.errors import ModelError
+from patchword.errors import ConfigError, ModelError
 
 
 class Task(NamedTuple):
@@ -31,6 +31,8 @@ class Task(NamedTuple):
     """(EvaluateRequest) -> Evaluation: the numbers that `evaluate` prints."""
     evaluate_file: str | None = None
     """(EvaluateRequest) -> exit status: the same where the model is a file of another one's predictions."""
+    few_shots: str | None = None
+    """(name, device, file of examples) -> what captions and answers as the examples do: `--shots`."""
 
 
 TASKS = {
@@ -67,6 +69,27 @@ TASKS = {
         evaluate="tasks.label.evaluate:evaluate",
         measure="tasks.label.evaluate:measure",
     ),
+    "interleave": Task(
+        load="tasks.interleave.model:load_few_shot",
+        run="tasks.interleave.settings:InterleaveRun",
+        recipe="tasks.interleave.train:interleave_recipe",
+        few_shots="tasks.interleave.model:load_shown",
+    ),
+    "pretrain": Task(
+        load="tasks.pretrain.model:load_pretrained",
+        run="tasks.pretrain.settings:PretrainRun",
+        recipe="tasks.pretrain.start:pretrain_recipe",
+    ),
+    "vokens": Task(
+        load="tasks.vokens.model:load_vokenizer",
+        run="tasks.vokens.settings:VokensRun",
+        recipe="tasks.vokens.train:vokens_recipe",
+    ),
+    "words": Task(
+        load="tasks.words.model:load_words",
+        run="tasks.words.settings:WordsRun",
+        recipe="tasks.words.train:words_recipe",
+    ),
     "paint": Task(
         load="tasks.paint.model:load_painter",
         run="tasks.paint.settings:PaintRun",
@@ -78,15 +101,28 @@ TASKS = {
 def task_of(name: str | Path) -> str:
     """What a model is for. Raises ModelError when there is no such model, or this version has no such
     task."""
-    from patchword.checkpoints import folder as checkpoint
+    from patchword.checkpoints import folder as checkpoint  # imports torch, and the table does not need it
+    from patchword.checkpoints.model import find_model
     from patchword.hub import is_hub
 
     if is_hub(name):
         return "caption"
-    folder = checkpoint.find_model(name)
-    task: str = checkpoint.read_config(folder).get("task", "none that it names")
-    if task not in TASKS:
+    folder = find_model(name)
+    task = checkpoint.read_config(folder).get("task", "none that it names")
+    if not isinstance(task, str) or task not in TASKS:
         raise ModelError(
             f"{folder} is a model for {task!r}; this version of Patchword has: {', '.join(TASKS)}"
         )
     return task
+
+
+def few_shots_of(name: str | Path) -> str:
+    """Where the few-shot side of a model is. Raises ConfigError for a model that cannot learn from shots."""
+    task = task_of(name)
+    found = TASKS[task].few_shots
+    if found is None:
+        offered = ", ".join(other for other, one in TASKS.items() if one.few_shots is not None)
+        raise ConfigError(
+            f"--shots is for models of task {offered}, and {name} is one for {task!r}: leave it out"
+        )
+    return found

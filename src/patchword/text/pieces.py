@@ -79,8 +79,9 @@ class Pieces:
                 f"{path}: holds no tokenizer that can be read ({reason}). Expected a tokenizer.json."
             ) from reason
         named = {"padding": "[PAD]", "class": "[CLS]", "separator": "[SEP]", "unknown": "[UNK]"}
-        ids = {name: tokenizer.token_to_id(piece) for name, piece in named.items()}
-        missing = [name for name, number in ids.items() if number is None]
+        found = {name: tokenizer.token_to_id(piece) for name, piece in named.items()}
+        ids = {name: number for name, number in found.items() if number is not None}
+        missing = [name for name in found if name not in ids]
         if missing:
             raise ModelError(
                 f"{path}: its tokenizer has no {', '.join(missing)} token: use one of the BERT family"
@@ -98,6 +99,12 @@ class Pieces:
     def encode(self, caption: str) -> list[int]:
         """Returns the ids of the pieces, without start and end."""
         return self._tokenizer.encode(caption, add_special_tokens=False).ids
+
+    def spans(self, caption: str) -> list[tuple[int, int]]:
+        """Where each piece of `encode` stands in the text: characters from and to."""
+        return [
+            (begin, end) for begin, end in self._tokenizer.encode(caption, add_special_tokens=False).offsets
+        ]
 
     def unknown_words(self, caption: str) -> list[str]:
         """The words of a text for which there is no piece, each once."""

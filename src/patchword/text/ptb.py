@@ -63,7 +63,7 @@ class _Memo(dict):
         plain = word.lower()
         if len(word) > 1 and word.isascii() and word.isalpha() and plain not in NOT_PLAIN:
             # Nine of ten pieces are a word, or a word and a stop, and need no rule.
-            tokens = (plain,)
+            tokens: tuple[str, ...] = (plain,)
         else:
             if _DEPENDENT.match(piece):
                 self.dependent.add(piece)

@@ -10,7 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from patchword.errors import DataError, ModelError
 from patchword.ids import SpecialIds
@@ -188,9 +188,8 @@ class Vocabulary:
     @classmethod
     def from_json(cls, content: dict) -> Vocabulary:
         """The inverse of `to_json`. Raises `ModelError` where a field is missing or of the wrong type."""
-        words, splitter, minimum_count = (
-            content.get(name) for name in ("words", "splitter", "minimum_count")
-        )
+        words, minimum_count = content.get("words"), content.get("minimum_count")
+        splitter: Any = content.get("splitter")  # the constructor checks it
         if (
             not isinstance(words, list)
             or not all(isinstance(word, str) for word in words)

@@ -149,6 +149,26 @@ class BertTower(PartlyFrozen):
         mask_BL = torch.ones_like(ids_BL, dtype=torch.bool) if mask_BL is None else mask_BL.bool()
         return self.model.embeddings(input_ids=ids_BL, token_type_ids=types_BL), mask_BL
 
+    def embed_hidden(
+        self, ids_BL: Tensor, mask_BL: Tensor | None = None, *, hidden: Tensor, mark_C: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `embed`, with `mark_C` in the place of the words that `hidden` (B, L) marks; their positions
+        stay.
+
+        Raises ModelError for RoBERTa, whose positions follow from the ids.
+        """
+        if self.config.family != "bert":
+            raise ModelError(f"words of a {self.config.family} tower cannot be hidden: take family bert")
+        mask_BL = torch.ones_like(ids_BL, dtype=torch.bool) if mask_BL is None else mask_BL.bool()
+        words_BLC = self.model.embeddings.word_embeddings(ids_BL)
+        words_BLC = torch.where(hidden[..., None], mark_C.to(words_BLC.dtype), words_BLC)
+        return self.model.embeddings(inputs_embeds=words_BLC), mask_BL
+
+    @property
+    def feed_forwards(self) -> tuple[nn.Module, ...]:
+        """Of each layer the module whose output the last residual is added to."""
+        return tuple(layer.block.output.dense for layer in self.layers)
+
     def finish(self, tokens_BLC: Tensor, mask_BL: Tensor | None = None) -> TextFeatures:
         """Returns the features as they are: a post-norm layer already ends in a LayerNorm."""
         return TextFeatures(tokens_BLC=tokens_BLC, mask_BL=mask_BL)

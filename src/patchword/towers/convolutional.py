@@ -40,11 +40,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, drop_path: float) -> None:
         super().__init__()
-        self.branch = nn.Sequential(
-            _Convolution(inputs, outputs, stride), _Convolution(outputs, outputs, activate=False)
-        )
+        last = _Convolution(outputs, outputs, activate=False)
+        self.branch = nn.Sequential(_Convolution(inputs, outputs, stride), last)
         # Every block starts as the identity, so that training is stable without warm-up.
-        nn.init.zeros_(self.branch[1][1].weight)
+        nn.init.zeros_(last[1].weight)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(

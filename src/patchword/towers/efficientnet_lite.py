@@ -136,7 +136,7 @@ class NormedConvolution(nn.Module):
         self.norm = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01)
         self.relu6 = relu6
         nn.init.normal_(self.convolution.weight, std=math.sqrt(2 * groups / (kernel * kernel * outputs)))
-        self._kept: _Folded | None = None
+        self._kept: _FoldedConvolution | None = None
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Returns the normalised map (B, O, h, w)."""
@@ -147,13 +147,14 @@ class NormedConvolution(nn.Module):
             x_BCHW = self._convolve(x_BCHW, folded.filters_OIkk, folded.bias_O)
         return F.relu6(x_BCHW, inplace=True) if self.relu6 else x_BCHW
 
-    def folded(self, dtype: torch.dtype) -> _Folded:
+    def folded(self, dtype: torch.dtype) -> _FoldedConvolution:
         """Returns filters and bias of one convolution that also normalises, by the stored statistics.
 
         The result is kept until a weight or a statistic changes. Where a weight may receive a gradient, it is
         computed again, as part of the graph.
         """
         norm = self.norm
+        assert norm.running_mean is not None and norm.running_var is not None  # it keeps its statistics
         sources = (self.convolution.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
         learns = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
         # An inference tensor does not count its changes.
@@ -184,7 +185,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-class _Folded(NamedTuple):
+class _FoldedConvolution(NamedTuple):
     """A convolution folded with its normalisation, and the tensors and versions it was computed from."""
 
     sources: tuple[Tensor, ...]
@@ -197,11 +198,13 @@ class _Folded(NamedTuple):
         return same and self.versions == versions and self.filters_OIkk.dtype == dtype
 
 
-def _fold(sources: tuple[Tensor, ...], versions: tuple[int, ...], eps: float, dtype: torch.dtype) -> _Folded:
+def _fold(
+    sources: tuple[Tensor, ...], versions: tuple[int, ...], eps: float, dtype: torch.dtype
+) -> _FoldedConvolution:
     weight_OIkk, gain_O, bias_O, mean_O, variance_O = sources
     scale_O = gain_O * torch.rsqrt(variance_O + eps)
     filters_OIkk = (weight_OIkk * scale_O[:, None, None, None]).to(dtype, memory_format=torch.channels_last)
-    return _Folded(sources, versions, filters_OIkk, (bias_O - mean_O * scale_O).to(dtype))
+    return _FoldedConvolution(sources, versions, filters_OIkk, (bias_O - mean_O * scale_O).to(dtype))
 
 
 class InvertedResidual(nn.Module):
@@ -288,14 +291,15 @@ class EfficientNetLiteTower(PartlyFrozen):
         size = config.size or scale.size
         resize = size + CROP_BORDER if config.fit == "crop" else size
         self.preprocessing = Preprocessing(size, MEAN, STD, fit=config.fit, resample="bicubic", resize=resize)
-        ending = (self.head,) if config.grid == "head" else ()
+        ending: tuple[nn.Module, ...] = (self.head,) if config.grid == "head" else ()
         self.freeze_below(
             Parts((self.stem,), tuple((block,) for block in self.layers), ending), config.trainable_from
         )
         # Parts that only read the grid for its classes are not trained with the tower, because no loss
         # reaches them.
-        for reader in {self.head, self.classifier, self.class_layers, self.class_head} - {None, *ending}:
-            reader.requires_grad_(False)
+        for reader in (self.head, self.classifier, self.class_layers, self.class_head):
+            if reader is not None and reader not in ending:
+                reader.requires_grad_(False)
 
     def make_class_branch(self) -> None:
         """Copies the trained blocks, and a trained head, as they are now, to read the classes from; they stay
@@ -321,9 +325,9 @@ class EfficientNetLiteTower(PartlyFrozen):
         super().train(mode)
         if self.config.grid != "head":
             self.head.eval()
-        for module in (self.class_layers, self.class_head):
-            if module is not None:
-                module.eval()
+        for copied in (self.class_layers, self.class_head):
+            if copied is not None:
+                copied.eval()
         if self.config.statistics == "stored":
             for module in self.modules():
                 if isinstance(module, nn.BatchNorm2d):
@@ -440,10 +444,6 @@ class EfficientNetLiteTower(PartlyFrozen):
         Raises:
             ModelError: the tower was built without its classifier, or the grid is not from this tower.
         """
-        if self.classifier is None:
-            raise ModelError(
-                f"this {self.config.kind} tower has no classifier: build it with classifier = true"
-            )
         if self.class_layers is not None:
             raise ModelError(
                 f"the last blocks of this {self.config.kind} tower were trained, and its grid names no "
@@ -452,6 +452,10 @@ class EfficientNetLiteTower(PartlyFrozen):
         return self._classes_of(self.head_cells(features.grid_BNC))
 
     def _classes_of(self, cells_BNC: Tensor) -> ClassLogits:
+        if self.classifier is None:
+            raise ModelError(
+                f"this {self.config.kind} tower has no classifier: build it with classifier = true"
+            )
         cells_BNK = self.classifier(cells_BNC)
         return ClassLogits(cells_BNK.mean(1), cells_BNK)
 

@@ -70,7 +70,11 @@ def split_heads(rows_BNC: Tensor, heads: int) -> Tensor:
 
 
 def run_layers(
-    layers: Sequence[Any], tokens: Tensor, mask: Tensor | None, start: int = 0, stop: int | None = None
+    layers: nn.ModuleList | Sequence[Any],
+    tokens: Tensor,
+    mask: Tensor | None,
+    start: int = 0,
+    stop: int | None = None,
 ) -> Tensor:
     """Returns the tokens after the layers start, start + 1, ..., stop - 1.
 
@@ -201,8 +205,8 @@ def last_adapters(
         raise ConfigError(
             f"adapters.blocks is {config.blocks}, and the tower has {depth} blocks: choose 1 to {depth}"
         )
-    owned = nn.ModuleList(Adapter(width, config.bottleneck) for _ in range(config.blocks))
-    return owned, [None] * (depth - config.blocks) + list(owned)
+    adapters = [Adapter(width, config.bottleneck) for _ in range(config.blocks)]
+    return nn.ModuleList(adapters), [*[None] * (depth - config.blocks), *adapters]
 
 
 def by_value(tower: Any) -> Any:

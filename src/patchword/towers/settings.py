@@ -254,6 +254,13 @@ class BertTowerConfig(TowerConfig, extra="forbid", frozen=True, defer_build=True
     family: Literal["bert", "roberta", "xlm-roberta"] = "bert"
 
 
+class LanguageConfig(TowerConfig, extra="forbid", frozen=True):
+    """Settings of a causal language model: published weights, or an architecture with its `model_type`."""
+
+    kind: Literal["causal"] = "causal"
+
+
+
 class BertSizes(NamedTuple):
     """Fields of transformers' BertConfig with its defaults."""
 

@@ -7,6 +7,7 @@ token.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from transformers import SwinConfig, SwinModel, ViTConfig, ViTModel
 
@@ -85,10 +86,10 @@ class VitTower(PartlyFrozen):
             VitLayer(block, adapter) for block, adapter in zip(self.model.layers, given, strict=True)
         )
         patches = self.model.embeddings.patch_embeddings
-        self.picture_hw = tuple(patches.image_size)
-        self.hw = tuple(
-            side // patch for side, patch in zip(patches.image_size, patches.patch_size, strict=True)
-        )
+        height, width = patches.image_size
+        self.picture_hw = (height, width)
+        patch_height, patch_width = patches.patch_size
+        self.hw = (height // patch_height, width // patch_width)
         half, side = (0.5, 0.5, 0.5), self.picture_hw[0]
         self.preprocessing = Preprocessing(
             size=side, mean=half, std=half, fit="squash", resample="bilinear", resize=side
@@ -117,6 +118,19 @@ class VitTower(PartlyFrozen):
         """
         layered.check_picture_size(pixels_B3HW, *self.picture_hw, "ViT")
         return self.model.embeddings(pixels_B3HW.to(self.model.dtype)), None
+
+    def embed_hidden(self, pixels_B3HW: Tensor, hidden: Tensor, mark_C: Tensor) -> tuple[Tensor, None]:
+        """As `embed`, with `mark_C` in the place of the patches that `hidden` (B, N) marks; their positions
+        stay."""
+        tokens_BNC, _ = self.embed(pixels_B3HW)
+        marked_1NC = mark_C + self.model.embeddings.position_embeddings[:, 1:]
+        patches_BNC = torch.where(hidden[..., None], marked_1NC, tokens_BNC[:, 1:])
+        return torch.cat((tokens_BNC[:, :1], patches_BNC), 1), None
+
+    @property
+    def feed_forwards(self) -> tuple[nn.Module, ...]:
+        """Of each layer the module whose output the last residual is added to."""
+        return tuple(layer.block.mlp for layer in self.layers)
 
     def finish(self, tokens_BNC: Tensor) -> VisualFeatures:
         """Applies the last LayerNorm and separates the class token from the grid."""
@@ -189,7 +203,8 @@ class SwinTower(PartlyFrozen):
         self.layers = tuple(views)
         self.width, self.depth, self.hw = self.model.num_features, len(views), hw
         size = self.model.config.image_size
-        self.picture_hw = (size, size) if isinstance(size, int) else tuple(size)
+        height, width = (size, size) if isinstance(size, int) else size
+        self.picture_hw = (height, width)
         side = self.picture_hw[0]
         self.preprocessing = Preprocessing(
             side, IMAGENET_MEAN, IMAGENET_STD, fit="squash", resample="bicubic", resize=side

@@ -8,6 +8,7 @@ The first steps count for less than `decay` says, so that a short training is no
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class Average:
     def __init__(self, model: nn.Module, decay: float) -> None:
         """`decay` 0 keeps no average: the copy follows the model."""
         self.decay = decay
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model: Any = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:

@@ -20,7 +20,7 @@ GIVEN = "given"
 @contextmanager
 def claimed(
     folder: Path, settings: BaseModel, resume: bool, writes: bool = True
-) -> Iterator[Callable[[BaseModel | None], None]]:
+) -> Iterator[Callable[..., None]]:
     """Hold a run folder for one training; gives the function that begins the run in it.
 
     The function takes the configuration with everything that follows the data, or None where that is nothing:
@@ -32,8 +32,7 @@ def claimed(
 
     Raises:
         ConfigError: the folder holds a run that this configuration did not begin, or that is not to be
-            resumed, or
-            another training is running in it, or it cannot be written.
+            resumed, or another training is running in it, or it cannot be written.
     """
     with ExitStack() as held:
         existed = folder.exists()

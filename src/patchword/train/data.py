@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, Field, model_validator
@@ -17,7 +17,8 @@ from patchword.data.captions import CaptionData, FeatureInputs, PixelInputs, Pla
 from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.pictures import Preprocessing
 from patchword.data.records import CaptionRecord, LabelRecord, QuestionRecord
-from patchword.data.store import Store, cache_folder, pixel_store
+from patchword.data.store import MANIFEST, Store, cache_folder, fingerprint, picture_files, pixel_store
+from patchword.device import choose_device
 from patchword.errors import ConfigError
 from patchword.files import json_digest, text_digest
 from patchword.log import progress
@@ -32,6 +33,22 @@ from patchword.train.settings import StageSettings
 Record = CaptionRecord | QuestionRecord | LabelRecord
 HELD_OUT_SEED = 20240229
 """The held-out pictures are the same whatever the seed of a run, so that runs can be compared."""
+
+
+class PixelSettings(Protocol):
+    """What the settings of every task's data say about its pictures."""
+
+    @property
+    def images(self) -> str: ...
+
+    @property
+    def pixel_size(self) -> int | None: ...
+
+    @property
+    def cache(self) -> str | None: ...
+
+    @property
+    def augmentation(self) -> Augmentation | None: ...
 
 
 class DataSettings(BaseModel, extra="forbid", frozen=True):
@@ -69,6 +86,9 @@ class DataSettings(BaseModel, extra="forbid", frozen=True):
     )
     limit: int = Field(
         0, ge=0, description="use only the first n training pictures (tests, dry runs); 0: all"
+    )
+    share: float = Field(
+        1.0, gt=0, le=1, description="share of the training pictures that is used, the same for every seed"
     )
 
 
@@ -123,6 +143,9 @@ def read_splits(data: DataSettings) -> tuple[list[CaptionRecord], list[CaptionRe
         train, selection = [train[i] for i in kept], [train[i] for i in aside]
     else:
         selection = split_records(records, "val")
+    if data.share < 1:
+        order = np.random.default_rng(HELD_OUT_SEED).permutation(len(train))
+        train = [train[i] for i in np.sort(order[: max(1, round(data.share * len(train)))])]
     return train[: data.limit] if data.limit else train, selection
 
 
@@ -145,10 +168,10 @@ def build_vocabulary(
                 "the setting out"
             )
         return pieces
-    if (data.splitter == "subwords") != (data.tokenizer is not None):
-        found = f"data.splitter is {data.splitter!r} and data.tokenizer {data.tokenizer!r}"
-        raise ConfigError(f"{found}: subwords need a tokenizer, words have none")
-    if data.tokenizer is not None:
+    if data.splitter == "subwords" or data.tokenizer is not None:
+        if data.splitter != "subwords" or data.tokenizer is None:
+            found = f"data.splitter is {data.splitter!r} and data.tokenizer {data.tokenizer!r}"
+            raise ConfigError(f"{found}: subwords need a tokenizer, words have none")
         return Subwords.from_folder(data.tokenizer)
     return Vocabulary.build(
         [caption for record in train for caption in record.captions], data.minimum_count, data.splitter
@@ -177,7 +200,7 @@ def published_pieces(text: BaseModel) -> Pieces | None:
     return None
 
 
-def pixel_inputs(data: DataSettings, preprocessing: Preprocessing, files: list[str]) -> PixelInputs:
+def pixel_inputs(data: PixelSettings, preprocessing: Preprocessing, files: list[str]) -> PixelInputs:
     """Pictures decoded once into the pixel cache, at the size that the configuration asks for."""
     size = data.pixel_size or preprocessing.hw[0]
     cached = preprocessing.model_copy(update={"size": size})
@@ -191,13 +214,41 @@ def pixel_inputs(data: DataSettings, preprocessing: Preprocessing, files: list[s
     return PixelInputs(store, preprocessing, data.augmentation)
 
 
+def cached_features(
+    data: DataSettings, tower: nn.Module, preprocessing: Preprocessing, files: list[str]
+) -> Path:
+    """The store of what a frozen tower makes of the pictures, in the cache folder: made at the first training
+    on these pictures, and found again by every other one.
+    """
+    content = {
+        "tower": stored_digest(tower, None),
+        "preprocessing": preprocessing.model_dump(mode="json"),
+        "pictures": picture_files(Path(data.images), files),
+    }
+    cache = Path(data.cache) if data.cache else cache_folder()
+    folder = cache / "features" / fingerprint(content)[:32]
+    if not (folder / MANIFEST).exists():
+        with progress() as bar:
+            task = bar.add_task("looking at the pictures", total=len(files), status="")
+            look_up("jobs.features:store_features")(
+                *(tower, preprocessing, Path(data.images), files, folder, choose_device(None)),
+                lambda count: bar.update(task, advance=count),
+            )
+        tower.to("cpu")  # where the training found it
+    return folder
+
+
 def panoptic_classes(
     data: CaptionDataSettings,
     records: Sequence[CaptionRecord],
     preprocessing: Preprocessing,
     hw: tuple[int, int],
-) -> Store:
-    """The segmentation's class of every cell of the training pictures, made once into the cache."""
+) -> Store | None:
+    """The segmentation's class of every cell of the training pictures, made once into the cache; None where
+    the configuration names no segmentation.
+    """
+    if data.panoptic is None or data.panoptic_masks is None:
+        return None
     cache = Path(data.cache) if data.cache else cache_folder()
     with progress() as bar:
         task = bar.add_task("reading masks", total=len(records), status="")

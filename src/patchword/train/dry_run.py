@@ -18,12 +18,12 @@ from patchword.train.step import Shares, StepContext
 OVERFIT_STEPS = 20
 
 
-class _Measured(NamedTuple):
+class _Measurements(NamedTuple):
     losses: list[float]
     seconds: list[float]
     pictures: int
     steps: int
-    """Of an epoch."""
+    """Optimiser steps of an epoch."""
 
 
 def dry_run(recipe: Recipe, accelerator: Accelerator, seed: int) -> None:
@@ -55,7 +55,7 @@ def dry_run(recipe: Recipe, accelerator: Accelerator, seed: int) -> None:
     Console().print(table)
 
 
-def _overfit(recipe: Recipe, stage: int, accelerator: Accelerator, seed: int) -> _Measured:
+def _overfit(recipe: Recipe, stage: int, accelerator: Accelerator, seed: int) -> _Measurements:
     """The first batch of a stage, again and again, with the same random numbers."""
     settings = recipe.stages[stage]
     objective = recipe.objective(stage).train()
@@ -71,7 +71,7 @@ def _overfit(recipe: Recipe, stage: int, accelerator: Accelerator, seed: int) ->
         context = StepContext(accelerator, recipe.model, objective, optimisers, settings, number, shares)
         losses.append(recipe.step(context, [batch]).losses["loss"])
         seconds.append(time.perf_counter() - began)
-    return _Measured(losses, seconds, batch.picture_count, len(plan))
+    return _Measurements(losses, seconds, batch.picture_count, len(plan))
 
 
 def _peak_mebibytes(device: torch.device) -> float:

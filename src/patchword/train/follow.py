@@ -17,12 +17,12 @@ Stage = TypeVar("Stage", bound=StageSettings)
 FOLLOWING = ("epochs", "validate_every", "warm_up_steps", "patience")
 """Settings of a stage that follow the data where they are not given."""
 LEAST_STEPS, LEAST_EPOCHS = 1000, 10
-"""Of a first stage: steps that a new decoder needs whatever the data, and passes over data that are large."""
+"""For a first stage: steps that a new decoder needs whatever the data, and passes over large data."""
 LATER_STEPS, LATER_EPOCHS = 500, 5
-"""Of a stage that goes on from a trained one."""
+"""For a stage that goes on from a trained one."""
 LONGEST_WARM_UP, WARM_UP_SHARE = 100, 0.1
 VALIDATIONS = 20
-"""Of a stage at most, but for one after each of few epochs."""
+"""Validations of a stage at most, but for one after each of few epochs."""
 LEAST_PATIENCE, PATIENT_STEPS = 3, 200
 """Validations, and steps, without anything better before a stage ends."""
 COUNTS = ((500, 1), (3000, 2), (20000, 3))

@@ -44,7 +44,9 @@ class Gather:
         torch.distributed.all_reduce(counts_P)
         padded = F.pad(rows, [0, 0] * (rows.ndim - 1) + [0, int(counts_P.max()) - len(rows)])
         if rows.is_floating_point():
-            parts = torch.distributed.nn.functional.all_gather(padded)
+            from torch.distributed.nn.functional import all_gather  # torch.distributed may be built without
+
+            parts = list(all_gather(padded))
         else:
             parts = [torch.empty_like(padded) for _ in range(self.processes)]
             torch.distributed.all_gather(parts, padded)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,10 +70,12 @@ class Run:
         checkpoint_steps: int,
         log_steps: int = 10,
         say: Callable[[str], None] = lambda line: None,
+        track: Callable[[dict[str, Any]], None] = lambda event: None,
     ) -> None:
-        """`say` is given a line for each validation, and for the end of each stage."""
+        """`say` is given a line for each validation, and for the end of each stage; `track` what is written
+        to metrics.jsonl."""
         self.recipe, self.folder, self.accelerator, self.seed = recipe, RunFolder(folder), accelerator, seed
-        self.checkpoint_steps, self.log_steps, self.say = checkpoint_steps, log_steps, say
+        self.checkpoint_steps, self.log_steps, self.say, self.track = checkpoint_steps, log_steps, say, track
         self.position, self.past = Position(), RunHistory()
         self._resumed: dict[str, Tensor] = {}
         self.trainable = {
@@ -131,8 +134,7 @@ class Run:
 
         Raises:
             TrainingError: three steps in a row whose loss or gradient was not finite, or something could not
-                be
-                read or written; what the last checkpoint holds is unchanged.
+                be read or written; what the last checkpoint holds is unchanged.
         """
         try:
             with self._explained():
@@ -174,7 +176,7 @@ class Run:
         parts = StageParts(settings, objective, tuple(optimisers))
         while self.position.epoch < settings.epochs:
             lost_patience = self._epoch(parts)
-            self.position = self.position._replace(epoch=self.position.epoch + 1, index=0)
+            self.position = replace(self.position, epoch=self.position.epoch + 1, index=0)
             if lost_patience or self.position.epoch == settings.epochs:
                 self.say(f"{settings.name} ended: {self._why_ended(settings, lost_patience)}")
                 break
@@ -190,10 +192,10 @@ class Run:
         return f"its {epochs} epochs are done"
 
     def _begin_next_stage(self) -> None:
-        """To the next stage. The weights that it starts from go into the checkpoint: `best` may be another
-        model by the time that the run is resumed."""
+        """Goes on to the next stage. The weights that it starts from go into the checkpoint: `best` may be
+        another model by the time that the run is resumed."""
         following = self.position.stage + 1
-        self.position = self.position._replace(stage=following, epoch=0, index=0, stage_step=0)
+        self.position = replace(self.position, stage=following, epoch=0, index=0, stage_step=0)
         self.past = self.past._replace(since_best=0)
         stages = self.recipe.stages
         if following < len(stages) and stages[following].start_from == "best" and self.past.best_step >= 0:
@@ -213,7 +215,7 @@ class Run:
 
         True when the stage has lost its patience.
         """
-        settings, (stage, epoch) = parts.settings, self.position[:2]
+        settings, stage, epoch = parts.settings, self.position.stage, self.position.epoch
         plan = [
             entries
             for entries in self.recipe.plan(stage, epoch)
@@ -285,13 +287,13 @@ class Run:
             [sum(p.target_count for p in batch), sum(p.picture_count for p in batch)], dtype=torch.float64
         )
         totals = accelerator.reduce(counts.to(accelerator.device, torch.float32), "sum").tolist()
-        done = self.position.stage_step / (epoch_steps * settings.epochs)
-        return Shares(*(total / accelerator.num_processes for total in totals), done)
+        targets, pictures = (total / accelerator.num_processes for total in totals)
+        return Shares(targets, pictures, self.position.stage_step / (epoch_steps * settings.epochs))
 
     def _advance(self) -> None:
         position = self.position
-        self.position = position._replace(
-            index=position.index + 1, step=position.step + 1, stage_step=position.stage_step + 1
+        self.position = replace(
+            position, index=position.index + 1, step=position.step + 1, stage_step=position.stage_step + 1
         )
 
     def _log_step(
@@ -309,7 +311,12 @@ class Run:
         event |= {"loss": found.losses["loss"], "losses": found.losses, "learning_rates": rates}
         event |= {"gradient_norm": found.gradient_norm, "images_per_second": round(speed, 2)}
         event |= {"seconds": round(time.perf_counter() - self.began, 2), **extra}
+        self._write(event)
+
+    def _write(self, event: dict[str, Any]) -> None:
+        assert self.log is not None
         self.log.write(event)
+        self.track(event)
 
     def _skip(self, batch: list[Any], loss: float, buffers: list[tuple[Tensor, Tensor]]) -> None:
         """Undo what a step that is not finite did to running statistics, count it, and stop after three in a
@@ -321,7 +328,7 @@ class Run:
         self.past = past._replace(bad_in_a_row=past.bad_in_a_row + 1, skipped=past.skipped + 1)
         if self.log is not None:
             event = {"event": "skipped", "step": position.step, "epoch": position.epoch}
-            self.log.write({**event, "loss": repr(loss), "image_ids": names})
+            self._write({**event, "loss": repr(loss), "image_ids": names})
         self._advance()
         if self.past.bad_in_a_row >= BAD_STEPS_IN_A_ROW:
             raise TrainingError(
@@ -340,7 +347,7 @@ class Run:
         if self.log is not None:
             event = {"event": "validation", "stage": settings.name, "step": self.position.step}
             event |= {"epoch": epoch, **found.event, "best": better}
-            self.log.write(event | {"seconds": round(time.perf_counter() - began, 2)})
+            self._write(event | {"seconds": round(time.perf_counter() - began, 2)})
         if better and self.accelerator.is_main_process:
             self.folder.write_best(self.past.best_step, self.recipe.save)
         self.accelerator.wait_for_everyone()
@@ -370,8 +377,12 @@ class Run:
     def _checkpoint(self, optimisers: Sequence[Any]) -> None:
         """Model and state of the run, then the best model takes its place; between stages no optimisers."""
         if self.log is not None:
-            values = {"position": self.position._asdict(), "past": self.past._asdict()}
-            values |= {"log_length": self.log.length, "facts": dict(self.recipe.facts)}
+            values = {
+                "position": asdict(self.position),
+                "past": self.past._asdict(),
+                "log_length": self.log.length,
+                "facts": dict(self.recipe.facts),
+            }
             state = Checkpoint(values, self.recipe.state(), pack_optimisers(optimisers))
             self.folder.write(state, self.recipe.save)
             self._saved = self.position.step

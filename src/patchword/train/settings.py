@@ -19,6 +19,9 @@ class RunSettings(BaseModel, extra="forbid", frozen=True):
         description="steps between two checkpoints, beside those after validations; 0: after every epoch",
     )
     log_steps: int = Field(10, gt=0, description="steps between two lines of metrics.jsonl")
+    log: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        (), description="trackers that get what metrics.jsonl gets (extra `log`)"
+    )
     description: str = Field("", description="what the model is; goes into its card")
     licence: str = Field("", description="licence note of the data; goes into the card")
 

@@ -81,14 +81,16 @@ def backward(context: StepContext, parts: Sequence[Any]) -> dict[str, Tensor]:
 
     Named losses, summed.
     """
-    accelerator, losses = context.accelerator, {}
+    accelerator = context.accelerator
+    losses: dict[str, Tensor] = {}
     for number, part in enumerate(parts):
         last = number == len(parts) - 1
         with nullcontext() if last else accelerator.no_sync(context.objective):
             named = context.objective(part.to(accelerator.device), context.shares)
             accelerator.backward(named["loss"])
         for name, value in named.items():
-            losses[name] = losses.get(name, 0.0) + value.detach().float()
+            value = value.detach().float()
+            losses[name] = losses[name] + value if name in losses else value
     return losses
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from patchword.decode import beam_search, explain_tokens, greedy, repeat_images
+from patchword.decode import BeamOptions, beam_search, explain_tokens, greedy, repeat_images
 from patchword.losses import caption_cross_entropy
 from patchword.types import SpecialIds, Trace, VisualFeatures
 
@@ -233,7 +233,7 @@ def beams_score_what_teacher_forcing_scores(case: Case) -> None:
     """Wrong where a search reorders less than the whole state."""
     model = made(case)
     memory = model.encode(pictures(case))
-    found = beam_search(model, memory, SPECIAL, beams=3, n_best=3, max_length=5)
+    found = beam_search(model, memory, SPECIAL, beams=3, max_length=5, options=BeamOptions(n_best=3))
     tokens_RT, lengths_R = found.tokens_BKT.flatten(0, 1), found.lengths_BK.flatten()
     inputs_RT = torch.cat([torch.full((len(tokens_RT), 1), SPECIAL.start), tokens_RT[:, :-1]], dim=1)
     logits_RTV = model.decode(inputs_RT, lengths_R, repeat_images(memory, 3)).logits_BTV

@@ -9,7 +9,7 @@ from conformance import CHECKS, Case
 from safetensors.torch import load_file
 
 from patchword.convert.meshed_memory import from_reference
-from patchword.decode import beam_search, greedy
+from patchword.decode import BeamOptions, beam_search, greedy
 from patchword.errors import ConfigError, ModelError
 from patchword.models.captioners.meshed_memory import MeshedMemoryConfig, MeshedMemoryTransformer
 from patchword.types import SpecialIds, VisualFeatures
@@ -69,7 +69,9 @@ def test_greedy_ids_of_the_public_code():
 @pytest.mark.parametrize("beams", [1, 3])
 def test_beams_of_the_public_code(beams):
     kit, model, memory, special = kit_model()
-    found = beam_search(model, memory, special, beams, max_length=12, n_best=beams, forbid_unknown=False)
+    found = beam_search(
+        model, memory, special, beams, max_length=12, options=BeamOptions(n_best=beams, forbid_unknown=False)
+    )
     tokens_BKT = kit["beam_tokens"] if beams == 3 else kit["beam1_tokens"][:, None]
     scores_BKT = kit["beam_logprobs"] if beams == 3 else kit["beam1_logprobs"][:, None]
     for row in range(3):

@@ -22,7 +22,12 @@ from patchword.tasks.caption.explanations import (
     shape_synonyms,
     spelled_words,
 )
-from patchword.tasks.caption.explanations_page import best_method, explanations_json, explanations_page
+from patchword.tasks.caption.explanations_page import (
+    best_method,
+    explanations_json,
+    explanations_page,
+    explanations_text,
+)
 from patchword.tasks.caption.maps import METHODS, SeenPicture, TextSpace, ToldCaption, with_best_maps
 from patchword.tasks.caption.model import Perception
 from patchword.tasks.caption.result import Caption
@@ -219,6 +224,24 @@ def test_intervals_hold_the_values_and_gains_are_differences(found):
             assert low <= value <= high
     gain = explanations.gain("occlusion", "centre")
     assert gain.value == pytest.approx(rows["occlusion"]["pointing"].value - rows["centre"]["pointing"].value)
+
+
+def test_gains_on_words_that_are_said_and_words_that_are_read_are_apart(found):
+    explanations, _ = found
+    said, read = (
+        explanations.gain("random", "centre", source=source).value for source in ("generated", "reference")
+    )
+    assert said != read, "the two sources have words of their own"
+    counts = [
+        sum(word.source == source for word in explanations.words) for source in ("generated", "reference")
+    ]
+    whole = explanations.gain("random", "centre").value
+    assert whole == pytest.approx((said * counts[0] + read * counts[1]) / sum(counts))
+    shown = explanations_json(explanations)["pointing_over_centre"]
+    for source in ("generated", "reference"):
+        gain = explanations.gain("occlusion", "centre", source=source)
+        assert shown[source]["occlusion"]["value"] == gain.value
+    assert "words of generated captions" in explanations_text(explanations)
 
 
 def test_the_curves_are_measured_once_for_each_category_of_a_picture(found):

@@ -5,13 +5,21 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from patchword.checkpoints.facts import ModelFacts
 from patchword.composed import CaptionModel, reader_preprocessing
 from patchword.errors import DataError
+from patchword.layers.familiarity import mean_patch
 from patchword.models.captioners.show_attend_tell import ShowAttendTellConfig
 from patchword.tasks.caption.load import load
-from patchword.tasks.caption.model import CaptioningModel, ConceptSettings, DecodingSettings, ModelSettings
+from patchword.tasks.caption.model import (
+    CaptioningModel,
+    ConceptSettings,
+    DecodingSettings,
+    DoubtSettings,
+    ModelSettings,
+)
 from patchword.tasks.caption.options import DecodingOptions
 from patchword.text.imagenet import common_words
 from patchword.text.words import Vocabulary
@@ -63,6 +71,15 @@ def see_only(model, word):
     return model
 
 
+def strange_to(model):
+    """Every picture is at a distance of one from the training pictures, and the limit lies below that."""
+    with torch.no_grad():
+        model.model.familiarity.whiten_CC.copy_(torch.eye(len(model.model.familiarity.mean_C)))
+        model.model.familiarity.mean_C.add_(1.0)
+        model.model.familiarity.limit.fill_(1e-3)
+    return model
+
+
 def test_every_caption_says_the_words_that_are_asked_for(folder, picture):
     captions = load(folder, "cpu").caption(
         [picture, picture[::-1]],
@@ -98,25 +115,39 @@ def test_what_the_eyes_are_sure_of_is_said_where_the_model_is_set_so(folder, pic
 
 
 def test_a_strange_picture_gets_a_guess_and_no_invention(folder, picture):
-    model = see_only(load(folder, "cpu"), "zebra")
-    model.model.familiarity.limit.fill_(-1.0)
+    model = strange_to(see_only(load(folder, "cpu"), "zebra"))
     caption = model.caption(picture)
     assert caption.unsure is True and caption.text == "perhaps a zebra" and caption.attention_Thw is None
     assert caption.alternatives[0].attention_Thw is not None
 
 
+@pytest.mark.parametrize(("distance_over_limit", "is_said"), [(1.2, True), (0.8, False)])
+def test_beyond_the_limit_a_caption_says_what_is_likely_and_is_no_template(
+    folder, picture, distance_over_limit, is_said
+):
+    doubt = DoubtSettings(bias=5.0, distance=0, log_probability=0, unsaid=0, limit=0.1, far=2.0, likely=0.2)
+    model = strange_to(see_only(load(folder, "cpu"), "zebra"))
+    with_concepts(model, mention="confident", confident=1, doubt=doubt)
+    features = model.look(model.settings.preprocessing.apply(Image.fromarray(picture))[None]).features
+    distance = model.model.familiarity.distance(mean_patch(features))[0]
+    model.model.familiarity.limit.copy_(distance / distance_over_limit)
+    with torch.no_grad():
+        model.model.tower.classifier.bias[common_words()["zebra"][0]] = 6.9  # about a half
+    caption = model.caption(picture)
+    assert caption.unsure is False and ("zebra" in caption.tokens) == is_said
+    assert "perhaps" not in caption.text
+
+
 def test_a_strange_picture_is_captioned_where_words_are_asked_for(folder, picture):
     model = load(folder, "cpu")
-    model.model.familiarity.limit.fill_(-1.0)
+    strange_to(model)
     assert "cat" in model.caption(picture, options=DecodingOptions(mention=("cat",))).tokens
 
 
 def test_the_command_says_unsure_and_lists_concepts(folder, picture, tmp_path, patchword):
-    from PIL import Image
-
     Image.fromarray(picture).save(tmp_path / "photo.png")
     model = see_only(load(folder, "cpu"), "zebra")
-    model.model.familiarity.limit.fill_(-1.0)
+    strange_to(model)
     model.save(tmp_path / "strange")
     status, out, _ = patchword(
         "caption", tmp_path / "photo.png", "--model", tmp_path / "strange", "--device", "cpu"

@@ -2,7 +2,7 @@ import pytest
 
 from patchword.errors import ConfigError
 from patchword.models.fusion.prompt_search import SearchSpace, genes_of, trained_parameters
-from patchword.tasks.label.evolution import EvolutionConfig, evolve, key_of
+from patchword.tasks.label.evolution import Evolution, EvolutionConfig, key_of
 
 SPACE = SearchSpace(
     fused_layers=(1, 2, 3), query=(0, 2, 4), query_context=(0, 4), fusion_context=(0, 4), map_width=(8, 16)
@@ -34,7 +34,7 @@ def run(budget=1e9, seed=0, known=None):
     def tell(generation, scored):
         told.append((generation, scored))
 
-    ranked = evolve(SPACE, 3, counted, cost, budget, SETTINGS, seed, known or {}, tell)
+    ranked = Evolution(SPACE, 3, counted, cost, budget, SETTINGS).run(seed, known or {}, tell)
     return ranked, asked, told
 
 
@@ -71,7 +71,6 @@ def test_a_space_smaller_than_the_population_ends():
     tiny = SearchSpace(
         fused_layers=(1,), query=(2,), query_context=(0,), fusion_context=(0, 1), map_width=(8,)
     )
-    ranked = evolve(
-        tiny, 3, score, cost, 1e9, EvolutionConfig(generations=2), 0, {}, lambda generation, scored: None
-    )
+    evolution = Evolution(tiny, 3, score, cost, 1e9, EvolutionConfig(generations=2))
+    ranked = evolution.run(0, {}, lambda generation, scored: None)
     assert len(ranked) == 2

@@ -265,6 +265,70 @@ def test_unclip_trains_prior_and_decoder_in_stages_of_one_run(tmp_path):
         train(tmp_path, config.replace('text_from = "two-towers"', "") + "[text]\nkind = 'bert'\n")
 
 
+def test_latent_diffusion_over_an_autoencoder_of_diffusers(tmp_path):
+    """Latents have variance one, the scale is saved, and the autoencoder goes back to diffusers as it came."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    made = AutoencoderKL(**blocks, block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4)
+    made.save_pretrained(tmp_path / "codec")
+    config = CONFIG.format(out=tmp_path / "run", data=f'codec = "{tmp_path}/codec"\n{SCENES}')
+    settings = ("painter.size=8", "painter.channels=4", "painter.attention_at=[4]", "stage.0.epochs=1")
+    run = train(tmp_path, config, *settings)
+    painter = load_painter(run / "best", "cpu")
+    assert painter.size == 16 and painter.paint("a red circle", [1, 2], steps=3).shape == (2, 16, 16, 3)
+    codec = painter.model.codec
+    pictures = torch.rand(32, 3, 16, 16) * 2 - 1
+    codec.measure(pictures)
+    latents = codec.encode(pictures)
+    assert latents.shape == (32, 4, 8, 8) and latents.std().item() == pytest.approx(1, rel=1e-3)
+    expected = made.decode(made.encode(pictures).latent_dist.mean).sample
+    assert torch.allclose(codec.decode(latents), expected, atol=1e-5)
+    codec.autoencoder.save_pretrained(tmp_path / "back")
+    back = AutoencoderKL.from_pretrained(tmp_path / "back").state_dict()
+    assert all(torch.equal(back[name], tensor) for name, tensor in made.state_dict().items())
+    with pytest.raises(ConfigError, match="painter.channels is 3, and the codec's latents have 4"):
+        train(tmp_path, config.replace("/run", "/run2"), *settings[:1], settings[2])
+
+
+def test_a_cascade_enlarges_what_another_model_painted(run, tmp_path):
+    """The second step sees the first one's picture: another one gives another result."""
+    config = CONFIG.format(out=tmp_path / "run", data=SCENES.replace("64", "32"))
+    settings = (
+        "painter.size=32",
+        "painter.attention_at=[16]",
+        "painter.small_size=16",
+        "painter.small_noise=0.2",
+        "stage.0.epochs=1",
+    )
+    second = train(tmp_path, config, *settings) / "best"
+    words = (
+        "paint",
+        "a red circle",
+        "--model",
+        run / "best",
+        "--steps",
+        2,
+        "-n",
+        1,
+        "--out",
+        tmp_path / "out",
+    )
+    assert type_in(*words, "--enlarge", second) == 0
+    with Image.open(tmp_path / "out" / "a-red-circle-1.png") as picture:
+        assert picture.size == (32, 32)
+    model = load_painter(second, "cpu")
+    dark, light = (np.full((1, 16, 16, 3), value, np.uint8) for value in (10, 240))
+    assert (model.enlarge("a star", dark, [1], steps=2) != model.enlarge("a star", light, [1], steps=2)).any()
+    with pytest.raises(
+        ConfigError, match="this model enlarges pictures of another one: name it by --enlarge"
+    ):
+        model.paint("a star", [1])
+    with pytest.raises(ConfigError, match="enlarges nothing: it was trained without painter.small_size"):
+        load_painter(run / "best", "cpu").enlarge("a star", dark, [1])
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -14,7 +14,7 @@ from patchword.models.pairs.aligned_towers import AlignedTowers
 from patchword.models.pairs.patch_slimming import PatchSlimmingConfig
 from patchword.models.pairs.two_towers import TwoTowers, TwoTowersConfig, softmax_loss
 from patchword.tasks.align.objective import Alignment, HingeSettings, InfoNceSettings
-from patchword.tasks.retrieve.objective import Contrastive
+from patchword.tasks.retrieve.objective import ContrastiveObjective
 from patchword.towers.bert import BertTower
 from patchword.towers.settings import BertTowerConfig, ConvolutionalConfig
 from patchword.train.gather import Gather
@@ -42,7 +42,7 @@ def objective_of(name):
         TwoTowersConfig(width=8, loss=name if name in OBJECTIVES[:2] else "softmax"), vision, text
     )
     if name in OBJECTIVES[:2]:
-        return Contrastive(
+        return ContrastiveObjective(
             towers, 0, Gather()
         ).eval()  # batch norm and dropout at rest: they see the pictures of one process only
     settings = HingeSettings(contrastive_weight=0.5, margin=0.5) if name == "hinge" else InfoNceSettings()

@@ -68,7 +68,7 @@ def _files_of(folder: Path, complain: Complain) -> tuple[Path, ...]:
 
 
 def _read(source: Path, parts: list[Part], complain: Complain) -> list[CaptionRecord]:
-    unpacked = _Unpacked(source, parts)
+    unpacked = _PictureCache(source, parts)
     rows: list[tuple[str, dict[str, Any]]] = []
     names: dict[str, str] = {}
     for part in parts:
@@ -77,7 +77,7 @@ def _read(source: Path, parts: list[Part], complain: Complain) -> list[CaptionRe
             for row in _rows(file, bytes_too=unpacked.known is None):
                 found = _captioned(row, part.split)
                 image = column(found, IMAGE)
-                if image is not None and isinstance(found[image], Inside):
+                if image is not None and isinstance(found[image], StoredPicture):
                     inside = found[image]
                     found[image] = unpacked.place(part.split, number, inside)
                     own = inside.name or str(number)
@@ -100,7 +100,7 @@ def _captioned(row: dict[str, Any], split: str | None) -> dict[str, Any]:
     return kept if split is None else {**kept, "split": split}
 
 
-class Inside(NamedTuple):
+class StoredPicture(NamedTuple):
     """A picture that lies in the table: the name it came with, if any, and its bytes, unless these were not
     asked for."""
 
@@ -109,8 +109,8 @@ class Inside(NamedTuple):
 
 
 def _rows(file: Path, bytes_too: bool) -> Iterator[dict[str, Any]]:
-    """The rows of a table under their names in lower case, a picture in it as `Inside`; read in parts, for
-    pictures are large."""
+    """The rows of a table under their names in lower case, a picture in it as `StoredPicture`; read in
+    parts, because pictures are large."""
     for batch in _batches(file):
         names = [name.strip().lower() for name in batch.schema.names]
         columns = [
@@ -155,7 +155,8 @@ def _pictures(values: Any, bytes_too: bool) -> list[Any]:
     kind = values.type
     if pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
         return [
-            Inside("", content) for content in (values.to_pylist() if bytes_too else [None] * len(values))
+            StoredPicture("", content)
+            for content in (values.to_pylist() if bytes_too else [None] * len(values))
         ]
     if not pyarrow.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
         return values.to_pylist()
@@ -164,12 +165,12 @@ def _pictures(values: Any, bytes_too: bool) -> list[Any]:
     there = content.is_valid().to_pylist()
     found = content.to_pylist() if bytes_too else [None] * len(values)
     return [
-        Inside(PurePosixPath((path or "").replace("\\", "/")).name, one) if inside else path
+        StoredPicture(PurePosixPath((path or "").replace("\\", "/")).name, one) if inside else path
         for path, inside, one in zip(paths, there, found, strict=True)
     ]
 
 
-class _Unpacked:
+class _PictureCache:
     """The pictures of a data set that lie in its tables, as files in the cache: written at the first reading,
     found at the next ones.
 
@@ -194,14 +195,15 @@ class _Unpacked:
             self.known = json.loads(self._mark.read_text(encoding="utf-8"))
         self._written: dict[str, str] = {}
 
-    def place(self, split: str | None, number: int, picture: Inside) -> str:
+    def place(self, split: str | None, number: int, picture: StoredPicture) -> str:
         """Path of a picture in the cache; it is written where no earlier reading did."""
         stem = f"{split or 'all'}-{number:07d}"
         if self.known is not None:
             return str(self._folder / self.known[stem])
-        suffix = next((end for start, end in _STARTS.items() if picture.content.startswith(start)), ".img")
+        content = picture.content or b""
+        suffix = next((end for start, end in _STARTS.items() if content.startswith(start)), ".img")
         self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / (stem + suffix)).write_bytes(picture.content)
+        (self._folder / (stem + suffix)).write_bytes(content)
         self._written[stem] = stem + suffix
         return str(self._folder / (stem + suffix))
 

@@ -21,7 +21,7 @@ from PIL import Image
 from patchword.data.decoding import open_lazily, orientation
 from patchword.data.formats.questions import holds_questions, read_questions
 from patchword.data.formats.readers import read_captions
-from patchword.data.pictures import open_picture
+from patchword.data.isolated import PictureReader
 from patchword.data.records import CaptionRecord, QuestionRecord
 from patchword.errors import NotAPicture, PictureError, PictureTooLarge
 from patchword.text.words import split_characters, written_without_spaces
@@ -281,31 +281,32 @@ def _look_at_pictures(
     if not images.is_dir():
         complain("missing", str(images), "the folder of the pictures does not exist: give it with --images")
         return
-    seen: dict[bytes, CaptionRecord] = {}
+    seen: dict[bytes, CaptionRecord | QuestionRecord] = {}
     names: dict[str, str] | None = None
     looked_at: set[str] = set()
-    for record in watch(records):
-        if record.file in looked_at:
-            continue
-        looked_at.add(record.file)
-        path = images / record.file
-        if not path.is_file():
-            names = _names_in(images) if names is None else names
-            complain("missing", str(path), f"does not exist{_hint(record.file, names)}")
-            continue
-        try:
-            content = path.read_bytes()
-        except OSError as reason:
-            complain("unreadable", str(path), f"cannot be read: {reason.strerror or reason}")
-            continue
-        _look_at_picture(content, str(path), complain)
-        twin = seen.setdefault(hashlib.blake2b(content, digest_size=16).digest(), record)
-        if twin is not record and content:
-            across = twin.split != record.split and None not in (twin.split, record.split)
-            message = f"the same picture as {twin.file}" + (
-                f", which is in {twin.split}; this one is in {record.split}" if across else ""
-            )
-            complain("split-overlap" if across else "duplicate-picture", str(path), message, stops=False)
+    with PictureReader() as reader:
+        for record in watch(records):
+            if record.file in looked_at:
+                continue
+            looked_at.add(record.file)
+            path = images / record.file
+            if not path.is_file():
+                names = _names_in(images) if names is None else names
+                complain("missing", str(path), f"does not exist{_hint(record.file, names)}")
+                continue
+            try:
+                content = path.read_bytes()
+            except OSError as reason:
+                complain("unreadable", str(path), f"cannot be read: {reason.strerror or reason}")
+                continue
+            _look_at_picture(content, str(path), reader, complain)
+            twin = seen.setdefault(hashlib.blake2b(content, digest_size=16).digest(), record)
+            if twin is not record and content:
+                across = twin.split != record.split and None not in (twin.split, record.split)
+                message = f"the same picture as {twin.file}" + (
+                    f", which is in {twin.split}; this one is in {record.split}" if across else ""
+                )
+                complain("split-overlap" if across else "duplicate-picture", str(path), message, stops=False)
 
 
 def _names_in(folder: Path) -> dict[str, str]:
@@ -325,12 +326,12 @@ def _hint(file: str, names: dict[str, str]) -> str:
     return f"; is it {close}?" if close else ""
 
 
-def _look_at_picture(content: bytes, name: str, complain) -> None:
+def _look_at_picture(content: bytes, name: str, reader: PictureReader, complain) -> None:
     """Decode one picture as a training would; then what is odd about it."""
     try:
         with open_lazily(content, name) as header:
             odd = list(_oddities(header))
-        open_picture(content, name=name)
+        reader.open(content, name)
     except PictureError as reason:
         complain(_kind_of(reason, content), name, str(reason).removeprefix(f"{name}: "))
         return
@@ -354,7 +355,9 @@ def _oddities(image: Image.Image) -> Iterable[tuple[str, str]]:
     if image.mode == "CMYK":
         yield "cmyk", "is CMYK (made for print): its colours are converted without a profile"
     # Pillow turns 16-bit colour into 8 bits while decoding: only the decoder's own arguments tell.
-    if image.mode.startswith(("I", "F")) or any(re.search(r";16[BLN]", str(tile[3])) for tile in image.tile):
+    if image.mode.startswith(("I", "F")) or any(
+        re.search(r";16[BLN]", str(tile[3])) for tile in getattr(image, "tile", ())
+    ):
         yield "16-bit", "has more than 8 bits per channel: it is scaled to 8"
     try:
         frames = getattr(image, "n_frames", 1)

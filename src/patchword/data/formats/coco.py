@@ -11,14 +11,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any, TypeGuard
 
 from patchword.data.formats.complaints import Complain, clean_caption, clean_file, clean_id, clean_split
 from patchword.data.records import CaptionRecord
 
 
-def is_karpathy(content: object) -> bool:
+def is_karpathy(content: object) -> TypeGuard[dict[str, Any]]:
     """True for an object whose pictures contain their own sentences."""
-    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        return False
+    images = content.get("images")
     return (
         isinstance(images, list)
         and "annotations" not in content
@@ -26,7 +29,7 @@ def is_karpathy(content: object) -> bool:
     )
 
 
-def is_coco(content: object) -> bool:
+def is_coco(content: object) -> TypeGuard[dict[str, Any]]:
     """True for an object with separate lists of pictures and annotations."""
     return isinstance(content, dict) and "images" in content and "annotations" in content
 
@@ -82,17 +85,21 @@ def _sentences(
     value: object, where: str, complain: Complain
 ) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...] | None]:
     """Returns the captions of one picture and, where all have them, the words that came with them."""
-    captions, tokens = [], []
+    captions: list[str] = []
+    tokens: list[tuple[str, ...]] = []
     for place, sentence in objects_of(value, f"{where}, sentences", complain):
         words = sentence.get("tokens")
-        has_words = isinstance(words, list) and all(isinstance(word, str) for word in words)
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            words = None
         # Some published files omit `raw` to save space; the words are then the caption.
-        raw = sentence.get("raw", " ".join(words) if has_words else None)
+        raw = sentence.get("raw", None if words is None else " ".join(words))
         caption = clean_caption(raw, place, complain)
         if caption is not None:
             captions.append(caption)
-            tokens.append(tuple(words) if has_words else None)
-    return tuple(captions), None if None in tokens or not tokens else tuple(tokens)
+            if words is not None:
+                tokens.append(tuple(words))
+    have_all = bool(captions) and len(tokens) == len(captions)
+    return tuple(captions), tuple(tokens) if have_all else None
 
 
 def read_coco(content: dict, path: Path, complain: Complain) -> list[CaptionRecord]:

@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from patchword.errors import DataError
 
@@ -118,7 +119,7 @@ _OTHERS = (
 """Encodings that people still save tables in, and what the names of their letters beyond ASCII begin with."""
 
 
-def parse_json(text: str, where: str, complain: Complain) -> object | None:
+def parse_json(text: str, where: str, complain: Complain) -> Any:
     """The JSON value of `text`; None after a complaint ("syntax") when it is none."""
     try:
         return json.loads(text)

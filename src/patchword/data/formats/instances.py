@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from patchword.data.formats.coco import objects_of
 from patchword.data.formats.complaints import (
@@ -59,7 +59,7 @@ def read_instances(path: Path, complain: Complain = raise_at_once) -> list[Pictu
             clean_file(entry.get("file_name"), where, complain),
         )
         width, height = entry.get("width"), entry.get("height")
-        if not _is_length(width) or not _is_length(height):
+        if not (_is_length(width) and _is_length(height)):
             complain(
                 "size", where, f"width and height are {width!r} and {height!r}: boxes need the picture's size"
             )
@@ -79,14 +79,13 @@ def _add_object(
     pictures: dict[int | str, PictureObjects],
     complain: Callable[[str, str, str], None],
 ) -> None:
-    picture, name = pictures.get(entry.get("image_id")), names.get(entry.get("category_id"))
+    image_id, category_id = entry.get("image_id"), entry.get("category_id")
+    picture, name = pictures.get(_key(image_id)), names.get(_key(category_id))
     box = entry.get("bbox")
     if picture is None:
-        complain(
-            "unknown-image", where, f"image_id {entry.get('image_id')!r} is the id of no picture in this file"
-        )
+        complain("unknown-image", where, f"image_id {image_id!r} is the id of no picture in this file")
     elif name is None:
-        complain("category", where, f"category_id {entry.get('category_id')!r} is the id of no category")
+        complain("category", where, f"category_id {category_id!r} is the id of no category")
     elif not (isinstance(box, list) and len(box) == 4 and all(_is_number(one) for one in box)):
         complain("box", where, f"bbox is {box!r}, expected left, top, width and height in pixels")
     elif box[2] <= 0 or box[3] <= 0:
@@ -96,9 +95,14 @@ def _add_object(
         picture.boxes.setdefault(name, []).append((left, top, left + width, top + height))
 
 
-def _is_number(value: object) -> bool:
+def _key(value: object) -> Any:
+    """What can be the id of something; None for lists and objects, which cannot."""
+    return value if isinstance(value, int | str) else None
+
+
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_length(value: object) -> bool:
+def _is_length(value: object) -> TypeGuard[float]:
     return _is_number(value) and value >= 1

@@ -65,7 +65,8 @@ class LabelTable:
         self._is_json = (
             _decoded(first, f"{self.path}, line 1").removeprefix("\ufeff").lstrip().startswith("{")
         )
-        self._delimiter, self._names, self._start = ",", (), 0
+        self._delimiter, self._start = ",", 0
+        self._names: tuple[str, ...] = ()
         if not self._is_json:
             self._read_header()
 
@@ -105,17 +106,17 @@ class LabelTable:
         while True:
             place, where = lines.place, lines.where()
             try:
-                row = next(lines) if self._is_json else next(cells)
+                row = [next(lines)] if self._is_json else next(cells)
             except StopIteration:
                 return
             except csv.Error as reason:
                 advice = "put cells that hold quotes, delimiters or newlines between double quotes, "
                 advice += "and double their quotes"
                 raise DataError(f"{where}: this row cannot be read ({reason}): {advice}") from reason
-            if not any(cell.strip() for cell in ([row] if self._is_json else row)):
+            if not any(cell.strip() for cell in row):
                 continue
             yield self._record(
-                self._object(row, where) if self._is_json else self._by_name(row, where), place, where
+                self._object(row[0], where) if self._is_json else self._by_name(row, where), place, where
             )
 
     def _object(self, line: str, where: str) -> dict[str, object]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from patchword.data.formats import tables as table_formats
 from patchword.data.formats.coco import objects_of, split_in_name
@@ -157,7 +158,7 @@ def _file(path: Path, answers: Path | None, complain: Complain) -> list[Question
     return []
 
 
-def _json(path: Path, complain: Complain) -> object | None:
+def _json(path: Path, complain: Complain) -> Any:
     return parse_json(read_text(path, complain), str(path), complain)
 
 

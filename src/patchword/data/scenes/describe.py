@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -93,7 +93,9 @@ def _caption(scene: Scene, style_number: int, rng: np.random.Generator) -> Capti
             add(_phrase_words(fact.phrase, style, rng), sayings.matching(scene, fact.phrase))
     if style.ground:
         add(f"on a {scene.background} background")
-        facts = (*facts, BackgroundStatement(scene.background))
+        return Caption(
+            tuple(words), tuple(links), (*facts, BackgroundStatement(scene.background)), style_number
+        )
     return Caption(tuple(words), tuple(links), facts, style_number)
 
 
@@ -107,7 +109,9 @@ def _pairs(scene: Scene, fact: RelationStatement) -> list[tuple[int, int]]:
     ]
 
 
-def _main_facts(scene: Scene, style: Style, rng: np.random.Generator) -> tuple[Fact, ...]:
+def _main_facts(
+    scene: Scene, style: Style, rng: np.random.Generator
+) -> tuple[ExistenceStatement | RelationStatement, ...]:
     """Chooses what a caption says.
 
     This is one thing (level 1), a relation or both things (level 2), or counts and a relation (level 3).
@@ -164,7 +168,7 @@ def _phrase_words(phrase: Phrase, style: Style, rng: np.random.Generator) -> str
     return " ".join([article if phrase.number is None else sayings.NUMBERS[phrase.number], *words])
 
 
-def _spelling(name: str, words: dict[str, tuple[str, ...]], style: Style, rng: np.random.Generator) -> str:
+def _spelling(name: str, words: Mapping[str, tuple[str, ...]], style: Style, rng: np.random.Generator) -> str:
     spellings = words.get(name, (name,))
     return spellings[rng.integers(len(spellings))] if style.synonyms else spellings[0]
 
@@ -178,9 +182,8 @@ def distinct(scenes: Sequence[Scene], captions: Sequence[str]) -> list[int]:
     facts = [sayings.parse(caption) for caption in captions]
 
     def tells(caption: int, scene: int) -> bool:
-        return facts[caption] is not None and all(
-            sayings.is_true(scenes[scene], fact) for fact in facts[caption]
-        )
+        told = facts[caption]
+        return told is not None and all(sayings.is_true(scenes[scene], fact) for fact in told)
 
     for place in range(len(scenes)):
         if not any(tells(place, other) or tells(other, place) for other in kept):

@@ -62,14 +62,14 @@ def boxes(masks_BKSS: np.ndarray) -> np.ndarray:
     zeros.
     """
     size = masks_BKSS.shape[-1]
-    columns_BKS, rows_BKS = masks_BKSS.any(axis=2), masks_BKSS.any(axis=3)
+    columns_BKS, rows_BKS = np.asarray(masks_BKSS.any(axis=2)), np.asarray(masks_BKSS.any(axis=3))
     edges = [
         columns_BKS.argmax(2),
         rows_BKS.argmax(2),
         size - columns_BKS[..., ::-1].argmax(2),
         size - rows_BKS[..., ::-1].argmax(2),
     ]
-    return np.stack(edges, axis=2) * columns_BKS.any(axis=2)[:, :, None]
+    return np.stack(edges, axis=2) * columns_BKS.any(axis=2, keepdims=True)
 
 
 def visible_share(scenes: Sequence[Scene], size: int) -> np.ndarray:

@@ -26,8 +26,10 @@ class Program(NamedTuple):
 
     kind: Kind
     first: Phrase
-    relation: str | None = None
-    second: Phrase | None = None
+    relation: str = ""
+    """The relation that a question is about; empty for other kinds."""
+    second: Phrase = Phrase()
+    """The other things of a comparison or a relation."""
 
 
 class Question(NamedTuple):
@@ -116,9 +118,9 @@ def _any_phrase(rng: np.random.Generator, scene: Scene) -> Phrase:
 def _with_answer(scene: Scene, kind: Kind, wanted: str, rng: np.random.Generator) -> Program | None:
     """Returns a question that has the wanted answer, if one is found in 30 attempts."""
     for _ in range(30):
-        second = _any_phrase(rng, scene) if kind == "compare" else None
-        program = Program(kind, _any_phrase(rng, scene), None, second)
-        if program.first != second and answer(scene, program) == wanted:
+        second = _any_phrase(rng, scene) if kind == "compare" else Phrase()
+        program = Program(kind, _any_phrase(rng, scene), second=second)
+        if (kind != "compare" or program.first != second) and answer(scene, program) == wanted:
             return program
     return None
 
@@ -130,7 +132,7 @@ def _exist(scene: Scene, rng: np.random.Generator) -> Program | None:
 def _count(scene: Scene, rng: np.random.Generator) -> Program | None:
     """Each number that some phrase gives in this scene is equally likely."""
     programs = [Program("count", _any_phrase(rng, scene)) for _ in range(12)]
-    wanted = sorted({answer(scene, program) for program in programs})
+    wanted = sorted({str(answer(scene, program)) for program in programs})
     chosen = wanted[rng.integers(len(wanted))]
     return next(program for program in programs if answer(scene, program) == chosen)
 

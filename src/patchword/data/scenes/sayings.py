@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from patchword.data.scenes.world import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, SIZES, Scene, Thing, related
@@ -148,12 +149,9 @@ def _parse_clause(words: list[str]) -> Fact | None:
             for at in range(1, len(words) - len(pattern)):
                 if words[at : at + len(pattern)] == pattern:
                     subject, other = parse_phrase(words[:at]), parse_phrase(words[at + len(pattern) :])
-                    usable = subject and other and subject.number in (None, 1) and other.number in (None, 1)
-                    return (
-                        RelationStatement(subject._replace(number=None), name, other._replace(number=None))
-                        if usable
-                        else None
-                    )
+                    if not subject or not other or {subject.number, other.number} - {None, 1}:
+                        return None
+                    return RelationStatement(subject._replace(number=None), name, other._replace(number=None))
     phrase = parse_phrase(words)
     return ExistenceStatement(phrase) if phrase else None
 
@@ -183,7 +181,7 @@ def plural(noun: str) -> str:
     return _PLURALS.get(noun, f"{noun}s")
 
 
-def _names(every: tuple[str, ...], words: dict[str, tuple[str, ...]]) -> dict[str, str]:
+def _names(every: tuple[str, ...], words: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     return {spelling: name for name in every for spelling in words.get(name, (name,))}
 
 

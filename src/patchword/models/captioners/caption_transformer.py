@@ -218,14 +218,12 @@ class CaptionTransformer(nn.Module):
 
         Each is None where the config leaves it out.
         """
-        config, self.region_alignment, self.contrast, self.to_text, self.memory = (
-            self.config,
-            None,
-            None,
-            None,
-            None,
-        )
-        if config.region_alignment is not None:
+        config = self.config
+        self.region_alignment: RegionAlignment | None = None
+        self.contrast: PatchContrast | None = None
+        self.to_text: Linear | None = None
+        self.memory: PrototypeMemory | None = None
+        if config.region_alignment is not None and codebook is not None:  # _check_codebook: both or none
             self.region_alignment = RegionAlignment(
                 config.region_alignment, codebook, config.width, config.heads, config.hidden, config.dropout
             )
@@ -352,7 +350,7 @@ class CaptionTransformer(nn.Module):
         if self.memory is None:
             return
         real_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device) < lengths_B[:, None]
-        if self.config.memory.placement == "self_concat":
+        if self.memory.placement == "self_concat":
             self.memory.observe(trace.observed, real_BT, _prefixes(tokens_BT), trace.prototype_weights_BTLM)
         else:
             real_BN, contexts_BNW = self._patches_observed(trace, memory, pictures_B)
@@ -391,7 +389,7 @@ class CaptionTransformer(nn.Module):
         return self.embed_norm(F.dropout(F.celu(x_BNC, _CELU_ALPHA), self.config.dropout, self.training))
 
     def _global_token(self, features: VisualFeatures) -> Tensor:
-        if features.class_BC is None:
+        if self.embed_global is None or features.class_BC is None:
             raise ModelError(
                 "the model was built with global_token = true and the features hold no class token; "
                 "use a tower that has one (CLIP, ViT) or set global_token = false"

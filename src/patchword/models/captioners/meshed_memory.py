@@ -229,7 +229,8 @@ class MeshedMemoryTransformer(nn.Module):
         hidden_TT = causal_bias(length, y_RTC)
         weights_BXTN = None
         for layer, seen in zip(self.decoder, memory.by_layer(), strict=True):
-            context_RHTD, _ = attend(*layer.attention.project(y_RTC), hidden_TT)
+            queries_RHTD, keys_RHTD, values_RHTD = layer.attention.project(y_RTC)
+            context_RHTD, _ = attend(queries_RHTD, keys_RHTD, values_RHTD, hidden_TT)
             y_RTC, weights_BXTN = layer(y_RTC, context_RHTD, seen, trace and seen.last)
         real_RT1 = (torch.arange(length, device=y_RTC.device) < lengths_B[:, None])[..., None]
         logits_RTV = self.output(y_RTC * real_RT1)  # without a bias, a zero state has zero logits
@@ -255,7 +256,8 @@ class MeshedMemoryTransformer(nn.Module):
         for layer, cache_RPHTD, seen in zip(self.decoder, state, memory.by_layer(), strict=True):
             queries_RH1D, keys_RH1D, values_RH1D = layer.attention.project(y_R1C)
             caches.append(grown(cache_RPHTD, keys_RH1D, values_RH1D))
-            context_RH1D, _ = attend(queries_RH1D, *caches[-1].unbind(dim=1))
+            keys_RHTD, values_RHTD = caches[-1].unbind(dim=1)
+            context_RH1D, _ = attend(queries_RH1D, keys_RHTD, values_RHTD)
             y_R1C, weights_BXTN = layer(y_R1C, context_RH1D, seen, trace and seen.last)
         real_R11 = torch.ones(len(tokens_R), 1, 1, dtype=torch.bool, device=tokens_R.device)
         return self.output(y_R1C[:, 0]), self.state_type(*caches), _trace(weights_BXTN, real_R11)

@@ -20,6 +20,7 @@ gates (4 S), Y query, gate and G side by side.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -116,7 +117,8 @@ class ShowAttendTell(nn.Module):
         )
         self.gate = Linear(config.width, {"scalar": 1, "vector": feature_width}[config.gate])
         self.recurrence = nn.LSTMCell(config.word_width + feature_width, config.width)
-        initial = {"mlp": _two_layers, "linear": Linear}[config.initial]
+        initials: dict[str, Callable[[int, int], nn.Module]] = {"mlp": _two_layers, "linear": Linear}
+        initial = initials[config.initial]
         self.initial_hidden = initial(feature_width, config.width)
         self.initial_cell = initial(feature_width, config.width)
         self._widths = [config.attention_width, self.gate.out_features, 4 * config.width]
@@ -148,8 +150,8 @@ class ShowAttendTell(nn.Module):
         """
         packing = pack(lengths_B, tokens_BT.shape[1])
         if packing.order_B is not None:
-            memory = ShowAttendTellMemory(
-                *(None if part is None else part.index_select(0, packing.order_B) for part in memory)
+            memory = ShowAttendTellMemory._make(
+                None if part is None else part.index_select(0, packing.order_B) for part in memory
             )
         words_PE = self._embed(tokens_BT.flatten()[packing.places_P])
         into_words, into_context = self._input_weights()

@@ -28,6 +28,11 @@ class LateConcatenationConfig(BaseModel, extra="forbid", frozen=True):
     kind: Literal["late_concatenation"] = "late_concatenation"
     classes: int = Field(gt=0, le=10_000_000, description="number of labels")
     inputs: Literal["image", "text", "both"] = Field("both", description="what the label is read from")
+    pool: Literal["class", "mean"] = Field(
+        "class",
+        description="class: the tower's class token, where it has one; mean: the mean patch or token, for "
+        "towers whose class token no pre-training reached",
+    )
 
 
 class PairSummary(NamedTuple):
@@ -40,16 +45,20 @@ class PairSummary(NamedTuple):
     text_BC: Tensor | None
 
 
-def image_summary(features: VisualFeatures) -> Tensor:
-    """Returns the class token (B, C), or the mean of the real patches where the tower has none."""
-    return (
-        masked_mean(features.grid_BNC, features.mask_BN) if features.class_BC is None else features.class_BC
-    )
+def image_summary(features: VisualFeatures, mean: bool = False) -> Tensor:
+    """Returns the class token (B, C), or the mean of the real patches: with `mean`, or where the tower has no
+    class token."""
+    if mean or features.class_BC is None:
+        return masked_mean(features.grid_BNC, features.mask_BN)
+    return features.class_BC
 
 
-def text_summary(features: TextFeatures) -> Tensor:
-    """Returns the pooled token (B, E) of a two-tower model's text tower, or else the first token (B, C)."""
-    return features.tokens_BLC[:, 0] if features.pooled_BE is None else features.pooled_BE
+def text_summary(features: TextFeatures, mean: bool = False) -> Tensor:
+    """Returns the pooled token (B, E) of a two-tower model's text tower, or else the first token (B, C), or
+    with `mean` that of the real tokens."""
+    if features.pooled_BE is not None:
+        return features.pooled_BE
+    return masked_mean(features.tokens_BLC, features.mask_BL) if mean else features.tokens_BLC[:, 0]
 
 
 class LateConcatenation(nn.Module):
@@ -65,7 +74,7 @@ class LateConcatenation(nn.Module):
             if reads[name] and tower is None:
                 found = f"inputs = {config.inputs!r} reads from the {name} tower, and there is none"
                 raise ConfigError(f"{found}: add a [{name}_tower] section")
-        self.config = config
+        self.config, self.mean = config, config.pool == "mean"
         self.image_tower = image_tower if reads["image"] else None
         self.text_tower = text_tower if reads["text"] else None
         width = 0 if self.image_tower is None else self.image_tower.width
@@ -85,11 +94,11 @@ class LateConcatenation(nn.Module):
 
         The arguments are those of `forward`.
         """
-        image_BC = None if self.image_tower is None else image_summary(self.image_tower(image))
+        image_BC = None if self.image_tower is None else image_summary(self.image_tower(image), self.mean)
         text_BC = None
         if self.text_tower is not None:
             types = () if token_type_ids is None else (token_type_ids,)
-            text_BC = text_summary(self.text_tower(input_ids, attention_mask, *types))
+            text_BC = text_summary(self.text_tower(input_ids, attention_mask, *types), self.mean)
         return PairSummary(image_BC, text_BC)
 
     def resume(self, image_BNC: Tensor, text_BLC: Tensor, text_mask_BL: Tensor, left: int) -> PairSummary:
@@ -101,11 +110,11 @@ class LateConcatenation(nn.Module):
         if self.image_tower is not None:
             for layer in self.image_tower.layers[self.image_tower.depth - left :]:
                 image_BNC = layer(image_BNC)
-            image_BC = image_summary(self.image_tower.finish(image_BNC))
+            image_BC = image_summary(self.image_tower.finish(image_BNC), self.mean)
         if self.text_tower is not None:
             for layer in self.text_tower.layers[self.text_tower.depth - left :]:
                 text_BLC = layer(text_BLC, text_mask_BL)
-            text_BC = text_summary(self.text_tower.finish(text_BLC, text_mask_BL))
+            text_BC = text_summary(self.text_tower.finish(text_BLC, text_mask_BL), self.mean)
         return PairSummary(image_BC, text_BC)
 
     def fuse(

@@ -22,8 +22,8 @@ Shape legend (in addition to `types.py`): Y classes, Q query prompts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, Protocol, cast
 
 import torch
 from pydantic import BaseModel, Field, model_validator
@@ -44,7 +44,13 @@ class ImageTower(Protocol):
     depth: int
     has_class_token: bool
     appendable: bool
-    layers: Sequence[TowerLayer]
+    hw: tuple[int, int]
+    """Rows and columns of the grid."""
+
+    @property
+    def layers(self) -> Sequence[TowerLayer]:
+        """The layers between `embed` and `finish`."""
+        ...
 
     def embed(self, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns the tokens (B, N, C) before the first layer, and their mask."""
@@ -60,7 +66,11 @@ class TextTower(Protocol):
     depth: int
     has_class_token: bool
     appendable: bool
-    layers: Sequence[TowerLayer]
+
+    @property
+    def layers(self) -> Sequence[TowerLayer]:
+        """The layers between `embed` and `finish`."""
+        ...
 
     def embed(
         self, ids_BL: Tensor, mask_BL: Tensor | None, types_BL: Tensor | None
@@ -196,6 +206,7 @@ def _query_attention(
     queries, keys, values, mask_BM = query_attention(layer, tokens, prompts, mask_BN)
     bias = None if mask_BM is None else hide(mask_BM[:, None, None, :], keys.dtype)
     _, weights_BHQM = attend(queries, keys, values, bias, want_weights=True)
+    assert weights_BHQM is not None  # they were asked for
     return weights_BHQM.mean(1)[:, :, : tokens.keys_BHND.shape[2]]
 
 
@@ -248,7 +259,8 @@ class PromptFusion(nn.Module):
         image_first = self.image_tower.depth - self.config.fused_layers
         text_first = self.text_tower.depth - self.config.fused_layers
         image_layers, text_layers = self.image_tower.layers[image_first:], self.text_tower.layers[text_first:]
-        return list(zip(self.fused, image_layers, text_layers, strict=True))
+        fused = cast("Iterable[FusedLayer]", self.fused)
+        return list(zip(fused, image_layers, text_layers, strict=True))
 
     def fuse_heads(self, tokens: FusionTokens) -> tuple[Tensor, Tensor]:
         """Returns the logits (B, Y) of the image head and of the text head, from the result of `lower`."""

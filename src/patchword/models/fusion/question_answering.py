@@ -83,8 +83,8 @@ class PictureEncoding(NamedTuple):
 
     def of(self, picture_of_row_R: Tensor) -> PictureEncoding:
         """Repeats the pictures, one row for each question."""
-        return PictureEncoding(
-            *(None if part is None else part.index_select(0, picture_of_row_R) for part in self)
+        return PictureEncoding._make(
+            None if part is None else part.index_select(0, picture_of_row_R) for part in self
         )
 
 

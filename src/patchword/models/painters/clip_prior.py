@@ -98,8 +98,8 @@ class _Layer(nn.Module):
 
     def forward(self, x_BSC: Tensor, bias: Tensor) -> Tensor:
         parts = self.project(self.norm_in(x_BSC)).chunk(3, -1)
-        heads = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        context, _ = attend(*heads, bias)
+        queries, keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        context, _ = attend(queries, keys, values, bias)
         x_BSC = x_BSC + self.merge(context.transpose(1, 2).flatten(2))
         return x_BSC + self.out(F.gelu(self.hidden(self.norm_out(x_BSC))))
 
@@ -155,6 +155,7 @@ class UnClip(nn.Module):
     def __init__(self, config: UnClipConfig, text_width: int) -> None:
         super().__init__()
         self.config = config
+        assert config.decoder.picture_width is not None  # UnClipConfig asks for it
         self.prior = ClipPrior(config.prior, text_width, config.decoder.picture_width)
         self.decoder = Denoiser(config.decoder, text_width)
 
@@ -176,7 +177,7 @@ def silent(text: TextSide, dropped_B: Tensor) -> TextSide:
 
 
 def best_of(samples_KBE: Tensor, sentence_BE: Tensor) -> Tensor:
-    """Of K samples for each text the one nearest to the text (the paper: of two), as unit vectors (B, E)."""
+    """Returns, of K samples for each text, the one nearest to it (the paper: of two): unit vectors (B, E)."""
     unit_KBE = F.normalize(samples_KBE, dim=-1)
     best_B = (unit_KBE * sentence_BE).sum(-1).argmax(0)
     return unit_KBE[best_B, torch.arange(len(sentence_BE), device=best_B.device)]

@@ -20,7 +20,8 @@ the four of a picture embedding, E width of a picture embedding, D width of a he
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -90,9 +91,8 @@ class DenoiserConfig(BaseModel, extra="forbid", frozen=True):
         for multiplier in self.multipliers:
             if self.width * multiplier % self.head_width:
                 raise ValueError(
-                    f"a level has {self.width * multiplier} channels, which heads of {self.head_width} do "
-                    "not "
-                    "divide: change head_width or width"
+                    f"a level has {self.width * multiplier} channels, which heads of {self.head_width} "
+                    "do not divide: change head_width or width"
                 )
         sides = [self.size // self.patch // 2**level for level in range(len(self.multipliers))]
         wrong = [at for at in self.attention_at if at not in sides]
@@ -242,6 +242,8 @@ class Denoiser(nn.Module):
             small_BCHW: smaller pictures, enlarged here (a cascade).
         """
         tokens_BLC, mask_BL = text.tokens_BLC, text.mask_BL
+        if mask_BL is None:
+            mask_BL = tokens_BLC.new_ones(tokens_BLC.shape[:2], dtype=torch.bool)
         last_B = mask_BL.long().cumsum(1).argmax(1)
         told_BC = self.sentence(tokens_BLC[torch.arange(len(tokens_BLC), device=tokens_BLC.device), last_B])
         if picture_BE is not None:
@@ -286,7 +288,13 @@ class Denoiser(nn.Module):
         return F.pixel_shuffle(self.out(F.silu(self.norm(now))), self.config.patch)
 
     def _run(
-        self, level: Level, now, time_BC: Tensor, told, memory: Memory, maps: list[Tensor] | None
+        self,
+        level: Any,  # a Level; a list of modules does not say of which kind they are
+        now: Tensor,
+        time_BC: Tensor,
+        told: Iterator[tuple[Tensor, Tensor]],
+        memory: Memory,
+        maps: list[Tensor] | None,
     ) -> Tensor:
         now = level.block(now, time_BC)
         if level.attention is not None:

@@ -66,6 +66,7 @@ class SceneReader(nn.Module):
         self.per_slot = 4 + config.shapes + config.colours
         self.head = nn.Conv2d(width, (len(SLOTS) + 1) * self.per_slot, 1)
         self.ground = nn.Linear(width, config.backgrounds)
+        assert self.head.bias is not None  # by torch's default
         nn.init.constant_(self.head.bias, -2.0)
 
     def forward(self, pixels_B3SS: Tensor) -> Reading:

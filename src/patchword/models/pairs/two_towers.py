@@ -7,6 +7,11 @@ Radford et al. 2021 (CLIP, arXiv 2103.00020); the sigmoid loss is Zhai et al. 20
     sigmoid loss:  - sum_ij log sigmoid(z_ij (s i_i . t_j + b)) / pictures
                    z = 1 for matching pairs and -1 for all others
 
+    UniCL loss:    - 1/2 sum_i mean_{k in P(i)} log softmax_k(s i_i . t_k), and the same from the texts;
+                   P(i): the pairs of one class, here those whose texts are the same words
+                   Yang et al. 2022 (arXiv 2204.03610), Florence (arXiv 2111.11432)
+    smoothing:     a share e of the softmax targets is spread over all candidates (ALIGN, arXiv 2102.05918)
+
 A picture may have several texts: each is a positive, and none is a negative of the others.
 
 Shape legend: that of `patchword.types`; J texts in a batch, b pictures of one process.
@@ -22,7 +27,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, ModelError
 from patchword.layers.features import masked_mean
 from patchword.types import TextFeatures, VisualFeatures
 
@@ -32,8 +37,16 @@ class TwoTowersConfig(BaseModel, extra="forbid", frozen=True):
 
     kind: Literal["two_towers"] = "two_towers"
     width: int = Field(256, gt=0, le=65536, description="width E of the shared space")
-    loss: Literal["softmax", "sigmoid"] = Field(
-        "softmax", description="softmax: InfoNCE both ways (CLIP); sigmoid: every pair on its own (SigLIP)"
+    loss: Literal["softmax", "sigmoid", "unicl"] = Field(
+        "softmax",
+        description="softmax: InfoNCE both ways (CLIP); sigmoid: every pair on its own (SigLIP); unicl: "
+        "InfoNCE in which pairs with the same words are positives of each other (Florence)",
+    )
+    smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="softmax, unicl: share of the targets that is spread over all candidates (ALIGN: 0.1)",
     )
     dropout: float = Field(
         0.0,
@@ -95,7 +108,7 @@ class TwoTowers(nn.Module):
     def pool_vision(self, features: VisualFeatures) -> Tensor:
         """Returns one vector (B, E) per picture, not normalised."""
         if self.vision_projection is None:
-            return features.pooled_BE
+            return _pooled(features.pooled_BE, "vision")
         return self.vision_projection(self._dropped(masked_mean(features.grid_BNC, features.mask_BN)))
 
     def pool_text(self, features: TextFeatures) -> Tensor:
@@ -107,7 +120,7 @@ class TwoTowers(nn.Module):
         time.
         """
         if self.text_projection is None:
-            return features.pooled_BE
+            return _pooled(features.pooled_BE, "text")
         return masked_mean(features.tokens_BLC, features.mask_BL)
 
     def project_texts(self, mean_JC: Tensor) -> Tensor:
@@ -145,3 +158,37 @@ def sigmoid_loss(similarity_BJ: Tensor, owner_J: Tensor, first: int, count: int)
     own_bJ = (torch.arange(similarity_BJ.shape[0], device=owner_J.device)[:, None] == owner_J)[rows]
     signs_bJ = own_bJ.float() * 2 - 1
     return -F.logsigmoid(signs_bJ * similarity_BJ[rows].float()).sum()
+
+
+def smoothed_softmax_loss(
+    similarity_BJ: Tensor, positive_BJ: Tensor, owner_J: Tensor, rows: slice, smoothing: float = 0.0
+) -> Tensor:
+    """InfoNCE over the positives of each picture and of each text (UniCL), with label smoothing (ALIGN).
+
+    It is summed over the pictures in `rows`; a text counts by its share among the texts of its picture. With
+    one text per picture and no other positives it is the mean of the two cross-entropies, summed.
+    """
+    scores_BJ, targets_BJ = similarity_BJ.float(), positive_BJ.float()
+
+    def cross_entropy(log_BJ: Tensor, axis: int) -> Tensor:
+        shares_BJ = targets_BJ / targets_BJ.sum(axis, keepdim=True).clamp(min=1)
+        spread_BJ = (1 - smoothing) * shares_BJ + smoothing / log_BJ.shape[axis]
+        return -(spread_BJ * log_BJ).sum(axis)
+
+    of_pictures_b = cross_entropy(scores_BJ.log_softmax(1), 1)[rows]
+    of_texts_J = cross_entropy(scores_BJ.log_softmax(0), 0)
+    own_BJ = torch.arange(len(scores_BJ), device=owner_J.device)[:, None] == owner_J
+    weights_bJ = (own_BJ / own_BJ.sum(1, keepdim=True).clamp(min=1))[rows]
+    return (of_pictures_b.sum() + (weights_bJ * of_texts_J).sum()) / 2
+
+
+def same_class(owner_J: Tensor, class_J: Tensor, pictures: int) -> Tensor:
+    """Positives (B, J): texts of the class of one of the picture's own texts."""
+    own_BJ = torch.arange(pictures, device=owner_J.device)[:, None] == owner_J
+    return (own_BJ.float() @ (class_J[:, None] == class_J).float()) > 0
+
+
+def _pooled(pooled_XE: Tensor | None, tower: str) -> Tensor:
+    if pooled_XE is None:
+        raise ModelError(f"the {tower} tower gives no pooled feature, which this model takes")
+    return pooled_XE

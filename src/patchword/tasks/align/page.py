@@ -51,7 +51,7 @@ def pair_figure(pair: AlignedPair, picture: Image.Image, path: Path | str, colum
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    shots = [
+    shots: list[tuple[str, np.ndarray | None, tuple[int, int] | None]] = [
         ("the picture", None, None),
         *((title, weights_hw, None) for title, weights_hw, _ in _panels(pair)),
     ]

@@ -7,7 +7,6 @@ pictures, captions -> each encoded once -> similarities (all pairs, or two stage
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import find_model
 from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.records import CaptionRecord
+from patchword.device import peak_mebibytes
 from patchword.errors import DataError
 from patchword.hub import is_hub
 from patchword.layers.all_pairs import two_stage
@@ -87,70 +87,104 @@ def read_split(data: Path, images: Path, split: str, protocol: Protocol) -> Spli
     return Split([images / record.file for record in records], texts, owner_C)
 
 
-def measure(
-    name: str,
-    split: Split,
-    protocol: Protocol,
-    shortlist: int | None,
-    first: str | None,
-    bf16: bool,
-    resamples: int,
-    device: str | None,
-    bar: Progress,
-) -> RecallReport:
+@dataclass(frozen=True)
+class RecallOptions:
+    """How a split is ranked."""
+
+    protocol: Protocol = "flickr"
+    shortlist: int | None = None
+    """Candidates per query that an alignment model ranks; None: it ranks all."""
+    first: str | None = None
+    """The towers that choose the shortlist; None: the alignment model's own."""
+    bf16: bool = False
+    resamples: int = 0
+    """Drawn sets of pictures for the intervals; 0: no intervals."""
+    device: str | None = None
+
+
+class Ranking(NamedTuple):
+    """What a split is ranked by, one matrix (pictures, captions) per direction."""
+
+    image_to_text_NC: np.ndarray
+    text_to_image_NC: np.ndarray
+    compared: int
+    """Number of pairs compared by the slower similarity."""
+    encoded: float
+    """CPU time at which everything was encoded."""
+    coarse_NC: np.ndarray | None = None
+    """Two stages: the similarities that chose the shortlist."""
+    lost: dict[str, float] = {}
+    """Two stages: percentage of each side whose match is not on the shortlist."""
+
+
+def measure(name: str, split: Split, options: RecallOptions, bar: Progress) -> RecallReport:
     """Encodes and ranks a split, and returns the scores.
 
-    With `shortlist`, the towers of `first` (or the model's own) choose that many candidates per query, and
+    With a shortlist, the towers of `first` (or the model's own) choose that many candidates per query, and
     the model ranks them. Raises DataError for a shortlist of a model without an alignment head, PictureError
     for a picture that cannot be decoded.
     """
     began = time.process_time()
-    task = checkpoint.read_config(find_model(name)).get("task") if not is_hub(name) else "retrieve"
-    lost, before, compared = {}, {}, len(split.files) * len(split.texts)
-    if task != "align":
-        if shortlist is not None or first is not None:
-            raise DataError(
-                f"{name} has no alignment head to rank a shortlist with: name a model trained with task align"
-            )
-        i2t = t2i = _cosines(load_two_towers(name, device), split, bar)
-        encoded = time.process_time()
-    else:
-        model = load_alignment(name, device)
-        pictures = model.picture_cache(split.files, progress=_told(bar, "pictures", len(split.files)))
-        texts = model.text_cache(split.texts, progress=_told(bar, "captions", len(split.texts)))
-        coarse_NC = pictures.vectors_NE @ texts.vectors_NE.T
-        if first is not None:
-            coarse_NC = torch.from_numpy(_cosines(load_two_towers(first, device), split, bar))
-        encoded = time.process_time()
-        if shortlist is None:
-            i2t = t2i = model.similarities(pictures, texts, _told(bar, "pairs", compared), bf16).numpy()
-        else:
-            owner_C = torch.from_numpy(split.owner_C)
-            told = _told(bar, "pictures ranked again", len(split.files))
-            found = two_stage(
-                model.model.head,
-                coarse_NC,
-                pictures.tokens,
-                texts.tokens,
-                owner_C,
-                shortlist,
-                model.model.class_token,
-                model.device,
-                told,
-            )
-            i2t, t2i, compared = (
-                found.image_to_text_IJ.numpy(),
-                found.text_to_image_IJ.numpy(),
-                found.compared,
-            )
-            lost = {"i2t": 100 * found.lost_image_to_text, "t2i": 100 * found.lost_text_to_image}
-            before = _scores(coarse_NC.numpy(), coarse_NC.numpy(), split.owner_C, protocol)
-    scores = _scores(i2t, t2i, split.owner_C, protocol)
-    seconds = {"encoding": encoded - began, "ranking": time.process_time() - encoded}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    intervals = _intervals(i2t, t2i, split.owner_C, resamples) if resamples else {}
+    task = "retrieve" if is_hub(name) else checkpoint.read_config(find_model(name)).get("task")
+    ranking = (_by_alignment if task == "align" else _by_towers)(name, split, options, bar)
+    i2t_NC, t2i_NC, coarse_NC = ranking.image_to_text_NC, ranking.text_to_image_NC, ranking.coarse_NC
+    scores = _scores(i2t_NC, t2i_NC, split.owner_C, options.protocol)
+    seconds = {"encoding": ranking.encoded - began, "ranking": time.process_time() - ranking.encoded}
     return RecallReport(
-        scores, len(split.files), len(split.texts), compared, seconds, peak, lost, before, intervals
+        scores,
+        len(split.files),
+        len(split.texts),
+        ranking.compared,
+        seconds,
+        peak_mebibytes(),
+        ranking.lost,
+        {} if coarse_NC is None else _scores(coarse_NC, coarse_NC, split.owner_C, options.protocol),
+        _intervals(i2t_NC, t2i_NC, split.owner_C, options.resamples) if options.resamples else {},
+    )
+
+
+def _by_towers(name: str, split: Split, options: RecallOptions, bar: Progress) -> Ranking:
+    if options.shortlist is not None or options.first is not None:
+        raise DataError(
+            f"{name} has no alignment head to rank a shortlist with: name a model trained with task align"
+        )
+    cosines_NC = _cosines(load_two_towers(name, options.device), split, bar)
+    return Ranking(cosines_NC, cosines_NC, cosines_NC.size, time.process_time())
+
+
+def _by_alignment(name: str, split: Split, options: RecallOptions, bar: Progress) -> Ranking:
+    model = load_alignment(name, options.device)
+    pictures = model.picture_cache(split.files, progress=_told(bar, "pictures", len(split.files)))
+    texts = model.text_cache(split.texts, progress=_told(bar, "captions", len(split.texts)))
+    pairs = len(split.files) * len(split.texts)
+    if options.shortlist is None:
+        encoded = time.process_time()
+        told = _told(bar, "pairs", pairs)
+        similarities_NC = model.similarities(pictures, texts, told, options.bf16).numpy()
+        return Ranking(similarities_NC, similarities_NC, pairs, encoded)
+    coarse_NC = pictures.vectors_NE @ texts.vectors_NE.T
+    if options.first is not None:
+        coarse_NC = torch.from_numpy(_cosines(load_two_towers(options.first, options.device), split, bar))
+    encoded = time.process_time()
+    told = _told(bar, "pictures ranked again", len(split.files))
+    found = two_stage(
+        model.model.head,
+        coarse_NC,
+        pictures.tokens,
+        texts.tokens,
+        options.shortlist,
+        model.model.class_token,
+        model.device,
+        told,
+    )
+    lost_images, lost_texts = found.lost(torch.from_numpy(split.owner_C))
+    return Ranking(
+        found.image_to_text_IJ.numpy(),
+        found.text_to_image_IJ.numpy(),
+        found.compared,
+        encoded,
+        coarse_NC.numpy(),
+        {"i2t": 100 * lost_images, "t2i": 100 * lost_texts},
     )
 
 
@@ -205,5 +239,5 @@ def _intervals(
         drawn[f"i2t_R@{k}"] = 100.0 * (weights_RN @ (ranks_N < k)) / pictures
         hits_N = np.bincount(owner_C, weights=ranks_C < k, minlength=pictures)
         drawn[f"t2i_R@{k}"] = 100.0 * (weights_RN @ hits_N) / (weights_RN @ own_N)
-    drawn["rSum"] = sum(drawn.values())
+    drawn["rSum"] = np.sum(list(drawn.values()), axis=0)
     return {key: tuple(np.quantile(values, (0.025, 0.975)).tolist()) for key, values in drawn.items()}

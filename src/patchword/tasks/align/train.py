@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from pydantic import Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.facts import ModelFacts
@@ -159,6 +159,7 @@ class AlignTraining:
         if trained is not None:
             return {name: getattr(trained.settings, name) for name in TwoTowerSettings.model_fields}
         run = self.run
+        assert run.text is not None  # the configuration has one where it names no trained towers
         text = with_vocabulary(run.text, self.vocabulary, run.data.max_words)
         return {
             "vision": run.vision,
@@ -199,7 +200,9 @@ class AlignTraining:
         The towers' own recalls stand beside.
         """
         self.model.eval()
-        device, owners, pictures = accelerator.device, [], []
+        device = accelerator.device
+        owners: list[Tensor] = []
+        pictures: list[Any] = []
 
         def texts() -> Any:
             for entries in self.selection.plan(

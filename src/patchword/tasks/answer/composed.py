@@ -37,7 +37,7 @@ class AnswerModel(TowerModel):
         answers: int,
         codebook: Codebook | None = None,
     ) -> AnswerModel:
-        """With a `generator`, a captioner that words the answers; else they are chosen among `answers`."""
+        """A `generator` is a captioner that words the answers; without it they are chosen among `answers`."""
         return cls.over(build_tower(tower), questions, generator, vocabulary_size, answers, codebook)
 
     @classmethod
@@ -50,7 +50,7 @@ class AnswerModel(TowerModel):
         answers: int,
         codebook: Codebook | None = None,
     ) -> AnswerModel:
-        """As `build`, over a tower that is there."""
+        """Builds the same over a tower that is given."""
         if generator is None:
             return cls(tower, AnswerClassifier(questions, tower.width, vocabulary_size, answers, codebook))
         encoder = QuestionEncoder(questions, tower.width, vocabulary_size, codebook)

@@ -87,7 +87,7 @@ def _compared(request: EvaluateRequest) -> tuple[dict[str, Any], int]:
 
 
 def evaluate_file(request: EvaluateRequest) -> int:
-    """As `evaluate`, for a file of another model's answers in place of a model: no picture is looked at.
+    """Scores a file of another model's answers as `evaluate` scores a model; no picture is read.
     Answers to questions of other splits are left alone; raises DataError where a question of the split has
     none."""
     from patchword.data.formats.questions import read_questions
@@ -226,12 +226,14 @@ def _scored(found: list[tuple[QuestionRecord, str]], taught: list[QuestionRecord
     kinds, pictures = defaultdict(list), defaultdict(list)
     for record, _ in found:
         kinds[record.kind].append(record.question_id)
-        pictures[record.file].append(values.per_item[record.question_id])
+        pictures[record.file].append(values.values_per_item()[record.question_id])
+
+    by_question = [None if score is None else score.values_per_item() for score in (values, exact, alone)]
 
     def row(name: str, numbers: list[int | str]) -> dict[str, Any]:
         means = [
-            None if score is None else sum(score.per_item[number] for number in numbers) / len(numbers)
-            for score in (values, exact, alone)
+            None if each is None else sum(each[number] for number in numbers) / len(numbers)
+            for each in by_question
         ]
         return {
             "kind": name,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
 import torch
@@ -31,10 +31,11 @@ from patchword.checkpoints.model import (
 )
 from patchword.composed import CaptionerSettings, TowerSettings
 from patchword.data.captions import Inputs, padded
+from patchword.data.isolated import PictureReader
 from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_picture
 from patchword.data.questions import Targets, gather
 from patchword.data.records import QuestionRecord
-from patchword.decode import beam_search
+from patchword.decode import BeamOptions, beam_search
 from patchword.device import choose_device
 from patchword.errors import DataError, PictureError
 from patchword.layers.codebook import Codebook
@@ -43,9 +44,10 @@ from patchword.models.fusion.question_answering import QuestionConfig, QuestionE
 from patchword.tasks.answer.composed import AnswerModel
 from patchword.tasks.answer.result import Answer, Answers
 from patchword.tasks.describe import describe
+from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
-from patchword.types import VisualFeatures
+from patchword.types import Captioner, VisualFeatures
 
 _BEAMS = 3
 
@@ -76,7 +78,7 @@ class AnsweringModel:
         self,
         model: AnswerModel,
         settings: AnswerSettings,
-        vocabulary: Vocabulary | Subwords,
+        vocabulary: Vocabulary | Subwords | Pieces,
         facts: ModelFacts,
         device: torch.device,
     ) -> None:
@@ -86,6 +88,21 @@ class AnsweringModel:
     def __repr__(self) -> str:
         answers = f"{len(self.settings.answers):,} answers" if self.settings.answers else "worded answers"
         return describe(self, f"questions over {self.settings.tower.kind}", answers)
+
+    @overload
+    def ask(  # type: ignore[overload-overlap]  # a path is a sequence of letters as well
+        self, pictures: Picture, questions: str, n_best: int = 1, batch: int = 32, anyway: bool = False
+    ) -> list[Answer]: ...
+
+    @overload
+    def ask(
+        self,
+        pictures: Sequence[Picture],
+        questions: Sequence[str],
+        n_best: int = 1,
+        batch: int = 32,
+        anyway: bool = False,
+    ) -> list[list[Answer]]: ...
 
     def ask(
         self,
@@ -110,12 +127,18 @@ class AnsweringModel:
             DataError: a question has no word that the model knows, a picture is out-of-distribution, or the
                 lists differ in length.
         """
-        pictures, single = one_or_many(pictures)
+        listed, single = one_or_many(pictures)
         if single:
-            return self.ask(pictures, [str(questions)], n_best, batch, anyway)[0]
-        if isinstance(questions, str) or len(questions) != len(pictures):
+            return self._ask_each(listed, [str(questions)], n_best, batch, anyway)[0]
+        if isinstance(questions, str) or len(questions) != len(listed):
             found = "one question" if isinstance(questions, str) else f"{len(questions)} questions"
-            raise DataError(f"{found} for {len(pictures)} pictures: give a list with one for each")
+            raise DataError(f"{found} for {len(listed)} pictures: give a list with one for each")
+        return self._ask_each(listed, questions, n_best, batch, anyway)
+
+    def _ask_each(
+        self, pictures: list[Picture], questions: Sequence[str], n_best: int, batch: int, anyway: bool
+    ) -> list[list[Answer]]:
+        """Answers the n-th question about the n-th picture."""
         for question in questions:
             self.check_question(question)
         answers: list[list[Answer]] = []
@@ -139,7 +162,7 @@ class AnsweringModel:
         if asked.concepts_RN is not None and self.settings.codebook is not None:
             concepts = tuple(self.settings.codebook["words"][row] for row in asked.concepts_RN[0].tolist())
         answers = tuple(self._answers(asked, n_best)[0])
-        if features.hw is None:
+        if features.hw is None or asked.looked_RLN is None:
             return Answers(question, answers, words, concepts=concepts)
         looked_Lhw = asked.looked_RLN[0].float().cpu().numpy().reshape(-1, *features.hw)
         return Answers(question, answers, words, looked_Lhw[0], looked_Lhw[1:], concepts)
@@ -236,12 +259,12 @@ class AnsweringModel:
     def _worded(self, asked: QuestionEncoding, n_best: int) -> list[list[Answer]]:
         answerer, longest = self.model.answerer, self.settings.max_words + 1
         found = beam_search(
-            answerer,
+            cast(Captioner, answerer),  # it steps like one
             answerer.remember(asked),
             self.vocabulary.special,
             max(_BEAMS, n_best),
             longest,
-            n_best=n_best,
+            BeamOptions(n_best),
         )
         shares_RK = found.log_probabilities_BK.exp().tolist()
         return [
@@ -286,21 +309,28 @@ def answer_questions(
     """
     pictures = gather(records)
     files = list(pictures)
-    for first in range(0, len(files), batch):
-        opened, asked, lost = [], [], []
-        for file in files[first : first + batch]:
-            try:
-                opened.append(open_picture(images / file))
-                asked += [(len(opened) - 1, record) for record in pictures[file]]
-            except PictureError as error:
-                unreadable(error, len(pictures[file]))
-                lost += pictures[file]
-        answers: list[list[Answer]] = []
-        if opened:
-            owners_R = torch.tensor([b for b, _ in asked], device=model.device)
-            answers = model.answer(model.features(opened), [record.question for _, record in asked], owners_R)
-        found = [QuestionAnswer(record, best[0]) for (_, record), best in zip(asked, answers, strict=True)]
-        yield found + [QuestionAnswer(record, None) for record in lost]
+    with PictureReader() as reader:
+        for first in range(0, len(files), batch):
+            opened, asked, lost = [], [], []
+            for file in files[first : first + batch]:
+                try:
+                    opened.append(reader.open(images / file))
+                    asked += [(len(opened) - 1, record) for record in pictures[file]]
+                except PictureError as error:
+                    unreadable(error, len(pictures[file]))
+                    lost += pictures[file]
+            yield _answered(model, opened, asked) + [QuestionAnswer(record, None) for record in lost]
+
+
+def _answered(
+    model: AnsweringModel, opened: list[Image.Image], asked: list[tuple[int, QuestionRecord]]
+) -> list[QuestionAnswer]:
+    """`asked` holds the number of its picture beside each question."""
+    if not opened:
+        return []
+    owners_R = torch.tensor([b for b, _ in asked], device=model.device)
+    answers = model.answer(model.features(opened), [record.question for _, record in asked], owners_R)
+    return [QuestionAnswer(record, best[0]) for (_, record), best in zip(asked, answers, strict=True)]
 
 
 def load_answerer(name: str | Path, device: str | None = None) -> AnsweringModel:

@@ -33,9 +33,9 @@ class AnswerObjective(nn.Module):
         seen = encoder.look(self.model.features(batch.inputs))
         asked = encoder.read(seen.of(batch.picture_of_row_R), batch.questions_RL, batch.lengths_R)
         losses = (
-            self._worded(asked, batch, shares)
-            if batch.answer_lengths_R is not None
-            else self._chosen(asked, batch, shares)
+            self._chosen(asked, batch, shares)
+            if batch.answer_lengths_R is None
+            else self._worded(asked, batch, batch.answer_lengths_R, shares)
         )
         loss = losses["answers"]
         if self.patch_contrast > 0:
@@ -54,8 +54,10 @@ class AnswerObjective(nn.Module):
         total = answer_loss(logits_RA.float(), batch.answers) * batch.target_count
         return {"answers": total / shares.targets, "right": right_R.sum() / shares.targets}
 
-    def _worded(self, asked: QuestionEncoding, batch: QuestionBatch, shares: Shares) -> dict[str, Tensor]:
+    def _worded(
+        self, asked: QuestionEncoding, batch: QuestionBatch, lengths_R: Tensor, shares: Shares
+    ) -> dict[str, Tensor]:
         answerer = self.model.answerer
-        decoded = answerer.decode(batch.answers[:, :-1], batch.answer_lengths_R - 1, answerer.remember(asked))
+        decoded = answerer.decode(batch.answers[:, :-1], lengths_R - 1, answerer.remember(asked))
         total, _ = caption_cross_entropy(decoded.logits_BTV, batch.answers[:, 1:], self.pad)
         return {"answers": total / shares.targets}

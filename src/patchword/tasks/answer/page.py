@@ -44,7 +44,7 @@ def _asked(asked: Answers, key: str) -> Html:
             ["answer", "probability"],
             [(answer.text, percent(answer.probability)) for answer in asked.answers],
         ),
-        Html("<h3>Where the question looked</h3>"),
+        Html(f"<h3>{'The picture' if asked.attention_Lhw is None else 'Where the question looked'}</h3>"),
         word_figures(_as_words(asked), key),
     ]
     if asked.attention_Lhw is not None:

@@ -151,7 +151,8 @@ class AnswerTraining:
     def _predicted(self, device: torch.device) -> dict[int | str, str]:
         model = self.whole()
         pictures = gather(self.validation.selection)
-        files, predicted = list(pictures), {}
+        files = list(pictures)
+        predicted: dict[int | str, str] = {}
         for first in range(0, len(files), _AT_ONCE):
             names = files[first : first + _AT_ONCE]
             with torch.inference_mode():

@@ -33,13 +33,14 @@ class AnswerValidation:
         given = {record.question_id: record.answers for record in self.selection}
         score = vqa_accuracy(given, predicted)["VQA_accuracy"]
         alone = vqa_accuracy(given, self.guessed)["VQA_accuracy"]
+        each = score.values_per_item()
         scores = {"VQA_accuracy": score.value, "questions_alone": alone.value}
         kinds = Counter(record.kind for record in self.selection)
         for kind in kinds if len(kinds) <= _MOST_KINDS else ():
-            values = [score.per_item[record.question_id] for record in self.selection if record.kind == kind]
+            values = [each[record.question_id] for record in self.selection if record.kind == kind]
             scores[f"VQA_accuracy, {kind}"] = float(np.mean(values))
         if name is not None:
-            self._write(name, predicted, score.per_item)
+            self._write(name, predicted, each)
         return Validation(score.value, {"scores": scores}, measure="VQA accuracy")
 
     def _write(

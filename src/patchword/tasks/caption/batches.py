@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from patchword.data.pictures import Picture, open_picture
+from patchword.data.pictures import Picture
 from patchword.errors import PictureError
+from patchword.lookup import look_up
 from patchword.tasks.caption.options import DecodingOptions, Precision
 from patchword.tasks.caption.result import Caption
 
@@ -30,17 +31,18 @@ def captions_of(
     picture raises PictureError.
     """
     pictures = iter(pictures)
-    while chunk := list(islice(pictures, batch)):
-        images = []
-        for picture in chunk:
-            try:
-                images.append(open_picture(picture))
-            except PictureError as error:
-                if unreadable is None:
-                    raise
-                unreadable(picture, error)
-        if images:
-            yield from captioner.caption(images, trace=trace, batch=batch, options=options)
+    with look_up("data.isolated:PictureReader")() as reader:
+        while chunk := list(islice(pictures, batch)):
+            images = []
+            for picture in chunk:
+                try:
+                    images.append(reader.open(picture))
+                except PictureError as error:
+                    if unreadable is None:
+                        raise
+                    unreadable(picture, error)
+            if images:
+                yield from captioner.caption(images, trace=trace, batch=batch, options=options)
 
 
 def computing_in(precision: Precision | None, device: torch.device) -> AbstractContextManager:

@@ -3,6 +3,7 @@
 training pictures -> classifier of the tower -> how often a caption names what it says -> calibration
 vocabulary        -> sentence encoder        -> hosts for words that no training caption taught
 training pictures -> mean cell of the tower  -> which pictures are unlike all of them
+held-out pictures -> captions and references -> which captions are not to be trusted       (doubt.py)
 """
 
 from __future__ import annotations
@@ -16,28 +17,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchword.data.captions import TokenSource
 from patchword.data.pictures import open_picture
 from patchword.data.records import CaptionRecord
 from patchword.errors import ModelError
 from patchword.layers.familiarity import Familiarity, mean_patch
+from patchword.metrics import score_captions
 from patchword.sentences import SentenceSpace
 from patchword.tasks.caption.concepts import (
     NamesClasses,
     SpokenText,
     calibrated,
     fit_calibration,
+    likeliest,
     sayable,
     word_probabilities,
 )
-from patchword.tasks.caption.model import CaptioningModel, ConceptSettings
+from patchword.tasks.caption.doubt import AGREES, fit_doubt
+from patchword.tasks.caption.model import CaptioningModel, ConceptSettings, PictureConcepts
+from patchword.tasks.caption.result import Caption
 from patchword.text.concepts import caption_words
 from patchword.text.imagenet import common_words, imagenet_classes
-from patchword.text.words import Vocabulary
 
 FAMILIAR_SHARE = 0.95
 """This share of the held-out pictures is like the training pictures."""
 _HOST_COUNT = 5
 """How often a vocabulary word must occur in the training captions to stand in for another."""
+_FREQUENT = 0.01
+"""Words that captions of fewer pictures name are evidence wherever they are seen."""
 _EDGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -48,6 +55,8 @@ class Views(NamedTuple):
     """The classifier's probability of each common word."""
     means_BC: Tensor
     """Mean cell of the grid."""
+    captions: tuple[Caption, ...] = ()
+    """What the captioner alone says, where it was asked."""
 
 
 class ReliabilityRow(NamedTuple):
@@ -69,9 +78,12 @@ def view(
     records: Sequence[CaptionRecord],
     advance: Callable[[int], None],
     batch: int = 8,
+    captions: bool = False,
 ) -> Views:
-    """Raises ModelError for a tower without a classifier, PictureError for a picture that cannot be
-    decoded."""
+    """What the eyes say of pictures, and with `captions` what the captioner alone says of them.
+
+    Raises ModelError for a tower without a classifier, PictureError for a picture that cannot be decoded.
+    """
     tower, preprocessing = model.model.tower, model.settings.preprocessing
     if not isinstance(tower, NamesClasses):
         raise ModelError(
@@ -79,15 +91,25 @@ def view(
             "ImageNet tower such as "
             "efficientnet-lite2"
         )
-    shares, means = [], []
+    shares, means, said = [], [], []
     for first in range(0, len(records), batch):
         part = records[first : first + batch]
         pixels_BHWC = np.stack([preprocessing.apply(open_picture(images / record.file)) for record in part])
         features, logits = tower.look(torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(model.device))
         shares.append(word_probabilities(logits.picture_BK).cpu())
         means.append(mean_patch(features).cpu())
+        if captions:
+            said += model.caption_features(features, trace=False)
         advance(len(part))
-    return Views(torch.cat(shares), torch.cat(means))
+    return Views(torch.cat(shares), torch.cat(means), tuple(said))
+
+
+def agreeing(captions: Sequence[Caption], records: Sequence[CaptionRecord]) -> list[bool]:
+    """Whether the CIDEr of each caption against its own picture's references is at least AGREES."""
+    references = {str(number): list(record.captions) for number, record in enumerate(records)}
+    told = {str(number): caption.text for number, caption in enumerate(captions)}
+    values = score_captions(references, told, metrics=("cider",))["CIDEr"].per_item
+    return [values[str(number)] >= AGREES for number in range(len(captions))]
 
 
 def named_in(records: Sequence[CaptionRecord]) -> Tensor:
@@ -112,7 +134,7 @@ def reliability(views: Views, named_BW: Tensor, settings: ConceptSettings) -> li
     return rows
 
 
-def find_hosts(vocabulary: Vocabulary, captions: Sequence[str]) -> dict[str, str]:
+def find_hosts(vocabulary: TokenSource, captions: Sequence[str]) -> dict[str, str]:
     """For each name and common word of ImageNet's classes that the vocabulary lacks, the word that it is said
     like.
 
@@ -133,14 +155,21 @@ def calibrate(
     model: CaptioningModel,
     train: Sequence[CaptionRecord],
     train_views: Views,
+    held_out: Sequence[CaptionRecord],
     others: Views,
     options: dict[str, Any],
 ) -> CaptioningModel:
-    """The model with concepts: calibrated on `train`, unsure beyond the distance of most of the `others`.
+    """The model with concepts: calibrated on `train`, with the limits of doubt from the pictures held out.
+
+    `others` are the views of these pictures, with captions. Raises DataError where all of these captions
+    agree with their references, or none.
 
     `options` are fields of ConceptSettings that a person chose, such as `confident`.
     """
-    slope, intercept, offsets_W = fit_calibration(train_views.shares_BW, named_in(train))
+    named_BW = named_in(train)
+    slope, intercept, offsets_W = fit_calibration(train_views.shares_BW, named_BW)
+    shares = zip(common_words(), named_BW.float().mean(0).tolist(), strict=True)
+    priors = {word: round(share, 4) for word, share in shares if share >= _FREQUENT}
     offsets = {
         word: round(float(value), 4)
         for word, value in zip(common_words(), offsets_W, strict=True)
@@ -148,10 +177,21 @@ def calibrate(
     }
     captions = [caption for record in train for caption in record.captions]
     hosts = find_hosts(model.vocabulary, captions)
-    settings = ConceptSettings(slope=slope, intercept=intercept, offsets=offsets, hosts=hosts, **options)
+    settings = ConceptSettings(
+        slope=slope, intercept=intercept, offsets=offsets, priors=priors, hosts=hosts, **options
+    )
     familiarity = Familiarity(train_views.means_BC.shape[1])
     familiarity.fit(train_views.means_BC, others.means_BC)
-    familiarity.limit.copy_(familiarity.distance(others.means_BC).quantile(FAMILIAR_SHARE))
+    distance_B = familiarity.distance(others.means_BC)
+    familiarity.limit.copy_(distance_B.quantile(FAMILIAR_SHARE))
+    seen = [
+        PictureConcepts(named, distance)
+        for named, distance in zip(
+            likeliest(others.shares_BW, settings), (distance_B / familiarity.limit).tolist(), strict=True
+        )
+    ]
+    doubt = fit_doubt(others.captions, seen, agreeing(others.captions, held_out))
+    settings = settings.model_copy(update={"doubt": doubt})
     model.model.familiarity = familiarity.to(model.device)
     model.settings = model.settings.model_copy(update={"concepts": settings})
     return model

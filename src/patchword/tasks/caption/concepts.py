@@ -21,17 +21,17 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from patchword.data.captions import TokenSource
 from patchword.errors import DataError
 from patchword.tasks.caption.model import ConceptSettings
 from patchword.tasks.caption.result import Concept
 from patchword.text.imagenet import common_words
-from patchword.text.words import Vocabulary
 from patchword.types import VisualFeatures
 
 _LEAST, _MOST = 1e-4, 1 - 1e-4
 SHOWN = 5
 """How many concepts of a picture are listed."""
-TEMPLATE = "perhaps {}"
+TEMPLATE, TEMPLATE_OF_SEVERAL = "perhaps {}", "this may be {}"
 TEMPLATE_OF_NOTHING = "no caption: this is unlike all training pictures"
 
 
@@ -59,20 +59,26 @@ def word_probabilities(logits_BK: Tensor) -> Tensor:
 
 
 def concepts_of(logits_BK: Tensor, settings: ConceptSettings) -> list[tuple[Concept, ...]]:
-    """Of each picture the likeliest words, best first, with calibrated probabilities of at least
+    """Returns the likeliest words of each picture, best first, with calibrated probabilities of at least
     `probable`."""
+    return likeliest(word_probabilities(logits_BK).cpu(), settings)
+
+
+def likeliest(shares_BW: Tensor, settings: ConceptSettings) -> list[tuple[Concept, ...]]:
+    """The same from the results of `word_probabilities`.
+
+    A word that the picture makes no likelier than it is in any picture is left out.
+    """
     words = list(common_words())
     offsets_W = torch.tensor([settings.offsets.get(word, 0.0) for word in words])
-    chances_BW = calibrated(
-        word_probabilities(logits_BK).cpu(), settings.slope, settings.intercept, offsets_W
-    )
+    chances_BW = calibrated(shares_BW, settings.slope, settings.intercept, offsets_W)
     found = []
     for chances_W in chances_BW:
         best = chances_W.topk(SHOWN)
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        found.append(
-            tuple(Concept(words[place], chance) for place, chance in pairs if chance >= settings.probable)
-        )
+        listed = [Concept(words[place], chance) for place, chance in pairs]
+        least, priors = settings.probable, settings.priors
+        found.append(tuple(one for one in listed if one.probability >= max(least, priors.get(one.word, 0.0))))
     return found
 
 
@@ -158,7 +164,7 @@ class Phrase(NamedTuple):
     host: str | None
 
 
-def phrase_of(word: str, vocabulary: Vocabulary, hosts: Mapping[str, str]) -> Phrase:
+def phrase_of(word: str, vocabulary: TokenSource, hosts: Mapping[str, str]) -> Phrase:
     """Raises DataError for a word that neither the vocabulary nor the list of hosts knows."""
     word = " ".join(word.lower().split())
     known = [tokens for form in forms(word) if (tokens := _tokens(form, vocabulary)) is not None]
@@ -175,7 +181,7 @@ def phrase_of(word: str, vocabulary: Vocabulary, hosts: Mapping[str, str]) -> Ph
     return Phrase(word, (tokens,), host)
 
 
-def sayable(word: str, vocabulary: Vocabulary, hosts: Mapping[str, str]) -> bool:
+def sayable(word: str, vocabulary: TokenSource, hosts: Mapping[str, str]) -> bool:
     """Whether the model can say a word, itself or in the place of its host."""
     return any(
         _tokens(form, vocabulary) is not None
@@ -183,7 +189,7 @@ def sayable(word: str, vocabulary: Vocabulary, hosts: Mapping[str, str]) -> bool
     )
 
 
-def _tokens(text: str, vocabulary: Vocabulary) -> tuple[int, ...] | None:
+def _tokens(text: str, vocabulary: TokenSource) -> tuple[int, ...] | None:
     tokens = tuple(vocabulary.encode(text))
     return tokens if tokens and vocabulary.special.unknown not in tokens else None
 
@@ -217,4 +223,4 @@ def guess(concepts: Sequence[Concept], settings: ConceptSettings) -> str:
     named = [f"{article(one.word)} {one.word}" for one in concepts[:2]]
     if concepts[0].probability >= settings.confident or len(named) == 1:
         return TEMPLATE.format(named[0])
-    return TEMPLATE.format(" or ".join(named))
+    return TEMPLATE_OF_SEVERAL.format(" or ".join(named))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from pathlib import Path
+from typing import TextIO
 
 from patchword.errors import ConfigError
 from patchword.tasks.caption.result import Caption
@@ -28,7 +29,7 @@ class CaptionTable:
         touched.
         """
         self._path, self._model, self._anew = path, model, overwrite
-        self._file = None
+        self._file: TextIO | None = None
         self.done: set[str] = set()
         if not overwrite and path.exists() and path.stat().st_size:
             self.done = self._pictures_there()
@@ -57,23 +58,23 @@ class CaptionTable:
     def _ends_with_a_line(self) -> bool:
         return self._path.read_bytes().endswith(b"\n")
 
-    def write(self, path: Path, caption: Caption) -> None:
+    def write(self, path: Path | str, caption: Caption) -> None:
         """One row more; the file is opened, or begun, with the first one."""
         if self._file is None:
-            self._open()
+            self._file = self._open()
+            self._writer = csv.writer(self._file)
+            if self._file.tell() == 0:
+                self._writer.writerow(COLUMNS)
         self._writer.writerow([str(path), caption.text, f"{caption.log_probability:.4f}", self._model])
         self._file.flush()
 
-    def _open(self) -> None:
+    def _open(self) -> TextIO:
         is_new = self._anew or not self._path.exists() or self._path.stat().st_size == 0
         if not is_new and not self._ends_with_a_line():
             self._mend_last_row()
-        self._file = open(  # noqa: SIM115 - closed by `close`
+        return open(  # noqa: SIM115 - closed by `close`
             self._path, "w" if is_new else "a", encoding="utf-8", errors="surrogateescape", newline=""
         )
-        self._writer = csv.writer(self._file)
-        if is_new:
-            self._writer.writerow(COLUMNS)
 
     def _mend_last_row(self) -> None:
         """Give a whole last row its line end; take off one that was interrupted, it is written again."""

@@ -83,7 +83,7 @@ class NamedObject:
     phrase: str
     category: str
     probability: float
-    """Of the phrase, given the words before it."""
+    """Log-probability of the phrase, given the words before it."""
     hits: dict[str, float]
     masses: dict[str, float]
     deletion: dict[str, float] = field(default_factory=dict)
@@ -131,12 +131,13 @@ class Explanations:
                     rows[method][kind] = summary
         return rows
 
-    def gain(self, method: str, over: str, kind: str = "hits") -> Summary | None:
-        """How much better a method is than another on the same words: mean of the differences."""
+    def gain(self, method: str, over: str, kind: str = "hits", source: str | None = None) -> Summary | None:
+        """How much better a method is than another on the same words, of one source or all: mean of the
+        differences."""
         pairs = [
             (word.subject, getattr(word, kind)[method] - getattr(word, kind)[over])
             for word in self.words
-            if method in getattr(word, kind) and over in getattr(word, kind)
+            if source in (None, word.source) and method in getattr(word, kind) and over in getattr(word, kind)
         ]
         return _summary(pairs)
 

@@ -25,6 +25,10 @@ _EXPLAINED = (
     "and insertion: the word's mean probability while the strongest cells are taken away (small is better), "
     "or given back (large is better). Means over words, 95 % intervals over pictures."
 )
+_BY_SOURCE = (
+    "Words of references were written by people and read by the model; only those of generated captions are "
+    "its own. Pointing, and the mean difference to the map that always points at the middle."
+)
 
 
 def explanations_text(found: Explanations) -> str:
@@ -41,10 +45,21 @@ def explanations_text(found: Explanations) -> str:
             )
             lines += ["", f"pointing on words of {source} captions: {shares}"]
     best = best_method(found)
-    gain = found.gain(best, "centre")
-    if gain is not None:
-        lines += ["", f"best by pointing: {best}, {_points(gain)} points over the centre"]
+    gains = [(words, gain) for words, gain in _gains(found, best) if gain is not None]
+    if gains:
+        said = "; ".join(f"{words} {_points(gain)}" for words, gain in gains)
+        lines += ["", f"best by pointing: {best}; points over the centre: {said}"]
     return "\n".join([*lines, *_left_out(found)])
+
+
+def _gains(found: Explanations, method: str) -> list[tuple[str, Summary | None]]:
+    """By how much a method points better than the centre: on all words, and apart by their source, for words
+    of references are read and not said, and what holds for them need not hold for a model's own words."""
+    return [
+        ("all words", found.gain(method, "centre")),
+        ("words of generated captions", found.gain(method, "centre", source=SAID)),
+        ("words of references", found.gain(method, "centre", source=READ)),
+    ]
 
 
 def best_method(found: Explanations) -> str:
@@ -62,7 +77,14 @@ def explanations_json(found: Explanations) -> dict[str, Any]:
             for method, row in found.summaries(source).items()
         }
 
-    over_centre = {method: found.gain(method, "centre") for method in found.own_methods}
+    def over_centre(source: str | None) -> dict[str, Any]:
+        gains = {method: found.gain(method, "centre", source=source) for method in found.own_methods}
+        return {
+            method: {"value": gain.value, "interval": list(gain.interval)}
+            for method, gain in gains.items()
+            if gain is not None
+        }
+
     return {
         "pictures": found.pictures,
         "words": {source: sum(word.source == source for word in found.words) for source in (SAID, READ)},
@@ -72,11 +94,7 @@ def explanations_json(found: Explanations) -> dict[str, Any]:
         "all": shown(None),
         SAID: shown(SAID),
         READ: shown(READ),
-        "pointing_over_centre": {
-            method: {"value": gain.value, "interval": list(gain.interval)}
-            for method, gain in over_centre.items()
-            if gain is not None
-        },
+        "pointing_over_centre": {"all": over_centre(None), SAID: over_centre(SAID), READ: over_centre(READ)},
         "best": best_method(found),
     }
 
@@ -112,6 +130,7 @@ def explanations_page(
             ]
         ),
         section("Maps against the places of objects", note(_EXPLAINED), table(["map", *KINDS], body)),
+        section("Points over the centre, by where the word comes from", note(_BY_SOURCE), _by_source(found)),
         section("By category", table(["category", "words", *found.methods], categories)),
     ]
     if examples:
@@ -122,6 +141,21 @@ def explanations_page(
     if lines:
         parts.append(section("Left out", *[note(line) for line in lines if line]))
     return page(f"Explanations of {model}", parts, lead=_counted(found), css=css)
+
+
+def _by_source(found: Explanations) -> Html:
+    """Pointing of every method and its gain over the centre, words of the two sources apart."""
+    rows_of = {source: found.summaries(source) for source in (SAID, READ)}
+    body = []
+    for method in found.methods:
+        cells: list[object] = [method]
+        for source, rows in rows_of.items():
+            gain = found.gain(method, "centre", source=source)
+            cells.append(_with_interval(rows[method].get("pointing")))
+            cells.append("–" if gain is None or method == "centre" else _points(gain))
+        body.append(cells)
+    heads = [f"{source}: {what}" for source in rows_of for what in ("pointing", "over the centre")]
+    return table(["map", *heads], body)
 
 
 def _by_category(found: Explanations) -> list[list[object]]:

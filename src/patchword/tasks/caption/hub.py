@@ -34,7 +34,7 @@ class HubCaptioner:
 
     @classmethod
     def load(cls, name: str, revision: str | None, device: torch.device) -> HubCaptioner:
-        """From a folder or a hub id, and one of its revisions; weights from safetensors only, which hold no
+        """Loads from a folder or a hub id, at one of its revisions; from safetensors only, which hold no
         code.
 
         Raises ModelError when it cannot be had or is no image-text-to-text model.
@@ -89,7 +89,7 @@ class HubCaptioner:
         batch: int = 8,
         options: DecodingOptions = OWN,
     ) -> Caption | Captions:
-        """As `CaptioningModel.caption`; these models have no trace, so there is never an attention map.
+        """Captions as `CaptioningModel.caption` does; these models have no trace, so no attention map.
 
         Captions are cut at `LONGEST` tokens unless `options.max_length` says otherwise.
         Raises ConfigError for words that must be said: transformers' own search takes none.
@@ -118,7 +118,7 @@ class HubCaptioner:
         batch: int = 8,
         unreadable: Callable[[Picture, PictureError], None] | None = None,
     ) -> Iterator[Caption]:
-        """As `CaptioningModel.captions`."""
+        """Captions a stream, as `CaptioningModel.captions` does."""
         return captions_of(self, pictures, options, trace, batch, unreadable)
 
     @torch.inference_mode()

@@ -20,10 +20,9 @@ what was chosen by them.
                          the cell's place in text space
     class_activation     softmax over the cells of the 3 x 3 mean of sum_k (v_k - 1/K) L_nk: L_nk the
                          classifier's logits at each cell (CAM, Zhou et al. 2016, arXiv 1512.04150), v_k
-                         proportional to
-                         exp(20 cos(name of class k, word)) and to the root of the picture's probability of
-                         class k, so that a word which is no class borrows the classes that are like it and
-                         are there
+                         proportional to exp(20 cos(name of class k, word)) and to the root of the picture's
+                         probability of class k, so that a word which is no class borrows the classes that
+                         are like it and are there
 
 Every map is divided by its sum. A method that has nothing to say about a word gives None, or an even map
 where all its weights are zero.
@@ -86,7 +85,7 @@ class SeenPicture:
         with torch.inference_mode(False):
             # A tensor of inference mode cannot take part in a gradient, its copy can.
             parts = [part.detach().clone() if isinstance(part, Tensor) else part for part in features]
-        self.features = VisualFeatures(*parts)
+        self.features = VisualFeatures._make(parts)
 
     @property
     def hw(self) -> tuple[int, int] | None:
@@ -201,7 +200,7 @@ class ToldCaption:
     @cached_property
     @torch.no_grad()
     def losses_PN(self) -> Tensor:
-        """By how much each word's log-probability falls where one cell is taken away."""
+        """Returns by how much each word's log-probability falls where one cell is taken away."""
         longest = max(self.places_P) + 1
         tokens_T = self.tokens_T[:longest]
         whole_1T = self.picture.log_probabilities(tokens_T, self.picture.memory, 1)
@@ -348,8 +347,8 @@ def with_best_maps(
     if all(vector is None for vector in vectors):
         return caption
     words_PE, known_P1 = _stacked(vectors)
-    active_Thw = _word_activation(classes_NK, space.class_names_KE, words_PE, hw)
-    active_Thw = active_Thw.reshape(-1, *hw).cpu().numpy().astype(np.float32)
+    active_TN = _word_activation(classes_NK, space.class_names_KE, words_PE, hw)
+    active_Thw = active_TN.reshape(-1, *hw).cpu().numpy().astype(np.float32)
     even_Thw = np.full_like(active_Thw, 1 / active_Thw[0].size)
     known_T11 = known_P1.cpu().numpy()[:, :, None]
     other = "none" if caption.attention_Thw is None else "attention"

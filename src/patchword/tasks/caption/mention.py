@@ -1,7 +1,7 @@
 """Captions that must say certain words: those that a person asks for, and those that the eyes are sure of.
 
 A caption that does not say a word is searched for anew, under the constraint that it does. A picture unlike
-all training pictures gets no caption but a guess by its concepts, marked as unsure.
+all training pictures gets no caption but a sentence of its concepts, marked as unsure (`doubt.py`).
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from patchword.decode import explain_tokens
 from patchword.errors import ModelError
 from patchword.layers.familiarity import mean_patch
 from patchword.tasks.caption.concepts import NamesClasses, concepts_of, guess, names, phrase_of, said, sayable
+from patchword.tasks.caption.doubt import is_far, is_unsure, least_probability
 from patchword.tasks.caption.model import CaptioningModel, DecodingSettings, Perception, PictureConcepts
 from patchword.tasks.caption.result import Caption
+
+_LEAST_LENGTH = 8
+"""Tokens that a caption which says a wanted word has at least, if the plain one had as many."""
 
 
 @torch.inference_mode()
 def look(model: CaptioningModel, pixels_BHWC: np.ndarray) -> Perception:
     """Features of pictures, the classes of their cells, and, where the model was calibrated, the concepts of
-    each picture
-    and whether it is unlike all training pictures.
+    each picture and whether it is unlike all training pictures.
 
     Raises ModelError for a calibrated model whose tower names no classes.
     """
@@ -41,9 +44,9 @@ def look(model: CaptioningModel, pixels_BHWC: np.ndarray) -> Perception:
     features, logits = tower.look(pixels_B3HW)
     if settings is None or familiarity is None:
         return Perception(features, None, logits.cells_BNK)
-    unsure_B = (familiarity.distance(mean_patch(features)) > familiarity.limit).tolist()
+    distance_B = (familiarity.distance(mean_patch(features)) / familiarity.limit).tolist()
     named = concepts_of(logits.picture_BK, settings)
-    concepts = [PictureConcepts(*pair) for pair in zip(named, unsure_B, strict=True)]
+    concepts = [PictureConcepts(*pair) for pair in zip(named, distance_B, strict=True)]
     return Perception(features, concepts, logits.cells_BNK)
 
 
@@ -65,10 +68,10 @@ def with_words(
     """
     settings = model.settings.concepts
     if seen is not None and settings is not None:
-        caption = replace(caption, unsure=seen.unsure, named=seen.named)
-        if seen.unsure and not mention:
+        caption = replace(caption, unsure=is_unsure(caption, seen, settings.doubt), named=seen.named)
+        if is_far(seen, settings.doubt) and not mention:
             text = guess(seen.named, settings)
-            blank = replace(caption, attention_Thw=None, sentinel=None, prototypes=None)
+            blank = replace(caption, unsure=True, attention_Thw=None, sentinel=None, prototypes=None)
             return replace(blank, text=text, tokens=tuple(text.split()), alternatives=_kept(caption))
     words = missing_words(model, caption, mention, seen)
     return _said_anew(model, caption, memory, hw, decoding, trace, words) if words else caption
@@ -78,13 +81,17 @@ def missing_words(
     model: CaptioningModel, caption: Caption, mention: Sequence[str], seen: PictureConcepts | None
 ) -> list[str]:
     """What a caption must say and does not: the words of `mention`, else the sayable words that the eyes are
-    sure of.
+    sure of, and the likeliest unsaid one where the eyes are to be believed sooner.
     """
     settings = model.settings.concepts
     wanted = list(dict.fromkeys(mention))
     if not wanted and seen is not None and settings is not None and settings.mention == "confident":
-        sure = [one.word for one in seen.named if one.probability >= settings.confident]
-        wanted = [word for word in sure if sayable(word, model.vocabulary, settings.hosts)]
+        can_be_said = [one for one in seen.named if sayable(one.word, model.vocabulary, settings.hosts)]
+        wanted = [one.word for one in can_be_said if one.probability >= settings.confident]
+        unsaid = [one for one in can_be_said if not names(caption.text, one.word)]
+        if unsaid and unsaid[0].probability >= least_probability(seen, settings):
+            wanted.append(unsaid[0].word)
+        wanted = list(dict.fromkeys(wanted))
     return [word for word in wanted if not names(caption.text, word)][:MOST_CONSTRAINTS]
 
 
@@ -103,7 +110,8 @@ def _said_anew(
     alternatives = [phrase.alternatives for phrase in phrases]
     length, repeat = decoding.max_length, decoding.no_repeat_ngram
     found = constrained_beam_search(
-        captioner, memory, vocabulary.special, alternatives, decoding.beams, length, repeat
+        *(captioner, memory, vocabulary.special, alternatives, decoding.beams, length, repeat),
+        min_length=min(len(caption.tokens), length - 1, _LEAST_LENGTH),
     )
     explained = None
     if trace:

@@ -27,7 +27,7 @@ from patchword.checkpoints.model import portable, published_commits
 from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings, prototypes_of
 from patchword.data.captions import Inputs
 from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_picture, seen_part
-from patchword.decode import Decodings, beam_search, explain_tokens, greedy_steps, select_rows
+from patchword.decode import BeamOptions, Decodings, beam_search, explain_tokens, greedy_steps, select_rows
 from patchword.errors import ConfigError, PictureError
 from patchword.html.pictures import small_jpeg
 from patchword.lookup import look_up
@@ -37,6 +37,7 @@ from patchword.tasks.caption.prototypes import FILE as PROTOTYPES
 from patchword.tasks.caption.prototypes import context_words
 from patchword.tasks.caption.result import Caption, Captions, Concept
 from patchword.tasks.describe import describe
+from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.types import Trace, VisualFeatures
@@ -77,12 +78,28 @@ class DecodingSettings(BaseModel, extra="forbid", frozen=True):
         return changed
 
 
+class DoubtSettings(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
+    """When a caption is marked unsure (`doubt.py`), fitted on pictures held out of training."""
+
+    bias: float = Field(description="logistic regression: constant term")
+    distance: float = Field(description="logistic regression: weight of the distance over its limit")
+    log_probability: float = Field(description="logistic regression: weight of a token's log-probability")
+    unsaid: float = Field(description="logistic regression: weight of the likeliest unsaid concept")
+    limit: float = Field(ge=0, le=1, description="probability of agreement below which a picture is unsure")
+    far: float = Field(1.0, ge=1, description="distance over its limit beyond which only concepts are named")
+    likely: float = Field(0.15, gt=0, le=1, description="as confident, where the caption cannot be trusted")
+
+
 class ConceptSettings(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     """What a captioning model knows about the concepts that its eyes name."""
 
     slope: float = Field(description="calibration: slope of logit q in logit p")
     intercept: float = Field(description="calibration: intercept")
     offsets: dict[str, float] = Field(default_factory=dict, description="calibration: what a word differs by")
+    priors: dict[str, float] = Field(
+        default_factory=dict,
+        description="how often captions name a word, whatever the picture; less than that is no evidence",
+    )
     hosts: dict[str, str] = Field(
         default_factory=dict,
         description="concept words that the vocabulary lacks, and the words they are said like",
@@ -93,6 +110,9 @@ class ConceptSettings(BaseModel, extra="forbid", frozen=True, allow_inf_nan=Fals
     confident: float = Field(0.6, gt=0, le=1, description="probability from which a word must be said")
     probable: float = Field(
         0.08, gt=0, le=1, description="probability from which a word is listed, or guessed"
+    )
+    doubt: DoubtSettings | None = Field(
+        None, description="when a caption is marked unsure; absent: beyond the limit of distance"
     )
 
 
@@ -116,10 +136,11 @@ class ModelSettings(BaseModel, extra="forbid", frozen=True):
 
 
 class PictureConcepts(NamedTuple):
-    """What the tower names in a picture, and whether the picture is unlike all training pictures."""
+    """What the tower names in a picture, and how far the picture lies from the training pictures."""
 
     named: tuple[Concept, ...]
-    unsure: bool
+    distance: float
+    """Over the limit: above 1 are few of the pictures held out of training."""
 
 
 class Perception(NamedTuple):
@@ -139,7 +160,7 @@ class CaptioningModel:
         self,
         model: CaptionModel,
         settings: ModelSettings,
-        vocabulary: Vocabulary | Subwords,
+        vocabulary: Vocabulary | Subwords | Pieces,
         facts: ModelFacts,
         device: torch.device,
         prototype_captions: Mapping[int, tuple[str, ...]] | None = None,
@@ -202,8 +223,8 @@ class CaptioningModel:
             beams: hypotheses of the search; the model's own setting where left out.
             n_best: how many hypotheses come back; all but the best as `alternatives`.
             trace: whether the attention maps are computed, and a small copy of the picture is kept with them.
-            options: lengths, repetition and precision of the search, where they shall differ from the model's
-            own.
+            options: lengths, repetition and precision of the search, where they shall differ from the
+                model's own.
 
         Returns:
             A Caption for one picture, a list for a list, in its order.
@@ -275,7 +296,7 @@ class CaptioningModel:
         decoding, captioner, special = self.settings.decoding, self.model.captioner, self.vocabulary.special
         with torch.inference_mode():
             memory = captioner.encode(features)
-        said, found = 0, None
+        said = 0
         for found in greedy_steps(captioner, memory, special, decoding.max_length, decoding.no_repeat_ngram):
             words = self.vocabulary.tokens(found.tokens_BKT[0, 0].tolist())
             yield from words[said:]
@@ -296,7 +317,7 @@ class CaptioningModel:
 
     @torch.inference_mode()
     def look(self, pixels_BHWC: np.ndarray) -> Perception:
-        """As `features`, and of each picture what the tower names and whether it is like the training
+        """Returns the features, what the tower names in each picture, and whether it is like the training
         pictures."""
         if self.settings.concepts is None and getattr(self.model.tower, "text_space", None) is None:
             return Perception(self.features(pixels_BHWC), None, None)
@@ -326,10 +347,12 @@ class CaptioningModel:
             special,
             max(decoding.beams, n_best),
             decoding.max_length,
-            decoding.length_penalty,
-            n_best,
-            decoding.no_repeat_ngram,
-            min_length=options.min_length,
+            BeamOptions(
+                n_best,
+                decoding.length_penalty,
+                no_repeat_ngram=decoding.no_repeat_ngram,
+                min_length=options.min_length,
+            ),
         )
         traces: list[Trace | None] = [None] * n_best
         if trace:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from patchword.composed import CaptionModel
 from patchword.data.captions import CaptionBatch
-from patchword.decode import beam_search, greedy, sample, select_rows
+from patchword.decode import BeamOptions, beam_search, greedy, sample, select_rows
 from patchword.ids import SpecialIds
 from patchword.losses import caption_cross_entropy, doubly_stochastic
 from patchword.train.step import Shares
@@ -131,7 +131,7 @@ class CrossEntropy(nn.Module):
     def __init__(
         self, model: CaptionModel, settings: CrossEntropySettings, special: SpecialIds, wants_trace: bool
     ) -> None:
-        """With `wants_trace`, `seen` keeps what the prototype bank observes of each part of a step.
+        """`seen` keeps what the prototype bank observes of each part of a step, where `wants_trace` is set.
 
         `concepts` keeps the words of each part's patches.
         """
@@ -256,7 +256,7 @@ class SelfCritical(nn.Module):
                     self.special,
                     settings.samples,
                     settings.max_length,
-                    n_best=settings.samples,
+                    BeamOptions(n_best=settings.samples),
                 )
             else:
                 found = sample(captioner, memory, self.special, settings.samples, settings.max_length)

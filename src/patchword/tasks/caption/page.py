@@ -174,7 +174,8 @@ def _explained(caption: Caption, picture: Image.Image | None) -> tuple[str, Html
         picture = opened(caption.picture)
     key, css = picture_style(picture)
     end = "" if caption.complete else ", cut off at the length limit"
-    facts = f"{len(caption.tokens)} words, log-probability {caption.log_probability:.3f}{end}"
+    doubt = "unsure, " if caption.unsure else ""
+    facts = f"{doubt}{len(caption.tokens)} words, log-probability {caption.log_probability:.3f}{end}"
     parts = [
         Html(f'<p class="said">{escape(caption.text or "(an empty caption)")}</p>'),
         note(facts),
@@ -214,7 +215,7 @@ def word_figures(caption: Caption, key: str) -> Html:
         )
     has_maps = caption.shown_Thw is not None
     for t in range(len(caption.tokens) if has_maps or caption.prototypes else 0):
-        shot = _shot(caption, t, key) if has_maps else ""
+        shot = "" if caption.shown_Thw is None else _shot(caption, caption.shown_Thw[t], t, key)
         by = f"<span>by {escape(map_of(caption, t))}</span>" if caption.map_names else ""
         behind = f"{by}{_seen(caption, t)}{_concepts_of(caption, t)}{_prototypes_of(caption, t)}"
         figures.append(
@@ -229,8 +230,8 @@ def word_figures(caption: Caption, key: str) -> Html:
     )
 
 
-def _shot(caption: Caption, t: int, key: str) -> str:
-    weights_hw = np.nan_to_num(caption.shown_Thw[t])
+def _shot(caption: Caption, map_hw: np.ndarray, t: int, key: str) -> str:
+    weights_hw = np.nan_to_num(map_hw)
     rows, columns = weights_hw.shape
     row, column = divmod(int(weights_hw.argmax()), columns)
     says = f"strongest patch: row {row + 1} of {rows}, column {column + 1} of {columns}, {percent(float(weights_hw.max()))}"  # noqa: E501
@@ -296,19 +297,19 @@ def _seen(caption: Caption, t: int) -> str:
 
 def concept_figures(caption: Caption, key: str) -> Html:
     """The most frequent codebook words, coloured over the picture."""
-    counts = Counter(caption.concepts).most_common()
+    concepts = caption.concepts or ()
+    counts = Counter(concepts).most_common()
     shown, hidden = counts[:_CONCEPTS_SHOWN], counts[_CONCEPTS_SHOWN:]
     colour = {concept: f"s{i}" for i, (concept, _) in enumerate(shown)}
     rows, columns = _grid(caption)
     cells = "".join(
-        f'<span class="{colour.get(concept, "")}" title="{escape(concept)}"></span>'
-        for concept in caption.concepts
+        f'<span class="{colour.get(concept, "")}" title="{escape(concept)}"></span>' for concept in concepts
     )
     style = f"grid-template: repeat({rows}, 1fr) / repeat({columns}, 1fr)" + (
         "" if key else f"; aspect-ratio: {columns} / {rows}"
     )
     mosaic = f'<div class="concepts {key}" style="{style}" role="img" aria-label="the concept of each patch, by colour">{cells}</div>'  # noqa: E501
-    patches = len(caption.concepts)
+    patches = len(concepts)
     legend = [
         f'<li class="{colour[c]}"><span class="swatch"></span> {escape(c)}, {n} of {patches} patches</li>'
         for c, n in shown
@@ -322,10 +323,12 @@ def concept_figures(caption: Caption, key: str) -> Html:
 
 
 def _grid(caption: Caption) -> tuple[int, int]:
-    if _maps_fit_concepts(caption):
-        return caption.shown_Thw.shape[1:]
-    side = math.isqrt(len(caption.concepts))
-    return (side, side) if side * side == len(caption.concepts) else (1, len(caption.concepts))
+    patches = len(caption.concepts or ())
+    if caption.shown_Thw is not None and _maps_fit_concepts(caption):
+        _, rows, columns = caption.shown_Thw.shape
+        return rows, columns
+    side = math.isqrt(patches)
+    return (side, side) if side * side == patches else (1, patches)
 
 
 def _maps_fit_concepts(caption: Caption) -> bool:
@@ -338,12 +341,12 @@ def concepts_behind(caption: Caption, t: int) -> list[tuple[str, float]]:
     """Up to three concepts of the patches that word t looked at, with their shares of its attention, the
     largest first; none where the model has no concepts, or where its attention is over another grid.
     """
-    if not caption.concepts or not _maps_fit_concepts(caption):
+    if not caption.concepts or caption.shown_Thw is None or not _maps_fit_concepts(caption):
         return []
-    shares: Counter[str] = Counter()
+    shares: dict[str, float] = {}
     for concept, share in zip(caption.concepts, np.nan_to_num(caption.shown_Thw[t]).ravel(), strict=True):
-        shares[concept] += float(share)
-    return [(concept, share) for concept, share in shares.most_common(3) if share > 0]
+        shares[concept] = shares.get(concept, 0.0) + float(share)
+    return [(concept, share) for concept, share in Counter(shares).most_common(3) if share > 0]
 
 
 def shares(hypotheses: Sequence[Caption]) -> list[float]:

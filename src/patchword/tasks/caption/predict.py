@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from patchword.data.formats.readers import read_captions, split_records
-from patchword.data.pictures import open_picture
+from patchword.data.isolated import PictureReader
 from patchword.errors import PictureError
 from patchword.files import write_json
 from patchword.log import progress
@@ -20,14 +20,14 @@ def predict(request: PredictRequest) -> int:
     records = split_records(read_captions(request.data), request.split)
     captioner = load(request.model, request.device)
     rows, bad, cut = [], 0, 0
-    with progress() as bar:
+    with progress() as bar, PictureReader() as reader:
         task = bar.add_task(f"captions of {request.split}", total=len(records), status="")
         for first in range(0, len(records), request.batch):
             part = records[first : first + request.batch]
             ids, pictures = [], []
             for record in part:
                 try:
-                    pictures.append(open_picture(request.images / record.file))
+                    pictures.append(reader.open(request.images / record.file))
                     ids.append(record.image_id)
                 except PictureError as error:
                     print(f"patchword: {' '.join(str(error).split())}", file=sys.stderr)

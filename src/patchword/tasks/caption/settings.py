@@ -10,6 +10,7 @@ from patchword.composed import CaptionerSettings, TowerSettings, region_alignmen
 from patchword.tasks.caption.model import DecodingSettings
 from patchword.tasks.caption.objective import CrossEntropySettings, SelfCriticalSettings, is_used
 from patchword.train.data import CaptionDataSettings
+from patchword.train.groups import highest_rate
 from patchword.train.settings import RunSettings, StageSettings
 
 
@@ -40,6 +41,11 @@ class CaptionRun(RunSettings, frozen=True):
         None, description="trained model (shipped name, folder, hub id) whose tower the training begins with"
     )
     captioner: CaptionerSettings
+    store_features: bool = Field(
+        False,
+        description="the tower is frozen: what it makes of the pictures is kept in the cache folder, so that "
+        "every epoch and every later training on them does without it",
+    )
     codebook: str | None = Field(
         None, description="codebook folder (`patchword codebook`) for region alignment"
     )
@@ -60,6 +66,20 @@ class CaptionRun(RunSettings, frozen=True):
         "where they are not given, follow the number of captions",
     )
     stage: tuple[CaptionStage, ...] = Field(min_length=1, description="what happens, in order")
+
+    @model_validator(mode="after")
+    def _stored_features_are_of_a_frozen_tower(self) -> CaptionRun:
+        if self.store_features and self.data.augmentation is not None:
+            raise ValueError(
+                "store_features keeps what the tower makes of plain pictures, and data.augmentation shows "
+                "others: leave one of them out"
+            )
+        if self.store_features and any(highest_rate(stage, "tower") > 0 for stage in self.stage):
+            raise ValueError(
+                "store_features is for a frozen tower, and a stage trains it: "
+                'set learning_rates."tower" to 0, or leave store_features out'
+            )
+        return self
 
     @model_validator(mode="after")
     def _losses_fit_the_model(self) -> CaptionRun:

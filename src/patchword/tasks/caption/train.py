@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,10 +42,12 @@ from patchword.tasks.caption.objective import (
 )
 from patchword.tasks.caption.settings import CaptionRun
 from patchword.tasks.caption.validate import CaptionValidation
+from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.train.data import (
     build_vocabulary,
+    cached_features,
     data_facts,
     panoptic_classes,
     pixel_inputs,
@@ -101,7 +104,7 @@ class CaptionTraining:
         self.model = begun_model(run, self.vocabulary.size, codebook)
         if run.captioner_from:
             self.notes += begin_from(self.model, run, self.vocabulary, codebook)
-        self._towers = look_up(TEXT_TOWERS)(run.text_from, codebook.tower) if _embeds_captions(run) else None
+        self._towers = self._text_towers(codebook)
         preprocessing = reader_preprocessing(self.model.tower.preprocessing)
         inputs = read_inputs(run, self.model, preprocessing, [record.file for record in (*train, *selection)])
         self.train = CaptionData.build(train, self.vocabulary, inputs, run.data.max_words)
@@ -130,6 +133,12 @@ class CaptionTraining:
         )
         self._reward: Reward | None = None
         self._step_began = time.perf_counter()
+
+    def _text_towers(self, codebook: Codebook | None) -> Any:
+        """What embeds the captions in the codebook's space; None where no stage asks for it."""
+        if codebook is None or not _embeds_captions(self.run):
+            return None
+        return look_up(TEXT_TOWERS)(self.run.text_from, codebook.tower)
 
     def whole(self) -> CaptioningModel:
         """The model as a person uses it."""
@@ -188,15 +197,16 @@ class CaptionTraining:
         if isinstance(objective, SelfCritical):
             seconds, objective.reward_seconds = objective.reward_seconds, 0.0
             return {"reward_share": seconds / (time.perf_counter() - self._step_began)}
-        numbers = {}
-        if objective.concepts:
+        numbers: dict[str, float] = {}
+        if objective.concepts and self.settings.codebook is not None:
             numbers |= concept_use(torch.cat(objective.concepts), len(self.settings.codebook["words"]))
         if objective.seen:
             seen = whole_step(objective.seen)
             self.model.captioner.observe(
                 seen.trace, seen.tokens_RT, seen.lengths_R, seen.memory, seen.pictures_R
             )
-            numbers |= self._prototypes.statistics()
+            if self._prototypes is not None:
+                numbers |= self._prototypes.statistics()
         return numbers
 
     def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation:
@@ -252,12 +262,17 @@ def begun_model(run: CaptionRun, vocabulary_size: int, codebook: Codebook | None
 
 
 def begin_from(
-    model: CaptionModel, run: CaptionRun, vocabulary: Vocabulary | Subwords, codebook: Codebook | None
+    model: CaptionModel,
+    run: CaptionRun,
+    vocabulary: Vocabulary | Subwords | Pieces,
+    codebook: Codebook | None,
 ) -> list[str]:
-    """The weights of `captioner_from` into the model; words that both know keep theirs.
+    """The weights of `captioner_from`, where there is one, into the model; words that both know keep theirs.
 
     Gives what the person is told. Raises ModelError, ConfigError where the two do not fit.
     """
+    if not run.captioner_from:
+        return []
     source = find_model(run.captioner_from)
     said = load_by_words(
         model,
@@ -308,9 +323,12 @@ def read_inputs(
     Raises ConfigError, StoreError for a store that does not fit the run.
     """
     data = run.data
-    if not data.features:
+    folder = data.features
+    if run.store_features and not folder:
+        folder = cached_features(data, model.tower, preprocessing, list(dict.fromkeys(files)))
+    if not folder:
         return pixel_inputs(data, preprocessing, files)
-    inputs = stored_inputs(Path(data.features), model.tower, preprocessing, run.stage)
+    inputs = stored_inputs(Path(folder), model.tower, preprocessing, run.stage)
     if data.panoptic and inputs.store.manifest.get("views", 1) > 1:
         raise ConfigError(
             "data.panoptic labels the cells of plain pictures, and the store of data.features holds random "

@@ -8,6 +8,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,8 +100,8 @@ def write_predictions(
                     "text": row.record.text,
                     "labels": row.record.labels,
                     "predicted": chosen,
+                    "probabilities": dict(zip(labels, shares, strict=True)),
                 }
-                said |= {"probabilities": dict(zip(labels, shares, strict=True))}
                 line = (
                     json.dumps(said, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
                 )
@@ -161,7 +162,7 @@ def measure(request: EvaluateRequest) -> Evaluation:
             f"{request.data}: none of the {rows.bad} rows of split {request.split!r} could be labelled"
         )
     scores, table = _scored(truth, chosen, labels, classifier.settings.several, out)
-    return Evaluation(scores, tuple(row._asdict() for row in table), len(truth), rows.bad)
+    return Evaluation(scores, tuple(asdict(row) for row in table), len(truth), rows.bad)
 
 
 def _scored(

@@ -10,7 +10,8 @@ structures and requests only the missing scores.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pydantic import BaseModel, Field
@@ -18,6 +19,9 @@ from pydantic import BaseModel, Field
 from patchword.errors import ConfigError
 from patchword.models.fusion.prompt_fusion import PromptFusionConfig
 from patchword.models.fusion.prompt_search import SearchSpace
+
+Make = Callable[[list[PromptFusionConfig]], PromptFusionConfig]
+"""Makes a structure from the best so far."""
 
 _TRIES = 300
 """Attempts to draw a new structure within the budget before the search continues with fewer."""
@@ -52,73 +56,81 @@ def key_of(structure: PromptFusionConfig) -> str:
     return structure.model_dump_json()
 
 
-def evolve(
-    space: SearchSpace,
-    classes: int,
-    score: Callable[[PromptFusionConfig], float],
-    cost: Callable[[PromptFusionConfig], float],
-    budget: float,
-    settings: EvolutionConfig,
-    seed: int,
-    known: Mapping[str, float],
-    on_scored: Callable[[int, StructureScore], None],
-) -> list[StructureScore]:
-    """Returns all structures that were scored, best first; of equal ones, the cheaper comes first.
+@dataclass
+class Evolution:
+    """A search for the best structure of a space within a budget."""
 
-    Args:
-        known: scores by `key_of` from an earlier, interrupted run of the same search; empty for a new one.
-        on_scored: called with the generation and each structure as soon as it is scored, to show progress
-            and to record scores for `known`.
-    Raises:
-        ConfigError: no structure of the space is within the budget.
-    """
-    generator = random.Random(seed)
-    seen: dict[str, StructureScore] = {}
+    space: SearchSpace
+    classes: int
+    score: Callable[[PromptFusionConfig], float]
+    cost: Callable[[PromptFusionConfig], float]
+    budget: float
+    settings: EvolutionConfig
+    seen: dict[str, StructureScore] = field(default_factory=dict, init=False)
+    """What was scored, by `key_of`."""
 
-    def add(
-        generation: int, count: int, make: Callable[[list[PromptFusionConfig]], PromptFusionConfig]
-    ) -> None:
-        """Scores up to `count` new structures within the budget, made from the best so far."""
-        parents = [scored.structure for scored in ranked(seen)[: settings.parents]]
+    def run(
+        self, seed: int, known: Mapping[str, float], on_scored: Callable[[int, StructureScore], None]
+    ) -> list[StructureScore]:
+        """Returns all structures that were scored, best first; of equal ones, the cheaper comes first.
+
+        Args:
+            known: scores by `key_of` from an earlier, interrupted run of the same search; empty for a new
+                one.
+            on_scored: called with the generation and each structure as soon as it is scored, to show
+                progress and to record scores for `known`.
+        Raises:
+            ConfigError: no structure of the space is within the budget.
+        """
+        settings, generator = self.settings, random.Random(seed)
+
+        def draw(parents: list[PromptFusionConfig]) -> PromptFusionConfig:
+            return self.space.draw(self.classes, generator)
+
+        def mutate(parents: list[PromptFusionConfig]) -> PromptFusionConfig:
+            parent = generator.choice(parents)
+            return self.space.mutate(
+                parent, generator, settings.mutation_probability, settings.depth_probability
+            )
+
+        def cross(parents: list[PromptFusionConfig]) -> PromptFusionConfig:
+            return self.space.cross(generator.choice(parents), generator.choice(parents), generator)
+
+        def add(generation: int, count: int, make: Make) -> None:
+            for key, structure, cost in self._candidates(count, make):
+                score = known[key] if key in known else self.score(structure)
+                self.seen[key] = StructureScore(structure, cost, score)
+                on_scored(generation, self.seen[key])
+
+        add(0, settings.population, draw)
+        if not self.seen:
+            cheapest = min(self.cost(draw([])) for _ in range(_TRIES))
+            found = f"no structure of the search space costs {self.budget:,.0f} or less"
+            raise ConfigError(
+                f"{found}, the cheapest one found costs {cheapest:,.0f}: raise the budget or widen the space"
+            )
+        for generation in range(1, settings.generations + 1):
+            full = len(self.seen) + settings.population
+            add(generation, min(settings.mutations, settings.population), mutate)
+            add(generation, min(settings.crossings, full - len(self.seen)), cross)
+            add(generation, full - len(self.seen), draw)
+        return ranked(self.seen)
+
+    def _candidates(self, count: int, make: Make) -> Iterator[tuple[str, PromptFusionConfig, float]]:
+        """Up to `count` new structures within the budget, made from the best so far, with key and cost."""
+        parents = [scored.structure for scored in ranked(self.seen)[: self.settings.parents]]
         added = 0
         for _ in range(_TRIES):
             if added == count:
                 return
             structure = make(parents)
             key = key_of(structure)
-            if key in seen:
+            if key in self.seen:
                 continue
-            price = cost(structure)
-            if price > budget:
-                continue
-            seen[key] = StructureScore(structure, price, known[key] if key in known else score(structure))
-            on_scored(generation, seen[key])
-            added += 1
-
-    def draw(parents: list[PromptFusionConfig]) -> PromptFusionConfig:
-        return space.draw(classes, generator)
-
-    def mutate(parents: list[PromptFusionConfig]) -> PromptFusionConfig:
-        return space.mutate(
-            generator.choice(parents), generator, settings.mutation_probability, settings.depth_probability
-        )
-
-    def cross(parents: list[PromptFusionConfig]) -> PromptFusionConfig:
-        return space.cross(generator.choice(parents), generator.choice(parents), generator)
-
-    add(0, settings.population, draw)
-    if not seen:
-        cheapest = min(cost(draw([])) for _ in range(_TRIES))
-        found = f"no structure of the search space costs {budget:,.0f} or less"
-        raise ConfigError(
-            f"{found}, the cheapest one found costs {cheapest:,.0f}: raise the budget or widen the space"
-        )
-    for generation in range(1, settings.generations + 1):
-        full = len(seen) + settings.population
-        add(generation, min(settings.mutations, settings.population), mutate)
-        add(generation, min(settings.crossings, full - len(seen)), cross)
-        add(generation, full - len(seen), draw)
-    return ranked(seen)
+            cost = self.cost(structure)
+            if cost <= self.budget:
+                yield key, structure, cost
+                added += 1
 
 
 def ranked(seen: Mapping[str, StructureScore]) -> list[StructureScore]:

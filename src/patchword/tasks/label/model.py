@@ -12,7 +12,6 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import torch
 from pydantic import BaseModel, Field
-from torch import nn
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.facts import ModelFacts
@@ -26,6 +25,7 @@ from patchword.checkpoints.model import (
 from patchword.composed import TextTowerSettings, TowerSettings, build_text_tower, build_tower, import_towers
 from patchword.data.formats.labels import LabelTable, Missing, TableColumns, absent
 from patchword.data.formats.readers import held_out_by_name
+from patchword.data.isolated import PictureReader
 from patchword.data.labels import LabelBatch, encode_texts, known
 from patchword.data.pictures import Picture, Preprocessing, open_picture
 from patchword.data.records import LabelRecord
@@ -34,7 +34,7 @@ from patchword.errors import ConfigError, DataError, PictureError
 from patchword.models.fusion.late_concatenation import LateConcatenation, LateConcatenationConfig
 from patchword.models.fusion.prompt_fusion import PromptFusion, PromptFusionConfig
 from patchword.tasks.describe import describe
-from patchword.tasks.label.objective import LabelModel
+from patchword.tasks.label.objective import LabelModel, lower_of
 from patchword.tasks.label.result import Labels, LayerAttention
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
@@ -68,7 +68,7 @@ def reads(model: FusionSettings) -> tuple[bool, bool]:
     return inputs != "text", inputs != "image"
 
 
-def build_label_model(vision: nn.Module | None, text: nn.Module | None, model: FusionSettings) -> LabelModel:
+def build_label_model(vision: Any, text: Any, model: FusionSettings) -> LabelModel:
     """Builds the model of these settings over two towers; one that is not read may be None."""
     return (
         PromptFusion(model, vision, text)
@@ -134,7 +134,7 @@ class LabellingModel:
                     "with"
                 )
         batch = self.batch(pictures, texts).to(self.device)
-        lower = self.model.lower(batch.pixels_B3HW, batch.ids_BL, None, batch.mask_BL)
+        lower = lower_of(self.model, batch, 0)
         logits_BY = self.model.fuse(lower, batch.has_image_B, batch.has_text_B).float()
         return (logits_BY.sigmoid() if self.settings.several else logits_BY.softmax(1)).cpu().numpy()
 
@@ -160,7 +160,7 @@ class LabellingModel:
         layers: list[LayerAttention] = []
         if isinstance(self.model, PromptFusion):
             batch = self.batch([picture], [text]).to(self.device)
-            tokens = self.model.lower(batch.pixels_B3HW, batch.ids_BL, None, batch.mask_BL)
+            tokens = self.model.lower(*batch.pixels_and_ids(), None, batch.mask_BL)
             first = self.model.image_tower.depth - self.model.config.fused_layers
             for number, gathered in enumerate(self.model.explain(tokens), start=first + 1):
                 if gathered is not None:
@@ -286,20 +286,21 @@ def predict_rows(
         DataError: a row lacks something that `missing` does not allow; the message names the row.
     """
     waiting: list[tuple[LabelRecord, Any, str]] = []
-    for record in records:
-        no_image, no_text = absent(record, images, classifier.reads, missing)
-        picture: Any = None
-        if classifier.reads[0] and not no_image:
-            try:
-                picture = open_picture(images / record.file)
-            except PictureError as error:
-                if missing != "text-only" or not (classifier.reads[1] and record.text):
-                    unreadable(record, error)
-                    continue
-        waiting.append((record, picture, "" if no_text else record.text))
-        if len(waiting) == batch:
-            yield _predicted(classifier, waiting)
-            waiting = []
+    with PictureReader() as reader:
+        for record in records:
+            no_image, no_text = absent(record, images, classifier.reads, missing)
+            picture: Any = None
+            if classifier.reads[0] and not no_image:
+                try:
+                    picture = reader.open(images / record.file)
+                except PictureError as error:
+                    if missing != "text-only" or not (classifier.reads[1] and record.text):
+                        unreadable(record, error)
+                        continue
+            waiting.append((record, picture, "" if no_text else record.text))
+            if len(waiting) == batch:
+                yield _predicted(classifier, waiting)
+                waiting = []
     if waiting:
         yield _predicted(classifier, waiting)
 

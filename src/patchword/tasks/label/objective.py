@@ -21,7 +21,7 @@ def lower_of(model: LabelModel, batch: LabelBatch, stored_before_last: int) -> A
     layers have not seen yet.
     """
     if batch.tokens is None:
-        return model.lower(batch.pixels_B3HW, batch.ids_BL, None, batch.mask_BL)
+        return model.lower(*batch.pixels_and_ids(), None, batch.mask_BL)
     if isinstance(model, LateConcatenation):
         return model.resume(*batch.tokens, stored_before_last)
     return FusionTokens(*batch.tokens)

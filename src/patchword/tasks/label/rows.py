@@ -14,7 +14,7 @@ from patchword.data.store import Store, cache_folder, fingerprint
 from patchword.errors import ConfigError
 from patchword.files import file_digest
 from patchword.log import progress
-from patchword.tasks.label.settings import LabelRun
+from patchword.tasks.label.settings import LabelSections
 from patchword.tasks.label.splits import read_splits
 from patchword.tasks.label.tokens import DecodedInputs, expected_entries, store_tokens
 from patchword.tasks.label.towers import make_towers
@@ -24,7 +24,7 @@ from patchword.train.data import pixel_inputs
 class LabelRows:
     """Everything of a run but its model: towers, labels, and the rows of both splits."""
 
-    def __init__(self, run: LabelRun, sides: tuple[bool, bool], before_last: int) -> None:
+    def __init__(self, run: LabelSections, sides: tuple[bool, bool], before_last: int) -> None:
         """`before_last`: how many of the towers' last layers stored tokens have not passed."""
         self._run, data = run, run.data
         self.before_last = before_last

@@ -55,6 +55,9 @@ class LabelDataSettings(BaseModel, extra="forbid", frozen=True):
         0, ge=0, description="training rows set aside to select the model; 0: it is selected on split val"
     )
     limit: int = Field(0, ge=0, description="use only the first n training rows (tests, dry runs); 0: all")
+    share: float = Field(
+        1.0, gt=0, le=1, description="share of each label's training rows that is used, at least one row"
+    )
 
     @model_validator(mode="after")
     def _tokens_are_plain(self) -> LabelDataSettings:
@@ -83,13 +86,12 @@ class LateConcatenationSection(LateConcatenationConfig, frozen=True):
     classes: int = Field(0, ge=0, description="number of labels; 0: as many as the training rows have")
 
 
-class LabelRun(RunSettings, frozen=True):
-    """The configuration of a training that labels rows.
+class LabelSections(RunSettings, frozen=True):
+    """What the configuration of a training that labels rows shares with that of a search for its structure.
 
     Towers are those of a trained model, or described by two sections.
     """
 
-    task: Literal["label"] = "label"
     data: LabelDataSettings
     towers: str | None = Field(
         None, description="two-tower or labelling model (folder, hub id) whose towers and words are used"
@@ -98,9 +100,11 @@ class LabelRun(RunSettings, frozen=True):
         None, ge=0, description="first trained layer of both towers; absent: frozen; 0: all (fine-tuning)"
     )
     vision_from: str | None = Field(
-        None, description="in its place: labelling model whose picture tower is used"
+        None, description="in its place: labelling or pre-trained model whose picture tower is used"
     )
-    text_from: str | None = Field(None, description="and the one whose text tower and words are used")
+    text_from: str | None = Field(
+        None, description="and the one, or a pre-trained one, whose text tower and words are used"
+    )
     vision: TowerSettings | None = Field(
         None, description="in place of vision_from: a picture tower of its own"
     )
@@ -109,7 +113,7 @@ class LabelRun(RunSettings, frozen=True):
     stage: tuple[StageSettings, ...] = Field(min_length=1, description="what happens, in order")
 
     @model_validator(mode="after")
-    def _one_origin_of_towers(self) -> LabelRun:
+    def _one_origin_of_towers(self) -> LabelSections:
         for side in ("vision", "text"):
             given = [name for name in ("towers", f"{side}_from", side) if getattr(self, name) is not None]
             if len(given) != 1:
@@ -119,6 +123,12 @@ class LabelRun(RunSettings, frozen=True):
                     f"found {found}"
                 )
         return self
+
+
+class LabelRun(LabelSections, frozen=True):
+    """The configuration of a training that labels rows."""
+
+    task: Literal["label"] = "label"
 
 
 def whole(section: PromptFusionSection | LateConcatenationSection, labels: int) -> FusionSettings:

@@ -13,7 +13,7 @@ from patchword.data.labels import known
 from patchword.errors import ConfigError, DataError
 from patchword.tasks.label.model import check_labels
 from patchword.tasks.label.settings import LabelDataSettings
-from patchword.train.data import hold_out
+from patchword.train.data import HELD_OUT_SEED, hold_out
 
 
 class Splits(NamedTuple):
@@ -60,8 +60,21 @@ def read_splits(table: LabelTable, data: LabelDataSettings, sides: tuple[bool, b
     if data.held_out:
         kept, aside = hold_out(len(train), data.held_out, "training rows")
         train, val = train[kept], train[aside]
+    if data.share < 1:
+        train = _share_of_each(table, train, data.share)
     if not len(val):
         raise ConfigError(
             f"{table.path} has no rows of split val to select the model on: mark some, or set data.held_out"
         )
     return Splits(train[: data.limit] if data.limit else train, val, names, list(files))
+
+
+def _share_of_each(table: LabelTable, places: np.ndarray, share: float) -> np.ndarray:
+    """A share of the rows of each label (a row's first label), at least one; the same whatever the seed, and
+    a smaller share is part of a larger one."""
+    by_label: dict[str, list[int]] = {}
+    for place in places[np.random.default_rng(HELD_OUT_SEED).permutation(len(places))]:
+        record = table.read(int(place))
+        by_label.setdefault(record.labels[0] if record.labels else "", []).append(int(place))
+    chosen = [place for rows in by_label.values() for place in rows[: max(1, round(share * len(rows)))]]
+    return np.sort(np.array(chosen, dtype=np.int64))

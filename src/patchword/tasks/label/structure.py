@@ -31,10 +31,10 @@ from patchword.log import progress
 from patchword.models.fusion.prompt_fusion import FusionTokens, PromptFusion, PromptFusionConfig, label_loss
 from patchword.models.fusion.prompt_search import PromptSupernet, SearchSpace, saved_bytes, trained_parameters
 from patchword.reports.figures import cost_figure
-from patchword.tasks.label.evolution import EvolutionConfig, StructureScore, evolve, key_of
+from patchword.tasks.label.evolution import Evolution, EvolutionConfig, StructureScore, key_of
 from patchword.tasks.label.objective import labelled
 from patchword.tasks.label.rows import LabelRows
-from patchword.tasks.label.settings import LabelRun, PromptFusionSection
+from patchword.tasks.label.settings import LabelSections, PromptFusionSection
 from patchword.tasks.label.train import where
 from patchword.tasks.label.validate import scores_on
 from patchword.train.claim import claimed
@@ -43,7 +43,7 @@ from patchword.train.recipe import Recipe, Validation
 from patchword.train.step import Shares
 
 
-class StructureRun(LabelRun, frozen=True):
+class StructureRun(LabelSections, frozen=True):
     """The configuration of a search: that of a training, with a space in place of a structure.
 
     `stage` trains the supernet.
@@ -78,7 +78,13 @@ class SupernetLabelling(nn.Module):
         drawn = self.space.draw(
             self.model.whole.config.classes, random.Random(int(torch.randint(2**31, (1,))))
         )
-        return labelled(self.model(drawn, FusionTokens(*batch.tokens)), batch, self.several, shares)
+        return labelled(self.model(drawn, _stored(batch)), batch, self.several, shares)
+
+
+def _stored(batch: LabelBatch) -> FusionTokens:
+    """The tokens of a batch; a search always stores them."""
+    assert batch.tokens is not None
+    return FusionTokens(*batch.tokens)
 
 
 class SupernetTraining:
@@ -131,9 +137,7 @@ class SupernetTraining:
         rows = self.rows.selection
         if self.run.scored_rows:
             rows = rows.first(self.run.scored_rows)
-        return scores_on(
-            rows, self.rows.labels, lambda batch: self.model(structure, FusionTokens(*batch.tokens)), device
-        )
+        return scores_on(rows, self.rows.labels, lambda batch: self.model(structure, _stored(batch)), device)
 
     def save(self, folder: Path) -> None:
         """The weights; structures are cut out of them later."""
@@ -208,10 +212,9 @@ def _ranked(
         def score(structure: PromptFusionConfig) -> float:
             return training.score(structure, device)["micro_F1"]
 
-        price = _cost(run, training)
-        return evolve(
-            run.prompt_search, classes, score, price, run.budget, run.evolution, run.seed, known, on_scored
-        )
+        cost = _cost(run, training)
+        evolution = Evolution(run.prompt_search, classes, score, cost, run.budget, run.evolution)
+        return evolution.run(run.seed, known, on_scored)
 
 
 def _already(path: Path) -> dict[str, float]:
@@ -237,9 +240,7 @@ def _cost(run: StructureRun, training: SupernetTraining) -> Callable[[PromptFusi
         return float(
             saved_bytes(
                 model,
-                lambda: label_loss(
-                    model.fuse(FusionTokens(*batch.tokens)), batch.labels, training.rows.train.several
-                ),
+                lambda: label_loss(model.fuse(_stored(batch)), batch.labels, training.rows.train.several),
             )
         )
 

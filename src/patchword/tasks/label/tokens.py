@@ -18,7 +18,7 @@ from torch import nn
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.data.captions import Inputs
-from patchword.data.labels import LabelBatch, LabelData
+from patchword.data.labels import LabelBatch, LabelData, TokenInputs
 from patchword.data.pictures import Preprocessing, open_picture
 from patchword.data.store import Store, fingerprint, write_store
 from patchword.errors import ConfigError
@@ -46,6 +46,7 @@ def expected_entries(vision: nn.Module, text: nn.Module, before_last: int, rows:
 
     They name towers, layers, preprocessing, the current table, and how texts are cut.
     """
+    assert rows.inputs is not None and not isinstance(rows.inputs, TokenInputs)  # it is made of pictures
     status = rows.table.path.stat()
     return {
         "towers": fingerprint([checkpoint.weights_digest(vision), checkpoint.weights_digest(text)]),
@@ -111,14 +112,15 @@ def _lower(
 
     Inference mode is set here and not around the moves of the towers, which may be trained afterwards.
     """
-    image_BNC, _ = vision.embed(batch.pixels_B3HW)
+    pixels_B3HW, ids_BL = batch.pixels_and_ids()
+    image_BNC, _ = vision.embed(pixels_B3HW)
     image_BNC = run_layers(vision.layers, image_BNC, None, 0, vision.depth - before_last)
-    text_BLC, mask_BL = text.embed(batch.ids_BL, batch.mask_BL)
+    text_BLC, mask_BL = text.embed(ids_BL, batch.mask_BL)
     text_BLC = run_layers(text.layers, text_BLC, mask_BL, 0, text.depth - before_last)
     text_BLC = nn.functional.pad(text_BLC, (0, 0, 0, longest - text_BLC.shape[1]))
-    lengths_B = batch.mask_BL.sum(1).to(torch.int32)
+    lengths_B = torch.zeros(len(ids_BL)) if batch.mask_BL is None else batch.mask_BL.sum(1)
     return {
         "image": image_BNC.half().cpu().numpy(),
         "text": text_BLC.half().cpu().numpy(),
-        "length": lengths_B.cpu().numpy(),
+        "length": lengths_B.to(torch.int32).cpu().numpy(),
     }

@@ -18,7 +18,7 @@ from patchword.models.fusion.prompt_fusion import PromptFusionConfig
 from patchword.tasks.label.model import LabellingModel, LabellingSettings, build_label_model, reads
 from patchword.tasks.label.objective import LabelObjective, lower_of
 from patchword.tasks.label.rows import LabelRows
-from patchword.tasks.label.settings import LabelRun, whole
+from patchword.tasks.label.settings import LabelRun, LabelSections, whole
 from patchword.tasks.label.validate import scores_on
 from patchword.train.recipe import Recipe, Validation
 
@@ -93,7 +93,7 @@ def where(batch: LabelBatch) -> list[str]:
     return list(batch.wheres)
 
 
-def facts_of(run: LabelRun, folder: Path, command: str, rows: LabelRows, model: nn.Module) -> ModelFacts:
+def facts_of(run: LabelSections, folder: Path, command: str, rows: LabelRows, model: nn.Module) -> ModelFacts:
     """The facts of a training, for the model's card."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return ModelFacts(

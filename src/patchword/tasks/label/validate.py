@@ -27,13 +27,13 @@ def scores_on(
     truth: list[Any] = []
     predicted: list[Any] = []
     for places in rows.plan(batch, None):
-        found = rows.batch(places, None).to(device)
-        logits_BY = logits(found)
+        given = rows.batch(places, None).to(device)
+        logits_BY = logits(given)
         if rows.several:
-            truth += [_names(row, labels) for row in (found.labels > 0.5).cpu().numpy()]
+            truth += [_names(row, labels) for row in (given.labels > 0.5).cpu().numpy()]
             predicted += [_names(row, labels) for row in (logits_BY > 0).cpu().numpy()]
         else:
-            truth += [labels[number] for number in found.labels.tolist()]
+            truth += [labels[number] for number in given.labels.tolist()]
             predicted += [labels[number] for number in logits_BY.argmax(1).tolist()]
     found = (
         several_labels(truth, predicted, labels) if rows.several else classification(truth, predicted, labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,45 +19,58 @@ class Told(NamedTuple):
     ids_BL: Tensor
     mask_BL: Tensor
     text: TextFeatures
+    """What the text tower gives; its width is 0 for a painter that reads the words itself."""
     sentence_BE: Tensor | None = None
-    """In the space of two towers, where the painter works in one: unit vectors."""
+    """Unit vectors in the space of two towers; None where the painter works in no such space."""
 
 
 class PaintModel(nn.Module):
     """A text tower, frozen or not, and the painter that reads it.
 
-    A painter that works in the space of two towers has both of them, frozen, in place of the text tower.
+    A painter that works in the space of two towers has both of them, frozen, in place of the text tower; one
+    that reads the words itself has neither.
     """
 
-    def __init__(self, text: nn.Module | None, painter: nn.Module, towers: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        text: Any,
+        painter: Any,
+        towers: Any = None,
+        codec: Any = None,
+    ) -> None:
+        """`codec`: turns pictures into the latents that the painter works on, and back."""
         super().__init__()
-        self.painter, self.towers = painter, towers
+        self.painter, self.towers, self.codec = painter, towers, codec
         if towers is None:
             self.text = text
         else:
             towers.requires_grad_(False)
 
     @property
-    def text_tower(self) -> nn.Module:
-        """What reads the texts."""
+    def text_tower(self) -> Any:
+        """What reads the texts; None where the painter does."""
         return self.text if self.towers is None else self.towers.text
 
     @property
     def text_is_frozen(self) -> bool:
-        return not any(parameter.requires_grad for parameter in self.text_tower.parameters())
+        tower = self.text_tower
+        return tower is not None and not any(one.requires_grad for one in tower.parameters())
 
     def train(self, mode: bool = True) -> PaintModel:
-        """As `nn.Module.train`; frozen towers stay in evaluation mode."""
+        """Sets the mode, as `nn.Module.train` does; frozen towers stay in evaluation mode."""
         super().train(mode)
         if self.text_is_frozen:
-            (self.text if self.towers is None else self.towers).eval()
+            (self.text_tower if self.towers is None else self.towers).eval()
         return self
 
     def tell(self, ids_BL: Tensor, pad: int) -> Told:
         """What the text tower makes of texts; without gradient where it is frozen."""
         mask_BL = ids_BL != pad
+        tower = self.text_tower
+        if tower is None:
+            return Told(ids_BL, mask_BL, TextFeatures(torch.zeros(*ids_BL.shape, 0, device=ids_BL.device)))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.text_is_frozen):
-            features = self.text_tower(ids_BL, mask_BL)
+            features = tower(ids_BL, mask_BL)
             if self.towers is None:
                 return Told(ids_BL, mask_BL, features)
             return Told(ids_BL, mask_BL, features, F.normalize(self.towers.pool_text(features), dim=-1))

@@ -22,16 +22,42 @@ from patchword.train.step import OptimiserStep, one_step
 PAINTERS = {
     "denoiser": Kind("models.painters.denoiser", "DenoiserConfig", "Denoiser"),
     "unclip": Kind("models.painters.clip_prior", "UnClipConfig", "UnClip"),
+    "conditional_gan": Kind("models.painters.conditional_gan", "ConditionalGanConfig", "ConditionalGan"),
+    "stack_gan": Kind("models.painters.stack_gan", "StackGanConfig", "StackGan"),
+    "attn_gan": Kind("models.painters.attn_gan", "AttnGanConfig", "AttnGan"),
+    "df_gan": Kind("models.painters.df_gan", "DfGanConfig", "DfGan"),
+    "dalle": Kind("models.painters.token_transformer", "DalleConfig", "Dalle"),
+    "parti": Kind("models.painters.token_transformer", "PartiConfig", "Parti"),
 }
 FAMILIES = {
     "denoiser": "tasks.paint.diffusion:DIFFUSION",
     "unclip": "tasks.paint.unclip:UNCLIP",
+    "conditional_gan": "tasks.paint.conditional:CONDITIONAL",
+    "stack_gan": "tasks.paint.stacked:STACKED",
+    "attn_gan": "tasks.paint.attentive:ATTENTIVE",
+    "df_gan": "tasks.paint.deep_fusion:DEEP_FUSION",
+    "dalle": "tasks.paint.tokens:DALLE",
+    "parti": "tasks.paint.tokens:PARTI",
 }
 """Where the family of each kind is, as "module:name"; imported when a model of the kind is."""
 IN_A_SPACE = frozenset({"unclip"})
 """Kinds that work in the space of two towers, and need both of them."""
 
+READS_WORDS = frozenset({"dalle"})
+"""Kinds that read the words themselves and have no text tower."""
+
 PainterSettings = Annotated[KindSettings, ByKind(PAINTERS)]
+
+
+class TokenChoice(NamedTuple):
+    """How a painter that writes tokens draws each of them."""
+
+    temperature: float = 1.0
+    """Of the probabilities; 0 takes the likeliest token."""
+    top_k: int | None = None
+    """Only so many of the likeliest tokens."""
+    top_p: float | None = None
+    """Only the fewest tokens that hold this share of the probability."""
 
 
 class Wish(NamedTuple):
@@ -47,8 +73,18 @@ class Wish(NamedTuple):
     """Random steps (DDPM) in place of DDIM, for a family that has both."""
     watch: Callable[[], None] = lambda: None
     """Called after each step."""
+    tokens: TokenChoice | None = None
+    """For a family that writes tokens."""
+    small: Tensor | None = None
+    """Smaller pictures (B, 3, h, w) in [-1, 1] that are enlarged, by a family that does so."""
     maps: list[Tensor] | None = None
     """Collects attention on the words (B, N, L), for a family that attends to them."""
+
+
+def build_told(settings: Any, text_width: int | None, vocabulary: int) -> nn.Module:
+    """A painter that is told by the text tower."""
+    painter: nn.Module = PAINTERS[settings.kind].part_class()(settings, text_width)
+    return painter
 
 
 class Family(NamedTuple):
@@ -66,6 +102,10 @@ class Family(NamedTuple):
     """Usual number of steps; None where there is no choice."""
     optimisers: Callable[[nn.Module, StageSettings], tuple[torch.optim.Optimizer, ...]] = single_optimiser
     step: OptimiserStep = one_step
+    selects: bool = True
+    """Whether the loss on other pictures says which model is best; if not, the last one is the result."""
+    build: Callable[[Any, int | None, int], nn.Module] = build_told
+    """(settings, width of the text tower, size of the vocabulary) -> the painter with random weights."""
 
 
 def family_of(settings: Any) -> Family:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from patchword.checkpoints.facts import ModelFacts
 from patchword.errors import ConfigError, DataError, MissingExtra, ModelError
 from patchword.hub import find_published
+from patchword.tasks.paint.families import TokenChoice
 
 GUIDANCE, STEPS = 7.5, 25
 
@@ -79,17 +80,23 @@ class PipelinePainter:
         guidance: float | None = None,
         steps: int | None = None,
         percentile: float | None = None,
+        tokens: TokenChoice | None = None,
         watch: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
         """Pictures, uint8 (n, H, W, 3); see `PaintingModel.paint`.
 
-        Raises ConfigError for a guidance below 1, which pipelines do not have, and for a percentile.
+        Raises ConfigError for a guidance below 1, which pipelines do not have, for a percentile, and for a
+        choice of tokens.
         """
         self.check(prompt)
         if guidance is not None and guidance < 1:
             raise ConfigError(f"guidance is {guidance:g}: pipelines of diffusers are guided from 1 on")
         if percentile is not None:
             raise ConfigError("pipelines of diffusers bound their pictures themselves: leave out --threshold")
+        if tokens is not None:
+            raise ConfigError(
+                "pipelines of diffusers write no tokens: leave temperature, top_k and top_p out"
+            )
         sources = [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
 
         def after_step(pipeline: Any, step: int, time: Any, found: dict[str, Any]) -> dict[str, Any]:

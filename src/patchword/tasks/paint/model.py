@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.facts import ModelFacts
@@ -28,7 +29,7 @@ from patchword.hub import hub_name, is_hub
 from patchword.lookup import look_up
 from patchword.tasks.describe import describe
 from patchword.tasks.paint.composed import PaintModel, Told, padded_ids
-from patchword.tasks.paint.families import PAINTERS, Family, Wish, family_of
+from patchword.tasks.paint.families import Family, TokenChoice, Wish, family_of
 from patchword.tasks.paint.settings import PaintingSettings
 from patchword.tasks.retrieve.model import build_two_towers, by_value
 from patchword.text.pieces import Pieces
@@ -38,22 +39,28 @@ from patchword.towers import layered
 
 
 def build_paint_model(
-    settings: PaintingSettings, text: nn.Module | None = None, towers: nn.Module | None = None
+    settings: PaintingSettings,
+    text: Any = None,
+    towers: Any = None,
+    codec: Any = None,
 ) -> PaintModel:
     """The composed model of these settings, with random weights but for the towers that are given."""
     if settings.towers is not None:
         towers = build_two_towers(settings.towers) if towers is None else towers
-    elif text is None:
+    elif text is None and settings.text is not None:
         text = build_text_tower(settings.text)
-    if towers is not None and settings.painter.decoder.picture_width != towers.config.width:
+    painting: Any = settings.painter
+    if towers is not None and painting.decoder.picture_width != towers.config.width:
         raise ConfigError(
-            f"painter.decoder.picture_width is {settings.painter.decoder.picture_width}, and the space of "
-            "the two "
-            f"towers is {towers.config.width} wide: set it to that"
+            f"painter.decoder.picture_width is {painting.decoder.picture_width}, and the space of the "
+            f"two towers is {towers.config.width} wide: set it to that"
         )
-    width = text.width if towers is None else towers.text.width
-    painter = PAINTERS[settings.painter.kind].part_class()(settings.painter, width)
-    return PaintModel(text, painter, towers)
+    reader = text if towers is None else towers.text
+    width = None if reader is None else reader.width
+    painter = family_of(settings.painter).build(painting, width, settings.vocabulary_size)
+    if settings.codec is not None and codec is None:
+        codec = look_up("tasks.paint.latents:LatentCodec")(settings.codec)
+    return PaintModel(text, painter, towers, codec)
 
 
 class PaintingModel:
@@ -72,7 +79,7 @@ class PaintingModel:
         self.family: Family = family_of(settings.painter)
 
     def __repr__(self) -> str:
-        return describe(self, self.settings.painter.kind, f"{self.settings.painter.size} px")
+        return describe(self, self.settings.painter.kind, f"{self.size} px")
 
     @property
     def identity(self) -> str:
@@ -87,7 +94,9 @@ class PaintingModel:
     @property
     def size(self) -> int:
         """Side of its pictures in pixels."""
-        return int(self.settings.painter.size)
+        codec: Any = self.model.codec
+        painter: Any = self.settings.painter
+        return int(painter.size) * (1 if codec is None else codec.factor)
 
     def words(self, text: str) -> list[str]:
         """The words of a text as the model reads them, with marks for its start and end."""
@@ -144,6 +153,7 @@ class PaintingModel:
         guidance: float | None = None,
         steps: int | None = None,
         percentile: float | None = None,
+        tokens: TokenChoice | None = None,
         watch: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
         """Pictures of a prompt, uint8 (n, H, W, 3), one for each seed.
@@ -153,13 +163,32 @@ class PaintingModel:
                 for none of it; the family's own where left out.
             steps: denoising steps; the family's own where left out.
             percentile: dynamic thresholding at this percentile of a picture's values, for high guidance.
+            tokens: how tokens are drawn, by a painter that writes them.
             watch: called after every step.
 
         Raises DataError for a prompt of which the model knows nothing, ConfigError for a wish that it cannot
         fulfil.
         """
         self.check(prompt)
-        wish = Wish(seeds, guidance, steps, percentile, watch=watch)
+        wish = Wish(seeds, guidance, steps, percentile, tokens=tokens, watch=watch)
+        return to_pixels(self.draw([prompt] * len(seeds), wish))
+
+    def enlarge(
+        self,
+        prompt: str,
+        pixels_BHWC: np.ndarray,
+        seeds: Sequence[int],
+        guidance: float | None = None,
+        steps: int | None = None,
+        watch: Callable[[], None] = lambda: None,
+    ) -> np.ndarray:
+        """Larger pictures of smaller ones (uint8, (n, h, w, 3)), for a model that was trained to enlarge: the
+        second step of a cascade.
+
+        Raises ConfigError for a model that was not.
+        """
+        small = torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2).float() / 127.5 - 1
+        wish = Wish(seeds, guidance, steps, watch=watch, small=small.to(self.device))
         return to_pixels(self.draw([prompt] * len(seeds), wish))
 
     def explain(
@@ -197,7 +226,8 @@ class PaintingModel:
     def write(self, folder: Path, half: bool = False) -> None:
         """Writes the files of the model folder, with all weights by value; it needs no other folder."""
         if self.settings.towers is None:
-            held = {"text": layered.by_value(self.model.text)}
+            text = self.model.text
+            held = {"text": None if text is None else layered.by_value(text)}
         else:
             held = {"towers": by_value(self.settings.towers, self.model.towers)}
         settings = self.settings.model_copy(update=held)
@@ -222,7 +252,9 @@ def load_painter(name: str | Path, device: str | None = None) -> PaintingModel:
     folder = find_model(name)
     settings, facts = read_settings(folder, "paint", PaintingSettings)
     vocabulary = read_vocabulary(folder, settings.vocabulary_size)
-    towers = settings.towers
-    import_towers(towers and towers.vision, settings.text if towers is None else towers.text)
+    if settings.towers is None:
+        import_towers(None, settings.text)
+    else:
+        import_towers(settings.towers.vision, settings.towers.text)
     model = build_checked(folder, lambda: build_paint_model(settings))
     return PaintingModel(model, settings, vocabulary, facts, choose_device(device))

@@ -41,7 +41,7 @@ class Seen(NamedTuple):
     features_NC: np.ndarray
     """Features for distances between sets of pictures."""
     probabilities_NY: np.ndarray
-    """Of each pair of shape and colour, for the surest thing of each picture."""
+    """Scores of each pair of shape and colour, for the surest thing of each picture."""
 
 
 class Oracle:
@@ -86,13 +86,17 @@ def share_true(scene: Scene, caption: str) -> float:
 
 
 def load_oracle(path: Path = WEIGHTS) -> Oracle:
-    """The reader that comes with the package. Raises ModelError where it is missing or damaged."""
+    """The reader of scenes. Raises ModelError where it was not trained yet, or holds other weights."""
     if not path.is_file():
-        raise ModelError(f"{path} is missing: install the package anew")
+        raise ModelError(
+            f"there is no reader of scenes at {path}: make it with `python tools/train_scene_reader.py "
+            f"{path}` "
+            "of the checkout, in minutes"
+        )
     reader, tensors = SceneReader(SceneReaderConfig()), read_tensors(path)
     wanted = reader.state_dict()
     if {name: t.shape for name, t in tensors.items()} != {name: t.shape for name, t in wanted.items()}:
-        raise ModelError(f"{path} holds other weights than the reader has: install the package anew")
+        raise ModelError(f"{path} holds other weights than the reader has: train it anew")
     reader.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()})
     return Oracle(reader)
 

@@ -17,6 +17,7 @@ from patchword.checkpoints.facts import ModelFacts
 from patchword.data.pictures import open_picture
 from patchword.errors import ConfigError
 from patchword.files import write_bytes
+from patchword.tasks.paint.families import TokenChoice
 from patchword.tasks.paint.marks import marked_png, read_facts
 
 AT_ONCE = 8
@@ -56,10 +57,52 @@ class Painter(Protocol):
         guidance: float | None = None,
         steps: int | None = None,
         percentile: float | None = None,
+        tokens: TokenChoice | None = None,
         watch: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
         """Pictures, uint8 (n, H, W, 3)."""
         ...
+
+
+class Cascade:
+    """A painter, and one that enlarges what it paints."""
+
+    def __init__(self, first: Painter, second: Any) -> None:
+        """`second` is a `PaintingModel` that was trained to enlarge."""
+        self.first, self.second, self.facts = first, second, second.facts
+
+    @property
+    def identity(self) -> str:
+        """Both identities."""
+        return f"{self.first.identity}+{self.second.identity}"
+
+    @property
+    def usual_steps(self) -> int | None:
+        """Of both."""
+        return (self.first.usual_steps or 1) + (self.second.usual_steps or 1)
+
+    def remarks(self, text: str) -> list[str]:
+        """What either does not know."""
+        return list(dict.fromkeys([*self.first.remarks(text), *self.second.remarks(text)]))
+
+    def check(self, text: str) -> None:
+        """Raises DataError where either can make nothing of the text."""
+        self.first.check(text)
+        self.second.check(text)
+
+    def paint(
+        self,
+        prompt: str,
+        seeds: Sequence[int],
+        guidance: float | None = None,
+        steps: int | None = None,
+        percentile: float | None = None,
+        tokens: TokenChoice | None = None,
+        watch: Callable[[], None] = lambda: None,
+    ) -> np.ndarray:
+        """Pictures of the first, enlarged by the second, with the same seeds."""
+        small = self.first.paint(prompt, seeds, guidance, steps, percentile, tokens, watch)
+        return self.second.enlarge(prompt, small, seeds, guidance, steps, watch)
 
 
 class Painted(NamedTuple):
@@ -69,7 +112,7 @@ class Painted(NamedTuple):
     seed: int
     pixels_HWC: np.ndarray
     score: float | None
-    """Of the ranker; None where there is none."""
+    """Score of the ranker; None where there is none."""
     kept: bool
     """Whether it was there already."""
 
@@ -83,6 +126,7 @@ class Order(NamedTuple):
     guidance: float | None = None
     steps: int | None = None
     percentile: float | None = None
+    tokens: TokenChoice | None = None
 
 
 def paint_into(
@@ -119,7 +163,7 @@ def paint_into(
     missing = [seed for seed in order.seeds if seed not in same]
     for first in range(0, len(missing), AT_ONCE):
         seeds = missing[first : first + AT_ONCE]
-        wish = (order.guidance, order.steps, order.percentile)
+        wish = (order.guidance, order.steps, order.percentile, order.tokens)
         for seed, pixels_HWC in zip(seeds, painter.paint(order.prompt, seeds, *wish, watch), strict=True):
             write_bytes(names[seed], marked_png(pixels_HWC, {**facts, "seed": seed}))
             found[seed] = pixels_HWC
@@ -128,7 +172,7 @@ def paint_into(
         Painted(names[seed], seed, found[seed], score, seed in same)
         for seed, score in zip(order.seeds, scores, strict=True)
     ]
-    return painted if rank is None else sorted(painted, key=lambda one: -one.score)
+    return painted if rank is None else sorted(painted, key=lambda one: -(one.score or 0.0))
 
 
 def facts_of(painter: Painter, order: Order) -> dict[str, Any]:
@@ -140,6 +184,7 @@ def facts_of(painter: Painter, order: Order) -> dict[str, Any]:
         "guidance": order.guidance,
         "steps": order.steps,
         "percentile": order.percentile,
+        **({} if order.tokens is None else order.tokens._asdict()),
     }
     return {name: value for name, value in facts.items() if value is not None}
 

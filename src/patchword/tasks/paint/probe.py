@@ -52,15 +52,14 @@ class Probe(NamedTuple):
     prompt: str
     what: str
     pictures: int
-    """In which the thing was found at all."""
+    """Pictures in which the thing was found at all."""
     shares: list[Share]
 
     @property
     def distance(self) -> float | None:
         """Total variation between painted and prior shares, 0 to 1; None where the prior is not known."""
-        if any(share.prior is None for share in self.shares):
-            return None
-        return 0.5 * sum(abs(share.painted - share.prior) for share in self.shares)
+        gaps = [abs(share.painted - share.prior) for share in self.shares if share.prior is not None]
+        return 0.5 * float(sum(gaps)) if len(gaps) == len(self.shares) else None
 
 
 def paint_many(
@@ -70,7 +69,7 @@ def paint_many(
     made: list[np.ndarray] = []
     for first in range(1, number + 1, AT_ONCE):
         seeds = range(first, min(first + AT_ONCE, number + 1))
-        made += list(painter.paint(prompt, seeds, None, steps, None, watch))
+        made += list(painter.paint(prompt, seeds, steps=steps, watch=watch))
     return made
 
 

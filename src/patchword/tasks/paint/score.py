@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,9 +119,8 @@ def read_set(folder: Path, resize: int | None) -> Set:
         (a, first), (b, second) = list(sides.items())[:2]
         raise DataError(
             f"{folder} holds pictures of {len(sides)} sizes, such as {first.name} ({a[0]} x {a[1]}) and "
-            f"{second.name} ({b[0]} x {b[1]}): distances between sizes measure the size; --resize SIDE "
-            "brings "
-            "all of them to one"
+            f"{second.name} ({b[0]} x {b[1]}): distances between sizes measure the size; "
+            "--resize SIDE brings all of them to one"
         )
     return Set(files, next(iter(sides)), frozenset(kinds))
 
@@ -143,7 +143,8 @@ def _refuse_mixed(sets: Sequence[Set], folders: Sequence[Path], resize: int | No
         )
 
 
-class _Found(NamedTuple):
+@dataclass(frozen=True)
+class _Features:
     moments: painting.Moments
     kept_ND: np.ndarray
     probabilities_NY: np.ndarray | None
@@ -160,7 +161,7 @@ def opened(files: Sequence[Path], resize: int | None) -> Iterator[list[np.ndarra
 
 def _features(
     files: Sequence[Path], extractor: Extractor, resize: int | None, watch: Callable[[int], None]
-) -> _Found:
+) -> _Features:
     kept: list[np.ndarray] = []
     shares: list[np.ndarray] = []
     held = 0
@@ -178,10 +179,10 @@ def _features(
             yield features_ND
 
     moments = painting.moments(batches())
-    return _Found(moments, np.concatenate(kept), np.concatenate(shares) if shares else None, len(files))
+    return _Features(moments, np.concatenate(kept), np.concatenate(shares) if shares else None, len(files))
 
 
-def _distances(made: _Found, real: _Found, extractor: Extractor, k: int) -> tuple[list[Row], list[str]]:
+def _distances(made: _Features, real: _Features, extractor: Extractor, k: int) -> tuple[list[Row], list[str]]:
     remarks = []
     rows = [Row(extractor.distance, painting.frechet_distance(made.moments, real.moments))]
     few = painting.too_few(made.moments, real.moments)
@@ -210,11 +211,8 @@ def captions_of(files: Sequence[Path], folder: Path, captions: Path | None) -> l
     """
     if captions is None:
         marks = [read_facts(file) for file in files]
-        return (
-            None
-            if any(mark is None or "prompt" not in mark for mark in marks)
-            else [m["prompt"] for m in marks]
-        )
+        prompts = [mark["prompt"] for mark in marks if mark is not None and "prompt" in mark]
+        return prompts if len(prompts) == len(files) else None
     known = {record.file: record.captions for record in read_captions(captions)}
     found = []
     for file in files:
@@ -247,7 +245,7 @@ def _agreement(
     if towers is not None:
         pictures_NE = np.concatenate([towers.embed_images(batch) for batch in opened(files, resize)])
         texts_NE = towers.embed_texts(captions)
-        values = np.array([*clip_score(pictures_NE, texts_NE)["CLIPScore"].per_item.values()])
+        values = np.array([*clip_score(pictures_NE, texts_NE)["CLIPScore"].values_per_item().values()])
         rows.append(_mean("CLIPScore", values))
         if len(set(captions)) > 1:
             won = painting.r_precision(pictures_NE, texts_NE, captions)

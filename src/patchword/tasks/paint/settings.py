@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
 from patchword.composed import TextTowerSettings
 from patchword.data.scenes.pictures import SceneSettings
-from patchword.tasks.paint.families import IN_A_SPACE, PainterSettings
+from patchword.tasks.paint.families import IN_A_SPACE, READS_WORDS, PainterSettings
 from patchword.tasks.retrieve.model import TwoTowerSettings
 from patchword.train.data import DataSettings
 from patchword.train.settings import RunSettings, StageSettings
@@ -17,11 +17,19 @@ from patchword.train.settings import RunSettings, StageSettings
 class PaintingSettings(BaseModel, extra="forbid", frozen=True):
     """The settings in config.json of a painter, apart from the facts about its training."""
 
-    text: TextTowerSettings | None = Field(None, description="the text tower, where there are not two towers")
+    text: TextTowerSettings | None = Field(
+        None,
+        description=(
+            "the text tower; absent where there are two towers, or the painter reads the words itself"
+        ),
+    )
     towers: TwoTowerSettings | None = Field(None, description="two towers, in whose space the painter works")
     painter: PainterSettings
     vocabulary_size: int = Field(gt=0, le=10_000_000)
     max_words: int = Field(gt=0, le=100_000)
+    codec: dict[str, Any] | None = Field(
+        None, description="the autoencoder of a latent diffusion, as diffusers has it"
+    )
     drawn_world: bool = Field(False, description="whether it was trained on drawn scenes")
 
 
@@ -36,6 +44,11 @@ class PaintRun(RunSettings, frozen=True):
         None, description="in its place: two-tower model whose text tower and words are used, frozen"
     )
     painter: PainterSettings
+    codec: str | None = Field(
+        None,
+        description="AutoencoderKL of diffusers (folder or hub id) in whose latents a denoiser works; "
+        "painter.size and painter.channels are then those of a latent",
+    )
     average: float = Field(
         0.999, ge=0, lt=1, description="decay of the running average of the weights, which is what is saved"
     )
@@ -44,15 +57,26 @@ class PaintRun(RunSettings, frozen=True):
 
     @model_validator(mode="after")
     def _one_origin(self) -> PaintRun:
+        own_words = self.painter.kind in READS_WORDS
         for first, second in (("data", "scenes"), ("text", "text_from")):
             given = [name for name in (first, second) if getattr(self, name) is not None]
-            if len(given) != 1:
+            wanted = 0 if own_words and first == "text" else 1
+            if len(given) != wanted:
                 raise ValueError(
-                    f"exactly one of {first} and {second} is needed; found {' and '.join(given) or 'none'}"
+                    f"{'none' if wanted == 0 else 'exactly one'} of {first} and {second} is needed; found "
+                    f"{' and '.join(given) or 'none'}"
                 )
+        if self.codec is not None and self.painter.kind != "denoiser":
+            raise ValueError(f"a painter of kind {self.painter.kind!r} works on pixels: leave out codec")
         if self.painter.kind in IN_A_SPACE and self.text_from is None:
             raise ValueError(
                 f"a painter of kind {self.painter.kind!r} works in the space of two towers: name them by "
                 "text_from"
+            )
+        longest = 2 + (self.scenes.max_words if self.data is None else self.data.max_words)
+        if own_words and self.painter.text_length < longest:
+            raise ValueError(
+                f"painter.text_length is {self.painter.text_length}, and max_words with start and end make "
+                f"{longest}: raise the first or lower the second"
             )
         return self

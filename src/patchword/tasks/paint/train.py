@@ -23,6 +23,7 @@ from patchword.data.pictures import Preprocessing
 from patchword.data.records import CaptionRecord
 from patchword.data.scenes.pictures import scene_data
 from patchword.files import write_bytes
+from patchword.lookup import look_up
 from patchword.tasks.paint.families import IN_A_SPACE, Wish
 from patchword.tasks.paint.model import PaintingModel, build_paint_model, to_pixels
 from patchword.tasks.paint.settings import PaintingSettings, PaintRun
@@ -38,6 +39,8 @@ from patchword.train.step import Shares
 SHEETS = "sheets"
 """Folder of a run in which every validation leaves a sheet of samples."""
 VALIDATED_AT_ONCE = 64
+MEASURED = 64
+"""Training pictures by which the scale of latents is measured."""
 
 
 def paint_recipe(run: PaintRun, folder: Path, command: str) -> Recipe:
@@ -67,12 +70,24 @@ class PaintTraining:
 
     def __init__(self, run: PaintRun, folder: Path, command: str) -> None:
         self.run, self.folder = run, folder
-        size = int(run.painter.size)
+        codec = (
+            None
+            if run.codec is None
+            else look_up("tasks.paint.latents:LatentCodec").from_pretrained(run.codec)
+        )
+        painter: Any = run.painter
+        size = int(painter.size) * (1 if codec is None else codec.factor)
         train, selection, inputs, dataset = _data(run, size)
-        max_words = run.scenes.max_words if run.data is None else run.data.max_words
+        source = run.scenes if run.data is None else run.data
+        assert source is not None  # the configuration has one of them
+        max_words = source.max_words
         torch.manual_seed(run.seed)
         vocabulary, text_settings, tower, towers = _text(run, train, max_words)
+        if codec is not None:
+            codec.check(run.painter.channels)
+            codec.measure(inputs.load([record.file for record in train[:MEASURED]], None).pixels_B3HW)
         settings = PaintingSettings(
+            codec=None if codec is None else codec.settings,
             text=text_settings,
             towers=None if towers is None else towers.settings,
             painter=run.painter,
@@ -80,7 +95,7 @@ class PaintTraining:
             max_words=max_words,
             drawn_world=run.scenes is not None,
         )
-        self.model = build_paint_model(settings, tower, None if towers is None else towers.model)
+        self.model = build_paint_model(settings, tower, None if towers is None else towers.model, codec)
         self.average = Average(self.model, run.average)
         facts = ModelFacts(
             name=folder.name,
@@ -110,9 +125,15 @@ class PaintTraining:
 
     def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation:
         """The loss of the averaged weights on pictures that were not trained on, at fixed times and noise,
-        selects; a sheet of samples is written beside it."""
+        selects, for a family whose loss says which model is best; of others the last one is kept. A sheet of
+        samples is written beside it."""
         device = accelerator.device
         self._move(device)
+        if not self.painting.family.selects:
+            if self.run.sheet and accelerator.is_main_process:
+                self._draw_sheet(stage, epoch)
+            trained = sum(one.epochs for one in self.run.stage[:stage]) + epoch + 1
+            return Validation(float(trained), {}, None, "epochs")
         objective = self.painting.family.objective(self.average.model, self.special, self.run.stage[stage])
         objective.eval()
         found: dict[str, float] = {}
@@ -132,8 +153,15 @@ class PaintTraining:
 
     def _draw_sheet(self, stage: int, epoch: int) -> None:
         """Samples of the first different captions of the selection, always with the same seeds."""
-        texts = list(dict.fromkeys(record.captions[0] for record in self.selection.records))[: self.run.sheet]
-        pixels = to_pixels(self.painting.draw(texts, Wish(range(len(texts)))))
+        first = {record.captions[0]: record for record in self.selection.records}
+        texts = list(first)[: self.run.sheet]
+        small = None
+        side = getattr(self.run.painter, "small_size", None)
+        if side is not None:  # what it enlarges is then a picture of the selection
+            files = [first[text].file for text in texts]
+            whole = self.selection.inputs.load(files, None).pixels_B3HW.to(self.painting.device)
+            small = torch.nn.functional.interpolate(whole, (side, side), mode="area")
+        pixels = to_pixels(self.painting.draw(texts, Wish(range(len(texts)), small=small)))
         name = f"{stage + 1}-{self.run.stage[stage].name}-epoch-{epoch + 1:04d}.png"
         (self.folder / SHEETS).mkdir(parents=True, exist_ok=True)
         write_bytes(self.folder / SHEETS / name, png_of(sheet(pixels, texts)))
@@ -165,6 +193,7 @@ def _data(
             f"{len(records['val'])} others"
         )
         return records["train"], records["val"], drawn, f"{said} to select"
+    assert run.data is not None  # the configuration has one of them
     train, selection = read_splits(run.data)
     preprocessing = Preprocessing(
         size=size, fit="short_side_center_crop", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
@@ -181,17 +210,20 @@ def _text(
     run: PaintRun, train: Sequence[CaptionRecord], max_words: int
 ) -> tuple[Any, Any, nn.Module | None, TwoTowerModel | None]:
     """Vocabulary, and what reads the texts: settings of a text tower and the tower (a new one, or the frozen
-    one of two towers), or for a painter that works in their space the two towers."""
+    one of two towers), for a painter that works in their space the two towers, and nothing for one that reads
+    the words itself."""
     if run.text_from is not None:
         found = load_two_towers(run.text_from, "cpu")
         if run.painter.kind in IN_A_SPACE:
             return found.vocabulary, None, None, found
-        settings = found.settings.text.model_copy(update={"trainable_from": None})
+        settings: Any = found.settings.text.model_copy(update={"trainable_from": None})
         return found.vocabulary, settings, found.model.text.requires_grad_(False), None
     if run.data is not None:
         vocabulary = build_vocabulary(run.data, list(train), run.text)
     else:
         vocabulary = Vocabulary.build((caption for record in train for caption in record.captions), 1)
+    if run.text is None:
+        return vocabulary, None, None, None
     settings = with_vocabulary(run.text, vocabulary, max_words)
     return vocabulary, settings, build_text_tower(settings), None
 
@@ -200,7 +232,6 @@ def _limits(run: PaintRun, vocabulary: Any) -> str:
     """What the card says that the model cannot do."""
     if run.scenes is None:
         return "It paints what its training captions named, and repeats what they took for granted."
-    return (
-        f"It knows flat shapes on plain grounds and {vocabulary.size - 4} words, and nothing of the world: "
-        f"{', '.join(sorted(vocabulary.words))}."
-    )
+    words = sorted(getattr(vocabulary, "words", ()))
+    known = f" and {len(words)} words, and nothing of the world: {', '.join(words)}." if words else "."
+    return f"It knows flat shapes on plain grounds{known}"

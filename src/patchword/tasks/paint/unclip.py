@@ -37,7 +37,9 @@ class PriorLoss(nn.Module):
     def forward(self, batch: CaptionBatch, shares: Shares) -> dict[str, Tensor]:
         """Named losses, the total under "loss"; "cosine" is that of the prediction and the picture."""
         prior = self.model.painter.prior
-        seen_BE = scaled(self.model.see(batch.inputs.pixels_B3HW))
+        pixels_B3HW = batch.inputs.pixels_B3HW
+        assert pixels_B3HW is not None  # a painter is trained from pixels
+        seen_BE = scaled(self.model.see(pixels_B3HW))
         text = text_side(self.model.tell(batch.tokens_RT, self.special.pad))
         device = seen_BE.device
         if self.training and prior.config.drop_text:
@@ -52,6 +54,7 @@ class PriorLoss(nn.Module):
 
 def text_side(told: Told) -> TextSide:
     """What the prior is told."""
+    assert told.sentence_BE is not None  # a prior works in the space of two towers
     return TextSide(told.text.tokens_BLC, told.mask_BL, told.sentence_BE)
 
 

@@ -49,12 +49,12 @@ class ClipWords:
 
 
 def load_clip(name: str, revision: str | None, device: torch.device) -> TwoTowerModel:
-    """From a folder or a hub id, and one of its revisions, with the learned scale of the cosines.
+    """Loads a CLIP from a folder or a hub id, at one of its revisions, with the learned scale of the cosines.
 
     Raises ModelError when it cannot be had or is no CLIP.
     """
     found = find_published(name, revision)
-    at = {"revision": found.commit, "local_files_only": found.local}
+    at: dict[str, Any] = {"revision": found.commit, "local_files_only": found.local}
     try:
         tokenizer = CLIPTokenizer.from_pretrained(name, **at)
         scale = CLIPModel.from_pretrained(name, use_safetensors=True, **at).logit_scale.exp().item()
@@ -65,10 +65,10 @@ def load_clip(name: str, revision: str | None, device: torch.device) -> TwoTower
     vision_settings = ClipTowerConfig(source=name, revision=found.commit)
     text_settings = ClipTextTowerConfig(source=name, revision=found.commit)
     vision, text = ClipTower(vision_settings), ClipTextTower(text_settings)
-    words = ClipWords(tokenizer)
+    words: Any = ClipWords(tokenizer)  # it has what a two-tower model asks of a vocabulary
     if words.size != text.vocabulary_size:
-        found = f"a tokenizer of {words.size} pieces and a text tower of {text.vocabulary_size}"
-        raise ModelError(f"{name!r} has {found}: the files are mixed up")
+        sizes_found = f"a tokenizer of {words.size} pieces and a text tower of {text.vocabulary_size}"
+        raise ModelError(f"{name!r} has {sizes_found}: the files are mixed up")
     sizes = TwoTowersConfig(width=vision.shared_width, initial_scale=scale, largest_scale=max(100.0, scale))
     settings = TwoTowerSettings(
         vision=vision_settings,

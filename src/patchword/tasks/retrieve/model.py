@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from patchword.checkpoints.facts import ModelFacts
 from patchword.checkpoints.model import published_commits
 from patchword.composed import TextTowerSettings, TowerSettings, build_text_tower, build_tower
 from patchword.data.pictures import Picture, Preprocessing, open_picture
+from patchword.lookup import look_up
 from patchword.models.pairs.two_towers import TwoTowers, TwoTowersConfig
 from patchword.tasks.describe import describe
 from patchword.text.pieces import Pieces
@@ -29,6 +31,22 @@ TEMPLATES = ("a photo of {}.", "a picture of {}.", "{}.")
 """Prompts over which the vector of a label is averaged, a small version of CLIP's ensemble."""
 
 
+class QuestionSettings(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
+    """What decides whether a photograph shows a thing: `tasks/answer/photographs.py` has the formula."""
+
+    centre: tuple[float, ...] = Field(description="mean unit vector of the training pictures")
+    bias: float = Field(description="constant term")
+    cosine: float = Field(description="weight of the scaled cosine above the mean picture's")
+    known_bias: float = Field(description="constant term of things that the classifier names")
+    known: float = Field(description="weight of the logit of the classifier's probability")
+    sure: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="the classifier's probability from which its word is what a picture shows",
+    )
+
+
 class TwoTowerSettings(BaseModel, extra="forbid", frozen=True):
     """The settings in config.json of a two-tower model, apart from the facts about its training."""
 
@@ -37,6 +55,9 @@ class TwoTowerSettings(BaseModel, extra="forbid", frozen=True):
     two_towers: TwoTowersConfig
     preprocessing: Preprocessing
     vocabulary_size: int = Field(gt=0, le=10_000_000)
+    questions: QuestionSettings | None = Field(
+        None, description="for questions about photographs; absent: the model answers none"
+    )
 
 
 def by_value(settings: TwoTowerSettings, towers: TwoTowers) -> TwoTowerSettings:
@@ -148,6 +169,17 @@ class TwoTowerModel:
         scores = self.embed_images(pictures) @ np.stack(vectors).T * self.model.scale().item()
         shifted = np.exp(scores - scores.max(1, keepdims=True))
         return shifted / shifted.sum(1, keepdims=True)
+
+    def ask(
+        self, pictures: Picture | Sequence[Picture], questions: str | Sequence[str], n_best: int = 1
+    ) -> Any:
+        """Answers to questions about photographs, as `patchword ask` gives them: for one picture its answers,
+        best first, for a list of pictures with a question each a list of them.
+
+        Raises DataError for a question that cannot be answered, ModelError for towers that were not fitted to
+        answer any, PictureError for a picture that cannot be decoded.
+        """
+        return look_up("tasks.answer.photographs:PhotographAnswerer")(self).ask(pictures, questions, n_best)
 
     def save(self, folder: str | Path, half: bool = False) -> None:
         """Write the model folder; it appears under its name when it is complete. `half` stores fp16."""

@@ -10,9 +10,10 @@ are saved as the model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,12 +33,13 @@ from patchword.composed import (
     reader_preprocessing,
     see,
 )
-from patchword.data.captions import CaptionBatch, CaptionData, PictureInputs, PlanEntry
+from patchword.data.captions import CaptionBatch, CaptionData, PictureInputs, PixelInputs, PlanEntry
 from patchword.errors import ConfigError
+from patchword.lookup import look_up
 from patchword.metrics.retrieval import retrieval
 from patchword.models.pairs.two_towers import TwoTowers, TwoTowersConfig
 from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings, build_two_towers
-from patchword.tasks.retrieve.objective import CaptioningWeights, Contrastive
+from patchword.tasks.retrieve.objective import CaptioningWeights, ContrastiveObjective
 from patchword.train.data import (
     DataSettings,
     build_vocabulary,
@@ -51,6 +53,7 @@ from patchword.train.data import (
 from patchword.train.gather import Gather
 from patchword.train.recipe import Recipe, Validation
 from patchword.train.settings import RunSettings, StageSettings
+from patchword.train.step import StepContext, StepResult, one_step
 
 
 class RetrieveStage(StageSettings, frozen=True):
@@ -64,6 +67,11 @@ class RetrieveStage(StageSettings, frozen=True):
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of each word that is spread over the vocabulary in that loss"
+    )
+    cached_gradients: bool = Field(
+        False,
+        description="contrast all parts of `accumulate` with one another, by cached gradients (GradCache): "
+        "twice the forward passes, the memory of one part",
     )
     size: int | None = Field(
         None,
@@ -103,6 +111,7 @@ def retrieve_recipe(run: RetrieveRun, folder: Path, command: str) -> Recipe:
         save=training.save,
         load=lambda source: checkpoint.load_weights(training.towers, source),
         validate=training.validate,
+        step=training.step,
         facts=data_facts(training.train.records, training.selection.records, training.vocabulary),
         after_step=lambda step, objective: {"scale": training.towers.scale().item()},
         notes=training.notes,
@@ -120,7 +129,8 @@ class RetrieveTraining:
         self.vocabulary = build_vocabulary(run.data, train, run.text)
         torch.manual_seed(run.seed)
         text = with_vocabulary(run.text, self.vocabulary, run.data.max_words)
-        draft = TwoTowerSettings.model_construct(vision=run.vision, text=text, two_towers=run.two_towers)
+        parts: dict[str, Any] = {"vision": run.vision, "text": text, "two_towers": run.two_towers}
+        draft = TwoTowerSettings.model_construct(**parts)  # what the towers decide is added below
         self.towers, self.notes = build_two_towers(draft), list[str]()
         if run.vision_from:
             self.notes += self._begin_from(find_model(run.vision_from), draft)
@@ -192,7 +202,14 @@ class RetrieveTraining:
         settings = self.run.stage[stage]
         captioner = self.captioner if settings.caption_weight > 0 else None
         weights = CaptioningWeights(settings.caption_weight, settings.label_smoothing)
-        return Contrastive(self.towers, self.vocabulary.special.pad, Gather(), captioner, weights)
+        return ContrastiveObjective(self.towers, self.vocabulary.special.pad, Gather(), captioner, weights)
+
+    def step(self, context: StepContext, parts: Sequence[CaptionBatch]) -> StepResult:
+        """The usual step, or one with cached gradients where the stage asks for it."""
+        if getattr(context.settings, "cached_gradients", False):
+            result: StepResult = look_up("tasks.retrieve.cached_gradients:cached_step")(context, parts)
+            return result
+        return one_step(context, parts)
 
     def plan(self, stage: int, epoch: int) -> list[list[PlanEntry]]:
         """The batches of an epoch, all of one size."""
@@ -208,7 +225,9 @@ class RetrieveTraining:
     def validate(self, stage: int, epoch: int, accelerator: Accelerator) -> Validation:
         """Recalls both ways over all captions of the selection; rSum selects."""
         self.model.eval()
-        pictures, texts, owners = [], [], []
+        pictures: list[Tensor] = []
+        texts: list[Tensor] = []
+        owners: list[Tensor] = []
         for entries in self.selection.plan(
             64, max(len(tokens) for tokens in self.selection.tokens), False, None
         ):
@@ -256,9 +275,9 @@ def _check_caption_weights(run: RetrieveRun) -> None:
 
 
 def _resized(inputs: PictureInputs, size: int | None) -> PictureInputs:
-    """The same pictures, seen at another size."""
-    return (
-        inputs
-        if size is None
-        else replace(inputs, preprocessing=inputs.preprocessing.model_copy(update={"size": size}))
-    )
+    """The same pictures, seen at another size; stored features have the size at which they were made."""
+    if size is None:
+        return inputs
+    if not isinstance(inputs, PixelInputs):
+        raise ConfigError("a stage has a size, and data.features stores one size: leave one of them out")
+    return replace(inputs, preprocessing=inputs.preprocessing.model_copy(update={"size": size}))

@@ -1,0 +1,246 @@
+"""Attacks the service on loopback while four honest clients have pictures captioned.
+
+    python benchmarks/hostile.py --state hostile.jsonl --seconds 150     # again, until every attack is done
+    python benchmarks/hostile.py --state hostile.jsonl --table           # what was measured
+
+`patchword serve` runs in its own process with the shipped models, an index and a deadline of 10 s. For each
+attack of hostile_attacks.py there is a time without and a time with it. Wanted: honest clients are answered
+as before the attack and in at most twice the time (95th percentile), no answer of 500 or above but 503 and
+504, memory of the service and its processes within 300 MiB of the start, every answer within the deadline, an
+end within 5 s of SIGTERM under attack, and no traceback in the log. It needs the extras `serve` and `search`,
+and Linux, because it reads /proc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from threading import Event, Thread
+
+import numpy as np
+from hostile_attacks import ATTACKS, Answer, encoded, many_scans, pictures
+from serve import Served, labels_and_searches
+from serve import pictures as blots
+
+DEADLINE = 10.0
+HONEST = 4
+
+
+class Honest:
+    """Clients that have their own picture captioned again and again, each on a connection that it keeps."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.bodies = port, [encoded(picture, "PNG") for picture in blots(HONEST)]
+        self.said: dict[int, str] = {}
+        self.answers: list[Answer] = []
+        self.wrong = 0
+        self._stop = Event()
+        self._threads: list[Thread] = []
+
+    def _client(self, number: int) -> None:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                connection.request("POST", "/caption?beams=1", self.bodies[number])
+                answer = connection.getresponse()
+                content, status = answer.read(), answer.status
+            except (OSError, HTTPException):
+                connection.close()
+                content, status = b"", 0
+            self.answers.append(Answer(status, time.monotonic() - began))
+            if status == 200:
+                caption = json.loads(content)["caption"]
+                self.wrong += caption != self.said.setdefault(number, caption)
+            else:
+                time.sleep(0.2)
+        connection.close()
+
+    def during(self, seconds: float) -> list[Answer]:
+        """What they saw in that time."""
+        first = len(self.answers)
+        time.sleep(seconds)
+        return self.answers[first:]
+
+    def __enter__(self) -> Honest:
+        self._threads = [Thread(target=self._client, args=(number,)) for number in range(HONEST)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+class Memory:
+    """The peak of what a process and its children hold (proportional set size), looked at ten times a
+    second."""
+
+    def __init__(self, process: int) -> None:
+        self.process, self.peak = process, 0.0
+        self._stop = Event()
+        self._thread = Thread(target=self._watch)
+
+    def now(self) -> float:
+        """MiB."""
+        children = Path(f"/proc/{self.process}/task/{self.process}/children").read_text().split()
+        tasks = Path(f"/proc/{self.process}/task")
+        for task in tasks.iterdir():  # a child belongs to the thread that started it
+            try:
+                children += (task / "children").read_text().split()
+            except OSError:
+                continue
+        return sum(_held(int(one)) for one in {str(self.process), *children}) / 1024
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.1):
+            self.peak = max(self.peak, self.now())
+
+    def __enter__(self) -> Memory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def _held(process: int) -> int:
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it has ended
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+
+
+def p95(answers: list[Answer]) -> float:
+    """95th percentile of the seconds until an answer came."""
+    return float(np.percentile([answer.seconds for answer in answers], 95)) if answers else float("nan")
+
+
+def attacked(name: str, served: Served, honest: Honest, start: float, window: float) -> dict[str, object]:
+    """One attack, after a time without it."""
+    alone = honest.during(window)
+    found: list[Answer] = []
+    ATTACKS[name](served.port, 0.0)  # its file is made, and nothing is sent
+    with Memory(served.process.pid) as memory:
+        until, first = time.monotonic() + window, len(honest.answers)
+        attacker = Thread(target=lambda: found.extend(ATTACKS[name](served.port, until)))
+        attacker.start()
+        attacker.join()
+        seen = honest.answers[first:]
+    statuses = Counter(answer.status for answer in found)
+    return {
+        "attack": name,
+        "requests": len(found),
+        "statuses": {str(status): count for status, count in sorted(statuses.items())},
+        "longest": max((answer.seconds for answer in found), default=0.0),
+        "honest": Counter(str(answer.status) for answer in seen),
+        "alone_p95": p95(alone),
+        "alone": [round(answer.seconds, 4) for answer in alone],
+        "attacked": [round(answer.seconds, 4) for answer in seen],
+        "p95": p95(seen),
+        "mib": memory.peak - start,
+    }
+
+
+def ended(served: Served) -> dict[str, object]:
+    """SIGTERM while decoders and the model are busy."""
+    slow = pictures(many_scans(85), 4)
+    attacker = Thread(target=lambda: slow(served.port, time.monotonic() + 1))
+    slow(served.port, 0.0)
+    attacker.start()
+    time.sleep(2)
+    began = time.monotonic()
+    served.process.send_signal(signal.SIGTERM)
+    try:
+        status = served.process.wait(60)
+    except subprocess.TimeoutExpired:
+        status = None
+        served.process.kill()
+    seconds = time.monotonic() - began
+    attacker.join()
+    return {"attack": "SIGTERM", "status": status, "longest": seconds}
+
+
+def main() -> None:
+    """Run the attacks that are not in the state file yet, or print its table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--state", type=Path, required=True, help="file of what was measured, a line each")
+    parser.add_argument("--seconds", type=float, default=150.0, help="no attack begins after so long")
+    parser.add_argument("--window", type=float, default=4.0, help="seconds of an attack, and before it")
+    parser.add_argument("--only", help="attacks whose name holds this")
+    parser.add_argument("--model", default="flickr8k")
+    parser.add_argument("--table", action="store_true", help="print what was measured as a table")
+    asked = parser.parse_args()
+    if asked.table:
+        print(table([json.loads(line) for line in asked.state.read_text().splitlines()]))
+        return
+    done = asked.state.read_text() if asked.state.exists() else ""
+    left = [name for name in ATTACKS if json.dumps(name) not in done and (asked.only or "") in name]
+    began = time.monotonic()
+    place = asked.state.with_suffix(".index")
+    if not place.exists():
+        place.mkdir()
+        labels_and_searches(blots(16), place)  # makes the index
+    with open(asked.state.with_suffix(".log"), "ab") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())
+        more = ("--index", str(place / "index"), "--deadline", str(int(DEADLINE)))
+        with Served(asked.model, 16, *more) as served, Honest(served.port) as honest:
+            honest.during(6)
+            start = Memory(served.process.pid).now()
+            for name in left:
+                if time.monotonic() - began > asked.seconds:
+                    break
+                found = attacked(name, served, honest, start, asked.window)
+                found["swapped"] = honest.wrong
+                with open(asked.state, "a") as state:
+                    state.write(json.dumps(found) + "\n")
+                print(name, {k: v for k, v in found.items() if k not in ("alone", "attacked")}, flush=True)
+            honest._stop.set()
+            last = ended(served)
+    last["tracebacks"] = asked.state.with_suffix(".log").read_text().count("Traceback")
+    with open(asked.state, "a") as state:
+        state.write(json.dumps(last) + "\n")
+    print(last)
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown."""
+    lines = ["| attack | its answers | longest | honest clients | p95 alone | p95 under attack | memory |"]
+    lines.append("| --- | --- | ---: | --- | ---: | ---: | ---: |")
+    for row in rows:
+        if row["attack"] == "SIGTERM":
+            continue
+        told = ", ".join(f"{count} x {status}" for status, count in row["statuses"].items()) or "none read"
+        fine = ", ".join(f"{count} x {status}" for status, count in row["honest"].items())
+        times = f"{1000 * row['alone_p95']:.0f} ms | {1000 * row['p95']:.0f} ms"
+        longest = f"{row['longest']:.1f} s"
+        lines.append(f"| {row['attack']} | {told} | {longest} | {fine} | {times} | {row['mib']:+.0f} MiB |")
+    alone = [seconds for row in rows for seconds in row.get("alone", ())]
+    under = [seconds for row in rows for seconds in row.get("attacked", ())]
+    first, second = (1000 * float(np.percentile(all_, 95)) for all_ in (alone, under))
+    lines.append("")
+    lines.append(
+        f"All together: p95 {first:.0f} ms alone, {second:.0f} ms under attack, {second / first:.2f}"
+    )
+    ends = [row for row in rows if row["attack"] == "SIGTERM"]
+    told = ", ".join(f"{row['longest']:.1f} s (status {row['status']})" for row in ends)
+    lines.append(f"SIGTERM: {told}; tracebacks {max((row['tracebacks'] for row in ends), default=0)}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

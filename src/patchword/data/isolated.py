@@ -1,0 +1,186 @@
+"""Pictures decoded in a process of their own (`worker.py`), which can be ended.
+
+Decoders are C code that no thread can interrupt, and that may take minutes over a small file or break down on
+a damaged one. Commands that read many files open them by a `PictureReader`: such a picture is one that cannot
+be read, like any other, and the next one is decoded by a new process. The service has `serve/decoders.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from threading import Event, Timer
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from patchword.data.headers import Bounds
+from patchword.data.pictures import Picture, name_of, open_picture, read_content
+from patchword.errors import NotAPicture, PictureError, PictureTooLarge
+
+SECONDS = 60.0
+"""What one picture may take to be decoded: a photograph of a hundred megapixels takes one or two."""
+
+_ERRORS = {kind.__name__: kind for kind in (PictureError, NotAPicture, PictureTooLarge)}
+
+
+class Upright(NamedTuple):
+    """A decoded picture, perhaps reduced, and the size at which it is stored."""
+
+    picture: Image.Image
+    width: int
+    height: int
+
+
+class Ended(Exception):
+    """The process is gone."""
+
+
+class Decoder:
+    """One process and the pipes to it. Its methods block; `kill` may be called from another thread."""
+
+    def __init__(self, yielding: bool = False) -> None:
+        """`yielding`: at a lower priority than others."""
+        package = str(Path(__file__).resolve().parents[2])
+        paths = os.pathsep.join([package, *(path for path in sys.path if path)])
+        self.started = False
+        """Whether it has answered."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-S", "-m", "patchword.data.worker", *(["--yielding"] if yielding else [])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None  # both are pipes
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+
+    def begin(self, content: bytes, name: str, bounds: Bounds) -> int:
+        """Send a picture; the bytes that decoding it will hold. `finish` or `forget` must follow. Raises
+        `PictureError`."""
+        head = json.dumps({"bounds": asdict(bounds), "bytes": len(content), "name": name}).encode()
+        self._send(head + b"\n", content)
+        return self._answer()["held"]
+
+    def finish(self) -> Upright:
+        """Have it decoded. Raises `PictureError`."""
+        self._send(b"\n")
+        answer = self._answer()
+        width, height = answer["size"]
+        pixels = self._stdout.read(3 * width * height)
+        if len(pixels) < 3 * width * height:
+            raise Ended
+        return Upright(Image.frombytes("RGB", (width, height), pixels), *answer["stored"])
+
+    def forget(self) -> None:
+        """Do not have it decoded."""
+        self._send(b"forget\n")
+
+    def _send(self, *parts: bytes) -> None:
+        try:
+            for part in parts:
+                self._stdin.write(part)
+            self._stdin.flush()
+        except (OSError, ValueError) as error:  # ValueError: closed by another thread
+            raise Ended from error
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._stdout.readline()
+        if not line.endswith(b"\n"):
+            raise Ended
+        self.started = True
+        answer = json.loads(line)
+        if "error" in answer:
+            raise _ERRORS[answer["error"]](answer["message"])
+        return answer
+
+    def kill(self) -> None:
+        """End the process, whatever it does; a thread that waits for it is told."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """After `kill`, when no thread waits for it any more."""
+        self._process.wait()
+        for pipe in (self._stdin, self._stdout):
+            try:
+                pipe.close()
+            except OSError:  # what was not yet written to a process that is gone
+                continue
+
+
+class PictureReader:
+    """Opens pictures as `open_picture` does, each in a process that is ended after `seconds`.
+
+    To be used in a `with`, from one thread. Pillow images and arrays are already decoded, and stay in this
+    process."""
+
+    def __init__(
+        self,
+        seconds: float = SECONDS,
+        bounds: Bounds | None = None,
+        *,
+        allow_urls: bool = False,
+        isolated: bool = True,
+    ) -> None:
+        """Without `isolated` it is `open_picture`: for a single picture a process is not worth its start."""
+        self._seconds, self._bounds, self._allow_urls = seconds, bounds or Bounds(), allow_urls
+        self._isolated = isolated
+        self._decoder: Decoder | None = None
+
+    def open(self, source: Picture, name: str | None = None) -> Image.Image:
+        """Opens as `open_picture` does. Raises `PictureError`, also where the picture takes too long, or its
+        decoder breaks down."""
+        if isinstance(source, (np.ndarray, Image.Image)):
+            return open_picture(source, name, self._bounds)
+        if not self._isolated:
+            return open_picture(source, name, self._bounds, allow_urls=self._allow_urls)
+        name = name or name_of(source)
+        return self._decoded(read_content(source, name, self._bounds, self._allow_urls), name)
+
+    def _decoded(self, content: bytes, name: str) -> Image.Image:
+        decoder, late = self._decoder or Decoder(), Event()
+        self._decoder = decoder
+
+        def end() -> None:
+            late.set()
+            decoder.kill()
+
+        watch = Timer(self._seconds, end)
+        watch.daemon = True
+        watch.start()
+        try:
+            decoder.begin(content, name, self._bounds)
+            return decoder.finish().picture
+        except Ended as error:
+            self._replace()
+            found = f"decoding takes more than {self._seconds:g} seconds" if late.is_set() else _BROKE_DOWN
+            raise PictureError(f"{name}: {found}. Save it again, or leave it out.") from error
+        except BaseException as error:
+            if not isinstance(error, PictureError):  # Ctrl+C: it may be in the middle of an answer
+                self._replace()
+            raise
+        finally:
+            watch.cancel()
+            watch.join()
+            if late.is_set():
+                self._replace()
+
+    def _replace(self) -> None:
+        """End the process; another one is started when it is needed."""
+        if self._decoder is not None:
+            self._decoder.kill()
+            self._decoder.close()
+            self._decoder = None
+
+    def __enter__(self) -> PictureReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._replace()
+
+
+_BROKE_DOWN = "its decoder broke down, as it does on damaged files and where memory is short"

@@ -1,0 +1,119 @@
+"""Regions of pictures and their features by a frozen tower, computed once.
+
+The first region is the whole picture: the mean feature and the full box. The others are the cells of the
+tower's grid, or windows that the tower sees one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from patchword.data.captions import PixelInputs
+from patchword.errors import ConfigError
+from patchword.layers.features import masked_mean
+
+WINDOWS = (2, 3)
+"""Crops: windows of a half and of a third of each side, each grid of them overlapping by half."""
+_AT_ONCE = 32
+
+
+class Regions(NamedTuple):
+    """Regions of n pictures, the same places in each."""
+
+    features_nNF: Tensor
+    """fp16 where there are many."""
+    places_N5: Tensor
+    classes_nNK: Tensor | None
+    """What the tower's classifier says of each region; None for a tower without one."""
+
+
+def cell_boxes(hw: tuple[int, int]) -> Tensor:
+    """Boxes (1 + rows * columns, 4) of the whole picture and its cells, as shares of its sides."""
+    rows, columns = hw
+    boxes = [(0.0, 0.0, 1.0, 1.0)]
+    boxes += [
+        (column / columns, row / rows, (column + 1) / columns, (row + 1) / rows)
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    return torch.tensor(boxes)
+
+
+def window_boxes() -> Tensor:
+    """Boxes of the whole picture and of overlapping windows, (1 + windows, 4)."""
+    boxes = [(0.0, 0.0, 1.0, 1.0)]
+    for parts in WINDOWS:
+        steps = [number / (2 * parts) for number in range(2 * parts - 1)]
+        boxes += [(x, y, x + 1 / parts, y + 1 / parts) for y in steps for x in steps]
+    return torch.tensor(boxes)
+
+
+def five(boxes_N4: Tensor) -> Tensor:
+    """The geometry of boxes as ViLBERT has it: x1, y1, x2, y2 and the area, all as shares."""
+    area_N = (boxes_N4[:, 2] - boxes_N4[:, 0]) * (boxes_N4[:, 3] - boxes_N4[:, 1])
+    return torch.cat((boxes_N4, area_N[:, None]), 1)
+
+
+def boxes_of(kind: str, hw: tuple[int, int] | None) -> Tensor:
+    """Boxes of the regions. Raises ConfigError for cells of a tower without a grid."""
+    if kind == "crops":
+        return window_boxes()
+    if hw is None:
+        raise ConfigError("the tower's features form no grid: set model.regions to crops")
+    return cell_boxes(hw)
+
+
+@torch.inference_mode()
+def see_regions(tower: Any, pixels_B3HW: Tensor, kind: str) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Features (B, N, F), class probabilities (B, N, K) or None, and boxes (N, 4) of a batch of pictures."""
+    if kind == "cells":
+        features, logits = _seen(tower, pixels_B3HW)
+        grid_BNF = features.grid_BNC
+        whole_B1F = masked_mean(grid_BNF, features.mask_BN)[:, None]
+        classes = None
+        if logits is not None:
+            classes = torch.cat((logits.picture_BK[:, None], logits.cells_BNK), 1).float().softmax(-1)
+        return torch.cat((whole_B1F, grid_BNF), 1), classes, boxes_of(kind, features.hw)
+    boxes_N4 = window_boxes()
+    height, width = pixels_B3HW.shape[2:]
+    parts, classes_parts = [], []
+    for x1, y1, x2, y2 in boxes_N4.tolist():
+        top, left = int(y1 * height), int(x1 * width)
+        cut = pixels_B3HW[
+            :, :, top : max(top + 1, round(y2 * height)), left : max(left + 1, round(x2 * width))
+        ]
+        cut = F.interpolate(cut, (height, width), mode="bilinear", antialias=True)
+        features, logits = _seen(tower, cut)
+        parts.append(masked_mean(features.grid_BNC, features.mask_BN))
+        if logits is not None:
+            classes_parts.append(logits.picture_BK.float().softmax(-1))
+    classes = torch.stack(classes_parts, 1) if classes_parts else None
+    return torch.stack(parts, 1), classes, boxes_N4
+
+
+def _seen(tower: Any, pixels_B3HW: Tensor) -> tuple[Any, Any]:
+    """Features, and logits of the tower's classes where it has a classifier."""
+    if callable(getattr(tower, "look", None)) and getattr(tower.config, "classifier", False):
+        return tower.look(pixels_B3HW)
+    return tower(pixels_B3HW), None
+
+
+def all_regions(
+    tower: Any, pixels: PixelInputs, files: Sequence[str], kind: str, advance: Callable[[int], None]
+) -> Regions:
+    """The regions of all pictures, kept in memory as fp16."""
+    tower.eval()
+    features, classes, boxes_N4 = [], [], torch.zeros(0, 4)
+    for first in range(0, len(files), _AT_ONCE):
+        inputs = pixels.load(files[first : first + _AT_ONCE], None)
+        found, shares, boxes_N4 = see_regions(tower, inputs.pixels_B3HW, kind)
+        features.append(found.half())
+        if shares is not None:
+            classes.append(shares.half())
+        advance(len(found))
+    return Regions(torch.cat(features), five(boxes_N4), torch.cat(classes) if classes else None)

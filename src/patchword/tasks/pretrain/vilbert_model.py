@@ -1,0 +1,193 @@
+"""A pre-trained two-stream model: how well a text fits a picture, and which region a phrase names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from patchword.checkpoints import folder as checkpoint
+from patchword.checkpoints.facts import ModelFacts
+from patchword.checkpoints.model import build_over_tower, published_commits, read_settings, read_vocabulary
+from patchword.composed import TextTowerSettings, TowerModel, TowerSettings, build_text_tower
+from patchword.data.captions import padded
+from patchword.data.pictures import Picture, Preprocessing, open_picture
+from patchword.device import choose_device
+from patchword.errors import DataError
+from patchword.models.pretraining.vilbert import Vilbert, VilbertConfig
+from patchword.tasks.describe import describe
+from patchword.tasks.pretrain.regions import cell_boxes, five, see_regions, window_boxes
+from patchword.text.words import Vocabulary
+from patchword.towers import layered
+from patchword.towers.settings import BertTowerConfig
+
+
+class VilbertSettings(BaseModel, extra="forbid", frozen=True):
+    """The settings in config.json of a two-stream model, apart from the facts about its training."""
+
+    tower: TowerSettings
+    text: TextTowerSettings
+    vilbert: VilbertConfig
+    preprocessing: Preprocessing
+    vocabulary_size: int = Field(gt=4, le=10_000_000)
+    max_words: int = Field(gt=0, le=100_000)
+    classes: int = Field(ge=0, le=10_000_000)
+    tower_sha256: str | None = None
+
+
+class VilbertModule(TowerModel):
+    """The frozen eyes and the two streams."""
+
+    def __init__(self, tower: nn.Module, vilbert: Vilbert) -> None:
+        super().__init__(tower)
+        self.vilbert = vilbert
+
+    @classmethod
+    def over(cls, tower: Any, settings: VilbertSettings) -> VilbertModule:
+        """Over a tower that is there."""
+        config = settings.vilbert
+        sizes = {"vocab_size": 1, "max_position_embeddings": 1, "num_hidden_layers": config.pairs}
+        sizes |= {"hidden_size": config.width, "intermediate_size": config.hidden}
+        fields = {**sizes, "num_attention_heads": config.heads}
+        picture = build_text_tower(BertTowerConfig(architecture=fields, trainable_from=0))
+        # The blocks alone are used: regions have an embedding of their own.
+        picture.model.embeddings.requires_grad_(False)
+        text = build_text_tower(settings.text)
+        return cls(tower, Vilbert(config, text, picture, tower.width, settings.classes))
+
+
+class Pointed(NamedTuple):
+    """A region and how well a phrase fits it."""
+
+    box: tuple[float, float, float, float]
+    """Left, top, right and bottom as shares of the picture."""
+    share: float
+    """Probability that the phrase belongs to a picture of this region alone."""
+
+
+class TwoStreamModel:
+    """A two-stream model with its vocabulary and preprocessing."""
+
+    def __init__(
+        self,
+        model: VilbertModule,
+        settings: VilbertSettings,
+        vocabulary: Vocabulary,
+        facts: ModelFacts,
+        device: torch.device,
+    ) -> None:
+        self.model = model.to(device).eval()
+        self.settings, self.vocabulary, self.facts, self.device = settings, vocabulary, facts, device
+
+    def __repr__(self) -> str:
+        return describe(
+            self, f"two streams over {self.settings.tower.kind}", f"{self.settings.vilbert.pairs} joined"
+        )
+
+    @torch.inference_mode()
+    def score(self, pictures: Sequence[Picture], texts: Sequence[str]) -> np.ndarray:
+        """Probability that the n-th text belongs to the n-th picture, (n,) float32.
+
+        Raises DataError for lists of different lengths or a text without a word that the model knows.
+        """
+        if len(pictures) != len(texts):
+            raise DataError(f"{len(pictures)} pictures and {len(texts)} texts: give one for each")
+        features, _, boxes = self._seen(pictures)
+        return self._shares(texts, features, boxes).cpu().numpy()
+
+    @torch.inference_mode()
+    def point(self, picture: Picture, phrase: str, best: int = 3) -> list[Pointed]:
+        """The regions that a phrase fits best, best first: each region is read as a picture of its own.
+
+        Raises DataError for a phrase without a word that the model knows.
+        """
+        features_1NF, _, boxes_N4 = self._seen([picture])
+        sized = _windows(features_1NF[0], boxes_N4)
+        features = torch.stack([feature.mean(0) for feature, _ in sized])[:, None]
+        whole = torch.tensor([(0.0, 0.0, 1.0, 1.0)])
+        shares = self._shares([phrase] * len(sized), features, whole)
+        order = shares.argsort(descending=True)[:best].tolist()
+        return [Pointed(sized[place][1], float(shares[place])) for place in order]
+
+    def _seen(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor | None, Tensor]:
+        preprocessing = self.settings.preprocessing
+        pixels = np.stack([preprocessing.apply(open_picture(picture)) for picture in pictures])
+        pixels_B3HW = torch.from_numpy(preprocessing.normalise(pixels)).to(self.device)
+        return see_regions(self.model.tower, pixels_B3HW, self.settings.vilbert.regions)
+
+    def _shares(self, texts: Sequence[str], features_BNF: Tensor, boxes_N4: Tensor) -> Tensor:
+        special, rows = self.vocabulary.special, []
+        for text in texts:
+            ids = self.vocabulary.encode(text)[: self.settings.max_words]
+            if all(number == special.unknown for number in ids):
+                raise DataError(f"{text!r} has no word that the model knows: try plain words")
+            rows.append(ids)
+        ids_BL, _ = padded(rows, special, ends=True)
+        ids_BL = ids_BL.to(self.device)
+        places_BN5 = five(boxes_N4).to(self.device).expand(len(texts), -1, -1)
+        streams = self.model.vilbert(ids_BL, ids_BL != special.pad, features_BNF, places_BN5)
+        return self.model.vilbert.pair_logits(streams).float().sigmoid()
+
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of a phrase that the model never read."""
+        return self.vocabulary.unknown_words(text)
+
+    def save(self, folder: str | Path, half: bool = False) -> None:
+        """Writes the model folder, which appears under its name when it is complete; `half` stores fp16."""
+        checkpoint.save_model(self, folder, half)
+
+    def write(self, folder: Path, half: bool = False) -> None:
+        """Writes the files of the model folder; `half` stores the weights in half precision."""
+        settings = self.settings.model_copy(
+            update={
+                "tower": layered.by_value(self.model.tower),
+                "text": layered.by_value(self.model.vilbert.text),
+            }
+        )
+        facts = self.facts.with_sources(published_commits(self.model))
+        weights, words = self.model.state_dict(), self.vocabulary.to_json()
+        checkpoint.write_model(folder, "pretrain", settings, facts, weights, words, half)
+
+
+def _windows(features_NF: Tensor, boxes_N4: Tensor) -> list[tuple[Tensor, tuple[float, float, float, float]]]:
+    """Features within a region, and its box: of a grid every cell and every square of 2 and 3 cells; of
+    crops each window."""
+    boxes = [tuple(box) for box in boxes_N4[1:].tolist()]
+    if len(boxes_N4) == len(window_boxes()) and torch.equal(boxes_N4, window_boxes()):
+        return [(features_NF[n : n + 1], box) for n, box in enumerate(boxes, 1)]
+    columns = sum(box[1] == boxes[0][1] for box in boxes)
+    rows = len(boxes) // columns
+    grid = features_NF[1:].unflatten(0, (rows, columns))
+    cells = cell_boxes((rows, columns))[1:].unflatten(0, (rows, columns))
+    found = []
+    for side in (1, 2, 3):
+        for row in range(rows - side + 1):
+            for column in range(columns - side + 1):
+                part = grid[row : row + side, column : column + side].flatten(0, 1)
+                (x1, y1), (x2, y2) = (
+                    cells[row, column, :2].tolist(),
+                    cells[row + side - 1, column + side - 1, 2:].tolist(),
+                )
+                found.append((part, (x1, y1, x2, y2)))
+    return found
+
+
+def load_two_streams(folder: Path, device: str | None = None) -> TwoStreamModel:
+    """Loads a two-stream model from its folder.
+
+    Raises ModelError where it is none, or its folder is incomplete or of another format.
+    """
+    settings, facts = read_settings(folder, "pretrain", VilbertSettings)
+    vocabulary = read_vocabulary(folder, settings.vocabulary_size)
+    build_text_tower(settings.text)  # what it imports must be there before sizes are compared
+
+    def build(tower: nn.Module) -> VilbertModule:
+        return VilbertModule.over(tower, settings)
+
+    model = build_over_tower(folder, settings.tower, settings.tower_sha256, build)
+    return TwoStreamModel(model, settings, vocabulary, facts, choose_device(device))
