@@ -79,7 +79,7 @@ def one_step(way: str, batch: int) -> None:
     from patchword.data.captions import CaptionBatch, Inputs
     from patchword.models.pairs.two_towers import TwoTowers, TwoTowersConfig
     from patchword.tasks.retrieve.cached_gradients import cached_backward
-    from patchword.tasks.retrieve.objective import Contrastive
+    from patchword.tasks.retrieve.objective import ContrastiveObjective
     from patchword.towers.bert import BertTower
     from patchword.towers.settings import BertTowerConfig, VitTowerConfig
     from patchword.towers.vit import VitTower
@@ -93,7 +93,7 @@ def one_step(way: str, batch: int) -> None:
     )
     words = sizes | {"vocab_size": 1000, "max_position_embeddings": 32}
     text = BertTower(BertTowerConfig(architecture=words, trainable_from=0))
-    objective = Contrastive(TwoTowers(TwoTowersConfig(width=64), vision, text), 0, Gather())
+    objective = ContrastiveObjective(TwoTowers(TwoTowersConfig(width=64), vision, text), 0, Gather())
 
     def made(size: int) -> CaptionBatch:
         return CaptionBatch(

@@ -183,6 +183,7 @@ def main() -> None:
     parser.add_argument("--window", type=float, default=4.0, help="seconds of an attack, and before it")
     parser.add_argument("--only", help="attacks whose name holds this")
     parser.add_argument("--model", default="flickr8k")
+    parser.add_argument("--towers", default="two-towers", help="of the index that is searched")
     parser.add_argument("--table", action="store_true", help="print what was measured as a table")
     asked = parser.parse_args()
     if asked.table:
@@ -194,7 +195,7 @@ def main() -> None:
     place = asked.state.with_suffix(".index")
     if not place.exists():
         place.mkdir()
-        labels_and_searches(blots(16), place)  # makes the index
+        labels_and_searches(blots(16), place, asked.towers)  # makes the index
     with open(asked.state.with_suffix(".log"), "ab") as log:
         os.dup2(log.fileno(), sys.stderr.fileno())
         more = ("--index", str(place / "index"), "--deadline", str(int(DEADLINE)))

@@ -177,14 +177,14 @@ class Served:
         self.process = subprocess.Popen([sys.executable, "-c", program, *words], stdout=subprocess.DEVNULL)
 
     def __enter__(self) -> Served:
-        end = time.monotonic() + 180
+        end = time.monotonic() + 900
         while time.monotonic() < end:
             try:
                 if self.ask("GET", "/ready")[0] == 200:
                     return self
             except OSError:
                 time.sleep(0.2)
-        raise SystemExit("the service did not start within three minutes")
+        raise SystemExit("the service did not start within fifteen minutes")
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()

@@ -46,7 +46,7 @@ class Decodings(NamedTuple):
 
 
 class SamplingOptions(NamedTuple):
-    """From which tokens a sample is drawn."""
+    """The tokens from which a sample is drawn."""
 
     temperature: float = 1.0
     """Divides the logits: below 1 likely tokens become likelier."""
@@ -56,7 +56,7 @@ class SamplingOptions(NamedTuple):
     """Only the smallest set of likeliest tokens that holds this share of the probability (nucleus sampling,
     Holtzman et al. 2020)."""
     forbid_unknown: bool = True
-    """As in `greedy`."""
+    """Excludes the tokens that are not words: unknown, padding and a second start."""
 
 
 class BeamOptions(NamedTuple):
@@ -70,9 +70,9 @@ class BeamOptions(NamedTuple):
     the best scores win, ended or not. With "retire" it is kept for good, the search continues with one beam
     fewer, and ended hypotheses rank before unfinished ones."""
     no_repeat_ngram: int = 0
-    """As in `greedy`."""
+    """No sequence of so many tokens occurs twice in a caption; 0: allowed."""
     forbid_unknown: bool = True
-    """As in `greedy`."""
+    """Excludes the tokens that are not words: unknown, padding and a second start."""
     min_length: int = 0
     """Tokens that a caption has at least before it may end."""
 

@@ -24,11 +24,12 @@ def close(found, wanted):
     )
 
 
-def test_every_task_has_a_folder():
-    assert set(ASKED) == set(TASKS) == set(OUTPUTS)
+def test_every_task_of_that_time_has_a_folder():
+    """Tasks that came after format 1 have none."""
+    assert set(ASKED) == set(OUTPUTS) and set(ASKED) <= set(TASKS)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ASKED)
 def test_opens_and_gives_the_same(task):
     assert json.loads((KIT / task / "config.json").read_text(encoding="utf-8"))["format"] == 1
     model = load(KIT / task, "cpu")
@@ -37,7 +38,7 @@ def test_opens_and_gives_the_same(task):
     assert model.facts.description == f"a tiny {task}" and model.facts.licence == "none"
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ASKED)
 def test_saved_anew_it_is_of_the_newest_format_and_the_same_model(task, tmp_path):
     first = load(KIT / task, "cpu")
     first.save(tmp_path / "model")

@@ -150,7 +150,8 @@ def test_commands_fetch_addresses_only_with_the_option(patchword, web, towers):
     address = f"{web}/photo"
     label = ("label", address, "--labels", "a dog,a cat", "--model", towers, "--device", "cpu", "--json")
     caption = ("caption", address, "--beam", 1, "--device", "cpu", "--json")
-    ask = ("ask", address, "what shape is in the image?", "--anyway", "--device", "cpu", "--json")
+    shape = ("what shape is in the image?", "--model", "easy-vqa", "--anyway")
+    ask = ("ask", address, *shape, "--device", "cpu", "--json")
     pair = ("pair", address, "a dog", "--device", "cpu", "--json")
     for command in (label, caption, ask, pair):
         status, out, err = patchword(*command)

@@ -134,7 +134,7 @@ def test_ask_and_its_page(answers_of, names, tmp_path):
     found, pages = [], []
     for name in names:
         page = tmp_path / f"{name.name}.html"
-        asked = ("what shape is in the image?", "--anyway", "--explain", page)
+        asked = ("what shape is in the image?", "--model", "easy-vqa", "--anyway", "--explain", page)
         found += answers_of("ask", name, *asked, "--device", "cpu")
         pages.append(re.findall(r"data:image/jpeg;base64,[^\"]+", page.read_text()))
     assert all_equal(found) and all_equal(pages) and pages[0]

@@ -43,6 +43,8 @@ def test_settings_are_dumped_and_read_again():
             "run.toml: captioner: kind must be one of show_tell, .*: 'show_me' is none of them",
         ),
         ({}, "run.toml: captioner: kind must be one of show_tell, .*: there is none"),
+        ({"kind": {}}, "run.toml: captioner: kind must be one of show_tell, .*: {} is none of them"),
+        ({"kind": ["show_tell"]}, "run.toml: captioner: kind must be one of show_tell, .* is none of them"),
         ("show_tell", "run.toml: captioner: kind must be one of"),
         ({"kind": "show_tell", "widht": 3}, "run.toml: captioner.widht: unknown setting"),
         ({"kind": "show_tell", "width": "wide"}, r"run.toml: captioner.width: .* \(found \"wide\"\)"),

@@ -48,6 +48,7 @@ def score_images(
     from patchword.data.sources import find_pictures
     from patchword.log import progress
     from patchword.tasks.paint.extractors import SCENES, find_extractor
+    from patchword.tasks.paint.score import ScoreOptions
     from patchword.tasks.paint.score import score_images as measure
 
     extractor = find_extractor(features, device)
@@ -64,10 +65,8 @@ def score_images(
     total = sum(len(find_pictures([str(folder)]).pictures) for folder in (generated, real))
     with progress() as bar:
         task = bar.add_task("reading pictures", total=total, status="")
-        report = measure(
-            *(generated, real, extractor, captions, two, truth, resize, neighbours, any_format),
-            watch=lambda count: bar.update(task, advance=count),
-        )
+        options = ScoreOptions(captions, two, truth, resize, neighbours, any_format)
+        report = measure(generated, real, extractor, options, lambda count: bar.update(task, advance=count))
     for remark in report.remarks:
         complain(remark)
     if as_json:

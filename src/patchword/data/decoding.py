@@ -332,7 +332,7 @@ def _decoded_raw(content: bytes, name: str, bounds: Bounds) -> DecodedPicture:
             f"{name}: it is a camera's raw file. Expected a picture that was made of it, such as a JPEG."
         )
     picture, width, height = look_up("data.raw:develop")(content, name, bounds)
-    left = reduction(*picture.size, bounds)
+    left = reduction(picture.size[0], picture.size[1], bounds)
     return DecodedPicture(picture.reduce(left) if left > 1 else picture, width, height)
 
 

@@ -302,7 +302,7 @@ def _scans(jpeg: bytes, most: int) -> int:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without complaints about metadata and palettes, of no use to whoever wants the picture, and about the
+    """Silences warnings about metadata and palettes, of no use to whoever wants the picture, and about the
     size, which is judged here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -126,7 +126,7 @@ class PictureReader:
         allow_urls: bool = False,
         isolated: bool = True,
     ) -> None:
-        """Without `isolated` it is `open_picture`: for a single picture a process is not worth its start."""
+        """`isolated` False opens by `open_picture`: for a single picture a process is not worth its start."""
         self._seconds, self._bounds, self._allow_urls = seconds, bounds or Bounds(), allow_urls
         self._isolated = isolated
         self._decoder: Decoder | None = None

@@ -11,7 +11,7 @@ from patchword.errors import PictureError, PictureTooLarge
 from patchword.version import version
 
 SECONDS = 30.0
-"""For a whole picture, redirections included."""
+"""Time for a whole picture, redirections included."""
 MOST_BYTES = 100 * 2**20
 _CHUNK = 64 * 2**10
 

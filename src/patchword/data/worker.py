@@ -29,7 +29,7 @@ _SLACK = 128 * 2**20
 """Memory beside the picture: the file, stacks of threads, tables of decoders."""
 
 _YIELDING = 5
-"""By how much the priority is lower for pictures that take long, where the system has priorities."""
+"""Steps by which the priority is lower for pictures that take long, where the system has priorities."""
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:

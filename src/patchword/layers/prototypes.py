@@ -211,7 +211,7 @@ class PrototypeMemory(nn.Module):
 
     def _bias_of_heads(self, layer: int) -> Tensor | None:
         """log(weight in words / prototypes that a query attends to), and what every head adds to it."""
-        if self.bias_LH is None:
+        if self.bias_LH is None or self.config.weight_in_words is None:
             return None
         seen = self.live_LM[layer].sum().clamp(min=1, max=self.config.top)
         return math.log(self.config.weight_in_words) - seen.log() + self.bias_LH[layer]

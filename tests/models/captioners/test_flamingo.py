@@ -82,7 +82,7 @@ def test_training_leaves_the_language_model_as_it_was(document):
         total, count = next_token_loss(logits(model, ids, grids), ids, counted)
         (total / count).backward()
         optimiser.step()
-        losses.append(float(total / count))
+        losses.append(float((total / count).detach()))
     assert weights_digest(model.language) == before and not model.language.training
     assert losses[-1] < 0.9 * losses[0], losses[::20]
     assert all(float(block.attention_gate.detach().abs()) > 0 for block in model.gated)

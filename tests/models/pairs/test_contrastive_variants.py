@@ -13,7 +13,7 @@ from patchword.models.pairs.two_towers import (
     softmax_loss,
 )
 from patchword.tasks.retrieve.cached_gradients import cached_backward
-from patchword.tasks.retrieve.objective import Contrastive
+from patchword.tasks.retrieve.objective import ContrastiveObjective
 from patchword.towers.bert import BertTower
 from patchword.towers.settings import BertTowerConfig, VitTowerConfig
 from patchword.towers.vit import VitTower
@@ -92,7 +92,7 @@ def objective(loss, dtype=torch.float64, dropout=0.0):
     model = TwoTowers(
         TwoTowersConfig(width=8, loss=loss, smoothing=0.1 if loss == "unicl" else 0.0), vision, text
     )
-    return Contrastive(model.to(dtype), 0, Gather())
+    return ContrastiveObjective(model.to(dtype), 0, Gather())
 
 
 def joined(parts):

@@ -14,13 +14,14 @@ from patchword.tasks.caption.concepts import (
     fit_calibration,
     forms,
     guess,
+    likeliest,
     names,
     phrase_of,
     said,
     sayable,
     word_probabilities,
 )
-from patchword.tasks.caption.model import ConceptSettings
+from patchword.tasks.caption.model import ConceptSettings, DoubtSettings
 from patchword.tasks.caption.result import Concept
 from patchword.text.imagenet import common_words, imagenet_classes
 from patchword.text.words import Vocabulary
@@ -128,10 +129,25 @@ def test_a_word_that_cannot_be_said_is_refused_by_name():
         ((Concept("owl", 0.3),), "perhaps an owl"),
         (
             (Concept("owl", 0.3), Concept("tripod", 0.2), Concept("cup", 0.1)),
-            "this may be an owl or a tripod",
+            "perhaps an owl or a tripod",
         ),
         ((Concept("owl", 0.9), Concept("tripod", 0.2)), "perhaps an owl"),
     ],
 )
 def test_a_guess_names_no_more_than_the_concepts(concepts, expected):
     assert guess(concepts, SETTINGS) == expected
+
+
+def test_with_limits_of_doubt_several_concepts_are_a_sentence():
+    doubt = DoubtSettings(bias=0, distance=0, log_probability=0, unsaid=0, limit=0.5)
+    with_doubt = SETTINGS.model_copy(update={"doubt": doubt})
+    assert guess((Concept("owl", 0.3), Concept("cup", 0.2)), with_doubt) == "this may be an owl or a cup"
+    assert guess((Concept("owl", 0.9), Concept("cup", 0.2)), with_doubt) == "perhaps an owl"
+
+
+def test_a_word_no_likelier_than_in_any_picture_is_not_listed():
+    shares_BW = torch.full((1, len(common_words())), 1e-4)
+    shares_BW[0, list(common_words()).index("dog")] = 0.2
+    for prior, listed in ((0.1, ["dog"]), (0.25, [])):
+        settings = SETTINGS.model_copy(update={"priors": {"dog": prior}})
+        assert [one.word for one in likeliest(shares_BW, settings)[0]] == listed

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchword.errors import DataError
 from patchword.tasks.caption.doubt import (
     UNSURE_SHARE,
     fit_doubt,
@@ -84,8 +83,7 @@ def test_the_fit_finds_what_agreement_hangs_on_and_marks_the_given_share():
 
 @pytest.mark.parametrize("agree", [True, False])
 def test_captions_that_are_all_alike_teach_nothing(agree):
-    with pytest.raises(DataError, match="set more pictures aside"):
-        fit_doubt([told()] * 4, [PictureConcepts((), 0.5)] * 4, [agree] * 4)
+    assert fit_doubt([told()] * 4, [PictureConcepts((), 0.5)] * 4, [agree] * 4) is None
 
 
 @given(st.floats(-1e6, 0), st.floats(0, 1e6), st.floats(0, 1))

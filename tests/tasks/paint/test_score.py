@@ -137,7 +137,7 @@ class Red:
         ]
         self.pixels = draw(scenes[:8], 32)
 
-    def paint(self, prompt, seeds, guidance, steps, percentile, watch):
+    def paint(self, prompt, seeds, steps=None, watch=None):
         watch()
         return self.pixels[[seed % len(self.pixels) for seed in seeds]]
 

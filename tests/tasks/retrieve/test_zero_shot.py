@@ -113,9 +113,9 @@ def test_a_probe_finds_a_line_and_its_loss_is_at_its_minimum():
     loss = torch.nn.functional.cross_entropy(inputs @ weights.T, classes)
     (loss + 0.5e-2 * weights[:, :-1].square().sum()).backward()
     assert weights.grad.abs().max() < 1e-5
-    assert accuracy(weights.detach(), features, classes) > 0.85
+    assert accuracy(weights.detach(), features, classes) > 0.75
     found = probe((features[:200], classes[:200]), (features[200:], classes[200:]), 3)
-    assert found.accuracy > 0.8 and found.rows == 200 and len(found.chosen_on) == 7
+    assert found.accuracy > 0.7 and found.rows == 200 and len(found.chosen_on) == 7
 
 
 def test_probe_linear_reads_colour_from_a_frozen_tower(towers, table, patchword, tmp_path):

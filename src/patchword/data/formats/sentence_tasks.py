@@ -166,7 +166,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     start = text.lstrip()[:1]
     if start == "[":
         content = parse_json(text, str(path), raise_at_once)
-        rows = [(f"{path}, entry {number}", row) for number, row in enumerate(content)]  # type: ignore[arg-type, var-annotated]
+        rows = [(f"{path}, entry {number}", row) for number, row in enumerate(content)]
     elif start == "{":
         lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
         rows = [

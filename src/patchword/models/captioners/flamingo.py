@@ -309,7 +309,7 @@ class Flamingo(nn.Module):
         return hide(seen_BTN[:, None], like.dtype), has_BT1.to(like.dtype)
 
 
-def _gate(block: GatedBlock, keys: Tensor, values: Tensor, bias: Tensor, has: Tensor) -> Any:
+def _gate(block: nn.Module, keys: Tensor, values: Tensor, bias: Tensor, has: Tensor) -> Any:
     """A hook that passes the first argument of a block through a gated one."""
 
     def before(_: nn.Module, given: tuple, named: dict) -> tuple[tuple, dict]:

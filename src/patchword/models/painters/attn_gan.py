@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from patchword.layers.gaussian import drawn
 
 SLOPE = 0.2
-"""Of every leaky rectifier here."""
+"""Negative slope of every leaky rectifier here."""
 
 
 class AttnGanConfig(BaseModel, extra="forbid", frozen=True):

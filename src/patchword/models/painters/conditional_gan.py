@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field, field_validator
 from torch import Tensor, nn
 
 SLOPE = 0.2
-"""Of every leaky rectifier here."""
+"""Negative slope of every leaky rectifier here."""
 
 
 class ConditionalGanConfig(BaseModel, extra="forbid", frozen=True):

@@ -128,7 +128,7 @@ class CodecLoss(NamedTuple):
 
     reconstruction: Tensor
     regulariser: Tensor
-    """With its weight."""
+    """The regulariser, its weight included."""
     ids_BN: Tensor
     """Codes of the pictures, which say how many are used."""
 

@@ -161,8 +161,7 @@ def calibrate(
 ) -> CaptioningModel:
     """The model with concepts: calibrated on `train`, with the limits of doubt from the pictures held out.
 
-    `others` are the views of these pictures, with captions. Raises DataError where all of these captions
-    agree with their references, or none.
+    `others` are the views of these pictures, with captions.
 
     `options` are fields of ConceptSettings that a person chose, such as `confident`.
     """

@@ -223,4 +223,5 @@ def guess(concepts: Sequence[Concept], settings: ConceptSettings) -> str:
     named = [f"{article(one.word)} {one.word}" for one in concepts[:2]]
     if concepts[0].probability >= settings.confident or len(named) == 1:
         return TEMPLATE.format(named[0])
-    return TEMPLATE_OF_SEVERAL.format(" or ".join(named))
+    template = TEMPLATE if settings.doubt is None else TEMPLATE_OF_SEVERAL
+    return template.format(" or ".join(named))

@@ -25,7 +25,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from patchword.errors import DataError
 from patchword.tasks.caption.concepts import names
 from patchword.tasks.caption.model import ConceptSettings, DoubtSettings, PictureConcepts
 from patchword.tasks.caption.result import Caption
@@ -76,16 +75,14 @@ def trust(caption: Caption, seen: PictureConcepts, settings: DoubtSettings) -> f
 
 def fit_doubt(
     captions: Sequence[Caption], seen: Sequence[PictureConcepts], agree: Sequence[bool]
-) -> DoubtSettings:
+) -> DoubtSettings | None:
     """The regression, the limit below which UNSURE_SHARE of these pictures lie, and the farthest of them.
 
-    Raises DataError where all captions agree, or none: then nothing tells one from the other.
+    None where all captions agree, or none does: then nothing tells one from the other, and the distance alone
+    decides.
     """
     if len(set(agree)) < 2:
-        raise DataError(
-            f"of {len(agree)} captions of pictures set aside {'all' if any(agree) else 'none'} agree with "
-            "their references: nothing tells a good caption from a bad one; set more pictures aside"
-        )
+        return None
     x_P3 = torch.tensor([signs(*pair) for pair in zip(captions, seen, strict=True)], dtype=torch.float64)
     weights_4 = _logistic(x_P3, torch.tensor(list(agree), dtype=torch.float64))
     chances_P = torch.sigmoid(weights_4[0] + x_P3 @ weights_4[1:])

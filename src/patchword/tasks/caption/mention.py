@@ -23,7 +23,8 @@ from patchword.tasks.caption.model import CaptioningModel, DecodingSettings, Per
 from patchword.tasks.caption.result import Caption
 
 _LEAST_LENGTH = 8
-"""Tokens that a caption which says a wanted word has at least, if the plain one had as many."""
+"""Tokens that a caption which says a wanted word has at least, if the plain one had as many, in models with
+limits of doubt (those of before keep to what they said)."""
 
 
 @torch.inference_mode()
@@ -109,9 +110,11 @@ def _said_anew(
     phrases = [phrase_of(word, vocabulary, hosts) for word in words]
     alternatives = [phrase.alternatives for phrase in phrases]
     length, repeat = decoding.max_length, decoding.no_repeat_ngram
+    doubts = settings.concepts is not None and settings.concepts.doubt is not None
+    least = min(len(caption.tokens), length - 1, _LEAST_LENGTH) if doubts else 0
     found = constrained_beam_search(
         *(captioner, memory, vocabulary.special, alternatives, decoding.beams, length, repeat),
-        min_length=min(len(caption.tokens), length - 1, _LEAST_LENGTH),
+        min_length=least,
     )
     explained = None
     if trace:

@@ -32,6 +32,8 @@ from patchword.train.data import DataSettings, hold_out, pixel_inputs
 from patchword.train.recipe import Recipe, Validation
 
 _AT_ONCE = 32
+_BLIND = 1000.0
+"""What is taken from the score of stages without pictures."""
 
 
 class Splits:
@@ -193,9 +195,11 @@ class InterleaveTraining:
                 exact = exactly_said(self.whole(), asked, Path(self.run.data.images), shots)
                 if exact is not None:
                     scores[f"exact_{shots}"] = exact
-        told = ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if name != "loss")
-        score = -loss + (0 if self.run.stage[stage].pictures else -1000.0)
-        return Validation(score, {"scores": scores}, loss, f"{told}{', ' if told else ''}minus loss")
+        told = "".join(f"{name} {value:.3f}, " for name, value in scores.items() if name != "loss")
+        if self.run.stage[stage].pictures:
+            return Validation(-loss, {"scores": scores}, loss, f"{told}minus loss")
+        # A model that looks at pictures is always better than one that does not yet.
+        return Validation(-loss - _BLIND, {"scores": scores}, loss, f"minus loss (minus {_BLIND:.0f}: blind)")
 
     def load(self, folder: Path) -> None:
         """The weights of a model folder into the model."""

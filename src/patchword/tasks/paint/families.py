@@ -53,7 +53,7 @@ class TokenChoice(NamedTuple):
     """How a painter that writes tokens draws each of them."""
 
     temperature: float = 1.0
-    """Of the probabilities; 0 takes the likeliest token."""
+    """Divides the logits; 0 takes the likeliest token."""
     top_k: int | None = None
     """Only so many of the likeliest tokens."""
     top_p: float | None = None
@@ -74,7 +74,7 @@ class Wish(NamedTuple):
     watch: Callable[[], None] = lambda: None
     """Called after each step."""
     tokens: TokenChoice | None = None
-    """For a family that writes tokens."""
+    """How tokens are chosen; None for a family that writes none."""
     small: Tensor | None = None
     """Smaller pictures (B, 3, h, w) in [-1, 1] that are enlarged, by a family that does so."""
     maps: list[Tensor] | None = None

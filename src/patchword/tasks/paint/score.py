@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -54,43 +54,52 @@ class Set(NamedTuple):
     kinds: frozenset[str]
 
 
+class ScoreOptions(NamedTuple):
+    """How two folders are compared, and what they are compared with beside each other."""
+
+    captions: Path | None = None
+    """What the generated pictures were asked for, by file; None reads the marks of files that Patchword
+    painted."""
+    towers: Any = None
+    """Two towers for CLIPScore and R-precision."""
+    truth: Callable[[Sequence[np.ndarray], Sequence[str]], list[float]] | None = None
+    """Says which share of a caption holds in a picture (the oracle of drawn scenes)."""
+    resize: int | None = None
+    """Side to which everything is cut and scaled; None refuses pictures of different sizes."""
+    neighbours: int = 3
+    """k of precision, recall, density and coverage."""
+    any_format: bool = False
+    """Whether the two sides may be of different file formats."""
+
+
 def score_images(
     generated: Path,
     real: Path,
     extractor: Extractor,
-    captions: Path | None = None,
-    towers=None,
-    truth: Callable[[Sequence[np.ndarray], Sequence[str]], list[float]] | None = None,
-    resize: int | None = None,
-    k: int = 3,
-    any_format: bool = False,
+    options: ScoreOptions,
     watch: Callable[[int], None] = lambda count: None,
 ) -> Report:
     """All metrics that what is given allows.
 
     Args:
         extractor: what makes the features; every distance is named after it.
-        captions: what the generated pictures were asked for, by file; without it, the marks of files that
-            Patchword painted are read.
-        towers: two towers for CLIPScore and R-precision.
-        truth: says which share of a caption holds in a picture (the oracle of drawn scenes).
-        resize: cut and scale everything to this side; without it, pictures of different sizes are refused.
         watch: called with the number of pictures that were read.
 
     Raises:
         DataError: pictures of mixed sizes or formats, too few of them, or a caption that is missing.
         PictureError: a picture that cannot be decoded.
     """
+    resize = options.resize
     sets = [read_set(folder, resize) for folder in (generated, real)]
-    _refuse_mixed(sets, (generated, real), resize, any_format)
+    _refuse_mixed(sets, (generated, real), resize, options.any_format)
     found = [_features(one.files, extractor, resize, watch) for one in sets]
-    rows, remarks = _distances(found[0], found[1], extractor, k)
-    asked = captions_of(sets[0].files, generated, captions)
+    rows, remarks = _distances(found[0], found[1], extractor, options.neighbours)
+    asked = captions_of(sets[0].files, generated, options.captions)
     if asked is not None:
-        more, said = _agreement(sets[0].files, asked, towers, truth, resize)
+        more, said = _agreement(sets[0].files, asked, options.towers, options.truth, resize)
         rows += more
         remarks += said
-    elif towers is not None or captions is not None:
+    elif options.towers is not None or options.captions is not None:
         remarks.append(
             "the generated pictures carry no prompts and --captions was not given: nothing about texts"
         )
