@@ -15,7 +15,7 @@ from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_pi
 from patchword.errors import DataError, ModelError
 from patchword.layers.familiarity import mean_patch
 from patchword.tasks.answer.model import AnsweringModel, load_answerer
-from patchword.tasks.answer.photographs import PhotographAnswerer
+from patchword.tasks.answer.photographs import PhotographAnswerer, is_understood
 from patchword.tasks.answer.result import Answer, Answers
 from patchword.tasks.retrieve.load import load_two_towers
 from patchword.tasks.table import task_of
@@ -77,20 +77,26 @@ class AnyPictureAnswerer:
     ) -> list[list[Answer]]:
         """Answers the n-th question about the n-th picture."""
         return [
-            self.who(picture).ask([picture], [question], n_best, anyway=anyway)[0]
+            self.who(picture, question, anyway).ask([picture], [question], n_best, anyway=anyway)[0]
             for picture, question in zip(map(open_picture, pictures), questions, strict=True)
         ]
 
     def explain(self, picture: Picture, question: str, n_best: int = 3, anyway: bool = False) -> Answers:
         """As `AnsweringModel.explain`, and raises what the two raise."""
         picture = open_picture(picture)
-        return self.who(picture).explain(picture, question, n_best, anyway)
+        return self.who(picture, question, anyway).explain(picture, question, n_best, anyway)
 
-    def who(self, picture: Picture) -> AnsweringModel | PhotographAnswerer:
-        """Who answers about a picture. Raises PictureError for one that cannot be decoded."""
+    def who(self, picture: Picture, question: str, anyway: bool) -> AnsweringModel | PhotographAnswerer:
+        """Who answers a question about a picture; with `anyway` the model of drawings is also asked what
+        photographs cannot be asked.
+
+        Raises PictureError for a picture that cannot be decoded.
+        """
         features = self.drawings.features([open_picture(picture)])
         familiarity = self.drawings.model.familiarity
         is_drawing = bool(familiarity.distance(mean_patch(features))[0] <= familiarity.limit)
+        if not is_drawing and anyway:
+            is_drawing = not is_understood(question)
         self._last = self.drawings if is_drawing else self.photographs
         return self._last
 

@@ -20,7 +20,7 @@ from patchword.checkpoints.facts import ModelFacts
 from patchword.checkpoints.model import build_checked, find_model, read_settings
 from patchword.errors import DataError, ModelError, StoreError
 from patchword.models.pretraining.vokenizer import Vokenizer, VokenizerConfig, nearest_pictures
-from patchword.search.index import open_index
+from patchword.search.index import PictureIndex, open_index
 from patchword.tasks.describe import describe
 from patchword.tasks.retrieve.load import load_two_towers
 from patchword.tasks.retrieve.model import TwoTowerModel
@@ -118,6 +118,10 @@ class VokenModel:
         Raises StoreError for no index, one of another model, or an empty one.
         """
         with open_index(index) as opened:
+            if not isinstance(opened, PictureIndex):
+                raise StoreError(
+                    f"{index} is held by Milvus, and a bank is read whole: give a folder of an index"
+                )
             opened.refuse_other(self.settings.identity)
             if not opened.count:
                 raise StoreError(

@@ -66,8 +66,11 @@ def pictures_strip(model: WordVectors, files: Sequence[str]) -> Html:
     shown = []
     for file in files:
         try:
-            uri = picture_uri(open_picture(Path(model.settings.images or "") / file), _SIDE)
-            shown.append(Html(f'<div class="sample"><img alt="{escape(file)}" src="{uri}"></div>'))
+            picture = open_picture(Path(model.settings.images or "") / file)
         except PictureError as error:
             shown.append(note(str(error)))
-    return Html(f'<div class="samples">{join(shown)}</div>')
+            continue
+        style = f"aspect-ratio: {picture.width} / {picture.height}"
+        img = f'<img alt="{escape(file)}" src="{picture_uri(picture, _SIDE)}">'
+        shown.append(Html(f'<figure class="word"><div class="shot" style="{style}">{img}</div></figure>'))
+    return Html(f'<div class="words">{join(shown)}</div>')
