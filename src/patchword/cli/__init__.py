@@ -49,7 +49,6 @@ COMMANDS = {
         "words",
         "vokens",
         "explain-check",
-        "export",
         "template",
         "push",
     )

@@ -98,7 +98,8 @@ def test_a_search_by_words_imports_neither_torch_nor_transformers():
         "loaded = {'torch', 'transformers', 'matplotlib', 'scipy', 'huggingface_hub'} & set(sys.modules)\n"
         "sys.exit(f'loaded: {sorted(loaded)}' if loaded else 0)"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_labels_import_no_transformers():
@@ -111,4 +112,5 @@ def test_labels_import_no_transformers():
         "assert shares.shape == (1, 2) and shares[0, 1] > shares[0, 0], shares\n"
         "sys.exit('transformers is loaded' if 'transformers' in sys.modules else 0)"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr

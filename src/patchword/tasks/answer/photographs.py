@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 import torch
@@ -107,6 +107,21 @@ class PhotographAnswerer:
         """What the eyes see of a picture."""
         return self.towers.settings.preprocessing
 
+    @overload
+    def ask(  # type: ignore[overload-overlap]  # a path is a sequence of letters as well
+        self, pictures: Picture, questions: str, n_best: int = 1, batch: int = 16, anyway: bool = False
+    ) -> list[Answer]: ...
+
+    @overload
+    def ask(
+        self,
+        pictures: Sequence[Picture],
+        questions: Sequence[str],
+        n_best: int = 1,
+        batch: int = 16,
+        anyway: bool = False,
+    ) -> list[list[Answer]]: ...
+
     def ask(
         self,
         pictures: Picture | Sequence[Picture],
@@ -115,18 +130,24 @@ class PhotographAnswerer:
         batch: int = 16,
         anyway: bool = False,
     ) -> list[Answer] | list[list[Answer]]:
-        """As `AnsweringModel.ask`; with `anyway` it is also said what a picture shows where the classifier is
-        not sure.
+        """Answers as `AnsweringModel.ask` does; with `anyway` it is also said what a picture shows where the
+        classifier is not sure.
 
         Raises DataError for a question that cannot be answered and lists of different lengths, PictureError
         for a picture that cannot be decoded.
         """
-        pictures, single = one_or_many(pictures)
+        listed, single = one_or_many(pictures)
         if single:
-            return self.ask(pictures, [str(questions)], n_best, batch, anyway)[0]
-        if isinstance(questions, str) or len(questions) != len(pictures):
+            return self._ask_each(listed, [str(questions)], n_best, batch, anyway)[0]
+        if isinstance(questions, str) or len(questions) != len(listed):
             found = "one question" if isinstance(questions, str) else f"{len(questions)} questions"
-            raise DataError(f"{found} for {len(pictures)} pictures: give a list with one for each")
+            raise DataError(f"{found} for {len(listed)} pictures: give a list with one for each")
+        return self._ask_each(listed, questions, n_best, batch, anyway)
+
+    def _ask_each(
+        self, pictures: list[Picture], questions: Sequence[str], n_best: int, batch: int, anyway: bool
+    ) -> list[list[Answer]]:
+        """Answers the n-th question about the n-th picture."""
         asked = [understood(question) for question in questions]
         answers: list[list[Answer]] = []
         for first in range(0, len(pictures), batch):

@@ -23,7 +23,6 @@ from patchword.errors import ModelError
 from patchword.hub import is_hub
 from patchword.lookup import look_up
 from patchword.search.find import Embedder
-from patchword.tasks.retrieve.exported import ExportedTowers, is_exported
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import remarks_on, rows_of, vocabulary_from_json
 from patchword.towers.sentence_encoder_numpy import encode_sentence
@@ -39,7 +38,8 @@ class QueryTower:
     def __init__(
         self, name: str | Path, weights: _Weights, vocabulary: Pieces, text: SentenceEncoderConfig
     ) -> None:
-        self._name, self._whole = name, None
+        self._name = name
+        self._whole: Any = None
         self._weights, self._vocabulary = weights, vocabulary
         self._sizes = text.sizes()
         self._longest = min(self._sizes.max_position_embeddings, LONGEST_SENTENCE)
@@ -110,7 +110,7 @@ class _Weights:
             part = self._file.get_slice(stored)
             kind = _KINDS[part.get_dtype()]
             digest.update(f"{name}{tuple(part.get_shape())}torch.{kind}".encode())
-            digest.update(np.ascontiguousarray(self._file.get_tensor(stored), dtype=kind))
+            digest.update(np.ascontiguousarray(self._file.get_tensor(stored), dtype=kind).tobytes())
         return digest.hexdigest()
 
 
@@ -119,8 +119,6 @@ def load_embedder(name: str | Path) -> Embedder:
 
     Raises ModelError when there is no such model, or it is damaged.
     """
-    if is_exported(name):
-        return ExportedTowers(name)
     return load_query_tower(name) or look_up("tasks.retrieve.load:load_two_towers")(name)
 
 
