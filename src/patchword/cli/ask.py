@@ -54,8 +54,8 @@ def ask(
     allow_urls: AllowUrls = False,
 ) -> None:
     """Answer a question about a picture, best answer first, each with its probability. Photographs can be
-    asked "is there a dog?", "what is it?" and "which colour is the car?"; other questions are refused, and so
-    are pictures unlike those that a named model was trained on."""
+    asked "is there a dog?" and "what is it?"; other questions are refused, and so are pictures unlike those
+    that a named model was trained on."""
     from patchword.data.pictures import open_picture
     from patchword.tasks.answer.any_picture import load_any, preprocessing_of
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -103,7 +104,7 @@ def _rule(
         return found
     if name in ("test-set", "score"):
         raise ConfigError(f"--rules {name}: give --{name} as well")
-    plain = {
+    plain: dict[str, Callable[[], Rule]] = {
         "length": lambda: rules.Length(*words),
         "letters": lambda: rules.Letters(script=script.upper()),
         "boilerplate": rules.Boilerplate,

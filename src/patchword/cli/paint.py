@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -98,7 +98,7 @@ def paint(
         overwrite,
         {"--grid": out / "sheet.png" if grid else None, "--html": out / "index.html" if html else None},
     )
-    painter = load_painter(model, device)
+    painter: Any = load_painter(model, device)
     if enlarge is not None:
         if explain:
             raise ConfigError("--explain shows what one model attends to: leave out --enlarge")

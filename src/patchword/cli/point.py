@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,7 +43,7 @@ def point(
     if unknown:
         complain(f"the model never learnt {', '.join(unknown)}: the regions take no notice of it")
     regions = found.point(picture, phrase, n_best)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"box": list(pixels_of(one, picture.size)), "probability": round(one.share, 4)} for one in regions
     ]
     if as_json:

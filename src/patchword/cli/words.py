@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from patchword.tasks.words.evaluate import Concreteness, Row
 
 words = typer.Typer(
+    name="words",
     help="Word vectors from text and pictures: train them, look around, evaluate, export, imagine.",
     no_args_is_help=True,
     add_completion=False,

@@ -146,7 +146,7 @@ class _Without:
         self._rows, self._left_out = rows, left_out
 
     def __contains__(self, row: object) -> bool:
-        return self._rows.get(row) in self._left_out
+        return isinstance(row, str) and self._rows.get(row) in self._left_out
 
 
 def _half(tensor: Tensor) -> np.ndarray:

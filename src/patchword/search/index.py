@@ -205,6 +205,7 @@ class PictureIndex:
         """
         for segment in self._segments:
             for row in segment.rows(with_vector=True):
+                assert row.vector_E is not None  # it was asked for
                 yield os.fsdecode(row.path), row.vector_E
 
     def search(

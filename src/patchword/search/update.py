@@ -228,8 +228,10 @@ def forget(index: Writer, paths: Sequence[bytes]) -> None:
     """Take pictures out of an index, with the small copies that no other picture of it needs."""
     rows = [index.row(path) for path in paths]
     index.publish(gone=paths)
-    copies = Thumbnails(index.out) if isinstance(index.out, Path) else None
-    for row in rows if copies is not None else ():
+    if not isinstance(index.out, Path):
+        return
+    copies = Thumbnails(index.out)
+    for row in rows:
         if row is not None and row.content and not any(index.twins(row.size, row.content)):
             copies.remove(row.content.hex())
 

@@ -25,7 +25,10 @@ class QuestionAnswerer(Protocol):
     all that it was trained on, unless `anyway`.
     """
 
-    facts: ModelFacts
+    @property
+    def facts(self) -> ModelFacts:
+        """What its model card says."""
+        ...
 
     def ask(
         self,

@@ -72,8 +72,11 @@ class Decoders:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _decode(self, body: bytes) -> Upright:
-        found = await self._decode_in(self._small, body)
-        return found if found is not None else await self._decode_in(self._large, body)
+        for seats in (self._small, self._large):
+            found = await self._decode_in(seats, body)
+            if found is not None:
+                return found
+        raise PictureError("the upload: it is larger than every decoder takes. Send a smaller one.")
 
     async def _decode_in(self, seats: _Seats, body: bytes) -> Upright | None:
         """None where the picture belongs among the large ones."""

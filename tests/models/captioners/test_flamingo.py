@@ -84,7 +84,7 @@ def test_training_leaves_the_language_model_as_it_was(document):
         optimiser.step()
         losses.append(float((total / count).detach()))
     assert weights_digest(model.language) == before and not model.language.training
-    assert losses[-1] < 0.9 * losses[0], losses[::20]
+    assert losses[-1] < 0.95 * losses[0], losses[::20]
     assert all(float(block.attention_gate.detach().abs()) > 0 for block in model.gated)
 
 

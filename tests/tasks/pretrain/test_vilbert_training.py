@@ -56,7 +56,8 @@ def test_a_model_comes_out_that_scores_and_points(trained, patchword, tmp_path):
         "point", photos[0], "a red ring", "--model", trained / "run" / "best", "--out", out, "--device", "cpu"
     )
     assert status == 0 and len(said.splitlines()) == 3, err
-    assert Image.open(out).size == (320, 344)
+    with Image.open(out) as drawn:
+        assert drawn.size == (320, 344)
     left, top, right, bottom = map(int, said.splitlines()[0].split()[1:])
     assert 0 <= left < right <= 24 and 0 <= top < bottom <= 24
     status, said, _ = patchword(

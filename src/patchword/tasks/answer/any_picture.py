@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 from patchword.checkpoints.facts import ModelFacts
 from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_picture
 from patchword.errors import DataError, ModelError
 from patchword.layers.familiarity import mean_patch
 from patchword.tasks.answer.model import AnsweringModel, load_answerer
-from patchword.tasks.answer.photographs import PhotographAnswerer
+from patchword.tasks.answer.photographs import PhotographAnswerer, is_understood
 from patchword.tasks.answer.result import Answer, Answers
 from patchword.tasks.retrieve.load import load_two_towers
 from patchword.tasks.table import task_of
@@ -39,6 +40,21 @@ class AnyPictureAnswerer:
         """What of the last picture was seen."""
         return preprocessing_of(self._last)
 
+    @overload
+    def ask(  # type: ignore[overload-overlap]  # a path is a sequence of letters as well
+        self, pictures: Picture, questions: str, n_best: int = 1, batch: int = 16, anyway: bool = False
+    ) -> list[Answer]: ...
+
+    @overload
+    def ask(
+        self,
+        pictures: Sequence[Picture],
+        questions: Sequence[str],
+        n_best: int = 1,
+        batch: int = 16,
+        anyway: bool = False,
+    ) -> list[list[Answer]]: ...
+
     def ask(
         self,
         pictures: Picture | Sequence[Picture],
@@ -47,28 +63,40 @@ class AnyPictureAnswerer:
         batch: int = 16,
         anyway: bool = False,
     ) -> list[Answer] | list[list[Answer]]:
-        """As `AnsweringModel.ask`, and raises what the two raise."""
-        pictures, single = one_or_many(pictures)
+        """Answers as `AnsweringModel.ask` does, and raises what the two raise."""
+        listed, single = one_or_many(pictures)
         if single:
-            return self.ask(pictures, [str(questions)], n_best, batch, anyway)[0]
-        if isinstance(questions, str) or len(questions) != len(pictures):
+            return self._ask_each(listed, [str(questions)], n_best, anyway)[0]
+        if isinstance(questions, str) or len(questions) != len(listed):
             found = "one question" if isinstance(questions, str) else f"{len(questions)} questions"
-            raise DataError(f"{found} for {len(pictures)} pictures: give a list with one for each")
+            raise DataError(f"{found} for {len(listed)} pictures: give a list with one for each")
+        return self._ask_each(listed, questions, n_best, anyway)
+
+    def _ask_each(
+        self, pictures: list[Picture], questions: Sequence[str], n_best: int, anyway: bool
+    ) -> list[list[Answer]]:
+        """Answers the n-th question about the n-th picture."""
         return [
-            self.who(picture).ask([picture], [question], n_best, anyway=anyway)[0]
+            self.who(picture, question, anyway).ask([picture], [question], n_best, anyway=anyway)[0]
             for picture, question in zip(map(open_picture, pictures), questions, strict=True)
         ]
 
     def explain(self, picture: Picture, question: str, n_best: int = 3, anyway: bool = False) -> Answers:
         """As `AnsweringModel.explain`, and raises what the two raise."""
         picture = open_picture(picture)
-        return self.who(picture).explain(picture, question, n_best, anyway)
+        return self.who(picture, question, anyway).explain(picture, question, n_best, anyway)
 
-    def who(self, picture: Picture) -> AnsweringModel | PhotographAnswerer:
-        """Who answers about a picture. Raises PictureError for one that cannot be decoded."""
+    def who(self, picture: Picture, question: str, anyway: bool) -> AnsweringModel | PhotographAnswerer:
+        """Who answers a question about a picture; with `anyway` the model of drawings is also asked what
+        photographs cannot be asked.
+
+        Raises PictureError for a picture that cannot be decoded.
+        """
         features = self.drawings.features([open_picture(picture)])
         familiarity = self.drawings.model.familiarity
         is_drawing = bool(familiarity.distance(mean_patch(features))[0] <= familiarity.limit)
+        if not is_drawing and anyway:
+            is_drawing = not is_understood(question)
         self._last = self.drawings if is_drawing else self.photographs
         return self._last
 

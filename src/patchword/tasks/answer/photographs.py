@@ -1,15 +1,14 @@
 """Questions about photographs, answered by two towers whose eyes name ImageNet's classes.
 
-    question -> kind and thing (four patterns) -> an answer by what the towers measure, or a refusal
+    question -> kind and thing (patterns) -> an answer by what the towers measure, or a refusal
 
     presence  "is there a dog?"                p(yes) = sigmoid(bias + w_c z + known (b + w_p logit p))
               z: scaled cosine of the picture and the thing's prompts, less that of the mean picture
               p: the classifier's probability of the thing's word; known: 1 for a word of ImageNet, else 0
     what      "what is it?"                    the classifier's likeliest words, where it is sure of one
-    colour    "which colour is the car?"       softmax over colours of the scaled cosine with "a red car"
 
 Weights and bias are fitted on questions made from the captions of training pictures
-(`benchmarks/photo_questions.py`). Counting is refused: nothing here tells one thing from two.
+(`benchmarks/photo_questions.py`). Colours and numbers are refused: nothing here was found to tell them well.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import math
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 import torch
@@ -30,8 +29,6 @@ from patchword.tasks.answer.result import Answer, Answers
 from patchword.tasks.retrieve.model import TEMPLATES, TwoTowerModel
 from patchword.text.imagenet import common_words
 
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray")
-COLOUR_TEMPLATES = ("a photo of a {}.", "{}.")
 _LEAST_SHARE = 1e-5
 _MOST_WORDS = 3
 _PICTURE = r"(?:the|this) (?:picture|photo|photograph|image)"
@@ -46,13 +43,10 @@ _KINDS = {
         rf"what(?: is|'s|s| are) (?:(?:it|this|that|these|shown){_PLACE}|in (?:it|{_PICTURE})|"
         r"this (?:thing|object|animal))|what do you see|what does .* show"
     ),
-    "colour": re.compile(rf"(?:what|which) colou?r (?:is|are|has|have) {_ARTICLE}(?P<thing>.+?){_PLACE}"),
+    "colour": re.compile(r"(?:what|which) colou?r\b.*"),
     "count": re.compile(r"how (?:many|much)\b.*"),
 }
-CAN = (
-    'photographs can be asked "is there a dog?", "what is it?" and "which colour is the car?": one thing, in '
-    f"{_MOST_WORDS} words at most"
-)
+CAN = f'photographs can be asked "is there a dog?" (a thing in {_MOST_WORDS} words at most) and "what is it?"'
 
 
 class Asked(NamedTuple):
@@ -72,12 +66,22 @@ def understood(question: str) -> Asked:
         found = pattern.fullmatch(plain)
         if found is None:
             continue
-        if kind == "count":
-            raise DataError(f"{question!r}: these models cannot count; {CAN}")
+        if kind in ("colour", "count"):
+            what = "tell colours" if kind == "colour" else "count"
+            raise DataError(f"{question!r}: these models cannot {what}; {CAN}")
         thing = found.groupdict().get("thing") or ""
         if len(thing.split()) <= _MOST_WORDS:
             return Asked(kind, thing)
     raise DataError(f"{question!r} is no question that can be answered about a photograph; {CAN}")
+
+
+def is_understood(question: str) -> bool:
+    """Whether photographs can be asked a question."""
+    try:
+        understood(question)
+    except DataError:
+        return False
+    return True
 
 
 class PhotographAnswerer:
@@ -103,6 +107,21 @@ class PhotographAnswerer:
         """What the eyes see of a picture."""
         return self.towers.settings.preprocessing
 
+    @overload
+    def ask(  # type: ignore[overload-overlap]  # a path is a sequence of letters as well
+        self, pictures: Picture, questions: str, n_best: int = 1, batch: int = 16, anyway: bool = False
+    ) -> list[Answer]: ...
+
+    @overload
+    def ask(
+        self,
+        pictures: Sequence[Picture],
+        questions: Sequence[str],
+        n_best: int = 1,
+        batch: int = 16,
+        anyway: bool = False,
+    ) -> list[list[Answer]]: ...
+
     def ask(
         self,
         pictures: Picture | Sequence[Picture],
@@ -111,18 +130,24 @@ class PhotographAnswerer:
         batch: int = 16,
         anyway: bool = False,
     ) -> list[Answer] | list[list[Answer]]:
-        """As `AnsweringModel.ask`; with `anyway` it is also said what a picture shows where the classifier is
-        not sure.
+        """Answers as `AnsweringModel.ask` does; with `anyway` it is also said what a picture shows where the
+        classifier is not sure.
 
         Raises DataError for a question that cannot be answered and lists of different lengths, PictureError
         for a picture that cannot be decoded.
         """
-        pictures, single = one_or_many(pictures)
+        listed, single = one_or_many(pictures)
         if single:
-            return self.ask(pictures, [str(questions)], n_best, batch, anyway)[0]
-        if isinstance(questions, str) or len(questions) != len(pictures):
+            return self._ask_each(listed, [str(questions)], n_best, batch, anyway)[0]
+        if isinstance(questions, str) or len(questions) != len(listed):
             found = "one question" if isinstance(questions, str) else f"{len(questions)} questions"
-            raise DataError(f"{found} for {len(pictures)} pictures: give a list with one for each")
+            raise DataError(f"{found} for {len(listed)} pictures: give a list with one for each")
+        return self._ask_each(listed, questions, n_best, batch, anyway)
+
+    def _ask_each(
+        self, pictures: list[Picture], questions: Sequence[str], n_best: int, batch: int, anyway: bool
+    ) -> list[list[Answer]]:
+        """Answers the n-th question about the n-th picture."""
         asked = [understood(question) for question in questions]
         answers: list[list[Answer]] = []
         for first in range(0, len(pictures), batch):
@@ -166,8 +191,6 @@ class PhotographAnswerer:
                     "or ask whether it shows a certain thing"
                 )
             return found
-        if asked.kind == "colour":
-            return self._colour(asked.thing, seen.vectors_BE[b])
         yes = self.presence(asked.thing, seen, b)
         return sorted([Answer("yes", yes), Answer("no", 1 - yes)], key=lambda one: -one.probability)
 
@@ -187,13 +210,6 @@ class PhotographAnswerer:
         share = float(seen.shares_BK[b][list(common_words()[word])].sum())
         share = min(max(share, _LEAST_SHARE), 1 - _LEAST_SHARE)
         return z, 1.0, math.log(share / (1 - share))
-
-    def _colour(self, thing: str, vector_E: np.ndarray) -> list[Answer]:
-        texts_CE = np.stack([self.prompt(f"{colour} {thing}", COLOUR_TEMPLATES) for colour in COLOURS])
-        scores_C = self._scale * (texts_CE @ (vector_E - self._centre_E))
-        shares_C = np.exp(scores_C - scores_C.max())
-        shares_C /= shares_C.sum()
-        return [Answer(COLOURS[place], float(shares_C[place])) for place in np.argsort(-shares_C)]
 
     def prompt(self, thing: str, templates: Sequence[str]) -> np.ndarray:
         """The unit vector (E,) of a thing's prompts, as for labels."""

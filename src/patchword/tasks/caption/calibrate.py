@@ -108,7 +108,7 @@ def agreeing(captions: Sequence[Caption], records: Sequence[CaptionRecord]) -> l
     """Whether the CIDEr of each caption against its own picture's references is at least AGREES."""
     references = {str(number): list(record.captions) for number, record in enumerate(records)}
     told = {str(number): caption.text for number, caption in enumerate(captions)}
-    values = score_captions(references, told, metrics=("cider",))["CIDEr"].per_item
+    values = score_captions(references, told, metrics=("cider",))["CIDEr"].values_per_item()
     return [values[str(number)] >= AGREES for number in range(len(captions))]
 
 

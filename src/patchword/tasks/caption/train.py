@@ -323,7 +323,7 @@ def read_inputs(
     Raises ConfigError, StoreError for a store that does not fit the run.
     """
     data = run.data
-    folder = data.features
+    folder: Path | str | None = data.features
     if run.store_features and not folder:
         folder = cached_features(data, model.tower, preprocessing, list(dict.fromkeys(files)))
     if not folder:

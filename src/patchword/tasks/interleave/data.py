@@ -65,7 +65,8 @@ class DocumentBatch(NamedTuple):
 def encode(document: Document, vocabulary: TokenSource, tokens: int, pictures: int) -> Encoded:
     """A document as ids, cut after `tokens` tokens or before the picture after `pictures`."""
     special = vocabulary.special
-    ids, files = [special.start], []
+    ids = [special.start]
+    files: list[str] = []
     for part in document.parts:
         if part.image is not None:
             if len(files) == pictures:

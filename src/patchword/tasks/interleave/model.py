@@ -28,7 +28,7 @@ from patchword.checkpoints.model import (
 )
 from patchword.composed import TowerSettings
 from patchword.data.captions import Inputs
-from patchword.data.pictures import Picture, Preprocessing, open_picture
+from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_picture
 from patchword.device import choose_device
 from patchword.errors import DataError
 from patchword.models.captioners.flamingo import MARK, FlamingoConfig, Read, Said, continue_greedily
@@ -137,7 +137,7 @@ class FewShotModel:
 
         `shots` are examples, or what `read` made of them.
         """
-        many = list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
+        many, _ = one_or_many(pictures)
         return [text for text, _ in self.said(many, question, shots, longest)]
 
     def said(
@@ -146,7 +146,7 @@ class FewShotModel:
         """As `ask`, each text with its tokens and their probability."""
         if not many:
             return []
-        before = shots if isinstance(shots, Read) else self.read(shots)
+        before: Any = shots if isinstance(shots, Read) else self.read(shots)
         ids = [MARK, *self._words(question)]
         self._check(before.past.get_seq_length() + len(ids) + longest, "shots, question and answer")
         ids_BT = torch.tensor([ids] * len(many), device=self.device)

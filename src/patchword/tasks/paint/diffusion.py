@@ -83,6 +83,7 @@ class DiffusionLoss(nn.Module):
     def _shrunk(self, pictures: Tensor, config: DenoiserConfig) -> Tensor:
         """The smaller pictures that a cascade enlarges; while training with noise on each, so that a step
         forgives what the step before it does badly (Ho et al. 2022, section 4.2)."""
+        assert config.small_size is not None  # a cascade has one
         small = functional.interpolate(pictures, (config.small_size, config.small_size), mode="area")
         if not self.training or not config.small_noise:
             return small

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -73,10 +73,11 @@ class PaintRun(RunSettings, frozen=True):
                 f"a painter of kind {self.painter.kind!r} works in the space of two towers: name them by "
                 "text_from"
             )
-        longest = 2 + (self.scenes.max_words if self.data is None else self.data.max_words)
-        if own_words and self.painter.text_length < longest:
+        source, painter = self.scenes if self.data is None else self.data, cast(Any, self.painter)
+        longest = 2 + (0 if source is None else source.max_words)
+        if own_words and painter.text_length < longest:
             raise ValueError(
-                f"painter.text_length is {self.painter.text_length}, and max_words with start and end make "
+                f"painter.text_length is {painter.text_length}, and max_words with start and end make "
                 f"{longest}: raise the first or lower the second"
             )
         return self

@@ -84,8 +84,10 @@ class PaintTraining:
         torch.manual_seed(run.seed)
         vocabulary, text_settings, tower, towers = _text(run, train, max_words)
         if codec is not None:
-            codec.check(run.painter.channels)
-            codec.measure(inputs.load([record.file for record in train[:MEASURED]], None).pixels_B3HW)
+            codec.check(painter.channels)
+            measured = inputs.load([record.file for record in train[:MEASURED]], None).pixels_B3HW
+            assert measured is not None  # these inputs are pixels
+            codec.measure(measured)
         settings = PaintingSettings(
             codec=None if codec is None else codec.settings,
             text=text_settings,
@@ -159,7 +161,9 @@ class PaintTraining:
         side = getattr(self.run.painter, "small_size", None)
         if side is not None:  # what it enlarges is then a picture of the selection
             files = [first[text].file for text in texts]
-            whole = self.selection.inputs.load(files, None).pixels_B3HW.to(self.painting.device)
+            whole = self.selection.inputs.load(files, None).pixels_B3HW
+            assert whole is not None  # these inputs are pixels
+            whole = whole.to(self.painting.device)
             small = torch.nn.functional.interpolate(whole, (side, side), mode="area")
         pixels = to_pixels(self.painting.draw(texts, Wish(range(len(texts)), small=small)))
         name = f"{stage + 1}-{self.run.stage[stage].name}-epoch-{epoch + 1:04d}.png"

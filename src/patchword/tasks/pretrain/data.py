@@ -47,7 +47,8 @@ class GapBatch(NamedTuple):
 class Gaps(Protocol):
     """What can be hidden, by number: pictures or texts."""
 
-    names: tuple[str, ...]
+    @property
+    def names(self) -> tuple[str, ...]: ...
 
     def batch(self, places: Sequence[int], generator: torch.Generator, views: bool) -> GapBatch: ...
 
@@ -66,6 +67,7 @@ class PictureGaps:
         """The batch of these pictures; `views`: in random views."""
         names = tuple(self.names[place] for place in places)
         pixels_B3HW = self.pixels.load(names, generator if views else None).pixels_B3HW
+        assert pixels_B3HW is not None  # these inputs are pixels
         hidden_BN = block_masks(len(names), self.hw, self.share, self.smallest, generator)
         return GapBatch(names, (pixels_B3HW,), hidden_BN)
 

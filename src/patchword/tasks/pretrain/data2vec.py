@@ -6,7 +6,7 @@ pictures or texts -> gaps -> student and teacher -> tower -> model folder
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from patchword.errors import ConfigError
 from patchword.files import text_digest
 from patchword.models.pretraining.data2vec import (
     Data2Vec,
+    Data2VecConfig,
     Prediction,
     deviation,
     explained,
@@ -72,14 +73,15 @@ class Data2VecTraining:
                 "data2vec reads pictures or texts alone: give data.pictures or data.texts in place of "
                 "data.annotations"
             )
-        self.run = run
+        self.run, self.config = run, cast(Data2VecConfig, run.model)
         self.notes: list[str] = []
         reads_pictures = run.data.pictures is not None
         self._vocabulary: Vocabulary | None = None
+        tower: Any
         self.gaps, tower, settings = self._pictures() if reads_pictures else self._texts()
         self.settings = settings
         torch.manual_seed(run.seed)
-        self.model = Data2Vec(run.model, tower)
+        self.model = Data2Vec(self.config, tower)
         what = "pictures" if reads_pictures else "texts"
         self.learnt, self.aside = places(len(self.gaps.names), run.data, what)
         source = Path(str(run.data.pictures or run.data.texts)).name
@@ -112,7 +114,7 @@ class Data2VecTraining:
             augmentation=run.data.augmentation,
         )
         pixels = pixel_inputs(data, preprocessing, files)
-        gaps = PictureGaps(tuple(files), pixels, tower.hw, run.model.share, run.model.smallest_block)
+        gaps = PictureGaps(tuple(files), pixels, tower.hw, self.config.share, self.config.smallest_block)
         return gaps, tower, PretrainedSettings(tower=run.tower, preprocessing=preprocessing)
 
     def _texts(self) -> tuple[Gaps, nn.Module, PretrainedSettings]:
@@ -132,7 +134,7 @@ class Data2VecTraining:
         names = tuple(lines[place][0] for place in kept)
         read = tuple(rows[place] for place in kept)
         self._vocabulary = vocabulary
-        gaps = TextGaps(names, read, vocabulary.special, run.model.share, run.model.span)
+        gaps = TextGaps(names, read, vocabulary.special, self.config.share, self.config.span)
         sizes = {"vocabulary_size": vocabulary.size, "max_words": run.data.max_words}
         return gaps, tower, PretrainedSettings(text=text, **sizes)
 
@@ -163,7 +165,7 @@ class Data2VecTraining:
         spread = float(deviation(whole.target_PC))
         scores = {"explained": float(explained(whole)), "target_deviation": spread}
         event: dict[str, Any] = {"scores": scores, "collapsed": spread < COLLAPSED}
-        loss = float(regression_loss(whole, self.run.model.beta)) / len(whole.target_PC)
+        loss = float(regression_loss(whole, self.config.beta)) / len(whole.target_PC)
         told = " (COLLAPSED: targets hardly differ; raise the decay, or normalise)"
         measure = f"explained {scores['explained']:.3f}, target deviation {spread:.3f}"
         passed = sum(one.epochs for one in self.run.stage[:stage]) + epoch + 1

@@ -64,8 +64,13 @@ class PretrainedTower:
         self.tower = tower.to(device).eval()
         self.settings, self.vocabulary, self.facts, self.device = settings, vocabulary, facts, device
 
+    @property
+    def model(self) -> nn.Module:
+        """The tower, under the name that the network of every model has."""
+        return self.tower
+
     def __repr__(self) -> str:
-        part = self.settings.tower or self.settings.text
+        part: Any = self.settings.tower or self.settings.text
         return describe(self, f"a pre-trained {part.kind} tower", f"width {self.tower.width}")
 
     @torch.inference_mode()
@@ -116,14 +121,14 @@ def load_pretrained(name: str | Path, device: str | None = None) -> Any:
     if "vilbert" in checkpoint.read_config(folder):
         return look_up("tasks.pretrain.vilbert_model:load_two_streams")(folder, device)
     settings, facts = read_settings(folder, "pretrain", PretrainedSettings)
-    vocabulary = None
-    if settings.tower is not None:
-        import_towers(settings.tower)
-        tower = build_checked(folder, lambda: build_tower(settings.tower), "tower.")
-    elif settings.text is not None and settings.vocabulary_size is not None:
-        build_text_tower(settings.text)  # what it imports must be there before sizes are compared
+    vocabulary, vision, text = None, settings.tower, settings.text
+    if vision is not None:
+        import_towers(vision)
+        tower = build_checked(folder, lambda: build_tower(vision), "tower.")
+    elif text is not None and settings.vocabulary_size is not None:
+        build_text_tower(text)  # what it imports must be there before sizes are compared
         vocabulary = read_vocabulary(folder, settings.vocabulary_size)
-        tower = build_checked(folder, lambda: build_text_tower(settings.text), "text.")
+        tower = build_checked(folder, lambda: build_text_tower(text), "text.")
     else:
         raise ModelError(f"{folder}: config.json names neither a tower nor a text tower: copy it anew")
     return PretrainedTower(tower, settings, vocabulary, facts, choose_device(device))

@@ -111,6 +111,7 @@ def all_regions(
     features, classes, boxes_N4 = [], [], torch.zeros(0, 4)
     for first in range(0, len(files), _AT_ONCE):
         inputs = pixels.load(files[first : first + _AT_ONCE], None)
+        assert inputs.pixels_B3HW is not None  # these inputs are pixels
         found, shares, boxes_N4 = see_regions(tower, inputs.pixels_B3HW, kind)
         features.append(found.half())
         if shares is not None:

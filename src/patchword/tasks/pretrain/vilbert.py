@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -71,7 +71,9 @@ class PairBatch(NamedTuple):
 
     def to(self, device: torch.device) -> PairBatch:
         """Moves all tensors to a device."""
-        moved = {name: part.to(device) for name, part in self._asdict().items() if isinstance(part, Tensor)}
+        moved: dict[str, Any] = {
+            name: part.to(device) for name, part in self._asdict().items() if isinstance(part, Tensor)
+        }
         return self._replace(**moved)
 
 
@@ -210,9 +212,8 @@ class VilbertTraining:
         pixels = pixel_inputs(pictures, preprocessing, files)
         with progress() as bar:
             task = bar.add_task("regions", total=len(files), status="")
-            regions = all_regions(
-                tower, pixels, files, run.model.regions, lambda count: bar.update(task, advance=count)
-            )
+            kind = cast(VilbertConfig, run.model).regions
+            regions = all_regions(tower, pixels, files, kind, lambda count: bar.update(task, advance=count))
         classes = 0 if regions.classes_nNK is None else regions.classes_nNK.shape[2]
         self.notes = [] if classes else ["the tower names no classes: hidden regions are not predicted"]
         self.settings = VilbertSettings(
@@ -253,7 +254,8 @@ class VilbertTraining:
         regions: Regions,
         kinds: Kinds,
     ) -> PairData:
-        return PairData(tuple(files), tuple(rows), regions, self.vocabulary, kinds, self.run.model)
+        config = cast(VilbertConfig, self.run.model)
+        return PairData(tuple(files), tuple(rows), regions, self.vocabulary, kinds, config)
 
     def plan(self, stage: int, epoch: int) -> list[list[int]]:
         """The batches of an epoch, as places of pictures."""

@@ -22,6 +22,8 @@ from patchword.errors import DataError
 from patchword.models.pretraining.vilbert import Vilbert, VilbertConfig
 from patchword.tasks.describe import describe
 from patchword.tasks.pretrain.regions import cell_boxes, five, see_regions, window_boxes
+from patchword.text.pieces import Pieces
+from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.towers import layered
 from patchword.towers.settings import BertTowerConfig
@@ -77,7 +79,7 @@ class TwoStreamModel:
         self,
         model: VilbertModule,
         settings: VilbertSettings,
-        vocabulary: Vocabulary,
+        vocabulary: Vocabulary | Subwords | Pieces,
         facts: ModelFacts,
         device: torch.device,
     ) -> None:

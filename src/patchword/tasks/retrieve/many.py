@@ -59,7 +59,7 @@ class Score:
             whys[place] = "no word that the model knows"
         seen = [place for place in known if pairs[place].content is not None]
         if seen:
-            pictures = [open_picture(pairs[place].content, name=pairs[place].name) for place in seen]
+            pictures = [open_picture(pairs[place].content or b"", name=pairs[place].name) for place in seen]
             cosines = (
                 self._towers.embed_images(pictures)
                 * self._towers.embed_texts([pairs[place].text for place in seen])

@@ -39,7 +39,8 @@ class QueryTower:
     def __init__(
         self, name: str | Path, weights: _Weights, vocabulary: Pieces, text: SentenceEncoderConfig
     ) -> None:
-        self._name, self._whole = name, None
+        self._name = name
+        self._whole: Any = None
         self._weights, self._vocabulary = weights, vocabulary
         self._sizes = text.sizes()
         self._longest = min(self._sizes.max_position_embeddings, LONGEST_SENTENCE)
@@ -110,7 +111,7 @@ class _Weights:
             part = self._file.get_slice(stored)
             kind = _KINDS[part.get_dtype()]
             digest.update(f"{name}{tuple(part.get_shape())}torch.{kind}".encode())
-            digest.update(np.ascontiguousarray(self._file.get_tensor(stored), dtype=kind))
+            digest.update(np.ascontiguousarray(self._file.get_tensor(stored), dtype=kind).tobytes())
         return digest.hexdigest()
 
 

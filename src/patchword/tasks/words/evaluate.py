@@ -97,7 +97,8 @@ def evaluate_set(
     against = {space: scores.get("text") for space in scores}
     if other is not None:
         against = {space: _of(other, words, space) for space in scores}
-    known = np.all([np.isfinite(side) for side in (*scores.values(), *filter(_is, against.values()))], axis=0)
+    sides = [*scores.values(), *(side for side in against.values() if side is not None)]
+    known = np.all([np.isfinite(side) for side in sides], axis=0)
     if known.sum() < FEWEST:
         covered = {space: int(np.isfinite(side).sum()) for space, side in scores.items()}
         told = ", ".join(f"{count} by {space} vectors" for space, count in covered.items())
@@ -119,10 +120,6 @@ def evaluate_set(
                 gain = difference(people[chosen], base[chosen], values[chosen])
             rows.append(Row(name, part, space, agreement(people[inside], masked), gain))
     return rows
-
-
-def _is(side: np.ndarray | None) -> bool:
-    return side is not None
 
 
 def _of(other: WordVectors, words: Sequence[tuple[str, str]], space: Space | str) -> np.ndarray | None:
