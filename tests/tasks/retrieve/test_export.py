@@ -1,6 +1,5 @@
 """Two towers as ONNX files: the vectors of the model, without torch, and in an index of the model."""
 
-import json
 
 import numpy as np
 import pytest
@@ -8,7 +7,7 @@ import torch
 
 from patchword.checkpoints.facts import ModelFacts
 from patchword.data.pictures import Preprocessing
-from patchword.errors import DataError, ModelError
+from patchword.errors import DataError
 from patchword.models.pairs.two_towers import TwoTowersConfig
 from patchword.tasks.retrieve.exported import ExportedTowers
 from patchword.tasks.retrieve.load import load_two_towers
@@ -60,23 +59,3 @@ def test_exported_towers_give_the_vectors_of_the_model_for_any_batch(folder, pic
     assert exported.remarks("a red zebra") == model.remarks("a red zebra")
     with pytest.raises(DataError, match="has no word that the model knows"):
         exported.embed_texts(["zebra"])
-
-
-def test_eight_bits_are_close_and_another_model(folder, pictures, patchword, tmp_path):
-    rows = [{"image": f"{n}.png", "caption": text, "split": "val"} for n, text in enumerate(TEXTS)]
-    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    from PIL import Image
-
-    for number, pixels in enumerate(pictures[:3]):
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    words = ("--data", tmp_path / "c.jsonl", "--images", tmp_path)
-    status, out, err = patchword("export", folder, "--to", "int8", "--out", tmp_path / "small", *words)
-    assert status == 0 and "rSum " in out and "i2t_R@1 " in out, err
-    model, exported = load_two_towers(folder, "cpu"), ExportedTowers(tmp_path / "small")
-    assert exported.identity != model.identity
-    assert np.array_equal(exported.embed_images(pictures), exported.embed_images(pictures))
-    cosines = (exported.embed_texts(TEXTS) * model.embed_texts(TEXTS)).sum(1)
-    assert 0.98 < cosines.min() < 1.000001
-    (tmp_path / "small" / "exported.json").write_text("{}")
-    with pytest.raises(ModelError, match="holds no exported towers"):
-        ExportedTowers(tmp_path / "small")

@@ -11,7 +11,6 @@ J and L are free.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ from patchword.tasks.retrieve.load import load_two_towers
 from patchword.tasks.retrieve.model import TwoTowerModel
 
 OPSET = 17
-Kind = Literal["onnx", "int8"]
+Kind = Literal["onnx"]
 
 
 class _Pictures(nn.Module):
@@ -69,12 +68,8 @@ def export_towers(name: str, out: Path, to: Kind) -> tuple[TwoTowerModel, Export
     with whole_folder(out) as aside:
         _export(_Pictures(model.model), (torch.zeros(2, 3, height, width),), aside / PICTURES, ["pixels"])
         _export(_Texts(model.model), (ids_JL, mask_JL), aside / TEXTS, ["ids", "mask"])
-        if to == "int8":
-            _quantize(aside / TEXTS)
         write_json(aside / checkpoint.VOCABULARY, model.vocabulary.to_json(), indent=1)
         made_of = model.identity
-        if to == "int8":  # its vectors are others, and an index holds vectors of one model
-            made_of = hashlib.sha256(f"int8 {made_of}".encode()).hexdigest()
         facts: dict[str, Any] = {"format": 1, "to": to, "identity": made_of, "name": str(name)}
         facts |= {"preprocessing": model.settings.preprocessing.model_dump(mode="json")}
         facts |= {"longest": model.model.text.max_length, "width": model.settings.two_towers.width}
@@ -101,19 +96,6 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, names: li
     except torch.onnx.errors.OnnxExporterError as error:
         said = " ".join(str(error).split())[:300]
         raise ModelError(f"a part of this model cannot be written as ONNX: {said}") from error
-
-
-def _quantize(path: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    smaller = path.with_suffix(".int8")
-    quantize_dynamic(
-        str(path),
-        str(smaller),
-        weight_type=QuantType.QInt8,
-        op_types_to_quantize=["MatMul", "Gemm", "Gather"],
-    )
-    smaller.replace(path)
 
 
 def agreement(
