@@ -4,9 +4,7 @@
     OUT/texts.onnx       ids (J, L) and mask (J, L), int64 -> unit vectors (J, E)
     OUT/vocab.json       the tokenizer;  OUT/exported.json    preprocessing, lengths, what it was made of
 
-`int8` stores the matrices of the text tower, its embedding included, in 8 bits (weights by tensor,
-activations as they come); convolutions stay as they are, for they would need pictures to be calibrated by. B,
-J and L are free.
+B, J and L are free.
 """
 
 from __future__ import annotations
