@@ -50,6 +50,7 @@ COMMANDS = {
         "vokens",
         "explain-check",
         "template",
+        "export",
         "push",
     )
 }

@@ -23,6 +23,7 @@ from patchword.errors import ModelError
 from patchword.hub import is_hub
 from patchword.lookup import look_up
 from patchword.search.find import Embedder
+from patchword.tasks.retrieve.exported import ExportedTowers, is_exported
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import remarks_on, rows_of, vocabulary_from_json
 from patchword.towers.sentence_encoder_numpy import encode_sentence
@@ -119,6 +120,8 @@ def load_embedder(name: str | Path) -> Embedder:
 
     Raises ModelError when there is no such model, or it is damaged.
     """
+    if is_exported(name):
+        return ExportedTowers(name)
     return load_query_tower(name) or look_up("tasks.retrieve.load:load_two_towers")(name)
 
 

@@ -1,0 +1,128 @@
+"""Two towers as ONNX files, which run without torch wherever there is an onnxruntime.
+
+    OUT/pictures.onnx    pixels (B, 3, H, W), float32, as `preprocessing` makes them -> unit vectors (B, E)
+    OUT/texts.onnx       ids (J, L) and mask (J, L), int64 -> unit vectors (J, E)
+    OUT/vocab.json       the tokenizer;  OUT/exported.json    preprocessing, lengths, what it was made of
+
+B, J and L are free.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from patchword.checkpoints import folder as checkpoint
+from patchword.data.formats.readers import read_captions, split_records
+from patchword.data.pictures import Picture
+from patchword.errors import ModelError
+from patchword.files import whole_folder, write_json
+from patchword.metrics.retrieval import retrieval
+from patchword.models.pairs.two_towers import TwoTowers
+from patchword.tasks.retrieve.exported import DESCRIPTION, PICTURES, TEXTS, ExportedTowers, load_runtime
+from patchword.tasks.retrieve.load import load_two_towers
+from patchword.tasks.retrieve.model import TwoTowerModel
+
+OPSET = 17
+Kind = Literal["onnx"]
+
+
+class _Pictures(nn.Module):
+    def __init__(self, towers: TwoTowers) -> None:
+        super().__init__()
+        self.towers = towers
+
+    def forward(self, pixels_B3HW: Tensor) -> Tensor:
+        return self.towers.embed_pictures(pixels_B3HW)
+
+
+class _Texts(nn.Module):
+    def __init__(self, towers: TwoTowers) -> None:
+        super().__init__()
+        self.towers = towers
+
+    def forward(self, ids_JL: Tensor, mask_JL: Tensor) -> Tensor:
+        return self.towers.embed_texts(ids_JL, mask_JL.bool())
+
+
+def export_towers(name: str, out: Path, to: Kind) -> tuple[TwoTowerModel, ExportedTowers]:
+    """Write the folder, which appears when it is complete; gives the model and what was made of it.
+
+    Raises:
+        MissingExtra: onnx or onnxruntime is not installed.
+        ModelError: there is no such model, or it has a part that ONNX cannot hold.
+    """
+    load_runtime()
+    model = load_two_towers(name, "cpu")
+    height, width = model.settings.preprocessing.hw
+    ids_JL = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 0]]) % model.settings.vocabulary_size
+    mask_JL = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    with whole_folder(out) as aside:
+        _export(_Pictures(model.model), (torch.zeros(2, 3, height, width),), aside / PICTURES, ["pixels"])
+        _export(_Texts(model.model), (ids_JL, mask_JL), aside / TEXTS, ["ids", "mask"])
+        write_json(aside / checkpoint.VOCABULARY, model.vocabulary.to_json(), indent=1)
+        made_of = model.identity
+        facts: dict[str, Any] = {"format": 1, "to": to, "identity": made_of, "name": str(name)}
+        facts |= {"preprocessing": model.settings.preprocessing.model_dump(mode="json")}
+        facts |= {"longest": model.model.text.max_length, "width": model.settings.two_towers.width}
+        write_json(aside / DESCRIPTION, facts, indent=1)
+    return model, ExportedTowers(out)
+
+
+def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, names: list[str]) -> None:
+    axes = {"pixels": {0: "B"}, "ids": {0: "J", 1: "L"}, "mask": {0: "J", 1: "L"}, "vectors": {0: "B"}}
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            # The exporter that needs no further package is called deprecated, and remarks on every constant.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module.eval(),
+                inputs,
+                str(path),
+                input_names=names,
+                output_names=["vectors"],
+                dynamic_axes={name: axes[name] for name in (*names, "vectors")},
+                opset_version=OPSET,
+                dynamo=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        said = " ".join(str(error).split())[:300]
+        raise ModelError(f"a part of this model cannot be written as ONNX: {said}") from error
+
+
+def agreement(
+    model: TwoTowerModel, exported: ExportedTowers, pictures: Sequence[Picture], texts: Sequence[str]
+) -> tuple[float, float]:
+    """The lowest cosine between the vectors of both, over pictures and over texts."""
+    return (
+        float((model.embed_images(pictures) * exported.embed_images(pictures)).sum(1).min()),
+        float((model.embed_texts(texts) * exported.embed_texts(texts)).sum(1).min()),
+    )
+
+
+def recall_of(
+    towers: Sequence[TwoTowerModel | ExportedTowers], data: Path, images: Path, split: str
+) -> list[dict[str, float]]:
+    """Recalls and rSum of each on a split, by all captions of every picture. Raises DataError,
+    PictureError."""
+    records = split_records(read_captions(data), split)
+    texts = [caption for record in records for caption in record.captions]
+    owner_C = np.repeat(np.arange(len(records)), [len(record.captions) for record in records])
+    found = []
+    for one in towers:
+        pictures_NE = np.concatenate(
+            [
+                one.embed_images([images / record.file for record in records[at : at + 32]])
+                for at in range(0, len(records), 32)
+            ]
+        )
+        texts_CE = np.concatenate([one.embed_texts(texts[at : at + 64]) for at in range(0, len(texts), 64)])
+        scores = retrieval(pictures_NE @ texts_CE.T, owner_C)
+        found.append({name: score.value for name, score in scores.items() if "R@" in name or name == "rSum"})
+    return found
