@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from patchword.data.scenes.describe import describe
 from patchword.data.scenes.draw import draw
 from patchword.data.scenes.questions import ask
 from patchword.data.scenes.world import HeldOut, make_scenes
-from patchword.files import write_text
+from patchword.files import write_bytes, write_text
 
 
 def write_questions(
@@ -71,7 +72,9 @@ def write_scenes(
     taken = {one["imgid"] for one in entries}
     free = (number for number in range(len(taken) + n) if number not in taken)
     for scene, pixels_SSC, image_id in zip(scenes, draw(scenes, size), free, strict=False):
-        Image.fromarray(pixels_SSC).save(folder / "images" / f"{scene.name}.png")
+        written = io.BytesIO()
+        Image.fromarray(pixels_SSC).save(written, "png")
+        write_bytes(folder / "images" / f"{scene.name}.png", written.getvalue())
         told = [{"raw": caption.text, "tokens": list(caption.words)} for caption in describe(scene, captions)]
         entries.append(
             {"imgid": image_id, "filename": f"{scene.name}.png", "split": split, "sentences": told}
