@@ -66,7 +66,8 @@ def test_a_phrase_of_two_tokens_is_said_in_order():
 @pytest.mark.parametrize("least", [2, 3])
 def test_no_caption_is_shorter_than_it_may_be_and_it_is_the_best_of_those(least):
     constraints = [((WORDS[0],),)]
-    for seed in range(4):
+    longer = 0
+    for seed in range(8):
         memory = Table().encode(seed, pictures=1, end_bias=3.0)
         long_enough = [
             tokens
@@ -77,8 +78,8 @@ def test_no_caption_is_shorter_than_it_may_be_and_it_is_the_best_of_those(least)
             Table(), memory, SPECIAL, constraints, WIDE, LONGEST, min_length=least
         )
         assert caption(found) == max(long_enough, key=lambda tokens: log_probability(memory, 0, tokens))
-    short = caption(search(memory, constraints))
-    assert len(short) < len(caption(found)), "without it the end comes sooner"
+        longer += len(caption(search(memory, constraints))) < len(caption(found))
+    assert longer, "without it the end comes sooner"
 
 
 def test_what_cannot_be_said_in_time_is_said_as_far_as_possible():

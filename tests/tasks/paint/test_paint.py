@@ -261,8 +261,9 @@ def test_unclip_trains_prior_and_decoder_in_stages_of_one_run(tmp_path):
     nothing = painter.tell(["", ""])
     varied = unclip.vary(painter.model, nothing, torch.rand(2, 3, 16, 16) * 2 - 1, Wish([1, 2], steps=3))
     assert varied.shape == (2, 3, 16, 16)
+    text = "[text]\nkind = 'bert'\n[text.architecture]\nhidden_size = 16\nnum_attention_heads = 2\n"
     with pytest.raises(ConfigError, match="works in the space of two towers: name them by text_from"):
-        train(tmp_path, config.replace('text_from = "two-towers"', "") + "[text]\nkind = 'bert'\n")
+        train(tmp_path, config.replace('text_from = "two-towers"', "") + text)
 
 
 def test_latent_diffusion_over_an_autoencoder_of_diffusers(tmp_path):
