@@ -31,7 +31,7 @@ picture_layers = 0
 question_layers = 1
 dropout = 0.0
 [[stage]]
-epochs = 75
+epochs = 60
 batch = 8
 questions_per_picture = 4
 learning_rates = {{ "" = 6e-3 }}

@@ -40,8 +40,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, drop_path: float) -> None:
         super().__init__()
+        first = _Convolution(inputs, outputs, stride)
         last = _Convolution(outputs, outputs, activate=False)
-        self.branch = nn.Sequential(_Convolution(inputs, outputs, stride), last)
+        self.branch = nn.Sequential(first, last)
         # Every block starts as the identity, so that training is stable without warm-up.
         nn.init.zeros_(last[1].weight)
         self.shortcut: nn.Module = nn.Identity()
