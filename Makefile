@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PHOTO ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL := $(PIP) --constraint constraints.txt
-EXTRAS := dev,serve,search,pretrained,paint,cluster,onnx
+EXTRAS := dev,serve,search,pretrained,paint,onnx
 HASHED := $(PIP) --require-hashes --no-deps --requirement
 
 .PHONY: caption test test-browser chromium lint docs requirements clean
