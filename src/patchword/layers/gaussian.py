@@ -7,8 +7,18 @@ Shape legend: B rows, C channels.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Condition(NamedTuple):
+    """A sentence as a normal distribution, and a sample of it (conditioning augmentation)."""
+
+    sample_BC: Tensor
+    mean_BC: Tensor
+    log_variance_BC: Tensor
 
 
 def drawn(mean_BC: Tensor, log_variance_BC: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
-from patchword.layers.gaussian import drawn
+from patchword.layers.gaussian import Condition, drawn
 
 SLOPE = 0.2
 """Negative slope of every leaky rectifier here."""
@@ -74,14 +74,6 @@ class AttnGanConfig(BaseModel, extra="forbid", frozen=True):
     def first_size(self) -> int:
         """Side of the first stage's pictures."""
         return self.size >> (self.stages - 1)
-
-
-class Condition(NamedTuple):
-    """An augmented sentence."""
-
-    sample_BC: Tensor
-    mean_BC: Tensor
-    log_variance_BC: Tensor
 
 
 class Augmentation(nn.Module):

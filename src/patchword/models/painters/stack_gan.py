@@ -19,14 +19,14 @@ Shape legend: B pictures, C channels of a map, E width of the sentence, Z width 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
-from patchword.layers.gaussian import drawn
+from patchword.layers.gaussian import Condition, drawn
 
 SLOPE = 0.2
 """Negative slope of every leaky rectifier here."""
@@ -55,14 +55,6 @@ class StackGanConfig(BaseModel, extra="forbid", frozen=True):
                 f"first_size is {self.first_size} and size is {self.size}: the second stage must be larger"
             )
         return self
-
-
-class Condition(NamedTuple):
-    """An augmented sentence."""
-
-    sample_BC: Tensor
-    mean_BC: Tensor
-    log_variance_BC: Tensor
 
 
 class Augmentation(nn.Module):

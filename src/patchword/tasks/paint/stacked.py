@@ -14,8 +14,8 @@ from patchword.data.captions import CaptionBatch
 from patchword.errors import ConfigError
 from patchword.ids import SpecialIds
 from patchword.layers.features import masked_mean
-from patchword.layers.gaussian import divergence
-from patchword.models.painters.stack_gan import Condition, Stage
+from patchword.layers.gaussian import Condition, divergence
+from patchword.models.painters.stack_gan import Stage
 from patchword.tasks.paint.adversarial import (
     Material,
     adversarial_step,
