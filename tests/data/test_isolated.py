@@ -3,10 +3,13 @@ the decoder down is a picture that cannot be read, and the next one is read."""
 
 import io
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from skimage import data as photographs
@@ -132,3 +135,18 @@ def test_a_picture_that_is_larger_inside_than_its_header_says_stays_within_its_m
             peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
             assert peak < 400 * 1024
         assert reader.open(encoded(photograph, "PNG")) == photograph
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="processes are not stopped by a signal here")
+def test_a_run_that_is_paused_loses_no_picture(photograph):
+    """Ctrl+Z, a scheduler or a starved machine: the clock goes on, and the picture is a good one."""
+    content = encoded(photograph, "PNG")
+    with PictureReader(seconds=0.4) as reader:
+        reader.open(content)
+        [decoder] = [child for child in psutil.Process().children() if "worker" in " ".join(child.cmdline())]
+        decoder.suspend()
+        later = threading.Timer(1.5, decoder.resume)
+        later.start()
+        assert reader.open(content) == photograph
+        later.join()
+        assert decoder.is_running()

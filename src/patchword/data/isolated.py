@@ -8,15 +8,18 @@ be read, like any other, and the next one is decoded by a new process. The servi
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
-from threading import Event, Timer
+from threading import Event, Thread
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from patchword.data.headers import Bounds
@@ -24,7 +27,12 @@ from patchword.data.pictures import Picture, name_of, open_picture, read_content
 from patchword.errors import NotAPicture, PictureError, PictureTooLarge
 
 SECONDS = 60.0
-"""What one picture may take to be decoded: a photograph of a hundred megapixels takes one or two."""
+"""Processor time that one picture may take to be decoded: a photograph of a hundred megapixels takes one or
+two seconds."""
+
+_PATIENCE = 20
+"""Seconds on the clock for each second of processor time, at most: a run that is paused (Ctrl+Z, a scheduler)
+or starved must not take a photograph for a bad one."""
 
 _ERRORS = {kind.__name__: kind for kind in (PictureError, NotAPicture, PictureTooLarge)}
 
@@ -98,6 +106,14 @@ class Decoder:
             raise _ERRORS[answer["error"]](answer["message"])
         return answer
 
+    def processor_seconds(self) -> float:
+        """Processor time that the process has taken since it began; infinite where it is gone."""
+        try:
+            times = psutil.Process(self._process.pid).cpu_times()
+        except psutil.Error:
+            return math.inf
+        return times.user + times.system
+
     def kill(self) -> None:
         """End the process, whatever it does; a thread that waits for it is told."""
         self._process.kill()
@@ -113,7 +129,7 @@ class Decoder:
 
 
 class PictureReader:
-    """Opens pictures as `open_picture` does, each in a process that is ended after `seconds`.
+    """Opens pictures as `open_picture` does, each in a process that is ended after `seconds` of work.
 
     To be used in a `with`, from one thread. Pillow images and arrays are already decoded, and stay in this
     process."""
@@ -142,15 +158,21 @@ class PictureReader:
         return self._decoded(read_content(source, name, self._bounds, self._allow_urls), name)
 
     def _decoded(self, content: bytes, name: str) -> Image.Image:
-        decoder, late = self._decoder or Decoder(), Event()
+        decoder, late, over = self._decoder or Decoder(), Event(), Event()
         self._decoder = decoder
+        before, last = decoder.processor_seconds(), time.monotonic() + _PATIENCE * self._seconds
 
         def end() -> None:
-            late.set()
-            decoder.kill()
+            """Waits until the limit of processor time may have been reached, and looks whether it was."""
+            left = self._seconds
+            while not over.wait(max(left, _LOOK_AGAIN)):
+                left = self._seconds - (decoder.processor_seconds() - before)
+                if left <= 0 or time.monotonic() > last:
+                    late.set()
+                    decoder.kill()
+                    return
 
-        watch = Timer(self._seconds, end)
-        watch.daemon = True
+        watch = Thread(target=end, daemon=True)
         watch.start()
         try:
             decoder.begin(content, name, self._bounds)
@@ -164,7 +186,7 @@ class PictureReader:
                 self._replace()
             raise
         finally:
-            watch.cancel()
+            over.set()
             watch.join()
             if late.is_set():
                 self._replace()
@@ -182,5 +204,7 @@ class PictureReader:
     def __exit__(self, *_: object) -> None:
         self._replace()
 
+
+_LOOK_AGAIN = 0.02
 
 _BROKE_DOWN = "its decoder broke down, as it does on damaged files and where memory is short"

@@ -113,9 +113,7 @@ class _Store:
         if not pieces:
             return None
         newest = max(piece["generation"] for piece in pieces)
-        kept = sorted(
-            (piece["id"], piece["piece"]) for piece in pieces if piece["generation"] == newest
-        )
+        kept = sorted((piece["id"], piece["piece"]) for piece in pieces if piece["generation"] == newest)
         try:
             return Manifest.model_validate(json.loads("".join(piece for _, piece in kept)))
         except ValueError as error:
@@ -169,9 +167,7 @@ class _Store:
         """FLAT compares every vector, as the embedded index does; a cluster's keeper may choose another."""
         index = self.client.prepare_index_params()
         index.add_index(vector, index_type="FLAT", metric_type="IP")
-        self.client.create_collection(
-            name, schema=schema, index_params=index, consistency_level="Strong"
-        )
+        self.client.create_collection(name, schema=schema, index_params=index, consistency_level="Strong")
 
     def rows(self, condition: str, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
         """All rows for which a condition holds, some at a time."""

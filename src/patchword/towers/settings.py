@@ -260,7 +260,6 @@ class LanguageConfig(TowerConfig, extra="forbid", frozen=True):
     kind: Literal["causal"] = "causal"
 
 
-
 class BertSizes(NamedTuple):
     """Fields of transformers' BertConfig with its defaults."""
 
