@@ -21,6 +21,7 @@ import torch
 from patchword.data.pictures import open_picture
 from patchword.data.sources import find_pictures
 from patchword.search.index import update_index
+from patchword.search.records import IndexModel
 from patchword.tasks.retrieve.load import load_two_towers
 
 BATCH = 32
@@ -60,17 +61,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         photos = Path(folder) / "photos"
         photos.mkdir()
+        model = IndexModel(towers.embed_images, towers.identity)
         for path in paths:
             shutil.copyfile(path, photos / Path(path).name)
         measure(
             "index",
-            lambda: update_index(photos, Path(folder) / "index", towers.embed_images, towers.identity),
+            lambda: update_index(photos, Path(folder) / "index", model),
         )
         measure(
             "index without small copies",
-            lambda: update_index(
-                photos, Path(folder) / "index2", towers.embed_images, towers.identity, thumbnails=False
-            ),
+            lambda: update_index(photos, Path(folder) / "index2", model, thumbnails=False),
         )
     alone = dict(rows)["tower alone"]
     print(f"{len(paths)} pictures\n| | pictures per CPU s | of the tower alone |\n| --- | --: | --: |")

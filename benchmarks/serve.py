@@ -38,6 +38,7 @@ from PIL import Image
 
 import patchword
 from patchword.search.index import open_index, update_index
+from patchword.search.records import IndexModel
 from patchword.tasks.retrieve.load import load_two_towers
 
 LABELS = ("a dog", "two men", "a red shirt", "snow", "a street", "children playing")
@@ -123,7 +124,9 @@ def labels_and_searches(shots: list[Image.Image], folder: Path, name: str = "two
     (folder / "pictures").mkdir()
     for number, picture in enumerate(shots):
         picture.save(folder / "pictures" / f"{number}.png")
-    update_index(folder / "pictures", folder / "index", towers.embed_images, towers.identity, name=name)
+    update_index(
+        folder / "pictures", folder / "index", IndexModel(towers.embed_images, towers.identity, name=name)
+    )
     for picture in shots:
         shares = towers.label([picture], LABELS)[0]
         expected = [LABELS[i] for i in np.argsort(-shares, kind="stable")]

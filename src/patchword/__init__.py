@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from patchword.errors import TrainingError as TrainingError
     from patchword.errors import WriteError as WriteError
     from patchword.interface import Evaluation as Evaluation
+    from patchword.interface import Questions as Questions
     from patchword.interface import evaluate as evaluate
     from patchword.interface import index as index
     from patchword.interface import load as load
@@ -65,6 +66,7 @@ _PLACES = {
     "open_picture": "data.pictures:open_picture",
     "score": "metrics:score",
     "evaluate": "interface:evaluate",
+    "Questions": "interface:Questions",
     # models, as `load` gives them
     "CaptioningModel": "tasks.caption.model:CaptioningModel",
     "HubCaptioner": "tasks.caption.hub:HubCaptioner",

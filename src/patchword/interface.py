@@ -16,6 +16,7 @@ from patchword.errors import ConfigError, ModelError
 from patchword.lookup import look_up
 from patchword.tasks.requests import EvaluateRequest, MissingChoice
 from patchword.tasks.requests import Evaluation as Evaluation
+from patchword.tasks.requests import Questions as Questions
 from patchword.tasks.table import TASKS, task_of
 
 if TYPE_CHECKING:
@@ -152,20 +153,17 @@ def index(
     """
     towers = load(model, device, task="retrieve")
     name = str(Path(model).resolve()) if Path(model).is_dir() else str(model)  # a search may start elsewhere
-    report: IndexReport = look_up("search.index:update_index")(
-        folder, out, towers.embed_images, towers.identity, name=name, progress=progress
-    )
+    seen_by = look_up("search.records:IndexModel")(towers.embed_images, towers.identity, name)
+    report: IndexReport = look_up("search.index:update_index")(folder, out, seen_by, progress=progress)
     return report
 
 
 def evaluate(
     model: str | Path,
-    data: str | Path,
+    data: str | Path | Questions,
     images: str | Path,
     split: str = "val",
     *,
-    answers: str | Path | None = None,
-    training: str | Path | None = None,
     missing: MissingChoice = "error",
     device: str | None = None,
     batch: int = 32,
@@ -175,12 +173,10 @@ def evaluate(
 
     Args:
         model: a model that answers questions or labels pictures: a shipped name, a folder or a hub id.
-        data: questions with their answers (for VQA v2 the questions file), or a table with labels.
+        data: questions with their answers (for VQA v2 the questions file, with its annotations beside it), or
+            a table with labels; `Questions` names answers or training questions that lie elsewhere.
         images: folder of the pictures.
         split: which part of the data.
-        answers: annotations of VQA v2, where they do not lie beside the questions.
-        training: training questions, for what the question alone tells; the train split of `data` where left
-            out.
         missing: labels: what becomes of rows without text or picture.
         device: cpu, cuda or mps; the best there is where left out.
         batch: pictures that go through the model together.
@@ -197,13 +193,14 @@ def evaluate(
             f"evaluate takes a model that labels or answers questions, {model} is one for {task!r}: "
             "caption, then `score`"
         )
+    questions = data if isinstance(data, Questions) else Questions(data)
     request = EvaluateRequest(
         model=str(model),
-        data=Path(data),
+        data=Path(questions.data),
         images=Path(images),
         split=split,
-        answers=None if answers is None else Path(answers),
-        training=None if training is None else Path(training),
+        answers=None if questions.answers is None else Path(questions.answers),
+        training=None if questions.training is None else Path(questions.training),
         missing=missing,
         device=device,
         batch=batch,

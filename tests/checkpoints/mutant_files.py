@@ -23,6 +23,7 @@ from patchword.metrics.answer_files import read_answers, read_given
 from patchword.metrics.chair_files import read_objects
 from patchword.metrics.files import read_predictions, read_references
 from patchword.search.index import open_index, update_index
+from patchword.search.records import IndexModel
 
 ROWS = [
     (f"photo {number}.jpg", f"a dog, number {number}", "train" if number else "val") for number in range(4)
@@ -52,7 +53,7 @@ def index(folder: Path) -> mutants.Victim:
     for number in range(6):
         Image.new("RGB", (4, 4), (40 * number, 255 - 40 * number, 37)).save(photos / f"{number}.png")
         if number in (3, 5):
-            update_index(photos, out, embed, "colours", thumbnails=False)
+            update_index(photos, out, IndexModel(embed, "colours"), thumbnails=False)
 
     def hits(path: Path) -> list[list[tuple[str, float]]]:
         with open_index(path, "colours") as opened:

@@ -98,10 +98,11 @@ def test_predict(patchword, names, turned_photos, tmp_path):
 
 def test_the_vectors_of_an_index(turned_photos, names, towers, tmp_path):
     from patchword.search.index import open_index, update_index
+    from patchword.search.records import IndexModel
     from patchword.tasks.retrieve.load import load_two_towers
 
     model = load_two_towers(towers, "cpu")
-    update_index(turned_photos, tmp_path / "index", model.embed_images, model.identity, batch=1)
+    update_index(turned_photos, tmp_path / "index", IndexModel(model.embed_images, model.identity), batch=1)
     with open_index(tmp_path / "index") as index:
         for name in names:
             found = index.search(model.embed_images([open_picture(name)])[0], 9)
@@ -153,7 +154,7 @@ def test_training_and_features_see_what_prediction_sees(turned_photos, names, to
     import torch
 
     from patchword.data.store import pixel_store
-    from patchword.jobs.features import store_features
+    from patchword.jobs.features import Pictures, store_features
     from patchword.tasks.label.tokens import DecodedInputs
     from patchword.tasks.retrieve.load import load_two_towers
 
@@ -165,7 +166,11 @@ def test_training_and_features_see_what_prediction_sees(turned_photos, names, to
     vision = load_two_towers(towers, "cpu").model.vision
     square = Preprocessing(size=16)
     made = store_features(
-        vision, square, turned_photos, files, tmp_path / "store", torch.device("cpu"), lambda count: None
+        vision,
+        Pictures(turned_photos, files, square),
+        tmp_path / "store",
+        torch.device("cpu"),
+        lambda count: None,
     )
     grid_RNC = made.fields["grid_BNC"]
     assert np.allclose(grid_RNC, grid_RNC[:1], atol=1e-3) and np.abs(grid_RNC).max() > 0

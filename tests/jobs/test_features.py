@@ -16,7 +16,7 @@ from patchword.data.captions import FeatureInputs, Inputs, PixelInputs
 from patchword.data.pictures import Preprocessing
 from patchword.data.store import Store, pixel_store, write_store
 from patchword.errors import ConfigError, DataError, StoreError, WriteError
-from patchword.jobs.features import store_features
+from patchword.jobs.features import Pictures, StoreOptions, store_features
 from patchword.models.captioners.show_attend_tell import ShowAttendTellConfig
 from patchword.towers.settings import ConvolutionalConfig
 from patchword.train.settings import StageSettings
@@ -44,7 +44,12 @@ def model():
 
 def stored(model, images, out, until_layer=None):
     return store_features(
-        model.tower, PREPROCESSING, images, FILES, out, torch.device("cpu"), lambda count: None, until_layer
+        model.tower,
+        Pictures(images, FILES, PREPROCESSING),
+        out,
+        torch.device("cpu"),
+        lambda count: None,
+        StoreOptions(until_layer),
     )
 
 
@@ -135,13 +140,11 @@ def test_manifest_names_everything(model, images, tmp_path):
 def test_random_views_are_drawn_in_training_and_never_in_evaluation(model, images, tmp_path):
     store = store_features(
         model.tower,
-        PREPROCESSING,
-        images,
-        FILES,
+        Pictures(images, FILES, PREPROCESSING),
         tmp_path / "store",
         torch.device("cpu"),
         lambda count: None,
-        views=3,
+        StoreOptions(views=3),
     )
     inputs = FeatureInputs(store)
     plain_BNC = inputs.load(FILES, None).features.grid_BNC
@@ -161,15 +164,11 @@ def test_one_pass_stores_the_features_and_the_tokens_that_go_on(model, images, t
     out, cpu = tmp_path / "both", torch.device("cpu")
     both = store_features(
         model.tower,
-        PREPROCESSING,
-        images,
-        FILES,
+        Pictures(images, FILES, PREPROCESSING),
         out,
         cpu,
         lambda count: None,
-        1,
-        batch=2,
-        with_features=True,
+        StoreOptions(1, with_features=True, batch=2),
     )
     still, learning_stages = (
         [StageSettings(name="only", epochs=1, batch=2, learning_rates={"": 1e-3, "tower": rate})]
@@ -198,13 +197,11 @@ def test_one_pass_stores_the_features_and_the_tokens_that_go_on(model, images, t
 def test_mirrored_views_are_the_features_of_mirrored_pictures(model, images, tmp_path):
     store = store_features(
         model.tower,
-        PREPROCESSING,
-        images,
-        FILES,
+        Pictures(images, FILES, PREPROCESSING),
         tmp_path / "store",
         torch.device("cpu"),
         lambda count: None,
-        mirror=True,
+        StoreOptions(mirror=True),
     )
     pixels_B3HW = torch.from_numpy(
         PREPROCESSING.normalise(np.stack([PREPROCESSING.apply(Image.open(images / name)) for name in FILES]))
@@ -268,13 +265,11 @@ def test_space_is_taken_before_the_pictures_are_looked_at(model, images, tmp_pat
     with pytest.raises(WriteError, match="the disk is full: free some space .*are needed and .* are free"):
         store_features(
             model.tower,
-            PREPROCESSING,
-            images,
-            FILES,
+            Pictures(images, FILES, PREPROCESSING),
             tmp_path / "s",
             torch.device("cpu"),
             done.append,
-            batch=1,
+            StoreOptions(batch=1),
         )
     assert not done and names_in(tmp_path) == []
 
@@ -318,8 +313,8 @@ def test_kind_4_a_picture_that_cannot_be_read_is_listed_and_the_others_keep_thei
 
     def store(files, out):
         unreadable = lambda name, error: heard.append((name, str(error)))  # noqa: E731
-        there = (model.tower, PREPROCESSING, tmp_path, files, tmp_path / out, torch.device("cpu"))
-        return store_features(*there, lambda count: None, unreadable=unreadable, **options)
+        there = (model.tower, Pictures(tmp_path, files, PREPROCESSING), tmp_path / out, torch.device("cpu"))
+        return store_features(*there, lambda count: None, StoreOptions(**options), unreadable)
 
     found, good = store(mixed, "mixed"), store(FILES, "good")
     assert [name for name, _ in heard] == ["a.jpg", "b.jpg", "gone.jpg"]
@@ -337,7 +332,12 @@ def test_kind_4_a_picture_that_cannot_be_read_is_listed_and_the_others_keep_thei
 def test_kind_4_no_picture_at_all_is_an_error_and_leaves_no_store(model, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match="none of 1 pictures can be read"):
-        there = (model.tower, PREPROCESSING, tmp_path, ["a.jpg"], tmp_path / "out", torch.device("cpu"))
+        there = (
+            model.tower,
+            Pictures(tmp_path, ["a.jpg"], PREPROCESSING),
+            tmp_path / "out",
+            torch.device("cpu"),
+        )
         store_features(*there, lambda count: None, unreadable=lambda *_: None)
     assert not (tmp_path / "out").exists()
 

@@ -12,6 +12,7 @@ from patchword.jobs import cluster, sources
 from patchword.jobs.index import index_on_cluster
 from patchword.jobs.part import do_part
 from patchword.search.index import open_index, update_index
+from patchword.search.records import IndexModel
 
 
 def embed(pictures):
@@ -57,7 +58,9 @@ def here(monkeypatch):
 
 
 def run(photos, out, parts, embed=never):
-    return index_on_cluster(photos, str(out), parts, embed, "colours", "towers", "local", lambda *said: None)
+    return index_on_cluster(
+        photos, str(out), parts, IndexModel(embed, "colours", "towers"), "local", lambda *said: None
+    )
 
 
 def found(out):
@@ -74,7 +77,7 @@ def test_the_index_is_that_of_one_process_and_goes_on_when_killed(photos, tmp_pa
     report = run(photos, out, parts)
     assert (report.added, report.pictures, here["made"]) == (9, 9, 3) and not parts.exists()
     assert [os.path.basename(path) for path, _ in report.bad] == ["bad.jpg"]
-    update_index(photos, tmp_path / "plain", embed, "colours")
+    update_index(photos, tmp_path / "plain", IndexModel(embed, "colours"))
     assert found(out) == found(tmp_path / "plain")
 
     Image.new("RGB", (8, 8), (9, 9, 250)).save(photos / "new.png")
@@ -94,7 +97,7 @@ def test_what_changes_while_workers_embed_is_embedded_here(photos, tmp_path, her
 
     monkeypatch.setattr(index_file, "run_job", slow)
     run(photos, tmp_path / "out", tmp_path / "parts", embed)
-    update_index(photos, tmp_path / "plain", embed, "colours")
+    update_index(photos, tmp_path / "plain", IndexModel(embed, "colours"))
     assert found(tmp_path / "out") == found(tmp_path / "plain")
 
 

@@ -11,6 +11,7 @@ import patchword.search.walk as walk_file
 from patchword.errors import StoreError
 from patchword.search.check import repair_index
 from patchword.search.index import open_index, prune_index, update_index
+from patchword.search.records import IndexModel
 from patchword.search.walk import is_gone, is_index, prefix_of, walk
 
 
@@ -53,35 +54,35 @@ def files(*folders):
 
 def test_an_empty_folder_is_refused_and_changes_nothing(photos, tmp_path, embed):
     out = tmp_path / "out"
-    update_index(photos, out, embed, "colours")
+    update_index(photos, out, IndexModel(embed, "colours"))
     shutil.move(photos, tmp_path / "elsewhere")
     photos.mkdir()
     before = (out / "index.json").read_bytes()
     with pytest.raises(
         StoreError, match=r"the folder is empty, and the index holds 6 pictures.*--allow-empty"
     ):
-        update_index(photos, out, embed, "colours")
+        update_index(photos, out, IndexModel(embed, "colours"))
     assert (out / "index.json").read_bytes() == before
-    report = update_index(photos, out, embed, "colours", allow_empty=True)
+    report = update_index(photos, out, IndexModel(embed, "colours"), allow_empty=True)
     assert (report.removed, report.pictures) == (6, 0)
 
 
 def test_a_drive_that_comes_back_is_embedded_once(photos, tmp_path, embed):
     out = tmp_path / "out"
-    update_index(photos, out, embed, "colours")
+    update_index(photos, out, IndexModel(embed, "colours"))
     shutil.move(photos, tmp_path / "elsewhere")
     photos.mkdir()
     with pytest.raises(StoreError):
-        update_index(photos, out, embed, "colours")
+        update_index(photos, out, IndexModel(embed, "colours"))
     photos.rmdir()
     shutil.move(tmp_path / "elsewhere", photos)
-    report = update_index(photos, out, embed, "colours")
+    report = update_index(photos, out, IndexModel(embed, "colours"))
     assert (report.kept, report.pictures, embed.count) == (6, 6, 6)
 
 
 def test_a_folder_that_cannot_be_read_keeps_its_pictures(photos, tmp_path, embed, monkeypatch):
     out = tmp_path / "out"
-    update_index(photos, out, embed, "colours")
+    update_index(photos, out, IndexModel(embed, "colours"))
     (photos / "0.png").unlink()
     listed = os.scandir
 
@@ -91,7 +92,7 @@ def test_a_folder_that_cannot_be_read_keeps_its_pictures(photos, tmp_path, embed
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    report = update_index(photos, out, embed, "colours")
+    report = update_index(photos, out, IndexModel(embed, "colours"))
     assert (report.removed, report.pictures) == (1, 5)
     assert report.absent == {str(photos / "trip"): 3}
     assert report.bad == [(str(photos / "trip"), "Permission denied")]
@@ -102,39 +103,39 @@ def test_a_drive_under_the_folder_that_is_not_mounted_keeps_its_pictures(
 ):
     out, trip, really = tmp_path / "out", str(photos / "trip"), os.path.ismount
     monkeypatch.setattr(walk_file.os.path, "ismount", lambda path: os.fsdecode(path) == trip or really(path))
-    update_index(photos, out, embed, "colours")
+    update_index(photos, out, IndexModel(embed, "colours"))
     monkeypatch.setattr(walk_file.os.path, "ismount", really)
     for file in (photos / "trip").iterdir():
         file.unlink()
-    report = update_index(photos, out, embed, "colours")
+    report = update_index(photos, out, IndexModel(embed, "colours"))
     assert (report.removed, report.pictures, report.absent) == (0, 6, {trip: 3})
     assert prune_index(out).absent == {trip: 3}, "pruning wants evidence as well"
-    report = update_index(photos, out, embed, "colours", allow_empty=True)
+    report = update_index(photos, out, IndexModel(embed, "colours"), allow_empty=True)
     assert (report.removed, report.pictures) == (3, 3)
 
 
 def test_a_folder_of_which_the_last_picture_is_deleted_is_forgotten(photos, tmp_path, embed):
-    update_index(photos, tmp_path / "out", embed, "colours")
+    update_index(photos, tmp_path / "out", IndexModel(embed, "colours"))
     for file in (photos / "trip").iterdir():
         file.unlink()
-    assert update_index(photos, tmp_path / "out", embed, "colours").removed == 3
+    assert update_index(photos, tmp_path / "out", IndexModel(embed, "colours")).removed == 3
 
 
 def test_renamed_pictures_and_folders_keep_their_vectors(photos, tmp_path, embed):
     out = tmp_path / "out"
-    update_index(photos, out, embed, "colours")
+    update_index(photos, out, IndexModel(embed, "colours"))
     (photos / "0.png").rename(photos / "renamed.png")
     (photos / "trip").rename(photos / "journey")
-    report = update_index(photos, out, embed, "colours", batch=2)
+    report = update_index(photos, out, IndexModel(embed, "colours"), batch=2)
     assert (report.moved, report.added, report.removed, report.kept) == (4, 0, 0, 2)
     assert embed.count == 6 and paths(out) == files(photos)
 
 
 def test_a_moved_root_keeps_its_vectors_under_the_new_one(photos, tmp_path, embed):
     out = tmp_path / "out"
-    update_index(photos, out, embed, "colours")
+    update_index(photos, out, IndexModel(embed, "colours"))
     photos.rename(tmp_path / "pictures")
-    report = update_index(tmp_path / "pictures", out, embed, "colours")
+    report = update_index(tmp_path / "pictures", out, IndexModel(embed, "colours"))
     assert (report.moved, report.pictures, embed.count) == (6, 6, 6)
     assert paths(out) == files(tmp_path / "pictures")
 
@@ -144,50 +145,50 @@ def test_pictures_of_a_drive_that_is_away_are_copied_not_moved(photos, tmp_path,
     monkeypatch.setattr(
         walk_file.os.path, "ismount", lambda path: os.fsdecode(path) == str(photos) or really(path)
     )
-    update_index(photos, out, embed, "colours")
+    update_index(photos, out, IndexModel(embed, "colours"))
     monkeypatch.setattr(walk_file.os.path, "ismount", really)
     photos.rename(tmp_path / "copy")
     photos.mkdir()
-    report = update_index(tmp_path / "copy", out, embed, "colours")
+    report = update_index(tmp_path / "copy", out, IndexModel(embed, "colours"))
     assert (report.added, report.moved, report.pictures, embed.count) == (6, 0, 12, 6)
 
 
 def test_copies_are_entries_of_their_own_and_share_the_vector(photos, tmp_path, embed):
     out = tmp_path / "out"
-    update_index(photos, out, embed, "colours")
+    update_index(photos, out, IndexModel(embed, "colours"))
     shutil.copytree(photos / "trip", photos / "copy")
-    report = update_index(photos, out, embed, "colours")
+    report = update_index(photos, out, IndexModel(embed, "colours"))
     assert (report.added, report.moved, report.pictures, embed.count) == (3, 0, 9, 6)
 
 
 def test_two_pictures_that_are_the_same_moved_together(photos, tmp_path, embed):
     shutil.copy(photos / "0.png", photos / "again.png")
     out = tmp_path / "out"
-    update_index(photos, out, embed, "colours")
+    update_index(photos, out, IndexModel(embed, "colours"))
     for name in ("0.png", "again.png"):
         (photos / name).rename(photos / f"new {name}")
-    report = update_index(photos, out, embed, "colours")
+    report = update_index(photos, out, IndexModel(embed, "colours"))
     assert (report.moved, report.removed, report.added) == (2, 0, 0) and paths(out) == files(photos)
 
 
 def test_a_new_time_without_new_content_embeds_nothing(photos, tmp_path, embed):
     out = tmp_path / "out"
-    update_index(photos, out, embed, "colours")
+    update_index(photos, out, IndexModel(embed, "colours"))
     os.utime(photos / "0.png", ns=(5, 5))
-    report = update_index(photos, out, embed, "colours")
+    report = update_index(photos, out, IndexModel(embed, "colours"))
     assert (report.kept, report.changed, embed.count) == (6, 0, 6)
-    assert update_index(photos, out, embed, "colours").kept == 6
+    assert update_index(photos, out, IndexModel(embed, "colours")).kept == 6
 
 
 def test_other_content_of_the_same_size_is_not_taken_for_the_old(photos, tmp_path, embed):
     out = tmp_path / "out"
     Image.new("RGB", (5, 5), (250, 0, 0)).save(photos / "new.bmp")
-    update_index(photos, out, embed, "colours")
+    update_index(photos, out, IndexModel(embed, "colours"))
     size = (photos / "new.bmp").stat().st_size
     Image.new("RGB", (5, 5), (0, 250, 0)).save(photos / "new.bmp")
     os.utime(photos / "new.bmp", ns=(5, 5))
     assert (photos / "new.bmp").stat().st_size == size
-    report = update_index(photos, out, embed, "colours")
+    report = update_index(photos, out, IndexModel(embed, "colours"))
     assert (report.changed, embed.count) == (1, 8)
     with open_index(out) as opened:
         assert opened.search(np.array([0, 1.0, 0]), 1)[0].path == str(photos / "new.bmp")
@@ -198,8 +199,8 @@ def test_prune_forgets_dead_paths_of_every_folder(photos, tmp_path, embed):
     other.mkdir()
     for name in ("a.png", "b.png"):
         Image.new("RGB", (5, 5), (9, 99, 9) if name == "a.png" else (99, 9, 99)).save(other / name)
-    update_index(photos, out, embed, "colours")
-    update_index(other, out, embed, "colours")
+    update_index(photos, out, IndexModel(embed, "colours"))
+    update_index(other, out, IndexModel(embed, "colours"))
     shutil.rmtree(photos)
     (other / "a.png").unlink()
     report = prune_index(out)
@@ -221,16 +222,16 @@ def test_a_folder_beside_one_with_a_longer_name_keeps_its_own(tmp_path, embed):
     for name in ("trip", "trip 2"):
         (tmp_path / name).mkdir()
         Image.new("RGB", (4, 4), (len(name), 0, 0)).save(tmp_path / name / "a.png")
-        update_index(tmp_path / name, tmp_path / "out", embed, "colours")
+        update_index(tmp_path / name, tmp_path / "out", IndexModel(embed, "colours"))
     (tmp_path / "trip" / "a.png").unlink()
     (tmp_path / "trip" / "b.txt").write_text("no picture")
-    report = update_index(tmp_path / "trip", tmp_path / "out", embed, "colours")
+    report = update_index(tmp_path / "trip", tmp_path / "out", IndexModel(embed, "colours"))
     assert (report.removed, report.pictures) == (1, 1)
 
 
 def test_an_index_inside_its_folder_is_not_indexed(photos, embed):
-    assert update_index(photos, photos / "index", embed, "colours").pictures == 6
-    report = update_index(photos, photos / "index", embed, "colours")
+    assert update_index(photos, photos / "index", IndexModel(embed, "colours")).pictures == 6
+    report = update_index(photos, photos / "index", IndexModel(embed, "colours"))
     assert (report.added, report.pictures, walk(photos).empty) == (0, 6, False)
 
 
@@ -246,7 +247,7 @@ def test_an_index_json_of_a_person_is_never_overwritten(photos, embed):
     (photos / "index.json").write_text('{"gallery": []}')
     assert not is_index(photos)
     for work in (
-        lambda: update_index(photos, photos, embed, "colours"),
+        lambda: update_index(photos, photos, IndexModel(embed, "colours")),
         lambda: repair_index(photos, "colours", ""),
     ):
         with pytest.raises(
@@ -254,5 +255,5 @@ def test_an_index_json_of_a_person_is_never_overwritten(photos, embed):
         ):
             work()
     assert (photos / "index.json").read_text() == '{"gallery": []}' and embed.count == 0
-    assert update_index(photos, photos / "index", embed, "colours").pictures == 6
+    assert update_index(photos, photos / "index", IndexModel(embed, "colours")).pictures == 6
     assert is_index(photos / "index")

@@ -19,6 +19,7 @@ import patchword.search.writer as writer_file
 from patchword.errors import PatchwordError, StoreError
 from patchword.search.check import check_index, repair_index
 from patchword.search.index import Concepts, open_index, update_index
+from patchword.search.records import IndexModel
 
 MUTATIONS = int(os.environ.get("PATCHWORD_FUZZ", "25"))
 QUERIES = np.eye(3, dtype=np.float32) + 0.1
@@ -46,7 +47,7 @@ def hits(out):
 
 
 def update(photos, out):
-    return update_index(photos, out, embed, "colours", concepts=CONCEPTS, batch=16)
+    return update_index(photos, out, IndexModel(embed, "colours", concepts=CONCEPTS), batch=16)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +179,7 @@ def test_only_what_is_lost_is_embedded_again(whole, tmp_path):
         embedded.extend(pictures)
         return embed(pictures)
 
-    update_index(photos, copy, watching, "colours", concepts=CONCEPTS)
+    update_index(photos, copy, IndexModel(watching, "colours", concepts=CONCEPTS))
     assert len(embedded) == 1 and [sorted(one) for one in hits(copy)] == [sorted(one) for one in right]
 
 

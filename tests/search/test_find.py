@@ -8,6 +8,7 @@ from patchword.errors import DataError, StoreError
 from patchword.search.find import ReRanking, check_query, find_by_picture, find_by_text
 from patchword.search.index import open_index, update_index
 from patchword.search.page import printable, result_page
+from patchword.search.records import IndexModel
 
 
 class Colours:
@@ -57,7 +58,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def opened(folder, tmp_path):
-    update_index(folder, tmp_path / "out", Colours().embed_images, "colours")
+    update_index(folder, tmp_path / "out", IndexModel(Colours().embed_images, "colours"))
     with open_index(tmp_path / "out") as index:
         yield index
 

@@ -15,6 +15,7 @@ import patchword.search.writer as writer_file
 from patchword.errors import DataError, MissingExtra, StoreError
 from patchword.search.index import Concepts, Match, open_index, update_index
 from patchword.search.manifest import read
+from patchword.search.records import IndexModel
 from patchword.search.writer import only_writer
 
 
@@ -45,7 +46,7 @@ def names(found):
 
 
 def test_pictures_are_found_by_vector_best_first(photos, tmp_path):
-    report = update_index(photos, tmp_path / "out", embed, "colours")
+    report = update_index(photos, tmp_path / "out", IndexModel(embed, "colours"))
     assert (report.added, report.pictures, report.bad) == (3, 3, [])
     with open_index(tmp_path / "out", "colours") as opened:
         assert names(opened.search(np.array([1.0, 0.1, 0.2]))) == [
@@ -68,15 +69,15 @@ def test_a_second_run_embeds_only_what_is_new_or_changed(photos, tmp_path):
         seen.append(len(pictures))
         return embed(pictures)
 
-    update_index(photos, out, counting, "colours")
+    update_index(photos, out, IndexModel(counting, "colours"))
     before = (out / "index.json").read_text()
-    report = update_index(photos, out, counting, "colours")
+    report = update_index(photos, out, IndexModel(counting, "colours"))
     assert (report.kept, sum(seen), (out / "index.json").read_text()) == (3, 3, before)
     paint(photos / "red.png", (250, 250, 0))
     os.utime(photos / "red.png", ns=(1, 1))
     paint(photos / "new.png", (0, 250, 250))
     (photos / "deep" / "green.PNG").unlink()
-    report = update_index(photos, out, counting, "colours")
+    report = update_index(photos, out, IndexModel(counting, "colours"))
     assert (report.added, report.changed, report.removed, report.kept, report.pictures) == (1, 1, 1, 1, 3)
     assert sum(seen) == 5
     with open_index(out) as opened:
@@ -95,7 +96,7 @@ def test_large_photographs_reach_the_model_reduced(photos, tmp_path):
         sizes.extend(picture.size for picture in pictures)
         return embed(pictures)
 
-    update_index(photos, tmp_path / "out", watching, "colours")
+    update_index(photos, tmp_path / "out", IndexModel(watching, "colours"))
     assert sorted(sizes) == [(8, 8)] * 3 + [(1550, 1050)]
 
 
@@ -103,8 +104,8 @@ def test_several_folders_share_an_index(photos, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     paint(other / "white.png", (250, 250, 250))
-    update_index(photos, tmp_path / "out", embed, "colours")
-    report = update_index(other, tmp_path / "out", embed, "colours")
+    update_index(photos, tmp_path / "out", IndexModel(embed, "colours"))
+    report = update_index(other, tmp_path / "out", IndexModel(embed, "colours"))
     assert (report.added, report.removed, report.pictures) == (1, 0, 4)
 
 
@@ -112,7 +113,7 @@ def test_bad_pictures_are_listed_with_the_reason_and_not_tried_twice(photos, tmp
     (photos / "empty.jpg").write_bytes(b"")
     (photos / "torn.png").write_bytes((photos / "red.png").read_bytes()[:40])
     for _ in range(2):
-        report = update_index(photos, tmp_path / "out", embed, "colours")
+        report = update_index(photos, tmp_path / "out", IndexModel(embed, "colours"))
         assert report.pictures == 3 and sorted(os.path.basename(path) for path, _ in report.bad) == [
             "empty.jpg",
             "torn.png",
@@ -121,7 +122,7 @@ def test_bad_pictures_are_listed_with_the_reason_and_not_tried_twice(photos, tmp
     assert report.kept == 5
     os.utime(photos / "torn.png", ns=(1, 1))
     paint(photos / "torn.png", (9, 9, 9))
-    report = update_index(photos, tmp_path / "out", embed, "colours")
+    report = update_index(photos, tmp_path / "out", IndexModel(embed, "colours"))
     assert (report.pictures, len(report.bad)) == (4, 1)
 
 
@@ -131,18 +132,18 @@ def test_names_that_are_no_text(photos, tmp_path):
         (photos / "red.png").rename(os.fsdecode(name))
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    update_index(photos, tmp_path / "out", embed, "colours")
+    update_index(photos, tmp_path / "out", IndexModel(embed, "colours"))
     with open_index(tmp_path / "out") as opened:
         assert os.fsencode(opened.search(np.array([1.0, 0, 0]), k=1)[0].path) == name
 
 
 def test_an_index_of_another_model_is_refused(photos, tmp_path):
     out = tmp_path / "out"
-    update_index(photos, out, embed, "colours v1")
+    update_index(photos, out, IndexModel(embed, "colours v1"))
     with pytest.raises(
         StoreError, match="holds vectors of the model 'colours v1', but the model at hand is 'colours v2'"
     ):
-        update_index(photos, out, embed, "colours v2")
+        update_index(photos, out, IndexModel(embed, "colours v2"))
     with pytest.raises(StoreError, match="make a new index in another folder"):
         open_index(out, "colours v2")
     with (
@@ -162,16 +163,16 @@ def test_an_interruption_keeps_what_was_done_and_shows_only_what_is_complete(pho
         return embed(pictures)
 
     with pytest.raises(KeyboardInterrupt):
-        update_index(photos, out, failing, "colours", batch=1)
+        update_index(photos, out, IndexModel(failing, "colours"), batch=1)
     with open_index(out) as opened:
         assert (opened.count, opened.waiting) == (1, 2), "a search sees each finished batch"
     with pytest.raises(StoreError, match="holds vectors of the model 'colours'"):
-        update_index(photos, out, embed, "others")
-    report = update_index(photos, out, embed, "colours")
+        update_index(photos, out, IndexModel(embed, "others"))
+    report = update_index(photos, out, IndexModel(embed, "colours"))
     assert (report.added, report.kept, report.pictures) == (2, 1, 3)
     paint(photos / "more.png", (1, 1, 1))
     with pytest.raises(KeyboardInterrupt):
-        update_index(photos, out, failing, "colours", batch=1)
+        update_index(photos, out, IndexModel(failing, "colours"), batch=1)
     with open_index(out) as opened:
         assert (opened.count, opened.waiting) == (3, 1)
 
@@ -180,12 +181,13 @@ KILLED = """
 import sys, time
 import numpy as np
 from patchword.search.index import update_index
+from patchword.search.records import IndexModel
 def embed(pictures):
     time.sleep(0.05)
     return np.ones((len(pictures), 3), dtype=np.float32)
 def told(done, of):
     print(done, flush=True)
-update_index(sys.argv[1], sys.argv[2], embed, "colours", batch=1, progress=told)
+update_index(sys.argv[1], sys.argv[2], IndexModel(embed, "colours"), batch=1, progress=told)
 """
 
 
@@ -200,7 +202,7 @@ def test_kill_9_loses_nothing_that_was_indexed(photos, tmp_path):
             if int(printed) >= 5:
                 break
         process.send_signal(signal.SIGKILL)
-    report = update_index(photos, tmp_path / "out", embed, "colours")
+    report = update_index(photos, tmp_path / "out", IndexModel(embed, "colours"))
     assert report.kept >= 5 and report.added < 29 and report.pictures == 33
 
 
@@ -211,11 +213,11 @@ def test_two_writers_and_strange_folders_are_refused(photos, tmp_path):
         only_writer(out),
         pytest.raises(StoreError, match="another process is writing this index; wait until it has finished"),
     ):
-        update_index(photos, out, embed, "colours")
+        update_index(photos, out, IndexModel(embed, "colours"))
     with pytest.raises(StoreError, match="no index here"):
         open_index(out)
     with pytest.raises(DataError, match="no such folder"):
-        update_index(tmp_path / "nowhere", out, embed, "colours")
+        update_index(tmp_path / "nowhere", out, IndexModel(embed, "colours"))
     (out / "index.json").write_text("{")
     with pytest.raises(StoreError, match="not JSON"):
         open_index(out)
@@ -226,7 +228,7 @@ def test_two_writers_and_strange_folders_are_refused(photos, tmp_path):
 
 def test_an_empty_folder_makes_an_empty_index(tmp_path):
     (tmp_path / "none").mkdir()
-    assert update_index(tmp_path / "none", tmp_path / "out", embed, "colours").pictures == 0
+    assert update_index(tmp_path / "none", tmp_path / "out", IndexModel(embed, "colours")).pictures == 0
     with open_index(tmp_path / "out") as opened:
         assert opened.search(np.ones(3)) == []
         with pytest.raises(DataError, match="at least one"):
@@ -244,7 +246,9 @@ def test_many_pictures_in_cells_and_concepts_filter(photos, tmp_path, monkeypatc
         return [["dog"] if picture.getpixel((0, 0))[0] < 9 else ["cat", "dog"] for picture in pictures]
 
     concepts = Concepts(("cat", "dog", "bird"), concepts_of)
-    assert update_index(photos, tmp_path / "out", embed, "colours", concepts=concepts).pictures == 63
+    assert (
+        update_index(photos, tmp_path / "out", IndexModel(embed, "colours", concepts=concepts)).pictures == 63
+    )
     with open_index(tmp_path / "out") as opened:
         assert opened.kind == ("cells" if limit == 20 else "flat")
         assert names(opened.search(np.array([121.0, 1.0, 131.0]), k=3))[0] == "30.png"
@@ -254,20 +258,24 @@ def test_many_pictures_in_cells_and_concepts_filter(photos, tmp_path, monkeypatc
         with pytest.raises(DataError, match="knows no concept 'fish': it has 3, such as bird, cat, dog"):
             opened.search(np.ones(3), concepts=["dog", "fish"])
     with pytest.raises(StoreError, match="0 concepts are given and this index holds pictures with 3 others"):
-        update_index(photos, tmp_path / "out", embed, "colours")
+        update_index(photos, tmp_path / "out", IndexModel(embed, "colours"))
 
 
 def test_what_the_embedding_gives_is_checked(photos, tmp_path):
     with pytest.raises(StoreError, match=r"gave shape \(2, 3\) for 3 pictures"):
-        update_index(photos, tmp_path / "a", lambda pictures: np.ones((2, 3)), "colours")
+        update_index(photos, tmp_path / "a", IndexModel(lambda pictures: np.ones((2, 3)), "colours"))
     with pytest.raises(StoreError, match="zero or not finite"):
-        update_index(photos, tmp_path / "b", lambda pictures: np.full((len(pictures), 3), np.nan), "colours")
+        update_index(
+            photos,
+            tmp_path / "b",
+            IndexModel(lambda pictures: np.full((len(pictures), 3), np.nan), "colours"),
+        )
 
 
 def test_without_faiss_the_pip_line_is_given(photos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MissingExtra, match=r"pip install 'patchword\[search\]'"):
-        update_index(photos, tmp_path / "out", embed, "colours")
+        update_index(photos, tmp_path / "out", IndexModel(embed, "colours"))
 
 
 def test_progress_reaches_the_end(photos, tmp_path):
@@ -275,8 +283,7 @@ def test_progress_reaches_the_end(photos, tmp_path):
     update_index(
         photos,
         tmp_path / "out",
-        embed,
-        "colours",
+        IndexModel(embed, "colours"),
         batch=2,
         progress=lambda done, total: seen.append((done, total)),
     )

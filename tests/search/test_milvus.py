@@ -11,6 +11,7 @@ from PIL import Image
 from patchword.errors import DataError, MissingExtra, StoreError
 from patchword.search.index import Concepts, open_index, prune_index, update_index
 from patchword.search.milvus import path_of, place_of, text_of
+from patchword.search.records import IndexModel
 
 pytest.importorskip("pymilvus", reason="the extra `cluster` is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -55,7 +56,9 @@ def names(found):
 
 def test_both_engines_find_filter_keep_move_and_forget(photos, out):
     concepts = Concepts(("r", "g", "b"), bright)
-    report = update_index(photos, out, embed, "colours", name="towers", concepts=concepts, batch=2)
+    report = update_index(
+        photos, out, IndexModel(embed, "colours", name="towers", concepts=concepts), batch=2
+    )
     assert (report.added, report.pictures) == (4, 4)
     assert [os.path.basename(path) for path, _ in report.bad] == ["broken.jpg"]
     with open_index(out, "colours") as opened:
@@ -81,7 +84,9 @@ def test_both_engines_find_filter_keep_move_and_forget(photos, out):
     def never(pictures):
         raise AssertionError("a moved picture is not embedded again")
 
-    report = update_index(photos, out, never, "colours", concepts=Concepts(("r", "g", "b"), never))
+    report = update_index(
+        photos, out, IndexModel(never, "colours", concepts=Concepts(("r", "g", "b"), never))
+    )
     assert (report.moved, report.removed, report.kept, report.pictures) == (1, 1, 3, 3)
     with open_index(out) as opened:
         assert names(opened.search(np.array([1.0, 0.1, 0.2])))[0] == "rose.png"
@@ -89,9 +94,9 @@ def test_both_engines_find_filter_keep_move_and_forget(photos, out):
     os.remove(photos / "deep" / "rose.png")
     assert (prune_index(out).removed, prune_index(out).pictures) == (1, 2)
     with pytest.raises(StoreError, match="holds vectors of the model 'colours'.*'other'"):
-        update_index(photos, out, embed, "other")
+        update_index(photos, out, IndexModel(embed, "other"))
     with pytest.raises(StoreError, match="0 concepts are given and this index holds pictures with 3"):
-        update_index(photos, out, embed, "colours")
+        update_index(photos, out, IndexModel(embed, "colours"))
 
 
 def test_a_run_that_is_killed_goes_on_where_it_was(photos, tmp_path):
@@ -102,18 +107,19 @@ import os, warnings
 warnings.simplefilter("ignore")
 import numpy as np
 from patchword.search.index import update_index
+from patchword.search.records import IndexModel
 calls = []
 def embed(pictures):
     calls.append(1)
     if len(calls) == 2:
         os._exit(9)
     return np.stack([np.asarray(p.resize((1, 1)), dtype=np.float32).reshape(3) + 1 for p in pictures])
-update_index({str(photos)!r}, {str(out)!r}, embed, "colours", batch=2)
+update_index({str(photos)!r}, {str(out)!r}, IndexModel(embed, "colours"), batch=2)
 """
     assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 9
     with open_index(out) as opened:
         assert 1 <= opened.count <= 2 and opened.waiting > 0
-    report = update_index(photos, out, embed, "colours", batch=2)
+    report = update_index(photos, out, IndexModel(embed, "colours"), batch=2)
     assert report.pictures == 4 and report.kept >= 1
     with open_index(out) as opened:
         found = names(opened.search(np.ones(3), 99))
@@ -142,9 +148,7 @@ def test_the_first_ten_are_those_of_the_embedded_engine(tmp_path):
         for query_E in generator.standard_normal((10, 16), dtype=np.float32):
             ours, theirs = flat.search(query_E), milvus.search(query_E)
             assert [one.path for one in ours] == [one.path for one in theirs]
-            np.testing.assert_allclose(
-                [one.score for one in ours], [one.score for one in theirs], atol=1e-5
-            )
+            np.testing.assert_allclose([one.score for one in ours], [one.score for one in theirs], atol=1e-5)
 
 
 @pytest.mark.parametrize("path", [b"/a/b.jpg", b"/\xff\\x41\\\\/\xc3\xa9\n", b"\\", "/漢".encode()])
@@ -161,4 +165,4 @@ def test_what_is_wrong_with_an_address_is_said(tmp_path, monkeypatch):
         open_index(tmp_path / "none.milvus.db")
     monkeypatch.setitem(sys.modules, "pymilvus", None)
     with pytest.raises(MissingExtra, match=r"pip install 'patchword\[cluster\]'"):
-        update_index(tmp_path, tmp_path / "a.milvus.db", embed, "colours")
+        update_index(tmp_path, tmp_path / "a.milvus.db", IndexModel(embed, "colours"))

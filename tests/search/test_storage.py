@@ -23,7 +23,7 @@ from patchword.errors import StoreError
 from patchword.search.check import check_index, repair_index
 from patchword.search.index import Concepts, open_index, update_index
 from patchword.search.manifest import Manifest, read
-from patchword.search.records import Row
+from patchword.search.records import IndexModel, Row
 from patchword.search.writer import open_writer
 
 SOURCE = str(Path(index_file.__file__).parents[2])
@@ -123,6 +123,7 @@ KILLED = """
 import os, sys, threading, time, random
 import numpy as np
 from patchword.search.index import update_index
+from patchword.search.records import IndexModel
 def embed(pictures):
     return np.stack([np.asarray(p.resize((1, 1)), dtype=np.float32).reshape(3) + 1 for p in pictures])
 def shoot():
@@ -132,7 +133,7 @@ def told(done, of):
     if done == 0:
         threading.Thread(target=shoot, daemon=True).start()
     print(done, flush=True)
-update_index(sys.argv[1], sys.argv[2], embed, "colours", batch=1, progress=told)
+update_index(sys.argv[1], sys.argv[2], IndexModel(embed, "colours"), batch=1, progress=told)
 """
 
 
@@ -155,7 +156,7 @@ def test_random_kills_lose_nothing_that_was_published(tmp_path):
             assert opened.count + opened.waiting == 60
             done = opened.count
     assert kills > 1
-    report = update_index(photos, out, embed, "colours")
+    report = update_index(photos, out, IndexModel(embed, "colours"))
     assert (report.pictures, report.kept, report.added) == (60, done, 60 - done)
     assert check_index(out).damaged == ()
     assert len(list(out.glob("vectors-*"))) == len(read(out).segments), "what the killed ones left is removed"
@@ -172,7 +173,7 @@ def test_a_process_that_ends_at_any_operation_on_files_leaves_a_whole_index(tmp_
     for i in range(4):
         Image.new("RGB", (4, 4), (9 * i, 9, 9)).save(photos / f"{i}.png")
     monkeypatch.setattr(writer_file, "FAN", 3)
-    update_index(photos, out, embed, "colours", batch=2)
+    update_index(photos, out, IndexModel(embed, "colours"), batch=2)
     ended, operation = 0, 0
     while True:
         Image.new("RGB", (4, 4), (9, 9 * operation % 255, operation)).save(photos / f"new{operation}.png")
@@ -189,7 +190,7 @@ def test_a_process_that_ends_at_any_operation_on_files_leaves_a_whole_index(tmp_
             break
         ended, operation = ended + 1, operation + 1
     assert ended > 10 and found == before
-    update_index(photos, out, embed, "colours")
+    update_index(photos, out, IndexModel(embed, "colours"))
     assert len(list(out.glob("vectors-*"))) == len(read(out).segments), "what ended processes left is removed"
 
 
@@ -210,7 +211,7 @@ def end_at(operation, photos, out):
     for place, name in ((os, "fsync"), (os, "replace"), (Path, "unlink")):
         setattr(place, name, counted(getattr(place, name)))
     try:
-        update_index(photos, out, embed, "colours", batch=1)
+        update_index(photos, out, IndexModel(embed, "colours"), batch=1)
     except BaseException:
         os._exit(1)
     os._exit(0)
@@ -222,7 +223,7 @@ def test_a_full_disk_is_said_in_a_line_and_leaves_the_index_as_it_was(tmp_path, 
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
     Image.new("RGB", (4, 4), "red").save(photos / "old.png")
-    update_index(photos, out, embed, "colours")
+    update_index(photos, out, IndexModel(embed, "colours"))
     for i in range(150):
         Image.new("RGB", (4, 4), (i % 255, i // 255, 9)).save(
             photos / f"a long name so that rows need space {i}.png"
@@ -234,8 +235,10 @@ def test_a_full_disk_is_said_in_a_line_and_leaves_the_index_as_it_was(tmp_path, 
         "import numpy as np\n"
         "from patchword.errors import PatchwordError\n"
         "from patchword.search.index import update_index\n"
+        "from patchword.search.records import IndexModel\n"
         "try:\n"
-        "    update_index(sys.argv[1], sys.argv[2], lambda p: np.ones((len(p), 3)), 'colours', batch=400)\n"
+        "    model = IndexModel(lambda p: np.ones((len(p), 3)), 'colours')\n"
+        "    update_index(sys.argv[1], sys.argv[2], model, batch=400)\n"
         "except PatchwordError as error:\n"
         "    print(error)\n"
     )
@@ -249,28 +252,29 @@ def test_a_full_disk_is_said_in_a_line_and_leaves_the_index_as_it_was(tmp_path, 
         assert opened.count == 1
     left = {path.name for path in out.iterdir() if path.is_file()} - {"index.json", "index.lock"}
     assert len(left) == 2, "what was begun is removed, so that its space is free"
-    assert update_index(photos, out, embed, "colours").pictures == 151
+    assert update_index(photos, out, IndexModel(embed, "colours")).pictures == 151
 
 
 def test_a_place_that_takes_no_index_is_named(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="this index cannot be written: "):
-        update_index(tmp_path / "photos", tmp_path / "file" / "out", embed, "colours")
+        update_index(tmp_path / "photos", tmp_path / "file" / "out", IndexModel(embed, "colours"))
 
 
 def test_searches_that_race_updates_never_fail(tmp_path):
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
     Image.new("RGB", (4, 4), "red").save(photos / "first.png")
-    update_index(photos, out, embed, "colours")
+    update_index(photos, out, IndexModel(embed, "colours"))
     stop, failures, searches = threading.Event(), [], 0
 
     def update():
-        for i in range(40):
-            Image.new("RGB", (4, 4), (i, 9, 200)).save(photos / f"{i % 7}.png")
-            os.utime(photos / f"{i % 7}.png", ns=(i + 1, i + 1))
-            update_index(photos, out, embed, "colours", batch=1)
+        for i in range(6):  # of seven changes each, one at a time
+            for number in range(7):
+                Image.new("RGB", (4, 4), (7 * i + number, 9, 200)).save(photos / f"{number}.png")
+                os.utime(photos / f"{number}.png", ns=(i + 1, i + 1))
+            update_index(photos, out, IndexModel(embed, "colours"), batch=1)
         stop.set()
 
     writer = threading.Thread(target=update)
@@ -362,7 +366,7 @@ def test_an_index_of_the_format_before_is_brought_up_without_embedding(photos, t
     old_index(photos, out)
     if begin is not None:
         begin(out, "colours").close()
-    report = update_index(photos, out, embed_nothing, "colours", concepts=CONCEPTS)
+    report = update_index(photos, out, IndexModel(embed_nothing, "colours", concepts=CONCEPTS))
     assert (report.kept, report.pictures, len(report.bad)) == (6, 5, 1)
     with open_index(out, "colours") as opened:
         found = opened.search(np.array([1.0, 0, 0]), 9, ["light"])
@@ -380,7 +384,7 @@ def test_an_interrupted_first_run_of_the_format_before_goes_on(photos, tmp_path)
         embedded.extend(pictures)
         return embed(pictures)
 
-    assert update_index(photos, out, watching, "colours", concepts=CONCEPTS).pictures == 5
+    assert update_index(photos, out, IndexModel(watching, "colours", concepts=CONCEPTS)).pictures == 5
     assert len(embedded) == 2
 
 
@@ -391,7 +395,7 @@ def test_a_damaged_index_of_the_format_before_says_so(photos, tmp_path):
     with pytest.raises(StoreError, match="an index of format 1 that is damaged"):
         open_index(tmp_path / "out")
     assert repair_index(tmp_path / "out", "colours", "").kept == 0
-    assert update_index(photos, tmp_path / "out", embed, "colours").pictures == 5
+    assert update_index(photos, tmp_path / "out", IndexModel(embed, "colours")).pictures == 5
 
 
 def test_a_damaged_manifest_of_the_format_before_is_begun_anew(photos, tmp_path):
@@ -402,7 +406,7 @@ def test_a_damaged_manifest_of_the_format_before_is_begun_anew(photos, tmp_path)
     with pytest.raises(StoreError, match="damaged: not JSON"):
         open_index(out)
     assert repair_index(out, "colours", "").kept == 0
-    assert update_index(photos, out, embed, "colours").pictures == 5
+    assert update_index(photos, out, IndexModel(embed, "colours")).pictures == 5
     assert not (out / "vectors-1.faiss").exists() and not (out / "lock.sqlite").exists()
 
 
@@ -423,7 +427,7 @@ def test_names_that_are_no_text_everywhere(tmp_path):
     Image.new("RGB", (4, 4), "red").save(folder / os.fsdecode(b"\xff\xfe.png"))
     (folder / os.fsdecode(b"bad\xfe.jpg")).write_bytes(b"no picture")
     for _ in range(2):
-        report = update_index(folder, out, embed, "colours")
+        report = update_index(folder, out, IndexModel(embed, "colours"))
         assert report.pictures == 1 and os.fsencode(report.bad[0][0]).endswith(b"bad\xfe.jpg")
     with open_index(out) as opened:
         assert os.fsencode(opened.search(np.ones(3), 1)[0].path).endswith(b"/\xff\xfe.png")

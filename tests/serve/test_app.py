@@ -31,7 +31,7 @@ class Everything:
 
     facts = ModelFacts(name="able", example="why?")
 
-    def ask(self, pictures, questions, n_best=1, *, anyway=False):
+    def ask_each(self, pictures, questions, n_best=1, *, anyway=False):
         return [
             list(self.explain(*pair, n_best, anyway).answers)
             for pair in zip(pictures, questions, strict=True)

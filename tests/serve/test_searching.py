@@ -9,6 +9,7 @@ import patchword.serve.searching as searching_file
 from patchword.errors import DataError
 from patchword.html.pictures import opened
 from patchword.search.index import open_index, update_index
+from patchword.search.records import IndexModel
 from patchword.serve.refusals import Refusal
 from patchword.serve.searching import IndexSearch, TowerLabels
 
@@ -48,7 +49,7 @@ def photos(tmp_path):
 @pytest.fixture
 def searched(photos, tmp_path):
     """The finder, and the folder of its index."""
-    update_index(photos, tmp_path / "out", embed, "colours")
+    update_index(photos, tmp_path / "out", IndexModel(embed, "colours"))
     return IndexSearch(open_index(tmp_path / "out"), Towers()), tmp_path / "out"
 
 
@@ -102,7 +103,7 @@ def test_an_update_of_the_index_is_followed(searched, photos):
     finder, out = searched
     found(finder, "green")
     Image.new("RGB", (9, 9), (9, 9, 250)).save(photos / "blue.png")
-    update_index(photos, out, embed, "colours")
+    update_index(photos, out, IndexModel(embed, "colours"))
     assert found(finder, "blue", 1)[0].name == "blue.png"
     (out / "index.json").write_text("{")
     assert found(finder, "blue", 1)[0].name == "blue.png", "what was open still answers"
@@ -118,7 +119,7 @@ def test_names_that_are_no_text_are_sent(client_for, photos, tmp_path):
         (photos / "red.png").rename(photos / os.fsdecode(b"\xff.png"))
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    update_index(photos, tmp_path / "out", embed, "colours")
+    update_index(photos, tmp_path / "out", IndexModel(embed, "colours"))
     client = client_for(index=IndexSearch(open_index(tmp_path / "out"), Towers()))
     hits = client.post("/search", json={"text": "red"}).json()["hits"]
     assert hits[0]["name"] == "\ufffd.png" and client.get(hits[0]["picture"]).status_code == 200

@@ -30,7 +30,7 @@ from patchword.data.pictures import Preprocessing
 from patchword.data.scenes import write_scenes
 from patchword.files import recover_folder, write_text
 from patchword.interface import load
-from patchword.jobs.features import store_features
+from patchword.jobs.features import Pictures, StoreOptions, store_features
 from patchword.layers.codebook import Codebook
 from patchword.towers.convolutional import ConvolutionalConfig, ConvolutionalTower
 
@@ -49,7 +49,8 @@ def features(place: Path) -> Writer:
     def write(path: Path, version: int) -> None:
         files = [f"{number}.png" for number in range(4)][:: 1 - 2 * version]
         cpu = torch.device("cpu")
-        store_features(tower, Preprocessing(size=16), place, files, path, cpu, lambda count: None, batch=2)
+        pictures = Pictures(place, files, Preprocessing(size=16))
+        store_features(tower, pictures, path, cpu, lambda count: None, StoreOptions(batch=2))
 
     return write
 

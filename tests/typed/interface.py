@@ -18,6 +18,8 @@ assert_type(patchword.train("own-data", {"data.images": "photos"}), Path)
 assert_type(patchword.index("photos", "index"), patchword.IndexReport)
 assert_type(patchword.score({"1": ["a dog"]}, {"1": "a dog"})["CIDEr"].value, float)
 assert_type(patchword.evaluate("mine", "rows.csv", "photos"), patchword.Evaluation)
+vqa = patchword.Questions("questions.json", answers="annotations.json")
+assert_type(patchword.evaluate("easy-vqa", vqa, "photos"), patchword.Evaluation)
 with patchword.open_index("index") as opened:
     assert_type(opened, patchword.PictureIndex)
 

@@ -91,6 +91,8 @@ def features(
         preprocessing = preprocessing.model_copy(update={"size": size})
     records = read_questions(data) if holds_questions(data) else read_captions(data)
     files = list(dict.fromkeys(record.file for record in records))
+    jobs = look_up("jobs.features")
+    options = jobs.StoreOptions(until_layer, with_features, views, mirror, batch)
     lost: list[str] = []
 
     def unreadable(file: str, error: PictureError) -> None:
@@ -98,20 +100,14 @@ def features(
         complain(error)
 
     with progress() as bar:
-        task = bar.add_task("features", total=len(files) * (2 if mirror else views), status="")
-        store = look_up("jobs.features:store_features")(
+        task = bar.add_task("features", total=len(files) * options.view_count, status="")
+        store = jobs.store_features(
             tower,
-            preprocessing,
-            images,
-            files,
+            jobs.Pictures(images, files, preprocessing),
             out,
             choose_device(device),
             lambda count: bar.update(task, advance=count),
-            until_layer,
-            batch,
-            views,
-            with_features,
-            mirror,
+            options,
             unreadable,
         )
     shapes = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in store.fields.items())

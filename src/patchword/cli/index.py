@@ -106,6 +106,7 @@ def _updated(
     bar."""
     from patchword.search.check import repair_index
     from patchword.search.index import model_of, update_index
+    from patchword.search.records import IndexModel
     from patchword.tasks.retrieve.load import load_two_towers
 
     name = model or model_of(out) or DEFAULT_MODEL
@@ -122,16 +123,8 @@ def _updated(
     if folder is None:
         return None
     with progress_bar() as bar:
-        return update_index(
-            folder,
-            out,
-            towers.embed_images,
-            towers.identity,
-            name=name,
-            concepts=words,
-            allow_empty=allow_empty,
-            progress=bar.show,
-        )
+        seen_by = IndexModel(towers.embed_images, towers.identity, name, words)
+        return update_index(folder, out, seen_by, allow_empty=allow_empty, progress=bar.show)
 
 
 def _on_cluster(
@@ -141,6 +134,7 @@ def _on_cluster(
     from patchword.jobs.index import index_on_cluster
     from patchword.log import progress
     from patchword.search.index import model_of
+    from patchword.search.records import IndexModel
     from patchword.tasks.retrieve.query import load_embedder
 
     name = model or model_of(out) or DEFAULT_MODEL
@@ -152,9 +146,7 @@ def _on_cluster(
             folder,
             out,
             parts.resolve(),
-            towers.embed_images,
-            towers.identity,
-            name,
+            IndexModel(towers.embed_images, towers.identity, name),
             cluster,
             lambda done, all_parts, pictures: bar.update(
                 task, completed=done, total=all_parts, status=f"{pictures} pictures"

@@ -9,7 +9,9 @@ training draws one each time: augmentation at the price of disk instead of time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,116 +29,167 @@ VIEW_SEED = 20240229
 FIELDS = ("grid_BNC", "class_BC", "pooled_BE", "aligned_BNE")
 
 
-@torch.inference_mode()
+class Pictures(NamedTuple):
+    """Files of a folder, and how they are prepared for a tower."""
+
+    images: Path
+    files: list[str]
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """What is stored of every picture, and how many go through the tower together."""
+
+    until_layer: int | None = None
+    """Store the tokens that go into this layer, in place of the tower's features."""
+    with_features: bool = False
+    """With `until_layer`: store the features as well, made in one pass."""
+    views: int = 1
+    """Views of each picture: the plain one comes first, the others are random ones (data/augment.py) of a
+    picture a third larger."""
+    mirror: bool = False
+    """Store every picture plain and mirrored, in place of `views`."""
+    batch: int | None = None
+    """Pictures in a pass: few keep the maps in a processor's cache; absent, it suits the device."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the tower's features are stored."""
+        return self.until_layer is None or self.with_features
+
+    @property
+    def view_count(self) -> int:
+        """Rows of each picture."""
+        return 2 if self.mirror else self.views
+
+
+FEATURES = StoreOptions()
+"""The tower's features of the plain picture."""
+Unreadable = Callable[[str, PictureError], None]
+"""Hears of a picture that cannot be decoded."""
+
+
 def store_features(
     tower: nn.Module,
-    preprocessing: Preprocessing,
-    images: Path,
-    files: list[str],
+    pictures: Pictures,
     folder: Path,
     device: torch.device,
     advance: Callable[[int], None],
-    until_layer: int | None = None,
-    batch: int | None = None,
-    views: int = 1,
-    with_features: bool = False,
-    mirror: bool = False,
-    unreadable: Callable[[str, PictureError], None] | None = None,
+    options: StoreOptions = FEATURES,
+    unreadable: Unreadable | None = None,
 ) -> Store:
-    """Write the store of `files`; it appears under `folder` when it is complete.
+    """Write the store of `pictures`; it appears under `folder` when it is complete.
 
-    With `mirror` every picture is stored plain and mirrored, and there are two views. Else `views` counts the
-    plain picture, which comes first; the others are random views (data/augment.py) of a picture a third
-    larger. With `until_layer` and `with_features` it holds both the tokens that go into that layer and the
-    tower's features, made in one pass. `batch` is the number of pictures in a pass: a small one keeps the
-    maps in a processor's cache; absent, it suits the device. `unreadable` hears of a picture that cannot be
-    decoded, which then has no rows, and stands under `left_out` in the manifest.
+    `unreadable` hears of a picture that cannot be decoded, which then has no rows, and stands under
+    `left_out` in the manifest.
 
     Raises:
         ConfigError: `until_layer` is beyond the tower's last layer.
         PictureError: a picture that cannot be decoded, where there is no `unreadable`.
         DataError: none of the pictures can be decoded.
     """
-    if until_layer is not None and not 0 <= until_layer < len(tower.layers):
-        raise ConfigError(f"--until-layer {until_layer}: the tower has layers 0 to {len(tower.layers) - 1}")
+    until = options.until_layer
+    if until is not None and not 0 <= until < len(tower.layers):
+        raise ConfigError(f"--until-layer {until}: the tower has layers 0 to {len(tower.layers) - 1}")
+    images, files = pictures.images, pictures.files
     tower = tower.to(device).eval()
-    batch = batch or (8 if device.type == "cpu" else 64)
-    whole = until_layer is None or with_features
-    views = 2 if mirror else views
-    hw: list[int] = []
-
     left_out: dict[str, str] = {}
-    height, width = preprocessing.hw
-    larger = preprocessing.model_copy(update={"size": (round(height * 4 / 3), round(width * 4 / 3))})
-    generator = torch.Generator().manual_seed(VIEW_SEED)
-
-    def decoded(names: list[str], prepared: Preprocessing) -> np.ndarray | None:
-        """Those that can be decoded, (B, H, W, 3); the plain view decides which these are."""
-        found = []
-        for name in names:
-            try:
-                found.append(prepared.apply(reader.open(images / name)))
-            except PictureError as error:
-                if unreadable is None:
-                    raise
-                left_out[name] = str(error)
-                unreadable(name, error)
-        return np.stack(found) if found else None
-
-    def pixels(names: list[str], view: int) -> Tensor | None:
-        pixels_BHWC = decoded(names, larger if view and not mirror else preprocessing)
-        if pixels_BHWC is None:
-            return None
-        if not view or mirror:
-            plain_B3HW = torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(device)
-            return plain_B3HW.flip(3) if view else plain_B3HW
-        views_B3HW = random_views(torch.from_numpy(pixels_BHWC), height, Augmentation(), generator)
-        mean, std = (
-            torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
-        )
-        return ((views_B3HW - mean) / std).to(device)
-
-    def batches() -> Iterator[Tensor]:
-        for view in range(views):
-            names = [name for name in files if name not in left_out]
-            for first in range(0, len(names), batch):
-                pixels_B3HW = pixels(names[first : first + batch], view)
-                if pixels_B3HW is not None:
-                    yield pixels_B3HW
-
-    def chunks() -> Iterator[dict[str, np.ndarray]]:
-        for pixels_B3HW in batches():
-            tokens, mask = tower.embed(pixels_B3HW)
-            tokens = run_layers(tower.layers, tokens, mask, stop=until_layer or 0)
-            stored = {} if until_layer is None else {"tokens": _half(tokens)}
-            if whole:
-                features = tower.resume(tokens, mask, until_layer or 0)
-                hw[:] = features.hw or ()
-                stored |= {
-                    name: _half(getattr(features, name))
-                    for name in FIELDS
-                    if getattr(features, name) is not None
-                }
-            yield stored
-        if files and len(left_out) == len(files):
-            raise DataError(f"{images}: none of {len(files)} pictures can be read")
-
+    hw: list[int] = []
     # The shape of the grid is known after the first chunk, what is left out after the plain view; the
     # manifest is written after the last one.
     entries = {
-        "tower": stored_digest(tower, None if whole else until_layer),
-        **({"lower_tower": stored_digest(tower, until_layer)} if whole and until_layer is not None else {}),
-        "until_layer": until_layer,
-        "preprocessing": preprocessing.model_dump(mode="json"),
+        "tower": stored_digest(tower, None if options.whole else until),
+        **({"lower_tower": stored_digest(tower, until)} if options.whole and until is not None else {}),
+        "until_layer": until,
+        "preprocessing": pictures.preprocessing.model_dump(mode="json"),
         "pictures": fingerprint(picture_files(images, [name for name in files if (images / name).exists()])),
         "hw": hw,
-        "views": views,
+        "views": options.view_count,
         "left_out": left_out,
     }
-    rows = {view_name(name, view): name for view in range(views) for name in files}
-    without = _Without(rows, left_out)
+    rows = {view_name(name, view): name for view in range(options.view_count) for name in files}
     with PictureReader() as reader:
-        return write_store(folder, list(rows), entries, chunks(), advance, without)
+        views = _Views(pictures, options, device, reader, left_out, unreadable)
+        chunks = _chunks(tower, views.batches(), options, hw)
+        return write_store(folder, list(rows), entries, chunks, advance, _Without(rows, left_out))
+
+
+@torch.inference_mode()
+def _chunks(
+    tower: nn.Module, batches: Iterator[Tensor], options: StoreOptions, hw: list[int]
+) -> Iterator[dict[str, np.ndarray]]:
+    """The fields of every batch; `hw` takes the shape of the grid."""
+    until = options.until_layer
+    for pixels_B3HW in batches:
+        tokens, mask = tower.embed(pixels_B3HW)
+        tokens = run_layers(tower.layers, tokens, mask, stop=until or 0)
+        stored = {} if until is None else {"tokens": _half(tokens)}
+        if options.whole:
+            features = tower.resume(tokens, mask, until or 0)
+            hw[:] = features.hw or ()
+            found = {name: getattr(features, name) for name in FIELDS}
+            stored |= {name: _half(value) for name, value in found.items() if value is not None}
+        yield stored
+
+
+class _Views:
+    """The pixels of every view of every picture, batch by batch, and which pictures cannot be decoded."""
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        options: StoreOptions,
+        device: torch.device,
+        reader: PictureReader,
+        left_out: dict[str, str],
+        unreadable: Unreadable | None,
+    ) -> None:
+        self.pictures, self.options, self.device, self.reader = pictures, options, device, reader
+        self.left_out, self.unreadable = left_out, unreadable
+        self.batch = options.batch or (8 if device.type == "cpu" else 64)
+        plain = pictures.preprocessing
+        height, width = plain.hw
+        self.larger = plain.model_copy(update={"size": (round(height * 4 / 3), round(width * 4 / 3))})
+        self.generator = torch.Generator().manual_seed(VIEW_SEED)
+
+    def batches(self) -> Iterator[Tensor]:
+        """View after view. Raises DataError where none of the pictures can be decoded."""
+        files = self.pictures.files
+        for view in range(self.options.view_count):
+            names = [name for name in files if name not in self.left_out]
+            for first in range(0, len(names), self.batch):
+                pixels_B3HW = self._pixels(names[first : first + self.batch], view)
+                if pixels_B3HW is not None:
+                    yield pixels_B3HW
+        if files and len(self.left_out) == len(files):
+            raise DataError(f"{self.pictures.images}: none of {len(files)} pictures can be read")
+
+    def _pixels(self, names: list[str], view: int) -> Tensor | None:
+        """Those that can be decoded; None where none can."""
+        plain, mirror = self.pictures.preprocessing, self.options.mirror
+        pixels_BHWC = self._decoded(names, self.larger if view and not mirror else plain)
+        if pixels_BHWC is None:
+            return None
+        if not view or mirror:
+            plain_B3HW = torch.from_numpy(plain.normalise(pixels_BHWC)).to(self.device)
+            return plain_B3HW.flip(3) if view else plain_B3HW
+        views_B3HW = random_views(torch.from_numpy(pixels_BHWC), plain.hw[0], Augmentation(), self.generator)
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (plain.mean, plain.std))
+        return ((views_B3HW - mean) / std).to(self.device)
+
+    def _decoded(self, names: list[str], prepared: Preprocessing) -> np.ndarray | None:
+        """(B, H, W, 3) of those that can be decoded; the plain view decides which these are."""
+        found = []
+        for name in names:
+            try:
+                found.append(prepared.apply(self.reader.open(self.pictures.images / name)))
+            except PictureError as error:
+                if self.unreadable is None:
+                    raise
+                self.left_out[name] = str(error)
+                self.unreadable(name, error)
+        return np.stack(found) if found else None
 
 
 class _Without:

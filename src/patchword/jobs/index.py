@@ -21,7 +21,7 @@ from patchword.jobs.cluster import run_job
 from patchword.jobs.part import Job, part_file
 from patchword.jobs.sources import plan
 from patchword.search.index import IndexReport, update_index, what_waits
-from patchword.search.records import Embed
+from patchword.search.records import IndexModel
 
 WORK = "tasks.retrieve.many:Vectors"
 COLUMNS = {"vector": "floats"}
@@ -32,16 +32,14 @@ def index_on_cluster(
     folder: Path,
     out: str,
     parts: Path,
-    embed: Embed,
-    model: str,
-    name: str,
+    model: IndexModel,
     cluster: str,
     progress: Callable[[int, int, int], None],
     batch: int = 32,
     allow_empty: bool = False,
 ) -> IndexReport:
-    """Bring an index up to a folder; `embed`, `model` and `name` as for `update_index`, `progress` and
-    `cluster` as for `run_job`.
+    """Bring an index up to a folder; `model` as for `update_index`, whose `name` the workers load it by;
+    `progress` and `cluster` as for `run_job`.
 
     Raises:
         ConfigError: PARTS holds something else, or no such cluster can be reached.
@@ -51,17 +49,17 @@ def index_on_cluster(
     if not listed.exists():
         if parts.exists() and any(parts.iterdir()):
             raise ConfigError(f"--parts {parts} is a folder of something else: name an empty or a new one")
-        waiting = [os.fsdecode(path) for path in what_waits(folder, out, model, name, allow_empty)]
+        waiting = [os.fsdecode(path) for path in what_waits(folder, out, model, allow_empty)]
         parts.mkdir(parents=True, exist_ok=True)
         # A name with a line break cannot stand in a list: such a picture is embedded when the index is
         # written.
         write_text(listed, "".join(f"{path}\n" for path in waiting if path.isprintable()))
     given = None
     if listed.stat().st_size:
-        job = Job(str(parts / "vectors"), WORK, {"model": name, "device": None}, COLUMNS, batch)
+        job = Job(str(parts / "vectors"), WORK, {"model": model.name, "device": None}, COLUMNS, batch)
         run_job([str(listed)], job, cluster, progress)
         given = _Vectors(job.out, len(plan([str(listed)])))
-    report = update_index(folder, out, embed, model, name=name, allow_empty=allow_empty, given=given)
+    report = update_index(folder, out, model, allow_empty=allow_empty, given=given)
     shutil.rmtree(parts)
     return report
 

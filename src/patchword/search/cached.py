@@ -14,6 +14,7 @@ from patchword.errors import DataError
 from patchword.search import manifest as manifests
 from patchword.search.find import Embedder
 from patchword.search.index import IndexReport, update_index
+from patchword.search.records import IndexModel
 
 CACHE_VARIABLE = "PATCHWORD_CACHE"
 """Environment variable that names another place for what can be made again."""
@@ -68,4 +69,5 @@ def update_cached(
 def _updated(
     folder: Path, out: Path, towers: Embedder, model: str, progress: Callable[[int, int], None] | None
 ) -> IndexReport:
-    return update_index(folder, out, towers.embed_images, towers.identity, name=model, progress=progress)
+    seen_by = IndexModel(towers.embed_images, towers.identity, model)
+    return update_index(folder, out, seen_by, progress=progress)

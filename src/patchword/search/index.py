@@ -27,9 +27,9 @@ from patchword.errors import DataError, StoreError
 from patchword.lookup import look_up
 from patchword.search import manifest as manifests
 from patchword.search.manifest import Manifest
-from patchword.search.records import Concepts, Embed, IndexReport, Match
+from patchword.search.records import Concepts, Embed, IndexModel, IndexReport, Match
 from patchword.search.segments import Segment, open_segments
-from patchword.search.update import Given, Update, forget, same_concepts
+from patchword.search.update import Changes, Given, Update, Writer, forget, same_concepts
 from patchword.search.upgrade import is_old, upgrade
 from patchword.search.vectors import load_faiss
 from patchword.search.walk import compare, is_gone, missing, prefix_of, walk
@@ -50,13 +50,10 @@ __all__ = [
 def update_index(
     folder: Path | str,
     out: Path | str,
-    embed: Embed,
-    model: str,
+    model: IndexModel,
     *,
-    name: str = "",
     batch: int = 32,
     progress: Callable[[int, int], None] | None = None,
-    concepts: Concepts | None = None,
     allow_empty: bool = False,
     thumbnails: bool = True,
     given: Given | None = None,
@@ -67,12 +64,7 @@ def update_index(
     Files of other folders in the same index stay as they are. A file that moved keeps its vector.
 
     Args:
-        embed: RGB pictures to vectors.
-        model: identifies the weights behind `embed`; an index holds vectors of one model.
-        name: what a search loads the model by.
         progress: called with (done, all) after every batch.
-        concepts: the words that `PictureIndex.search` can filter by; an index keeps to the words it was begun
-            with.
         allow_empty: whether pictures of a folder that is empty now, or of a drive that is not mounted, are
             forgotten.
         thumbnails: whether small copies are kept, for pages that show what was found.
@@ -87,27 +79,25 @@ def update_index(
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected a folder of pictures to index")
-    with _writer(out, model, name) as index, PictureReader() as reader:
-        same_concepts(index, concepts)
-        seen = walk(folder)
-        known = index.known_under(prefix_of(folder))
-        mounts = [os.fsencode(mount) for mount in index.manifest.mounts]
-        found = compare(folder, seen, known, mounts, allow_empty)
-        report = IndexReport(
-            kept=len(seen.found) - len(found.waiting), absent=found.absent, left_out=+seen.left_out
-        )
-        update = Update(index, known, seen, found, embed, concepts, report, thumbnails, reader, given)
+    with _writer(out, model.identity, model.name) as index, PictureReader() as reader:
+        same_concepts(index, model.concepts)
+        changes = _changes(index, folder, allow_empty)
+        update = Update(index, model, changes, reader, thumbnails, given)
+        waiting = len(changes.found.waiting)
         if progress is not None:
-            progress(0, len(found.waiting))
+            progress(0, waiting)
         update.begin(folder)
         for done in update.batches(batch):
             if progress is not None:
-                progress(done, len(found.waiting))
-        update.end()
-        problems, report.pictures = index.problems(), index.pictures
-    report.bad += [(os.fsdecode(path), reason) for path, reason in seen.unreadable.items()]
-    report.bad += [(os.fsdecode(path), reason) for path, reason in problems.items() if path in seen.found]
-    return report
+                progress(done, waiting)
+        return update.end()
+
+
+def _changes(index: Writer, folder: Path, allow_empty: bool) -> Changes:
+    """What has changed under a folder since an index was brought up to it. Raises StoreError as `compare`."""
+    seen, known = walk(folder), index.known_under(prefix_of(folder))
+    mounts = [os.fsencode(mount) for mount in index.manifest.mounts]
+    return Changes(known, seen, compare(folder, seen, known, mounts, allow_empty))
 
 
 def prune_index(out: Path | str, *, allow_empty: bool = False) -> IndexReport:
@@ -137,7 +127,7 @@ def prune_index(out: Path | str, *, allow_empty: bool = False) -> IndexReport:
 
 
 def what_waits(
-    folder: Path | str, out: Path | str, model: str, name: str, allow_empty: bool = False
+    folder: Path | str, out: Path | str, model: IndexModel, allow_empty: bool = False
 ) -> list[bytes]:
     """The pictures of a folder that the next `update_index` would read: new ones, and those that changed.
 
@@ -146,10 +136,8 @@ def what_waits(
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected a folder of pictures to index")
-    with _writer(out, model, name) as index:
-        known, mounts = index.known_under(prefix_of(folder)), index.manifest.mounts
-    found = compare(folder, walk(folder), known, [os.fsencode(mount) for mount in mounts], allow_empty)
-    return found.waiting
+    with _writer(out, model.identity, model.name) as index:
+        return _changes(index, folder, allow_empty).found.waiting
 
 
 def _writer(out: Path | str, model: str, name: str) -> AbstractContextManager[Any]:

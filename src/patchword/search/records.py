@@ -22,6 +22,18 @@ class Concepts(NamedTuple):
     of: Callable[[list[Image.Image]], Sequence[Sequence[str]]]
 
 
+class IndexModel(NamedTuple):
+    """The model that an index is made with."""
+
+    embed: Embed
+    identity: str
+    """Identifies the weights behind `embed`; an index holds vectors of one model."""
+    name: str = ""
+    """What a search loads the model by."""
+    concepts: Concepts | None = None
+    """The words that `PictureIndex.search` can filter by; an index keeps to the words it was begun with."""
+
+
 class Match(NamedTuple):
     """One picture that a search gave."""
 

@@ -16,7 +16,7 @@ from patchword.data.isolated import PictureReader
 from patchword.data.pictures import read_content
 from patchword.errors import PictureError, StoreError
 from patchword.search.manifest import Manifest
-from patchword.search.records import LOST, Concepts, Embed, IndexReport, Row
+from patchword.search.records import LOST, Concepts, IndexModel, IndexReport, Row
 from patchword.search.segments import KnownPicture
 from patchword.search.thumbnails import Thumbnails
 from patchword.search.walk import Comparison, Walk, is_gone
@@ -72,24 +72,31 @@ class _Twin(NamedTuple):
     """Whether the file is no longer where the index knows it."""
 
 
+class Changes(NamedTuple):
+    """A folder beside what an index holds of it."""
+
+    known: dict[bytes, KnownPicture]
+    """The pictures that the index holds of the folder."""
+    seen: Walk
+    found: Comparison
+
+
 class Update:
     """One run over a folder, batch by batch."""
 
     def __init__(
         self,
         index: Writer,
-        known: dict[bytes, KnownPicture],
-        seen: Walk,
-        found: Comparison,
-        embed: Embed,
-        concepts: Concepts | None,
-        report: IndexReport,
-        thumbnails: bool,
+        model: IndexModel,
+        changes: Changes,
         reader: PictureReader,
+        thumbnails: bool,
         given: Given | None = None,
     ) -> None:
-        self.index, self.known, self.seen, self.found, self.report = index, known, seen, found, report
-        self.embed, self.concepts, self.reader, self.given = embed, concepts, reader, given
+        self.index, self.model, self.reader, self.given = index, model, reader, given
+        self.known, self.seen, self.found = changes
+        kept = len(self.seen.found) - len(self.found.waiting)
+        self.report = IndexReport(kept=kept, absent=self.found.absent, left_out=+self.seen.left_out)
         self.thumbnails = Thumbnails(index.out) if thumbnails and isinstance(index.out, Path) else None
         self.mounts = {os.fsencode(mount) for mount in index.manifest.mounts}
         self.left: set[bytes] = set()
@@ -116,13 +123,17 @@ class Update:
             self.index.publish(rows, gone)
             yield done
 
-    def end(self) -> None:
-        """Forget what is gone and was not found elsewhere."""
+    def end(self) -> IndexReport:
+        """Forget what is gone and was not found elsewhere; says what the run did."""
         self.report.removed = len(self.found.gone)
         if self.found.gone:
             forget(self.index, list(self.found.gone))
         if self.found.gone or self.found.waiting:
             self.index.tidy(len(self.found.waiting))
+        problems, self.report.pictures = self.index.problems(), self.index.pictures
+        bad = self.seen.unreadable | {path: why for path, why in problems.items() if path in self.seen.found}
+        self.report.bad += [(os.fsdecode(path), reason) for path, reason in bad.items()]
+        return self.report
 
     def _rows(self, paths: list[bytes]) -> tuple[list[Row], list[bytes]]:
         """The rows of a batch, and the paths of the rows that they take the place of."""
@@ -139,8 +150,8 @@ class Update:
                 new.append(row)
                 pictures.append(picture)
         if pictures:
-            vectors_NE = self._vectors(pictures)
-            words = self.concepts.of(pictures) if self.concepts is not None else [()] * len(pictures)
+            vectors_NE, concepts = self._vectors(pictures), self.model.concepts
+            words = concepts.of(pictures) if concepts is not None else [()] * len(pictures)
             for row, vector_E, own in zip(new, vectors_NE, words, strict=True):
                 rows.append(row._replace(vector_E=vector_E, concepts=tuple(sorted(set(own)))))
         return rows, gone
@@ -198,7 +209,7 @@ class Update:
 
     def _vectors(self, pictures: list[Image.Image]) -> np.ndarray:
         """Checked, float32, length one. The width of the first batch is the index's."""
-        vectors_NE = np.asarray(self.embed(pictures), dtype=np.float32)
+        vectors_NE = np.asarray(self.model.embed(pictures), dtype=np.float32)
         width, count = self.index.manifest.width, len(pictures)
         if vectors_NE.ndim != 2 or len(vectors_NE) != count or (width and vectors_NE.shape[1] != width):
             expected = f"({count}, {width or 'width'})"

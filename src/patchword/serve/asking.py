@@ -30,7 +30,7 @@ class QuestionAnswerer(Protocol):
         """What its model card says."""
         ...
 
-    def ask(
+    def ask_each(
         self,
         pictures: Sequence[Image.Image],
         questions: Sequence[str],
@@ -82,7 +82,7 @@ def answered(
                 for picture, question in items
             ]
         pictures, questions = zip(*items, strict=True)
-        found = model.ask(pictures, questions, _ANSWERS, anyway=options.anyway)
+        found = model.ask_each(pictures, questions, _ANSWERS, anyway=options.anyway)
     except DataError as error:
         do = "ask in other words, ask about another picture, or repeat it with anyway=true"
         raise Refusal(422, "not_answered", str(error), do) from error

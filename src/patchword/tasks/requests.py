@@ -18,6 +18,17 @@ MissingChoice = Literal["error", "image-only", "text-only"]
 
 
 @dataclass(frozen=True)
+class Questions:
+    """A file of questions whose answers lie in another one, as VQA v2 publishes them."""
+
+    data: str | Path
+    answers: str | Path | None = None
+    """Annotations of VQA v2; those beside the questions where left out."""
+    training: str | Path | None = None
+    """Training questions, for what the question alone tells; the train split of `data` where left out."""
+
+
+@dataclass(frozen=True)
 class PredictRequest:
     """Predict for every picture, question or row of a split, and write a file."""
 

@@ -230,9 +230,10 @@ def cached_features(
     if not (folder / MANIFEST).exists():
         with progress() as bar:
             task = bar.add_task("looking at the pictures", total=len(files), status="")
-            look_up("jobs.features:store_features")(
-                *(tower, preprocessing, Path(data.images), files, folder, choose_device(None)),
-                lambda count: bar.update(task, advance=count),
+            jobs = look_up("jobs.features")
+            pictures = jobs.Pictures(Path(data.images), files, preprocessing)
+            jobs.store_features(
+                tower, pictures, folder, choose_device(None), lambda count: bar.update(task, advance=count)
             )
         tower.to("cpu")  # where the training found it
     return folder

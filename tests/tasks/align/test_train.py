@@ -10,7 +10,7 @@ import torch
 from patchword.config import validate
 from patchword.data.formats.readers import read_captions
 from patchword.errors import ConfigError
-from patchword.jobs.features import store_features
+from patchword.jobs.features import Pictures, store_features
 from patchword.tasks.align.model import load_alignment
 from patchword.tasks.align.train import AlignRun
 from patchword.tasks.retrieve.codebook import gather_words, make_codebook
@@ -91,7 +91,11 @@ def test_frozen_towers_train_from_stored_features_with_concepts(from_scratch, sc
     files = [record.file for record in read_captions(scenes / "dataset.json")]
     vision, preprocessing = towers.model.vision, towers.settings.preprocessing
     store_features(
-        vision, preprocessing, scenes / "images", files, store, torch.device("cpu"), lambda count: None
+        vision,
+        Pictures(scenes / "images", files, preprocessing),
+        store,
+        torch.device("cpu"),
+        lambda count: None,
     )
     make_codebook(towers, gather_words(None, scenes / "dataset.json", 5)).codebook.save(book)
     text = (from_scratch / "run.toml").read_text()

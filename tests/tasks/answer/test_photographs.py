@@ -51,13 +51,13 @@ def test_a_cat_and_a_cup_of_coffee(answerer):
     cat, coffee = (Image.fromarray(picture()) for picture in (skimage.data.chelsea, skimage.data.coffee))
     pictures = [cat, cat, coffee, coffee]
     questions = ["is there a cat?", "is there a bus?", "what is it?", "is there a cat?"]
-    found = answerer.ask(pictures, questions, n_best=3)
+    found = answerer.ask_each(pictures, questions, n_best=3)
     assert [answers[0].text for answers in found] == ["yes", "no", "coffee", "no"]
     for answers, kind in zip(found, (2, 2, 3, 2), strict=True):
         shares = [one.probability for one in answers]
         assert len(answers) == kind and shares == sorted(shares, reverse=True)
     assert found[0][0].probability + found[0][1].probability == pytest.approx(1)
-    alone = answerer.ask(cat, "is there a cat?", n_best=2)
+    alone = answerer.towers.ask(cat, "is there a cat?", n_best=2)
     assert [one.probability for one in alone] == pytest.approx(
         [one.probability for one in found[0]], abs=1e-5
     )

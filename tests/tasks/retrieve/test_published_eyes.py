@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from patchword.config import validate
 from patchword.errors import ConfigError
-from patchword.jobs.features import store_features
+from patchword.jobs.features import Pictures, store_features
 from patchword.tasks.retrieve.load import load_two_towers
 from patchword.tasks.retrieve.train import RetrieveRun, RetrieveTraining
 from patchword.train.step import Shares
@@ -144,9 +144,7 @@ def test_two_towers_learn_from_a_store_what_they_learn_from_the_pictures(scenes,
     preprocessing = from_pictures.settings.preprocessing
     store_features(
         from_pictures.towers.vision,
-        preprocessing,
-        scenes / "images",
-        files,
+        Pictures(scenes / "images", files, preprocessing),
         tmp_path / "store",
         torch.device("cpu"),
         lambda count: None,

@@ -84,6 +84,7 @@ def test_the_order_of_texts_and_other_texts_change_no_picture(vokenizer, bank):
 
 def test_a_bank_of_other_towers_is_refused(vokenizer, photos, tmp_path, patchword):
     from patchword.search.index import update_index
+    from patchword.search.records import IndexModel
 
     pytest.importorskip("faiss", reason="an index needs the extra search")
 
@@ -92,7 +93,7 @@ def test_a_bank_of_other_towers_is_refused(vokenizer, photos, tmp_path, patchwor
 
         return np.ones((len(pictures), 12), np.float32)
 
-    update_index(photos, tmp_path / "other", embed, "another model")
+    update_index(photos, tmp_path / "other", IndexModel(embed, "another model"))
     status, _, err = patchword("vokens", "a dog", "--bank", tmp_path / "other", "--model", vokenizer)
     assert status == 2 and "another model" in err
     status, _, err = patchword("vokens", "a dog", "--bank", tmp_path / "none", "--model", vokenizer)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
 
 from patchword.checkpoints.facts import ModelFacts
-from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_picture
-from patchword.errors import DataError, ModelError
+from patchword.data.pictures import Picture, Preprocessing, open_picture
+from patchword.errors import ModelError
 from patchword.layers.familiarity import mean_patch
 from patchword.tasks.answer.model import AnsweringModel, load_answerer
 from patchword.tasks.answer.photographs import PhotographAnswerer, is_understood
@@ -40,44 +39,12 @@ class AnyPictureAnswerer:
         """What of the last picture was seen."""
         return preprocessing_of(self._last)
 
-    @overload
-    def ask(  # type: ignore[overload-overlap]  # a path is a sequence of letters as well
-        self, pictures: Picture, questions: str, n_best: int = 1, batch: int = 16, anyway: bool = False
-    ) -> list[Answer]: ...
-
-    @overload
-    def ask(
-        self,
-        pictures: Sequence[Picture],
-        questions: Sequence[str],
-        n_best: int = 1,
-        batch: int = 16,
-        anyway: bool = False,
-    ) -> list[list[Answer]]: ...
-
-    def ask(
-        self,
-        pictures: Picture | Sequence[Picture],
-        questions: str | Sequence[str],
-        n_best: int = 1,
-        batch: int = 16,
-        anyway: bool = False,
-    ) -> list[Answer] | list[list[Answer]]:
-        """Answers as `AnsweringModel.ask` does, and raises what the two raise."""
-        listed, single = one_or_many(pictures)
-        if single:
-            return self._ask_each(listed, [str(questions)], n_best, anyway)[0]
-        if isinstance(questions, str) or len(questions) != len(listed):
-            found = "one question" if isinstance(questions, str) else f"{len(questions)} questions"
-            raise DataError(f"{found} for {len(listed)} pictures: give a list with one for each")
-        return self._ask_each(listed, questions, n_best, anyway)
-
-    def _ask_each(
-        self, pictures: list[Picture], questions: Sequence[str], n_best: int, anyway: bool
+    def ask_each(
+        self, pictures: Sequence[Picture], questions: Sequence[str], n_best: int = 1, *, anyway: bool = False
     ) -> list[list[Answer]]:
-        """Answers the n-th question about the n-th picture."""
+        """Answers the n-th question about the n-th picture, and raises what the two raise."""
         return [
-            self.who(picture, question, anyway).ask([picture], [question], n_best, anyway=anyway)[0]
+            self.who(picture, question, anyway).ask_each([picture], [question], n_best, anyway=anyway)[0]
             for picture, question in zip(map(open_picture, pictures), questions, strict=True)
         ]
 

@@ -32,7 +32,7 @@ from patchword.checkpoints.model import (
 from patchword.composed import CaptionerSettings, TowerSettings
 from patchword.data.captions import Inputs, padded
 from patchword.data.isolated import PictureReader
-from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_picture
+from patchword.data.pictures import Picture, Preprocessing, open_picture
 from patchword.data.questions import Targets, gather
 from patchword.data.records import QuestionRecord
 from patchword.decode import BeamOptions, beam_search
@@ -42,6 +42,7 @@ from patchword.layers.codebook import Codebook
 from patchword.layers.familiarity import mean_patch
 from patchword.models.fusion.question_answering import QuestionConfig, QuestionEncoding
 from patchword.tasks.answer.composed import AnswerModel
+from patchword.tasks.answer.one_or_each import one_or_each
 from patchword.tasks.answer.result import Answer, Answers
 from patchword.tasks.describe import describe
 from patchword.text.pieces import Pieces
@@ -127,18 +128,19 @@ class AnsweringModel:
             DataError: a question has no word that the model knows, a picture is out-of-distribution, or the
                 lists differ in length.
         """
-        listed, single = one_or_many(pictures)
-        if single:
-            return self._ask_each(listed, [str(questions)], n_best, batch, anyway)[0]
-        if isinstance(questions, str) or len(questions) != len(listed):
-            found = "one question" if isinstance(questions, str) else f"{len(questions)} questions"
-            raise DataError(f"{found} for {len(listed)} pictures: give a list with one for each")
-        return self._ask_each(listed, questions, n_best, batch, anyway)
+        return one_or_each(
+            pictures, questions, lambda some, asked: self.ask_each(some, asked, n_best, batch, anyway)
+        )
 
-    def _ask_each(
-        self, pictures: list[Picture], questions: Sequence[str], n_best: int, batch: int, anyway: bool
+    def ask_each(
+        self,
+        pictures: Sequence[Picture],
+        questions: Sequence[str],
+        n_best: int = 1,
+        batch: int = 32,
+        anyway: bool = False,
     ) -> list[list[Answer]]:
-        """Answers the n-th question about the n-th picture."""
+        """Answers the n-th question about the n-th picture. Raises what `ask` raises."""
         for question in questions:
             self.check_question(question)
         answers: list[list[Answer]] = []

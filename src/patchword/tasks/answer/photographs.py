@@ -17,13 +17,13 @@ import math
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from patchword.checkpoints.facts import ModelFacts
-from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_picture
+from patchword.data.pictures import Picture, Preprocessing, open_picture
 from patchword.errors import DataError, ModelError
 from patchword.tasks.answer.result import Answer, Answers
 from patchword.tasks.retrieve.model import TEMPLATES, TwoTowerModel
@@ -107,47 +107,20 @@ class PhotographAnswerer:
         """What the eyes see of a picture."""
         return self.towers.settings.preprocessing
 
-    @overload
-    def ask(  # type: ignore[overload-overlap]  # a path is a sequence of letters as well
-        self, pictures: Picture, questions: str, n_best: int = 1, batch: int = 16, anyway: bool = False
-    ) -> list[Answer]: ...
-
-    @overload
-    def ask(
+    def ask_each(
         self,
         pictures: Sequence[Picture],
         questions: Sequence[str],
         n_best: int = 1,
         batch: int = 16,
         anyway: bool = False,
-    ) -> list[list[Answer]]: ...
-
-    def ask(
-        self,
-        pictures: Picture | Sequence[Picture],
-        questions: str | Sequence[str],
-        n_best: int = 1,
-        batch: int = 16,
-        anyway: bool = False,
-    ) -> list[Answer] | list[list[Answer]]:
-        """Answers as `AnsweringModel.ask` does; with `anyway` it is also said what a picture shows where the
-        classifier is not sure.
-
-        Raises DataError for a question that cannot be answered and lists of different lengths, PictureError
-        for a picture that cannot be decoded.
-        """
-        listed, single = one_or_many(pictures)
-        if single:
-            return self._ask_each(listed, [str(questions)], n_best, batch, anyway)[0]
-        if isinstance(questions, str) or len(questions) != len(listed):
-            found = "one question" if isinstance(questions, str) else f"{len(questions)} questions"
-            raise DataError(f"{found} for {len(listed)} pictures: give a list with one for each")
-        return self._ask_each(listed, questions, n_best, batch, anyway)
-
-    def _ask_each(
-        self, pictures: list[Picture], questions: Sequence[str], n_best: int, batch: int, anyway: bool
     ) -> list[list[Answer]]:
-        """Answers the n-th question about the n-th picture."""
+        """Answers the n-th question about the n-th picture; with `anyway` also where the classifier is not
+        sure what it shows.
+
+        Raises DataError for a question that cannot be answered, PictureError for a picture that cannot be
+        decoded.
+        """
         asked = [understood(question) for question in questions]
         answers: list[list[Answer]] = []
         for first in range(0, len(pictures), batch):
@@ -159,8 +132,8 @@ class PhotographAnswerer:
         return answers
 
     def explain(self, picture: Picture, question: str, n_best: int = 3, anyway: bool = False) -> Answers:
-        """The answers to one question. Raises what `ask` raises."""
-        answers = self.ask([picture], [question], n_best, anyway=anyway)[0]
+        """The answers to one question. Raises what `ask_each` raises."""
+        answers = self.ask_each([picture], [question], n_best, anyway=anyway)[0]
         return Answers(question, tuple(answers), tuple(question.rstrip("?").split()))
 
     def unknown_words(self, question: str) -> list[str]:

@@ -179,7 +179,10 @@ class TwoTowerModel:
         Raises DataError for a question that cannot be answered, ModelError for towers that were not fitted to
         answer any, PictureError for a picture that cannot be decoded.
         """
-        return look_up("tasks.answer.photographs:PhotographAnswerer")(self).ask(pictures, questions, n_best)
+        answerer = look_up("tasks.answer.photographs:PhotographAnswerer")(self)
+        return look_up("tasks.answer.one_or_each:one_or_each")(
+            pictures, questions, lambda some, asked: answerer.ask_each(some, asked, n_best)
+        )
 
     def save(self, folder: str | Path, half: bool = False) -> None:
         """Write the model folder; it appears under its name when it is complete. `half` stores fp16."""
