@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 CONFIGS = Path(__file__).resolve().parents[3] / "src" / "patchword" / "configs"
 
@@ -350,6 +351,64 @@ def test_the_memory_is_frozen_while_self_critical(workshop, fused, tmp_path):
     }
     assert "captioner.memory.segment_memory_LC" in moved and "captioner.output.weight" in moved
     assert not moved & {f"captioner.memory.{name}" for name, _ in memory.named_buffers()}
+
+
+def test_an_average_is_saved_and_a_resumed_run_goes_on_with_what_it_trained(workshop, fused, tmp_path):
+    """With `average` the saved weights lie between those before and after a step; the trained ones are in
+    the run's state, so that a run that goes on from both takes the same step as one that was left alone."""
+    from patchword.train.groups import build_optimiser
+    from patchword.train.step import Shares
+
+    overrides = (*workshop[1], f"captioner_from={fused / 'best'}", "average=0.1")
+    stage = 0
+
+    def take(recipe, step):
+        objective = recipe.objective(stage).eval()
+        optimiser = build_optimiser(recipe.model, recipe.stages[stage])
+        optimiser.zero_grad()
+        recipe.before_step(stage, 0.0, objective)
+        batch = recipe.batch(stage, recipe.plan(stage, 0)[step], torch.Generator().manual_seed(step))
+        objective(batch, Shares(batch.target_count, batch.picture_count, 0.0))["loss"].backward()
+        optimiser.step()
+        recipe.after_step(step, objective)
+
+    def words(recipe):
+        return recipe.model.captioner.words.weight.detach().clone()
+
+    alone = recipe_of(tmp_path / "alone", *overrides)
+    before = words(alone)
+    take(alone, 0)
+    alone.save(tmp_path / "saved")
+    state = {name: tensor.clone() for name, tensor in alone.state().items()}
+    saved = load_file(tmp_path / "saved" / "model.safetensors")["captioner.words.weight"]
+    torch.testing.assert_close(saved, 0.1 * before + 0.9 * words(alone))
+    assert not torch.equal(saved, words(alone))
+
+    resumed = recipe_of(tmp_path / "resumed", *overrides)
+    resumed.load(tmp_path / "saved")
+    assert torch.equal(words(resumed), saved)
+    resumed.load_state(state)
+    assert torch.equal(words(resumed), words(alone))
+    for recipe in (alone, resumed):
+        take(recipe, 1)
+        recipe.save(tmp_path / "later")
+    assert torch.equal(words(resumed), words(alone))
+
+
+def test_a_training_begins_from_a_model_whose_concepts_were_calibrated():
+    """What a calibration added to the shipped captioner is of its pictures, and no weight of the model."""
+    from patchword import load
+    from patchword.checkpoints.model import find_model
+    from patchword.tasks.caption.train import load_weights
+
+    model = load("flickr8k").model
+    wanted = model.captioner.output.weight.detach().clone()
+    assert model.familiarity is not None
+    model.familiarity = None
+    with torch.no_grad():
+        model.captioner.output.weight.zero_()
+    load_weights(model, find_model("flickr8k"))
+    assert torch.equal(model.captioner.output.weight, wanted)
 
 
 def test_captions_end_where_sentences_end(fused):

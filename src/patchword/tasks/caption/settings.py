@@ -60,6 +60,13 @@ class CaptionRun(RunSettings, frozen=True):
         "its text side embeds the captions",
     )
     decoding: DecodingSettings = DecodingSettings()
+    average: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay of a running average of the weights, which is then what is validated and saved; "
+        "0: none",
+    )
     follow_data: bool = Field(
         False,
         description="data.minimum_count and a stage's epochs, warm_up_steps, validate_every and patience, "

@@ -45,6 +45,7 @@ from patchword.tasks.caption.validate import CaptionValidation
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
+from patchword.train.average import Average
 from patchword.train.data import (
     build_vocabulary,
     cached_features,
@@ -77,12 +78,12 @@ def caption_recipe(run: CaptionRun, folder: Path, command: str) -> Recipe:
         batch=training.batch,
         objective=training.objective,
         save=lambda target: training.whole().write(target),
-        load=lambda source: load_weights(training.model, source),
+        load=training.load,
         validate=training.validate,
         before_step=training.before_step,
         after_step=training.after_step,
-        state=training.bank,
-        load_state=training.load_bank,
+        state=training.state,
+        load_state=training.load_state,
         notes=training.notes,
         facts=data_facts(training.train.records, selected.records, training.vocabulary),
         resolved=training.run if run.follow_data else None,
@@ -104,6 +105,7 @@ class CaptionTraining:
         self.model = begun_model(run, self.vocabulary.size, codebook)
         if run.captioner_from:
             self.notes += begin_from(self.model, run, self.vocabulary, codebook)
+        self.average = Average(self.model, run.average) if run.average else None
         self._towers = self._text_towers(codebook)
         preprocessing = reader_preprocessing(self.model.tower.preprocessing)
         inputs = read_inputs(run, self.model, preprocessing, [record.file for record in (*train, *selection)])
@@ -141,9 +143,10 @@ class CaptionTraining:
         return look_up(TEXT_TOWERS)(self.run.text_from, codebook.tower)
 
     def whole(self) -> CaptioningModel:
-        """The model as a person uses it."""
+        """The model as a person uses it: with the averaged weights, where an average is kept."""
         device = next(self.model.parameters()).device
-        return CaptioningModel(self.model, self.settings, self.vocabulary, self.facts, device)
+        model = self.model if self.average is None else self.average.model.to(device)
+        return CaptioningModel(model, self.settings, self.vocabulary, self.facts, device)
 
     def plan(self, stage: int, epoch: int) -> list[list[PlanEntry]]:
         """The batches of an epoch; a picture comes once where its captions are sampled."""
@@ -191,9 +194,14 @@ class CaptionTraining:
             self._prototypes.set_log_bias(levels[self.run.stage[stage].memory])
 
     def after_step(self, step: int, objective: nn.Module) -> dict[str, float]:
-        """The prototype memory observes what the step's captions made; never while self-critical (it is
-        frozen then).
-        """
+        """The prototype memory observes the captions of the step, then the average takes in the weights."""
+        numbers = self._observe(objective)
+        if self.average is not None:
+            self.average.update(self.model, step)
+        return numbers
+
+    def _observe(self, objective: nn.Module) -> dict[str, float]:
+        """Shows the captions of the step to the prototype memory, which is frozen while self-critical."""
         if isinstance(objective, SelfCritical):
             seconds, objective.reward_seconds = objective.reward_seconds, 0.0
             return {"reward_share": seconds / (time.perf_counter() - self._step_began)}
@@ -214,12 +222,22 @@ class CaptionTraining:
         name = f"{self.run.stage[stage].name}-{epoch + 1:03d}"
         return self.validation.measure(self.whole(), name, accelerator.is_main_process)
 
-    def bank(self) -> dict[str, Tensor]:
-        """The bank of the prototype memory, which is no part of the model."""
-        return {} if self._prototypes is None else self._prototypes.resume_state()
+    def load(self, source: Path) -> None:
+        """The weights of a model folder into the model and its average; a resumed run then gets its own."""
+        for model in (self.model,) if self.average is None else (self.average.model, self.model):
+            load_weights(model, source)
 
-    def load_bank(self, tensors: dict[str, Tensor]) -> None:
-        """The counterpart of `bank`."""
+    def state(self) -> dict[str, Tensor]:
+        """What is no part of the saved model: the bank of the prototype memory and, where an average is
+        saved, the weights that are trained.
+        """
+        state = {} if self._prototypes is None else self._prototypes.resume_state()
+        return state if self.average is None else state | self.average.state(self.model)
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """The counterpart of `state`."""
+        if self.average is not None:
+            self.average.load_state(self.model, tensors)
         if self._prototypes is not None:
             self._prototypes.load_resume_state(tensors)
 
@@ -285,14 +303,19 @@ def begin_from(
 
 
 def load_weights(model: CaptionModel, folder: Path) -> None:
-    """The weights of a model folder into the model. Raises ModelError where they do not fit."""
+    """The weights of a model folder into the model; what calibrated its concepts (`patchword concepts`) is of
+    its pictures and stays behind. Raises ModelError where they do not fit.
+    """
     digest = checkpoint.read_config(folder).get("tower_sha256")
-    if digest is None and lacks_class_branch(model.tower, folder):
+    if digest is not None:
+        restore_weights(model, folder, digest)
+        return
+    if lacks_class_branch(model.tower, folder):
         # A run that begins to train blocks of a tower which the folder holds frozen.
         load_tower_weights(model.tower, folder)
-        checkpoint.load_weights(model.captioner, folder, "captioner.")
-        return
-    restore_weights(model, folder, digest)
+    else:
+        checkpoint.load_weights(model.tower, folder, "tower.")
+    checkpoint.load_weights(model.captioner, folder, "captioner.")
 
 
 def _check_codebook(run: CaptionRun, model: CaptionModel, codebook: Codebook) -> None:
