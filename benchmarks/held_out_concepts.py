@@ -1,0 +1,189 @@
+"""Captioners that name things no training caption named: the protocol of held-out concepts (Hendricks 2016).
+
+    python benchmarks/held_out_concepts.py --data D.json --images DIR --out runs/held-out
+
+Eight things that ImageNet knows are taken out of the training captions together with their pictures. A
+baseline and a captioner with region alignment (configs/leaderboard) are trained on the rest, and the classes
+of their tower are calibrated on the rest too (`patchword concepts`). On the val pictures then, with plain
+search and with confident words forced into the caption: F1 of naming each thing where a reference names it,
+and CIDEr on the pictures without any of the eight. What is made already is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+from patchword.data.formats.readers import read_captions, split_records
+from patchword.data.records import CaptionRecord
+from patchword.files import write_json, write_text
+from patchword.metrics import score_captions
+from patchword.tasks.caption.load import load
+from patchword.tasks.caption.model import CaptioningModel
+from patchword.text.words import split_english
+
+CONCEPTS = {
+    "bicycle": ("bicycle", "bicycles", "bike", "bikes"),
+    "horse": ("horse", "horses"),
+    "guitar": ("guitar", "guitars"),
+    "car": ("car", "cars"),
+    "boat": ("boat", "boats"),
+    "ball": ("ball", "balls"),
+    "bench": ("bench", "benches"),
+    "fountain": ("fountain", "fountains"),
+}
+"""The things, each with the words that name it; written down before any run."""
+MODELS = ("baseline", "fsgr-instead")
+THRESHOLDS = (0.6, 0.3, 0.15)
+"""Calibrated probabilities from which on a thing must be said; the first is what ships."""
+_AT_ONCE = 64
+
+
+class Way(NamedTuple):
+    """A model and how it is asked: the probability from which a thing must be said, None for plain search."""
+
+    model: str
+    confident: float | None
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        said = "plain search" if self.confident is None else f"said from {self.confident:g} on"
+        return f"{self.model}, {said}"
+
+
+def call(*arguments: str) -> None:
+    """Runs a command, and ends with it where it fails."""
+    print("patchword", *arguments, flush=True)
+    subprocess.run([sys.executable, "-m", "patchword", *arguments], check=True)
+
+
+def named(texts: Sequence[str], words: Sequence[str]) -> bool:
+    """Whether any of the texts has any of the words."""
+    return any(not set(words).isdisjoint(split_english(text)) for text in texts)
+
+
+def without_concepts(data: Path, out: Path) -> None:
+    """The annotations without the training pictures whose captions name one of the eight."""
+    found = json.loads(data.read_text(encoding="utf-8"))
+    kept = [
+        image
+        for image in found["images"]
+        if image["split"] != "train"
+        or not any(named([one["raw"] for one in image["sentences"]], words) for words in CONCEPTS.values())
+    ]
+    print(f"{len(found['images']) - len(kept)} training pictures taken out, {len(kept)} pictures are left")
+    write_json(out, {**found, "images": kept})
+
+
+def made(model: str, data: Path, images: Path, out: Path) -> Path:
+    """The folder of a trained and calibrated model; trains and calibrates what is missing."""
+    features, codebook, run = out / "features", out / "codebook", out / "runs" / model
+    if not codebook.exists():
+        call(
+            *("codebook", "--tower", "all-minilm-l6-v2", "--class-names", "--from-captions", str(data)),
+            *("--minimum-count", "20", "--out", str(codebook)),
+        )
+    if not features.exists():
+        call(
+            *("features", "leaderboard/baseline", "--data", str(data), "--images", str(images)),
+            *("--out", str(features)),
+        )
+    if not (run / "best").exists():
+        uses = [f"codebook={codebook}"] if model.startswith("fsgr") else []
+        call(
+            *("train", f"leaderboard/{model}", f"data.annotations={data}", f"data.images={images}"),
+            *(f"data.features={features}", "data.held_out=500", f"out={run}", *uses),
+        )
+    if not (out / model).exists():
+        call(
+            *("concepts", str(run / "best"), "--data", str(data), "--images", str(images)),
+            *("--out", str(out / model)),
+        )
+    return out / model
+
+
+def captions(model: CaptioningModel, records: Sequence[CaptionRecord], images: Path) -> dict[str, str]:
+    """The caption of every picture, by its id."""
+    found: dict[str, str] = {}
+    for first in range(0, len(records), _AT_ONCE):
+        some = records[first : first + _AT_ONCE]
+        said = model.caption([images / record.file for record in some])
+        found |= {str(record.image_id): one.text for record, one in zip(some, said, strict=True)}
+    return found
+
+
+def asked(folder: Path, confident: float | None) -> CaptioningModel:
+    """The model that says confident words from a probability on, or plain search without any of that."""
+    model = load(folder, "cpu")
+    concepts = model.settings.concepts
+    if concepts is None:
+        raise typer.BadParameter(f"{folder} has no concepts")
+    changed = None
+    if confident is not None:
+        changed = concepts.model_copy(update={"confident": confident, "mention": "confident"})
+    model.settings = model.settings.model_copy(update={"concepts": changed})
+    if changed is None:
+        model.model.familiarity = None
+    return model
+
+
+def f1(said: dict[str, str], records: Sequence[CaptionRecord], words: Sequence[str]) -> tuple[float, int]:
+    """F1 of naming a thing where at least one reference names it, and how many pictures that are."""
+    is_there = {str(record.image_id): named(record.captions, words) for record in records}
+    is_said = {key: named([text], words) for key, text in said.items()}
+    hits = sum(is_there[key] and is_said[key] for key in said)
+    wrong = sum(is_said[key] and not is_there[key] for key in said)
+    missed = sum(is_there[key] and not is_said[key] for key in said)
+    return 2 * hits / max(1, 2 * hits + wrong + missed), hits + missed
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Annotations with splits train and val.")],
+    images: Annotated[Path, typer.Option(help="Folder of the pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder of models, captions and the table.")],
+) -> None:
+    """Trains, captions and writes the table."""
+    out.mkdir(parents=True, exist_ok=True)
+    rest = out / "data.json"
+    if not rest.exists():
+        without_concepts(data, rest)
+    records = split_records(read_captions(data), "val")
+    others = [one for one in records if not any(named(one.captions, words) for words in CONCEPTS.values())]
+    ways = [Way(model, confident) for model in MODELS for confident in (None, *THRESHOLDS)]
+    lines = [
+        f"| | {' | '.join(CONCEPTS)} | mean F1 | CIDEr, {len(others)} others | CIDEr, all {len(records)} |",
+        "| --- |" + " --: |" * (len(CONCEPTS) + 3),
+    ]
+    counted = ""
+    for way in ways:
+        folder = made(way.model, rest, images, out)
+        kept = out / f"captions-{way.model}-{way.confident or 'plain'}.json"
+        if not kept.exists():
+            write_json(kept, captions(asked(folder, way.confident), records, images))
+        said = json.loads(kept.read_text(encoding="utf-8"))
+        scores = [f1(said, records, words) for words in CONCEPTS.values()]
+        counted = " | ".join(str(count) for _, count in scores)
+        ciders = []
+        for some in (others, records):
+            references = {str(one.image_id): list(one.captions) for one in some}
+            mine = {key: said[key] for key in references}
+            ciders.append(score_captions(references, mine, metrics=("cider",))["CIDEr"].value)
+        cells = [f"{100 * value:.0f}" for value, _ in scores]
+        mean = sum(value for value, _ in scores) / len(scores)
+        cells += [f"{100 * value:.1f}" for value in (mean, *ciders)]
+        lines.append(f"| {way.name} | {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+    lines.append(f"| pictures whose references name it | {counted} | | | |")
+    write_text(out / "table.md", "\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    typer.run(main)
