@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from patchword.data import decoding
 from patchword.data.decoding import decode
 from patchword.data.headers import Bounds
 from patchword.data.pictures import Preprocessing, open_picture, seen_box, seen_part
@@ -479,3 +480,22 @@ def test_much_text_in_a_png_is_no_damage():
     text.add_text("parameters", "a dog " * 400_000, zip=True)
     near(open_picture(encoded(corners(), "PNG", pnginfo=text)), corners())
     near(open_picture(encoded(corners(), "PNG", icc_profile=bytes(3_000_000))), corners())
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_bands_make_no_difference(monkeypatch, mode, factor):
+    """A picture that goes through the conversions in pieces comes out as one that goes through as a whole."""
+    random = np.random.default_rng(3)
+    if mode in ("I;16", "I", "F"):
+        kinds = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+        image = Image.fromarray((random.random((45, 61)) * 60_000).astype(kinds[mode]))
+    else:
+        image = Image.fromarray(random.integers(0, 256, (45, 61, 4), np.uint8), "RGBA")
+        image = image.convert("RGB").convert(mode) if mode in ("1", "P", "CMYK") else image.convert(mode)
+    assert image.mode == mode
+    whole = decoding.upright(image.copy(), factor)
+    monkeypatch.setattr(decoding, "BAND_PIXELS", 61 * 7)
+    pieces = decoding.upright(image.copy(), factor)
+    assert whole.size == (-(-61 // factor), -(-45 // factor))
+    assert np.array_equal(np.asarray(whole), np.asarray(pieces))

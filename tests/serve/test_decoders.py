@@ -187,7 +187,7 @@ def test_an_end_does_not_wait_for_pictures_that_take_too_long(many_scans):
 
 def test_floats_are_counted_by_their_bytes(client_for):
     """The same number of pixels, of one byte and of four."""
-    client = client_for(limits=Limits(decoding_bytes=10 * 700 * 700))
+    client = client_for(limits=Limits(decoding_bytes=20 * 700 * 700))
     for mode, status in (("L", 200), ("F", 413)):
         buffer = io.BytesIO()
         Image.new(mode, (700, 700), 1).save(buffer, "TIFF", compression="tiff_deflate")

@@ -1,9 +1,11 @@
 """What people and programs send by mistake or on purpose: each is one JSON error with what to do, and the
 service goes on."""
 
+import asyncio
 import io
 import struct
 import zlib
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -230,3 +232,21 @@ def test_errors_of_the_model_are_not_told(client, make_png):
 )
 def test_wrong_methods_and_paths(client, method, path, status):
     refused(client.request(method, path), status, "no_such_path")
+
+
+def test_who_is_refused_again_and_again_waits(client_for, make_png, monkeypatch):
+    """Two refusals at once, then one every ten seconds, none later than 25; and nobody else waits."""
+    slept = []
+
+    async def sleep(seconds):
+        slept.append(seconds)
+
+    client = client_for(limits=Limits(refusals_at_once=2, refusals_per_second=0.1, refusal_seconds=25))
+    monkeypatch.setattr("patchword.serve.guards.asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": sleep}))
+    for _ in range(6):
+        refused(client.post("/caption", content=b"no picture"), 415, "not_a_picture")
+    assert slept[:3] == [0, 0, 0]
+    assert 0 < slept[3] <= 10 < slept[4] <= 20 and slept[5] == pytest.approx(25)
+    assert client.post("/caption", content=make_png()).status_code == 200
+    assert client.get("/nothing").status_code == 404
+    assert len(slept) == 6

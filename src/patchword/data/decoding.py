@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, Jpeg2KImagePlugin, JpegImagePlugin
 
 from patchword.data.headers import (
+    BAND_PIXELS,
     Bounds,
     check_before_opening,
     check_held,
@@ -53,9 +54,6 @@ _UPRIGHT = {
 }
 _SIDEWAYS = (5, 6, 7, 8)
 _ORIENTATION_TAG = 0x0112
-
-_BAND_PIXELS = 4_000_000
-"""Conversions that need several copies go through a picture in bands of so many pixels."""
 
 
 class DecodedPicture(NamedTuple):
@@ -248,10 +246,7 @@ def upright(image: Image.Image, factor: int = 1) -> Image.Image:
     """A loaded picture as upright RGB of 8 bits, transparency over white, `factor` times smaller, without
     metadata: an orientation that has been applied must not be there to be applied again."""
     turn = _UPRIGHT.get(orientation(image))
-    if image.mode != "RGB" or image.has_transparency_data or factor == 1:
-        image = _composited(image)
-    if factor > 1:
-        image = image.reduce(factor)
+    image = _composited(image, factor)
     if turn is not None:
         image = image.transpose(turn)
     image.info = {}
@@ -270,28 +265,32 @@ def orientation(image: Image.Image) -> int:
     return found if found in _UPRIGHT else 1
 
 
-def _composited(image: Image.Image) -> Image.Image:
-    """8-bit RGB; what is transparent shows white. A copy in every case: what we return must not close, or
-    change, with what was given."""
+def _composited(image: Image.Image, factor: int) -> Image.Image:
+    """8-bit RGB, `factor` times smaller; what is transparent shows white. A copy in every case: what we
+    return must not close, or change, with what was given."""
     if image.mode.startswith(("I", "F")):
-        return _in_bands(image, _to_eight_bits(image))
+        return _in_bands(image, factor, _to_eight_bits(image))
     if image.has_transparency_data:
-        return _in_bands(image, _over_white)
-    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+        return _in_bands(image, factor, _over_white)
+    if image.mode == "RGB":
+        return image.reduce(factor) if factor > 1 else image.copy()
+    return _in_bands(image, factor, lambda band: band.convert("RGB"))
 
 
-def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """The picture in strips of some rows, each with its first row."""
-    rows = max(1, _BAND_PIXELS // image.width)
+def _bands(image: Image.Image, factor: int = 1) -> Iterator[tuple[int, Image.Image]]:
+    """The picture in strips of some rows, a multiple of `factor`, each with its first row."""
+    rows = max(1, BAND_PIXELS // (image.width * factor)) * factor
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def _in_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """RGB by a function that needs several copies of what it is given."""
-    whole = Image.new("RGB", image.size)
-    for top, band in _bands(image):
-        whole.paste(convert(band), (0, top))
+def _in_bands(image: Image.Image, factor: int, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """RGB by a function that needs several copies of what it is given, `factor` times smaller: neither these
+    copies nor the colours of all pixels are ever in memory at once."""
+    whole = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    for top, band in _bands(image, factor):
+        colours = convert(band)
+        whole.paste(colours.reduce(factor) if factor > 1 else colours, (0, top // factor))
     return whole
 
 

@@ -51,6 +51,12 @@ _STARTS = (
 """First bytes of kinds that cannot be taken for anything else."""
 
 
+BAND_PIXELS = 500_000
+"""Conversions that need several copies go through a picture in bands of so many pixels."""
+_FLOAT_BYTES, _LAYER_BYTES, _COLOUR_BYTES = 32, 16, 8
+"""What such a conversion holds for each pixel of its band: of values in floats of 64 bits; of a picture over
+white; of other colours."""
+
 WHOLE_PIXELS = 24_000_000
 LEAST_SIDE = 2048
 """Far more than a tower looks at."""
@@ -242,10 +248,15 @@ def cost(image: Image.Image, stored: tuple[int, int], content: bytes, left: int)
     """
     pixels, whole = image.size[0] * image.size[1], stored[0] * stored[1]
     core = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
-    as_rgb = 0 if left > 1 and image.mode == "RGB" else 4
-    held = pixels * (core + as_rgb) + pixels // left**2 * (8 if left > 1 else 4)  # reduced, turned upright
+    held = pixels * core + pixels // left**2 * 8  # as it is decoded, reduced, turned upright
+    if image.mode != "RGB" or image.has_transparency_data:
+        layers = _LAYER_BYTES if image.has_transparency_data else _COLOUR_BYTES
+        held += min(pixels, BAND_PIXELS) * (_FLOAT_BYTES if image.mode.startswith(("I", "F")) else layers)
+    tiles: Any = getattr(image, "tile", None)  # of pictures that are read from a file
+    if tiles and tiles[0][0] in Image.DECODERS:
+        held += 5 * pixels  # decoders of Pillow that are written in Python collect all bytes first
     if image.format in ("JPEG", "MPO") and _scans(content, 1) > 1:
-        held += 6 * whole  # the coefficients of all scans are kept until the last one
+        held += int(_coefficient_bytes(image) * whole)  # they are kept until the last scan
     elif image.format == "JPEG2000":
         held += 5 * len(image.getbands()) * pixels
     elif image.format in ("AVIF", "HEIF", "WEBP"):
@@ -254,6 +265,14 @@ def cost(image: Image.Image, stored: tuple[int, int], content: bytes, left: int)
         width, height = _block(image)
         held += width * height * _sample_bytes(image)
     return held
+
+
+def _coefficient_bytes(image: Image.Image) -> float:
+    """Bytes of a JPEG's coefficients for each pixel: two for each component, fewer where its colours are
+    coarser."""
+    layers: Any = getattr(image, "layer")  # noqa: B009  # only Pillow's class for JPEG declares it
+    parts = [horizontal * vertical for _, horizontal, vertical, *_ in layers]
+    return 2 * sum(parts) / max(parts)
 
 
 def _tags(image: Image.Image) -> Any:

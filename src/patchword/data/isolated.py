@@ -34,6 +34,12 @@ _PATIENCE = 20
 """Seconds on the clock for each second of processor time, at most: a run that is paused (Ctrl+Z, a scheduler)
 or starved must not take a photograph for a bad one."""
 
+_ENVIRONMENT = {
+    **{"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+    # glibc would keep the memory of a large picture for the next one.
+    **{"MALLOC_MMAP_THRESHOLD_": str(2**18), "MALLOC_TRIM_THRESHOLD_": str(2**20)},
+}
+
 _ERRORS = {kind.__name__: kind for kind in (PictureError, NotAPicture, PictureTooLarge)}
 
 
@@ -62,7 +68,7 @@ class Decoder:
             [sys.executable, "-S", "-m", "patchword.data.worker", *(["--yielding"] if yielding else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": paths},
         )
         assert self._process.stdin is not None and self._process.stdout is not None  # both are pipes
         self._stdin, self._stdout = self._process.stdin, self._process.stdout

@@ -43,12 +43,13 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
             said = {"error": type(error).__name__, "message": str(error)}
             answers.write(json.dumps(said).encode() + b"\n")
         else:
-            if decoded is None:
-                continue
-            size = {"size": decoded.picture.size, "stored": (decoded.width, decoded.height)}
-            answers.write(json.dumps(size).encode() + b"\n")
-            answers.write(decoded.picture.tobytes())
+            if decoded is not None:
+                size = {"size": decoded.picture.size, "stored": (decoded.width, decoded.height)}
+                answers.write(json.dumps(size).encode() + b"\n")
+                answers.write(decoded.picture.tobytes())
         answers.flush()
+        del content
+        decoded = None  # neither is held until the next picture comes
 
 
 def _decoded(

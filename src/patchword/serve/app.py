@@ -266,7 +266,9 @@ def create_app(
     _add_page(app)
     _add_refusals(app)
     paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
-    app.add_middleware(Guard, token=token, numbers=numbers, paths=paths)
+    app.add_middleware(
+        Guard, token=token, numbers=numbers, paths=paths, limits=service.limits, ending=lambda: service.ending
+    )
     return app
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import time
+from collections.abc import Callable
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from patchword.serve.limits import Limits
 from patchword.serve.numbers import Numbers
 from patchword.serve.refusals import ClientGone, Refusal, internal
 
@@ -39,6 +43,22 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+class _Pace:
+    """Lets refusals go out so many a second: whoever is refused and asks again at once would otherwise take
+    the processor from those who are served."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._seconds, self._most = 1 / limits.refusals_per_second, limits.refusal_seconds
+        self._burst = limits.refusals_at_once * self._seconds
+        self._next = 0.0
+
+    async def turn(self) -> None:
+        """Wait for the next turn, `refusal_seconds` at most."""
+        now = asyncio.get_running_loop().time()
+        self._next = min(max(self._next + self._seconds, now - self._burst), now + self._most)
+        await asyncio.sleep(max(self._next - now, 0))
+
+
 class Guard:
     """ASGI middleware.
 
@@ -47,8 +67,19 @@ class Guard:
     its own name to 127.0.0.1 does not.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, numbers: Numbers, paths: frozenset[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        token: str | None,
+        numbers: Numbers,
+        paths: frozenset[str],
+        limits: Limits,
+        ending: Callable[[], bool],
+    ) -> None:
+        """`ending`: whether the service ends, when nothing waits any more."""
         self.app, self.token, self.numbers, self.paths = app, token, numbers, paths
+        self._ending = ending
+        self._pace = _Pace(limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,6 +91,8 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if status >= 400 and scope["method"] == "POST" and not self._ending():
+                    await self._pace.turn()
                 headers = MutableHeaders(scope=message)
                 kept = headers.get("Cache-Control")
                 for name, value in _HEADERS.items():
@@ -71,20 +104,30 @@ class Guard:
             await send(message)
 
         try:
-            self._admit(scope)
-            await self.app(scope, receive, send_guarded)
+            refused = await self._refused(scope, receive, send_guarded)
+            if refused is not None and not status:
+                await refused(scope, receive, send_guarded)
         except ClientGone:
             status = 499
+        finally:
+            path = scope["path"] if scope["path"] in self.paths else "other"
+            self.numbers.answered(path, status, time.perf_counter() - began)
+
+    async def _refused(self, scope: Scope, receive: Receive, send: Send) -> JSONResponse | None:
+        """Let the application answer. Returns the answer that is left to be sent where it did not: without
+        its error, which would keep the request's body in memory until then."""
+        try:
+            self._admit(scope)
+            await self.app(scope, receive, send)
+        except ClientGone:
+            raise
         # The last catch: the answer has no traceback; the log has it.
         except Exception as error:
             refusal = error if isinstance(error, Refusal) else internal()
             if refusal is not error:
                 log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
-            if not status:
-                await refusal.response()(scope, receive, send_guarded)
-        finally:
-            path = scope["path"] if scope["path"] in self.paths else "other"
-            self.numbers.answered(path, status, time.perf_counter() - began)
+            return refusal.response()
+        return None
 
     def _admit(self, scope: Scope) -> None:
         headers = Headers(scope=scope)

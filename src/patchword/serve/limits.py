@@ -23,13 +23,13 @@ class Limits:
     """Processes that decode pictures beside the model's thread; one more decodes large ones."""
     small_bytes: int = 64 * 2**20
     """What decoding may hold that does not wait for its turn among large pictures."""
-    small_seconds: float = 3.0
+    small_seconds: float = 1.0
     """What decoding may take before it is put among the large pictures, and begun anew."""
     whole_pixels: int = 6_000_000
     """A picture of more pixels is reduced as it is decoded, by a power of two."""
     least_side: int = 1024
     """Pixels that stay on the shorter side of a reduced picture: no model looks at more than half of that."""
-    decoding_bytes: int = 448 * 2**20
+    decoding_bytes: int = 224 * 2**20
     """Memory of a picture while it is decoded, judged by its header; large ones are decoded one at a time."""
     queue: int = 64
     """Requests that may wait for the model; the next one is refused with 503."""
@@ -47,5 +47,11 @@ class Limits:
     """Time after SIGTERM or Ctrl+C in which accepted requests may still be answered; the others get 503."""
     connections: int = 128
     """Open connections; the next one gets 503 and is closed."""
+    refusals_per_second: float = 20.0
+    """Refused requests that are answered in a second; the others wait for their turn."""
+    refusals_at_once: int = 40
+    """Refusals that do not wait, after a time without any."""
+    refusal_seconds: float = 2.0
+    """Longest time that a refusal waits for its turn."""
     retry_seconds: int = 2
     """Value of Retry-After when the service is full."""

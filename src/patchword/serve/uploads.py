@@ -59,18 +59,20 @@ async def read_body(request: Request, limit: int, limits: Limits, held: BodyBudg
 
 
 async def _collect(request: Request, limit: int, limits: Limits, held: BodyBudget) -> bytes:
-    body = bytearray()
+    chunks: list[bytes] = []  # one long buffer would be copied again and again as it grows
+    length = 0
     try:
         async for chunk in request.stream():
-            body += chunk
+            chunks.append(chunk)
+            length += len(chunk)
             held.bytes += len(chunk)
-            if len(body) > limit:
+            if length > limit:
                 raise _too_large(limit)
             if held.bytes > held.most:
                 raise full(limits.retry_seconds, _CLOSE)
-        return bytes(body)
+        return b"".join(chunks)
     except BaseException:  # cancelled by the deadline as well
-        held.bytes -= len(body)
+        held.bytes -= length
         raise
 
 

@@ -125,3 +125,17 @@ def test_kind_11_options_that_a_model_cannot_use_are_not_passed_over(patchword, 
         "--out", tmp_path / "a.json", "--beam", "3",
     )  # fmt: skip
     assert status == 2 and "gives answers, and --beam" in err
+
+
+def test_looking_at_a_few_pictures_at_a_time_makes_no_difference(model, monkeypatch):
+    """Captions, concepts and maps of six pictures that the tower saw in one pass, and in passes of two."""
+    named = (skimage.data.chelsea(), skimage.data.coffee(), skimage.data.rocket())
+    pictures = [ASTRONAUT, *named, ASTRONAUT[:, ::-1].copy(), named[0][:, ::-1].copy()]
+    found = {}
+    for count in (6, 2):
+        monkeypatch.setattr("patchword.tasks.caption.model._LOOKED_AT_ONCE", count)
+        found[count] = model.caption(pictures)
+    for whole, parts in zip(found[6], found[2], strict=True):
+        assert (whole.text, whole.unsure) == (parts.text, parts.unsure)
+        assert [one.word for one in whole.named] == [one.word for one in parts.named]
+        np.testing.assert_allclose(whole.attention_Thw, parts.attention_Thw, atol=1e-4)
