@@ -21,7 +21,7 @@ SIZES = [
 @pytest.mark.parametrize("rows", SIZES)
 def test_a_stage_is_long_enough_for_any_number_of_rows(rows):
     """The warm-up is over long before the stage is, and the model is measured often enough to be selected."""
-    stage = followed(StageSettings(batch=32), rows, first=True)
+    stage = followed(StageSettings(batch=32), rows, first=True, selecting=200)
     steps = -(-rows // stage.batch)
     total = stage.epochs * steps
     assert total >= 1000 and stage.epochs >= 10
@@ -31,17 +31,28 @@ def test_a_stage_is_long_enough_for_any_number_of_rows(rows):
 
 
 def test_more_data_never_mean_fewer_steps_and_always_fewer_epochs():
-    stages = [followed(StageSettings(batch=32), rows, first=True) for rows in sorted(SIZES)]
+    stages = [followed(StageSettings(batch=32), rows, first=True, selecting=200) for rows in sorted(SIZES)]
     totals = [stage.epochs * -(-rows // 32) for stage, rows in zip(stages, sorted(SIZES), strict=True)]
     assert [stage.epochs for stage in stages] == sorted((stage.epochs for stage in stages), reverse=True)
     assert totals[-1] > 10 * totals[0]
 
 
+@pytest.mark.parametrize("rows", [15, 75, 900])
+def test_few_pictures_select_nothing(rows):
+    """Rates that fall to zero over a fixed number of steps, and the last model, in place of the luckiest."""
+    few, enough = (followed(StageSettings(batch=32), rows, True, number) for number in (20, 50))
+    assert (few.keep, few.decay, few.patience) == ("last", "cosine", 0)
+    assert (enough.keep, enough.decay) == ("best", "constant") and enough.patience >= 3
+    assert 300 <= few.epochs * -(-rows // 32) < 600 and few.epochs >= 20
+    assert 3 <= few.epochs // few.validate_every <= 7
+
+
 def test_what_is_given_stays():
     given = {"epochs": 7, "warm_up_steps": 5, "validate_every": 2, "patience": 0}
-    assert followed(StageSettings(**given), 40, first=True) == StageSettings(**given)
-    for name, value in given.items():
-        assert getattr(followed(StageSettings(**{name: value}), 40, first=True), name) == value
+    given |= {"decay": "step", "keep": "best"}
+    assert followed(StageSettings(**given), 40, first=True, selecting=200) == StageSettings(**given)
+    for (name, value), selecting in itertools.product(given.items(), (5, 200)):
+        assert getattr(followed(StageSettings(**{name: value}), 40, True, selecting), name) == value
 
 
 def test_rare_words_are_known_where_there_are_few_captions():
@@ -77,6 +88,13 @@ def test_the_loss_decides_between_equal_scores(run):
     losses = [3.0, 2.0, 2.5, 1.0, 0.5]
     _, events = run([(0.0 if number < 4 else -1.0, {}, loss) for number, loss in enumerate(losses)])
     assert [event["best"] for event in events] == [True, True, False, True, False]
+
+
+def test_a_stage_may_keep_its_last_model(run):
+    """Whatever the scores say; and no patience is lost."""
+    lines, events = run([(0.5, {}, 2.0), (0.75, {}, 1.0), (0.25, {}, 3.0)], keep="last", patience=1)
+    assert [event["best"] for event in events] == [True] * 3
+    assert lines[2] == "only, epoch 3 of 3, step 24: loss 3.000, CIDEr 0.2500 (the last one is kept)"
 
 
 def test_equal_scores_without_a_loss_keep_the_first(run):

@@ -354,12 +354,14 @@ class Run:
         return bool(settings.patience) and self.past.since_best >= settings.patience
 
     def _remember(self, found: Validation, settings: StageSettings) -> bool:
-        """Put a validation into the history; True where it is the best of the run.
+        """Put a validation into the history; True where its model is to be kept: as the best of the run, or
+        because the stage keeps the last one.
 
         Equal scores are told apart by the loss. Before the warm-up is over no patience is lost.
         """
         past, loss = self.past, math.inf if found.loss is None else found.loss
         better = found.score > past.best or (found.score == past.best and loss < past.best_loss)
+        better = better or settings.keep == "last"
         if better:
             self.past = past._replace(
                 best=found.score, best_loss=loss, best_step=self.position.step, since_best=0
@@ -371,6 +373,8 @@ class Run:
     def _say_validation(self, settings: StageSettings, epoch: int, found: Validation, better: bool) -> None:
         loss = "" if found.loss is None else f"loss {found.loss:.3f}, "
         best = "best so far" if better else f"best {self.past.best:.4f} at step {self.past.best_step}"
+        if settings.keep == "last":
+            best = "the last one is kept"
         where = f"{settings.name}, epoch {epoch + 1} of {settings.epochs}, step {self.position.step}"
         self.say(f"{where}: {loss}{found.measure} {found.score:.4f} ({best})")
 

@@ -69,6 +69,9 @@ class StageSettings(BaseModel, extra="forbid", frozen=True):
     patience: int = Field(
         0, ge=0, description="validations without a better score after which the stage ends; 0: never"
     )
+    keep: Literal["best", "last"] = Field(
+        "best", description="model that validations keep: that of the best score, or the last one"
+    )
     start_from: Literal["last", "best"] = Field(
         "last", description="weights that the stage begins with: as they are, or the best so far"
     )

@@ -69,8 +69,8 @@ class CaptionRun(RunSettings, frozen=True):
     )
     follow_data: bool = Field(
         False,
-        description="data.minimum_count and a stage's epochs, warm_up_steps, validate_every and patience, "
-        "where they are not given, follow the number of captions",
+        description="data.minimum_count and a stage's epochs, warm_up_steps, validate_every, patience, decay "
+        "and keep, where they are not given, follow the number of captions and of pictures held out",
     )
     stage: tuple[CaptionStage, ...] = Field(min_length=1, description="what happens, in order")
 

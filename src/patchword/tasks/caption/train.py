@@ -97,7 +97,7 @@ class CaptionTraining:
         train, selection = read_splits(run.data)
         self.notes: list[str] = []
         if run.follow_data:
-            run, self.notes = following(run, train)
+            run, self.notes = following(run, train, len(selection))
         self.run = run
         self.vocabulary = build_vocabulary(run.data, train)
         torch.manual_seed(run.seed)
@@ -242,8 +242,11 @@ class CaptionTraining:
             self._prototypes.load_resume_state(tensors)
 
 
-def following(run: CaptionRun, train: Sequence[CaptionRecord]) -> tuple[CaptionRun, list[str]]:
-    """The run with everything that follows the data, and what that is, as lines to be shown."""
+def following(
+    run: CaptionRun, train: Sequence[CaptionRecord], selecting: int
+) -> tuple[CaptionRun, list[str]]:
+    """The run with everything that follows the data, and what that is, as lines to be shown; `selecting` is
+    the number of pictures that select a model."""
     captions = sum(len(record.captions) for record in train)
     data = run.data
     if "minimum_count" not in data.model_fields_set:
@@ -252,12 +255,15 @@ def following(run: CaptionRun, train: Sequence[CaptionRecord]) -> tuple[CaptionR
     for number, stage in enumerate(run.stage):
         by_caption = stage.captions_per_picture == 0 and isinstance(stage.objective, CrossEntropySettings)
         rows = captions if by_caption else len(train)
-        stages.append(followed(stage, rows, first=number == 0 and run.captioner_from is None))
+        stages.append(followed(stage, rows, number == 0 and run.captioner_from is None, selecting))
         steps = math.ceil(rows / stage.batch)
         found = stages[-1]
+        end = f"patience {found.patience} validations" if found.patience else "no patience"
+        if found.keep == "last":
+            end += f"; {selecting} pictures are too few to select a model: the last one is kept"
         notes.append(
             f"{found.name}: {found.epochs} epochs of {steps} steps, warm-up {found.warm_up_steps} steps, "
-            f"a validation every {found.validate_every} epochs, patience {found.patience} validations"
+            f"a validation every {found.validate_every} epochs, {end}"
         )
     head = (
         f"following the data, {len(train)} training pictures with {captions} captions: words that occur "
