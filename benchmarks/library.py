@@ -184,7 +184,7 @@ class Steps:
     def mounted(self) -> bool:
         """The drive of the library is a mounted one, where that is allowed."""
         inside = self.library / "drive"
-        if os.path.ismount(inside):
+        if self.drive.exists() and any(inside.iterdir()):
             return True
         if not self.drive.exists():
             inside.rename(self.drive)
@@ -246,6 +246,7 @@ class Steps:
     def unmount(self) -> dict[str, Any]:
         if subprocess.run(["umount", self.library / "drive"], stderr=subprocess.DEVNULL).returncode:
             return {"left out": "no right to mount here"}
+        assert not any((self.library / "drive").iterdir()), "the drive is still there"
         return self._indexed("unmount")
 
     def search_unmounted(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,6 +113,23 @@ def test_a_drive_under_the_folder_that_is_not_mounted_keeps_its_pictures(
     assert prune_index(out).absent == {trip: 3}, "pruning wants evidence as well"
     report = update_index(photos, out, IndexModel(embed, "colours"), allow_empty=True)
     assert (report.removed, report.pictures) == (3, 3)
+
+
+def test_a_part_of_the_same_file_system_that_is_mounted_is_a_drive_too(photos, tmp_path, embed, monkeypatch):
+    """It has no device number of its own; the system's list of mounts names it, with its spaces escaped."""
+    (photos / "trip").rename(photos / "the trip")
+    out, trip = tmp_path / "out", str(photos / "the trip")
+    listed, list_file = tmp_path / "mountinfo", Path
+    escaped = trip.replace(" ", "\\040")
+    listed.write_text(f"1 2 3:4 / / rw - ext4 /dev/a rw\n5 1 3:4 /there {escaped} rw - ext4 /dev/a rw\n")
+    place = lambda path: listed if path == "/proc/self/mountinfo" else list_file(path)  # noqa: E731
+    monkeypatch.setattr(walk_file, "Path", place)
+    update_index(photos, out, IndexModel(embed, "colours"))
+    listed.write_text("1 2 3:4 / / rw - ext4 /dev/a rw\n")
+    for file in (photos / "the trip").iterdir():
+        file.unlink()
+    report = update_index(photos, out, IndexModel(embed, "colours"))
+    assert (report.removed, report.pictures, report.absent) == (0, 6, {trip: 3})
 
 
 def test_a_folder_of_which_the_last_picture_is_deleted_is_forgotten(photos, tmp_path, embed):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -76,10 +77,27 @@ class Comparison(NamedTuple):
     them."""
 
 
+def mounted() -> frozenset[bytes]:
+    """Where the system says that something is mounted (Linux; elsewhere nowhere): a part of a file system
+    that is mounted within the same one has no device number of its own, by which `os.path.ismount` tells."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return frozenset()
+    places = (line.split()[4] for line in lines)
+    return frozenset(re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), one) for one in places)
+
+
+def is_mount(path: bytes, places: Collection[bytes]) -> bool:
+    """Whether something is mounted at a path; `places` is what `mounted` gave."""
+    return os.path.ismount(path) or path in places
+
+
 def walk(folder: Path) -> Walk:
     """All pictures under a folder with its sub-folders, index folders left out. Links to folders are not
     followed."""
-    above = _mount_above(os.fsencode(folder))
+    places = mounted()
+    above = _mount_above(os.fsencode(folder), places)
     seen = Walk({}, {}, set() if above is None else {above}, False, Counter())
     entries = 0
 
@@ -93,7 +111,7 @@ def walk(folder: Path) -> Walk:
             folders.clear()
             continue
         seen.mounts.update(
-            os.fsencode(path) for one in folders if os.path.ismount(path := os.path.join(place, one))
+            path for one in folders if is_mount(path := os.fsencode(os.path.join(place, one)), places)
         )
         folders.sort()
         seen.left_out[LINKED_FOLDER] += sum(os.path.islink(os.path.join(place, one)) for one in folders)
@@ -114,9 +132,9 @@ def walk(folder: Path) -> Walk:
     return seen._replace(empty=not entries and os.fsencode(folder) not in seen.unreadable)
 
 
-def _mount_above(path: bytes) -> bytes | None:
+def _mount_above(path: bytes, places: Collection[bytes]) -> bytes | None:
     """Where the drive of a path is mounted; None for the root of the file system, which is always there."""
-    while not os.path.ismount(path):
+    while not is_mount(path, places):
         path = os.path.dirname(path)
     return path if os.path.dirname(path) != path or os.name == "nt" else None
 
@@ -149,7 +167,8 @@ def compare(
     waiting = [path for path, status in seen.found.items() if _changed(known.get(path), status)]
     silent = set(seen.unreadable)
     if not allow_empty:
-        silent |= {mount for mount in mounts if not os.path.ismount(mount)}
+        places = mounted()
+        silent |= {mount for mount in mounts if not is_mount(mount, places)}
     gone: dict[bytes, KnownPicture] = {}
     absent: dict[str, int] = {}
     for path, one in known.items():
@@ -184,7 +203,7 @@ def is_gone(path: bytes, mounts: Collection[bytes]) -> bool:
     if _exists(path):
         return False
     mount = _place_among(mounts, path)
-    return (mount is None or os.path.ismount(mount)) and _is_filled(os.path.dirname(path))
+    return (mount is None or is_mount(mount, mounted())) and _is_filled(os.path.dirname(path))
 
 
 def _is_filled(folder: bytes) -> bool:
