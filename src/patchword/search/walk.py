@@ -111,7 +111,7 @@ def walk(folder: Path) -> Walk:
             folders.clear()
             continue
         seen.mounts.update(
-            path for one in folders if is_mount(path := os.fsencode(os.path.join(place, one)), places)
+            under for one in folders if is_mount(under := os.fsencode(os.path.join(place, one)), places)
         )
         folders.sort()
         seen.left_out[LINKED_FOLDER] += sum(os.path.islink(os.path.join(place, one)) for one in folders)
