@@ -8,13 +8,17 @@ INSTALL := $(PIP) --constraint constraints.txt
 EXTRAS := dev,serve,search,pretrained,paint,onnx
 HASHED := $(PIP) --require-hashes --no-deps --requirement
 
-.PHONY: caption test test-browser chromium lint docs requirements clean
+.PHONY: caption test test-slow test-browser chromium lint docs requirements clean
 
 caption: $(VENV)/.core
 	@$(BIN)/patchword caption "$(or $(PHOTO),$(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/matplotlib/mpl-data/sample_data/grace_hopper.jpg)"
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+# What `make test` skips, counts and names: minutes each.
+test-slow: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --slow -m slow
 
 test-browser: $(VENV)/.dev chromium
 	$(INSTALL) playwright

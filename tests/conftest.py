@@ -8,13 +8,43 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+LONG = (
+    "rules/test_wheel.py",
+    "train/test_kills.py",
+    "tasks/caption/test_fused.py",
+    "recorded/test_recorded.py",
+    "rules/test_typed.py",
+    "tasks/paint/test_families.py",
+    "tasks/paint/test_paint.py",
+    "tasks/label/test_train.py",
+    "train/test_training.py",
+)
+"""Files that take long, begun first: of two workers the one that is given such a file last works on alone."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--slow` runs what is marked so."""
+    parser.addoption("--slow", action="store_true", help="also run tests that take minutes each")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The long files first; `make test` keeps that order (--no-loadscope-reorder). Slow tests are skipped, and
+    so counted, where --slow is not given."""
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: `make test-slow` runs it"))
+    here, places = Path(__file__).parent, {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.relative_to(here).as_posix(), len(LONG)))
+
 
 PIECES = [
     "a",
@@ -166,33 +196,42 @@ def config(scenes, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_patchword():
-    """Calls the command line in a process of its own, as a person does; returns the finished process."""
+    """Calls the command line as a person types it, in this process: what a process of its own would add is
+    its start, five seconds each time. Gives what `subprocess.run` gives; `start_patchword` starts a
+    process."""
+    from patchword.cli import main
 
-    def call(
-        *arguments: object, start_only: bool = False, environment: dict | None = None
-    ) -> subprocess.CompletedProcess | subprocess.Popen:
-        command = [sys.executable, "-c", "from patchword.cli import main; main()", *map(str, arguments)]
-        settings = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "OMP_WAIT_POLICY": "passive",
-            "PYTHONWARNINGS": "default",
-            **(environment or {}),
-        }
-        if start_only:
-            return subprocess.Popen(
-                command, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-        return subprocess.run(
-            command,
-            env=settings,
-            capture_output=True,
-            encoding="utf-8",
-            errors="surrogateescape",
-            timeout=240,
-        )
+    def call(*words: object) -> subprocess.CompletedProcess:
+        command = ["patchword", *map(str, words)]
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+        status = 0
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setattr(sys, "argv", command)
+            try:
+                main()
+            except SystemExit as ended:
+                status = ended.code or 0
+        said = (one.buffer.getvalue().decode("utf-8", "surrogateescape") for one in (out, err))
+        return subprocess.CompletedProcess(command, status, *said)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def start_patchword():
+    """Starts the command line in a process of its own, with as many threads as this one has, so that its
+    numbers are the same bit for bit."""
+
+    def start(*words: object) -> subprocess.Popen:
+        import torch
+
+        command = [sys.executable, "-c", "from patchword.cli import main; main()", *map(str, words)]
+        threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "OMP_WAIT_POLICY": "passive"}
+        return subprocess.Popen(
+            command, env={**os.environ, **threads}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,6 @@
 import io
+import os
+import subprocess
 import sys
 
 import pytest
@@ -49,9 +51,11 @@ def test_a_console_that_is_not_utf8_shows_names_escaped(monkeypatch, towers, pho
     assert not ended.value.code and b"bl\\xe5.png\t" in console.buffer.getvalue()
 
 
-def test_kind_14_help_does_not_break_inside_a_sentence(run_patchword):
+def test_kind_14_help_does_not_break_inside_a_sentence():
     """At 80 columns a line of the list of commands is full before the next one begins."""
-    shown = run_patchword("--help", environment={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).stdout
+    command = [sys.executable, "-m", "patchword", "--help"]
+    environment = {**os.environ, "COLUMNS": "80", "TERMINAL_WIDTH": "80", "PYTHONIOENCODING": "utf-8"}
+    shown = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=True).stdout
     lines = shown[shown.index("Commands") :].splitlines()[1:]
     texts = [line.strip("│ ") for line in lines if line.startswith("│")]
     broken = []

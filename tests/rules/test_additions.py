@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 HOUSE = (
@@ -218,8 +219,9 @@ def test_a_task_touches_its_folder_its_command_and_one_line_of_the_table(copy):
         copy / "counter" / "config.json",
         '{"format": FORMAT, "task": "count"}'.replace("FORMAT", _format(package)),
     )
-    draw = "from PIL import Image; p = Image.new('RGB', (4, 4), 'red'); p.putpixel((0, 0), (0, 0, 9)); p.save('p.png')"
-    run(copy, "-c", draw)
+    picture = Image.new("RGB", (4, 4), "red")
+    picture.putpixel((0, 0), (0, 0, 9))
+    picture.save(copy / "p.png")
     assert run(copy, "-m", "patchword", "count", "p.png").strip() == "2"
     assert re.search(r"count +Print the number of colours", run(copy, "-m", "patchword", "--help"))
 

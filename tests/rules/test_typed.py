@@ -3,7 +3,7 @@ command's own parser, and a training is followed to its settings, which must be 
 line changes. Lines that need no model are then run as they are typed, on small stand-ins for the files that
 they name.
 
-Lines that load a model take minutes together: PATCHWORD_TYPED=1 runs these too, sends the curl lines to a
+Lines that load a model take minutes together: `make test-slow` runs these too, sends the curl lines to a
 service, and trains the captioner of the README. What is no line of ours stands in `NOT_RUN`, with the reason.
 """
 
@@ -22,11 +22,6 @@ import numpy as np
 import pytest
 import skimage.data
 from PIL import Image, ImageDraw
-
-with_models = pytest.mark.skipif(
-    os.environ.get("PATCHWORD_TYPED") != "1",
-    reason="loads models, which takes minutes for all lines; the words are checked above. PATCHWORD_TYPED=1 runs it",
-)
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -143,7 +138,9 @@ def pictures_and_captions(folder):
         save_json(folder / name, {"images": images})
     (folder / "scenes" / "images").symlink_to("../photos")
     rows_of_questions = [{"image": "0.jpg", "question": "what is it?", "answer": "flag"}] * 2
-    (folder / "scenes" / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of_questions))
+    (folder / "scenes" / "questions.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows_of_questions)
+    )
     many = [{**images[-1], "imgid": number, "sentences": [{"raw": "cat"}] * 5} for number in range(1000)]
     save_json(folder / "dataset_coco.json", {"images": many})
     (folder / "mine.csv").write_text("\n".join(rows) + "\n")
@@ -302,8 +299,15 @@ def world(files, tmp_path_factory):
 
 
 def copy_of(world, tmp_path, monkeypatch):
-    """A copy of the world for one line, and the folder in which it is typed; a person's home as well."""
+    """A copy of the world for one line, and the folder in which it is typed; a person's home as well. What is
+    cached is the line's own, but for METEOR's tables, which take twenty seconds to make."""
+    from patchword.metrics.meteor.tables import cache_directory
+
+    tables = cache_directory() / "meteor"
+    tables.mkdir(parents=True, exist_ok=True)
     shutil.copytree(world, tmp_path / "place", symlinks=True)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "meteor").symlink_to(tables)
     monkeypatch.chdir(tmp_path / "place")
     monkeypatch.setenv("HOME", str(tmp_path / "place"))
     monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
@@ -384,7 +388,7 @@ def test_kind_8_a_documented_line_runs_as_typed(line, before, place_of_files, pa
     run_line(typed(line, before), patchword, monkeypatch)
 
 
-@with_models
+@pytest.mark.slow
 @pytest.mark.skipif(BASH is None, reason="the lines are for bash")
 @pytest.mark.parametrize(("line", "before"), SLOW, ids=names_of(SLOW))
 def test_kind_8_a_documented_line_with_a_model_runs_as_typed(
@@ -423,7 +427,7 @@ def follow_structure(config, overrides, *rest):
     return SimpleNamespace(ranked=[], toml="structure.toml", plot="search.png")
 
 
-@with_models
+@pytest.mark.slow
 def test_kind_8_the_readme_trains_a_captioner_that_captions(place, patchword):
     """The lines of "Train on your own data" one after the other; the training is shortened, and everything
     after it is as typed."""
@@ -440,7 +444,7 @@ def test_kind_8_the_readme_trains_a_captioner_that_captions(place, patchword):
     assert (place / "new.html").is_file() and json.loads((place / "predictions.json").read_text())
 
 
-@with_models
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None or BASH is None, reason="curl is not installed")
 def test_kind_8_curl_is_answered_as_typed(place):
     """All lines of docs/serve.md, sent to one service with an index, as `patchword serve --index

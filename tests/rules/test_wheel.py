@@ -2,6 +2,7 @@
 lies beside it.
 """
 
+import json
 import os
 import re
 import shutil
@@ -25,9 +26,74 @@ SHORT = [
 ]
 
 
+ONE_AFTER_THE_OTHER = """
+import contextlib, io, json, sys, traceback
+from patchword.cli import main
+
+def answered(kind, words):
+    status = 0
+    try:
+        if kind == "code":
+            exec(words[0], {"__name__": "__main__"})
+        else:
+            sys.argv = ["patchword", *words]
+            main()
+    except SystemExit as ended:
+        status = ended.code or 0
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    return status
+
+for line in sys.stdin:
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = answered(*json.loads(line))
+    said = (one.buffer.getvalue().decode("utf-8", "surrogateescape") for one in (out, err))
+    print(json.dumps([status, *said]), flush=True)
+"""
+"""Runs lines of code, and commands, as they come: one process starts torch once for all of them."""
+
+
+class Installed:
+    """Python with the wheel's package alone, in a folder with a data set of one's own."""
+
+    def __init__(self, site: Path, work: Path) -> None:
+        self.work = work
+        self.environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+        self.lasting = subprocess.Popen(
+            [sys.executable, "-c", ONE_AFTER_THE_OTHER],
+            cwd=work, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8",
+        )  # fmt: skip
+
+    def code(self, text: str) -> str:
+        """What a program prints."""
+        return self._said("code", [text])
+
+    def patchword(self, *words: str) -> str:
+        """What a command prints."""
+        return self._said("command", list(words))
+
+    def process(self, *arguments: str) -> str:
+        """What Python prints that is started for this alone."""
+        finished = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.work, env=self.environment, capture_output=True, text=True, timeout=240,
+        )  # fmt: skip
+        assert finished.returncode == 0, f"{arguments}: {finished.stderr[-2000:]}"
+        return finished.stdout
+
+    def _said(self, kind: str, words: list[str]) -> str:
+        assert self.lasting.stdin is not None and self.lasting.stdout is not None
+        self.lasting.stdin.write(json.dumps([kind, words]) + "\n")
+        self.lasting.stdin.flush()
+        status, out, err = json.loads(self.lasting.stdout.readline())
+        assert status == 0, f"{words}: {err[-2000:]}"
+        return out
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Runs Python with the wheel's package alone, in a folder with a data set of one's own."""
+def installed(tmp_path_factory):
     pytest.importorskip(
         "setuptools", "77", reason="setuptools 77 builds the wheel: pip install patchword[dev]"
     )
@@ -43,30 +109,15 @@ def run(tmp_path_factory):
     wheel = [*pip, "wheel", *alone, "--no-build-isolation", "--wheel-dir", str(made), str(source)]
     subprocess.run(wheel, check=True, capture_output=True, timeout=200)
     subprocess.run(
-        [*pip, "install", *alone, "--target", str(site), *map(str, made.glob("*.whl"))],
+        [*pip, "install", *alone, "--no-compile", "--target", str(site), *map(str, made.glob("*.whl"))],
         check=True,
         timeout=200,
     )
     _data_set(work)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(site),
-        "OMP_NUM_THREADS": "1",
-    }
-
-    def call(*arguments: str) -> str:
-        finished = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=work,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert finished.returncode == 0, f"{arguments}: {finished.stderr[-2000:]}"
-        return finished.stdout
-
-    return call
+    running = Installed(site, work)
+    yield running
+    running.lasting.communicate()
+    assert running.lasting.returncode == 0
 
 
 def _data_set(folder: Path) -> None:
@@ -81,41 +132,42 @@ def _data_set(folder: Path) -> None:
         Image.new("RGB", (96, 96), "red").save(folder / name)
 
 
-def test_the_installed_package_is_that_of_the_wheel(run):
-    where = run("-c", "import patchword; print(patchword.__file__, patchword.__version__)")
+def test_the_installed_package_is_that_of_the_wheel(installed):
+    where = installed.process("-c", "import patchword; print(patchword.__file__, patchword.__version__)")
     version = re.search(
         r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE
     )
     assert str(ROOT) not in where and where.split()[1] == version.group(1)
+    assert installed.code("import patchword; print(patchword.__file__, patchword.__version__)") == where
 
 
-def test_every_module_and_configuration_is_in_the_wheel(run):
+def test_every_module_and_configuration_is_in_the_wheel(installed):
     modules = "import pkgutil, patchword; print(*sorted(m.name for m in pkgutil.walk_packages(patchword.__path__, 'patchword.')))"
     packages = ROOT / "src" / "patchword"
     files = [path.relative_to(packages).with_suffix("") for path in packages.rglob("*.py")]
     names = {".".join(("patchword", *file.parts)).removesuffix(".__init__") for file in files} - {"patchword"}
-    assert set(run("-c", modules).split()) == names
-    listed = run("-m", "patchword", "train", "--list").splitlines()
+    assert set(installed.code(modules).split()) == names
+    listed = installed.process("-m", "patchword", "train", "--list").splitlines()
     assert len(listed) == len(list((packages / "configs").rglob("*.toml")))
 
 
-def test_the_python_of_the_readme_runs(run):
+def test_the_python_of_the_readme_runs(installed):
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    printed = run("-c", "".join(blocks)).splitlines()
+    printed = installed.code("".join(blocks)).splitlines()
     assert len(printed) == 1 + PICTURES + 1 and all(printed) and 0 < float(printed[-1]) <= 1
 
 
-def test_training_on_own_data_runs_as_the_readme_shows_it(run):
+def test_training_on_own_data_runs_as_the_readme_shows_it(installed):
     section = README.split("## Train on your own data")[1].split("```sh\n")[1].split("```")[0]
     for line in section.splitlines():
         words = line.split()
         assert words[0] == "patchword"
-        printed = run("-m", *words, *(SHORT if words[1] == "train" else ()))
+        printed = installed.patchword(*words[1:], *(SHORT if words[1] == "train" else ()))
         if words[1] == "caption" and "--explain" not in words:
             assert "new.jpg" in printed
-    page = run("-c", "print(open('new.html', encoding='utf-8').read())")
+    page = (installed.work / "new.html").read_text(encoding="utf-8")
     assert "<html" in page and "new.jpg" in page
-    assert run("-c", "import json; print(len(json.load(open('predictions.json'))))").strip() == "3"
+    assert len(json.loads((installed.work / "predictions.json").read_text(encoding="utf-8"))) == 3
 
 
 @pytest.mark.parametrize(
@@ -129,5 +181,5 @@ def test_training_on_own_data_runs_as_the_readme_shows_it(run):
     ],
     ids=lambda words: words[0],
 )
-def test_commands_of_the_readme_run(run, words):
-    assert run("-m", "patchword", *words).strip()
+def test_commands_of_the_readme_run(installed, words):
+    assert installed.patchword(*words).strip()

@@ -73,14 +73,14 @@ def test_run_folder_is_not_overwritten(trained, config, run_patchword):
     assert "was begun with other settings (seed)" in other.stderr
 
 
-def test_kill_and_resume_is_the_same_run(trained, config, run_patchword, tmp_path):
+def test_kill_and_resume_is_the_same_run(trained, config, run_patchword, start_patchword, tmp_path):
     """Killed twice at points that the clock chooses, resumed: same losses, same validations, same weights,
     bit for bit.
     """
     arguments = ("train", config, f"out={tmp_path / 'run'}", "--resume", "--device", "cpu")
     state = tmp_path / "run" / "checkpoints" / "last" / "training.json"
     for wanted in (2, 9):
-        process = run_patchword(*arguments, start_only=True)
+        process = start_patchword(*arguments)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
             if state.exists():
@@ -125,33 +125,36 @@ def test_two_processes_equal_one(config, run_patchword, tmp_path):
         .replace("epochs = 2", "epochs = 1")
     )
     (tmp_path / "run.toml").write_text(text)
-    runs = {}
-    for processes in (1, 2):
-        out = tmp_path / f"run{processes}"
-        code = "from patchword.cli import main; main()"
-        script = tmp_path / "main.py"
-        script.write_text(code)
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node",
-            str(processes),
-            "--master-port",
-            str(29600 + processes),
-        ]
-        command += [str(script), "train", str(tmp_path / "run.toml"), f"out={out}", "--device", "cpu"]
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "OMP_WAIT_POLICY": "passive",
-            "ACCELERATE_USE_CPU": "true",
-        }
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr[-3000:]
-        runs[processes] = [row["loss"] for row in events(out) if row["event"] == "step"]
-    assert len(runs[1]) == len(runs[2]) > 10
-    assert runs[1] == pytest.approx(runs[2], abs=1e-5)
+    common = ("train", tmp_path / "run.toml", "--device", "cpu")
+    alone = run_patchword(*common, f"out={tmp_path / 'one'}")
+    assert alone.returncode == 0, alone.stderr
+    script = tmp_path / "main.py"
+    script.write_text("from patchword.cli import main; main()")
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "29602",
+    ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+        "ACCELERATE_USE_CPU": "true",
+    }
+    done = subprocess.run(
+        [*torchrun, script, *map(str, common), f"out={tmp_path / 'two'}"],
+        env=environment, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (
+        [row["loss"] for row in events(tmp_path / name) if row["event"] == "step"] for name in ("one", "two")
+    )
+    assert len(one) == len(two) > 10
+    assert one == pytest.approx(two, abs=1e-5)
 
 
 def test_overflow_is_skipped_then_stops(config, run_patchword, tmp_path):

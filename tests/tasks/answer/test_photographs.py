@@ -8,19 +8,19 @@ from PIL import Image, ImageDraw
 
 from patchword.errors import DataError, ModelError
 from patchword.tasks.answer.any_picture import load_any
-from patchword.tasks.answer.photographs import Asked, PhotographAnswerer, known_word, understood
+from patchword.tasks.answer.photographs import PhotographAnswerer, PhotographQuestion, known_word, understood
 from patchword.tasks.retrieve.load import load_two_towers
 
 
 @pytest.mark.parametrize(
     ("question", "asked"),
     [
-        ("Is there a dog?", Asked("presence", "dog")),
-        ("are there any people in the picture", Asked("presence", "people")),
-        ("Does this photo show a hot dog?", Asked("presence", "hot dog")),
-        ("is it a cat?", Asked("presence", "cat")),
-        ("What is it?", Asked("what", "")),
-        ("what's in this image?", Asked("what", "")),
+        ("Is there a dog?", PhotographQuestion("presence", "dog")),
+        ("are there any people in the picture", PhotographQuestion("presence", "people")),
+        ("Does this photo show a hot dog?", PhotographQuestion("presence", "hot dog")),
+        ("is it a cat?", PhotographQuestion("presence", "cat")),
+        ("What is it?", PhotographQuestion("what", "")),
+        ("what's in this image?", PhotographQuestion("what", "")),
     ],
 )
 def test_the_kinds_of_question_that_are_understood(question, asked):

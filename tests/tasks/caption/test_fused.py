@@ -422,7 +422,7 @@ def test_captions_end_where_sentences_end(fused):
     )
 
 
-def test_killed_while_the_memory_fills_and_resumed(workshop, fused, call, run_patchword, tmp_path):
+def test_killed_while_the_memory_fills_and_resumed(workshop, fused, call, start_patchword, tmp_path):
     """kill -9 in the second stage: resumed, the run has the same losses, scores, bank and prototypes as the
     one that was left alone.
     """
@@ -442,9 +442,7 @@ def test_killed_while_the_memory_fills_and_resumed(workshop, fused, call, run_pa
         "--device",
         "cpu",
     )
-    process = run_patchword(
-        *arguments, start_only=True, environment={"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    )
+    process = start_patchword(*arguments)
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         try:  # the first stage has 24 steps; a clustering waits for its step
