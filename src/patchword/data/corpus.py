@@ -31,7 +31,7 @@ _BUFFER = 1 << 20
 _SPLIT: dict[str, Callable[[str], list[str]]] = {"english": split_english, "characters": split_characters}
 
 
-class Counted(NamedTuple):
+class WordCounts(NamedTuple):
     """The words of a corpus."""
 
     words: tuple[str, ...]
@@ -78,7 +78,9 @@ def text_lines(paths: Sequence[Path]) -> Iterator[str]:
             ) from error
 
 
-def count_words(lines: Iterable[str], splitter: Splitter = "english", most: int = MOST_DISTINCT) -> Counted:
+def count_words(
+    lines: Iterable[str], splitter: Splitter = "english", most: int = MOST_DISTINCT
+) -> WordCounts:
     """The first pass. Raises DataError for a corpus without words."""
     split, counts, threshold, dropped = _SPLIT[splitter], Counter[str](), 1, 0
     for line in lines:
@@ -93,7 +95,7 @@ def count_words(lines: Iterable[str], splitter: Splitter = "english", most: int 
         raise DataError(
             "the corpus has no words: found 0 words in its lines; name files with text, or captions"
         )
-    return Counted(
+    return WordCounts(
         tuple(word for word, _ in ranked), np.array([n for _, n in ranked], np.int64), total, dropped
     )
 

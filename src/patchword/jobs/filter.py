@@ -36,7 +36,7 @@ _BYTES = ("image", "jpg", "png", "picture")
 _NAMES = ("name", "url", "key", "id", *IMAGE)
 
 
-class Dropped(NamedTuple):
+class Rejections(NamedTuple):
     """What a rule dropped."""
 
     rule: str
@@ -51,7 +51,7 @@ class FilterReport(NamedTuple):
     read: int
     kept: int
     shards: int
-    dropped: tuple[Dropped, ...]
+    dropped: tuple[Rejections, ...]
     """In the order of the rules."""
 
 
@@ -92,7 +92,7 @@ def filter_pairs(
     if waiting:
         _write_shard(out, shards, waiting)
         shards += 1
-    dropped = tuple(Dropped(name, counts[name], tuple(examples[name])) for name in counts)
+    dropped = tuple(Rejections(name, counts[name], tuple(examples[name])) for name in counts)
     report = FilterReport(read, kept, shards, dropped)
     write_json(
         out / "report.json",

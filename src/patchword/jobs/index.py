@@ -90,7 +90,7 @@ class _Vectors:
             self._vectors_NE = np.memmap(path, dtype="<f4", mode="r", shape=(len(self._rows), width))
 
     def __call__(self, content: bytes) -> tuple[np.ndarray | None, str] | None:
-        """See `search.update.Given`."""
+        """See `search.update.KnownVectors`."""
         if content in self._problems:
             return None, self._problems[content]
         row = self._rows.get(content)

@@ -22,7 +22,7 @@ from PIL import Image
 from patchword.data.pictures import open_picture
 from patchword.errors import PictureError
 from patchword.files import write_text
-from patchword.jobs.sources import Given, Part, read_part
+from patchword.jobs.sources import Input, Part, read_part
 from patchword.lookup import look_up
 
 TRIES = 2
@@ -73,7 +73,7 @@ def do_part(job: Job, number: int, part: Part, work: Work) -> Done:
         return Done(number, len(problems), sum(problem is not None for problem in problems))
     journal = _Journal(Path(job.out) / "journal" / f"part-{number}.json")
     rows: list[dict[str, Any]] = []
-    waiting: list[Given] = []
+    waiting: list[Input] = []
     for place, given in enumerate(read_part(part)):
         alone = journal.is_suspect(place)
         if waiting and (alone or len(waiting) == job.batch):
@@ -90,7 +90,7 @@ def do_part(job: Job, number: int, part: Part, work: Work) -> Done:
     return Done(number, len(rows), sum(row["problem"] is not None for row in rows))
 
 
-def _worked(some: Sequence[Given], first: int, journal: _Journal, work: Work) -> list[dict[str, Any]]:
+def _worked(some: Sequence[Input], first: int, journal: _Journal, work: Work) -> list[dict[str, Any]]:
     """One row per picture; those that cannot be read have a `problem` and nothing else."""
     rows: list[dict[str, Any]] = [
         {"image": given.name, "sha256": _digest(given.content), "problem": given.problem or None}

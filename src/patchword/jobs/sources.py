@@ -39,7 +39,7 @@ class Part(NamedTuple):
     """The row group of a Parquet file."""
 
 
-class Given(NamedTuple):
+class Input(NamedTuple):
     """One picture as a source gives it."""
 
     name: str
@@ -75,7 +75,7 @@ def plan(names: Iterable[str]) -> list[Part]:
     return [*paths, *dict.fromkeys(parts)]
 
 
-def read_part(part: Part) -> Iterator[Given]:
+def read_part(part: Part) -> Iterator[Input]:
     """The pictures of a part in its order. Raises DataError where a shard as a whole cannot be read."""
     if part.kind == "paths":
         return (_from_path(path) for path in part.where)
@@ -132,24 +132,24 @@ def _readable(name: str) -> bool:
     return suffix in SUFFIXES or suffix in (".tar", ".parquet")
 
 
-def _from_path(path: str) -> Given:
+def _from_path(path: str) -> Input:
     try:
         with open_any(path) as file:
-            return Given(path, file.read())
+            return Input(path, file.read())
     except (OSError, DataError) as error:
-        return Given(path, None, f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")
+        return Input(path, None, f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
-def _from_tar(shard: str) -> Iterator[Given]:
+def _from_tar(shard: str) -> Iterator[Input]:
     try:
         with open_any(shard) as file, tarfile.open(fileobj=file, mode="r|") as archive:
             for member in archive:
                 if member.isfile() and os.path.splitext(member.name)[1].lower() in SUFFIXES:
                     stream = archive.extractfile(member)
-                    yield Given(f"{shard}#{member.name}", stream.read() if stream is not None else None)
+                    yield Input(f"{shard}#{member.name}", stream.read() if stream is not None else None)
     except (OSError, tarfile.TarError) as error:
         # What came before the damage is kept; the rest of the shard is one line of the output.
-        yield Given(f"{shard}#", None, f"{shard}: the shard ends here: {error}")
+        yield Input(f"{shard}#", None, f"{shard}: the shard ends here: {error}")
 
 
 def parquet() -> Any:
@@ -166,7 +166,7 @@ def _groups(table: str) -> int:
         return int(parquet().ParquetFile(file).num_row_groups)
 
 
-def _from_parquet(table: str, group: int) -> Iterator[Given]:
+def _from_parquet(table: str, group: int) -> Iterator[Input]:
     with open_any(table) as file:
         opened = parquet().ParquetFile(file)
         names: Sequence[str] = opened.schema_arrow.names
@@ -182,6 +182,6 @@ def _from_parquet(table: str, group: int) -> Iterator[Given]:
         content = value.get("bytes") if isinstance(value, dict) else value
         name = f"{table}#{row[named] if named else inner or number}"
         if isinstance(content, bytes):
-            yield Given(name, content)
+            yield Input(name, content)
         else:
-            yield Given(name, None, f"{name}: the row holds no bytes of a picture")
+            yield Input(name, None, f"{name}: the row holds no bytes of a picture")

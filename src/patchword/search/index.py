@@ -29,7 +29,7 @@ from patchword.search import manifest as manifests
 from patchword.search.manifest import Manifest
 from patchword.search.records import Concepts, Embed, IndexModel, IndexReport, Match
 from patchword.search.segments import Segment, open_segments
-from patchword.search.update import Changes, Given, Update, Writer, forget, same_concepts
+from patchword.search.update import Changes, KnownVectors, Update, Writer, forget, same_concepts
 from patchword.search.upgrade import is_old, upgrade
 from patchword.search.vectors import load_faiss
 from patchword.search.walk import compare, is_gone, missing, prefix_of, walk
@@ -56,7 +56,7 @@ def update_index(
     progress: Callable[[int, int], None] | None = None,
     allow_empty: bool = False,
     thumbnails: bool = True,
-    given: Given | None = None,
+    given: KnownVectors | None = None,
 ) -> IndexReport:
     """Bring the index at `out` up to the pictures under `folder` (with its sub-folders), embedding only new
     and changed files.

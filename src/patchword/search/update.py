@@ -26,7 +26,7 @@ LEAST_SIDE = 1024
 """Pictures are handed to the model with a shorter side of at least this many pixels (or as they are)."""
 
 
-Given = Callable[[bytes], tuple[np.ndarray | None, str] | None]
+KnownVectors = Callable[[bytes], tuple[np.ndarray | None, str] | None]
 """SHA-256 of a file to what is known of it: its unit vector, or why it has none; None where nothing is."""
 
 
@@ -91,7 +91,7 @@ class Update:
         changes: Changes,
         reader: PictureReader,
         thumbnails: bool,
-        given: Given | None = None,
+        given: KnownVectors | None = None,
     ) -> None:
         self.index, self.model, self.reader, self.given = index, model, reader, given
         self.known, self.seen, self.found = changes

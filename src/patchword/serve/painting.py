@@ -41,7 +41,7 @@ class PaintOptions(NamedTuple):
     steps: int | None
 
 
-class Wanted(NamedTuple):
+class QueuedPainting(NamedTuple):
     """One request in the queue."""
 
     prompt: str
@@ -70,7 +70,7 @@ _BODY = {
 }
 
 
-def painted(painter: Painter, items: Sequence[Wanted], options: PaintOptions) -> list[PaintAnswer]:
+def painted(painter: Painter, items: Sequence[QueuedPainting], options: PaintOptions) -> list[PaintAnswer]:
     """The pictures of each request, in the thread of the model. Raises `Refusal` for what it cannot paint."""
     answers = []
     for wanted in items:
@@ -113,7 +113,7 @@ def add_painting(app: FastAPI, service: Any) -> None:
             raise invalid_request(
                 error.errors(include_url=False, include_input=False, include_context=False)
             ) from error
-        wanted = Wanted(asked.prompt, tuple(range(asked.seed, asked.seed + asked.number)))
+        wanted = QueuedPainting(asked.prompt, tuple(range(asked.seed, asked.seed + asked.number)))
         call = Call("paint", PaintOptions(asked.guidance, asked.steps))
         job = service.batcher.enter(call, wanted, 0, deadline)
         answer: PaintAnswer = await unless_gone(request, job.answer())

@@ -72,7 +72,7 @@ class Media(NamedTuple):
         return Media(keys, tuple(part.expand(rows, -1, -1, -1) for part in self.values), self.pictures)
 
 
-class Read(NamedTuple):
+class Context(NamedTuple):
     """What was read so far: a shot is read once, and any number of questions go on from it."""
 
     logits_BTV: Tensor
@@ -237,7 +237,7 @@ class Flamingo(nn.Module):
         return self._run(ids_BT, media, None, False, mask_BT)[0]
 
     @torch.no_grad()
-    def read(self, ids_BT: Tensor, latents_BMRW: Tensor | None, before: Read | None = None) -> Read:
+    def read(self, ids_BT: Tensor, latents_BMRW: Tensor | None, before: Context | None = None) -> Context:
         """Reads a part of a document, behind what was read before; `before` itself is unchanged.
 
         Where `before` has one row and the part several, each row goes on from it. All rows of what was read
@@ -256,7 +256,7 @@ class Flamingo(nn.Module):
             media = self.remember(empty_BMRW)
         passed = 0 if earlier is None else earlier.pictures
         logits_BTV, past = self._run(ids_BT, media, past, True, None, passed)
-        return Read(logits_BTV, past, media)
+        return Context(logits_BTV, past, media)
 
     def _run(
         self,
@@ -331,7 +331,7 @@ class Said(NamedTuple):
 
 
 @torch.inference_mode()
-def continue_greedily(model: Flamingo, read: Read, end: int, longest: int) -> list[Said]:
+def continue_greedily(model: Flamingo, read: Context, end: int, longest: int) -> list[Said]:
     """The likeliest next tokens of each row after what was read, up to `end` or `longest` tokens."""
     rows = [Said([], 0.0, False) for _ in range(len(read.logits_BTV))]
     open_rows = set(range(len(rows)))

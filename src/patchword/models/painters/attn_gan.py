@@ -157,7 +157,7 @@ class NextStage(nn.Module):
         return self.up(self.residual(torch.cat([map_BCHW, read_BCHW], 1))), weights_BNT
 
 
-class Painted(NamedTuple):
+class StageOutputs(NamedTuple):
     """Pictures of every stage, what they were told, and where cells attended to words."""
 
     pictures: tuple[Tensor, ...]
@@ -177,7 +177,9 @@ class Generator(nn.Module):
             nn.Conv2d(config.width, 3, 3, padding=1, bias=False) for _ in range(config.stages)
         )
 
-    def forward(self, noise_BZ: Tensor, sentence_BD: Tensor, words_BTD: Tensor, mask_BT: Tensor) -> Painted:
+    def forward(
+        self, noise_BZ: Tensor, sentence_BD: Tensor, words_BTD: Tensor, mask_BT: Tensor
+    ) -> StageOutputs:
         """Pictures in [-1, 1], the smallest first."""
         condition = self.augment(sentence_BD)
         map_BCHW = self.first(noise_BZ, condition.sample_BC)
@@ -186,7 +188,7 @@ class Generator(nn.Module):
             map_BCHW, weights_BNT = stage(map_BCHW, words_BTD, mask_BT)
             pictures.append(torch.tanh(to_pixels(map_BCHW)))
             found.append(weights_BNT)
-        return Painted(tuple(pictures), condition, tuple(found))
+        return StageOutputs(tuple(pictures), condition, tuple(found))
 
 
 class Discriminator(nn.Module):
@@ -288,7 +290,9 @@ class AttnGan(nn.Module):
             for stage in range(config.stages)
         )
 
-    def paint(self, noise_BZ: Tensor, tokens_BTE: Tensor, sentence_BE: Tensor, mask_BT: Tensor) -> Painted:
+    def paint(
+        self, noise_BZ: Tensor, tokens_BTE: Tensor, sentence_BE: Tensor, mask_BT: Tensor
+    ) -> StageOutputs:
         """Pictures of every stage in [-1, 1], the smallest first."""
         words_BTD, sentence_BD = self.matching.read(tokens_BTE, sentence_BE)
         return self.generator(noise_BZ, sentence_BD, words_BTD, mask_BT)

@@ -70,7 +70,7 @@ def weighted(counts: PairCounts, weighting: Literal["ppmi", "lmi"]) -> Tensor:
     ).coalesce()
 
 
-class Truncated(NamedTuple):
+class SingularFactors(NamedTuple):
     """A matrix as U_K S_K V_K'."""
 
     left_WK: Tensor
@@ -78,7 +78,9 @@ class Truncated(NamedTuple):
     right_XK: Tensor
 
 
-def truncated_svd(matrix_WX: Tensor, rank: int, generator: torch.Generator, passes: int = 4) -> Truncated:
+def truncated_svd(
+    matrix_WX: Tensor, rank: int, generator: torch.Generator, passes: int = 4
+) -> SingularFactors:
     """The largest singular values and vectors of a dense or sparse matrix, by random projection with power
     iterations (Halko et al. 2011, algorithm 4.4); exact where `rank` is that of the matrix.
 
@@ -99,7 +101,7 @@ def truncated_svd(matrix_WX: Tensor, rank: int, generator: torch.Generator, pass
         basis_WK = torch.linalg.qr(matrix_WX @ basis_XK).Q
     small = torch.linalg.svd((transposed_XW @ basis_WK).t(), full_matrices=False)
     left_WK = basis_WK @ small.U
-    return Truncated(left_WK[:, :rank], small.S[:rank], small.Vh[:rank].t())
+    return SingularFactors(left_WK[:, :rank], small.S[:rank], small.Vh[:rank].t())
 
 
 def unit_rows(rows_WX: Tensor) -> Tensor:

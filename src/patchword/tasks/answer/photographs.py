@@ -49,14 +49,14 @@ _KINDS = {
 CAN = f'photographs can be asked "is there a dog?" (a thing in {_MOST_WORDS} words at most) and "what is it?"'
 
 
-class Asked(NamedTuple):
+class PhotographQuestion(NamedTuple):
     """A question that can be answered: its kind, and the thing that it is about ("" for "what")."""
 
     kind: str
     thing: str
 
 
-def understood(question: str) -> Asked:
+def understood(question: str) -> PhotographQuestion:
     """The kind and the thing of a question.
 
     Raises DataError for any other question, with what can be asked.
@@ -71,7 +71,7 @@ def understood(question: str) -> Asked:
             raise DataError(f"{question!r}: these models cannot {what}; {CAN}")
         thing = found.groupdict().get("thing") or ""
         if len(thing.split()) <= _MOST_WORDS:
-            return Asked(kind, thing)
+            return PhotographQuestion(kind, thing)
     raise DataError(f"{question!r} is no question that can be answered about a photograph; {CAN}")
 
 
@@ -141,15 +141,17 @@ class PhotographAnswerer:
         return []
 
     @torch.inference_mode()
-    def look(self, pictures: Sequence[Picture]) -> Seen:
+    def look(self, pictures: Sequence[Picture]) -> PictureEvidence:
         """What the towers make of pictures. Raises PictureError for one that cannot be decoded."""
         vision = self.towers.model.vision
         features, logits = vision.look(self.towers.pixels([open_picture(one) for one in pictures]))
         shares_BK = logits.picture_BK.float().softmax(-1).cpu().numpy()
         vectors_BE = self.towers.model.pictures_of(features).float().cpu().numpy()
-        return Seen(vectors_BE, shares_BK)
+        return PictureEvidence(vectors_BE, shares_BK)
 
-    def answers(self, asked: Asked, seen: Seen, b: int, anyway: bool = False) -> list[Answer]:
+    def answers(
+        self, asked: PhotographQuestion, seen: PictureEvidence, b: int, anyway: bool = False
+    ) -> list[Answer]:
         """Answers about picture b, best first.
 
         Raises DataError where the classifier is not sure what it shows, unless `anyway`.
@@ -167,14 +169,16 @@ class PhotographAnswerer:
         yes = self.presence(asked.thing, seen, b)
         return sorted([Answer("yes", yes), Answer("no", 1 - yes)], key=lambda one: -one.probability)
 
-    def presence(self, thing: str, seen: Seen, b: int) -> float:
+    def presence(self, thing: str, seen: PictureEvidence, b: int) -> float:
         """Probability that picture b shows a thing, where half of the questions are answered by yes."""
         fitted = self.fitted
         cosine, known, logit = self.signs(thing, seen, b, self._centre_E)
         total = fitted.bias + fitted.cosine * cosine + fitted.known_bias * known + fitted.known * logit
         return 1 / (1 + math.exp(-max(-60.0, min(60.0, total))))
 
-    def signs(self, thing: str, seen: Seen, b: int, centre_E: np.ndarray) -> tuple[float, float, float]:
+    def signs(
+        self, thing: str, seen: PictureEvidence, b: int, centre_E: np.ndarray
+    ) -> tuple[float, float, float]:
         """What the probability hangs on: z, whether the classifier has the word, and logit p or 0."""
         z = self._scale * float(self.prompt(thing, TEMPLATES) @ (seen.vectors_BE[b] - centre_E))
         word = known_word(thing)
@@ -205,7 +209,7 @@ class PhotographAnswerer:
         return float(self.towers.model.scale().detach())
 
 
-class Seen(NamedTuple):
+class PictureEvidence(NamedTuple):
     """What the towers make of B pictures: unit vectors, and the classifier's probabilities."""
 
     vectors_BE: np.ndarray

@@ -22,7 +22,7 @@ from patchword.errors import DataError
 from patchword.models.captioners.flamingo import MARK
 
 
-class Encoded(NamedTuple):
+class EncodedDocument(NamedTuple):
     """One document: ids with marks, and the file of each picture."""
 
     name: str
@@ -62,7 +62,7 @@ class DocumentBatch(NamedTuple):
         )
 
 
-def encode(document: Document, vocabulary: TokenSource, tokens: int, pictures: int) -> Encoded:
+def encode(document: Document, vocabulary: TokenSource, tokens: int, pictures: int) -> EncodedDocument:
     """A document as ids, cut after `tokens` tokens or before the picture after `pictures`."""
     special = vocabulary.special
     ids = [special.start]
@@ -76,7 +76,7 @@ def encode(document: Document, vocabulary: TokenSource, tokens: int, pictures: i
         else:
             ids += [*vocabulary.encode(part.text or ""), special.end]
     ids = ids[:tokens]
-    return Encoded(document.name, tuple(ids), tuple(files[: ids.count(MARK)]))
+    return EncodedDocument(document.name, tuple(ids), tuple(files[: ids.count(MARK)]))
 
 
 def from_captions(
@@ -100,7 +100,7 @@ def from_captions(
 class Documents:
     """Encoded documents and where their pictures come from."""
 
-    rows: tuple[Encoded, ...]
+    rows: tuple[EncodedDocument, ...]
     pad: int
     inputs: PictureInputs
 

@@ -31,7 +31,7 @@ from patchword.data.captions import Inputs
 from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_picture
 from patchword.device import choose_device
 from patchword.errors import DataError
-from patchword.models.captioners.flamingo import MARK, FlamingoConfig, Read, Said, continue_greedily
+from patchword.models.captioners.flamingo import MARK, Context, FlamingoConfig, Said, continue_greedily
 from patchword.tasks.describe import describe
 from patchword.tasks.interleave.composed import FewShotModule
 from patchword.text.pieces import Pieces
@@ -112,7 +112,7 @@ class FewShotModel:
         eyes = f"few shots over {self.settings.tower.kind}"
         return describe(self, eyes, f"{self.settings.flamingo.latents} latents per picture")
 
-    def read(self, shots: Sequence[Shot]) -> Read:
+    def read(self, shots: Sequence[Shot]) -> Context:
         """Reads examples once; any number of pictures can then be asked about.
 
         Raises DataError where they are longer than the language model reads, PictureError for a picture that
@@ -130,7 +130,7 @@ class FewShotModel:
         self,
         pictures: Picture | Sequence[Picture],
         question: str = "",
-        shots: Sequence[Shot] | Read = (),
+        shots: Sequence[Shot] | Context = (),
         longest: int = LONGEST,
     ) -> list[str]:
         """What is said of each picture after the shots, by itself: one text per picture.
@@ -141,12 +141,12 @@ class FewShotModel:
         return [text for text, _ in self.said(many, question, shots, longest)]
 
     def said(
-        self, many: Sequence[Picture], question: str, shots: Sequence[Shot] | Read, longest: int
+        self, many: Sequence[Picture], question: str, shots: Sequence[Shot] | Context, longest: int
     ) -> list[tuple[str, Said]]:
         """As `ask`, each text with its tokens and their probability."""
         if not many:
             return []
-        before: Any = shots if isinstance(shots, Read) else self.read(shots)
+        before: Any = shots if isinstance(shots, Context) else self.read(shots)
         ids = [MARK, *self._words(question)]
         self._check(before.past.get_seq_length() + len(ids) + longest, "shots, question and answer")
         ids_BT = torch.tensor([ids] * len(many), device=self.device)

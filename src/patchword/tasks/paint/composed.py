@@ -13,7 +13,7 @@ from patchword.ids import SpecialIds
 from patchword.types import TextFeatures
 
 
-class Told(NamedTuple):
+class Prompt(NamedTuple):
     """Texts as ids with start, end and padding, and what the text tower makes of them."""
 
     ids_BL: Tensor
@@ -63,17 +63,17 @@ class PaintModel(nn.Module):
             (self.text_tower if self.towers is None else self.towers).eval()
         return self
 
-    def tell(self, ids_BL: Tensor, pad: int) -> Told:
+    def tell(self, ids_BL: Tensor, pad: int) -> Prompt:
         """What the text tower makes of texts; without gradient where it is frozen."""
         mask_BL = ids_BL != pad
         tower = self.text_tower
         if tower is None:
-            return Told(ids_BL, mask_BL, TextFeatures(torch.zeros(*ids_BL.shape, 0, device=ids_BL.device)))
+            return Prompt(ids_BL, mask_BL, TextFeatures(torch.zeros(*ids_BL.shape, 0, device=ids_BL.device)))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.text_is_frozen):
             features = tower(ids_BL, mask_BL)
             if self.towers is None:
-                return Told(ids_BL, mask_BL, features)
-            return Told(ids_BL, mask_BL, features, F.normalize(self.towers.pool_text(features), dim=-1))
+                return Prompt(ids_BL, mask_BL, features)
+            return Prompt(ids_BL, mask_BL, features, F.normalize(self.towers.pool_text(features), dim=-1))
 
     @torch.no_grad()
     def see(self, pictures_B3HW: Tensor) -> Tensor:

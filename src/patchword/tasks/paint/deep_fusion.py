@@ -19,7 +19,7 @@ from patchword.tasks.paint.adversarial import (
     noise_for,
     optimisers_of,
 )
-from patchword.tasks.paint.composed import PaintModel, Told
+from patchword.tasks.paint.composed import PaintModel, Prompt
 from patchword.tasks.paint.families import Family, Wish
 from patchword.train.settings import StageSettings
 from patchword.train.step import Shares
@@ -57,7 +57,7 @@ def _objective(model: PaintModel, special: SpecialIds, stage: StageSettings) -> 
 
 
 @torch.inference_mode()
-def paint(model: PaintModel, told: Told, nothing: Told, wish: Wish) -> Tensor:
+def paint(model: PaintModel, told: Prompt, nothing: Prompt, wish: Wish) -> Tensor:
     """Pictures (B, 3, H, W) in [-1, 1] of texts, one for each seed."""
     config = model.painter.config
     sentence_BE = masked_mean(told.text.tokens_BLC, told.mask_BL)

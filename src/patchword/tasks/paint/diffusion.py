@@ -27,7 +27,7 @@ from patchword.errors import ConfigError
 from patchword.ids import SpecialIds
 from patchword.models.painters.clip_prior import scaled
 from patchword.models.painters.denoiser import Denoiser, DenoiserConfig
-from patchword.tasks.paint.composed import PaintModel, Told, emptied
+from patchword.tasks.paint.composed import PaintModel, Prompt, emptied
 from patchword.tasks.paint.families import Family, Wish, noise_of
 from patchword.train.settings import StageSettings
 from patchword.train.step import Shares
@@ -104,7 +104,7 @@ def _objective(model: PaintModel, special: SpecialIds, stage: StageSettings) -> 
 
 
 @torch.inference_mode()
-def paint(model: PaintModel, told: Told, nothing: Told, wish: Wish) -> Tensor:
+def paint(model: PaintModel, told: Prompt, nothing: Prompt, wish: Wish) -> Tensor:
     """Pictures (B, 3, H, W) in [-1, 1] of texts, one for each seed."""
     if model.codec is None:
         return paint_with(model.painter, told, nothing, wish)
@@ -113,8 +113,8 @@ def paint(model: PaintModel, told: Told, nothing: Told, wish: Wish) -> Tensor:
 
 def paint_with(
     denoiser: Denoiser,
-    told: Told,
-    nothing: Told,
+    told: Prompt,
+    nothing: Prompt,
     wish: Wish,
     seen_BE: Tensor | None = None,
     latent: bool = False,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from patchword.config import ByKind, Kind, KindSettings
 from patchword.ids import SpecialIds
 from patchword.lookup import look_up
-from patchword.tasks.paint.composed import PaintModel, Told
+from patchword.tasks.paint.composed import PaintModel, Prompt
 from patchword.train.groups import single_optimiser
 from patchword.train.settings import StageSettings
 from patchword.train.step import OptimiserStep, one_step
@@ -92,7 +92,7 @@ class Family(NamedTuple):
 
     objective: Callable[[PaintModel, SpecialIds, StageSettings], nn.Module]
     """(model, special ids, stage) -> named losses of a batch, see `train/recipe.py`."""
-    paint: Callable[[PaintModel, Told, Told, Wish], Tensor]
+    paint: Callable[[PaintModel, Prompt, Prompt, Wish], Tensor]
     """(model, texts, nothing, wish) -> pictures (B, 3, H, W) in [-1, 1]."""
     check: Callable[[Any, Wish], None]
     """(settings, wish): raises ConfigError for a wish that such a model cannot fulfil."""

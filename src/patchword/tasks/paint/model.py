@@ -28,7 +28,7 @@ from patchword.errors import ConfigError, DataError
 from patchword.hub import hub_name, is_hub
 from patchword.lookup import look_up
 from patchword.tasks.describe import describe
-from patchword.tasks.paint.composed import PaintModel, Told, padded_ids
+from patchword.tasks.paint.composed import PaintModel, Prompt, padded_ids
 from patchword.tasks.paint.families import Family, TokenChoice, Wish, family_of
 from patchword.tasks.paint.settings import PaintingSettings
 from patchword.tasks.retrieve.model import build_two_towers, by_value
@@ -129,7 +129,7 @@ class PaintingModel:
         if all(number == special.unknown for number in self._ids(text)):
             raise DataError(f"{text!r} has no word that the model knows: {'; '.join(self.remarks(text))}")
 
-    def tell(self, texts: Sequence[str]) -> Told:
+    def tell(self, texts: Sequence[str]) -> Prompt:
         """Texts as the painter is told them; an empty one is no text. Words that it does not know are told as
         unknown, and what is beyond its length is cut."""
         rows = [self._ids(text) for text in texts]
@@ -212,7 +212,7 @@ class PaintingModel:
     def _ids(self, text: str) -> list[int]:
         return self.vocabulary.encode(text)[: self.settings.max_words]
 
-    def _as_long(self, nothing: Told, longest: int) -> Told:
+    def _as_long(self, nothing: Prompt, longest: int) -> Prompt:
         """The empty texts padded to the length of the others, so that both fit into one batch."""
         special = self.vocabulary.special
         missing = longest - nothing.ids_BL.shape[1]

@@ -34,7 +34,7 @@ WEIGHTS = SHIPPED / "scene-reader" / "reader.safetensors"
 AT_ONCE = 256
 
 
-class Seen(NamedTuple):
+class SceneReadings(NamedTuple):
     """What the oracle saw in n pictures."""
 
     scenes: list[Scene]
@@ -51,7 +51,7 @@ class Oracle:
         self.reader = reader.eval()
 
     @torch.inference_mode()
-    def read(self, pictures: Sequence[Picture]) -> Seen:
+    def read(self, pictures: Sequence[Picture]) -> SceneReadings:
         """What pictures of any size show. Raises PictureError for one that cannot be decoded."""
         scenes: list[Scene] = []
         features, probabilities = [np.zeros((0, 2 * self.reader.config.width), np.float32)], []
@@ -60,7 +60,9 @@ class Oracle:
             scenes += [_scene(found, b) for b in range(len(found.there_BRGG))]
             features.append(found.features_BC.float().numpy())
             probabilities.append(_kinds(found))
-        return Seen(scenes, np.concatenate(features), np.concatenate(probabilities or [np.zeros((0, 64))]))
+        return SceneReadings(
+            scenes, np.concatenate(features), np.concatenate(probabilities or [np.zeros((0, 64))])
+        )
 
     def truth(self, pictures: Sequence[Picture], captions: Sequence[str]) -> list[float]:
         """For each picture, the share of its caption's statements that hold in it.

@@ -28,7 +28,7 @@ from patchword.tasks.paint.adversarial import (
     taken_for_false,
     taken_for_real,
 )
-from patchword.tasks.paint.composed import PaintModel, Told
+from patchword.tasks.paint.composed import PaintModel, Prompt
 from patchword.tasks.paint.families import Family, Wish
 from patchword.train.groups import highest_rate
 from patchword.train.settings import StageSettings
@@ -105,7 +105,7 @@ def _optimisers(model: nn.Module, stage: StageSettings) -> tuple[torch.optim.Opt
 
 
 @torch.inference_mode()
-def paint(model: PaintModel, told: Told, nothing: Told, wish: Wish) -> Tensor:
+def paint(model: PaintModel, told: Prompt, nothing: Prompt, wish: Wish) -> Tensor:
     """Pictures (B, 3, H, W) in [-1, 1] of texts, one for each seed."""
     sentence_BE = masked_mean(told.text.tokens_BLC, told.mask_BL)
     noise_BZ = noise_for(wish, model.painter.config.noise, sentence_BE.device)

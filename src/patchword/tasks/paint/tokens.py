@@ -24,7 +24,7 @@ from patchword.models.painters.token_transformer import (
     TransformerConfig,
 )
 from patchword.tasks.paint.adversarial import pixels_of
-from patchword.tasks.paint.composed import PaintModel, Told, emptied
+from patchword.tasks.paint.composed import PaintModel, Prompt, emptied
 from patchword.tasks.paint.families import Family, TokenChoice, Wish, noise_of
 from patchword.train.groups import highest_rate
 from patchword.train.settings import StageSettings
@@ -180,7 +180,7 @@ def write_tokens(first: tuple[Tensor, State], step: Step, cells: int, wish: Wish
     return torch.stack(chosen, 1)
 
 
-def _rows(told: Told, nothing: Told, guidance: float) -> Sequence[Told]:
+def _rows(told: Prompt, nothing: Prompt, guidance: float) -> Sequence[Prompt]:
     """What has to be run: one text alone is exact where guidance is 1 or 0."""
     if guidance == 1:
         return [told]
@@ -194,7 +194,7 @@ def _guidance(config: TransformerConfig, wish: Wish) -> float:
 
 
 @torch.inference_mode()
-def paint_parti(model: PaintModel, told: Told, nothing: Told, wish: Wish) -> Tensor:
+def paint_parti(model: PaintModel, told: Prompt, nothing: Prompt, wish: Wish) -> Tensor:
     """Pictures (B, 3, H, W) in [-1, 1] of texts, one for each seed."""
     painter = model.painter
     guidance = _guidance(painter.config, wish)
@@ -213,7 +213,7 @@ def paint_parti(model: PaintModel, told: Told, nothing: Told, wish: Wish) -> Ten
 
 
 @torch.inference_mode()
-def paint_dalle(model: PaintModel, told: Told, nothing: Told, wish: Wish) -> Tensor:
+def paint_dalle(model: PaintModel, told: Prompt, nothing: Prompt, wish: Wish) -> Tensor:
     """Pictures (B, 3, H, W) in [-1, 1] of texts, one for each seed."""
     painter = model.painter
     guidance = _guidance(painter.config, wish)
@@ -224,7 +224,7 @@ def paint_dalle(model: PaintModel, told: Told, nothing: Told, wish: Wish) -> Ten
     return 2 * painter.codec.decode(ids_BN) - 1
 
 
-def _fitted_told(told: Told, length: int) -> tuple[Tensor, Tensor]:
+def _fitted_told(told: Prompt, length: int) -> tuple[Tensor, Tensor]:
     missing = length - told.ids_BL.shape[1]
     if missing < 0:
         raise ConfigError(

@@ -14,7 +14,7 @@ from patchword.diffuse import Sampling, cosine_schedule, guided, noised, sample,
 from patchword.ids import SpecialIds
 from patchword.models.painters.clip_prior import TextSide, UnClip, UnClipConfig, best_of, scaled, silent
 from patchword.tasks.paint import diffusion
-from patchword.tasks.paint.composed import PaintModel, Told
+from patchword.tasks.paint.composed import PaintModel, Prompt
 from patchword.tasks.paint.families import Family, Wish, noise_of
 from patchword.train.groups import highest_rate
 from patchword.train.settings import StageSettings
@@ -52,7 +52,7 @@ class PriorLoss(nn.Module):
         return {"loss": loss, "cosine": cosine_B.sum().detach() / shares.pictures}
 
 
-def text_side(told: Told) -> TextSide:
+def text_side(told: Prompt) -> TextSide:
     """What the prior is told."""
     assert told.sentence_BE is not None  # a prior works in the space of two towers
     return TextSide(told.text.tokens_BLC, told.mask_BL, told.sentence_BE)
@@ -65,7 +65,7 @@ def _objective(model: PaintModel, special: SpecialIds, stage: StageSettings) -> 
 
 
 @torch.inference_mode()
-def embeddings(painter: UnClip, told: Told, seeds: list[int]) -> Tensor:
+def embeddings(painter: UnClip, told: Prompt, seeds: list[int]) -> Tensor:
     """Embeddings of pictures of the texts, in the scale that the decoder takes (B, E): of `prior.samples` for
     each text the nearest to it."""
     settings, text = painter.config.prior, text_side(told)
@@ -82,14 +82,14 @@ def embeddings(painter: UnClip, told: Told, seeds: list[int]) -> Tensor:
 
 
 @torch.inference_mode()
-def paint(model: PaintModel, told: Told, nothing: Told, wish: Wish) -> Tensor:
+def paint(model: PaintModel, told: Prompt, nothing: Prompt, wish: Wish) -> Tensor:
     """Pictures (B, 3, H, W) in [-1, 1] of texts: an embedding first, then the picture."""
     seen_BE = embeddings(model.painter, told, list(wish.seeds))
     return diffusion.paint_with(model.painter.decoder, told, nothing, wish, seen_BE)
 
 
 @torch.inference_mode()
-def vary(model: PaintModel, nothing: Told, pictures_B3HW: Tensor, wish: Wish) -> Tensor:
+def vary(model: PaintModel, nothing: Prompt, pictures_B3HW: Tensor, wish: Wish) -> Tensor:
     """Other pictures with the embeddings of pictures in [-1, 1], told by no text (section 3.1, with new noise
     in place of the inverted one)."""
     seen_BE = scaled(model.see(pictures_B3HW))

@@ -10,7 +10,7 @@ from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import find_model
 from patchword.errors import ModelError
 from patchword.files import whole_file
-from patchword.tasks.pretrain.vilbert_model import Pointed, TwoStreamModel, load_two_streams
+from patchword.tasks.pretrain.vilbert_model import RegionScore, TwoStreamModel, load_two_streams
 
 
 def pointing_model(name: str, device: str | None) -> TwoStreamModel:
@@ -25,14 +25,14 @@ def pointing_model(name: str, device: str | None) -> TwoStreamModel:
     return load_two_streams(folder, device)
 
 
-def pixels_of(one: Pointed, size: tuple[int, int]) -> tuple[int, int, int, int]:
+def pixels_of(one: RegionScore, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Left, top, right and bottom in pixels of a picture of that width and height."""
     width, height = size
     left, top, right, bottom = one.box
     return round(left * width), round(top * height), round(right * width), round(bottom * height)
 
 
-def draw_region(picture: Image.Image, one: Pointed, phrase: str, out: Path) -> None:
+def draw_region(picture: Image.Image, one: RegionScore, phrase: str, out: Path) -> None:
     """Writes the picture, at least 320 pixels wide, with the region framed and the phrase below it."""
     shown = picture.convert("RGB")
     if shown.width < 320:

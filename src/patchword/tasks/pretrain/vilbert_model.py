@@ -63,7 +63,7 @@ class VilbertModule(TowerModel):
         return cls(tower, Vilbert(config, text, picture, tower.width, settings.classes))
 
 
-class Pointed(NamedTuple):
+class RegionScore(NamedTuple):
     """A region and how well a phrase fits it."""
 
     box: tuple[float, float, float, float]
@@ -103,7 +103,7 @@ class TwoStreamModel:
         return self._shares(texts, features, boxes).cpu().numpy()
 
     @torch.inference_mode()
-    def point(self, picture: Picture, phrase: str, best: int = 3) -> list[Pointed]:
+    def point(self, picture: Picture, phrase: str, best: int = 3) -> list[RegionScore]:
         """The regions that a phrase fits best, best first: each region is read as a picture of its own.
 
         Raises DataError for a phrase without a word that the model knows.
@@ -114,7 +114,7 @@ class TwoStreamModel:
         whole = torch.tensor([(0.0, 0.0, 1.0, 1.0)])
         shares = self._shares([phrase] * len(sized), features, whole)
         order = shares.argsort(descending=True)[:best].tolist()
-        return [Pointed(sized[place][1], float(shares[place])) for place in order]
+        return [RegionScore(sized[place][1], float(shares[place])) for place in order]
 
     def _seen(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor | None, Tensor]:
         preprocessing = self.settings.preprocessing

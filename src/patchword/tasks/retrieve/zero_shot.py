@@ -22,7 +22,7 @@ from patchword.text.templates import ClassNames
 _AT_ONCE = 32
 
 
-class Labelled(NamedTuple):
+class LabelledPictures(NamedTuple):
     """Pictures and the number of the class of each."""
 
     files: list[Path]
@@ -55,7 +55,7 @@ def class_vectors(
 
 def labelled_pictures(
     data: Path, images: Path | None, split: str, classes: Sequence[ClassNames], columns: TableColumns
-) -> Labelled:
+) -> LabelledPictures:
     """Pictures of a table's split, or of a folder that has a sub-folder per class.
 
     Raises DataError for a label that is no class, or where there is no picture.
@@ -70,7 +70,7 @@ def labelled_pictures(
         )
     if not rows:
         raise DataError(f"{data} holds no labelled picture of split {split!r}")
-    return Labelled([file for file, _ in rows], [number[label] for _, label in rows])
+    return LabelledPictures([file for file, _ in rows], [number[label] for _, label in rows])
 
 
 def _folder(data: Path) -> Iterator[tuple[Path, str]]:
@@ -89,7 +89,7 @@ def _table(data: Path, images: Path | None, split: str, columns: TableColumns) -
 
 def zero_shot(
     model: TwoTowerModel,
-    found: Labelled,
+    found: LabelledPictures,
     classes: Sequence[ClassNames],
     templates: Sequence[str],
     unreadable: Callable[[PictureError], None],

@@ -88,7 +88,7 @@ def words_recipe(run: WordsRun, folder: Path, command: str) -> Recipe:
         )
     source = Source.read(run, folder / "corpus")
     parts = _PARTS[type(run.model)](run, source)
-    wrapped = Trained(parts.model, parts.baseline)
+    wrapped = ModelAndBaseline(parts.model, parts.baseline)
 
     def save(target: Path) -> None:
         vectors = finished(run, source, parts.vectors(), command, wrapped)
@@ -116,7 +116,7 @@ def words_recipe(run: WordsRun, folder: Path, command: str) -> Recipe:
     )
 
 
-class Trained(nn.Module):
+class ModelAndBaseline(nn.Module):
     """The model, and the same one without pictures beside it."""
 
     def __init__(self, model: nn.Module, baseline: nn.Module | None) -> None:
@@ -124,7 +124,7 @@ class Trained(nn.Module):
         self.model, self.baseline = model, baseline
 
 
-def _load_state(wrapped: Trained, folder: Path) -> None:
+def _load_state(wrapped: ModelAndBaseline, folder: Path) -> None:
     """Weights of a checkpoint, strict both ways."""
     tensors = read_tensors(folder / checkpoint.WEIGHTS)
     state = {name.removeprefix("training."): t for name, t in tensors.items() if name.startswith("training.")}
