@@ -137,3 +137,95 @@ def test_what_does_not_fit_together_is_said(pictures, tmp_path, patchword):
         "train", "data2vec-scenes", f"data.pictures={tmp_path / 'none'}", f"out={tmp_path / 'b'}"
     )
     assert status == 2 and "there is no folder" in err
+
+
+def voken_rows():
+    """Texts whose colours have a picture each, in pieces of two letters, as another tokenizer cuts."""
+    pictures = {"red": "r.png", "green": "g.png", "blue": "b.png"}
+    rows = []
+    for number in range(48):
+        colour, shape = list(pictures)[number % 3], ("circle", "star")[number % 2]
+        text, vokens, at = f"A {colour} {shape}.", [], 2
+        while at < 2 + len(colour):
+            end = min(at + 2, 2 + len(colour))
+            vokens.append({"token": text[at:end], "span": [at, end], "picture": pictures[colour]})
+            at = end
+        rows.append({"text": text, "vokens": vokens})
+    return rows
+
+
+VOKEN_SIZES = [
+    "text.architecture.hidden_size=16",
+    "text.architecture.num_hidden_layers=1",
+    "text.architecture.num_attention_heads=2",
+    "text.architecture.intermediate_size=16",
+    "data.held_out=12",
+    "stage.0.warm_up_steps=1",
+]
+
+
+def voken_recipe(tmp_path, *more):
+    path = tmp_path / "vokens.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in voken_rows()), encoding="utf-8")
+    values = override(read_toml("vokens-language-flickr8k"), [*VOKEN_SIZES, f"data.vokens={path}", *more])
+    run = validate(values, look_up(TASKS["pretrain"].run), "vokens-language-flickr8k")
+    return look_up(TASKS["pretrain"].recipe)(run, tmp_path / "run", "test")
+
+
+def test_vokens_go_from_the_pieces_of_another_tokenizer_to_words(tmp_path):
+    made = voken_recipe(tmp_path)
+    batch = made.batch(0, [0, 1, 2], torch.Generator().manual_seed(0))
+    assert (batch.vokens_BL[:, :2] == -1).all() and (batch.vokens_BL[:, 3:] == -1).all()
+    assert sorted(batch.vokens_BL[:, 2].tolist()) == [0, 1, 2]  # start, a, colour, shape, end
+    assert (batch.hidden_BL.sum(1) >= 1).all() and not batch.hidden_BL[:, 0].any()
+    assert not batch.hidden_BL[:, -1].any()
+
+
+def test_a_tower_learns_words_and_vokens_and_others_take_it(tmp_path, run_patchword):
+    voken_recipe(tmp_path)
+    out = tmp_path / "run"
+    finished = run_patchword(
+        "train", "vokens-language-flickr8k", *VOKEN_SIZES, f"data.vokens={tmp_path / 'vokens.jsonl'}",
+        f"out={out}", "stage.0.epochs=40", "stage.0.batch=12", 'stage.0.learning_rates={ "" = 1e-2 }',
+        "--device", "cpu",
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    events = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    scores = [event["scores"] for event in events if event["event"] == "validation"]
+    # A colour that is not hidden tells its picture; one in three is what chance gives.
+    assert max(one["vokens"] for one in scores) > 0.6 and "hidden_words" in scores[-1]
+    model = package.load(out / "best", "cpu")
+    assert model.embed_texts(["a red circle", "a star"]).shape == (2, 16)
+
+
+def test_a_resumed_run_has_its_voken_heads_and_without_weight_there_is_none(tmp_path):
+    one, two = voken_recipe(tmp_path), voken_recipe(tmp_path, "seed=5")
+    one.save(tmp_path / "model")
+    two.load(tmp_path / "model")
+    two.load_state(one.state())
+    assert all(torch.equal(v, two.model.state_dict()[n]) for n, v in one.model.state_dict().items())
+    plain = voken_recipe(tmp_path, "model.voken_weight=0")
+    assert not any(name.startswith("vokens.") for name in plain.state())
+
+
+def test_what_are_no_vokens_is_said(tmp_path, patchword):
+    def said(text, *more):
+        (tmp_path / "bad.jsonl").write_text(text, encoding="utf-8")
+        status, _, err = patchword(
+            "train", "vokens-language-flickr8k", f"data.vokens={tmp_path / 'bad.jsonl'}",
+            f"out={tmp_path / 'r'}", *more,
+        )  # fmt: skip
+        assert status == 2
+        return err
+
+    assert "0 texts without a voken" in said("\n")
+    assert "1 texts without a voken" in said('{"text": "a dog", "vokens": []}\n')
+    assert "bad.jsonl, line 2: expected a text with its vokens" in said(
+        '{"text": "a", "vokens": []}\na dog\n'
+    )
+    assert "line 1: expected a text" in said('{"text": "a dog", "vokens": [{"span": [0, 1]}]}\n')
+    assert "give data.vokens" in said("\n", "data={ texts = 'x.txt' }")
+    status, _, err = patchword(
+        "train", "vokens-language-flickr8k", f"data.vokens={tmp_path / 'none.jsonl'}", f"out={tmp_path / 'r'}"
+    )
+    assert status == 2 and "none.jsonl cannot be read" in err

@@ -17,22 +17,27 @@ from patchword.train.settings import RunSettings, StageSettings
 PRETRAINERS = {
     "data2vec": Kind("models.pretraining.data2vec", "Data2VecConfig", "Data2Vec"),
     "vilbert": Kind("models.pretraining.vilbert", "VilbertConfig", "Vilbert"),
+    "vokens": Kind("models.pretraining.vokenizer", "VokenLanguageModelConfig", "VokenLanguageModel"),
 }
 RECIPES = {
     "data2vec": "tasks.pretrain.data2vec:data2vec_recipe",
     "vilbert": "tasks.pretrain.vilbert:vilbert_recipe",
+    "vokens": "tasks.pretrain.vokens:vokens_language_recipe",
 }
 """(run, folder, command) -> the recipe of a kind, as "module:name" below `patchword`."""
 
 
 class PretrainDataSettings(BaseModel, extra="forbid", frozen=True):
-    """What is learnt from: pictures without labels, texts, or pictures with captions."""
+    """What is learnt from: pictures without labels, texts, texts with vokens, or pictures with captions."""
 
     pictures: str | None = Field(None, description="folder of pictures without labels, with its sub-folders")
     texts: str | None = Field(
         None, description="text file with a text per line, or folder of such .txt files"
     )
     annotations: str | None = Field(None, description="pictures with captions: as for task retrieve")
+    vokens: str | None = Field(
+        None, description="texts with the picture of each token: a .jsonl that `patchword vokens --out` wrote"
+    )
     images: str | None = Field(None, description="folder of the pictures that the annotations name")
     cache: str | None = Field(
         None, description="folder of the pixel cache; absent: patchword in the user's cache folder"
@@ -70,10 +75,12 @@ class PretrainRun(RunSettings, frozen=True):
 
     @model_validator(mode="after")
     def _something_to_read(self) -> PretrainRun:
-        given = [name for name in ("pictures", "texts", "annotations") if getattr(self.data, name)]
+        names = ("pictures", "texts", "vokens", "annotations")
+        given = [name for name in names if getattr(self.data, name)]
         if len(given) != 1:
             raise ValueError(
-                "a pre-training reads exactly one of data.pictures, data.texts and data.annotations; found "
+                "a pre-training reads exactly one of data.pictures, data.texts, data.vokens and "
+                "data.annotations; found "
                 f"{' and '.join(given) or 'none'}"
             )
         return self
