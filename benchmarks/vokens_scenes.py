@@ -97,13 +97,28 @@ class Matcher(NamedTuple):
     vocabulary: Vocabulary
 
 
-def trained_matcher(seed: int, steps: int, batch: int = 64) -> Matcher:
-    """Two towers by their contrast, then the heads by the hinge, on scenes of one and of two things."""
+class Towers(NamedTuple):
+    """Two towers, and what they were trained on."""
+
+    towers: TwoTowers
+    vocabulary: Vocabulary
+    texts: list[str]
+    pictures: Tensor
+
+
+def batches(count: int, size: int, among: int, generator: torch.Generator):
+    """Places, drawn anew for each step."""
+    for _ in range(count):
+        yield torch.randint(among, (size,), generator=generator)
+
+
+def trained_towers(seed: int, steps: int, generator: torch.Generator, batch: int = 64) -> Towers:
+    """Two towers by their contrast, on scenes of one and of two things."""
     ones, twos = world(1, 4000), world(2, 4000)
     scenes, texts = ones.scenes + twos.scenes, ones.texts + twos.texts
     pictures = pixels(scenes)
     vocabulary = Vocabulary.build(texts, 1)
-    ids_BL, real_BL, words_BL = ids_of(vocabulary, texts)
+    ids_BL, real_BL, _ = ids_of(vocabulary, texts)
     torch.manual_seed(seed)
     vision = ConvolutionalTower(
         ConvolutionalConfig(
@@ -111,26 +126,27 @@ def trained_matcher(seed: int, steps: int, batch: int = 64) -> Matcher:
         )
     )
     towers = TwoTowers(TwoTowersConfig(width=WIDTH), vision, small_bert(vocabulary))
-    generator = torch.Generator().manual_seed(seed)
-
-    def batches(count: int, size: int):
-        for _ in range(count):
-            yield torch.randint(len(scenes), (size,), generator=generator)
-
     optimiser = torch.optim.AdamW(towers.parameters(), lr=2e-3)
     towers.train()
-    for chosen in batches(steps, batch):
+    for chosen in batches(steps, batch, len(texts), generator):
         images_BE = towers.embed_pictures(pictures[chosen])
         texts_BE = towers.embed_texts(ids_BL[chosen], real_BL[chosen])
         similarity = towers.scale() * images_BE @ texts_BE.t()
         optimiser.zero_grad()
         (softmax_loss(similarity, torch.arange(batch), 0, batch) / batch).backward()
         optimiser.step()
-    towers.eval().requires_grad_(False)
+    return Towers(towers.eval().requires_grad_(False), vocabulary, texts, pictures)
+
+
+def trained_matcher(seed: int, steps: int, batch: int = 64) -> Matcher:
+    """The towers, then the heads by the hinge."""
+    generator = torch.Generator().manual_seed(seed)
+    towers, vocabulary, texts, pictures = trained_towers(seed, steps, generator)
+    ids_BL, real_BL, words_BL = ids_of(vocabulary, texts)
     vectors_BE = torch.cat([towers.embed_pictures(part) for part in pictures.split(500)])
     heads = Vokenizer(VokenizerConfig(), 2 * WIDTH, WIDTH)
     optimiser = torch.optim.AdamW(heads.parameters(), lr=1e-3)
-    for chosen in batches(steps, batch):
+    for chosen in batches(steps, batch, len(texts), generator):
         states_BLC = token_states(towers.text, ids_BL[chosen], real_BL[chosen], 4)
         optimiser.zero_grad()
         heads.loss(states_BLC, words_BL[chosen], vectors_BE[chosen]).backward()

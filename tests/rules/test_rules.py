@@ -85,7 +85,7 @@ PARTS_OF_A_PAGE = {
 SECTIONS = {"token_transformer": "painter.codec", "question_answering": "answerer", "clip_prior": "painter.prior"}
 """Models whose section of a configuration has another name than their file."""
 
-NOT_TRAINED_BY_A_CONFIG = {"aligned_towers", "scene_reader", "template"}
+NOT_TRAINED_BY_A_CONFIG = {"aligned_towers", "imagination", "scene_reader", "template"}
 """Models that `patchword train` trains under another name, that a tool of the checkout trains, or that nothing does."""
 
 

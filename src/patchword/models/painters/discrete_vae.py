@@ -158,6 +158,15 @@ class DiscreteVae(nn.Module):
         mean_B3HW = self.decoder(chosen_BKHW)[:, :3]
         return _unmapped(torch.sigmoid(mean_B3HW))
 
+    def relaxed(self, latent_BNK: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] of the likeliest codes of latents, which are logits, with the
+        gradient straight through the choice (`models/pretraining/imagination.py`)."""
+        shares_BNK = latent_BNK.softmax(-1)
+        chosen_BNK = F.one_hot(latent_BNK.argmax(-1), self.codes).to(shares_BNK.dtype)
+        through_BNK = shares_BNK + (chosen_BNK - shares_BNK).detach()
+        through_BKHW = through_BNK.transpose(1, 2).unflatten(2, (self.side, self.side))
+        return _unmapped(torch.sigmoid(self.decoder(through_BKHW)[:, :3]))
+
     def losses(self, pictures_B3HW: Tensor, progress: float) -> CodecLoss:
         """The losses of pictures in [0, 1] at a share of the training; outside training without noise."""
         logits_BKHW = self.encoder(pictures_B3HW)

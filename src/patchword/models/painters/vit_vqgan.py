@@ -98,6 +98,13 @@ class VitVqgan(nn.Module):
         """Pictures (B, 3, H, W) in [0, 1] of codes."""
         return self._pictures(F.normalize(self.codebook, dim=-1)[ids_BN]).clamp(0, 1)
 
+    def relaxed(self, latent_BND: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] of the codes nearest to latents of any length, with the gradient
+        straight through the choice: what is searched for a picture (`models/pretraining/imagination.py`)."""
+        vectors_BND = F.normalize(latent_BND, dim=-1)
+        chosen_BND = F.normalize(self.codebook, dim=-1)[self.nearest(vectors_BND)]
+        return self._pictures(vectors_BND + (chosen_BND - vectors_BND).detach()).clamp(0, 1)
+
     def losses(self, pictures_B3HW: Tensor, progress: float) -> CodecLoss:
         """The losses of pictures in [0, 1]; `progress` changes nothing here."""
         vectors_BND = self.vectors(pictures_B3HW)
