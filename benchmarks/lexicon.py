@@ -2,22 +2,29 @@
 
     python benchmarks/lexicon.py --seeds 1 2 3
 
-80 nouns with 20 drawn exemplars each, 12,000 sentences, a visual adjective before 5 % of the nouns. Trains
-skip-gram, variant A and variant B from the same numbers, the pictures of 20 nouns hidden, and prints
-Spearman's correlation of the cosines of the 60 others with what they look like, with their taxa, and with
-both; and the median rank, among 80, of the own pictures of the hidden nouns.
+80 nouns with 20 drawn exemplars each, 12,000 sentences, a visual adjective before 5 % of the nouns (or
+`--adjectives`). Trains skip-gram, variant A and variant B from the same numbers, the pictures of 20 nouns
+hidden, and prints Spearman's correlation of the cosines of the 60 others with what they look like, with their
+taxa, and with both; and the median rank, among 80, of the own pictures of the hidden nouns.
+
+The exemplars are seen by a small network that learnt colour, shape and size from other drawn scenes, as an
+ImageNet network has learnt its classes from other photographs. `--pixels` leaves it out: pixels tell the
+colour and nothing of shape and size (line "pictures"), and no word vector can then learn them.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from patchword.data.corpus import END, Corpus
+from patchword.data.scenes import draw, make_scenes
 from patchword.data.scenes.lexicon import Lexicon, lexicon
+from patchword.data.scenes.world import COLOURS, SHAPES, SIZES
 from patchword.metrics.similarity import spearman
 from patchword.models.word_vectors.distributional import unit_rows
 from patchword.models.word_vectors.skip_gram import SkipGram, SkipGramConfig
@@ -25,9 +32,58 @@ from patchword.tasks.words.batches import SkipGramRows
 from patchword.tasks.words.objective import SkipGramObjective
 from patchword.tasks.words.pictures import place_words
 from patchword.tasks.words.settings import WordPicturesSettings
+from patchword.towers.convolutional import ConvolutionalTower
+from patchword.towers.settings import ConvolutionalConfig
 from patchword.train.step import Shares
 
-WIDTH, HIDDEN = 50, 20
+WIDTH, HIDDEN, SIDE = 50, 20, 24
+
+
+def eyes(steps: int = 800, seed: int = 0) -> ConvolutionalTower:
+    """A network that learnt colour, shape and size of the one thing in 12,000 drawn scenes."""
+    scenes = make_scenes(12_000, 1)
+    pixels = as_pixels(draw(scenes, SIDE))
+    things = [scene.things[0] for scene in scenes]
+    kinds = (tuple(COLOURS), SHAPES, SIZES)
+    looks = zip(*((thing.colour, thing.shape, thing.size) for thing in things), strict=True)
+    targets = [
+        torch.tensor([kind.index(value) for value in values])
+        for kind, values in zip(kinds, looks, strict=True)
+    ]
+    torch.manual_seed(seed)
+    tower = ConvolutionalTower(
+        ConvolutionalConfig(stem=16, widths=(32, 64), blocks=(1, 1), size=SIDE, trainable_from=0)
+    )
+    heads = torch.nn.ModuleList(torch.nn.Linear(tower.width, len(kind)) for kind in kinds)
+    optimiser = torch.optim.AdamW([*tower.parameters(), *heads.parameters()], lr=3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, steps)
+    generator = torch.Generator().manual_seed(seed)
+    tower.train()
+    for _ in range(steps):
+        chosen = torch.randint(len(scenes), (64,), generator=generator)
+        seen_BC = tower(pixels[chosen]).grid_BNC.mean(1)
+        losses = [
+            torch.nn.functional.cross_entropy(head(seen_BC), target[chosen])
+            for head, target in zip(heads, targets, strict=True)
+        ]
+        optimiser.zero_grad()
+        torch.stack(losses).sum().backward()
+        optimiser.step()
+        schedule.step()
+    return tower.eval()
+
+
+def as_pixels(pictures: np.ndarray) -> torch.Tensor:
+    """(B, 3, S, S), centred."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def seen_by(tower: ConvolutionalTower | None, pictures: np.ndarray) -> np.ndarray:
+    """What a tower sees in pictures, or their pixels where there is none."""
+    if tower is None:
+        return pictures.reshape(len(pictures), -1).astype(np.float32) / 255
+    return torch.cat([tower(part).grid_BNC.mean(1) for part in as_pixels(pictures).split(400)]).numpy()
 
 
 class Found(NamedTuple):
@@ -52,19 +108,30 @@ def corpus_of(world: Lexicon, count: int, adjectives: float) -> Corpus:
     )
 
 
-def measured(seed: int, epochs: int = 8, rate: float = 0.1, sentences: int = 12_000) -> dict[str, Found]:
+def measured(
+    seed: int,
+    tower: ConvolutionalTower | None,
+    epochs: int,
+    adjectives: float,
+    margin: float,
+    weight: float,
+    penalty: float,
+    power: float,
+) -> dict[str, Found]:
     """Skip-gram, A and B on the lexicon of a seed."""
     world = lexicon(seed=seed)
-    corpus, count = corpus_of(world, sentences, 0.05), len(world.nouns)
-    pictures = world.exemplars().reshape(count * 20, -1).astype(np.float32) / 255
+    corpus, count = corpus_of(world, 12_000, adjectives), len(world.nouns)
+    pictures = seen_by(tower, world.exemplars(20, SIDE).reshape(count * 20, SIDE, SIDE, 3))
     places = [list(range(20 * n, 20 * n + 20)) for n in range(count)] + [[] for _ in corpus.words[count:]]
-    settings = WordPicturesSettings(annotations="", images="", width=WIDTH, minimum=5, held_out=HIDDEN)
+    settings = WordPicturesSettings(annotations="", images="", width=WIDTH, power=power, held_out=HIDDEN)
     seen = place_words(corpus.words, places, pictures, [str(n) for n in range(len(pictures))], settings, seed)
     hidden = (seen.words_WP != 0).any(1)[:count] & ~(seen.training_WP != 0).any(1)[:count]
     own = seen.words_WP[:count]
     found = {"pictures": judged(world, own, own, seen.words_WP, hidden)}
     for variant in ("A", "B"):
-        config = SkipGramConfig(variant=variant, width=WIDTH, window=4)
+        config = SkipGramConfig(
+            variant=variant, width=WIDTH, window=4, margin=margin, visual_weight=weight, penalty=penalty
+        )
         models = []
         for one in (config, config.model_copy(update={"variant": "text"})):
             torch.manual_seed(seed)
@@ -75,7 +142,7 @@ def measured(seed: int, epochs: int = 8, rate: float = 0.1, sentences: int = 12_
             SkipGramObjective(*models),
             SkipGramRows(corpus, config, seen.training_WP, 4096, seed),
             epochs,
-            rate,
+            0.1,
         )
         found[variant] = judged(
             world,
@@ -129,12 +196,29 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--adjectives", type=float, nargs="+", default=[0.05], help="share of nouns with one")
+    parser.add_argument("--margin", type=float, default=1.0, help="margin of the visual loss")
+    parser.add_argument("--weight", type=float, default=0.1, help="weight of the visual loss")
+    parser.add_argument("--penalty", type=float, default=0.3, help="B: weight of the squares of M")
+    parser.add_argument("--power", type=float, default=1.0, help="pictures.power")
+    parser.add_argument("--pixels", action="store_true", help="pixels in place of what a network sees")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for seed in options.seeds:
-        for variant, found in measured(seed, options.epochs).items():
+    tower = None if options.pixels else eyes()
+    for adjectives, seed in itertools.product(options.adjectives, options.seeds):
+        found_by = measured(
+            seed,
+            tower,
+            options.epochs,
+            adjectives,
+            options.margin,
+            options.weight,
+            options.penalty,
+            options.power,
+        )
+        for variant, found in found_by.items():
             told = "  ".join(f"{name} {value:.3f}" for name, value in found._asdict().items())
-            print(f"seed {seed}  {variant:9s}{told}", flush=True)
+            print(f"adjectives {adjectives}  seed {seed}  {variant:9s}{told}", flush=True)
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def place_words(
             f"most is {int(counts_W.max(initial=0))}): give annotations that name them, or lower "
             "pictures.minimum"
         )
-    pictures_FP = _reduced(seen_FI, settings.width, seed)
+    pictures_FP = _reduced(seen_FI, settings.width, settings.power, seed)
     random = np.random.default_rng([seed, 1])
     width = pictures_FP.shape[1]
     words_WP, dispersion_W = torch.zeros(len(words), width), np.full(len(words), np.nan)
@@ -172,18 +172,18 @@ def place_words(
     )
 
 
-def _reduced(seen_FI: np.ndarray, width: int, seed: int) -> Tensor:
+def _reduced(seen_FI: np.ndarray, width: int, power: float, seed: int) -> Tensor:
     """Pictures without what all have in common, along the directions in which they differ most; of length
     one.
 
-    The directions are scaled alike to the square root of how much they differ, so that the first one does not
-    decide every cosine.
+    A power below 1 keeps the first direction from deciding every cosine, and lets the last ones, which hold
+    what tells single pictures apart and little of what they show, weigh more.
     """
     centred_FI = unit_rows(torch.from_numpy(seen_FI))
     centred_FI = centred_FI - centred_FI.mean(0)
     width = min(width, *centred_FI.shape)
     svd = truncated_svd(centred_FI, width, torch.Generator().manual_seed(seed))
-    return unit_rows(svd.left_WK * svd.singular_K.sqrt())
+    return unit_rows(svd.left_WK * svd.singular_K.pow(power))
 
 
 def _dispersion(own_NP: Tensor) -> float:

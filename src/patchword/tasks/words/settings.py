@@ -70,6 +70,12 @@ class WordPicturesSettings(BaseModel, extra="forbid", frozen=True):
         100, gt=0, description="pictures of a word that are averaged, drawn where there are more"
     )
     width: int = Field(100, gt=0, description="width that an SVD reduces what the tower sees to")
+    power: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="exponent of that SVD's singular values; 1: directions weigh as they are, 0: all alike",
+    )
     held_out: int = Field(
         0,
         ge=0,
