@@ -1,8 +1,8 @@
 """Measures the service under load from a second process on loopback.
 
     python benchmarks/serve.py --model NAME [--requests 2000] [--clients 16]
-    python benchmarks/serve.py --model tests/kits/format1/caption --towers tests/kits/format1/retrieve \
-        --mixed-only --requests 10000 --state mixed.json --seconds 120      # again, until all are done
+    python benchmarks/serve.py --model tests/kits/format1/caption --mixed-only --requests 10000 \
+        --state mixed.json --seconds 120      # again, until all are done
 
 It prints (1) the service's CPU seconds per caption with batches of up to 16 and with batches of one, at the
 same number of clients, (2) latencies, (3) lost or swapped answers among mixed requests (captions by several

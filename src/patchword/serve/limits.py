@@ -29,7 +29,7 @@ class Limits:
     """A picture of more pixels is reduced as it is decoded, by a power of two."""
     least_side: int = 1024
     """Pixels that stay on the shorter side of a reduced picture: no model looks at more than half of that."""
-    decoding_bytes: int = 224 * 2**20
+    decoding_bytes: int = 192 * 2**20
     """Memory of a picture while it is decoded, judged by its header; large ones are decoded one at a time."""
     queue: int = 64
     """Requests that may wait for the model; the next one is refused with 503."""
