@@ -1,5 +1,7 @@
 """Constrained beam search against brute force on a tiny vocabulary."""
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,6 +97,19 @@ def test_no_sequence_is_said_twice():
     found = constrained_beam_search(Table(), memory, SPECIAL, [((4,),)], 3, 9, no_repeat_ngram=1)
     words = [token for token in caption(found) if token != SPECIAL.end]
     assert len(set(words)) == len(words)
+
+
+def test_no_word_follows_itself():
+    memory = Table().encode(11, pictures=1, places=9)
+    memory.tables_BLVV[:, :, range(7), range(7)] += 4.0
+    doubled = [
+        any(one == other != SPECIAL.end for one, other in itertools.pairwise(caption(found)))
+        for found in (
+            constrained_beam_search(Table(), memory, SPECIAL, [((4,),)], 3, 9, no_stutter=no_stutter)
+            for no_stutter in (False, True)
+        )
+    ]
+    assert doubled == [True, False]
 
 
 @pytest.mark.parametrize("constraints", [[], [()], [((),)], [((4,),)] * 5])

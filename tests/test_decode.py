@@ -231,6 +231,21 @@ def test_no_ngram_comes_twice(seed, beams, ngram):
         assert len(grams) == len(set(grams))
 
 
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), beams=st.integers(1, 3))
+def test_no_token_follows_itself(seed, beams):
+    memory = Table().encode(seed, end_bias=-2.0)
+    memory.tables_BLVV[:, :, range(V), range(V)] += 4.0  # left alone, it stutters
+    options = BeamOptions(n_best=beams, no_stutter=True)
+    found = beam_search(Table(), memory, SPECIAL, beams, 6, options)
+    for picture, rank in itertools.product(range(2), range(beams)):
+        tokens = caption(found, picture, rank)
+        assert all(one != other for one, other in itertools.pairwise(tokens))
+    *_, last = greedy_steps(Table(), memory, SPECIAL, 6, no_stutter=True)
+    one = beam_search(Table(), memory, SPECIAL, 1, 6, BeamOptions(no_stutter=True))
+    assert caption(last) == caption(one)
+
+
 def test_a_repeat_is_avoided_only_where_it_is_forbidden():
     memory = Memory(torch.zeros(1, 6, V, V))
     memory.tables_BLVV[..., 4] = 5.0

@@ -50,13 +50,15 @@ def constrained_beam_search(
     max_length: int,
     no_repeat_ngram: int = 0,
     min_length: int = 0,
+    no_stutter: bool = False,
 ) -> Decodings:
     """The best caption of one picture in which every constraint is met; B and K are 1.
 
     `beams` hypotheses are kept in each state; none ends before it has `min_length` tokens, its end left out,
-    for the likeliest caption of all that say a word is often that word alone. Where no caption of
-    `max_length` tokens meets all constraints, the one that meets the most is returned, and `finished_BK`
-    tells whether it ended. Raises ConfigError for no or too many constraints, or one without a phrase.
+    for the likeliest caption of all that say a word is often that word alone; with `no_stutter` no token
+    directly follows itself. Where no caption of `max_length` tokens meets all constraints, the one that meets
+    the most is returned, and `finished_BK` tells whether it ended. Raises ConfigError for no or too many
+    constraints, or one without a phrase.
     """
     if not 1 <= len(constraints) <= MOST_CONSTRAINTS or any(
         not phrases or () in phrases for phrases in constraints
@@ -80,6 +82,8 @@ def constrained_beam_search(
             scores_RV[:, special.end] = -math.inf
         kept: dict[tuple[int, int], list[_Hypothesis]] = {}
         for one in _continuations(live, scores_RV, constraints, beams, no_repeat_ngram):
+            if no_stutter and one.tokens[-2:-1] == one.tokens[-1:]:
+                continue
             met = constraints_met(one.tokens, constraints)
             if one.tokens[-1] == special.end:
                 if met not in ended or one.total > ended[met].total:

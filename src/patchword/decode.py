@@ -71,6 +71,8 @@ class BeamOptions(NamedTuple):
     fewer, and ended hypotheses rank before unfinished ones."""
     no_repeat_ngram: int = 0
     """No sequence of so many tokens occurs twice in a caption; 0: allowed."""
+    no_stutter: bool = False
+    """No token directly follows itself."""
     forbid_unknown: bool = True
     """Excludes the tokens that are not words: unknown, padding and a second start."""
     min_length: int = 0
@@ -108,13 +110,14 @@ def greedy_steps(
     max_length: int,
     no_repeat_ngram: int = 0,
     forbid_unknown: bool = True,
+    no_stutter: bool = False,
 ) -> Iterator[Decodings]:
     """Yields what `greedy` has decoded so far after every token.
 
-    The last item equals the result of `greedy`.
+    The last item equals the result of `greedy`. With `no_stutter` no token directly follows itself.
     """
     for running in _steps(
-        captioner, memory, special, 1, max_length, no_repeat_ngram, forbid_unknown, _likeliest
+        captioner, memory, special, 1, max_length, no_repeat_ngram, forbid_unknown, _likeliest, no_stutter
     ):
         yield _decodings(running, 1)
 
@@ -184,7 +187,12 @@ def beam_search(
     for _ in range(max_length):
         logits_RV, state, _ = captioner.step(tokens_R, memory, state)
         log_probabilities_RV = _scored(
-            logits_RV, running, special, options.no_repeat_ngram, options.forbid_unknown
+            logits_RV,
+            running,
+            special,
+            options.no_repeat_ngram,
+            options.forbid_unknown,
+            options.no_stutter,
         )
         if running.tokens_RT.shape[1] < options.min_length:
             log_probabilities_RV[:, special.end] = -math.inf
@@ -295,6 +303,7 @@ def _steps(
     no_repeat_ngram: int,
     forbid_unknown: bool,
     choose: Callable[[Tensor], Tensor],
+    no_stutter: bool = False,
 ) -> Iterator[_Hypotheses]:
     """Decodes B * copies independent rows token by token.
 
@@ -306,7 +315,9 @@ def _steps(
     tokens_R = running.tokens_RT.new_full((R,), special.start)
     for _ in range(max_length):
         logits_RV, state, _ = captioner.step(tokens_R, memory, state)
-        log_probabilities_RV = _scored(logits_RV, running, special, no_repeat_ngram, forbid_unknown)
+        log_probabilities_RV = _scored(
+            logits_RV, running, special, no_repeat_ngram, forbid_unknown, no_stutter
+        )
         tokens_R = choose(log_probabilities_RV)
         running = running.extend(
             tokens_R, log_probabilities_RV.gather(1, tokens_R[:, None]).squeeze(1), special
@@ -321,7 +332,12 @@ def _likeliest(log_probabilities_RV: Tensor) -> Tensor:
 
 
 def _scored(
-    logits_RV: Tensor, running: _Hypotheses, special: SpecialIds, ngram: int, forbid_unknown: bool
+    logits_RV: Tensor,
+    running: _Hypotheses,
+    special: SpecialIds,
+    ngram: int,
+    forbid_unknown: bool,
+    no_stutter: bool,
 ) -> Tensor:
     """Log-probabilities of all tokens in single precision; minus infinity for tokens that may not follow."""
     log_probabilities_RV = logits_RV.float().log_softmax(dim=-1)
@@ -329,6 +345,8 @@ def _scored(
         for token in (special.pad, special.start, special.unknown):
             log_probabilities_RV[:, token] = -math.inf
     steps = running.tokens_RT.shape[1]
+    if no_stutter and steps:
+        log_probabilities_RV.scatter_(1, running.tokens_RT[:, -1:], -math.inf)
     if 0 < ngram <= steps:
         windows_RWN = running.tokens_RT.unfold(1, ngram, 1)
         suffix_R1N = running.tokens_RT[:, None, steps - ngram + 1 :]

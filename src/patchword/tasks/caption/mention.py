@@ -115,6 +115,7 @@ def _said_anew(
     found = constrained_beam_search(
         *(captioner, memory, vocabulary.special, alternatives, decoding.beams, length, repeat),
         min_length=least,
+        no_stutter=decoding.no_stutter,
     )
     explained = None
     if trace:

@@ -58,6 +58,7 @@ class DecodingSettings(BaseModel, extra="forbid", frozen=True):
         description="0: sum of log-probabilities decides; 1: their mean",
     )
     no_repeat_ngram: int = Field(0, ge=0, le=1000, description="no n words in a row occur twice; 0: allowed")
+    no_stutter: bool = Field(False, description="no word directly follows itself")
 
     def changed(self, options: DecodingOptions) -> DecodingSettings:
         """These settings, with those that the caller has given in place of them. Raises ConfigError where no
@@ -300,7 +301,9 @@ class CaptioningModel:
         with torch.inference_mode():
             memory = captioner.encode(features)
         said = 0
-        for found in greedy_steps(captioner, memory, special, decoding.max_length, decoding.no_repeat_ngram):
+        length, repeat, no_stutter = decoding.max_length, decoding.no_repeat_ngram, decoding.no_stutter
+        steps = greedy_steps(captioner, memory, special, length, repeat, no_stutter=no_stutter)
+        for found in steps:
             words = self.vocabulary.tokens(found.tokens_BKT[0, 0].tolist())
             yield from words[said:]
             said = len(words)
@@ -362,6 +365,7 @@ class CaptioningModel:
                 n_best,
                 decoding.length_penalty,
                 no_repeat_ngram=decoding.no_repeat_ngram,
+                no_stutter=decoding.no_stutter,
                 min_length=options.min_length,
             ),
         )

@@ -70,7 +70,8 @@ class CaptionRun(RunSettings, frozen=True):
     follow_data: bool = Field(
         False,
         description="data.minimum_count and a stage's epochs, warm_up_steps, validate_every, patience, decay "
-        "and keep, where they are not given, follow the number of captions and of pictures held out",
+        "and keep, where they are not given, follow the number of captions and of pictures held out; of "
+        "captions in words decoding.no_repeat_ngram is 2 then, and decoding.no_stutter true",
     )
     stage: tuple[CaptionStage, ...] = Field(min_length=1, description="what happens, in order")
 

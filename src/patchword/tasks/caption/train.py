@@ -251,6 +251,11 @@ def following(
     data = run.data
     if "minimum_count" not in data.model_fields_set:
         data = data.model_copy(update={"minimum_count": minimum_count_for(captions)})
+    decoding = run.decoding
+    if data.splitter == "english":  # characters are repeated in words, and classifiers between them
+        unrepeated = {"no_repeat_ngram": 2, "no_stutter": True}
+        given = {name: getattr(decoding, name) for name in unrepeated if name in decoding.model_fields_set}
+        decoding = decoding.model_copy(update=unrepeated | given)
     stages, notes = [], []
     for number, stage in enumerate(run.stage):
         by_caption = stage.captions_per_picture == 0 and isinstance(stage.objective, CrossEntropySettings)
@@ -269,7 +274,7 @@ def following(
         f"following the data, {len(train)} training pictures with {captions} captions: words that occur "
         f"{data.minimum_count} times or more"
     )
-    return run.model_copy(update={"data": data, "stage": tuple(stages)}), [head, *notes]
+    return run.model_copy(update={"data": data, "decoding": decoding, "stage": tuple(stages)}), [head, *notes]
 
 
 def begun_model(run: CaptionRun, vocabulary_size: int, codebook: Codebook | None) -> CaptionModel:
