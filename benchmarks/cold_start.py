@@ -2,6 +2,7 @@
 
     python benchmarks/cold_start.py                     # a table; two minutes on a quiet core
     python benchmarks/cold_start.py --repeats 9 --only search
+    PYTHONPATH=OLD/src python benchmarks/cold_start.py --index OLD.index    # an index that it has made
 
 `search` is asked for words in an index of 1,000 vectors of the shipped two towers; `label` and `caption` get
 the photograph that comes with matplotlib; `serve` is ready when /ready answers. `import torch` is what two
@@ -113,6 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="*")
+    parser.add_argument("--index", type=Path, help="search this one, of a version whose index is another")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     import matplotlib
@@ -120,8 +122,8 @@ def main() -> None:
     photo = str(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
     own = [sys.executable, "-m", "patchword"]
     with tempfile.TemporaryDirectory() as folder:
-        index = Path(folder) / "index"
-        if not arguments.only or "search" in arguments.only:
+        index = arguments.index or Path(folder) / "index"
+        if arguments.index is None and (not arguments.only or "search" in arguments.only):
             make_index(index)
         commands = {
             "python": [sys.executable, "-c", "pass"],
