@@ -227,6 +227,7 @@ def _write_shard(out: Path, number: int, pairs: Sequence[Pair]) -> None:
     }
     if any(pair.content is not None for pair in pairs):
         columns["image"] = arrow.array([pair.content for pair in pairs], arrow.binary())
+    # Hidden by its dot: whoever reads all of the folder's Parquet takes no half of a shard.
     aside = out / f".shard-{number:08d}.parquet"
     parquet().write_table(arrow.table(columns), aside, row_group_size=1000)
     aside.replace(out / f"shard-{number:08d}.parquet")

@@ -126,6 +126,7 @@ def _write(target: Path, rows: Sequence[dict[str, Any]], columns: dict[str, str]
     schema = arrow.schema([(name, kinds[kind]) for name, kind in names.items()])
     # Names of files may hold bytes that are no UTF-8, and Parquet holds text.
     plain = [{name: _text(row.get(name)) for name in names} for row in rows]
+    # Hidden by its dot: whoever reads all of the folder's Parquet takes no part that a killed worker left.
     aside = target.with_name(f".{target.name}.{id(rows)}")
     try:
         parquet.write_table(arrow.Table.from_pylist(plain, schema=schema), aside)

@@ -18,6 +18,7 @@ from patchword.data.formats.complaints import Complain, parse_json, read_text
 from patchword.data.formats.tables import CAPTION, IMAGE, SPLIT, column, records_of
 from patchword.data.records import CaptionRecord
 from patchword.errors import DataError, MissingExtra
+from patchword.files import write_json
 
 _STARTS = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
 _ROWS = 256
@@ -208,9 +209,7 @@ class _PictureCache:
         return str(self._folder / (stem + suffix))
 
     def finish(self) -> None:
-        """All pictures are there: the next reading need not write them. The mark is renamed into place, as it
-        says that all is whole."""
+        """All pictures are there: the next reading need not write them. The mark comes last, as it says that all
+        is whole."""
         if self._written:
-            partial = self._mark.with_name(self._mark.name + ".partial")
-            partial.write_text(json.dumps(self._written), encoding="utf-8")
-            partial.replace(self._mark)
+            write_json(self._mark, self._written)
