@@ -209,7 +209,7 @@ class _PictureCache:
         return str(self._folder / (stem + suffix))
 
     def finish(self) -> None:
-        """All pictures are there: the next reading need not write them. The mark comes last, as it says that all
+        """All pictures are there: the next reading need not write them. The mark comes last: it says that all
         is whole."""
         if self._written:
             write_json(self._mark, self._written)
