@@ -180,10 +180,17 @@ class TowerModel(nn.Module):
 class CaptionModel(TowerModel):
     """A tower and a captioner."""
 
-    def __init__(self, tower: nn.Module, captioner: nn.Module, familiarity: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        tower: nn.Module,
+        captioner: nn.Module,
+        familiarity: nn.Module | None = None,
+        consensus: nn.Module | None = None,
+    ) -> None:
         super().__init__(tower)
         self.captioner = captioner
         self.familiarity = familiarity
+        self.consensus = consensus
 
     @classmethod
     def build(
@@ -192,10 +199,9 @@ class CaptionModel(TowerModel):
         captioner: CaptionerSettings,
         vocabulary_size: int,
         codebook: Codebook | None = None,
-        familiar: bool = False,
     ) -> CaptionModel:
-        """`familiar`: with a sense of what pictures the model was trained on."""
-        return cls.over(build_tower(tower), captioner, vocabulary_size, codebook, familiar)
+        """A model that begins to be trained."""
+        return cls.over(build_tower(tower), captioner, vocabulary_size, codebook)
 
     @classmethod
     def over(
@@ -205,10 +211,17 @@ class CaptionModel(TowerModel):
         vocabulary_size: int,
         codebook: Codebook | None = None,
         familiar: bool = False,
+        ngrams: int | None = None,
     ) -> CaptionModel:
-        """Builds the same over a tower that is given."""
+        """Builds the same over a tower that is given.
+
+        `familiar`: with a sense of what pictures the model was trained on; `ngrams`: with a consensus that
+        predicts so many.
+        """
         sense = look_up("layers.familiarity:Familiarity")(tower.width) if familiar else None
-        return cls(tower, build_captioner(captioner, tower.width, vocabulary_size, codebook), sense)
+        consensus = None if ngrams is None else look_up("layers.consensus:Consensus")(tower.width, ngrams)
+        built = build_captioner(captioner, tower.width, vocabulary_size, codebook)
+        return cls(tower, built, sense, consensus)
 
 
 def reader_preprocessing(tower: TowerPreprocessing) -> Preprocessing:

@@ -45,6 +45,7 @@ COMMANDS = {
         "filter",
         "codebook",
         "concepts",
+        "consensus",
         "memory",
         "words",
         "vokens",

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from patchword.checkpoints.facts import ModelFacts
-from patchword.composed import CaptionModel, reader_preprocessing
+from patchword.composed import CaptionModel, build_tower, reader_preprocessing
 from patchword.errors import DataError
 from patchword.layers.familiarity import mean_patch
 from patchword.models.captioners.show_attend_tell import ShowAttendTellConfig
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     tower = EfficientNetLiteConfig(kind="efficientnet-lite0", weights="none", grid="last_block", size=64)
     captioner = ShowAttendTellConfig(word_width=8, width=12, attention_width=6)
-    model = CaptionModel.build(tower, captioner, VOCABULARY.size, None, familiar=True)
+    model = CaptionModel.over(build_tower(tower), captioner, VOCABULARY.size, None, familiar=True)
     settings = ModelSettings(
         tower=tower,
         captioner=captioner,

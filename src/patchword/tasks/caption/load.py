@@ -34,7 +34,8 @@ def load(name: str | Path, device: str | None = None) -> Any:
     def build(tower: nn.Module) -> CaptionModel:
         codebook = None if settings.codebook is None else Codebook.described(settings.codebook)
         size, familiar = settings.vocabulary_size, settings.concepts is not None
-        return CaptionModel.over(tower, settings.captioner, size, codebook, familiar)
+        ngrams = None if settings.consensus is None else settings.consensus.ngrams
+        return CaptionModel.over(tower, settings.captioner, size, codebook, familiar, ngrams)
 
     model = build_over_tower(folder, settings.tower, settings.tower_sha256, build)
     known = nearest_captions(read_prototypes(folder)) if (folder / PROTOTYPES).exists() else None

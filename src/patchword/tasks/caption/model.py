@@ -117,6 +117,14 @@ class ConceptSettings(BaseModel, extra="forbid", frozen=True, allow_inf_nan=Fals
     )
 
 
+class ConsensusSettings(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
+    """How captions are re-ranked by what people say of pictures like theirs (`consensus.py`)."""
+
+    weight: float = Field(ge=0, description="weight of the agreement beside the log-probability")
+    candidates: int = Field(5, ge=1, le=100, description="captions that are compared")
+    ngrams: int = Field(ge=0, le=1_000_000, description="n-grams that are predicted")
+
+
 class ModelSettings(BaseModel, extra="forbid", frozen=True):
     """What config.json of a captioning model says beside the facts about its training."""
 
@@ -131,6 +139,8 @@ class ModelSettings(BaseModel, extra="forbid", frozen=True):
     concepts: ConceptSettings | None = None
     """What is known about the concepts that the tower names (`patchword concepts`); None: nothing is said
     about them."""
+    consensus: ConsensusSettings | None = None
+    """How captions are re-ranked (`patchword consensus`); None: the search's probability decides."""
     codebook: dict[str, Any] | None = None
     """Words, templates and tower of the codebook, for models with region alignment; its embeddings are
     among the weights."""
@@ -355,20 +365,28 @@ class CaptioningModel:
         captioner, special = self.model.captioner, self.vocabulary.special
         decoding = self._decoding(options if beams is None else replace(options, beams=beams))
         memory = captioner.encode(features)
+        consensus = self.settings.consensus
+        width = max(decoding.beams, n_best)
+        if consensus is not None and beams is None and options.beams is None:
+            width = max(width, consensus.candidates)
         found = beam_search(
             captioner,
             memory,
             special,
-            max(decoding.beams, n_best),
+            width,
             decoding.max_length,
             BeamOptions(
-                n_best,
+                n_best if consensus is None else width,
                 decoding.length_penalty,
                 no_repeat_ngram=decoding.no_repeat_ngram,
                 no_stutter=decoding.no_stutter,
                 min_length=options.min_length,
             ),
         )
+        if consensus is not None:
+            rank = look_up("tasks.caption.consensus:ranked")
+            found = rank(self.model.consensus, consensus.weight, features, found, special)
+            found = Decodings._make(part[:, :n_best] for part in found)
         traces: list[Trace | None] = [None] * n_best
         if trace:
             for k in range(n_best):
