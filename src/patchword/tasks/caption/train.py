@@ -45,7 +45,6 @@ from patchword.tasks.caption.validate import CaptionValidation
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
-from patchword.train.average import Average
 from patchword.train.data import (
     build_vocabulary,
     cached_features,
@@ -63,6 +62,8 @@ TEXT_TOWERS, EMBED_CAPTIONS = "tasks.caption.texts:text_towers", "tasks.caption.
 """Needed where captions are a regulariser, and imported only there."""
 REWARD = "tasks.caption.reward:CaptionReward"
 """Needed where sampled captions are rewarded."""
+AVERAGE = "train.average:Average"
+"""Needed where a running average of the weights is saved."""
 RAMP_FROM = -10.0
 """Log-bias at which a ramp of the memory begins: a prototype counts as much as e^-10 of a word."""
 
@@ -105,7 +106,7 @@ class CaptionTraining:
         self.model = begun_model(run, self.vocabulary.size, codebook)
         if run.captioner_from:
             self.notes += begin_from(self.model, run, self.vocabulary, codebook)
-        self.average = Average(self.model, run.average) if run.average else None
+        self.average = look_up(AVERAGE)(self.model, run.average) if run.average else None
         self._towers = self._text_towers(codebook)
         preprocessing = reader_preprocessing(self.model.tower.preprocessing)
         inputs = read_inputs(run, self.model, preprocessing, [record.file for record in (*train, *selection)])
