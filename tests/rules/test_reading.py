@@ -17,7 +17,7 @@ from patchword.tasks.table import TASKS
 from patchword.train.step import Shares
 
 PACKAGE = Path(patchword.__file__).parent
-FROM_A_PHOTOGRAPH = 17
+FROM_A_PHOTOGRAPH = 18
 FROM_A_CONFIGURATION = 29
 
 
