@@ -1,8 +1,7 @@
 """Vokens on drawn scenes: does a word find a picture of what it names, and does a language model gain by
 them?
 
-    python benchmarks/vokens_scenes.py match --seeds 1
-    python benchmarks/vokens_scenes.py language --seeds 1 2 3
+    python benchmarks/vokens_scenes.py match language --seeds 1 2 3
 
 `match`: two small towers and a vokenizer are trained on scenes of one and of two things; the bank are scenes
 of one thing, the texts are about two ("a small red circle left of a large blue square"), so that a picture
@@ -166,13 +165,9 @@ def vokens_of(matcher: Matcher, texts: list[str], bank: World) -> tuple[Tensor, 
     return words_BL, vokens_BL, preference_BL
 
 
-def match(seed: int, steps: int) -> None:
+def match(seed: int, matcher: Matcher) -> None:
     """Print how often the picture of a word shows what the word names."""
-    matcher, bank, asked = (
-        trained_matcher(seed, steps),
-        world(1, 1000, split="val"),
-        world(2, 300, split="val"),
-    )
+    bank, asked = world(1, 1000, split="val"), world(2, 300, split="val")
     words_BL, vokens_BL, preference_BL = vokens_of(matcher, asked.texts, bank)
     hits: dict[str, list[bool]] = {"colour": [], "shape": []}
     strengths: dict[str, list[float]] = {"content": [], "function": []}
@@ -194,10 +189,10 @@ def match(seed: int, steps: int) -> None:
     )
 
 
-def language(seed: int, steps: int, labelled: int) -> None:
+def language(seed: int, matcher: Matcher, steps: int, labelled: int) -> None:
     """Print the accuracy on warm and round things after few labels, by what the language model learnt
     from."""
-    matcher, bank, read = trained_matcher(seed, steps), world(1, 200, split="val"), world(2, 3000)
+    bank, read = world(1, 200, split="val"), world(2, 3000)
     vocabulary = matcher.vocabulary
     _, vokens_BL, _ = vokens_of(matcher, read.texts, bank)
     random_BL = torch.randint(200, vokens_BL.shape, generator=torch.Generator().manual_seed(seed))
@@ -274,17 +269,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["match", "language"])
+    parser.add_argument("what", choices=["match", "language"], nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--labelled", type=int, default=16)
     options = parser.parse_args()
     torch.set_num_threads(1)
     for seed in options.seeds:
-        if options.what == "match":
-            match(seed, options.steps)
-        else:
-            language(seed, options.steps, options.labelled)
+        matcher = trained_matcher(seed, options.steps)
+        if "match" in options.what:
+            match(seed, matcher)
+        if "language" in options.what:
+            language(seed, matcher, options.steps, options.labelled)
 
 
 if __name__ == "__main__":
