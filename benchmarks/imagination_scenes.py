@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lexicon import eyes
 from torch import Tensor
 from vokens_scenes import (
     ROUND,
@@ -38,6 +39,7 @@ from patchword.data.scenes.world import Scene
 from patchword.models.painters.vit_vqgan import VitVqgan, VitVqganConfig
 from patchword.models.pretraining.imagination import ImaginationClassifier, ImaginationConfig, imagine
 from patchword.tasks.paint.oracle import Oracle, load_oracle
+from patchword.towers.convolutional import ConvolutionalTower
 
 LABELLED, TRAINING, DRAWS = 16, 320, 10
 
@@ -102,10 +104,10 @@ def accuracy(
     return float((found_B == target_B[TRAINING:]).float().mean())
 
 
-def measured(seed: int, oracle: Oracle, options: argparse.Namespace) -> None:
+def measured(seed: int, oracle: Oracle, sight: ConvolutionalTower, options: argparse.Namespace) -> None:
     """Print everything for a seed."""
     generator = torch.Generator().manual_seed(seed)
-    towers = trained_towers(seed, options.steps, generator)
+    towers = trained_towers(seed, options.steps, sight, generator)
     codec = trained_codec(seed, towers.pictures, options.codec_steps, generator)
     known = world(1, TRAINING + options.test, split="val", start=10_000 * seed)
     distinct = sorted(set(known.texts))
@@ -179,8 +181,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     oracle = load_oracle(options.reader) if options.reader else load_oracle()
+    sight = eyes()
     for seed in options.seeds:
-        measured(seed, oracle, options)
+        measured(seed, oracle, sight, options)
 
 
 if __name__ == "__main__":

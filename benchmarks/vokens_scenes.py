@@ -3,7 +3,8 @@ them?
 
     python benchmarks/vokens_scenes.py match language --seeds 1 2 3
 
-`match`: two small towers and a vokenizer are trained on scenes of one and of two things; the bank are scenes
+`match`: two small towers and a vokenizer are trained on scenes of one and of two things (the vision tower has
+learnt colour, shape and size of single things before, as in `lexicon.py`); the bank are scenes
 of one thing, the texts are about two ("a small red circle left of a large blue square"), so that a picture
 can fit one of the two at most. Printed is how often the picture of a colour has that colour, and of a shape
 that shape.
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lexicon import eyes
 from torch import Tensor
 
 from patchword.data.scenes import describe, draw, make_scenes
@@ -111,8 +113,11 @@ def batches(count: int, size: int, among: int, generator: torch.Generator):
         yield torch.randint(among, (size,), generator=generator)
 
 
-def trained_towers(seed: int, steps: int, generator: torch.Generator, batch: int = 64) -> Towers:
-    """Two towers by their contrast, on scenes of one and of two things."""
+def trained_towers(
+    seed: int, steps: int, sight: ConvolutionalTower, generator: torch.Generator, batch: int = 64
+) -> Towers:
+    """Two towers by their contrast, on scenes of one and of two things; the vision tower begins as `sight`,
+    as the paper's begins with an ImageNet network."""
     ones, twos = world(1, 4000), world(2, 4000)
     scenes, texts = ones.scenes + twos.scenes, ones.texts + twos.texts
     pictures = pixels(scenes)
@@ -124,8 +129,12 @@ def trained_towers(seed: int, steps: int, generator: torch.Generator, batch: int
             stem=16, widths=(32, 64), blocks=(1, 1), size=SIZE, shared_width=WIDTH, trainable_from=0
         )
     )
+    vision.stem.load_state_dict(sight.stem.state_dict())
+    vision.layers.load_state_dict(sight.layers.state_dict())
     towers = TwoTowers(TwoTowersConfig(width=WIDTH), vision, small_bert(vocabulary))
-    optimiser = torch.optim.AdamW(towers.parameters(), lr=2e-3)
+    seeing = [*vision.stem.parameters(), *vision.layers.parameters()]
+    others = [p for p in towers.parameters() if all(p is not one for one in seeing)]
+    optimiser = torch.optim.AdamW([{"params": seeing, "lr": 5e-4}, {"params": others}], lr=2e-3)
     towers.train()
     for chosen in batches(steps, batch, len(texts), generator):
         images_BE = towers.embed_pictures(pictures[chosen])
@@ -137,10 +146,10 @@ def trained_towers(seed: int, steps: int, generator: torch.Generator, batch: int
     return Towers(towers.eval().requires_grad_(False), vocabulary, texts, pictures)
 
 
-def trained_matcher(seed: int, steps: int, batch: int = 64) -> Matcher:
+def trained_matcher(seed: int, steps: int, sight: ConvolutionalTower, batch: int = 64) -> Matcher:
     """The towers, then the heads by the hinge."""
     generator = torch.Generator().manual_seed(seed)
-    towers, vocabulary, texts, pictures = trained_towers(seed, steps, generator)
+    towers, vocabulary, texts, pictures = trained_towers(seed, steps, sight, generator)
     ids_BL, real_BL, words_BL = ids_of(vocabulary, texts)
     vectors_BE = torch.cat([towers.embed_pictures(part) for part in pictures.split(500)])
     heads = Vokenizer(VokenizerConfig(), 2 * WIDTH, WIDTH)
@@ -275,8 +284,9 @@ def main() -> None:
     parser.add_argument("--labelled", type=int, default=16)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    sight = eyes()
     for seed in options.seeds:
-        matcher = trained_matcher(seed, options.steps)
+        matcher = trained_matcher(seed, options.steps, sight)
         if "match" in options.what:
             match(seed, matcher)
         if "language" in options.what:
