@@ -77,6 +77,18 @@ def test_only_equal_calls_share_a_batch_and_the_oldest_goes_first(run):
     run(test)
 
 
+def test_while_others_wait_batches_are_small(run):
+    """Ten of one kind do not keep the one of another kind waiting for all of them."""
+
+    async def test(work, batcher, enter, numbers):
+        others = [enter(item, Call("many", ())) for item in range(10)]
+        jobs = [*others, enter(99, Call("one", ()))]
+        await asyncio.gather(*(job.answer() for job in jobs))
+        assert [items for _, items in work.ran] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [99]]
+
+    run(test, beside_others=4)
+
+
 def test_a_full_queue_refuses(run):
     async def test(work, batcher, enter, numbers):
         work.gate.clear()

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from patchword.serve.limits import Limits
+from patchword.serve.uploads import BodyBudget
 
 
 def huge_png(width, height):
@@ -250,3 +251,33 @@ def test_who_is_refused_again_and_again_waits(client_for, make_png, monkeypatch)
     assert client.post("/caption", content=make_png()).status_code == 200
     assert client.get("/nothing").status_code == 404
     assert len(slept) == 6
+
+
+def test_long_bodies_come_in_at_a_rate(client_for, make_png, monkeypatch):
+    """Ten kB a second after the first thousand bytes of a body, whoever sends it; short ones do not wait."""
+    slept = []
+
+    async def sleep(seconds):
+        slept.append(seconds)
+
+    limits = Limits(short_bytes=1000, intake_bytes=10_000)
+    client = client_for(limits=limits)
+    apart = SimpleNamespace(**vars(asyncio) | {"sleep": sleep})
+    monkeypatch.setattr("patchword.serve.uploads.asyncio", apart)
+    assert client.post("/caption", content=make_png()).status_code == 200
+    assert slept == []
+    for _ in range(2):
+        refused(client.post("/caption", content=b"x" * 6000), 415, "not_a_picture")
+    assert len(slept) == 2 and slept[0] == pytest.approx(0.6) and 0.6 < slept[1] <= 1.2
+    assert client.app.state.service.held.bytes == 0
+
+
+def test_a_body_is_forgotten_at_once_whatever_still_refers_to_it():
+    held, body = BodyBudget(Limits()), bytearray(b"x" * 100)
+    held.bytes = 150
+    held.release(body)
+    assert (held.bytes, len(body)) == (50, 0)
+    told = bytearray(b"x" * 10)
+    with memoryview(told):  # a decoder is being told of it
+        held.release(told)
+    assert held.bytes == 40

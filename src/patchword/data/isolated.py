@@ -58,14 +58,14 @@ class Ended(Exception):
 class Decoder:
     """One process and the pipes to it. Its methods block; `kill` may be called from another thread."""
 
-    def __init__(self, yielding: bool = False) -> None:
-        """`yielding`: at a lower priority than others."""
+    def __init__(self, yielding: int = 0) -> None:
+        """`yielding`: steps by which its priority is lower."""
         package = str(Path(__file__).resolve().parents[2])
         paths = os.pathsep.join([package, *(path for path in sys.path if path)])
         self.started = False
         """Whether it has answered."""
         self._process = subprocess.Popen(
-            [sys.executable, "-S", "-m", "patchword.data.worker", *(["--yielding"] if yielding else [])],
+            [sys.executable, "-S", "-m", "patchword.data.worker", *([str(yielding)] if yielding else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": paths},
@@ -73,7 +73,7 @@ class Decoder:
         assert self._process.stdin is not None and self._process.stdout is not None  # both are pipes
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
 
-    def begin(self, content: bytes, name: str, bounds: Bounds) -> int:
+    def begin(self, content: bytes | bytearray, name: str, bounds: Bounds) -> int:
         """Send a picture; the bytes that decoding it will hold. `finish` or `forget` must follow. Raises
         `PictureError`."""
         head = json.dumps({"bounds": asdict(bounds), "bytes": len(content), "name": name}).encode()
@@ -94,7 +94,7 @@ class Decoder:
         """Do not have it decoded."""
         self._send(b"forget\n")
 
-    def _send(self, *parts: bytes) -> None:
+    def _send(self, *parts: bytes | bytearray) -> None:
         try:
             for part in parts:
                 self._stdin.write(part)

@@ -1,4 +1,5 @@
-"""A process that decodes pictures for another one: `python -m patchword.data.worker`.
+"""A process that decodes pictures for another one: `python -m patchword.data.worker [STEPS]`, at a
+priority that is so many steps lower where the system has priorities.
 
 It reads requests from standard input and writes answers to standard output, one after the other:
 
@@ -27,9 +28,6 @@ from patchword.errors import PictureError
 
 _SLACK = 128 * 2**20
 """Memory beside the picture: the file, stacks of threads, tables of decoders."""
-
-_YIELDING = 5
-"""Steps by which the priority is lower for pictures that take long, where the system has priorities."""
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
@@ -84,8 +82,8 @@ def _bound_memory(more: int) -> None:
 
 
 if __name__ == "__main__":
-    if "--yielding" in sys.argv and hasattr(os, "nice"):
-        os.nice(_YIELDING)
+    if len(sys.argv) > 1 and hasattr(os, "nice"):
+        os.nice(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches all processes of a terminal
     try:
         serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -129,7 +129,7 @@ class Service:
             numbers,
         )
         self.painter = painter
-        self.held = BodyBudget(limits.held_bytes)
+        self.held = BodyBudget(limits)
         self.ending = False
         """Set by a signal: what was accepted is finished, its picture may still be decoded, and nothing
         new is accepted."""

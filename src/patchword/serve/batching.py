@@ -135,7 +135,9 @@ class Batcher:
                 self._arrived.clear()
                 continue
             call = self._waiting[0].call
-            jobs = [job for job in self._waiting if job.call == call][: self.limits.batch]
+            jobs = [job for job in self._waiting if job.call == call]
+            others = len(jobs) < len(self._waiting)
+            jobs = jobs[: min(self.limits.batch, self.limits.beside_others) if others else self.limits.batch]
             self._waiting = [job for job in self._waiting if job not in jobs]
             self._running = jobs
             await self._answer(call, jobs)

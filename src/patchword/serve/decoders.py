@@ -24,6 +24,10 @@ _GRACE = 1.0
 """Seconds in which the picture of a client that has left may still be finished: starting a process costs as
 much as decoding many pictures."""
 
+_STEPS = 5
+"""Steps of priority between the model and decoders, and between those of small and of large pictures: who is
+answered is not to wait for files that only take time to decode."""
+
 Result = TypeVar("Result")
 
 
@@ -49,7 +53,7 @@ class Decoders:
         self._settling: set[asyncio.Task] = set()
         self.closing = False
 
-    async def decode(self, body: bytes, deadline: float) -> Upright:
+    async def decode(self, body: bytes | bytearray, deadline: float) -> Upright:
         """The picture of a request. `deadline` is a time of the event loop's clock.
 
         Raises:
@@ -71,14 +75,14 @@ class Decoders:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _decode(self, body: bytes) -> Upright:
+    async def _decode(self, body: bytes | bytearray) -> Upright:
         for seats in (self._small, self._large):
             found = await self._decode_in(seats, body)
             if found is not None:
                 return found
         raise PictureError("the upload: it is larger than every decoder takes. Send a smaller one.")
 
-    async def _decode_in(self, seats: _Seats, body: bytes) -> Upright | None:
+    async def _decode_in(self, seats: _Seats, body: bytes | bytearray) -> Upright | None:
         """None where the picture belongs among the large ones."""
         decoder = await seats.take()
         lease = _Lease(decoder, seats)
@@ -160,7 +164,7 @@ class _Seats:
 
     def __init__(self, count: int, yielding: bool) -> None:
         self.yielding = yielding
-        """Whether they have a lower priority."""
+        """Whether they have a lower priority than others; all have one that is lower than the model's."""
         self.idle: list[Decoder] = []
         self._busy: set[Decoder] = set()
         self._free = asyncio.Semaphore(count)
@@ -172,7 +176,7 @@ class _Seats:
     async def take(self) -> Decoder:
         await self._free.acquire()
         try:
-            decoder = self.idle.pop() if self.idle else Decoder(self.yielding)
+            decoder = self.idle.pop() if self.idle else Decoder(2 * _STEPS if self.yielding else _STEPS)
         except BaseException:
             self._free.release()
             raise

@@ -13,6 +13,10 @@ class Limits:
     """Largest request body with a picture."""
     held_bytes: int = 96 * 2**20
     """Bytes of all bodies in memory at a time."""
+    short_bytes: int = 2**20
+    """Bodies of up to so many bytes are taken as fast as they come."""
+    intake_bytes: int = 32 * 2**20
+    """Bytes of longer bodies that are taken in a second, of all requests together."""
     json_bytes: int = 64 * 2**10
     """Largest JSON body."""
     pixels: int = 50_000_000
@@ -36,6 +40,8 @@ class Limits:
     queued_pixels: int = 50_000_000
     """Decoded pixels (3 bytes each) of all waiting requests together."""
     batch: int = 16
+    beside_others: int = 4
+    """Largest batch while requests of another kind wait, so that neither waits long for the other."""
     gather_seconds: float = 0.004
     """How long the first request of a batch waits for others while the model is idle."""
     deadline_seconds: float = 30.0

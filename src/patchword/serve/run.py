@@ -17,6 +17,7 @@ from patchword.errors import ConfigError
 from patchword.serve.connections import bounded_protocol
 from patchword.serve.guards import is_loopback
 from patchword.serve.limits import Limits
+from patchword.serve.memory import settle
 
 _LEAST_TOKEN = 16
 
@@ -97,6 +98,7 @@ def serve(app: FastAPI, taken: socket.socket, limits: Limits, ready: Callable[[]
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(0)
 
+    settle()
     # uvicorn raises the signal again at its end; an orderly end has exit status 0.
     signal.signal(signal.SIGTERM, leave)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")

@@ -18,6 +18,7 @@ from patchword.errors import NotAPicture, PictureError, PictureTooLarge
 from patchword.serve.decoders import Decoders
 from patchword.serve.forms import file_of_form
 from patchword.serve.limits import Limits
+from patchword.serve.memory import Trimming
 from patchword.serve.refusals import ClientGone, Refusal, full
 
 _DO = "send the picture itself as the body, or as the file 'image' of multipart/form-data"
@@ -28,16 +29,41 @@ Result = TypeVar("Result")
 
 
 class BodyBudget:
-    """Bytes of bodies in memory, of all requests together."""
+    """Bytes of bodies in memory, of all requests together, and how fast they come in."""
 
-    def __init__(self, most: int) -> None:
-        self.bytes, self.most = 0, most
+    def __init__(self, limits: Limits) -> None:
+        self.bytes, self.most = 0, limits.held_bytes
+        self._limits, self._next, self._trimming = limits, 0.0, Trimming()
+
+    async def take(self, length: int, so_far: int) -> None:
+        """Count a piece of a body of which there are `so_far` bytes. Those of long bodies come in at a rate:
+        whoever sends them again and again would otherwise take the processor from others. Raises `Refusal`
+        where all bodies together are too much."""
+        self.bytes += length
+        if self.bytes > self.most:
+            raise full(self._limits.retry_seconds, _CLOSE)
+        if length and so_far > self._limits.short_bytes:
+            now = asyncio.get_running_loop().time()
+            self._next = max(self._next, now) + length / self._limits.intake_bytes
+            await asyncio.sleep(self._next - now)
+
+    def release(self, body: bytearray) -> None:
+        """A body is not needed any more: its memory is free at once, though an error or a task that nobody
+        has collected yet may still refer to it."""
+        length = len(body)
+        self.bytes -= length
+        try:
+            body.clear()
+        except BufferError:  # a decoder that will be ended is still being told of it
+            return
+        if length > self._limits.short_bytes:
+            self._trimming.give_back()
 
 
-async def read_body(request: Request, limit: int, limits: Limits, held: BodyBudget) -> bytes:
+async def read_body(request: Request, limit: int, limits: Limits, held: BodyBudget) -> bytearray:
     """The whole body. Raises `Refusal` above `limit` bytes (by the declared length at once), when it takes
-    too long, or when the bodies of all requests together are too much. The caller takes its length off
-    `held` when it is done with it."""
+    too long, or when the bodies of all requests together are too much. The caller releases it
+    when it is done with it."""
     declared = request.headers.get("content-length", "")
     try:
         if declared.isdigit() and int(declared) > limit:
@@ -58,21 +84,20 @@ async def read_body(request: Request, limit: int, limits: Limits, held: BodyBudg
         raise ClientGone from None
 
 
-async def _collect(request: Request, limit: int, limits: Limits, held: BodyBudget) -> bytes:
+async def _collect(request: Request, limit: int, limits: Limits, held: BodyBudget) -> bytearray:
     chunks: list[bytes] = []  # one long buffer would be copied again and again as it grows
     length = 0
     try:
         async for chunk in request.stream():
             chunks.append(chunk)
             length += len(chunk)
-            held.bytes += len(chunk)
+            await held.take(len(chunk), length)
             if length > limit:
                 raise _too_large(limit)
-            if held.bytes > held.most:
-                raise full(limits.retry_seconds, _CLOSE)
-        return b"".join(chunks)
+        return bytearray().join(chunks)
     except BaseException:  # cancelled by the deadline as well
         held.bytes -= length
+        chunks.clear()
         raise
 
 
@@ -101,17 +126,17 @@ async def read_picture(
     declared = request.headers.get("content-type", "")
     kind = declared.partition(";")[0].strip().lower()
     body = await read_body(request, limits.body_bytes, limits, held)
-    length = len(body)
+    file = body
     try:
-        if kind.startswith("multipart/") and not starts_like_a_picture(body[:16]):
-            body = await asyncio.to_thread(file_of_form, declared, body)
-        if not body:
+        if kind.startswith("multipart/") and not starts_like_a_picture(bytes(body[:16])):
+            file = bytearray(await asyncio.to_thread(file_of_form, declared, bytes(body)))
+        if not file:
             raise Refusal(422, "empty_upload", "the upload has 0 bytes", _DO)
-        return await unless_gone(request, decoders.decode(body, deadline))
+        return await unless_gone(request, decoders.decode(file, deadline))
     except PictureError as error:
         raise _refused(error, kind) from error
     finally:
-        held.bytes -= length
+        held.release(body)
 
 
 def _refused(error: PictureError, kind: str) -> Refusal:
