@@ -9,6 +9,9 @@ own.
     L    = BCE(is there one) + CE(shape) + CE(colour) + |dx, dy, radius|     the last three where there is one
           + CE(background)
 
+A cell whose middle lies near the centre of a thing in another cell may say so or not: the first sum leaves
+it out.
+
 Shape legend: B pictures, S their side, G side of the grid, R = 3 slots, F numbers of a slot, C channels.
 """
 
@@ -21,10 +24,12 @@ import torch.nn.functional as F
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-SLOTS = (0.175, 0.25)
+SLOTS = (0.165, 0.245)
 """Bounds between the radii of the three slots, as shares of the picture."""
 SIDE = 32
 """Pixels of a picture as the reader sees it; others are resized first."""
+NEAR = 0.8
+"""Cells from the middle of a cell to a centre, within which the cell need not say that it has none."""
 
 
 class SceneReaderConfig(BaseModel, extra="forbid", frozen=True):
@@ -93,11 +98,17 @@ class Things(NamedTuple):
 
 def reading_loss(found: Reading, things: Things, background_B: Tensor) -> Tensor:
     """The loss of a batch."""
-    there = torch.zeros_like(found.there_BRGG)
+    there, counts = torch.zeros_like(found.there_BRGG), torch.ones_like(found.there_BRGG)
     at = (things.picture_K, things.slot_K, things.row_K, things.column_K)
-    there[at] = 1.0
+    middles_G = torch.arange(there.shape[-1]) + 0.5
+    right_KG = things.column_K[:, None] + things.place_K3[:, :1] - middles_G
+    down_KG = things.row_K[:, None] + things.place_K3[:, 1:2] - middles_G
+    near_KGG = torch.hypot(down_KG[:, :, None], right_KG[:, None, :]) < NEAR
+    thing_P, row_P, column_P = near_KGG.nonzero().T
+    counts[things.picture_K[thing_P], things.slot_K[thing_P], row_P, column_P] = 0.0
+    there[at], counts[at] = 1.0, 1.0
     rare = torch.tensor(8.0)  # most cells are empty
-    loss = F.binary_cross_entropy_with_logits(found.there_BRGG, there, pos_weight=rare)
+    loss = F.binary_cross_entropy_with_logits(found.there_BRGG, there, counts, pos_weight=rare)
 
     def of_things(map_BRFGG: Tensor) -> Tensor:
         return map_BRFGG[at[0], at[1], :, at[2], at[3]]

@@ -133,21 +133,34 @@ def things_of(scenes: Sequence[Scene], grid: int) -> tuple[Things, Tensor]:
 
 
 def _scene(found: Reading, b: int) -> Scene:
-    """The things of one picture: every slot that is surer than its eight neighbours and than one half."""
+    """The things of one picture, the surest first: every slot that is surer than its eight neighbours and
+    than one half, but for what is one of those again."""
     there_RGG = found.there_BRGG[b].sigmoid()
     highest = F.max_pool2d(there_RGG[None], 3, 1, 1)[0]
-    things = []
     grid = there_RGG.shape[-1]
     places = ((there_RGG == highest) & (there_RGG > 0.5)).nonzero().tolist()
-    for slot, row, column in sorted(places, key=lambda place: -place[0]):  # large things lie below small ones
+    kept: list[Thing] = []
+    for slot, row, column in sorted(places, key=lambda place: -float(there_RGG[tuple(place)])):
         dx, dy, radius = found.place_BR3GG[b, slot, :, row, column].tolist()
         shape = SHAPES[int(found.shape_BRFGG[b, slot, :, row, column].argmax())]
         colour = tuple(COLOURS)[int(found.colour_BRFGG[b, slot, :, row, column].argmax())]
-        things.append(Thing(shape, colour, "", (column + dx) / grid, (row + dy) / grid, radius, 0.0))
-    level = min(3, max(1, len(things)))
-    sized = tuple(thing._replace(size=_size(thing.radius, level)) for thing in things)
+        thing = Thing(shape, colour, "", (column + dx) / grid, (row + dy) / grid, radius, 0.0)
+        if not any(_is_again(thing, other) for other in kept):
+            kept.append(thing)
+    level = min(3, max(1, len(kept)))
+    sized = tuple(
+        thing._replace(size=_size(thing.radius, level)) for thing in sorted(kept, key=lambda t: -t.radius)
+    )  # large things lie below small ones
     background = tuple(BACKGROUNDS)[int(found.background_BF[b].argmax())]
     return Scene(sized, background, level, "test", 0, 0)
+
+
+def _is_again(thing: Thing, other: Thing) -> bool:
+    """Whether two readings are of one thing: they are about as large and about at one place. Things that
+    touch have different colours, so those of one colour may lie further apart."""
+    smaller, larger = sorted((thing.radius, other.radius))
+    apart = ((thing.x - other.x) ** 2 + (thing.y - other.y) ** 2) ** 0.5
+    return larger < 1.7 * smaller and apart < (1.2 if thing.colour == other.colour else 0.5) * smaller
 
 
 def _size(radius: float, level: int) -> str:
