@@ -5,14 +5,19 @@ import json
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
+from torch import nn
 
 from patchword.cli import app
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, TrainingError
+from patchword.tasks.paint.adversarial import adversarial_step
 from patchword.tasks.paint.families import TokenChoice, Wish
 from patchword.tasks.paint.model import load_painter
 from patchword.tasks.paint.train import PaintTraining
 from patchword.tasks.start import start
+from patchword.train.settings import StageSettings
+from patchword.train.step import Shares, StepContext
 
 COMMON = """
 task = "paint"
@@ -202,3 +207,36 @@ def test_texts_longer_than_the_transformer_reads_are_refused_before_a_training(t
     path.write_text(configuration(tmp_path / "run", "dalle").replace("text_length = 14", "text_length = 10"))
     with pytest.raises(ConfigError, match="text_length is 10.*make 14"):
         start(path, [], False, False, "cpu", "patchword train run.toml")
+
+
+@pytest.mark.parametrize("broken", ["generator", "discriminator"])
+def test_a_step_in_which_one_side_is_not_finite_moves_neither(broken):
+    """Else the other one would go on against an adversary that stood still."""
+    model = nn.ModuleDict({"generator": nn.Linear(2, 2), "discriminator": nn.Linear(2, 1)})
+
+    class Losses(nn.Module):
+        def forward(self, batch, shares):
+            parts = {name: part(torch.ones(1, 2)).sum() for name, part in model.items()}
+            parts[broken] = parts[broken] * float("nan")
+            return {"loss": sum(parts.values()), **parts}
+
+    class Part:
+        def to(self, device):
+            return self
+
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    optimisers = tuple(torch.optim.Adam(part.parameters(), lr=0.1) for part in model.values())
+    context = StepContext(
+        Accelerator(cpu=True), model, Losses(), optimisers, StageSettings(), 0, Shares(1, 1, 0.0)
+    )
+    found = adversarial_step(context, [Part()])
+    assert not found.taken
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_adversary_that_blows_up_ends_the_training_in_words(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(configuration(tmp_path / "run", "conditional_gan", (BOTH.replace("2e-4", "1e30"),)))
+    with pytest.raises(TrainingError, match="was not finite in 3 steps in a row.*lower the learning rate"):
+        start(path, ["stage.0.epochs=3"], False, False, "cpu", "patchword train run.toml")

@@ -261,6 +261,9 @@ def test_unclip_trains_prior_and_decoder_in_stages_of_one_run(tmp_path):
     nothing = painter.tell(["", ""])
     varied = unclip.vary(painter.model, nothing, torch.rand(2, 3, 16, 16) * 2 - 1, Wish([1, 2], steps=3))
     assert varied.shape == (2, 3, 16, 16)
+    narrow = config.replace("picture_width = 256", "picture_width = 16").replace("/run", "/narrow")
+    with pytest.raises(ConfigError, match="picture_width is 16, and the space of the two towers is 256 wide"):
+        train(tmp_path, narrow)
     text = "[text]\nkind = 'bert'\n[text.architecture]\nhidden_size = 16\nnum_attention_heads = 2\n"
     with pytest.raises(ConfigError, match="works in the space of two towers: name them by text_from"):
         train(tmp_path, config.replace('text_from = "two-towers"', "") + text)
