@@ -1,10 +1,10 @@
 """A corpus of any size: counted in one pass, and kept as word ids on disk that a training reads in parts.
 
 Memory follows distinct words and pairs, not the length of the corpus. The first pass holds one count per
-distinct word; where these become more than `MOST_DISTINCT`, the rarest are dropped and the threshold rises (as word2vec does), and
-the number of dropped occurrences is kept. The second pass writes ids, four bytes a word, through a buffer.
-Pairs of words and contexts are counted in sorted runs: 16 bytes per distinct pair, and some 115 while two runs
-are merged.
+distinct word; where these become more than `MOST_DISTINCT`, the rarest are dropped and the threshold rises
+(as word2vec does), and the number of dropped occurrences is kept. The second pass writes ids, four bytes a
+word, through a buffer. Pairs of words and contexts are counted in sorted runs: 16 bytes per distinct pair,
+and some 115 while two runs are merged.
 """
 
 from __future__ import annotations
