@@ -125,7 +125,7 @@ def train(recipe: Recipe, seconds: Sequence[float], seed: int) -> list[int]:
 def train_towers(folder: Path, seconds: float, seed: int) -> int:
     """Two towers on the same scenes, written to a folder."""
     data = folder / "scenes"
-    for split, count in (("train", 6400), ("val", 64)):
+    for split, count in (("train", 2048), ("val", 64)):
         write_scenes(data, count, 1, 16, split, "combo", captions=2)
     where = (f'data.annotations="{data}/dataset.json"', f'data.images="{data}/images"')
     recipe = recipe_of("two-towers-scenes", (*where, *TOWERS, f"seed={seed}"), folder / "towers-run")
