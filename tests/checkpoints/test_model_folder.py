@@ -14,7 +14,8 @@ from patchword.checkpoints.facts import ModelFacts
 from patchword.composed import CaptionModel, reader_preprocessing
 from patchword.errors import ModelError, PatchwordError, WriteError
 from patchword.models.captioners.adaptive import AdaptiveConfig
-from patchword.tasks.caption.model import CaptioningModel, DecodingSettings, ModelSettings
+from patchword.tasks.caption.model import CaptioningModel, ModelSettings
+from patchword.tasks.caption.options import DecodingSettings
 from patchword.text.words import Vocabulary
 from patchword.towers.settings import AdaptersConfig, ClipTowerConfig, ConvolutionalConfig
 

@@ -12,7 +12,8 @@ from patchword.composed import CaptionModel
 from patchword.data.pictures import Preprocessing
 from patchword.data.scenes import boxes, describe, draw, make_scenes, masks
 from patchword.models.captioners.show_attend_tell import ShowAttendTellConfig
-from patchword.tasks.caption.model import CaptioningModel, DecodingSettings, ModelSettings
+from patchword.tasks.caption.model import CaptioningModel, ModelSettings
+from patchword.tasks.caption.options import DecodingSettings
 from patchword.text.words import Vocabulary
 from patchword.towers.settings import ConvolutionalConfig
 

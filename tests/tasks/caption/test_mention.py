@@ -16,11 +16,10 @@ from patchword.tasks.caption.load import load
 from patchword.tasks.caption.model import (
     CaptioningModel,
     ConceptSettings,
-    DecodingSettings,
     DoubtSettings,
     ModelSettings,
 )
-from patchword.tasks.caption.options import DecodingOptions
+from patchword.tasks.caption.options import DecodingOptions, DecodingSettings
 from patchword.text.imagenet import common_words
 from patchword.text.words import Vocabulary
 from patchword.towers.settings import EfficientNetLiteConfig

@@ -15,7 +15,8 @@ from patchword.layers.codebook import Codebook
 from patchword.layers.prototypes import PrototypeConfig
 from patchword.models.captioners.caption_transformer import CaptionTransformerConfig, RegionAlignmentConfig
 from patchword.tasks.caption.load import load
-from patchword.tasks.caption.model import CaptioningModel, DecodingSettings, ModelSettings
+from patchword.tasks.caption.model import CaptioningModel, ModelSettings
+from patchword.tasks.caption.options import DecodingSettings
 from patchword.tasks.caption.prototypes import read_prototypes
 from patchword.text.words import Vocabulary
 from patchword.towers.convolutional import ConvolutionalConfig

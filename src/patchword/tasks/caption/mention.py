@@ -19,7 +19,8 @@ from patchword.errors import ModelError
 from patchword.layers.familiarity import mean_patch
 from patchword.tasks.caption.concepts import NamesClasses, concepts_of, guess, names, phrase_of, said, sayable
 from patchword.tasks.caption.doubt import is_far, is_unsure, least_probability
-from patchword.tasks.caption.model import CaptioningModel, DecodingSettings, Perception, PictureConcepts
+from patchword.tasks.caption.model import CaptioningModel, Perception, PictureConcepts
+from patchword.tasks.caption.options import DecodingSettings
 from patchword.tasks.caption.result import Caption
 
 _LEAST_LENGTH = 8

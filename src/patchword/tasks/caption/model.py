@@ -32,7 +32,7 @@ from patchword.errors import ConfigError, PictureError
 from patchword.html.pictures import small_jpeg
 from patchword.lookup import look_up
 from patchword.tasks.caption.batches import captions_of, computing_in
-from patchword.tasks.caption.options import OWN, DecodingOptions
+from patchword.tasks.caption.options import OWN, DecodingOptions, DecodingSettings
 from patchword.tasks.caption.prototypes import FILE as PROTOTYPES
 from patchword.tasks.caption.prototypes import context_words
 from patchword.tasks.caption.result import Caption, Captions, Concept
@@ -41,42 +41,6 @@ from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.types import Trace, VisualFeatures
-
-
-class DecodingSettings(BaseModel, extra="forbid", frozen=True):
-    """How captions are searched for where the caller does not say."""
-
-    beams: int = Field(3, gt=0, le=100, description="hypotheses that the search follows; 1 is greedy")
-    max_length: int = Field(
-        20, gt=1, le=1000, description="longest caption in tokens, the end token included"
-    )
-    length_penalty: float = Field(
-        0.0,
-        ge=0,
-        allow_inf_nan=False,
-        le=100,
-        description="0: sum of log-probabilities decides; 1: their mean",
-    )
-    no_repeat_ngram: int = Field(0, ge=0, le=1000, description="no n words in a row occur twice; 0: allowed")
-    no_stutter: bool = Field(False, description="no word directly follows itself")
-
-    def changed(self, options: DecodingOptions) -> DecodingSettings:
-        """These settings, with those that the caller has given in place of them. Raises ConfigError where no
-        caption fits the lengths."""
-        given = {
-            "beams": options.beams,
-            "max_length": options.max_length,
-            "length_penalty": options.length_penalty,
-            "no_repeat_ngram": options.no_repeat,
-        }
-        changed = self.model_copy(update={name: value for name, value in given.items() if value is not None})
-        if options.min_length >= changed.max_length:
-            raise ConfigError(
-                f"min_length is {options.min_length}, and the model's captions have "
-                f"{changed.max_length} tokens at most, "
-                "their end included: give max_length as well"
-            )
-        return changed
 
 
 class DoubtSettings(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
@@ -412,7 +376,11 @@ class CaptioningModel:
         ]
 
     def _decoding(self, options: DecodingOptions) -> DecodingSettings:
-        """How to search. Raises ConfigError for captions longer than the captioner has positions for."""
+        """The model's own settings with those that the caller has given in their place.
+
+        Raises ConfigError for captions longer than the captioner has positions for, and where no caption fits
+        the lengths.
+        """
         most = getattr(
             self.settings.captioner, "max_positions", None
         )  # recurrent captioners have no such limit
@@ -421,7 +389,20 @@ class CaptioningModel:
                 f"max_length is {options.max_length}, and the model has positions for {most} tokens: "
                 f"ask for {most} at most"
             )
-        return self.settings.decoding.changed(options)
+        given = {
+            "beams": options.beams,
+            "max_length": options.max_length,
+            "length_penalty": options.length_penalty,
+            "no_repeat_ngram": options.no_repeat,
+        }
+        own = self.settings.decoding
+        changed = own.model_copy(update={name: value for name, value in given.items() if value is not None})
+        if options.min_length >= changed.max_length:
+            raise ConfigError(
+                f"min_length is {options.min_length}, and the model's captions have "
+                f"{changed.max_length} tokens at most, their end included: give max_length as well"
+            )
+        return changed
 
     def _captions_of(
         self, found: Decodings, traces: list[Trace | None], b: int, hw: tuple[int, int] | None

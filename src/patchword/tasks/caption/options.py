@@ -1,9 +1,11 @@
-"""How captions are searched for, where it shall differ from what the model was trained to."""
+"""How captions are searched for: what a model says of itself, and where it shall differ."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal, get_args
+
+from pydantic import BaseModel, Field
 
 from patchword.errors import ConfigError
 
@@ -61,3 +63,21 @@ class DecodingOptions:
 
 OWN = DecodingOptions()
 """Nothing differs from the model's own settings."""
+
+
+class DecodingSettings(BaseModel, extra="forbid", frozen=True):
+    """How captions are searched for where the caller does not say."""
+
+    beams: int = Field(3, gt=0, le=100, description="hypotheses that the search follows; 1 is greedy")
+    max_length: int = Field(
+        20, gt=1, le=1000, description="longest caption in tokens, the end token included"
+    )
+    length_penalty: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        le=100,
+        description="0: sum of log-probabilities decides; 1: their mean",
+    )
+    no_repeat_ngram: int = Field(0, ge=0, le=1000, description="no n words in a row occur twice; 0: allowed")
+    no_stutter: bool = Field(False, description="no word directly follows itself")

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from patchword.composed import CaptionerSettings, TowerSettings, region_alignment_of
-from patchword.tasks.caption.model import DecodingSettings
 from patchword.tasks.caption.objective import CrossEntropySettings, SelfCriticalSettings, is_used
+from patchword.tasks.caption.options import DecodingSettings
 from patchword.train.data import CaptionDataSettings
 from patchword.train.groups import highest_rate
 from patchword.train.settings import RunSettings, StageSettings
