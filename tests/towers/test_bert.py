@@ -1,10 +1,12 @@
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import BertConfig, BertModel, RobertaConfig
 
-from patchword.errors import ModelError
+from patchword.errors import ConfigError, ModelError
 from patchword.towers.bert import BertTower
 from patchword.towers.layered import run_layers
+from patchword.towers.settings import BertSizes, BertTowerConfig
 
 SIZES = dict(
     hidden_size=16,
@@ -65,3 +67,12 @@ def test_published_weights_from_a_folder(tmp_path):
     ids_BL = torch.randint(3, 30, (2, 6))
     tower = BertTower.from_pretrained(tmp_path)
     torch.testing.assert_close(tower(ids_BL).tokens_BLC, theirs(ids_BL).last_hidden_state, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("heads", [0, -1])
+def test_attention_without_heads_is_refused_before_anything_is_built(heads):
+    """-1 divides every width."""
+    with pytest.raises(ValidationError, match="attention has at least one head"):
+        BertTowerConfig(architecture={**SIZES, "num_attention_heads": heads})
+    with pytest.raises(ConfigError, match=f"num_attention_heads is {heads}"):
+        BertSizes.read({**SIZES, "num_attention_heads": heads})

@@ -64,6 +64,8 @@ class TowerConfig(BaseModel, extra="forbid", frozen=True, defer_build=True):
                 raise ValueError(
                     f"architecture.{name} is {value}: no number of a network is above {_LARGEST}"
                 )
+            if name.endswith("heads") and isinstance(value, (int, float)) and value < 1:
+                raise ValueError(f"architecture.{name} is {value}: attention has at least one head")
         return self
 
 
@@ -286,6 +288,8 @@ class BertSizes(NamedTuple):
                 f"{', '.join(cls._fields)}, or take the tower of kind bert"
             )
         sizes = cls(**architecture)
+        if sizes.num_attention_heads < 1:
+            raise ConfigError(f"num_attention_heads is {sizes.num_attention_heads}: at least one is needed")
         if sizes.hidden_size % sizes.num_attention_heads:
             raise ConfigError(
                 f"hidden_size {sizes.hidden_size} is no multiple of {sizes.num_attention_heads} heads"

@@ -192,6 +192,19 @@ def test_a_broken_parquet_file_is_named(tmp_path, content):
         read_captions(tmp_path / "data.parquet")
 
 
+@pytest.mark.parametrize("place", ["a text", "a name"])
+def test_a_text_or_a_name_that_is_no_utf8_is_an_error_of_the_file(tmp_path, place):
+    table = pa.table({"image": ["a.png"], "caption": ["zzzz"], "qqqq": ["more"]})
+    path = tmp_path / "data.parquet"
+    pa.parquet.write_table(table, path, compression="none", use_dictionary=False, store_schema=False)
+    seen = {"a text": b"zzzz", "a name": b"qqqq"}[place]
+    content = path.read_bytes()
+    assert seen in content
+    path.write_bytes(content.replace(seen, b"\xf0" + seen[1:]))
+    with pytest.raises(DataError, match="data.parquet: .*(is no UTF-8|codec can.t decode)"):
+        read_captions(path)
+
+
 def test_without_pyarrow_the_message_names_the_extra(tmp_path, monkeypatch):
     pa.parquet.write_table(inside(), tmp_path / "data.parquet")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)

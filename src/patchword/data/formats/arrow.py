@@ -113,11 +113,16 @@ def _rows(file: Path, bytes_too: bool) -> Iterator[dict[str, Any]]:
     """The rows of a table under their names in lower case, a picture in it as `StoredPicture`; read in
     parts, because pictures are large."""
     for batch in _batches(file):
-        names = [name.strip().lower() for name in batch.schema.names]
-        columns = [
-            _pictures(values, bytes_too) if name in IMAGE else values.to_pylist()
-            for name, values in zip(names, batch.columns, strict=True)
-        ]
+        try:
+            names = [name.strip().lower() for name in batch.schema.names]
+            columns = [
+                _pictures(values, bytes_too) if name in IMAGE else values.to_pylist()
+                for name, values in zip(names, batch.columns, strict=True)
+            ]
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{file}: a name or a text in it is no UTF-8 ({error}): write or copy it anew"
+            ) from error
         for cells in zip(*columns, strict=True):
             yield dict(zip(names, cells, strict=True))
 
@@ -145,7 +150,7 @@ def _batches(file: Path) -> Iterator[Any]:
             for batch in batches:
                 for first in range(0, batch.num_rows, _ROWS):
                     yield batch.slice(first, _ROWS)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: is no table that can be read ({error}): write or copy it anew") from error
 
 
