@@ -42,7 +42,7 @@ class Consensus(nn.Module):
         self.register_buffer("weights_CG", torch.zeros(width, ngrams))
         self.register_buffer("unit_G", torch.ones(ngrams))
         self.register_buffer("base_G", torch.zeros(ngrams))
-        self._places: dict[NGram, int] = {}
+        self._known: dict[NGram, tuple[int, float]] = {}
 
     @classmethod
     @torch.no_grad()
@@ -90,17 +90,19 @@ class Consensus(nn.Module):
     def weighed(self, tokens: Sequence[int]) -> Mapping[int, float]:
         """The tf-idf weight of each predicted n-gram of a caption, by its place; those of one n have length
         one together with the n-grams that are not predicted."""
-        places, rarity, rarest = self._known(), self.rarity_G.tolist(), float(self.rarest)
+        known, rarest = self._table(), float(self.rarest)
         weights: dict[int, float] = {}
         for length in range(1, LONGEST + 1):
             counts = Counter(ngram for ngram in _ngrams(tokens) if len(ngram) == length)
             values = {
-                ngram: count * (rarity[places[ngram]] if ngram in places else rarest)
+                ngram: count * (known[ngram][1] if ngram in known else rarest)
                 for ngram, count in counts.items()
             }
             norm = math.sqrt(sum(value * value for value in values.values()))
             if norm > 0:
-                weights |= {places[ngram]: value / norm for ngram, value in values.items() if ngram in places}
+                weights |= {
+                    known[ngram][0]: value / norm for ngram, value in values.items() if ngram in known
+                }
         return weights
 
     @torch.no_grad()
@@ -112,22 +114,24 @@ class Consensus(nn.Module):
             captions: token ids of the candidates of each picture, without special tokens.
         """
         x_BC = (means_BC.float() - self.mean_C) / self.deviation_C
-        predicted_BG = (self.base_G + (x_BC @ self.weights_CG.float()) * self.unit_G).cpu()
+        predicted_BG = (self.base_G + (x_BC @ self.weights_CG.float()) * self.unit_G).tolist()
         return [
             [
-                sum(value * float(row_G[place]) for place, value in self.weighed(one).items()) / LONGEST
+                sum(value * row_G[place] for place, value in self.weighed(one).items()) / LONGEST
                 for one in candidates
             ]
             for row_G, candidates in zip(predicted_BG, captions, strict=True)
         ]
 
-    def _known(self) -> dict[NGram, int]:
-        if len(self._places) != len(self.ngrams_G4):
-            rows = self.ngrams_G4.tolist()
-            self._places = {
-                tuple(token for token in row if token >= 0): place for place, row in enumerate(rows)
+    def _table(self) -> dict[NGram, tuple[int, float]]:
+        """Place and rarity of each n-gram; read from the tensors once, when they hold what was fitted."""
+        if len(self._known) != len(self.ngrams_G4):
+            rows = zip(self.ngrams_G4.tolist(), self.rarity_G.tolist(), strict=True)
+            self._known = {
+                tuple(token for token in row if token >= 0): (place, rarity)
+                for place, (row, rarity) in enumerate(rows)
             }
-        return self._places
+        return self._known
 
 
 def _ngrams(tokens: Sequence[int]) -> Iterator[NGram]:
