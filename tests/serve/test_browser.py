@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -201,7 +202,7 @@ def test_upload_and_word_hover(page_of, photo):
     page.wait_for_timeout(300)
     assert brightness(page, 0, 1) > 180 > 120 > brightness(page, 1, 0)
     why = " ".join(page.inner_text("#why").split())
-    assert "row 1 of 2, column 2 of 3 (100 %" in why and "80 % seen" in why
+    assert "Looked most at row 1 of 2, column 2 of 3 (100 % of its attention)." in why and "80 % seen" in why
     assert (
         "sea 100 %" in why and "Prototype 3 50 %" in why and "a red thing" in why and "Prototype 5" not in why
     )
@@ -215,6 +216,16 @@ def test_upload_and_word_hover(page_of, photo):
         f"{100 * share:.0f} %" if share > 0.1 else f"{100 * share:.1f} %" for share in shares / shares.sum()
     ]
     assert considered == [["colour 230 230 230", shares[0]], ["other 1", shares[1]], ["other 2", shares[2]]]
+    assert page.is_hidden("#hypotheses-order")
+
+
+def test_captions_that_do_not_stand_by_their_shares_say_why(page_of, photo, fake):
+    said = fake.one
+    fake.one = lambda picture, n_best=1, trace=True: replace(said(picture, n_best, trace), log_probability=-9.0)
+    page = page_of(models={"fake": fake})
+    caption(page, photo)
+    shares = [line.split("\n")[1] for line in page.locator("#hypotheses-list li").all_inner_texts()]
+    assert shares[1] == "73 %" and page.is_visible("#hypotheses-order")
 
 
 def test_concepts_light_their_patches_and_a_patch_names_its_words(page_of, photo):
@@ -281,6 +292,7 @@ def test_questions_and_labels(page_of, photo):
         "a cat",
         "a dog",
     ]
+    keep(page, "asked")
 
 
 def test_another_model_captions_the_same_picture(page_of, photo, fake, streaming_fake):
@@ -333,6 +345,7 @@ def test_search(page_of):
     assert page.is_hidden("#ask-section") and page.is_hidden("#label-section"), (
         "what is not configured is not offered"
     )
+    keep(page, "search")
 
 
 def test_old_results_vanish(page_of, photo):
@@ -360,9 +373,8 @@ def test_errors_are_told(page_of, tmp_path, photo):
     (tmp_path / "text.jpg").write_text("no picture")
     page.set_input_files("#file", tmp_path / "text.jpg")
     page.wait_for_selector("#error:not([hidden])")
-    assert "not a picture of a known kind" in page.inner_text(
-        "#error"
-    ) and "Send JPEG, PNG" in page.inner_text("#error")
+    assert page.inner_text("#error").startswith("The upload is not a picture of a known kind")
+    assert page.inner_text("#error").endswith("TIFF or BMP (SVG is not drawn)."), "nothing of how HTTP sends it"
     keep(page, "error")
     with open(tmp_path / "large.jpg", "wb") as large:
         large.truncate(21 * 2**20)

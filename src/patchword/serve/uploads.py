@@ -21,7 +21,8 @@ from patchword.serve.limits import Limits
 from patchword.serve.memory import Trimming
 from patchword.serve.refusals import ClientGone, Refusal, full
 
-_DO = "send the picture itself as the body, or as the file 'image' of multipart/form-data"
+_KINDS = "JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP"
+_HOW = "as the body itself, or as the file 'image' of multipart/form-data"
 _CLOSE = {"Connection": "close"}  # what is left of the body is not read
 _DRAINED = 4  # a declared body of up to so many times the limit is read and forgotten before it is refused
 
@@ -131,7 +132,7 @@ async def read_picture(
         if kind.startswith("multipart/") and not starts_like_a_picture(bytes(body[:16])):
             file = bytearray(await asyncio.to_thread(file_of_form, declared, bytes(body)))
         if not file:
-            raise Refusal(422, "empty_upload", "the upload has 0 bytes", _DO)
+            raise Refusal(422, "empty_upload", "the upload has 0 bytes", f"send a picture {_HOW}")
         return await unless_gone(request, decoders.decode(file, deadline))
     except PictureError as error:
         raise _refused(error, kind) from error
@@ -145,7 +146,9 @@ def _refused(error: PictureError, kind: str) -> Refusal:
         return Refusal(413, "too_many_pixels", str(error), "make the picture smaller first")
     if isinstance(error, NotAPicture):
         message = "the upload is not a picture of a known kind, whatever its name or type says"
-        do = f"{_DO}: JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP (SVG is not drawn)"
+        # Who sends bytes as bytes, as the page does, knows how it is done.
+        how = "" if kind == "application/octet-stream" else f", {_HOW}"
+        do = f"send {_KINDS} (SVG is not drawn){how}"
         return Refusal(415, "not_a_picture", message, do)
     do = "save the picture again, or send another one"
     if kind == "application/x-www-form-urlencoded":

@@ -117,12 +117,12 @@ function reasons(t) {
     const top = weights.indexOf(Math.max(...weights));
     const map = answer.attention.maps[t] || "attention";
     if (map === "class_activation") parts.push(element("p", "Classes like this word are most active at " + place(top) + " (" + percent(weights[top]) + " of the map)."));
-    else if (map === "attention") parts.push(element("p", "Perception most at " + place(top) + " (" + percent(weights[top]) + " of its attention)."));
+    else if (map === "attention") parts.push(element("p", "Looked most at " + place(top) + " (" + percent(weights[top]) + " of its attention)."));
     if (map === "attention" && weights[top] * weights.length < EVEN) parts.push(element("p", "That is hardly more than elsewhere: this word looked at all of the picture.", { className: "soft" }));
   }
   if (answer.sentinel) {
     const seen = 1 - answer.sentinel[t];
-    parts.push(element("p", percent(seen) + " seen, the rest came from language alone"), bar(seen));
+    parts.push(element("p", percent(seen) + " seen, the rest came from language alone."), bar(seen));
   }
   parts.push(...conceptList("Concepts of its patches", conceptsOf(t)));
   const prototypes = (answer.prototypes || [])[t] || [];
@@ -168,6 +168,8 @@ function showHypotheses() {
     line.title = one.log_probability === null ? "" : "log-probability " + one.log_probability.toFixed(2);
     return line;
   });
+  // Captions that were ranked by consensus as well do not stand in the order of their shares.
+  $("hypotheses-order").hidden = answer.hypotheses.every((one, k) => k === 0 || one.share <= answer.hypotheses[k - 1].share);
   $("hypotheses-list").replaceChildren(...lines);
 }
 

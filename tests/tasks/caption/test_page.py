@@ -216,6 +216,12 @@ def test_kind_9_a_share_among_captions_is_not_shown_as_certainty():
     assert said in caption_strip(CAPTION)
 
 
+def test_captions_that_do_not_stand_by_their_shares_say_why():
+    said = "Their order also counts what people say of pictures like this one."
+    assert said not in caption_strip(CAPTION)
+    assert said in caption_strip(replace(CAPTION, log_probability=-6.0))
+
+
 def test_the_map_that_is_shown_is_named_under_each_word(picture, parse, tmp_path):
     shown = replace(
         CAPTION,

@@ -364,13 +364,16 @@ def shares(hypotheses: Sequence[Caption]) -> list[float]:
 
 def _hypotheses(caption: Caption) -> Html:
     everyone = [caption, *caption.alternatives]
+    of_each = shares(everyone)
     rows = [
         (str(i + 1), one.text, f"{one.log_probability:.3f}", percent(share), "yes" if one.complete else "no")
-        for i, (one, share) in enumerate(zip(everyone, shares(everyone), strict=True))
+        for i, (one, share) in enumerate(zip(everyone, of_each, strict=True))
     ]
     head = ["rank", "caption", "log-probability", "share among these", "ended by itself"]
-    said = note(
+    said = (
         "The share of each among these captions: which one the search prefers, not how likely it is to "
         "be true."
     )
-    return Html(f"<h3>The hypotheses of the search</h3>\n{said}\n{table(head, rows)}")
+    if of_each != sorted(of_each, reverse=True):
+        said += " Their order also counts what people say of pictures like this one."
+    return Html(f"<h3>The hypotheses of the search</h3>\n{note(said)}\n{table(head, rows)}")
