@@ -89,14 +89,6 @@ def build_text_tower(settings: TextTowerSettings) -> nn.Module:
     return look_up(TEXT_TOWERS[settings.kind])(settings)
 
 
-def import_towers(vision: TowerSettings | None, text: TextTowerSettings | None = None) -> None:
-    """Import what the towers of these settings need, before a model is built without memory for its
-    weights."""
-    for settings, table in ((vision, TOWERS), (text, TEXT_TOWERS)):
-        if settings is not None:
-            look_up(table[settings.kind])
-
-
 def build_captioner(
     settings: CaptionerSettings, feature_width: int, vocabulary_size: int, codebook: Codebook | None
 ) -> Any:

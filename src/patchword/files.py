@@ -296,3 +296,9 @@ def _force_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def printable(text: str) -> str:
+    """The text itself on one line where a terminal can show it, else quoted with escapes (line breaks, bytes
+    that are no text)."""
+    return text if text.isprintable() else json.dumps(text)

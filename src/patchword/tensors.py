@@ -1,16 +1,17 @@
 """Tensors in safetensors files: written or refused with the true reason, and known by their header before any
 is read.
 
-The header lists name, shape and type of every tensor; what a configuration asks for is compared with it
-before anything is built, so that a damaged configuration costs neither memory nor time.
+The header lists name, shape and type of every tensor; a model that a configuration asks for is bounded by it
+while it is built, so that a damaged configuration costs neither memory nor time.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from patchword.errors import ModelError, PatchwordError
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shape of each tensor by its name."""
+
+NUMBERS_BESIDE = 4_000_000
+"""What a model may hold beside its weights, in numbers: positions, masks."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -72,23 +76,26 @@ def compare_shapes(where: Path, stored: Shapes, wanted: Shapes) -> None:
             )
 
 
-def check_build(
+def build_to_fit(
     build: Callable[[], nn.Module],
     stored: Shapes,
     where: Path,
     configuration: Path,
     without: Callable[[str], bool] | None = None,
-) -> None:
-    """Build a model without memory for its weights, and compare what it would hold with what is stored; names
-    of `without` are not looked at.
+) -> Any:
+    """Build a model whose weights come from a file, with as much memory as these weights need and without
+    drawing numbers that they replace, and compare what it holds with what is stored; names of `without` are
+    not looked at.
 
     Raises:
         ModelError: the configuration describes no model that can be built, or one of other sizes than the
             weights.
     """
+    most_numbers = NUMBERS_BESIDE + 2 * sum(math.prod(shape) for shape in stored.values())
     try:
-        with torch.device("meta"), _BoundedConstruction(20 * len(stored) + 1000):
-            state = build().state_dict()
+        with _BoundedConstruction(20 * len(stored) + 1000, most_numbers):
+            model = build()
+        state = model.state_dict()
     except PatchwordError as error:
         raise ModelError(f"{configuration}: {error} (copy the folder anew if nobody edited it)") from error
     except Exception as error:  # a value that no model can have fails somewhere inside torch or transformers
@@ -101,6 +108,7 @@ def check_build(
         name: tuple(tensor.shape) for name, tensor in state.items() if without is None or not without(name)
     }
     compare_shapes(where, stored, wanted)
+    return model
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -113,34 +121,44 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 class _BoundedConstruction(TorchFunctionMode):
-    """For a construction on the meta device: no number is drawn, since there is nothing to hold it, and a
-    model of far more tensors than there are weights, such as one of a million layers, is stopped on the way.
+    """For a construction whose weights are read afterwards: nothing is drawn, and a model of far more tensors
+    or numbers than there are weights, such as one of a million layers, is stopped before it takes memory.
     """
 
-    MAKERS = frozenset(
-        {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange}
-    )
+    SHAPED = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
     DRAWN = frozenset({Tensor.normal_, Tensor.uniform_})
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most_tensors: int, most_numbers: int) -> None:
         super().__init__()
-        self.most, self.made = most, 0
+        self.most_tensors, self.most_numbers = most_tensors, most_numbers
+        self.tensors = self.numbers = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in self.DRAWN or getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
-        if func in self.MAKERS:
-            self.made += 1
-            if self.made > self.most:
-                raise ModelError(
-                    f"it describes a model of more than {self.most} tensors, far more than the weights "
-                    "beside it"
-                )
-        if func is torch.arange and all(isinstance(value, int) for value in args):
-            # torch would load a library of symbols to make a range without memory, which takes half a second.
-            return torch.empty(len(range(*args)), dtype=kwargs.get("dtype", torch.int64), device="meta")
+        if func in self.SHAPED:
+            self._count(_numbers_of_shape(args, kwargs))
+        elif func is torch.arange:
+            self._count(len(range(*args)) if all(isinstance(value, int) for value in args) else 1)
         return func(*args, **kwargs)
+
+    def _count(self, numbers: int) -> None:
+        self.tensors, self.numbers = self.tensors + 1, self.numbers + numbers
+        for made, most, what in (
+            (self.tensors, self.most_tensors, "tensors"),
+            (self.numbers, self.most_numbers, "numbers"),
+        ):
+            if made > most:
+                raise ModelError(
+                    f"it describes a model of more than {most} {what}, far more than the weights beside it"
+                )
+
+
+def _numbers_of_shape(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """How many numbers a call of `torch.empty` or one like it asks for."""
+    size = kwargs.get("size", args[0] if args and isinstance(args[0], Sequence) else args)
+    return math.prod(int(side) for side in ((size,) if isinstance(size, int) else size))
 
 
 @contextmanager

@@ -18,10 +18,10 @@ from patchword.checkpoints.facts import ModelFacts
 from patchword.checkpoints.folder import SHIPPED as SHIPPED
 from patchword.checkpoints.folder import find_model as find_model
 from patchword.checkpoints.folder import shipped_models as shipped_models
-from patchword.composed import TowerModel, TowerSettings, build_tower, import_towers
+from patchword.composed import TowerModel, TowerSettings, build_tower
 from patchword.config import validate
 from patchword.errors import ModelError, PatchwordError
-from patchword.tensors import check_build
+from patchword.tensors import build_to_fit
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords, vocabulary_from_json
 from patchword.text.words import Vocabulary
@@ -106,16 +106,12 @@ def published_commits(model: nn.Module) -> dict[str, str]:
 
 
 def build_checked(folder: Path, build: Callable[[], nn.Module], prefix: str = "") -> Any:
-    """A model with the weights of a folder, built when its sizes have been compared with theirs.
-
-    What `build` needs must have been imported: a library that is imported while there is no memory for
-    tensors would keep constants without values.
+    """A model with the weights of a folder, whose sizes bound what is built.
 
     Raises ModelError where config.json describes no model, or one of other sizes.
     """
     stored = checkpoint.stored_shapes(folder, prefix)
-    check_build(build, stored, folder / checkpoint.WEIGHTS, folder / "config.json")
-    model = build()
+    model = build_to_fit(build, stored, folder / checkpoint.WEIGHTS, folder / "config.json")
     checkpoint.load_weights(model, folder, prefix)
     return model
 
@@ -129,14 +125,12 @@ def build_over_tower(
     Raises ModelError when sizes, tensors or the tower differ.
     """
     if tower_sha256 is None:
-        import_towers(tower)
         return build_checked(folder, lambda: build(build_tower(tower)))
     published = build_tower(tower)
     check_published(published, folder, tower_sha256)
     stored = checkpoint.stored_shapes(folder)
     where = folder / checkpoint.WEIGHTS
-    check_build(lambda: build(published), stored, where, folder / "config.json", _is_published)
-    model = build(published)
+    model = build_to_fit(lambda: build(published), stored, where, folder / "config.json", _is_published)
     checkpoint.load_weights(model, folder, without=_is_published)
     return model
 

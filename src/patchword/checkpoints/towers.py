@@ -10,7 +10,7 @@ from torch import nn
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import build_checked, check_published, find_model, shipped_models
-from patchword.composed import TowerSettings, build_tower, import_towers, reader_preprocessing
+from patchword.composed import TowerSettings, build_tower, reader_preprocessing
 from patchword.config import read_toml, shipped_configs, validate
 from patchword.data.pictures import Preprocessing
 from patchword.errors import ConfigError, ModelError
@@ -61,7 +61,6 @@ def load_tower(name: str | Path) -> tuple[nn.Module, Preprocessing]:
     settings = validate(stored, StoredTowerSection, str(folder / "config.json"))
     if config.get("tower_sha256") is None:
         prefix = checkpoint.prefix_of(folder, section)
-        import_towers(settings.tower)
         tower = build_checked(folder, lambda: build_tower(settings.tower), prefix)
         return tower, settings.preprocessing
     tower = build_tower(settings.tower)

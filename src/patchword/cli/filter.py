@@ -60,9 +60,9 @@ def filter(
 ) -> None:
     """Keep the pairs of picture and alt-text that all rules keep, in one pass and in memory that stays flat,
     and say what each rule dropped."""
+    from patchword.files import printable
     from patchword.jobs.filter import filter_pairs
     from patchword.log import progress
-    from patchword.search.page import printable
 
     made = []
     names = [one.strip() for one in rules.split(",") if one.strip()]

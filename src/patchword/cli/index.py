@@ -186,7 +186,7 @@ def progress_bar() -> _Bar:
 def show(report: IndexReport, out: Path | str, as_json: bool) -> None:
     """Print what a run did; what was skipped goes to standard error, one line each."""
     from patchword.cli.left_out import told_left_out
-    from patchword.search.page import printable
+    from patchword.files import printable
 
     if as_json:
         names = ("added", "changed", "moved", "removed", "kept", "pictures", "absent", "left_out")
@@ -206,9 +206,9 @@ def show(report: IndexReport, out: Path | str, as_json: bool) -> None:
 
 
 def _checked(out: Path, as_json: bool) -> None:
+    from patchword.files import printable
     from patchword.search.check import check_index
     from patchword.search.manifest import repair_line
-    from patchword.search.page import printable
 
     with progress_bar() as bar:
         report: CheckReport = check_index(out, bar.show)
@@ -229,7 +229,7 @@ def _checked(out: Path, as_json: bool) -> None:
 
 
 def _show_repair(report: RepairReport, out: Path) -> None:
-    from patchword.search.page import printable
+    from patchword.files import printable
 
     for file, reason in report.damaged:
         complain(f"{printable(str(out / file))}: {printable(reason)}")

@@ -16,7 +16,7 @@ def report_left_out(found: PictureListing, done: str, unreadable: int, as_json: 
     decoded are. With `as_json` the counts are also the last line of standard output, an object whose `image`
     is null.
     """
-    from patchword.search.page import printable
+    from patchword.files import printable
 
     lost = found.lost()
     for one in lost:

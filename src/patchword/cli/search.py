@@ -104,8 +104,8 @@ def search(
 
 def _indexed(folder: Path, towers: Embedder, model: str) -> Path:
     """Bring the kept index of a folder up to it, and say what could not be read. Returns where it is kept."""
+    from patchword.files import printable
     from patchword.search.cached import update_cached
-    from patchword.search.page import printable
 
     with progress_bar() as bar:
         out, report = update_cached(folder, towers, model, bar.show)
@@ -139,7 +139,8 @@ def _alignment(rerank: str, like: Path | None) -> Aligner:
 
 def show(asked: str, found: SearchResult, as_json: bool, as_html: Path | None) -> None:
     """Print what was found, and write the page where one is wanted."""
-    from patchword.search.page import printable, result_page
+    from patchword.files import printable
+    from patchword.search.page import result_page
 
     for said in (*found.remarks, *found.unreadable):
         complain(printable(said))

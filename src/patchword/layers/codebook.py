@@ -75,9 +75,7 @@ class Codebook(nn.Module):
         self.words = tuple(words)
         self.tower = tower
         self.templates = tuple(templates)
-        # A codebook that is built for its sizes only has no lengths (see tensors.check_build).
-        unit_WE = embeddings_WE if embeddings_WE.is_meta else F.normalize(embeddings_WE.float(), dim=-1)
-        self.register_buffer("embeddings_WE", unit_WE)
+        self.register_buffer("embeddings_WE", F.normalize(embeddings_WE.float(), dim=-1))
 
     def __len__(self) -> int:
         return len(self.words)

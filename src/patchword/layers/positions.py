@@ -19,8 +19,6 @@ def sine_positions(positions_T: Tensor, width: int) -> Tensor:
 
     `positions_T` may hold any numbers; `width` must be even.
     """
-    if positions_T.is_meta:  # a model that is built for its sizes only; see tensors.check_build
-        return positions_T.new_empty(len(positions_T), width, dtype=torch.float32)
     frequencies = 10000.0 ** (
         -torch.arange(0, width, 2, dtype=torch.float32, device=positions_T.device) / width
     )

@@ -3,10 +3,9 @@ sent."""
 
 from __future__ import annotations
 
-import json
-
 from patchword.data.pictures import open_picture
 from patchword.errors import PictureError
+from patchword.files import printable
 from patchword.html.page import Html, name, note
 from patchword.html.page import page as document
 from patchword.html.pictures import picture_uri
@@ -31,9 +30,3 @@ def result_page(query: str, found: SearchResult) -> str:
     remarks = [note(printable(remark)) for remark in found.remarks]
     lead = "The pictures nearest to this, best first, each with its score."
     return document(printable(query), [*remarks, listed], lead=lead)
-
-
-def printable(text: str) -> str:
-    """The text itself on one line where a terminal can show it, else quoted with escapes (line breaks, bytes
-    that are no text)."""
-    return text if text.isprintable() else json.dumps(text)

@@ -23,7 +23,6 @@ from patchword.checkpoints.model import (
     read_settings,
     read_vocabulary,
 )
-from patchword.composed import import_towers
 from patchword.data.pictures import Picture
 from patchword.device import choose_device
 from patchword.layers.all_pairs import RaggedTokens, all_pairs, ragged
@@ -230,7 +229,6 @@ def load_alignment(name: str | Path, device: str | None = None) -> AlignmentMode
     settings, facts = read_settings(folder, "align", AlignModelSettings)
     vocabulary = read_vocabulary(folder, settings.vocabulary_size)
 
-    import_towers(settings.vision, settings.text)
 
     def build() -> AlignedTowers:
         codebook = None if settings.codebook is None else Codebook.described(settings.codebook)

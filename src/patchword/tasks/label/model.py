@@ -22,7 +22,7 @@ from patchword.checkpoints.model import (
     read_settings,
     read_vocabulary,
 )
-from patchword.composed import TextTowerSettings, TowerSettings, build_text_tower, build_tower, import_towers
+from patchword.composed import TextTowerSettings, TowerSettings, build_text_tower, build_tower
 from patchword.data.formats.labels import LabelTable, Missing, TableColumns, absent
 from patchword.data.formats.readers import held_out_by_name
 from patchword.data.isolated import PictureReader
@@ -202,7 +202,6 @@ def load_labelling_model(name: str | Path, device: str | None = None) -> Labelli
     image, text = reads(settings.model)
     vocabulary = read_vocabulary(folder, settings.vocabulary_size)
 
-    import_towers(settings.vision if image else None, settings.text if text else None)
 
     def build() -> LabelModel:
         vision_tower = build_tower(settings.vision) if image else None

@@ -22,7 +22,7 @@ from patchword.checkpoints.model import (
     read_settings,
     read_vocabulary,
 )
-from patchword.composed import build_text_tower, import_towers
+from patchword.composed import build_text_tower
 from patchword.device import choose_device
 from patchword.errors import ConfigError, DataError
 from patchword.hub import hub_name, is_hub
@@ -252,9 +252,5 @@ def load_painter(name: str | Path, device: str | None = None) -> PaintingModel:
     folder = find_model(name)
     settings, facts = read_settings(folder, "paint", PaintingSettings)
     vocabulary = read_vocabulary(folder, settings.vocabulary_size)
-    if settings.towers is None:
-        import_towers(None, settings.text)
-    else:
-        import_towers(settings.towers.vision, settings.towers.text)
     model = build_checked(folder, lambda: build_paint_model(settings))
     return PaintingModel(model, settings, vocabulary, facts, choose_device(device))

@@ -25,7 +25,6 @@ from patchword.composed import (
     TowerSettings,
     build_text_tower,
     build_tower,
-    import_towers,
 )
 from patchword.data.captions import padded
 from patchword.data.pictures import Picture, Preprocessing, open_picture
@@ -123,7 +122,6 @@ def load_pretrained(name: str | Path, device: str | None = None) -> Any:
     settings, facts = read_settings(folder, "pretrain", PretrainedSettings)
     vocabulary, vision, text = None, settings.tower, settings.text
     if vision is not None:
-        import_towers(vision)
         tower = build_checked(folder, lambda: build_tower(vision), "tower.")
     elif text is not None and settings.vocabulary_size is not None:
         build_text_tower(text)  # what it imports must be there before sizes are compared

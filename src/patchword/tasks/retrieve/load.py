@@ -6,7 +6,6 @@ from pathlib import Path
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.model import build_checked, find_model, read_settings, read_vocabulary
-from patchword.composed import import_towers
 from patchword.device import choose_device
 from patchword.hub import hub_name, is_hub
 from patchword.lookup import look_up
@@ -29,6 +28,5 @@ def load_two_towers(name: str | Path, device: str | None = None) -> TwoTowerMode
     settings, facts = read_settings(folder, task, TwoTowerSettings, _OF_ALIGNMENT)
     vocabulary = read_vocabulary(folder, settings.vocabulary_size)
     prefix = "towers." if task == "align" else ""
-    import_towers(settings.vision, settings.text)
     model = build_checked(folder, lambda: build_two_towers(settings), prefix)
     return TwoTowerModel(model, settings, vocabulary, facts, choose_device(device))
