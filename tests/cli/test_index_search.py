@@ -39,7 +39,7 @@ class Colours:
 def run(monkeypatch, tmp_path):
     """Run `patchword` in this process; the model is the one of colours, whatever its name."""
     monkeypatch.setattr(load_file, "load_two_towers", lambda name, device=None: Colours())
-    monkeypatch.setattr(query_file, "load_query_tower", lambda name: None)
+    monkeypatch.setattr(query_file, "load_query_towers", lambda name: None)
     monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=True)
 

@@ -132,10 +132,10 @@ def _zero_shot(found: PictureListing, labels: str, model: str, as_json: bool, de
     """Labels by the cosine of picture and words; returns the exit status."""
     names = split_labels(labels)
     from patchword.cli.left_out import report_left_out
-    from patchword.tasks.retrieve.load import load_two_towers
+    from patchword.tasks.retrieve.query import load_labeller
 
     paths = found.pictures
-    towers = load_two_towers(model, device)
+    towers = load_labeller(model, len(paths), len(names), device)
     for remark in dict.fromkeys(remark for name in names for remark in towers.remarks(name)):
         complain(remark)
     bad = 0

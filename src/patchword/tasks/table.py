@@ -101,13 +101,12 @@ TASKS = {
 def task_of(name: str | Path) -> str:
     """What a model is for. Raises ModelError when there is no such model, or this version has no such
     task."""
-    from patchword.checkpoints import folder as checkpoint  # imports torch, and the table does not need it
-    from patchword.checkpoints.model import find_model
+    from patchword.checkpoints import folder as checkpoint
     from patchword.hub import is_hub
 
     if is_hub(name):
         return "caption"
-    folder = find_model(name)
+    folder = checkpoint.find_model(name)
     task = checkpoint.read_config(folder).get("task", "none that it names")
     if not isinstance(task, str) or task not in TASKS:
         raise ModelError(

@@ -41,60 +41,19 @@ from torch import Tensor, nn
 from patchword.errors import ConfigError, ModelError
 from patchword.towers import packages
 from patchword.towers.efficientnet_names import our_name
+from patchword.towers.efficientnet_plan import SCALES, STEM_WIDTH, StagePlan, same_padding, scaled_stages
 from patchword.towers.layered import PartlyFrozen, Parts, Preprocessing, run_layers
 from patchword.towers.settings import EfficientNetLiteConfig
 from patchword.types import VisualFeatures
 
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 """(x - 127) / 128 on 0 to 255, the normalisation of TensorFlow's edge models, here on the scale 0 to 1."""
-STEM_WIDTH, HEAD_WIDTH, CLASSES = 32, 1280, 1000
+HEAD_WIDTH, CLASSES = 1280, 1000
 TOP_CLASSES = 10
 """How many of a cell's likeliest classes take part in its place in the text space."""
 CROP_BORDER = 32
 """Number of pixels by which a picture is scaled larger than the central square that is cut out (`fit =
 "crop"`)."""
-
-
-class Scale(NamedTuple):
-    """What distinguishes the members of the family.
-
-    It is channels and depth relative to Lite0, and the side of the training pictures.
-    """
-
-    width: float
-    depth: float
-    size: int
-
-
-SCALES = {
-    "efficientnet-lite0": Scale(1.0, 1.0, 224),
-    "efficientnet-lite1": Scale(1.0, 1.1, 240),
-    "efficientnet-lite2": Scale(1.1, 1.2, 260),
-}
-
-
-class StagePlan(NamedTuple):
-    """One stage of Lite0.
-
-    Its filters are kernel x kernel, its first block has the stride, and `expansion` is t.
-    """
-
-    kernel: int
-    stride: int
-    expansion: int
-    width: int
-    blocks: int
-
-
-STAGES = (
-    StagePlan(3, 1, 1, 16, 1),
-    StagePlan(3, 2, 6, 24, 2),
-    StagePlan(5, 2, 6, 40, 2),
-    StagePlan(3, 2, 6, 80, 3),
-    StagePlan(5, 1, 6, 112, 3),
-    StagePlan(5, 2, 6, 192, 4),
-    StagePlan(3, 1, 6, 320, 1),
-)
 
 
 class ClassLogits(NamedTuple):
@@ -103,23 +62,6 @@ class ClassLogits(NamedTuple):
     picture_BK: Tensor
     cells_BNK: Tensor
     """Their mean over the cells is `picture_BK`, because the classifier is linear."""
-
-
-def scaled_stages(scale: Scale) -> tuple[StagePlan, ...]:
-    """Returns the stages of a member of the family.
-
-    Channels are rounded to the nearest multiple of 8 (never 10 % less), and depths are rounded up. The first
-    and the last stage of the Lite family keep their depth.
-    """
-    stages = []
-    for number, stage in enumerate(STAGES):
-        wanted = stage.width * scale.width
-        width = max(8, int(wanted + 4) // 8 * 8)
-        width += 8 if width < 0.9 * wanted else 0
-        fixed = number in (0, len(STAGES) - 1)
-        blocks = stage.blocks if fixed else math.ceil(stage.blocks * scale.depth)
-        stages.append(stage._replace(width=width, blocks=blocks))
-    return tuple(stages)
 
 
 class NormedConvolution(nn.Module):
@@ -177,12 +119,6 @@ class NormedConvolution(nn.Module):
         """Discards the folded filters, which are on the old device or of the old type."""
         self._kept = None
         return super()._apply(fn, recurse)
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's "same" padding of one axis: the pixels before and after it."""
-    total = max(0, (math.ceil(size / stride) - 1) * stride + kernel - size)
-    return total // 2, total - total // 2
 
 
 class _FoldedConvolution(NamedTuple):

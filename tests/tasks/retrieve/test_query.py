@@ -10,7 +10,7 @@ import torch
 from patchword.checkpoints import folder as checkpoint
 from patchword.errors import DataError, ModelError
 from patchword.tasks.retrieve.load import load_two_towers
-from patchword.tasks.retrieve.query import load_embedder, load_query_tower
+from patchword.tasks.retrieve.query import load_embedder, load_query_towers
 
 TEXTS = (
     "a dog",
@@ -26,7 +26,7 @@ def whole():
 
 
 def test_vectors_identity_and_remarks_are_those_of_the_whole_model(whole):
-    alone = load_query_tower("two-towers")
+    alone = load_query_towers("two-towers")
     assert alone.identity == whole.identity
     for text in TEXTS:
         vector_E = alone.embed_texts([text])[0]
@@ -38,18 +38,33 @@ def test_vectors_identity_and_remarks_are_those_of_the_whole_model(whole):
             model.embed_texts([""])
 
 
-def test_pictures_are_embedded_by_the_whole_model(whole):
+def pictures():
     from skimage import data
 
-    picture = data.astronaut()
-    assert np.array_equal(
-        load_query_tower("two-towers").embed_images([picture]), whole.embed_images([picture])
-    )
+    return [data.astronaut(), data.coffee(), data.chelsea()[:, :97]]
+
+
+def test_a_few_pictures_are_embedded_and_labelled_as_by_the_whole_model(whole):
+    alone = load_query_towers("two-towers")
+    for picture in pictures():  # alone and together: a batch is one picture after the other
+        assert np.abs(alone.embed_images([picture]) - whole.embed_images([picture])).max() <= 1e-5
+    names = ["a cup of coffee", "a cat", "an astronaut"]
+    shares_BL = alone.label(pictures(), names)
+    assert np.abs(shares_BL - whole.label(pictures(), names)).max() <= 1e-3
+    assert [names[best] for best in shares_BL.argmax(1)] == [
+        names[best] for best in whole.label(pictures(), names).argmax(1)
+    ]
+    assert names[shares_BL[1].argmax()] == "a cup of coffee" and names[shares_BL[2].argmax()] == "a cat"
+
+
+def test_many_pictures_are_embedded_by_the_whole_model(whole):
+    many = pictures() * 3
+    assert np.array_equal(load_query_towers("two-towers").embed_images(many), whole.embed_images(many))
 
 
 def test_another_text_tower_is_loaded_whole(tmp_path):
-    assert load_query_tower("hub:openai/clip-vit-base-patch32") is None
-    assert load_query_tower("flickr8k") is None
+    assert load_query_towers("hub:openai/clip-vit-base-patch32") is None
+    assert load_query_towers("flickr8k") is None
     with pytest.raises(ModelError, match="no model at"):
         load_embedder(str(tmp_path / "nowhere"))
 
@@ -80,13 +95,13 @@ def test_own_space_single_precision_and_other_sizes(tmp_path):
         build_two_towers(settings), settings, vocabulary, ModelFacts(), torch.device("cpu")
     )
     model.save(tmp_path / "model")
-    alone = load_query_tower(tmp_path / "model")
+    alone = load_query_towers(tmp_path / "model")
     assert alone.identity == load_two_towers(tmp_path / "model").identity
     np.testing.assert_allclose(alone.embed_texts(TEXTS), model.embed_texts(TEXTS), atol=1e-5)
     weights = tmp_path / "model" / checkpoint.WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(ModelError, match="is not the file that was written"):
-        load_query_tower(tmp_path / "model")
+        load_query_towers(tmp_path / "model")
 
 
 def test_a_search_by_words_imports_neither_torch_nor_transformers():

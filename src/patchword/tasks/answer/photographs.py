@@ -26,7 +26,8 @@ from patchword.checkpoints.facts import ModelFacts
 from patchword.data.pictures import Picture, Preprocessing, open_picture
 from patchword.errors import DataError, ModelError
 from patchword.tasks.answer.result import Answer, Answers
-from patchword.tasks.retrieve.model import TEMPLATES, TwoTowerModel
+from patchword.tasks.retrieve.labels import TEMPLATES
+from patchword.tasks.retrieve.model import TwoTowerModel
 from patchword.text.imagenet import common_words
 
 _LEAST_SHARE = 1e-5

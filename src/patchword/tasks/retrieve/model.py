@@ -22,13 +22,11 @@ from patchword.data.pictures import Picture, Preprocessing, open_picture
 from patchword.lookup import look_up
 from patchword.models.pairs.two_towers import TwoTowers, TwoTowersConfig
 from patchword.tasks.describe import describe
+from patchword.tasks.retrieve.labels import TEMPLATES, label_shares
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords, knows, remarks_on, rows_of
 from patchword.text.words import Vocabulary
 from patchword.towers import layered
-
-TEMPLATES = ("a photo of {}.", "a picture of {}.", "{}.")
-"""Prompts over which the vector of a label is averaged, a small version of CLIP's ensemble."""
 
 
 class QuestionSettings(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
@@ -162,13 +160,7 @@ class TwoTowerModel:
 
         It is a softmax over scaled cosines with the mean vector of the label's prompts.
         """
-        vectors = []
-        for label in labels:
-            mean_E = self.embed_texts([template.format(label) for template in templates]).mean(0)
-            vectors.append(mean_E / np.linalg.norm(mean_E))
-        scores = self.embed_images(pictures) @ np.stack(vectors).T * self.model.scale().item()
-        shifted = np.exp(scores - scores.max(1, keepdims=True))
-        return shifted / shifted.sum(1, keepdims=True)
+        return label_shares(self, self.model.scale().item(), pictures, labels, templates)
 
     def ask(
         self, pictures: Picture | Sequence[Picture], questions: str | Sequence[str], n_best: int = 1
