@@ -14,6 +14,7 @@ from patchword.towers.efficientnet_lite import (
     NormedConvolution,
     same_padding,
 )
+from patchword.towers.efficientnet_lite_numpy import last_block
 from patchword.towers.efficientnet_names import our_name
 from patchword.towers.layered import run_layers
 from patchword.towers.settings import EfficientNetLiteConfig
@@ -304,3 +305,22 @@ def test_wrong_pictures_grids_layers_and_weights_are_refused():
         tower._load({"features.0.weight": torch.zeros(1)})
     with pytest.raises(ModelError, match="do not fit: .* tensors differ, the first is classifier.bias"):
         tower._load({"_conv_stem.weight": torch.zeros(32, 3, 3, 3)})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(64, 64), (97, 75)])
+def test_without_torch_the_last_block_is_the_same(kind, size):
+    torch.manual_seed(0)
+    config = EfficientNetLiteConfig(kind=kind, weights="none", grid="last_block", classifier=False)
+    tower = build_tower(config).eval()
+    for module in tower.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # statistics as after a training
+            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            torch.nn.init.uniform_(module.bias, -0.5, 1)
+    weights = {name: tensor.numpy() for name, tensor in tower.state_dict().items()}
+    pixels_3HW = torch.randn(3, *size)
+    with torch.inference_mode():
+        wanted_NC = tower(pixels_3HW[None]).grid_BNC[0].numpy()
+    found_NC = last_block(pixels_3HW.numpy(), weights.__getitem__, kind)
+    np.testing.assert_allclose(found_NC, wanted_NC, rtol=1e-4, atol=1e-4 * np.abs(wanted_NC).max())

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from patchword.errors import ConfigError, ModelError
 from patchword.towers import packages
 from patchword.towers.efficientnet_names import our_name
-from patchword.towers.efficientnet_plan import SCALES, STEM_WIDTH, StagePlan, same_padding, scaled_stages
+from patchword.towers.efficientnet_plan import SCALES, STEM_WIDTH, StagePlan, scaled_stages
 from patchword.towers.layered import PartlyFrozen, Parts, Preprocessing, run_layers
 from patchword.towers.settings import EfficientNetLiteConfig
 from patchword.types import VisualFeatures
@@ -119,6 +119,12 @@ class NormedConvolution(nn.Module):
         """Discards the folded filters, which are on the old device or of the old type."""
         self._kept = None
         return super()._apply(fn, recurse)
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's "same" padding of one axis: the pixels before and after it."""
+    total = max(0, (math.ceil(size / stride) - 1) * stride + kernel - size)
+    return total // 2, total - total // 2
 
 
 class _FoldedConvolution(NamedTuple):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from patchword.towers.efficientnet_plan import SCALES, same_padding, scaled_stages
+from patchword.towers.efficientnet_plan import SCALES, scaled_stages
 
 Read = Callable[[str], np.ndarray]
 """A weight by its name in the tower, float32."""
@@ -84,10 +84,13 @@ def _convolved(map_HWC: np.ndarray, read: Read, name: str, stride: int) -> np.nd
 
 
 def _padded(map_HWC: np.ndarray, kernel: int, stride: int) -> tuple[np.ndarray, int, int]:
-    """The map with "same" padding, and rows and columns after the convolution."""
-    height, width = (-(-side // stride) for side in map_HWC.shape[:2])
-    around = [same_padding(side, kernel, stride) for side in map_HWC.shape[:2]]
-    return np.pad(map_HWC, (*around, (0, 0))), height, width
+    """The map with "same" padding (the odd row and column below and right), and its size afterwards."""
+    around, sizes = [], []
+    for side in map_HWC.shape[:2]:
+        sizes.append(-(-side // stride))
+        both = max(0, (sizes[-1] - 1) * stride + kernel - side)
+        around.append((both // 2, both - both // 2))
+    return np.pad(map_HWC, (*around, (0, 0))), sizes[0], sizes[1]
 
 
 def _clipped(map_HWC: np.ndarray) -> np.ndarray:

@@ -1,5 +1,5 @@
-"""The sizes of the EfficientNet-Lite family, and its padding, for the tower with torch (`efficientnet_lite.py`)
-and the one without (`efficientnet_lite_numpy.py`).
+"""The sizes of the EfficientNet-Lite family, for the tower with torch (`efficientnet_lite.py`) and the one
+without (`efficientnet_lite_numpy.py`).
 """
 
 from __future__ import annotations
@@ -68,9 +68,3 @@ def scaled_stages(scale: Scale) -> tuple[StagePlan, ...]:
         blocks = stage.blocks if fixed else math.ceil(stage.blocks * scale.depth)
         stages.append(stage._replace(width=width, blocks=blocks))
     return tuple(stages)
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's "same" padding of one axis: the pixels before and after it."""
-    total = max(0, (math.ceil(size / stride) - 1) * stride + kernel - size)
-    return total // 2, total - total // 2
