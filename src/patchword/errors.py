@@ -1,7 +1,8 @@
 """The errors that Patchword raises, as one tree.
 
 Every message says what was found, where, what was expected, and what to do. The command line prints the
-message as one line and exits with `exit_status`; `--debug` also shows the traceback.
+message as one line and exits with `exit_status`; `--debug` also shows the traceback. `counted` says a number
+with its noun.
 """
 
 from __future__ import annotations
@@ -62,3 +63,11 @@ class MetricUnavailable(PatchwordError):
 
 class MissingExtra(PatchwordError):
     """An optional dependency that is needed and not installed; the message gives the pip command."""
+
+
+def counted(n: int, thing: str, things: str | None = None) -> str:
+    """A number with its noun, as messages say it: 1 picture, 2 pictures.
+
+    `things` is given where it is not `thing` with an s, or where a verb follows: 1 word has, 2 words have.
+    """
+    return f"{n} {thing}" if n == 1 else f"{n} {things or thing + 's'}"

@@ -145,14 +145,14 @@ def test_a_place_that_does_not_exist_is_said(run, tmp_path):
 
 def test_check_repair_and_prune(run, out, photos):
     whole = run("index", "--out", out, "--check")
-    assert whole.exit_code == 0 and "2 pictures in 1 segments: all as it was written" in whole.stdout
+    assert whole.exit_code == 0 and "2 pictures in 1 segment: all as it was written" in whole.stdout
     vectors = next(out.glob("vectors-*"))
     vectors.write_bytes(vectors.read_bytes()[:-4])
     found = run("index", "--out", out, "--check", "--json")
     assert found.exit_code == 1 and json.loads(found.stdout)["damaged"][0]["file"] == vectors.name
     assert f"`patchword index FOLDER --out {out} --repair`" in run("index", "--out", out, "--check").stdout
     repaired = run("index", photos, "--out", out, "--repair")
-    assert "1 pictures kept their vectors, 1 are known to have lost them" in repaired.stderr
+    assert "1 picture kept their vectors, 1 are known to have lost them" in repaired.stderr
     assert "2 pictures in" in repaired.stdout and "1 added" in repaired.stdout
     (photos / "r.png").unlink()
     assert "1 removed" in run("index", "--out", out, "--prune").stdout

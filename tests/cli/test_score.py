@@ -102,7 +102,7 @@ def test_missing_images_stop_it_unless_allowed(tmp_path: Path, references: Path)
     with pytest.raises(DataError, match="50 images .* without a prediction, 0 images without references"):
         run(half, references, "--metrics", "bleu")
     shown = run(half, references, "--metrics", "bleu", "--allow-missing").output
-    assert "150 images; INCOMPLETE: up to 50 images that only one side has are left out" in shown
+    assert "150 images; INCOMPLETE: up to 50 images left out, which only one side has" in shown
 
 
 def test_duplicate_ids_stop_it(tmp_path: Path, references: Path) -> None:
@@ -140,13 +140,13 @@ def test_karpathy_files_are_read_by_split(tmp_path: Path) -> None:
     path = tmp_path / "dataset.json"
     path.write_text(json.dumps({"images": images}), encoding="utf-8")
     assert (
-        "1 images"
+        "1 image"
         in run(
             write(tmp_path / "p.json", {"1": "a dog"}), path, "--split", "test", "--metrics", "bleu"
         ).output
     )
     assert (
-        "1 images"
+        "1 image"
         in run(
             write(tmp_path / "p.json", {"2": "a cat"}), path, "--split", "train", "--metrics", "bleu"
         ).output
@@ -161,7 +161,7 @@ def test_a_text_file_per_image_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "texts"
     folder.mkdir()
     (folder / "3.txt").write_text("a dog runs\na brown dog\n", encoding="utf-8")
-    assert "1 images" in run(write(tmp_path / "p.json", {"3": "a dog"}), folder, "--metrics", "rouge").output
+    assert "1 image" in run(write(tmp_path / "p.json", {"3": "a dog"}), folder, "--metrics", "rouge").output
     with pytest.raises(DataError, match="holds no splits"):
         run(tmp_path / "p.json", folder, "--split", "val")
 
@@ -174,7 +174,7 @@ def test_strict_counts_line_breaking_characters(tmp_path: Path) -> None:
     path = write(tmp_path / "p.json", {"4": "a red\u2028bus", "5": "a dog"})
     with pytest.raises(
         DataError,
-        match="1 captions of the predictions hold a line-breaking character.*shift the 1 captions after it",
+        match="the predictions hold a line-breaking character in 1 caption, .*shift the 1 caption after it",
     ):
         run(path, folder, "--strict")
     assert run(path, folder, "--metrics", "bleu").exit_code == 0

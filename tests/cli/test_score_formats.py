@@ -222,11 +222,11 @@ def test_questions_of_one_side_stop_it_unless_allowed(patchword, tmp_path):
     given, asked = annotations(tmp_path)
     (tmp_path / "r.json").write_text(json.dumps({"1": "red", "5": "two"}))
     status, _, err = patchword("score", tmp_path / "r.json", given)
-    assert status == 2 and "1 questions without an answer (2)" in err
+    assert status == 2 and "1 question without an answer (2)" in err
     status, said, _ = patchword("score", tmp_path / "r.json", given, "--allow-missing")
     assert status == 0 and "INCOMPLETE: 2 questions" in said
     status, _, err = patchword("evaluate", tmp_path / "r.json", "--data", asked)
-    assert status == 2 and "1 answers to questions that are not in the data (5)" in err
+    assert status == 2 and "1 answer to questions that are not in the data (5)" in err
     status, _, err = patchword("score", tmp_path / "r.json", given, "--metrics", "cider")
     assert status == 2 and "--metrics is for captions" in err
     status, _, err = patchword("evaluate", "easy-vqa", "--data", asked)

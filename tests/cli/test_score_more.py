@@ -77,7 +77,7 @@ def test_pictures_are_found_by_their_id_too(patchword, colours, towers):
     assert patchword("score", *words, "--images", colours / "pictures")[0] == 0
     (colours / "pictures" / "9.png").unlink()
     code, _, error = patchword("score", *words, "--images", colours / "pictures")
-    assert code != 0 and "1 images have no picture there, the first is 9 (looked for second.png)" in error
+    assert code != 0 and "1 image has no picture there, the first is 9 (looked for second.png)" in error
 
 
 def test_chair_by_hand(patchword, colours):

@@ -38,14 +38,21 @@ def kept(rule, *given):
 def jpeg(seed, quality=95, side=64, crop=0):
     """A smooth random picture; `crop` pixels are cut from its left."""
     small = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), dtype=np.uint8)
-    picture = Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC).crop((crop, 0, side, side))
+    picture = (
+        Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC).crop((crop, 0, side, side))
+    )
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 
 def test_rules_over_texts():
-    assert kept(Length(3, 5), "a dog", "a brown dog", "a b c d e", "a b c d e f") == [False, True, True, False]
+    assert kept(Length(3, 5), "a dog", "a brown dog", "a b c d e", "a b c d e f") == [
+        False,
+        True,
+        True,
+        False,
+    ]
     found = kept(Letters(), "a dog runs", "12345 67 a", "Собака бежит по снегу", "a café in Zürich", "")
     assert found == [True, False, False, True, False]
     assert kept(Letters(script="CYRILLIC"), "Собака бежит", "a dog runs") == [True, False]
@@ -127,7 +134,7 @@ def test_one_pass_over_all_kinds_of_sources_counts_and_writes_what_is_kept(tmp_p
         "readable": 1,
         "near-duplicate": 1,
     }
-    assert report.dropped[0].examples[0] == ("http://b", "img_1", "1 words")
+    assert report.dropped[0].examples[0] == ("http://b", "img_1", "1 word")
     held = json.loads((tmp_path / "out" / "report.json").read_text())
     assert held["kept"] == 4 and held["dropped"][4]["examples"][0][1] == "the same dog again"
     again = [pair for some in batches([str(tmp_path / "out")]) for pair in some]
@@ -148,9 +155,16 @@ def test_the_command_names_its_rules(patchword, tmp_path):
     rows = [{"image": f"{n}.jpg", "caption": "a small dog"} for n in range(4)]
     (tmp_path / "c.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     status, out, _ = patchword(
-        "filter", tmp_path / "c.jsonl", "--out", tmp_path / "out", "--rules", "length,same-text", "--same-text", 3
+        "filter",
+        tmp_path / "c.jsonl",
+        "--out",
+        tmp_path / "out",
+        "--rules",
+        "length,same-text",
+        "--same-text",
+        3,
     )
-    assert status == 0 and "3 of 4 pairs in 1 shards" in out and "same text: 1" in out
+    assert status == 0 and "3 of 4 pairs in 1 shard" in out and "same text: 1" in out
     status, _, err = patchword("filter", tmp_path / "c.jsonl", "--out", tmp_path / "x", "--rules", "beauty")
     assert status == 2 and "no such rule; there are length, letters" in err
     status, _, err = patchword("filter", tmp_path / "c.jsonl", "--out", tmp_path / "x", "--rules", "score")

@@ -28,8 +28,8 @@ def test_groups():
         ([{"image_id": "1", "caption": "a"}], "image_id is '1'"),
         ([{"image_id": 1, "caption": " "}], "caption is ' '"),
         ([{"image_id": 1, "caption": "a"}] * 2, "image 1 stands twice"),
-        ([{"image_id": 1, "caption": "a"}], "1 images are missing: 2"),
-        ([{"image_id": i, "caption": "a"} for i in (1, 2, 3)], "1 images are not in the annotation file: 3"),
+        ([{"image_id": 1, "caption": "a"}], "1 image is missing: 2"),
+        ([{"image_id": i, "caption": "a"} for i in (1, 2, 3)], "1 image is not in the annotation file: 3"),
     ],
 )
 def test_what_a_server_would_refuse(results, message):

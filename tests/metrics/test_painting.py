@@ -42,7 +42,7 @@ def test_it_warns_where_the_covariance_has_no_full_rank():
     few, many = moments([cloud(4)]), moments([cloud(50)])
     assert "4 pictures and 4 features" in painting.too_few(few, many)
     assert painting.too_few(many, many) is None
-    with pytest.raises(DataError, match="1 pictures have no covariance"):
+    with pytest.raises(DataError, match="1 picture has no covariance"):
         moments([cloud(1)])
 
 

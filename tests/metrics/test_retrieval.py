@@ -106,7 +106,7 @@ def test_folds_of_shuffled_captions_equal_folds_in_order():
             None,
             "caption 1 belongs to image row 2, but the scores have rows 0 to 1",
         ),
-        (np.zeros((2, 2)), np.array([1, 1]), None, r"1 images have no caption \(first: row 0\)"),
+        (np.zeros((2, 2)), np.array([1, 1]), None, r"1 image has no caption \(first: row 0\)"),
         (np.zeros((2, 2)), np.array([0.0, 1.0]), None, "expected 2 integers"),
         (np.array([[0.1, np.nan], [np.inf, 0.2]]), None, None, "image 0 and caption 1 is NaN"),
         (np.zeros((3, 3)), None, 2, "3 images do not divide into folds of 2"),

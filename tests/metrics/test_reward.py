@@ -138,7 +138,7 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         match="counted per image with end_token=True; the reward asks for caption with end_token=True",
     ):
         CiderReward(REFERENCES, "caption", frequencies=DocumentFrequencies.of(REFERENCES))
-    with pytest.raises(DataError, match="1 images have no reference, the first is number 1"):
+    with pytest.raises(DataError, match="1 image has no reference, the first is number 1"):
         CiderReward([[["a"]], []])
     with pytest.raises(DataError, match="image indices run from 0 to 2, found 3 to 3"):
         CiderReward(REFERENCES).reward([["a"]], [3])

@@ -22,7 +22,7 @@ from patchword.cli.outputs import (
     refuse_existing,
     refuse_suffix,
 )
-from patchword.errors import ConfigError, PictureError
+from patchword.errors import ConfigError, PictureError, counted
 from patchword.files import write_text
 from patchword.tasks.caption.options import DecodingOptions, Precision
 
@@ -172,14 +172,18 @@ def caption(
     if explain is not None:
         _explain(explain, pages)
     if cut:
-        complain(f"{cut} captions were cut off at the longest length: --max-length makes it longer")
+        complain(
+            f"{counted(cut, 'caption was', 'captions were')} cut off at the longest length: "
+            "--max-length makes it longer"
+        )
     if beside is not None and beside.kept:
         complain(
-            f"{len(beside.kept)} texts were there already and are kept, the first is {beside.kept[0]}: "
+            f"{counted(len(beside.kept), 'text was', 'texts were')} there already and kept, "
+            f"the first is {beside.kept[0]}: "
             "--overwrite "
             "replaces them"
         )
-    lost = report_left_out(found, f"{len(pictures) - bad} captions", bad, as_json)
+    lost = report_left_out(found, counted(len(pictures) - bad, "caption"), bad, as_json)
     raise typer.Exit(1 if bad or lost or (beside is not None and beside.kept) else 0)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from patchword.cli.index import DEFAULT_MODEL
+from patchword.errors import counted
 
 SENTENCES = "all-minilm-l6-v2"
 
@@ -62,8 +63,10 @@ def codebook(
         book, unknown = make_codebook(load_two_towers(tower, device), wanted)
         if unknown:
             print(
-                f"patchword: the tower does not know {len(unknown)} words: {', '.join(unknown)}",
+                f"patchword: the tower does not know {counted(len(unknown), 'word')}: {', '.join(unknown)}",
                 file=sys.stderr,
             )
     book.save(out)
-    print(f"{out}: {len(book)} words, {book.embeddings_WE.shape[1]} wide, for the tower {book.tower}")
+    print(
+        f"{out}: {counted(len(book), 'word')}, {book.embeddings_WE.shape[1]} wide, for the tower {book.tower}"
+    )

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from patchword.errors import counted
+
 
 def concepts(
     model: Annotated[
@@ -62,7 +64,7 @@ def concepts(
         "pairs",
         "mean probability",
         "named by a reference",
-        title=f"{len(others)} pictures set aside",
+        title=f"{counted(len(others), 'picture')} set aside",
     )
     for row in reliability(other_views, named_BW, settings):
         table.add_row(
@@ -71,5 +73,6 @@ def concepts(
     Console(width=100).print(table)
     wrong = ", ".join(f"{word} {count}" for word, count in frequent_mistakes(other_views, named_BW, settings))
     print(
-        f"{out}: {len(settings.hosts)} words said in another's place; sure and not named: {wrong or 'none'}"
+        f"{out}: {counted(len(settings.hosts), 'word')} said in another's place; sure and not "
+        f"named: {wrong or 'none'}"
     )

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from patchword.errors import counted
+
 
 def consensus(
     model: Annotated[str, typer.Argument(help="A captioning model: its folder or shipped name.")],
@@ -65,7 +67,11 @@ def consensus(
     captioner.save(out, half)
     chosen = captioner.settings.consensus
     assert chosen is not None  # it was fitted a moment ago
-    table = Table("weight", "CIDEr x 100", title=f"{len(others)} pictures set aside, {candidates} candidates")
+    table = Table(
+        "weight",
+        "CIDEr x 100",
+        title=f"{counted(len(others), 'picture')} set aside, {counted(candidates, 'candidate')}",
+    )
     for weight, cider in trials:
         table.add_row(f"{weight:g}{' *' if weight == chosen.weight else ''}", f"{100 * cider:.1f}")
     Console(width=100).print(table)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, counted
 
 TEXTS = ("a dog runs through the snow", "two children in red jackets", "a plate of food on a table", "water")
 
@@ -37,7 +37,7 @@ def export(
     size = sum(path.stat().st_size for path in out.iterdir()) / 2**20
     print(
         f"{out}: {size:.1f} MiB; lowest cosine with the model's vectors: {pictures:.6f} for a photograph, "
-        f"{texts:.6f} for {len(known)} texts"
+        f"{texts:.6f} for {counted(len(known), 'text')}"
     )
     if data is not None and images is not None:
         before, after = recall_of((towers, exported), data, images, split)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from patchword.cli.outputs import complain
-from patchword.errors import PictureError
+from patchword.errors import PictureError, counted
 from patchword.tasks.requests import MissingChoice
 
 
@@ -112,7 +112,7 @@ def features(
         )
     shapes = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in store.fields.items())
     bad = f", {len(lost)} could not be read and are left out" if lost else ""
-    print(f"{out}: {len(files) - len(lost)} pictures{bad}; {shapes}")
+    print(f"{out}: {counted(len(files) - len(lost), 'picture')}{bad}; {shapes}")
     raise typer.Exit(1 if lost else 0)
 
 
@@ -154,4 +154,4 @@ def _tokens_of_both(
             lambda count: bar.update(task, advance=count),
         )
     shapes = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in store.fields.items())
-    print(f"{out}: {len(places)} rows; {shapes}")
+    print(f"{out}: {counted(len(places), 'row')}; {shapes}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchword.errors import ConfigError, PictureError
+from patchword.errors import ConfigError, PictureError, counted
 
 if TYPE_CHECKING:
     from patchword.jobs.rules import Rule
@@ -75,7 +75,7 @@ def filter(
         report = filter_pairs(
             sources, out, made, lambda read, kept: bar.update(task, completed=read, status=f"{kept} kept")
         )
-    print(f"{out}: {report.kept} of {report.read} pairs in {report.shards} shards")
+    print(f"{out}: {report.kept} of {counted(report.read, 'pair')} in {counted(report.shards, 'shard')}")
     for one in report.dropped:
         print(f"{one.rule}: {one.pairs}")
         for place, text, why in one.examples:

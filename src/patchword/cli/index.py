@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.cli.outputs import complain
+from patchword.errors import counted
 
 if TYPE_CHECKING:
     from patchword.search.check import CheckReport, RepairReport
@@ -149,7 +150,7 @@ def _on_cluster(
             IndexModel(towers.embed_images, towers.identity, name),
             cluster,
             lambda done, all_parts, pictures: bar.update(
-                task, completed=done, total=all_parts, status=f"{pictures} pictures"
+                task, completed=done, total=all_parts, status=counted(pictures, "picture")
             ),
             allow_empty=allow_empty,
         )
@@ -198,11 +199,11 @@ def show(report: IndexReport, out: Path | str, as_json: bool) -> None:
         complain(f"skipped {printable(path)}: {printable(reason)}")
     for place, count in report.absent.items():
         said = "cannot be read, is empty or is not mounted; --allow-empty forgets them"
-        complain(f"kept {count} pictures of {printable(place)}, which {said}")
+        complain(f"kept {counted(count, 'picture')} of {printable(place)}, which {said}")
     told = f"{report.added} added, {report.changed} changed, {report.moved} moved, {report.removed} removed"
     told = f"{told}, {report.kept} as before, {len(report.bad)} skipped"
     told += told_left_out(report.left_out)
-    print(f"{report.pictures} pictures in {printable(str(out))}: {told}")
+    print(f"{counted(report.pictures, 'picture')} in {printable(str(out))}: {told}")
 
 
 def _checked(out: Path, as_json: bool) -> None:
@@ -222,8 +223,11 @@ def _checked(out: Path, as_json: bool) -> None:
         said = "all as it was written"
         if report.damaged:
             cure = f"{repair_line(out)} embeds again only what is lost"
-            said = f"{len(report.damaged)} damaged files; {cure}"
-        print(f"{report.pictures} pictures in {report.segments} segments: {printable(said)}")
+            said = f"{counted(len(report.damaged), 'damaged file')}; {cure}"
+        print(
+            f"{counted(report.pictures, 'picture')} in {counted(report.segments, 'segment')}: "
+            f"{printable(said)}"
+        )
     if report.damaged:
         raise typer.Exit(1)
 
@@ -236,7 +240,7 @@ def _show_repair(report: RepairReport, out: Path) -> None:
     if not report.damaged:
         complain("nothing is damaged")
         return
-    said = f"{report.kept} pictures kept their vectors, {report.lost} are known to have lost them"
-    complain(f"{said}")
+    said = f"{counted(report.kept, 'picture')} kept their vectors, {report.lost} are known to have lost them"
+    complain(said)
     for root in report.roots:
         complain(f"{printable(root)}: its pictures are in this index: an update of it embeds what is lost")

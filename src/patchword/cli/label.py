@@ -20,7 +20,7 @@ from patchword.cli.outputs import (
     refuse_existing,
     refuse_suffix,
 )
-from patchword.errors import ConfigError, DataError, PictureError
+from patchword.errors import ConfigError, DataError, PictureError, counted
 from patchword.files import write_text
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _zero_shot(found: PictureListing, labels: str, model: str, as_json: bool, de
         bad += unreadable
         if pictures:
             _print(read, names, towers.label(pictures, names), as_json)
-    lost = report_left_out(found, f"{len(paths) - bad} pictures labelled", bad, as_json)
+    lost = report_left_out(found, f"{counted(len(paths) - bad, 'picture')} labelled", bad, as_json)
     return 1 if bad or lost else 0
 
 
@@ -178,7 +178,7 @@ def _trained(
         gathered_figure(items[0][1], items[0][2], explain)
     elif explain is not None:
         write_text(explain, gathered_page(items))
-    lost = report_left_out(found, f"{len(paths) - bad} pictures labelled", bad, as_json)
+    lost = report_left_out(found, f"{counted(len(paths) - bad, 'picture')} labelled", bad, as_json)
     return 1 if bad or lost else 0
 
 

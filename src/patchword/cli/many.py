@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.cli.outputs import complain
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from patchword.jobs.part import Job
@@ -38,11 +38,11 @@ def on_cluster(names: Sequence[str], job: Job, cluster: str) -> int:
             job,
             cluster,
             lambda done, parts, pictures: bar.update(
-                task, completed=done, total=parts, status=f"{pictures} pictures"
+                task, completed=done, total=parts, status=counted(pictures, "picture")
             ),
         )
     bad = f", {report.bad} could not be read (column `problem`)" if report.bad else ""
-    print(f"{job.out}: {report.pictures} pictures in {report.parts} Parquet files{bad}")
+    print(f"{job.out}: {counted(report.pictures, 'picture')} in {counted(report.parts, 'Parquet file')}{bad}")
     for shown, reason in enumerate(problems(job.out, report.parts) if report.bad else ()):
         if shown == _SHOWN:
             break

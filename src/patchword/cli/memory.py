@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from patchword.errors import ModelError
+from patchword.errors import ModelError, counted
 from patchword.tasks.caption.prototypes import FILE, read_prototypes
 
 
@@ -60,7 +60,9 @@ def _table(number: int, prototypes: list[dict[str, Any]], top: int):
     unused = sum(prototype["attention"] == 0 for _, prototype in alive)
     dead = len(prototypes) - len(alive)
     table = Table("no.", "attention", "share of bank", "nearest training contexts", title_justify="left")
-    table.title = f"layer {number}: {len(alive)} prototypes, {dead} dead, {unused} never attended to"
+    table.title = (
+        f"layer {number}: {counted(len(alive), 'prototype')}, {dead} dead, {unused} never attended to"
+    )
     for index, prototype in sorted(alive, key=lambda pair: -pair[1]["attention"])[:top]:
         shares = (f"{prototype['attention']:.2%}", f"{prototype['bank_share']:.2%}")
         table.add_row(str(index), *shares, "\n".join(prototype["contexts"]))

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from patchword.cli.outputs import Overwrite, refuse_existing
+from patchword.errors import counted
 from patchword.files import write_json
 
 
@@ -45,8 +46,8 @@ def probe_linear(
     count = len(train)
     found = probe((features[:count], classes[:count]), (features[count:], classes[count:]), len(labels), seed)
     print(
-        f"accuracy {found.accuracy:.4f} on {found.evaluated} rows of {split}, "
-        f"from {found.rows} training rows, strength {found.strength:g}"
+        f"accuracy {found.accuracy:.4f} on {counted(found.evaluated, 'row')} of {split}, "
+        f"from {counted(found.rows, 'training row')}, strength {found.strength:g}"
     )
     if out is not None:
         tried = {f"{strength:g}": value for strength, value in found.chosen_on.items()}

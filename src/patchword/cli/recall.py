@@ -10,6 +10,7 @@ import typer
 
 from patchword.cli.index import DEFAULT_MODEL
 from patchword.cli.outputs import Overwrite, refuse_existing
+from patchword.errors import counted
 from patchword.files import write_text
 
 Protocol = Literal["flickr", "coco-1k", "coco-5k"]
@@ -95,7 +96,8 @@ def _print(model: str, split: str, found) -> None:
     from rich.table import Table
 
     titles = ["", "R@1", "R@5", "R@10", "median rank", "mean rank"]
-    table = Table(*titles, title=f"{model}: {found.pictures} pictures of {split} x {found.captions} captions")
+    what = f"{counted(found.pictures, 'picture')} of {split} x {counted(found.captions, 'caption')}"
+    table = Table(*titles, title=f"{model}: {what}")
     kinds = [("", found.scores)] + (
         [("shortlist's own order: ", found.first_stage)] if found.first_stage else []
     )
@@ -113,7 +115,9 @@ def _print(model: str, split: str, found) -> None:
             f"{found.lost['t2i']:.1f} % of the captions"
         )
     seconds = f"CPU seconds: encoding {found.seconds['encoding']:.1f}, ranking {found.seconds['ranking']:.1f}"
-    print(f"{found.compared} pairs compared; {seconds}; peak memory {found.peak_mebibytes:.0f} MiB")
+    print(
+        f"{counted(found.compared, 'pair')} compared; {seconds}; peak memory {found.peak_mebibytes:.0f} MiB"
+    )
 
 
 def _bounds(found, name: str, kind: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchword.cli.outputs import Overwrite, complain, refuse_existing
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, counted
 from patchword.files import write_json
 
 if TYPE_CHECKING:
@@ -114,7 +114,10 @@ def score(
         for name, captions in read_prediction_files(place).items():
             files[name], moved = named_as(captions, wanted, names)
             if moved:
-                print(f"{name}: {moved} captions belong to the references by the name of their picture")
+                print(
+                    f"{name}: {counted(moved, 'caption belongs', 'captions belong')} to the "
+                    "references by the name of their picture"
+                )
         if groups is not None:
             return _by_domain(files, groups, wanted, settings, training_captions, further)
         return {
@@ -127,7 +130,8 @@ def score(
     for place, files in ((predictions, found), (compare, other)):
         if compare is not None and len(files) > 1:
             raise ConfigError(
-                f"{place} holds {len(files)} files of predictions; --compare takes one on each side"
+                f"{place} holds {counted(len(files), 'file')} of predictions; --compare takes one "
+                "on each side"
             )
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     print(settings.remarks(found))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from patchword.cli.outputs import complain, print_json
+from patchword.errors import counted
 
 
 def score_images(
@@ -74,7 +75,10 @@ def score_images(
         counts = dict(zip(("generated", "real"), report.counts, strict=True))
         print_json({**counts, "features": report.features, "scores": scores})
         return
-    print(f"{report.counts[0]} generated, {report.counts[1]} real pictures; features of {report.features}")
+    print(
+        f"{report.counts[0]} generated, {counted(report.counts[1], 'real picture')}; features "
+        f"of {report.features}"
+    )
     for row in report.rows:
         around = "" if row.interval is None else f"  [{row.interval[0]:.4f}, {row.interval[1]:.4f}]"
         print(f"{row.value:10.4f}{around:24}  {row.name}")

@@ -11,7 +11,7 @@ import typer
 
 from patchword.cli.index import DEFAULT_MODEL, progress_bar
 from patchword.cli.outputs import Overwrite, complain, refuse_existing
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, counted
 from patchword.files import write_text
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ def _indexed(folder: Path, towers: Embedder, model: str) -> Path:
     if changed or report.bad:
         skipped = f", {len(report.bad)} could not be read" if report.bad else ""
         line = (
-            f"{printable(str(folder))}: {report.pictures} pictures, {changed} of them new or changed{skipped}"
+            f"{printable(str(folder))}: {counted(report.pictures, 'picture')}, {changed} of them "
+            f"new or changed{skipped}"
         )
         complain(line)
     for path, reason in report.bad[:5]:
@@ -121,7 +122,9 @@ def _indexed(folder: Path, towers: Embedder, model: str) -> Path:
     if len(report.bad) > 5:
         complain(f"and {len(report.bad) - 5} more; `patchword index` lists all")
     for place, count in report.absent.items():
-        complain(f"kept {count} pictures of {printable(place)}, which cannot be read or is not mounted")
+        complain(
+            f"kept {counted(count, 'picture')} of {printable(place)}, which cannot be read or is not mounted"
+        )
     return out
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from patchword.cli.outputs import Overwrite, refuse_existing
+from patchword.errors import counted
 
 
 def submit(
@@ -51,4 +52,4 @@ def submit(
         )
     entries = check_submission(read(predictions), [image["id"] for image in info["images"]])
     write_submission(entries, out)
-    print(f"{out}: {len(entries)} captions, one for each image of {annotations.name}")
+    print(f"{out}: {counted(len(entries), 'caption')}, one for each image of {annotations.name}")

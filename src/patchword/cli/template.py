@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from patchword.cli.outputs import Overwrite, complain, refuse_existing
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, counted
 
 DEFAULT_MODEL = "flickr8k"
 
@@ -61,5 +61,5 @@ def template(
     for trouble in troubles:
         complain(trouble)
     path = captions.write_run(out, rows, split, str(instances or model))
-    print(f"{path}: {len(rows)} captions")
+    print(f"{path}: {counted(len(rows), 'caption')}")
     raise typer.Exit(1 if troubles else 0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchword.cli.outputs import PAGES, Overwrite, print_json, refuse_existing, refuse_suffix
-from patchword.errors import ConfigError, DataError
+from patchword.errors import ConfigError, DataError, counted
 from patchword.files import write_text
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def export_words(
     if space not in SPACES:
         raise ConfigError(f"--vectors {space!r}: expected one of {', '.join(SPACES)}")
     count = export(load_words(model), space, to, out)
-    print(f"{out}: {count} words")
+    print(f"{out}: {counted(count, 'word')}")
 
 
 @words.command("imagine")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from patchword.cli.outputs import Overwrite, complain, refuse_existing
+from patchword.errors import counted
 from patchword.files import write_json
 
 
@@ -67,7 +68,12 @@ def zero_shot(
         result = labels.zero_shot(
             towers, found, names, prompts, complain, lambda count: bar.update(task, advance=count)
         )
-    table = Table("class", "pictures", "right", title=f"{result.pictures} pictures, {len(prompts)} prompts")
+    table = Table(
+        "class",
+        "pictures",
+        "right",
+        title=f"{counted(result.pictures, 'picture')}, {counted(len(prompts), 'prompt')}",
+    )
     for label, (count, share) in result.of_class.items():
         table.add_row(label, str(count), f"{share:.3f}")
     console = Console(width=100)

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from patchword.data.pictures import open_picture
-from patchword.errors import PictureError
+from patchword.errors import PictureError, counted
 
 BOILERPLATE = (
     "stock photo|stock image|royalty.free|getty images|shutterstock|click (here|to)|image result for|"
@@ -85,7 +85,7 @@ class Length:
     def __call__(self, pairs: Sequence[Pair]) -> list[str | None]:
         """See `Rule`."""
         counts = [len(pair.text.split()) for pair in pairs]
-        return [None if self.least <= count <= self.most else f"{count} words" for count in counts]
+        return [None if self.least <= count <= self.most else counted(count, "word") for count in counts]
 
 
 class Letters:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from patchword.errors import DataError
+from patchword.errors import DataError, counted
 from patchword.metrics.scores import Score
 from patchword.text.answers import vqa_answer
 
@@ -100,7 +100,7 @@ def _counts(
     if answers.keys() != predicted.keys() or not answers:
         odd = sorted(map(str, answers.keys() ^ predicted.keys()))
         raise DataError(
-            f"VQA: {len(answers)} questions, {len(odd)} ids on one side only: {', '.join(odd[:5])}"
+            f"VQA: {counted(len(answers), 'question')}, {len(odd)} ids on one side only: {', '.join(odd[:5])}"
         )
     form = _Forms()
     for question, given in answers.items():

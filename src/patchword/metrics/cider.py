@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from patchword.errors import ConfigError, DataError
+from patchword.errors import ConfigError, DataError, counted
 from patchword.metrics.frequencies import (
     DOCUMENTS,
     END,
@@ -254,7 +254,8 @@ def _check(
         raise ConfigError(f"convention {convention!r} does not exist; choose one of {', '.join(CONVENTIONS)}")
     if bare := [place for place, group in enumerate(references) if not group]:
         raise DataError(
-            f"{len(bare)} images have no reference, the first is number {bare[0]}; a reward needs at least "
+            f"{counted(len(bare), 'image has', 'images have')} no reference, the first is number "
+            f"{bare[0]}; a reward needs at least "
             "one for each"
         )
     if frequencies is not None and (frequencies.unit, frequencies.end_token) != (convention, end_token):

@@ -11,7 +11,7 @@ from typing import Any
 
 from patchword.data.formats.tables import CAPTION, IMAGE
 from patchword.data.headers import SUFFIXES as PICTURE_SUFFIXES
-from patchword.errors import DataError
+from patchword.errors import DataError, counted
 from patchword.metrics.rows import SUFFIXES, Columns, predicted_rows, refuse_duplicates
 
 CAPTIONS = Columns(
@@ -173,7 +173,8 @@ def find_images(references: Path, images: Path, wanted: Iterable[str]) -> dict[s
     if missing:
         tried = names.get(missing[0], [f"{missing[0]}.jpg"])[0]
         raise DataError(
-            f"{images}: {len(missing)} images have no picture there, the first is {missing[0]} (looked for "
+            f"{images}: {counted(len(missing), 'image has', 'images have')} no picture there, the "
+            f"first is {missing[0]} (looked for "
             f"{tried})"
         )
     return found

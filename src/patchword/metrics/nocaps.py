@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from patchword.errors import DataError
+from patchword.errors import DataError, counted
 from patchword.files import write_text
 
 DOMAINS = ("in-domain", "near-domain", "out-domain")
@@ -67,7 +67,8 @@ def check_submission(results: object, expected: Iterable[int]) -> list[dict]:
     ):
         if ids:
             raise DataError(
-                f"{len(ids)} images are {problem}: {', '.join(map(str, sorted(ids)[:5]))}; the server "
+                f"{counted(len(ids), 'image is', 'images are')} {problem}: "
+                f"{', '.join(map(str, sorted(ids)[:5]))}; the server "
                 "refuses such a file"
             )
     return [{"image_id": image, "caption": found[image]} for image in sorted(found)]

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from patchword.errors import DataError
+from patchword.errors import DataError, counted
 
 _CHUNK = 1024
 """Rows whose distances are computed at once."""
@@ -58,7 +58,10 @@ def moments(batches_ND: Iterable[np.ndarray]) -> Moments:
         mean_D = mean_D + gap_D * (own / (count + own))
         count += own
     if count < 2:
-        raise DataError(f"{count} pictures have no covariance: give at least two, thousands for a distance")
+        raise DataError(
+            f"{counted(count, 'picture has', 'pictures have')} no covariance: give at "
+            "least two, thousands for a distance"
+        )
     return Moments(count, mean_D, scatter_DD / (count - 1))
 
 
@@ -102,7 +105,10 @@ def kernel_distance(
     """
     least = min(len(first_ND), len(second_MD), size)
     if least < 2:
-        raise DataError(f"{least} pictures have no kernel distance: give at least two on either side")
+        raise DataError(
+            f"{counted(least, 'picture has', 'pictures have')} no kernel distance: "
+            "give at least two on either side"
+        )
     rng, found = np.random.default_rng(seed), []
     for _ in range(subsets):
         a = np.asarray(first_ND[rng.choice(len(first_ND), least, replace=False)], np.float64)
@@ -125,7 +131,10 @@ def inception_score(probabilities_NY: np.ndarray, splits: int = 10) -> tuple[flo
     DataError where there are fewer pictures than splits.
     """
     if len(probabilities_NY) < splits:
-        raise DataError(f"{len(probabilities_NY)} pictures cannot be split into {splits} parts: give more")
+        raise DataError(
+            f"{counted(len(probabilities_NY), 'picture')} cannot be split into "
+            f"{counted(splits, 'part')}: give more"
+        )
     found = []
     for part_NY in np.array_split(np.asarray(probabilities_NY, np.float64), splits):
         mean_Y = part_NY.mean(0)

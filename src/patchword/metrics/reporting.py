@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from patchword.errors import ConfigError, DataError
+from patchword.errors import ConfigError, DataError, counted
 from patchword.metrics import ALL_METRICS, KNOWN_METRICS, TOKENIZERS, Report, check_ids, report
 from patchword.metrics.diversity import diversity
 from patchword.metrics.scores import Score
@@ -46,10 +46,10 @@ class Settings(NamedTuple):
     def remarks(self, results: Mapping[str, Result]) -> str:
         """What a reader of the table must know before comparing its numbers with others."""
         sizes = sorted({result.images for result in results.values()})
-        text = f"{' or '.join(map(str, sizes))} images"
+        text = counted(1, "image") if sizes == [1] else f"{' or '.join(map(str, sizes))} images"
         left_out = max(result.left_out for result in results.values())
         if left_out:
-            text += f"; INCOMPLETE: up to {left_out} images that only one side has are left out"
+            text += f"; INCOMPLETE: up to {counted(left_out, 'image')} left out, which only one side has"
         if min(sizes) == 1 and {"cider", "cider-plain"} & set(self.metrics):
             text += (
                 "; CIDEr of one image alone is 0 by definition (its words occur in every image of the "
@@ -178,8 +178,8 @@ def _refuse_line_breaks(references: Mapping[str, Sequence[str]], predictions: Ma
     ):
         if places := shifting_captions(captions):
             raise DataError(
-                f"{len(places)} captions of the {side} hold a line-breaking character, the first is "
-                f"{captions[places[0]]!r}; Java "
-                f"would shift the {len(captions) - places[0] - 1} captions after it; remove the characters, "
-                "or leave --strict out"
+                f"the {side} hold a line-breaking character in {counted(len(places), 'caption')}, "
+                f"the first is {captions[places[0]]!r}; Java would shift the "
+                f"{counted(len(captions) - places[0] - 1, 'caption')} after it; "
+                "remove the characters, or leave --strict out"
             )

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from patchword.errors import DataError
+from patchword.errors import DataError, counted
 from patchword.metrics.scores import Score
 
 RECALLS_AT = (1, 5, 10)
@@ -88,7 +88,8 @@ def retrieval(
     images = len(scores_NC)
     if fold_size < 1 or images % fold_size:
         raise DataError(
-            f"folds: {images} images do not divide into folds of {fold_size}; give a divisor or rank over "
+            f"folds: {counted(images, 'image does', 'images do')} not divide into folds of "
+            f"{fold_size}; give a divisor or rank over "
             "the whole set"
         )
     folds = []
@@ -118,7 +119,10 @@ def _owners(scores_NC: np.ndarray, image_of_caption: np.ndarray | None) -> np.nd
     images, captions = scores_NC.shape
     if image_of_caption is None:
         if captions % images:
-            raise DataError(f"{captions} captions do not divide among {images} images; give image_of_caption")
+            raise DataError(
+                f"{counted(captions, 'caption does', 'captions do')} not divide among "
+                f"{counted(images, 'image')}; give image_of_caption"
+            )
         return np.repeat(np.arange(images), captions // images)
     owner_C = np.asarray(image_of_caption)
     if owner_C.shape != (captions,) or owner_C.dtype.kind not in "iu":
@@ -135,7 +139,8 @@ def _owners(scores_NC: np.ndarray, image_of_caption: np.ndarray | None) -> np.nd
     without = np.flatnonzero(np.bincount(owner_C, minlength=images) == 0)
     if len(without):
         raise DataError(
-            f"{len(without)} images have no caption (first: row {without[0]}): they have no rank; leave "
+            f"{counted(len(without), 'image has', 'images have')} no caption (first: row "
+            f"{without[0]}): they have no rank; leave "
             "them out of the scores"
         )
     return owner_C

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from patchword.data.pictures import open_picture
-from patchword.errors import PictureError
+from patchword.errors import PictureError, counted
 from patchword.html.page import Html, escape, join, name, note, number, page, section, table, tiles, warning
 from patchword.html.pictures import picture_uri
 from patchword.reports.curves import Curve, curve_figure
-from patchword.reports.runs import Run, counted, part, read_run, real, training_seconds
+from patchword.reports.runs import Run, part, read_run, real, training_seconds
 
 _SAMPLES = 24
 _SHEETS = 4

@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from patchword.errors import counted
+
 
 @dataclass(frozen=True)
 class Run:
@@ -115,11 +117,6 @@ def training_seconds(run: Run) -> tuple[float, bool]:
 def _validating(run: Run, since: float) -> float:
     seconds = (real(event.get("seconds")) for event in run.validations if event["at"] >= since)
     return sum(value for value in seconds if math.isfinite(value))
-
-
-def counted(n: int, thing: str) -> str:
-    """Returns a number with its noun: 1 picture, 2 pictures."""
-    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
 def real(value: object) -> float:

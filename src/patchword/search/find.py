@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from patchword.data.pictures import open_picture
-from patchword.errors import DataError, PictureError
+from patchword.errors import DataError, PictureError, counted
 from patchword.search.index import Match, PictureIndex
 
 
@@ -162,7 +162,8 @@ def _about(index: PictureIndex) -> list[str]:
     if not index.waiting:
         return []
     return [
-        f"the last indexing was interrupted with {index.waiting} pictures left: run `patchword index` again"
+        f"the last indexing was interrupted with {counted(index.waiting, 'picture')} left: run "
+        "`patchword index` again"
     ]
 
 

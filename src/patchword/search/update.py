@@ -14,7 +14,7 @@ from PIL import Image
 from patchword.data.headers import Bounds
 from patchword.data.isolated import PictureReader
 from patchword.data.pictures import read_content
-from patchword.errors import PictureError, StoreError
+from patchword.errors import PictureError, StoreError, counted
 from patchword.search.manifest import Manifest
 from patchword.search.records import LOST, Concepts, IndexModel, IndexReport, Row
 from patchword.search.segments import KnownPicture
@@ -214,7 +214,8 @@ class Update:
         if vectors_NE.ndim != 2 or len(vectors_NE) != count or (width and vectors_NE.shape[1] != width):
             expected = f"({count}, {width or 'width'})"
             raise StoreError(
-                f"embedding gave shape {vectors_NE.shape} for {count} pictures; expected {expected}"
+                f"embedding gave shape {vectors_NE.shape} for {counted(count, 'picture')}; "
+                f"expected {expected}"
             )
         lengths_N1 = np.linalg.norm(vectors_NE, axis=1, keepdims=True)
         if not (np.isfinite(lengths_N1).all() and lengths_N1.all()):
@@ -261,7 +262,10 @@ def same_concepts(index: Writer, concepts: Concepts | None) -> None:
     if given == held:
         return
     if index.pictures:
-        found = f"{len(given)} concepts are given and this index holds pictures with {len(held)} others"
+        found = (
+            f"{counted(len(given), 'concept is', 'concepts are')} given and this index holds "
+            f"pictures with {len(held)} others"
+        )
         do = "index with the codebook that it was begun with, or make a new index in another folder"
         raise StoreError(f"{index.out}: {found}; {do}")
     index.describe(concepts=given)

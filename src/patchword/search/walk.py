@@ -20,7 +20,7 @@ from patchword.data.sources import (
     UNREADABLE_FOLDER,
     why_left_out,
 )
-from patchword.errors import StoreError
+from patchword.errors import StoreError, counted
 from patchword.search.manifest import NAME
 from patchword.search.segments import KnownPicture
 
@@ -161,7 +161,8 @@ def compare(
     """
     if known and seen.empty and not allow_empty:
         raise StoreError(
-            f"{folder}: the folder is empty, and the index holds {len(known)} pictures of it; a drive "
+            f"{folder}: the folder is empty, and the index holds {counted(len(known), 'picture')} "
+            "of it; a drive "
             "that is not mounted looks so. Nothing was changed: mount it, or forget them with --allow-empty"
         )
     waiting = [path for path, status in seen.found.items() if _changed(known.get(path), status)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from patchword.errors import counted
 from patchword.serve.refusals import Refusal
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ def file_of_form(content_type: str, body: bytes) -> bytes:
     if not form.files:
         raise Refusal(422, "no_file", "the form holds no complete file", _DO)
     if len(form.files) > 1:
-        raise Refusal(422, "many_files", f"the form holds {len(form.files)} files, expected one", _DO)
+        raise Refusal(
+            422, "many_files", f"the form holds {counted(len(form.files), 'file')}, expected one", _DO
+        )
     return form.files[0]
 
 

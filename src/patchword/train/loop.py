@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from patchword.checkpoints.state import Position, unpack_optimiser, without_prefix
-from patchword.errors import ConfigError, ModelError, TrainingError, WriteError
+from patchword.errors import ConfigError, ModelError, TrainingError, WriteError, counted
 from patchword.log import MetricsLog, progress
 from patchword.train.groups import freeze, rate_factor, set_rates
 from patchword.train.recipe import Recipe, Validation
@@ -189,7 +189,7 @@ class Run:
         if lost_patience:
             ended = f"epoch {epochs} of {settings.epochs}"
             return f"{ended}, nothing better in {since} validations in a row (patience)"
-        return f"its {epochs} epochs are done"
+        return f"its {counted(epochs, 'epoch is', 'epochs are')} done"
 
     def _begin_next_stage(self) -> None:
         """Goes on to the next stage. The weights that it starts from go into the checkpoint: `best` may be
@@ -271,7 +271,7 @@ class Run:
         found = self.recipe.step(context, batch)
         if not found.taken:
             self._skip(batch, found.losses["loss"], buffers)
-            return f"loss not finite: {self.past.skipped} steps skipped"
+            return f"loss not finite: {counted(self.past.skipped, 'step')} skipped"
         self.past = self.past._replace(bad_in_a_row=0)
         extra = self.recipe.after_step(position.step, owner)
         self._advance()

@@ -263,7 +263,7 @@ def test_check_lists_everything_that_is_wrong_with_questions(tmp_path):
         "missing",
     }
     assert (
-        "1 questions of val have only answers that no training question has (pink)"
+        "1 question of val has only answers that no training question has (pink)"
         in found["unknown-answer"].message
     )
     assert report.to_text().startswith(

@@ -108,11 +108,11 @@ def test_kind_14_a_picture_of_a_stream_that_cannot_be_read_takes_no_other_along(
 def test_kind_11_a_caption_that_is_cut_says_so(patchword, photos, tmp_path):
     status, out, err = patchword("caption", photos / "red.png", "--max-length", "3", "--json")
     assert status == 0 and json.loads(out)["complete"] is False
-    assert err == "patchword: 1 captions were cut off at the longest length: --max-length makes it longer\n"
+    assert err == "patchword: 1 caption was cut off at the longest length: --max-length makes it longer\n"
     (tmp_path / "mine.csv").write_text("image,caption,split\nred.png,a red square,test\n")
     call = ("predict", "flickr8k", "--data", tmp_path / "mine.csv", "--images", photos, "--out")
     status, out, err = patchword(*call, tmp_path / "cut.json", "--max-length", "3")
-    assert status == 0 and "1 captions were cut off" in err
+    assert status == 0 and "1 caption was cut off" in err
     assert len(json.loads((tmp_path / "cut.json").read_text())[0]["caption"].split()) == 3
     status, out, err = patchword(*call, tmp_path / "whole.json")
     assert status == 0 and "cut off" not in err

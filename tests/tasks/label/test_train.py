@@ -379,7 +379,7 @@ def test_a_broken_picture_is_named_and_left_out(trained, data, run_patchword, tm
         tmp_path / "out.jsonl",
     )
     status, said, wrong = run_patchword("predict", trained, *arguments)
-    assert status == 1 and "1 rows, 1 pictures could not be read" in said and "broken.png" in wrong
+    assert status == 1 and "1 row, 1 picture could not be read" in said and "broken.png" in wrong
     assert json.loads((tmp_path / "out.jsonl").read_text())["image"] == "astronaut.png"
 
 

@@ -219,7 +219,7 @@ def test_what_are_no_vokens_is_said(tmp_path, patchword):
         return err
 
     assert "0 texts without a voken" in said("\n")
-    assert "1 texts without a voken" in said('{"text": "a dog", "vokens": []}\n')
+    assert "1 text without a voken" in said('{"text": "a dog", "vokens": []}\n')
     assert "bad.jsonl, line 2: expected a text with its vokens" in said(
         '{"text": "a", "vokens": []}\na dog\n'
     )

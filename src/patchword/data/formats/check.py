@@ -23,7 +23,7 @@ from patchword.data.formats.questions import holds_questions, read_questions
 from patchword.data.formats.readers import read_captions
 from patchword.data.isolated import PictureReader
 from patchword.data.records import CaptionRecord, QuestionRecord
-from patchword.errors import NotAPicture, PictureError, PictureTooLarge
+from patchword.errors import NotAPicture, PictureError, PictureTooLarge, counted
 from patchword.text.words import split_characters, written_without_spaces
 
 MOST_WORDS = 50
@@ -70,8 +70,9 @@ class Report:
     def to_text(self) -> str:
         """The report as lines, gathered by kind; every finding is listed."""
         splits = ", ".join(f"{name} {count}" for name, count in self.splits.items()) or "none"
+        texts = counted(self.captions, self.texts.removesuffix("s"))
         lines = [
-            f"{self.data}: {self.pictures} pictures with {self.captions} {self.texts}; splits: {splits}; "
+            f"{self.data}: {counted(self.pictures, 'picture')} with {texts}; splits: {splits}; "
             f"pictures in {self.images}"
         ]
         for title, stops in (("Would stop a training:", True), ("Worth knowing:", False)):
@@ -227,7 +228,10 @@ def _look_at_captions(records: list[CaptionRecord], data: Path, complain) -> Non
                 stops=False,
             )
     if unspaced:
-        found = f"{len(unspaced)} captions are of a script without spaces, the first is that of {unspaced[0]}"
+        found = (
+            f"{counted(len(unspaced), 'caption is', 'captions are')} of a script without "
+            f"spaces, the first is that of {unspaced[0]}"
+        )
         advice = "train with data.splitter=characters, score with --tokenizer char"
         complain("no-spaces", str(data), f"{found}: {advice}", stops=False)
 
@@ -256,7 +260,7 @@ def _look_at_questions(records: list[QuestionRecord], data: Path, complain) -> N
     ]
     if taught and beyond:
         some = ", ".join(sorted({record.answer for record in beyond})[:5])
-        message = f"{len(beyond)} questions of val have only answers that no training question has ({some}): they count as wrong"  # noqa: E501
+        message = f"{counted(len(beyond), 'question of val has', 'questions of val have')} only answers that no training question has ({some}): they count as wrong"  # noqa: E501
         complain("unknown-answer", str(data), message, stops=False)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from patchword.data.formats.complaints import Complain, raise_at_once, read_text
-from patchword.errors import DataError
+from patchword.errors import DataError, counted
 
 EXPECTED = (
     "expected JSON lines with parts (ours), images and texts (OBELICS), or text_list and image_info (MMC4), "
@@ -100,7 +100,10 @@ def _parts(content: dict[str, Any], where: str, complain: Complain) -> list[Part
     if isinstance(images, list) and isinstance(texts, list):
         if len(images) != len(texts):
             complain(
-                "length", where, f"{len(images)} images and {len(texts)} texts: one of the two at each place"
+                "length",
+                where,
+                f"{counted(len(images), 'image')} and "
+                f"{counted(len(texts), 'text')}: one of the two at each place",
             )
             return None
         pairs = zip(images, texts, strict=True)
@@ -147,7 +150,11 @@ def _mmc4(texts: list[Any], pictures: list[Any], where: str, complain: Complain)
     for one in pictures:
         index = one.get("matched_text_index") if isinstance(one, dict) else None
         if not isinstance(index, int) or not 0 <= index < len(texts):
-            complain("image", where, f"matched_text_index is {index!r}, and there are {len(texts)} texts")
+            complain(
+                "image",
+                where,
+                f"matched_text_index is {index!r}, and there are {counted(len(texts), 'text')}",
+            )
             continue
         before.setdefault(index, []).extend(_either(one.get("image_name"), None, where, complain))
     parts = []

@@ -19,7 +19,7 @@ import numpy as np
 from patchword.data.pictures import Preprocessing, open_picture
 from patchword.data.records import CaptionRecord
 from patchword.data.store import FORMAT, Store, fingerprint, picture_files, write_store
-from patchword.errors import DataError
+from patchword.errors import DataError, counted
 
 UNLABELLED = -1
 
@@ -111,7 +111,8 @@ def panoptic_store(
     listed = [one.file for one in ours if one is not None]
     if not listed:
         raise DataError(
-            f"{annotations} has segments of {len(segments)} pictures, and none of them is among the "
+            f"{annotations} has segments of {counted(len(segments), 'picture')}, and none of them "
+            "is among the "
             "training pictures: ids differ"
         )
     content = {

@@ -22,7 +22,7 @@ from patchword.checkpoints.model import find_model
 from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.records import CaptionRecord
 from patchword.device import peak_mebibytes
-from patchword.errors import DataError
+from patchword.errors import DataError, counted
 from patchword.hub import is_hub
 from patchword.layers.all_pairs import two_stage
 from patchword.metrics.retrieval import RECALLS_AT, retrieval, retrieval_ranks
@@ -73,14 +73,14 @@ def read_split(data: Path, images: Path, split: str, protocol: Protocol) -> Spli
     records: Sequence[CaptionRecord] = split_records(read_captions(data), split)
     if protocol != "flickr" and (len(records) % FOLD or not records):
         raise DataError(
-            f"protocol {protocol}: split {split!r} has {len(records)} pictures, expected a multiple of "
-            f"{FOLD} (COCO: 5,000)"
+            f"protocol {protocol}: split {split!r} has {counted(len(records), 'picture')}, "
+            f"expected a multiple of {FOLD} (COCO: 5,000)"
         )
     bare = [record.image_id for record in records if not record.captions]
     if bare:
         raise DataError(
-            f"{len(bare)} pictures of split {split!r} have no caption (first: {bare[0]}): they cannot be "
-            "ranked"
+            f"split {split!r}: {counted(len(bare), 'picture has', 'pictures have')} no caption (first: "
+            f"{bare[0]}) and cannot be ranked"
         )
     owner_C = np.repeat(np.arange(len(records)), [min(CAPTIONS, len(record.captions)) for record in records])
     texts = [caption for record in records for caption in record.captions[:CAPTIONS]]

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchword.errors import ConfigError, DataError, PictureError
+from patchword.errors import ConfigError, DataError, PictureError, counted
 from patchword.files import write_json
 from patchword.tasks.requests import EvaluateRequest, Evaluation, PredictRequest
 
@@ -35,8 +35,8 @@ def predict(request: PredictRequest) -> int:
     ]
     write_json(request.out, rows)
     print(
-        f"{request.out}: {len(rows)} answers"
-        + (f", {lost} questions about pictures that could not be read are left out" if lost else "")
+        f"{request.out}: {counted(len(rows), 'answer')}"
+        + (f", {counted(lost, 'question')} left out: pictures could not be read" if lost else "")
     )
     return 1 if lost else 0
 
@@ -49,7 +49,7 @@ def evaluate(request: EvaluateRequest) -> int:
         write_json(request.out, result)
     if lost:
         print(
-            f"patchword: {lost} questions about pictures that could not be read are left out of every number",
+            f"patchword: {counted(lost, 'question')} left out of every number: pictures could not be read",
             file=sys.stderr,
         )
     return 1 if lost else 0
@@ -98,9 +98,9 @@ def evaluate_file(request: EvaluateRequest) -> int:
     wanted = _with_answers(split_records(records, request.split), request.data)
     answers = read_answers(Path(request.model))
     known = {str(record.question_id) for record in records}
-    _refuse(request.model, "answers to questions that are not in the data", answers.keys() - known)
+    _refuse(request.model, "answer", "to questions that are not in the data", answers.keys() - known)
     found, missing = _paired(wanted, answers)
-    _refuse(request.model, f"questions of {request.split} without an answer", missing)
+    _refuse(request.model, "question", f"of {request.split} without an answer", missing)
     _report(found, _taught(records, request), request.split, request.out)
     return 0
 
@@ -124,14 +124,20 @@ def score_files(
         found, missing = _paired(wanted, answers)
         unknown = answers.keys() - {str(record.question_id) for record in wanted}
         if not allow_missing:
-            _refuse(f"{predictions} ({name})", "questions without an answer", missing)
+            _refuse(f"{predictions} ({name})", "question", "without an answer", missing)
             _refuse(
-                f"{predictions} ({name})", "answers to questions that the references do not have", unknown
+                f"{predictions} ({name})",
+                "answer",
+                "to questions that the references do not have",
+                unknown,
             )
         if not found:
             raise DataError(f"{predictions} ({name}) and {references} have no question id in common")
         if missing or unknown:
-            print(f"INCOMPLETE: {len(missing) + len(unknown)} questions that only one side has are left out")
+            print(
+                f"INCOMPLETE: {counted(len(missing) + len(unknown), 'question')} left out, which only one "
+                "side has"
+            )
         results[name] = _scored(found, [])
         _print(results[name], name)
     if out is not None:
@@ -144,7 +150,8 @@ def _with_answers(records: list[QuestionRecord], place: Path) -> list[QuestionRe
     bare = [record for record in records if not record.answers]
     if bare:
         raise DataError(
-            f"{place}: {len(bare)} questions have no answer to compare with: use `patchword predict`"
+            f"{place}: {counted(len(bare), 'question has', 'questions have')} no answer to "
+            "compare with: use `patchword predict`"
         )
     return records
 
@@ -159,10 +166,10 @@ def _paired(
     return found, [str(record.question_id) for record in records if str(record.question_id) not in answers]
 
 
-def _refuse(place: object, what: str, ids: Collection[str]) -> None:
+def _refuse(place: object, thing: str, which: str, ids: Collection[str]) -> None:
     if ids:
         some = ", ".join(sorted(ids)[:5]) + (", ..." if len(ids) > 5 else "")
-        raise DataError(f"{place}: {len(ids)} {what} ({some})")
+        raise DataError(f"{place}: {counted(len(ids), thing)} {which} ({some})")
 
 
 def _report(

@@ -7,7 +7,7 @@ from collections import Counter
 from patchword.data.formats.questions import read_questions
 from patchword.data.formats.readers import split_records
 from patchword.data.records import QuestionRecord
-from patchword.errors import DataError
+from patchword.errors import DataError, counted
 from patchword.tasks.answer.settings import QuestionDataSettings
 from patchword.train.data import hold_out
 
@@ -43,7 +43,8 @@ def answer_list(train: list[QuestionRecord], data: QuestionDataSettings) -> tupl
     )
     if len(ranked) < 2:
         raise DataError(
-            f"{data.annotations}: {len(ranked)} answers occur {data.minimum_answers} times in the training "
+            f"{data.annotations}: {counted(len(ranked), 'answer occurs', 'answers occur')} "
+            f"{data.minimum_answers} times in the training "
             "questions, two are the least: add questions with other answers, or lower data.minimum_answers"
         )
     return tuple(ranked[: data.list_length])

@@ -24,7 +24,7 @@ from patchword.composed import reader_preprocessing
 from patchword.data.captions import PictureInputs, PlanEntry
 from patchword.data.questions import QuestionBatch, QuestionData, answerable, gather
 from patchword.data.records import QuestionRecord
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, counted
 from patchword.layers.codebook import Codebook
 from patchword.layers.familiarity import mean_patch
 from patchword.tasks.answer.composed import AnswerModel
@@ -206,7 +206,7 @@ def _facts(
     return ModelFacts(
         name=folder.name,
         description=run.description or f"Answers over a {run.tower.kind} tower, trained with Patchword.",
-        dataset=f"{Path(run.data.annotations).name}: {len(train)} questions about {pictures} "
+        dataset=f"{Path(run.data.annotations).name}: {counted(len(train), 'question')} about {pictures} "
         f"training pictures, selected on {len(selection)} about {others} others",
         licence=run.licence or "not stated",
         command=command,

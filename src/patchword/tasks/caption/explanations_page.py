@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from patchword.data.pictures import Preprocessing, open_picture, seen_part
+from patchword.errors import counted
 from patchword.html.page import Best, Html, escape, join, name, note, page, percent, section, table, tiles
 from patchword.html.pictures import blocks_uri, picture_uri
 from patchword.tasks.caption.explanations import (
@@ -216,8 +217,9 @@ def _examples(
 def _counted(found: Explanations) -> str:
     said = sum(word.source == SAID for word in found.words)
     return (
-        f"{len(found.words)} words that name an object of their picture: {said} of generated captions, "
-        f"{len(found.words) - said} of references; {found.pictures} pictures"
+        f"{counted(len(found.words), 'word')} that name an object of their picture: {said} of "
+        "generated captions, "
+        f"{len(found.words) - said} of references; {counted(found.pictures, 'picture')}"
     )
 
 
@@ -230,7 +232,7 @@ def _left_out(found: Explanations) -> list[str]:
         words = ", ".join(f"{word} {times}" for word, times in found.unknown.most_common(10))
         lines.append(f"in references, and not known to the model or beyond its longest caption: {words}")
     if found.unreadable:
-        lines.append(f"{len(found.unreadable)} pictures could not be used")
+        lines.append(f"{counted(len(found.unreadable), 'picture')} could not be used")
     return lines if len(lines) > 1 else []
 
 

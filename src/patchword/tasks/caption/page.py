@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from patchword.errors import DataError
+from patchword.errors import DataError, counted
 from patchword.files import text_digest
 from patchword.html.page import Html, clean, escape, join, look, name, note, page, percent, section, table
 from patchword.html.pictures import opened, picture_uri, shade_uri, smoothed
@@ -51,7 +51,10 @@ def caption_strips(captions: Sequence[Caption], count: int) -> Html:
     bodies = [Html(f'<div class="strip">\n{body}\n</div>') for _, body in parts]
     if count > len(captions):
         bodies.append(
-            note(f"{count - len(captions)} more captions are not shown: show some by their place in the list")
+            note(
+                f"{counted(count - len(captions), 'more caption is', 'more captions are')} not "
+                "shown: show some by their place in the list"
+            )
         )
     return Html(f'<div class="patchword"><style>\n{look()}{css}</style>\n{join(bodies)}\n</div>')
 
@@ -163,7 +166,8 @@ def _check(caption: Caption) -> None:
         sequence = getattr(caption, what)
         if sequence is not None and len(sequence) != words:
             raise DataError(
-                f"{said} has {words} tokens but {len(sequence)} entries in {what}; expected one per token"
+                f"{said} has {counted(words, 'token')} but {len(sequence)} entries in {what}; "
+                "expected one per token"
             )
 
 
@@ -175,7 +179,9 @@ def _explained(caption: Caption, picture: Image.Image | None) -> tuple[str, Html
     key, css = picture_style(picture)
     end = "" if caption.complete else ", cut off at the length limit"
     doubt = "unsure, " if caption.unsure else ""
-    facts = f"{doubt}{len(caption.tokens)} words, log-probability {caption.log_probability:.3f}{end}"
+    facts = (
+        f"{doubt}{counted(len(caption.tokens), 'word')}, log-probability {caption.log_probability:.3f}{end}"
+    )
     parts = [
         Html(f'<p class="said">{escape(caption.text or "(an empty caption)")}</p>'),
         note(facts),
@@ -316,7 +322,8 @@ def concept_figures(caption: Caption, key: str) -> Html:
     ]
     if hidden:
         legend.append(
-            f"<li>{len(hidden)} more concepts on {sum(n for _, n in hidden)} patches, not coloured</li>"
+            f"<li>{counted(len(hidden), 'more concept')} on {sum(n for _, n in hidden)} patches, "
+            "not coloured</li>"
         )
     listed = f'<ul class="legend column">{"".join(legend)}</ul>'
     return Html(f'<h3>Concepts of the patches</h3>\n<div class="beside">{mosaic}{listed}</div>')

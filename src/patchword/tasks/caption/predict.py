@@ -6,7 +6,7 @@ import sys
 
 from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.isolated import PictureReader
-from patchword.errors import PictureError
+from patchword.errors import PictureError, counted
 from patchword.files import write_json
 from patchword.log import progress
 from patchword.tasks.caption.load import load
@@ -40,10 +40,14 @@ def predict(request: PredictRequest) -> int:
             ]
             bar.update(task, advance=len(part))
     write_json(request.out, rows)
-    print(f"{request.out}: {len(rows)} captions" + (f", {bad} pictures could not be read" if bad else ""))
+    print(
+        f"{request.out}: {counted(len(rows), 'caption')}"
+        + (f", {counted(bad, 'picture')} could not be read" if bad else "")
+    )
     if cut:
         print(
-            f"patchword: {cut} captions were cut off at the longest length: --max-length makes it longer",
+            f"patchword: {counted(cut, 'caption was', 'captions were')} cut off at the longest "
+            "length: --max-length makes it longer",
             file=sys.stderr,
         )
     return 1 if bad else 0

@@ -27,7 +27,7 @@ from patchword.composed import CaptionModel, prototypes_of, reader_preprocessing
 from patchword.data.captions import CaptionBatch, CaptionData, Inputs, PictureInputs, PlanEntry
 from patchword.data.pictures import Preprocessing
 from patchword.data.records import CaptionRecord
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, counted
 from patchword.layers.codebook import Codebook, concept_use
 from patchword.lookup import look_up
 from patchword.tasks.caption.model import CaptioningModel, ModelSettings
@@ -129,7 +129,7 @@ class CaptionTraining:
             name=folder.name,
             description=run.description
             or f"{run.captioner.kind} over a {run.tower.kind} tower, trained with Patchword.",
-            dataset=f"{Path(run.data.annotations).name}: {len(train)} training pictures, "
+            dataset=f"{Path(run.data.annotations).name}: {counted(len(train), 'training picture')}, "
             f"selected on {len(selection)} others",
             licence=run.licence or "not stated",
             command=command,
@@ -266,13 +266,18 @@ def following(
         found = stages[-1]
         end = f"patience {found.patience} validations" if found.patience else "no patience"
         if found.keep == "last":
-            end += f"; {selecting} pictures are too few to select a model: the last one is kept"
+            end += (
+                f"; {counted(selecting, 'picture is', 'pictures are')} too few to select a "
+                "model: the last one is kept"
+            )
         notes.append(
-            f"{found.name}: {found.epochs} epochs of {steps} steps, warm-up {found.warm_up_steps} steps, "
+            f"{found.name}: {counted(found.epochs, 'epoch')} of {counted(steps, 'step')}, warm-up "
+            f"{counted(found.warm_up_steps, 'step')}, "
             f"a validation every {found.validate_every} epochs, {end}"
         )
     head = (
-        f"following the data, {len(train)} training pictures with {captions} captions: words that occur "
+        f"following the data, {counted(len(train), 'training picture')} with "
+        f"{counted(captions, 'caption')}: words that occur "
         f"{data.minimum_count} times or more"
     )
     return run.model_copy(update={"data": data, "decoding": decoding, "stage": tuple(stages)}), [head, *notes]

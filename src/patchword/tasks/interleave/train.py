@@ -20,7 +20,7 @@ from patchword.composed import build_tower, reader_preprocessing
 from patchword.data.formats.interleaved import Document, read_documents
 from patchword.data.formats.readers import held_out_by_name, read_captions, split_records
 from patchword.data.records import CaptionRecord
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, counted
 from patchword.files import text_digest
 from patchword.tasks.interleave.composed import FewShotModule, InterleaveObjective, without_gradient
 from patchword.tasks.interleave.data import DocumentBatch, Documents, encode, from_captions, plan
@@ -57,7 +57,8 @@ class Splits:
         self.train = train[: data.limit] if data.limit else train
         if not self.train or not self.selection:
             raise ConfigError(
-                f"{path}: {len(self.train)} documents to train on and {len(self.selection)} to select with; "
+                f"{path}: {counted(len(self.train), 'document')} to train on and "
+                f"{len(self.selection)} to select with; "
                 "both are needed"
             )
 
@@ -140,7 +141,7 @@ class InterleaveTraining:
             description=run.description
             or f"A few-shot model over a {run.tower.kind} tower and a frozen language model, trained with "
             "Patchword.",
-            dataset=f"{Path(data.documents).name}: {len(self.splits.train)} training documents, "
+            dataset=f"{Path(data.documents).name}: {counted(len(self.splits.train), 'training document')}, "
             f"selected on {len(self.splits.selection)} others",
             licence=run.licence or "not stated",
             command=command,

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchword.errors import ConfigError, DataError
+from patchword.errors import ConfigError, DataError, counted
 from patchword.files import whole_file, write_json
 from patchword.tasks.requests import EvaluateRequest, Evaluation, MissingChoice, PredictRequest
 
@@ -117,7 +117,10 @@ def predict(request: PredictRequest) -> int:
     classifier = load_labelling_model(request.model, request.device)
     rows = Rows(classifier, request.data, request.images, request.split, request.missing, request.batch)
     count = sum(1 for _ in write_predictions(iter(rows), classifier, request.out))
-    print(f"{request.out}: {count} rows" + (f", {rows.bad} pictures could not be read" if rows.bad else ""))
+    print(
+        f"{request.out}: {counted(count, 'row')}"
+        + (f", {counted(rows.bad, 'picture')} could not be read" if rows.bad else "")
+    )
     return 1 if rows.bad else 0
 
 
@@ -195,7 +198,7 @@ def _print(scores: Mapping[str, Score], rows: Sequence[Mapping[str, Any]], count
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("label", "precision", "recall", "F1", "rows", title=f"{count} rows")
+    table = Table("label", "precision", "recall", "F1", "rows", title=counted(count, "row"))
     for column in table.columns[1:]:
         column.justify = "right"
     for row in rows:

@@ -30,7 +30,7 @@ from patchword.data.labels import LabelBatch, encode_texts, known
 from patchword.data.pictures import Picture, Preprocessing, open_picture
 from patchword.data.records import LabelRecord
 from patchword.device import choose_device
-from patchword.errors import ConfigError, DataError, PictureError
+from patchword.errors import ConfigError, DataError, PictureError, counted
 from patchword.models.fusion.late_concatenation import LateConcatenation, LateConcatenationConfig
 from patchword.models.fusion.prompt_fusion import PromptFusion, PromptFusionConfig
 from patchword.tasks.describe import describe
@@ -94,7 +94,7 @@ class LabellingModel:
 
     def __repr__(self) -> str:
         kinds = f"{self.settings.model.kind} over {self.settings.vision.kind} and {self.settings.text.kind}"
-        return describe(self, kinds, f"{len(self.settings.labels)} labels")
+        return describe(self, kinds, counted(len(self.settings.labels), "label"))
 
     def batch(self, pictures: Sequence[Picture | None], texts: Sequence[str]) -> LabelBatch:
         """Builds a batch without labels.

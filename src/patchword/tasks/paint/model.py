@@ -24,7 +24,7 @@ from patchword.checkpoints.model import (
 )
 from patchword.composed import build_text_tower
 from patchword.device import choose_device
-from patchword.errors import ConfigError, DataError
+from patchword.errors import ConfigError, DataError, counted
 from patchword.hub import hub_name, is_hub
 from patchword.lookup import look_up
 from patchword.tasks.describe import describe
@@ -116,7 +116,8 @@ class PaintingModel:
         length, limit = len(self.vocabulary.encode(text)), self.settings.max_words
         if length > limit:
             found.append(
-                f"the prompt has {length} words and the model reads {limit}: the last {length - limit} are "
+                f"the prompt has {counted(length, 'word')} and the model reads {limit}: the last "
+                f"{length - limit} are "
                 "left out"
             )
         return found

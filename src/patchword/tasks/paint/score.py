@@ -18,7 +18,7 @@ from PIL import Image
 from patchword.data.formats.readers import read_captions
 from patchword.data.pictures import Preprocessing, open_picture
 from patchword.data.sources import find_pictures
-from patchword.errors import DataError, PictureError
+from patchword.errors import DataError, PictureError, counted
 from patchword.metrics import painting
 from patchword.metrics.clipscore import clip_score
 from patchword.tasks.paint.extractors import Extractor
@@ -127,7 +127,8 @@ def read_set(folder: Path, resize: int | None) -> Set:
     if len(sides) > 1 and resize is None:
         (a, first), (b, second) = list(sides.items())[:2]
         raise DataError(
-            f"{folder} holds pictures of {len(sides)} sizes, such as {first.name} ({a[0]} x {a[1]}) and "
+            f"{folder} holds pictures of {counted(len(sides), 'size')}, such as {first.name} "
+            f"({a[0]} x {a[1]}) and "
             f"{second.name} ({b[0]} x {b[1]}): distances between sizes measure the size; "
             "--resize SIDE brings all of them to one"
         )
@@ -249,7 +250,8 @@ def _agreement(
             rows += [_mean("statements that hold", said), _mean("pictures in which all hold", said == 1.0)]
         if len(said) < len(shares):
             remarks.append(
-                f"{len(shares) - len(said)} captions are outside the grammar of scenes and not judged"
+                f"{counted(len(shares) - len(said), 'caption is', 'captions are')} outside the "
+                "grammar of scenes and not judged"
             )
     if towers is not None:
         pictures_NE = np.concatenate([towers.embed_images(batch) for batch in opened(files, resize)])

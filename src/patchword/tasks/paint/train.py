@@ -22,6 +22,7 @@ from patchword.data.captions import CaptionBatch, CaptionData, PictureInputs, Pl
 from patchword.data.pictures import Preprocessing
 from patchword.data.records import CaptionRecord
 from patchword.data.scenes.pictures import scene_data
+from patchword.errors import counted
 from patchword.files import write_bytes
 from patchword.lookup import look_up
 from patchword.tasks.paint.families import IN_A_SPACE, Wish
@@ -204,7 +205,7 @@ def _data(
     )
     files = [record.file for record in (*train, *selection)]
     said = (
-        f"{Path(run.data.annotations).name}: {len(train)} training pictures, selected on "
+        f"{Path(run.data.annotations).name}: {counted(len(train), 'training picture')}, selected on "
         f"{len(selection)} others"
     )
     return train, selection, pixel_inputs(run.data, preprocessing, files), said
@@ -237,5 +238,7 @@ def _limits(run: PaintRun, vocabulary: Any) -> str:
     if run.scenes is None:
         return "It paints what its training captions named, and repeats what they took for granted."
     words = sorted(getattr(vocabulary, "words", ()))
-    known = f" and {len(words)} words, and nothing of the world: {', '.join(words)}." if words else "."
+    known = (
+        f" and {counted(len(words), 'word')}, and nothing of the world: {', '.join(words)}." if words else "."
+    )
     return f"It knows flat shapes on plain grounds{known}"

@@ -18,7 +18,7 @@ from patchword.checkpoints.facts import ModelFacts
 from patchword.checkpoints.model import find_model
 from patchword.checkpoints.towers import load_tower_weights
 from patchword.composed import build_text_tower, build_tower, reader_preprocessing
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, counted
 from patchword.files import text_digest
 from patchword.models.pretraining.data2vec import (
     Data2Vec,
@@ -130,7 +130,7 @@ class Data2VecTraining:
         rows = tuple(tuple(vocabulary.encode(line)[: run.data.max_words]) for _, line in lines)
         kept = [place for place, row in enumerate(rows) if row]
         if len(kept) < len(rows):
-            self.notes.append(f"{len(rows) - len(kept)} lines have no word and are left out")
+            self.notes.append(f"{counted(len(rows) - len(kept), 'line')} without a word left out")
         names = tuple(lines[place][0] for place in kept)
         read = tuple(rows[place] for place in kept)
         self._vocabulary = vocabulary

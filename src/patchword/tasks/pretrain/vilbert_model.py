@@ -18,7 +18,7 @@ from patchword.composed import TextTowerSettings, TowerModel, TowerSettings, bui
 from patchword.data.captions import padded
 from patchword.data.pictures import Picture, Preprocessing, open_picture
 from patchword.device import choose_device
-from patchword.errors import DataError
+from patchword.errors import DataError, counted
 from patchword.models.pretraining.vilbert import Vilbert, VilbertConfig
 from patchword.tasks.describe import describe
 from patchword.tasks.pretrain.regions import cell_boxes, five, see_regions, window_boxes
@@ -98,7 +98,9 @@ class TwoStreamModel:
         Raises DataError for lists of different lengths or a text without a word that the model knows.
         """
         if len(pictures) != len(texts):
-            raise DataError(f"{len(pictures)} pictures and {len(texts)} texts: give one for each")
+            raise DataError(
+                f"{counted(len(pictures), 'picture')} and {counted(len(texts), 'text')}: give one for each"
+            )
         features, _, boxes = self._seen(pictures)
         return self._shares(texts, features, boxes).cpu().numpy()
 

@@ -18,7 +18,7 @@ from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.facts import ModelFacts
 from patchword.composed import build_text_tower
 from patchword.data.captions import padded
-from patchword.errors import ConfigError, DataError
+from patchword.errors import ConfigError, DataError, counted
 from patchword.files import text_digest
 from patchword.models.pretraining.vokenizer import TokenBatch, VokenLanguageModel, VokenLanguageModelConfig
 from patchword.tasks.pretrain.data import places, plan
@@ -69,7 +69,9 @@ def read_vokens(path: Path, limit: int) -> list[VokenText]:
             ) from error
         found.append(one)
     if not any(one.pictures for one in found):
-        raise DataError(f"{path}: {len(found)} texts without a voken: write them by `patchword vokens --out`")
+        raise DataError(
+            f"{path}: {counted(len(found), 'text')} without a voken: write them by `patchword vokens --out`"
+        )
     return found[:limit] if limit else found
 
 
@@ -113,7 +115,7 @@ class VokenTraining:
         ]
         self.notes = []
         if len(kept) < len(texts):
-            self.notes.append(f"{len(texts) - len(kept)} texts have no word and are left out")
+            self.notes.append(f"{counted(len(texts) - len(kept), 'text')} without a word left out")
         self.digest = text_digest("\n".join(one.text for one, _ in kept))
         self.learnt, self.aside = places(len(self.rows), run.data, "texts")
         text = with_vocabulary(run.text, self.vocabulary, run.data.max_words)
@@ -133,8 +135,9 @@ class VokenTraining:
             name=folder.name,
             description=run.description
             or f"A {type(tower).__name__} pre-trained by {what} with Patchword, without labels.",
-            dataset=f"{path.name}: {len(self.learnt)} texts, {len(self.bank)} pictures, "
-            f"selected on {len(self.aside)} other texts",
+            dataset=f"{path.name}: {counted(len(self.learnt), 'text')}, "
+            f"{counted(len(self.bank), 'picture')}, "
+            f"selected on {counted(len(self.aside), 'other text')}",
             licence=run.licence or "not stated",
             command=command,
         )

@@ -20,7 +20,7 @@ from torch import Tensor
 from patchword.checkpoints.towers import load_tower
 from patchword.data.formats.labels import LabelTable, TableColumns
 from patchword.data.pictures import open_picture
-from patchword.errors import DataError
+from patchword.errors import DataError, counted
 from patchword.layers.features import masked_mean
 
 STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -75,7 +75,7 @@ def probe(train: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor], classes: 
     """
     features_NC, classes_N = train
     if len(features_NC) < 5:
-        raise DataError(f"{len(features_NC)} training rows: a probe needs at least five")
+        raise DataError(f"{counted(len(features_NC), 'training row')}: a probe needs at least five")
     mean_C, spread_C = features_NC.mean(0), features_NC.std(0).clamp_min(1e-6)
     features_NC, others_NC = (features_NC - mean_C) / spread_C, (others[0] - mean_C) / spread_C
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(features_NC)))

@@ -34,7 +34,7 @@ from patchword.composed import (
     see,
 )
 from patchword.data.captions import CaptionBatch, CaptionData, PictureInputs, PixelInputs, PlanEntry
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, counted
 from patchword.lookup import look_up
 from patchword.metrics.retrieval import retrieval
 from patchword.models.pairs.two_towers import TwoTowers, TwoTowersConfig
@@ -157,7 +157,7 @@ class RetrieveTraining:
             name=folder.name,
             description=run.description
             or f"{run.vision.kind} and {run.text.kind} towers, trained contrastively with Patchword.",
-            dataset=f"{Path(run.data.annotations).name}: {len(train)} training pictures, "
+            dataset=f"{Path(run.data.annotations).name}: {counted(len(train), 'training picture')}, "
             f"selected on {len(selection)} others",
             licence=run.licence or "not stated",
             command=command,

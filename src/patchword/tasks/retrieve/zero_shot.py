@@ -15,7 +15,7 @@ import numpy as np
 from patchword.data.formats.labels import LabelTable, TableColumns
 from patchword.data.pictures import open_picture
 from patchword.data.sources import walk
-from patchword.errors import DataError, PictureError
+from patchword.errors import DataError, PictureError, counted
 from patchword.tasks.retrieve.model import TwoTowerModel
 from patchword.text.templates import ClassNames
 
@@ -65,7 +65,8 @@ def labelled_pictures(
     unknown = sorted({label for _, label in rows if label not in number})
     if unknown:
         raise DataError(
-            f"{data}: {len(unknown)} labels are no class of the file, the first is {unknown[0]!r}: "
+            f"{data}: {counted(len(unknown), 'label is', 'labels are')} no class of the file, the "
+            f"first is {unknown[0]!r}: "
             "add a line for each"
         )
     if not rows:

@@ -19,7 +19,7 @@ from patchword.checkpoints.facts import ModelFacts
 from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.records import CaptionRecord
 from patchword.data.store import MANIFEST, Store, cache_folder, fingerprint, picture_files, write_store
-from patchword.errors import DataError
+from patchword.errors import DataError, counted
 from patchword.files import text_digest
 from patchword.log import progress
 from patchword.models.pretraining.vokenizer import Vokenizer
@@ -135,7 +135,8 @@ class _Training:
         self.train, self.aside = hold_out(len(self.records), run.data.held_out, "training pictures")
         if len(self.train) < 2:
             raise DataError(
-                f"{run.data.annotations}: {len(self.train)} pictures to train on, at least 2 are needed"
+                f"{run.data.annotations}: {counted(len(self.train), 'picture')} to train on, at "
+                "least 2 are needed"
             )
         cache = Path(run.data.cache) if run.data.cache else cache_folder()
         files = [record.file for record in self.records]
@@ -156,7 +157,8 @@ class _Training:
             name=folder.name,
             description=run.description
             or "Vokenizer: tokens in context to pictures, trained with Patchword.",
-            dataset=f"{Path(run.data.annotations).name}: {len(self.train)} training pictures, selected on "
+            dataset=f"{Path(run.data.annotations).name}: "
+            f"{counted(len(self.train), 'training picture')}, selected on "
             f"{len(self.aside)} others",
             licence=run.licence or "not stated",
             command=command,

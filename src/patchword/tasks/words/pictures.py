@@ -20,7 +20,7 @@ from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.pictures import Preprocessing, open_picture
 from patchword.data.records import CaptionRecord
 from patchword.data.store import MANIFEST, Store, cache_folder, fingerprint, picture_files, write_store
-from patchword.errors import DataError
+from patchword.errors import DataError, counted
 from patchword.log import progress
 from patchword.models.word_vectors.distributional import truncated_svd, unit_rows
 from patchword.tasks.words.settings import WordPicturesSettings
@@ -197,7 +197,10 @@ def _hidden(words_WP: Tensor, count: int, seed: int) -> Tensor:
     left."""
     having = torch.nonzero((words_WP != 0).any(1))[:, 0].numpy()
     if count >= len(having):
-        raise DataError(f"pictures.held_out is {count} and {len(having)} words have pictures: hold out fewer")
+        raise DataError(
+            f"pictures.held_out is {count} and "
+            f"{counted(len(having), 'word has', 'words have')} pictures: hold out fewer"
+        )
     training_WP = words_WP.clone()
     training_WP[torch.from_numpy(np.random.default_rng([seed, 2]).choice(having, count, replace=False))] = 0
     return training_WP
