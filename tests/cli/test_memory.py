@@ -32,7 +32,7 @@ def test_lists_contexts_use_and_dead_prototypes(folder):
     assert "layer 0: 2 prototypes, 1 dead, 0 never attended to" in " ".join(text.split())
     assert text.index("a red ball") < text.index("a dog runs")  # the most attended first
     assert "30.00%" in text
-    assert "layer 1: 1 prototypes, 0 dead, 1 never attended to" in " ".join(text.split())
+    assert "layer 1: 1 prototype, 0 dead, 1 never attended to" in " ".join(text.split())
 
 
 def test_one_layer_and_json(folder):
