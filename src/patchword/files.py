@@ -215,6 +215,22 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+_READ_OR_WRITTEN = {
+    **{number: _CAUSES[number] for number in (errno.ENOSPC, errno.EROFS, errno.ENAMETOOLONG)},
+    errno.ENOENT: "there is no such file or folder",
+    errno.EACCES: "the system does not allow it: change the permissions, or choose another place",
+    errno.EPERM: "the system does not allow it: change the permissions, or choose another place",
+    errno.ENOTDIR: "a part of the path is a file, where a folder is expected",
+    errno.EISDIR: "it is a folder, where a file is expected",
+    errno.EEXIST: "it is there already: choose another name",
+}
+
+
+def what_failed(error: OSError) -> str | None:
+    """The same for a file of which it is not known whether it was read or written."""
+    return _READ_OR_WRITTEN.get(error.errno or 0) or why_not_written(error)
+
+
 def why_not_written(error: OSError) -> str | None:
     """What is wrong with the disk or the permissions, and what to do; None for an error of another kind."""
     return _CAUSES.get(error.errno or 0)

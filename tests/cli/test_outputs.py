@@ -4,7 +4,9 @@ searched is refused."""
 import csv
 import json
 import os
+import re
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -16,6 +18,24 @@ from patchword.tasks.caption.result import Caption
 
 SAID = Caption("a red square", -1.25, ("a", "red", "square"))
 OWN = "what a person wrote\n"
+LABELLER = Path(__file__).resolve().parents[1] / "kits" / "format1" / "label"
+
+
+@pytest.fixture(scope="module")
+def options_of_commands():
+    """(command, option, what typer knows of it), of every command and of those within `words`."""
+    import typer
+
+    from patchword.cli import app
+
+    def of(command, name):
+        if hasattr(command, "list_commands"):
+            for one in command.list_commands(None):
+                yield from of(command.get_command(None, one), f"{name} {one}".strip())
+        else:
+            yield from ((name, "/".join(one.opts), one) for one in command.params)
+
+    return list(of(typer.main.get_command(app), ""))
 
 
 @pytest.fixture
@@ -23,8 +43,11 @@ def own(tmp_path):
     """Files of many kinds that a person wrote."""
     folder = tmp_path / "own"
     folder.mkdir()
-    for suffix in ("csv", "json", "html", "png", "txt", "svg"):
+    for suffix in ("csv", "json", "html", "png", "txt", "svg", "jsonl"):
         (folder / f"mine.{suffix}").write_text(OWN)
+    for name in ("curves.png", "words-8.png", "sheet.png", "index.html", "predictions/val.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(OWN)
     return folder
 
 
@@ -39,15 +62,98 @@ WRITERS = [
     ("score", "{own}/mine.json", "{own}/mine.json", "--out", "{own}/mine.json"),
     ("submit", "{own}/mine.json", "{own}/mine.json", "--out", "{own}/mine.csv"),
     ("recall", "--data", "{own}/mine.json", "--images", "{photos}", "--out", "{own}/mine.json"),
+    ("explain-check", "flickr8k", "--scenes", "1", "--out", "{own}/mine.html"),
+    ("label", "{photos}/red.png", "--model", "{labeller}", "--explain", "{own}/mine.html"),
+    ("point", "{photos}/red.png", "a dog", "--model", "none", "--out", "{own}/mine.png"),
+    ("probe-linear", "none", "--data", "x", "--images", "{photos}", "--out", "{own}/mine.json"),
+    ("search", "{photos}", "a dog", "--html", "{own}/mine.html"),
+    ("vokens", "a dog", "--model", "none", "--bank", "{own}", "--html", "{own}/mine.html"),
+    ("vokens", "a dog", "--model", "none", "--bank", "{own}", "--out", "{own}/mine.jsonl"),
+    ("words", "neighbours", "none", "dog", "--html", "{own}/mine.html"),
+    ("words", "imagine", "none", "dog", "--html", "{own}/mine.html"),
+    ("words", "export", "none", "--out", "{own}/mine.txt"),
+    ("zero-shot", "none", "--classes", "x", "--data", "y", "--out", "{own}/mine.json"),
+    ("template", "--data", "x", "--out", "{own}"),
+    ("compare", "run", "--out", "{own}"),
+    ("paint", "a dog", "--model", "none", "--explain", "--seed", "7", "-n", "2", "--out", "{own}"),
+    ("paint", "a dog", "--model", "none", "--grid", "--out", "{own}"),
+    ("paint", "a dog", "--model", "none", "--html", "--out", "{own}"),
 ]
+FOLDER_WRITERS = [
+    ("codebook", "--out"),
+    ("concepts", "flickr8k", "--data", "x", "--images", "y", "--out"),
+    ("consensus", "flickr8k", "--data", "x", "--images", "y", "--out"),
+    ("export", "two-towers", "--out"),
+    ("filter", "{own}/mine.csv", "--out"),
+]
+"""Commands that write a new folder: one with anything in it is refused before a model is loaded."""
+WRITTEN = {
+    "caption --cluster": "gone on with: jobs/test_part.py",
+    "features --out": "a store is replaced, anything else refused: jobs/test_features.py",
+    "index --out": "brought up to date: search/test_absence.py",
+    "index --parts": "gone on with: jobs/test_index.py",
+    "label --out": "with --cluster only: jobs/test_part.py",
+}
+"""Options that name something to write and stand in no table above, and where they are tested."""
+
+
+def content_of(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 @pytest.mark.parametrize("words", WRITERS, ids=lambda words: f"{words[0]} {words[-2]} {words[-1][-4:]}")
 def test_kind_2_no_command_writes_over_what_is_there(patchword, photos, own, words):
-    before = {file: file.read_bytes() for file in own.iterdir()}
-    status, _, err = patchword(*(word.format(photos=photos, own=own) for word in words))
+    before = content_of(own)
+    status, _, err = patchword(*(word.format(photos=photos, own=own, labeller=LABELLER) for word in words))
     assert status == 2 and "exists" in err and "--overwrite" in err and len(err.splitlines()) == 1
-    assert {file: file.read_bytes() for file in own.iterdir()} == before
+    assert content_of(own) == before
+
+
+@pytest.mark.parametrize("words", FOLDER_WRITERS, ids=lambda words: words[0])
+def test_kind_2_no_command_writes_into_a_folder_that_is_there(patchword, own, words):
+    before = content_of(own)
+    for place, said in ((own, "there already|not empty"), (own / "mine.csv", "is a file|there already")):
+        status, _, err = patchword(*(word.format(own=own) for word in words), place)
+        assert status == 2 and re.search(said, err) and len(err.splitlines()) == 1
+    assert content_of(own) == before
+
+
+@pytest.mark.parametrize(
+    "words", [("compare", "run", "--out"), ("paint", "a dog", "--model", "none", "--out")], ids=lambda w: w[0]
+)
+def test_kind_2_a_file_cannot_be_replaced_by_a_folder(patchword, own, words):
+    status, _, err = patchword(*words, own / "mine.csv")
+    assert status == 2 and "is a file, and a folder is written" in err
+    assert (own / "mine.csv").read_text() == OWN
+
+
+def test_kind_2_a_template_writes_into_no_run_of_another_model(patchword, own):
+    (own / "predictions" / "val.json").unlink()
+    (own / "config.json").write_text(json.dumps({"captioner": {"kind": "caption_transformer"}}))
+    (own / "metrics.jsonl").write_text(OWN)
+    before = content_of(own)
+    status, _, err = patchword("template", "--data", own / "mine.json", "--out", own, "--overwrite")
+    assert status == 2 and "config.json, metrics.jsonl of another run" in err and content_of(own) == before
+
+
+def test_kind_2_an_output_without_its_folder_is_refused_before_the_work(patchword, tmp_path):
+    status, _, err = patchword("explain-check", "none", "--scenes", 1, "--out", tmp_path / "no" / "a.html")
+    assert status == 2 and f"there is no folder {tmp_path / 'no'}: make it first" in err
+
+
+def test_kind_2_every_option_that_writes_is_tested(options_of_commands):
+    tested = {option for words in (*WRITERS, *FOLDER_WRITERS) for option in _written(words)}
+    found = {
+        f"{command} {option}"
+        for command, option, _ in options_of_commands
+        if option in ("--out", "--html", "--explain", "--cluster", "--parts", "--grid")
+    }
+    assert found - tested - {"index --cluster", "label --cluster"} == set(WRITTEN)
+
+
+def _written(words):
+    command = " ".join(words[:2]) if words[0] == "words" else words[0]
+    return {f"{command} {word}" for word in words if word.startswith("--")}
 
 
 def test_kind_2_with_overwrite_it_is_replaced(patchword, photos, own):
@@ -82,7 +188,7 @@ def test_kind_2_a_folder_cannot_be_replaced_by_a_file(tmp_path):
         refuse_existing(True, {"--out": tmp_path})
     refuse_existing(False, {"--out": tmp_path / "new.json", "--explain": None})
     if os.path.exists("/dev/null"):
-        refuse_existing(False, {"--out": __import__("pathlib").Path("/dev/null")})
+        refuse_existing(False, {"--out": Path("/dev/null")})
 
 
 def test_kind_2_a_table_of_captions_is_gone_on_with_by_the_same_model_only(tmp_path):
@@ -210,6 +316,54 @@ def test_kind_12_searches_have_a_range(patchword, photos, command, beam):
     status, _, err = patchword(command, *words, "--beam", beam)
     limit = "100" if beam == "100000" else "1"
     assert status == 2 and "Invalid value for '--beam'" in err and limit in err and len(err.splitlines()) == 1
+
+
+WITHOUT_A_LIMIT = {
+    "-n/--n-best": "all that there are, where there are fewer",
+    "--count/-k": "all that there are, where there are fewer",
+    "--top": "all that there are, where there are fewer",
+    "--limit": "all that there are, where there are fewer",
+    "--layer": "compared with the layers of the model",
+    "--batch": "what memory takes",
+    "--held-out": "compared with the pictures of the data",
+    "--shortlist": "all that there are, where there are fewer",
+}
+"""Numbers that have a least value and no greatest one, and why."""
+
+
+def test_kind_12_every_number_has_a_range(options_of_commands):
+    numbers = [(f"{c} {o}", o, p) for c, o, p in options_of_commands if kind_of(p) in (int, float)]
+    assert len(numbers) > 50
+    assert [name for name, _, one in numbers if one.min is None] == []
+    assert [name for name, option, one in numbers if one.max is None and option not in WITHOUT_A_LIMIT] == []
+    # nan is in no range that has two ends; infinity is in none that has an upper one.
+    assert [name for name, _, one in numbers if kind_of(one) is float and one.max is None] == []
+
+
+def kind_of(option):
+    return getattr(getattr(option, "type_descriptor", None), "annotation", None)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("paint", "a", "--model", "none", "--seed", str(10**30)),
+        ("paint", "a", "--model", "none", "-n", str(10**12)),
+        ("paint", "a", "--model", "none", "--guidance", "inf"),
+        ("paint", "a", "--model", "none", "--threshold", "nan"),
+        ("features", "two-towers", "--data", "x", "--images", "y", "--out", "z", "--size", "0"),
+        ("features", "two-towers", "--data", "x", "--images", "y", "--out", "z", "--views", str(10**9)),
+        ("probe-linear", "two-towers", "--data", "x", "--images", "y", "--seed", "-1"),
+        ("explain-check", "flickr8k", "--scenes", str(10**9)),
+        ("score-images", "x", "y", "--resize", str(10**9)),
+        ("filter", "x.csv", "--out", "y", "--score", "nan"),
+        ("words", "evaluate", "none", "--border", "nan"),
+    ],
+    ids=lambda words: f"{words[0]} {words[-2]} {words[-1]}",
+)  # fmt: skip
+def test_kind_12_what_is_out_of_range_is_one_line(patchword, words):
+    status, _, err = patchword(*words)
+    assert status == 2 and "Invalid value" in err and words[-2] in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("words", [("--batch", "0"), ("--no-such-option",), ("--beam", "three")])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchword.data.corpus import END, count_pairs, count_words, encode_corpus, text_lines
-from patchword.errors import DataError
+from patchword.errors import ConfigError, DataError
 
 LINES = ["The dog and the cat.", "A dog runs", "", "rare!"]
 
@@ -23,6 +23,15 @@ def test_too_many_distinct_words_cost_the_rarest_and_are_counted():
     counted = count_words(["x " * 30 + "y"] + [f"w{n}" for n in range(50)], most=10)
     assert counted.words[0] == "x" and counted.counts_W[0] == 30
     assert counted.total == 81 and counted.dropped + counted.counts_W.sum() == 81 and counted.dropped > 40
+
+
+def test_kind_2_a_folder_of_texts_is_not_replaced_by_ids(tmp_path):
+    """A run whose `out` is where a person keeps a folder `corpus`."""
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "novel.txt").write_text("the only copy")
+    with pytest.raises(ConfigError, match="holds other files than a corpus"):
+        encode_corpus(lambda: LINES, tmp_path / "corpus", minimum_count=2)
+    assert (tmp_path / "corpus" / "novel.txt").read_text() == "the only copy"
 
 
 def test_ids_stand_in_a_file_and_are_used_again(tmp_path):

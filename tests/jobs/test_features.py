@@ -290,6 +290,24 @@ def test_what_a_killed_command_left_is_removed(model, images, tmp_path):
     assert names_in(tmp_path) == ["store"]
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"manifest.json": '{"name": "my web page"}'},
+        {"manifest.json": "mine"},
+        {"manifest.json": '{"format": 1, "files": []}', "only-copy.jpg": "picture"},
+        {"grid.npy": "numbers of my own"},
+    ],
+)
+def test_kind_2_a_folder_that_looks_like_a_store_is_kept(model, images, tmp_path, files):
+    (tmp_path / "mine").mkdir()
+    for name, content in files.items():
+        (tmp_path / "mine" / name).write_text(content)
+    with pytest.raises(WriteError, match="mine exists and is no store"):
+        stored(model, images, tmp_path / "mine")
+    assert {path.name: path.read_text() for path in (tmp_path / "mine").iterdir()} == files
+
+
 def test_a_folder_that_is_no_store_is_never_replaced(model, images, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "only-copy.jpg").write_bytes(b"picture")

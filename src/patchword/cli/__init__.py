@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from patchword.errors import PatchwordError
-from patchword.files import why_not_written
+from patchword.files import what_failed
 from patchword.lookup import look_up
 
 COMMANDS = {
@@ -142,10 +142,10 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(141)
     except OSError as error:
-        cause = why_not_written(error)
+        cause = what_failed(error)
         if cause is None or "--debug" in sys.argv:
             raise
-        print(f"patchword: {error.filename or 'writing'}: {cause}", file=sys.stderr)
+        print(f"patchword: {error.filename or 'a file'}: {cause}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from patchword.cli.index import DEFAULT_MODEL
+from patchword.cli.outputs import complain, refuse_taken
 from patchword.errors import counted
 
 SENTENCES = "all-minilm-l6-v2"
@@ -39,7 +39,7 @@ def codebook(
         bool, typer.Option("--class-names", help="Add the common words of ImageNet's 1,000 classes.")
     ] = False,
     minimum_count: Annotated[
-        int, typer.Option(min=1, help="How often a word of the captions must occur.")
+        int, typer.Option(min=1, max=10**9, help="How often a word of the captions must occur.")
     ] = 5,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
@@ -48,24 +48,17 @@ def codebook(
     """Embed a word list with a text tower, for region alignment; words that the tower does not know are
     listed and left out.
     """
-    from patchword.errors import ConfigError
     from patchword.tasks.retrieve.codebook import gather_words, make_codebook, make_sentence_codebook
     from patchword.tasks.retrieve.load import load_two_towers
 
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(
-            f"{out} exists and is not empty: choose another folder for the codebook, or remove it first"
-        )
+    refuse_taken({"--out": out})
     wanted = gather_words(words, from_captions, minimum_count, class_names)
     if tower == SENTENCES:
         book = make_sentence_codebook(wanted)
     else:
         book, unknown = make_codebook(load_two_towers(tower, device), wanted)
         if unknown:
-            print(
-                f"patchword: the tower does not know {counted(len(unknown), 'word')}: {', '.join(unknown)}",
-                file=sys.stderr,
-            )
+            complain(f"the tower does not know {counted(len(unknown), 'word')}: {', '.join(unknown)}")
     book.save(out)
     print(
         f"{out}: {counted(len(book), 'word')}, {book.embeddings_WE.shape[1]} wide, for the tower {book.tower}"

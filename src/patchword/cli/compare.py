@@ -38,11 +38,12 @@ def compare(
     together, bars, curves, and their captions of the same pictures.
     """
     from patchword.metrics.files import read_references
-    from patchword.reports.compare import write_comparison
+    from patchword.reports.compare import WRITTEN, write_comparison
 
     if images is not None and not images.is_dir():
         raise ConfigError(f"there is no folder {images}: --images names the folder of the pictures")
-    if out.is_dir():
-        refuse_existing(overwrite, {f"--out {out}:": out / name for name in ("compare.html", "table.md")})
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file, and a folder is written: choose another name")
+    refuse_existing(overwrite, {f"--out {name}:": out / name for name in WRITTEN if (out / name).exists()})
     references = None if data is None else read_references(data, split)
     print(write_comparison(runs, out, references, split, images))

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from patchword.cli.outputs import refuse_taken
 from patchword.errors import counted
 
 
@@ -38,6 +39,7 @@ def concepts(
     learn which pictures are unlike the training pictures and which captions are not to be trusted. The model
     with all of this is written to --out; a table says how reliable it is on the pictures set aside.
     """
+    refuse_taken({"--out": out})
     from rich.console import Console
     from rich.table import Table
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from patchword.cli.outputs import refuse_taken
 from patchword.errors import counted
 
 
@@ -37,6 +38,7 @@ def consensus(
     that the captions that the search finds are ranked by that as well. How much it counts is chosen by CIDEr
     on the pictures set aside. Run it before `patchword concepts`, which judges the captions.
     """
+    refuse_taken({"--out": out})
     from rich.console import Console
     from rich.table import Table
 

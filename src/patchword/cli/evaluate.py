@@ -69,10 +69,10 @@ def evaluate(
     from patchword.tasks.table import TASKS, task_of
 
     if out is not None and not out.is_dir():
-        refuse_existing(overwrite, {"--out": out})
+        refuse_existing(overwrite, {"--out": out}, makes_folder=True)
     elif out is not None:
         written = ("predictions.csv", "scores.json", "confusion.png")
-        refuse_existing(overwrite, {f"--out {out}:": out / name for name in written})
+        refuse_existing(overwrite, {f"--out {name}:": out / name for name in written})
     request = EvaluateRequest(model, data, images, split, answers, training, missing, out, device, batch)
     if Path(model).is_file():
         reader = next(task.evaluate_file for task in TASKS.values() if task.evaluate_file is not None)

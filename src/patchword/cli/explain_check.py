@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from patchword.cli.outputs import PAGES, Overwrite, complain, print_json, refuse_existing, refuse_suffix
 from patchword.errors import ConfigError
+from patchword.files import write_text
 
 SHOWN = 12
 """Words whose maps the page shows."""
@@ -31,12 +32,17 @@ def explain_check(
     ] = None,
     references: Annotated[
         int,
-        typer.Option("--references", min=0, help="How many captions by people of each picture are measured."),
+        typer.Option(
+            "--references", min=0, max=100, help="How many captions by people of each picture are measured."
+        ),
     ] = 2,
     scenes: Annotated[
         int | None,
         typer.Option(
-            "--scenes", min=1, help="Instead of data: this many drawn scenes, whose masks are exact."
+            "--scenes",
+            min=1,
+            max=10_000,
+            help="Instead of data: this many drawn scenes, whose masks are exact.",
         ),
     ] = None,
     level: Annotated[
@@ -58,8 +64,9 @@ def explain_check(
         typer.Option("--curves/--no-curves", help="Deletion and insertion, which take most of the time."),
     ] = True,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Write a page with the table and examples to this file.")
+        Path | None, typer.Option("--out", help="Write a page (.html) with the table and examples.")
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
@@ -69,8 +76,6 @@ def explain_check(
 
     Exit status 1 where a picture could not be read.
     """
-    import sys
-
     from patchword.log import progress
     from patchword.metrics.chair_files import COCO_SYNONYMS, read_synonyms
     from patchword.tasks.caption.explanations import (
@@ -87,9 +92,16 @@ def explain_check(
     from patchword.tasks.caption.load import load
     from patchword.tasks.caption.model import CaptioningModel
 
-    is_annotated = data is not None and images is not None
-    if (scenes is not None) == is_annotated:
-        raise ConfigError("explain-check needs --data with --images, or --scenes N in their place")
+    of_files = [option for option, path in (("--data", data), ("--images", images)) if path is not None]
+    if len(of_files) != (0 if scenes is not None else 2) or (scenes is not None and captions is not None):
+        given = ", ".join([*of_files, *(["--scenes"] if scenes is not None else [])]) or "neither"
+        given += ", --captions" if captions is not None else ""
+        raise ConfigError(
+            f"explain-check needs --data with --images (and --captions), or --scenes N in their place; "
+            f"given: {given}"
+        )
+    refuse_suffix("--out", out, PAGES)
+    refuse_existing(overwrite, {"--out": out})
     captioner = load(model, device)
     if not isinstance(captioner, CaptioningModel):
         raise ConfigError(
@@ -114,9 +126,12 @@ def explain_check(
             lambda done: bar.update(task, advance=done),
         )
     for line in found.unreadable:
-        print(f"patchword: {line}", file=sys.stderr)
+        complain(line)
     if out is not None:
         shown = explanations_page(found, subjects, model, captioner.settings.preprocessing)
-        out.write_text(shown, encoding="utf-8")
-    print(json.dumps(explanations_json(found), ensure_ascii=False) if as_json else explanations_text(found))
+        write_text(out, shown)
+    if as_json:
+        print_json(explanations_json(found))
+    else:
+        print(explanations_text(found))
     raise typer.Exit(1 if found.unreadable else 0)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from patchword.cli.outputs import refuse_taken
 from patchword.errors import ConfigError, counted
 
 TEXTS = ("a dog runs through the snow", "two children in red jackets", "a plate of food on a table", "water")
@@ -28,6 +29,7 @@ def export(
 
     from patchword.tasks.retrieve.export import agreement, export_towers, recall_of
 
+    refuse_taken({"--out": out})
     if (data is None) != (images is None):
         raise ConfigError("--data and --images belong together: give both, or neither")
     towers, exported = export_towers(model, out, to)

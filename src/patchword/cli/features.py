@@ -27,11 +27,16 @@ def features(
     size: Annotated[
         int | None,
         typer.Option(
-            help="Side of the pictures in pixels; the tower's own where left out (convolutional towers)."
+            min=1,
+            max=8192,
+            help="Side of the pictures in pixels; the tower's own where left out (convolutional towers).",
         ),
     ] = None,
     until_layer: Annotated[
-        int | None, typer.Option(help="Store the tokens that go into this layer, not the tower's output.")
+        int | None,
+        typer.Option(
+            min=0, max=1000, help="Store the tokens that go into this layer, not the tower's output."
+        ),
     ] = None,
     with_features: Annotated[
         bool,
@@ -47,6 +52,7 @@ def features(
         int | None,
         typer.Option(
             min=0,
+            max=1000,
             help="Two towers and a table with texts: store the tokens of both before their last N layers "
             "(prompt fusion).",
         ),
@@ -58,11 +64,16 @@ def features(
     max_words: Annotated[
         int,
         typer.Option(
-            min=1, help="--tokens: words of a text beyond this are cut off, as data.max_words says."
+            min=1,
+            max=10**9,
+            help="--tokens: words of a text beyond this are cut off, as data.max_words says.",
         ),
     ] = 40,
     views: Annotated[
-        int, typer.Option(min=1, help="Views of each picture: the plain one, then random ones for training.")
+        int,
+        typer.Option(
+            min=1, max=1000, help="Views of each picture: the plain one, then random ones for training."
+        ),
     ] = 1,
     mirror: Annotated[
         bool,

@@ -42,19 +42,21 @@ def filter(
     ] = (3, 60),
     script: Annotated[str, typer.Option(help="letters: script that nine of ten letters are of.")] = "LATIN",
     same_text: Annotated[
-        int, typer.Option("--same-text", min=1, help="same-text: how often a text may come.")
+        int, typer.Option("--same-text", min=1, max=10**9, help="same-text: how often a text may come.")
     ] = 10,
     shortest: Annotated[
-        int, typer.Option("--shortest", min=1, help="size: pixels of the shorter side at least.")
+        int,
+        typer.Option("--shortest", min=1, max=10**6, help="size: pixels of the shorter side at least."),
     ] = 200,
     aspect: Annotated[
-        float, typer.Option("--aspect", min=1, help="size: longer by shorter side at most.")
+        float, typer.Option("--aspect", min=1, max=10**6, help="size: longer by shorter side at most.")
     ] = 3.0,
     test_set: Annotated[
         Path | None, typer.Option("--test-set", help="test-set: folder of pictures that must not be near.")
     ] = None,
     score: Annotated[
-        float | None, typer.Option("--score", help="score: cosine of picture and text at least.")
+        float | None,
+        typer.Option("--score", min=-1, max=1, help="score: cosine of picture and text at least."),
     ] = None,
     model: Annotated[str, typer.Option("--model", help="score: two towers.")] = "two-towers",
 ) -> None:

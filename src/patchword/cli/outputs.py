@@ -22,9 +22,9 @@ Overwrite = Annotated[
 """The option of every command that writes a file under a name it is given."""
 
 
-def refuse_existing(overwrite: bool, outputs: Mapping[str, Path | None]) -> None:
+def refuse_existing(overwrite: bool, outputs: Mapping[str, Path | None], makes_folder: bool = False) -> None:
     """Before any work: raises ConfigError where a file that an option names is there already, unless it may
-    be overwritten.
+    be overwritten, and where there is no folder for it, unless the command makes one.
 
     `outputs` are paths by option; None is an option that was left out. A device or a pipe may always be
     written to.
@@ -34,8 +34,26 @@ def refuse_existing(overwrite: bool, outputs: Mapping[str, Path | None]) -> None
             continue
         if path.is_dir():
             raise ConfigError(f"{option} {path} is a folder, and a file is written: name a file in it")
+        if not makes_folder and not path.parent.is_dir():
+            raise ConfigError(f"{option} {path}: there is no folder {path.parent}: make it first")
         if path.is_file() and not overwrite:
             raise ConfigError(f"{option} {path} exists already: name another file; --overwrite replaces it")
+
+
+def refuse_taken(outputs: Mapping[str, Path | None]) -> None:
+    """Before any work: raises ConfigError where a new folder shall be written and something is there already.
+
+    `outputs` are paths by option; None is an option that was left out. An empty folder is as good as none.
+    """
+    for option, path in outputs.items():
+        if path is None or not path.exists():
+            continue
+        if not path.is_dir():
+            raise ConfigError(f"{option} {path} is a file, and a folder is written: choose another name")
+        if any(path.iterdir()):
+            raise ConfigError(
+                f"{option} {path} exists and is not empty: choose another folder, or remove it first"
+            )
 
 
 def refuse_suffix(option: str, path: Path | None, suffixes: Collection[str], pictures: int = 1) -> None:

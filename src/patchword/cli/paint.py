@@ -25,17 +25,22 @@ def paint(
             "of diffusers.",
         ),
     ],
-    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many pictures.")] = 4,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, max=10_000, help="How many pictures.")] = 4,
     guidance: Annotated[
         float | None,
         typer.Option(
-            min=0, help="How much the text counts: 1 as trained, more for more of it and less variety."
+            min=0,
+            max=1000,
+            help="How much the text counts: 1 as trained, more for more of it and less variety.",
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the first picture; the others count up from it.")
+        int,
+        typer.Option(min=0, max=2**62, help="Seed of the first picture; the others count up from it."),
     ] = 1,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps from noise to picture.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Steps from noise to picture.")
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -53,7 +58,8 @@ def paint(
         ),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(min=1, help="For a painter of tokens: only so many of the likeliest ones.")
+        int | None,
+        typer.Option(min=1, max=10**9, help="For a painter of tokens: only so many of the likeliest ones."),
     ] = None,
     top_p: Annotated[
         float | None,
@@ -94,10 +100,16 @@ def paint(
     from patchword.tasks.paint.model import load_painter
     from patchword.tasks.paint.paint import Cascade, Order, batches, paint_into
 
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file, and a folder is written: choose another name")
     refuse_existing(
         overwrite,
         {"--grid": out / "sheet.png" if grid else None, "--html": out / "index.html" if html else None},
+        makes_folder=True,
     )
+    if explain:
+        made = (_words_file(out, one) for one in range(seed, seed + number))
+        refuse_existing(overwrite, {f"--explain {path.name}:": path for path in made if path.exists()})
     painter: Any = load_painter(model, device)
     if enlarge is not None:
         if explain:
@@ -131,6 +143,11 @@ def paint(
     _write_more(painter, order, painted, out, grid, html, explain)
 
 
+def _words_file(out: Path, seed: int) -> Path:
+    """Where it is shown which word of the picture of a seed lies where."""
+    return out / f"words-{seed}.png"
+
+
 def _write_more(
     painter, order: Order, painted: list[Painted], out: Path, grid: bool, html: bool, explain: bool
 ) -> None:
@@ -154,7 +171,7 @@ def _write_more(
         )
         for one, maps_Lhw in zip(painted, maps, strict=True):
             made = words_sheet(one.pixels_HWC, words, maps_Lhw)
-            write_bytes(out / f"words-{one.seed}.png", marked_png(made, {**facts, "seed": one.seed}))
+            write_bytes(_words_file(out, one.seed), marked_png(made, {**facts, "seed": one.seed}))
     if html:
         from patchword.tasks.paint.page import painted_page
 

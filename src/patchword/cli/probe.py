@@ -15,7 +15,9 @@ def probe(
     model: Annotated[
         str, typer.Argument(help="A painter: a shipped name, a folder, a hub id, or hub:ID of a pipeline.")
     ],
-    number: Annotated[int, typer.Option("-n", "--number", min=8, help="Pictures of each prompt.")] = 64,
+    number: Annotated[
+        int, typer.Option("-n", "--number", min=8, max=10_000, help="Pictures of each prompt.")
+    ] = 64,
     prompt: Annotated[
         str | None,
         typer.Option(help="What is painted, for a model of photographs; one of drawn scenes has its own."),
@@ -27,7 +29,9 @@ def probe(
     data: Annotated[
         Path | None, typer.Option(help="Captions of the training, for how often they name each label.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps from noise to picture.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Steps from noise to picture.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per prompt.")] = False,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")

@@ -23,7 +23,7 @@ def probe_linear(
     share: Annotated[
         float, typer.Option(min=0.0001, max=1.0, help="Share of the training rows that is fitted.")
     ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Which training rows choose the strength.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="Which training rows choose the strength.")] = 0,
     out: Annotated[Path | None, typer.Option(help="JSON file for the values.")] = None,
     overwrite: Overwrite = False,
 ) -> None:

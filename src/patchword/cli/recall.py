@@ -48,7 +48,10 @@ def recall(
         bool, typer.Option("--bf16", help="Round the products of words and patches to bfloat16.")
     ] = False,
     resamples: Annotated[
-        int, typer.Option("--resamples", min=0, help="Bootstrap resamples for 95 % intervals; 0: none.")
+        int,
+        typer.Option(
+            "--resamples", min=0, max=100_000, help="Bootstrap resamples for 95 % intervals; 0: none."
+        ),
     ] = 0,
     out: Annotated[
         Path | None, typer.Option("--out", help="JSON file for the values in full precision.")

@@ -49,7 +49,7 @@ def score(
         Path | None, typer.Option(help="Other predictions: what PREDICTIONS gain over them, and how surely.")
     ] = None,
     intervals: Annotated[bool, typer.Option("--intervals", help="95 % bootstrap intervals.")] = False,
-    resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 1000,
+    resamples: Annotated[int, typer.Option(min=100, max=100_000, help="Bootstrap resamples.")] = 1000,
     training: Annotated[
         Path | None, typer.Option(help="References of the training, for the share of unseen captions.")
     ] = None,

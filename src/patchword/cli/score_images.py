@@ -32,12 +32,15 @@ def score_images(
         str | None, typer.Option(help="Two towers for CLIPScore and R-precision; none where left out.")
     ] = None,
     resize: Annotated[
-        int | None, typer.Option(min=8, help="Cut and scale all pictures to this side before anything.")
+        int | None,
+        typer.Option(min=8, max=8192, help="Cut and scale all pictures to this side before anything."),
     ] = None,
     any_format: Annotated[
         bool, typer.Option("--any-format", help="Compare files of different formats all the same.")
     ] = False,
-    neighbours: Annotated[int, typer.Option(min=1, help="k of precision, recall, density and coverage.")] = 3,
+    neighbours: Annotated[
+        int, typer.Option(min=1, max=1000, help="k of precision, recall, density and coverage.")
+    ] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")

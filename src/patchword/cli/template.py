@@ -27,7 +27,7 @@ def template(
         typer.Option("--model", help="Without --instances: captioning model whose tower names concepts."),
     ] = DEFAULT_MODEL,
     split: Annotated[str, typer.Option(help="Split whose pictures are captioned.")] = "val",
-    most: Annotated[int, typer.Option(min=1, help="Kinds of things that a sentence names.")] = 3,
+    most: Annotated[int, typer.Option(min=1, max=1000, help="Kinds of things that a sentence names.")] = 3,
     least: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Probability from which a concept is named.")
     ] = 0.3,
@@ -43,7 +43,8 @@ def template(
     from patchword.log import progress
     from patchword.tasks.caption import template as captions
 
-    refuse_existing(overwrite, {"--out": out / "predictions" / f"{split}.json"})
+    refuse_existing(overwrite, {"--out": out / "predictions" / f"{split}.json"}, makes_folder=True)
+    captions.refuse_other_run(out)
     records = captions.records_of(data, split)
     if instances is not None:
         rows, troubles = captions.captions_from_instances(records, instances, most)

@@ -106,7 +106,9 @@ def evaluate(
     border: Annotated[
         float | None,
         typer.Option(
-            help="Concreteness above which a word is concrete; the median of the table where left out."
+            min=-(10**6),
+            max=10**6,
+            help="Concreteness above which a word is concrete; the median of the table where left out.",
         ),
     ] = None,
     as_json: Json = False,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from patchword.errors import DataError
+from patchword.errors import ConfigError, DataError
 from patchword.files import whole_folder, write_json
 from patchword.text.words import Splitter, split_characters, split_english
 
@@ -69,9 +69,9 @@ def text_lines(paths: Sequence[Path]) -> Iterator[str]:
                     number += 1
                     yield line
         except UnicodeDecodeError as error:
+            where = f", after line {number}" if number else ""
             raise DataError(
-                f"{path}, after line {number}: byte 0x{error.object[error.start]:02x} is not UTF-8: save "
-                "the file as UTF-8"
+                f"{path}{where}: byte 0x{error.object[error.start]:02x} is not UTF-8: save the file as UTF-8"
             ) from error
         except OSError as error:
             raise DataError(
@@ -118,6 +118,7 @@ def encode_corpus(
         key: what tells this corpus and its settings from others; "" is never used again.
 
     Raises:
+        ConfigError: `folder` holds other files, which would be gone.
         DataError: no words, or none that is frequent enough (said with numbers).
     """
     about = folder / "corpus.json"
@@ -135,6 +136,11 @@ def encode_corpus(
             f"{minimum_count} times or more: lower corpus.minimum_count, or give more text"
         )
     words, counts_W = counted.words[:kept], counted.counts_W[:kept]
+    if folder.is_dir() and not {path.name for path in folder.iterdir()} <= {about.name, "ids.npy"}:
+        raise ConfigError(
+            f"{folder} holds other files than a corpus that was read before, and would be replaced: choose "
+            "another folder for `out`"
+        )
     with whole_folder(folder, over=True) as aside:
         _write_ids(lines(), aside / "ids.npy", words, splitter, int(counts_W.sum()))
         content = {"key": key, "words": words, "counts": counts_W.tolist(), "total": counted.total}

@@ -184,8 +184,7 @@ def write_store(
         WriteError: there is something else at `folder`, or no space for the store; what is there stays as it
             is.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-        raise WriteError(f"{folder} exists and is no store: choose another folder, or remove it first")
+    _refuse_other_folder(folder)
     with whole_folder(folder, over=True) as aside, ExitStack() as opened:
         fields: dict[str, _Field] = {}
         row = 0
@@ -216,6 +215,26 @@ def write_store(
         }
         write_json(aside / MANIFEST, {**manifest, "digest": json_digest(manifest)})
     return Store.open(folder)
+
+
+def _refuse_other_folder(folder: Path) -> None:
+    """Raises WriteError for a folder that holds anything but a store, whole or damaged: the new store takes
+    its place, and what is in it would be gone."""
+    inside = [] if not folder.is_dir() else sorted(path.name for path in folder.iterdir())
+    foreign = [name for name in inside if name != MANIFEST and not name.endswith(".npy")]
+    if inside and not foreign and (folder / MANIFEST).is_file():
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            foreign = [] if isinstance(manifest, dict) and "files" in manifest else [MANIFEST]
+        except ValueError:
+            foreign = [MANIFEST] if inside == [MANIFEST] else []  # beside arrays, a store's that is damaged
+    elif inside and not foreign:
+        foreign = inside[:1]
+    if foreign:
+        raise WriteError(
+            f"{folder} exists and is no store (it holds {foreign[0]}): choose another folder, or "
+            "remove it first"
+        )
 
 
 class _Field:

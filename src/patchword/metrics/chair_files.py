@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from patchword.data.formats.complaints import raise_at_once, read_text
 from patchword.errors import DataError
 from patchword.metrics.files import parsed
 
@@ -48,15 +49,11 @@ def read_objects(path: Path) -> dict[str, set[str]]:
 def read_synonyms(path: Path) -> dict[str, str]:
     """Reads phrase -> object, plurals included.
 
-    Each line holds an object and, after commas, other phrases that name it. Raises DataError for a phrase
-    that names two objects.
+    Each line holds an object and, after commas, other phrases that name it. Raises DataError for a file
+    that cannot be read as UTF-8, or a phrase that names two objects.
     """
     synonyms: dict[str, str] = {}
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: is no UTF-8 text of lines such as 'dog, puppy, hound' ({error})") from None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(read_text(path, raise_at_once).split("\n"), 1):
         phrases = [" ".join(phrase.lower().split()) for phrase in line.split(",") if phrase.strip()]
         for phrase in phrases:
             if synonyms.setdefault(phrase, phrases[0]) != phrases[0]:

@@ -13,6 +13,9 @@ from patchword.reports.configurations import configurations
 from patchword.reports.curves import save_panels
 from patchword.reports.sides import read_side, side_names
 
+WRITTEN = ("compare.html", "table.md", "curves.png", "curves.svg", "bars.png", "bars.svg")
+"""The files of a comparison."""
+
 
 def write_comparison(
     folders: Sequence[Path],

@@ -229,7 +229,6 @@ def load_alignment(name: str | Path, device: str | None = None) -> AlignmentMode
     settings, facts = read_settings(folder, "align", AlignModelSettings)
     vocabulary = read_vocabulary(folder, settings.vocabulary_size)
 
-
     def build() -> AlignedTowers:
         codebook = None if settings.codebook is None else Codebook.described(settings.codebook)
         return build_aligned(settings, codebook)

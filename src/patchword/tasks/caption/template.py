@@ -5,6 +5,7 @@ The eyes are annotated objects (COCO instances) or the concepts that a captionin
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from patchword.data.formats.instances import PictureObjects, read_instances
 from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.pictures import open_picture
 from patchword.data.records import CaptionRecord
-from patchword.errors import DataError, ModelError, PictureError
+from patchword.errors import ConfigError, DataError, ModelError, PictureError
 from patchword.files import write_json, write_text
 from patchword.models.captioners.template import Sight, sentence
 
@@ -97,6 +98,25 @@ def captions_from_concepts(
 def records_of(data: Path, split: str) -> list[CaptionRecord]:
     """The pictures of a split. Raises DataError where there are none."""
     return split_records(read_captions(data), split)
+
+
+def refuse_other_run(out: Path) -> None:
+    """Raises ConfigError where the folder holds a run that no template wrote: its metrics and configuration
+    would be replaced."""
+    path = out / "config.json"
+    there = [name for name in ("config.json", "metrics.jsonl", "samples.json") if (out / name).exists()]
+    if not there:
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["captioner"]["kind"] == "template":
+            return
+    except (OSError, ValueError, KeyError, TypeError):  # whatever is there, no template wrote it
+        pass
+    raise ConfigError(
+        f"{out} holds {', '.join(there)} of another run, which would be replaced: choose another folder for "
+        "--out"
+    )
 
 
 def write_run(out: Path, rows: Sequence[dict[str, Any]], split: str, eyes: str) -> Path:

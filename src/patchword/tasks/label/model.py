@@ -202,7 +202,6 @@ def load_labelling_model(name: str | Path, device: str | None = None) -> Labelli
     image, text = reads(settings.model)
     vocabulary = read_vocabulary(folder, settings.vocabulary_size)
 
-
     def build() -> LabelModel:
         vision_tower = build_tower(settings.vision) if image else None
         text_tower = build_text_tower(settings.text) if text else None

@@ -71,6 +71,10 @@ def train_words(
         raise ConfigError(
             f"{folder} holds word vectors already: remove it, or choose another folder for `out`"
         )
+    if folder.is_dir() and not resume and any(folder.iterdir()):
+        raise ConfigError(
+            f"{folder} exists and is not empty: choose another folder for `out`, or go on with --resume"
+        )
     if not (folder / "best").exists():
         counted(run, command).save(folder / "best")
         write_text(folder / "config.json", run.model_dump_json(indent=1))
