@@ -369,6 +369,38 @@ class Page(HTMLParser):
             self.text.append(data)
 
 
+class MiddleOnly:
+    """A copy of a model that sees the middle two thirds of a picture, and a picture that is green there and
+    red around it."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.folder = folder / "middle"
+        shutil.copytree(model, self.folder)
+        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        config["preprocessing"] |= {"fit": "short_side_center_crop", "cover": 1.5}
+        (self.folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        self.picture = folder / "rimmed.png"
+        rimmed = Image.new("RGB", (96, 96), "red")
+        rimmed.paste((0, 255, 0), (16, 16, 80, 80))
+        rimmed.save(self.picture)
+
+    @staticmethod
+    def shown(page: Path) -> list[float]:
+        """The share of each photograph in a page that is the red rim."""
+        import base64
+        import re
+
+        found = re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", page.read_text(encoding="utf-8"))
+        pictures = [Image.open(io.BytesIO(base64.b64decode(one))).convert("RGB") for one in found]
+        return [float((np.asarray(one)[..., 0] > 128).mean()) for one in pictures]
+
+
+@pytest.fixture
+def middle_only(tmp_path):
+    """`middle_only(model folder)`: what shows whether a page lays its maps over what the model saw."""
+    return lambda model: MiddleOnly(tmp_path, model)
+
+
 @pytest.fixture
 def parse():
     """Parse a page or fragment strictly; the result has its text, tags and images."""

@@ -62,6 +62,13 @@ def test_a_pair_is_scored_and_explained_word_by_word(patchword, aligner, cat, tm
     assert found["similarity"] == pytest.approx(float(alone[0, 0]), abs=2e-3)
 
 
+def test_a_page_of_a_pair_shows_what_the_model_saw(patchword, aligner, middle_only, tmp_path):
+    cut, page = middle_only(aligner), tmp_path / "page.html"
+    status, _, err = patchword("pair", cut.picture, "a cat in snow", "--model", cut.folder, "--explain", page)
+    assert status == 0 and cut.shown(page) == [0.0], err
+
+
+
 def test_the_shipped_model_explains_a_pair_offline(patchword, cat):
     status, out, _ = patchword("pair", cat, "a cat looks up", "--json")
     found = json.loads(out)

@@ -182,6 +182,14 @@ def test_ask_prints_the_best_first_and_explains(patchword, world, trained, tmp_p
     ) == pytest.approx(1)
 
 
+def test_the_page_shows_what_the_model_saw(patchword, world, trained, middle_only, tmp_path):
+    cut, page = middle_only(trained), tmp_path / "page.html"
+    asked = ("ask", cut.picture, rows(world, "train")[0]["question"], "--model", cut.folder, "--anyway")
+    status, _, err = patchword(*asked, "--explain", page, "--device", "cpu")
+    assert status == 0 and cut.shown(page) == [0.0], err
+
+
+
 def test_a_picture_unlike_the_training_is_refused(patchword, world, trained, tmp_path):
     """The limit is drawn close by hand: eight pictures are too few to draw it (the shipped model's own is
     tested on photographs).

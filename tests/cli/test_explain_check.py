@@ -95,6 +95,19 @@ def test_boxes_captions_and_own_synonyms(patchword, captioner, annotated):
     assert 0 <= low <= found["all"]["centre"]["pointing"]["value"] <= high <= 1
 
 
+def test_the_page_shows_what_the_model_saw(patchword, captioner, annotated, middle_only, tmp_path):
+    cut, page = middle_only(captioner), tmp_path / "page.html"
+    for number in range(3):
+        Image.open(cut.picture).resize((32, 32), Image.Resampling.NEAREST).save(annotated / f"{number}.png")
+    status, _, err = patchword(
+        "explain-check", cut.folder, "--data", annotated / "instances.json", "--images", annotated,
+        "--captions", annotated / "captions.json", "--synonyms", annotated / "names.txt", "--no-curves",
+        "--out", page, "--device", "cpu",
+    )  # fmt: skip
+    shown = cut.shown(page)
+    assert status == 0 and shown and max(shown) < 0.15, err
+
+
 def test_a_picture_that_cannot_be_read_is_named_and_the_rest_is_measured(patchword, captioner, annotated):
     (annotated / "1.png").write_bytes(b"no picture")
     status, printed, errors = patchword(

@@ -237,6 +237,16 @@ def test_a_captioning_run_loads_only_what_it_needs(config, tmp_path):
     assert len(loaded) <= LOADED, loaded
 
 
+def test_no_module_needs_one_system():
+    """What only POSIX or only Windows has is imported where the system is known, never at the top of a file."""
+    alone = {"resource", "fcntl", "pwd", "grp", "termios", "msvcrt", "winreg"}
+    found = []
+    for path, tree in TREES.items():
+        top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+        found += [f"{path.relative_to(ROOT)}: {name}" for name in imported(top) & alone]
+    assert not found
+
+
 @pytest.mark.parametrize("folder", ["text", "metrics", "cli"])
 def test_torch_is_never_imported_by(folder):
     """Text and metrics work without torch; a command imports what needs it inside its function."""

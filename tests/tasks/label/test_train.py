@@ -426,6 +426,14 @@ def test_label_explains(trained, data, run_patchword, tmp_path):
     assert status == 2 and "leave out --labels" in wrong
 
 
+def test_the_page_shows_what_the_model_saw(trained, middle_only, run_patchword, tmp_path):
+    cut, page = middle_only(trained), tmp_path / "page.html"
+    words = ("--text", "a red square", "--explain", page)
+    status, _, wrong = run_patchword("label", cut.picture, "--model", cut.folder, *words)
+    assert status == 0 and cut.shown(page) == [0.0], wrong
+
+
+
 def test_several_labels_per_row(config, data, run_patchword, tmp_path):
     rows = read_csv(data / "rows.csv")
     with open(tmp_path / "several.jsonl", "w") as file:
