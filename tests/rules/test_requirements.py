@@ -48,3 +48,14 @@ def test_the_core_is_a_part_of_the_rest():
         {pin[:2] for pin in pins(ROOT / "requirements" / f"{name}.txt")} for name in ("core", "dev")
     )
     assert core <= dev
+
+
+def test_what_the_suite_needs_is_among_the_hashes():
+    """Every package of the extras that `make test` installs."""
+    extras = re.search(r"^EXTRAS := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    given = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = {package for package, _, _ in pins(ROOT / "requirements" / "dev.txt")}
+    for extra in extras[1].split(","):
+        section = re.search(rf"^{extra} = \[(.*?)\]$", given, re.MULTILINE | re.DOTALL)
+        names = {re.split(r"[\[=><]", one)[0].lower() for one in re.findall(r'"([^"]+)"', section[1])}
+        assert names and names <= listed, "`make requirements` brings them up to date"
