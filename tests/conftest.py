@@ -242,6 +242,26 @@ def trained(config, run_patchword) -> Path:
     return config.parent / "run"
 
 
+@pytest.fixture
+def in_place_of_ray(monkeypatch):
+    """Workers of a job in this process, which ends after as many parts as `most` says; counts those made."""
+    from patchword.jobs import cluster
+    from patchword.jobs.part import do_part, make_work
+
+    state = {"made": 0, "most": 99}
+
+    def on_ray(job, parts, pending, address, workers):
+        work = make_work(job)
+        for number in pending:
+            if state["made"] == state["most"]:
+                raise KeyboardInterrupt
+            state["made"] += 1
+            yield do_part(job, number, parts[number], work)
+
+    monkeypatch.setattr(cluster, "_on_ray", on_ray)
+    return state
+
+
 WORDS = "a photo of the picture dog cat red blue ball in snow wine glass"
 
 

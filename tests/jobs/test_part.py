@@ -21,7 +21,7 @@ from patchword.jobs.sources import plan, read_part
 COLUMNS = {"red": "double", "size": "string", "mean": "floats", "wide": "bool"}
 
 
-def work(pictures):
+def work(pictures, names):
     """The mean red and the size of a picture."""
     return [
         {"red": float(np.asarray(one)[..., 0].mean()), "size": f"{one.width}x{one.height}"}
@@ -72,7 +72,7 @@ def test_a_part_has_one_row_per_input_in_order_with_reasons(photos, tmp_path):
     assert "bad.jpg" in found[10]["problem"] and "No such file" in found[11]["problem"]
     assert [row["problem"] for row in found[:10]] == [None] * 10
 
-    def never(pictures):
+    def never(pictures, names):
         raise AssertionError("a part that is done is not worked on again")
 
     assert do_part(job(tmp_path / "out"), 0, parts[0], never) == done
@@ -126,7 +126,7 @@ sys.path.insert(0, {tests!r})
 import numpy as np
 from patchword.jobs.part import Job, do_part
 from patchword.jobs.sources import plan
-def work(pictures):
+def work(pictures, names):
     if any(np.asarray(one)[0, 0, 0] == 50 for one in pictures):
         os._exit(9)
     return [dict(red=float(np.asarray(one)[0, 0, 0])) for one in pictures]

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from patchword.cli.many import Parts, Workers, check_together
 from patchword.cli.outputs import complain
-from patchword.errors import PictureError, counted
+from patchword.errors import ConfigError, PictureError, counted
 from patchword.tasks.requests import MissingChoice
 
 
@@ -82,6 +83,8 @@ def features(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
     ] = None,
+    cluster: Workers = None,
+    parts: Parts = None,
 ) -> None:
     """Run a tower once over all pictures of a data set and store its features in half precision, for
     data.features of a training. Pictures that cannot be read are listed and left out, with exit status 1 at
@@ -94,7 +97,12 @@ def features(
     from patchword.log import progress
     from patchword.lookup import look_up
 
+    check_together(cluster, parts)
     if tokens is not None:
+        if cluster is not None:
+            raise ConfigError(
+                "--tokens stores rows with texts, and --cluster looks at pictures: leave one out"
+            )
         _tokens_of_both(model, data, images, out, tokens, missing, max_words, device)
         return
     tower, preprocessing = load_tower(model)
@@ -110,17 +118,24 @@ def features(
         lost.append(file)
         complain(error)
 
-    with progress() as bar:
-        task = bar.add_task("features", total=len(files) * options.view_count, status="")
-        store = jobs.store_features(
-            tower,
-            jobs.Pictures(images, files, preprocessing),
-            out,
-            choose_device(device),
-            lambda count: bar.update(task, advance=count),
-            options,
-            unreadable,
+    pictures = jobs.Pictures(images, files, preprocessing)
+    if cluster is not None and parts is not None:
+        spread = look_up("jobs.stored")
+        store = spread.store_on_cluster(
+            model, pictures, out, device, spread.Elsewhere(cluster, parts), options, unreadable
         )
+    else:
+        with progress() as bar:
+            task = bar.add_task("features", total=len(files) * options.view_count, status="")
+            store = jobs.store_features(
+                tower,
+                pictures,
+                out,
+                choose_device(device),
+                lambda count: bar.update(task, advance=count),
+                options,
+                unreadable,
+            )
     shapes = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in store.fields.items())
     bad = f", {len(lost)} could not be read and are left out" if lost else ""
     print(f"{out}: {counted(len(files) - len(lost), 'picture')}{bad}; {shapes}")

@@ -23,6 +23,19 @@ Cluster = Annotated[
         "Parquet files.",
     ),
 ]
+Workers = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster", help="Let workers of Ray look: auto, local (all cores here) or ray://HOST:PORT."
+    ),
+]
+Parts = Annotated[
+    Path | None,
+    typer.Option(
+        "--parts",
+        help="With --cluster: folder that all workers see, for what they make until --out is written.",
+    ),
+]
 _SHOWN = 5
 
 
@@ -61,6 +74,12 @@ def make_job(
     if out.is_file():
         raise ConfigError(f"--out {out} is a file, and --cluster writes a folder of Parquet files")
     return Job(str(out.resolve()), work, settings, columns, batch)
+
+
+def check_together(cluster: str | None, parts: Path | None) -> None:
+    """Raises ConfigError where --cluster is given without --parts, or the other way round."""
+    if (cluster is None) != (parts is None):
+        raise ConfigError("--cluster goes with --parts, a folder that all workers see: give both, or neither")
 
 
 def refuse_with_cluster(**given: object) -> None:

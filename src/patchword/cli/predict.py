@@ -4,12 +4,14 @@ or labels as a table.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from patchword.cli.caption import Beam, Device, Dtype, LengthPenalty, MaxLength, MinLength, NoRepeat
+from patchword.cli.many import Parts, Workers, check_together
 from patchword.cli.outputs import Overwrite, refuse_existing
 from patchword.errors import ConfigError
 from patchword.tasks.caption.options import DecodingOptions
@@ -53,6 +55,8 @@ def predict(
     device: Device = None,
     dtype: Dtype = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures that go through the model together.")] = 32,
+    cluster: Workers = None,
+    parts: Parts = None,
 ) -> None:
     """Caption every picture of a split, answer the questions about it, or label its rows; a picture that
     cannot be read is named on standard error and left out, and the exit status is 1.
@@ -62,6 +66,7 @@ def predict(
     from patchword.tasks.table import TASKS, task_of
 
     refuse_existing(overwrite, {"--out": out})
+    check_together(cluster, parts)
     task = task_of(model)
     predictor = TASKS[task].predict
     if predictor is None:
@@ -69,4 +74,5 @@ def predict(
         raise ConfigError(f"predict takes models for {offered}, and {model} is one for {task!r}")
     options = DecodingOptions(beam, length_penalty, no_repeat, max_length, min_length, (), dtype)
     request = PredictRequest(model, data, images, out, split, answers, options, missing, device, batch)
+    request = replace(request, cluster=cluster, parts=parts)
     raise typer.Exit(look_up(predictor)(request))

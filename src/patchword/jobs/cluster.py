@@ -55,7 +55,17 @@ def run_job(
         ConfigError: OUT holds another job, or no such cluster can be reached.
         MissingExtra: Ray is not installed.
     """
-    parts = plan(names)
+    return run_parts(plan(names), job, cluster, progress, workers)
+
+
+def run_parts(
+    parts: list[Part],
+    job: Job,
+    cluster: str,
+    progress: Callable[[int, int, int], None] = lambda done, parts, pictures: None,
+    workers: int | None = None,
+) -> JobReport:
+    """`run_job` over parts that are known."""
     _begin(job, parts)
     pending = [number for number in range(len(parts)) if not part_file(job.out, number).exists()]
     progress(len(parts) - len(pending), len(parts), 0)
@@ -93,7 +103,8 @@ def _begin(job: Job, parts: list[Part]) -> None:
     """Record what the job is, or compare it with what was recorded."""
     digest = hashlib.sha256(json.dumps(parts).encode("utf-8", "surrogatepass")).hexdigest()
     facts = {"format": 1, "work": job.work, "settings": job.settings, "columns": job.columns}
-    facts |= {"parts": len(parts), "source": digest}
+    facts |= {"parts": len(parts), "source": digest} | ({} if job.about is None else {"about": job.about})
+    facts = json.loads(json.dumps(facts))  # as the file gives them back: without tuples
     path = Path(job.out) / "job.json"
     if not path.exists():
         if Path(job.out).is_dir() and any(Path(job.out).iterdir()):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -89,48 +89,67 @@ def store_features(
         PictureError: a picture that cannot be decoded, where there is no `unreadable`.
         DataError: none of the pictures can be decoded.
     """
-    until = options.until_layer
-    if until is not None and not 0 <= until < len(tower.layers):
-        raise ConfigError(f"--until-layer {until}: the tower has layers 0 to {len(tower.layers) - 1}")
-    images, files = pictures.images, pictures.files
+    check_layer(tower, options)
+    files = pictures.files
     tower = tower.to(device).eval()
     left_out: dict[str, str] = {}
     hw: list[int] = []
     # The shape of the grid is known after the first chunk, what is left out after the plain view; the
     # manifest is written after the last one.
-    entries = {
-        "tower": stored_digest(tower, None if options.whole else until),
-        **({"lower_tower": stored_digest(tower, until)} if options.whole and until is not None else {}),
-        "until_layer": until,
-        "preprocessing": pictures.preprocessing.model_dump(mode="json"),
-        "pictures": fingerprint(picture_files(images, [name for name in files if (images / name).exists()])),
-        "hw": hw,
-        "views": options.view_count,
-        "left_out": left_out,
-    }
+    entries = {**manifest_entries(tower, pictures, options), "hw": hw, "left_out": left_out}
     rows = {view_name(name, view): name for view in range(options.view_count) for name in files}
     with PictureReader() as reader:
         views = _Views(pictures, options, device, reader, left_out, unreadable)
         chunks = _chunks(tower, views.batches(), options, hw)
-        return write_store(folder, list(rows), entries, chunks, advance, _Without(rows, left_out))
+        return write_store(folder, list(rows), entries, chunks, advance, Without(rows, left_out))
 
 
-@torch.inference_mode()
+def check_layer(tower: nn.Module, options: StoreOptions) -> None:
+    """Raises ConfigError where `until_layer` is beyond the tower's last layer."""
+    until = options.until_layer
+    if until is not None and not 0 <= until < len(tower.layers):
+        raise ConfigError(f"--until-layer {until}: the tower has layers 0 to {len(tower.layers) - 1}")
+
+
+def manifest_entries(tower: nn.Module, pictures: Pictures, options: StoreOptions) -> dict[str, Any]:
+    """What the manifest says of tower, pictures and views."""
+    until, images = options.until_layer, pictures.images
+    there = [name for name in pictures.files if (images / name).exists()]
+    return {
+        "tower": stored_digest(tower, None if options.whole else until),
+        **({"lower_tower": stored_digest(tower, until)} if options.whole and until is not None else {}),
+        "until_layer": until,
+        "preprocessing": pictures.preprocessing.model_dump(mode="json"),
+        "pictures": fingerprint(picture_files(images, there)),
+        "views": options.view_count,
+    }
+
+
 def _chunks(
     tower: nn.Module, batches: Iterator[Tensor], options: StoreOptions, hw: list[int]
 ) -> Iterator[dict[str, np.ndarray]]:
     """The fields of every batch; `hw` takes the shape of the grid."""
-    until = options.until_layer
     for pixels_B3HW in batches:
-        tokens, mask = tower.embed(pixels_B3HW)
-        tokens = run_layers(tower.layers, tokens, mask, stop=until or 0)
-        stored = {} if until is None else {"tokens": _half(tokens)}
-        if options.whole:
-            features = tower.resume(tokens, mask, until or 0)
-            hw[:] = features.hw or ()
-            found = {name: getattr(features, name) for name in FIELDS}
-            stored |= {name: _half(value) for name, value in found.items() if value is not None}
+        stored, grid = tower_fields(tower, pixels_B3HW, options)
+        hw[:] = grid or ()
         yield stored
+
+
+@torch.inference_mode()
+def tower_fields(
+    tower: nn.Module, pixels_B3HW: Tensor, options: StoreOptions
+) -> tuple[dict[str, np.ndarray], tuple[int, int] | None]:
+    """What is stored of a batch, fp16, and the shape of the grid where there is one."""
+    until, hw = options.until_layer, None
+    tokens, mask = tower.embed(pixels_B3HW)
+    tokens = run_layers(tower.layers, tokens, mask, stop=until or 0)
+    stored = {} if until is None else {"tokens": _half(tokens)}
+    if options.whole:
+        features = tower.resume(tokens, mask, until or 0)
+        hw = features.hw
+        found = {name: getattr(features, name) for name in FIELDS}
+        stored |= {name: _half(value) for name, value in found.items() if value is not None}
+    return stored, hw
 
 
 class _Views:
@@ -148,9 +167,7 @@ class _Views:
         self.pictures, self.options, self.device, self.reader = pictures, options, device, reader
         self.left_out, self.unreadable = left_out, unreadable
         self.batch = options.batch or (8 if device.type == "cpu" else 64)
-        plain = pictures.preprocessing
-        height, width = plain.hw
-        self.larger = plain.model_copy(update={"size": (round(height * 4 / 3), round(width * 4 / 3))})
+        self.larger = larger(pictures.preprocessing)
         self.generator = torch.Generator().manual_seed(VIEW_SEED)
 
     def batches(self) -> Iterator[Tensor]:
@@ -192,7 +209,13 @@ class _Views:
         return np.stack(found) if found else None
 
 
-class _Without:
+def larger(plain: Preprocessing) -> Preprocessing:
+    """Of what random views are cut: a picture a third larger."""
+    height, width = plain.hw
+    return plain.model_copy(update={"size": (round(height * 4 / 3), round(width * 4 / 3))})
+
+
+class Without:
     """Rows of files that are left out, as far as is known by the time that one asks."""
 
     def __init__(self, rows: Mapping[str, str], left_out: Mapping[str, str]) -> None:

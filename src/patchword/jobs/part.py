@@ -28,8 +28,8 @@ from patchword.lookup import look_up
 TRIES = 2
 """A picture over which so many processes ended is left out."""
 
-Work = Callable[[Sequence[Image.Image]], Sequence[dict[str, Any]]]
-"""Pictures to one row each."""
+Work = Callable[[Sequence[Image.Image], Sequence[str]], Sequence[dict[str, Any]]]
+"""Pictures and their names, as the source calls them, to one row each."""
 
 
 class Job(NamedTuple):
@@ -41,8 +41,11 @@ class Job(NamedTuple):
     """ "module:name" below `patchword` of what makes a `Work` of the settings."""
     settings: dict[str, Any]
     columns: dict[str, str]
-    """Type of each column that the work gives: string, double, bool or floats (a list of float32)."""
+    """Type of each column that the work gives: string, strings, double, bool, bytes or floats (a list of
+    float32)."""
     batch: int = 16
+    about: dict[str, Any] | None = None
+    """What else must be the same for the job to be gone on with; no worker is told."""
 
 
 class Done(NamedTuple):
@@ -111,7 +114,8 @@ def _worked(some: Sequence[Input], first: int, journal: _Journal, work: Work) ->
         except PictureError as error:
             row["problem"] = str(error)
     if pictures:
-        for row, said in zip(owners, work(pictures), strict=True):
+        names = [given.name for row, given in zip(rows, some, strict=True) if row["problem"] is None]
+        for row, said in zip(owners, work(pictures, names), strict=True):
             row.update(said)
     return rows
 
@@ -121,7 +125,8 @@ def _write(target: Path, rows: Sequence[dict[str, Any]], columns: dict[str, str]
     import pyarrow.parquet as parquet
 
     kinds = {"string": arrow.string(), "double": arrow.float64(), "bool": arrow.bool_()}
-    kinds |= {"floats": arrow.list_(arrow.float32())}
+    kinds |= {"floats": arrow.list_(arrow.float32()), "strings": arrow.list_(arrow.string())}
+    kinds |= {"bytes": arrow.binary()}
     names = {"image": "string", "sha256": "string", "problem": "string", **columns}
     schema = arrow.schema([(name, kinds[kind]) for name, kind in names.items()])
     # Names of files may hold bytes that are no UTF-8, and Parquet holds text.
@@ -140,6 +145,8 @@ def _digest(content: bytes | None) -> str | None:
 
 
 def _text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_text(one) for one in value] if value and isinstance(value[0], str) else value
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 

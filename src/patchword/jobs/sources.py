@@ -70,9 +70,12 @@ def plan(names: Iterable[str]) -> list[Part]:
                 parts += [Part("parquet", (file,), group) for group in range(_groups(file))]
             else:
                 loose.append(file)
-    loose = list(dict.fromkeys(loose))
-    paths = [Part("paths", tuple(loose[at : at + PART])) for at in range(0, len(loose), PART)]
-    return [*paths, *dict.fromkeys(parts)]
+    return [*paths_in_parts(list(dict.fromkeys(loose))), *dict.fromkeys(parts)]
+
+
+def paths_in_parts(paths: Sequence[str]) -> list[Part]:
+    """Parts of paths and URLs, whatever letters these have."""
+    return [Part("paths", tuple(paths[at : at + PART])) for at in range(0, len(paths), PART)]
 
 
 def read_part(part: Part) -> Iterator[Input]:

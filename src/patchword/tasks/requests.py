@@ -44,6 +44,10 @@ class PredictRequest:
     missing: MissingChoice = "error"
     device: str | None = None
     batch: int = 32
+    cluster: str | None = None
+    """Work on Ray, as `run_job` says; None: in this process."""
+    parts: Path | None = None
+    """With `cluster`: folder that all workers see, for what they made until `out` is written."""
 
     def refuse_decoding(self, what: str) -> None:
         """Raises ConfigError where options of a search for captions were given, and the model gives `what`

@@ -1,5 +1,7 @@
 """The question-answering model that ships: right about drawings, unwilling about photographs."""
 
+import json
+
 import pytest
 import skimage.data
 from PIL import Image, ImageDraw
@@ -41,6 +43,30 @@ def test_drawings(model, shape, colour):
     }
     found = model.ask([picture] * len(expected), list(expected))
     assert [best[0].text for best in found] == list(expected.values())
+
+
+def test_workers_answer_what_one_process_answers(tmp_path, run_patchword, in_place_of_ray):
+    """Questions about three drawings, one of which cannot be read: `predict` writes the same rows."""
+    rows = []
+    for number, (shape, colour) in enumerate((("circle", "red"), ("triangle", "teal"))):
+        drawing(shape, colour).save(tmp_path / f"{number}.png")
+        rows += [(f"what color is the {shape}?", number), ("what shape is present?", number)]
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    rows += [("what shape is present?", 2), ("is there a teal shape?", 1)]
+    lines = [
+        {"question_id": n, "image": f"{picture}.png", "question": text, "answer": "red", "split": "val"}
+        for n, (text, picture) in enumerate(rows)
+    ]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    arguments = ("predict", "easy-vqa", "--data", tmp_path / "q.jsonl", "--images", tmp_path, "--split", "val")
+    here = run_patchword(*arguments, "--out", tmp_path / "here.json")
+    assert here.returncode == 1, here.stderr
+    spread = ("--cluster", "local", "--parts", tmp_path / "parts")
+    there = run_patchword(*arguments, "--out", tmp_path / "there.json", *spread)
+    assert there.returncode == 1 and "2.png" in there.stderr and not (tmp_path / "parts").exists()
+    assert "5 answers, 1 questions about pictures that could not be read" in there.stdout
+    found = [json.loads((tmp_path / name).read_text()) for name in ("here.json", "there.json")]
+    assert found[0] == found[1] and {row["answer"] for row in found[1]} >= {"red", "circle", "teal", "yes"}
 
 
 @pytest.mark.parametrize(

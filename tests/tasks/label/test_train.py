@@ -360,6 +360,28 @@ def test_rows_that_lack_a_side(trained, data, run_patchword, tmp_path):
     assert status == 0, said
 
 
+def test_workers_label_the_rows_that_one_process_labels(
+    trained, data, run_patchword, tmp_path, in_place_of_ray
+):
+    """Several rows about a picture, rows without one, one that cannot be decoded."""
+    (data / "broken.png").write_bytes(b"no picture")
+    path = tmp_path / "gaps.csv"
+    rows = ["0.png,red,match", ",blue,match", "1.png,blue,match", "0.png,green,mismatch", "broken.png,red,match"]
+    path.write_text("\n".join(["image,text,label", *rows]))
+    arguments = ("predict", trained, "--data", path, "--images", data, "--split", "all", "--missing", "text-only")
+    status, _, said = run_patchword(*arguments, "--out", tmp_path / "here.csv")
+    assert status == 0, said
+    spread = ("--cluster", "local", "--parts", tmp_path / "parts")
+    status, printed, said = run_patchword(*arguments, "--out", tmp_path / "there.csv", *spread)
+    assert status == 0 and "5 rows" in printed and in_place_of_ray["made"] == 1, said
+    here, there = (read_csv(tmp_path / name) for name in ("here.csv", "there.csv"))
+    for one, other in zip(here, there, strict=True):
+        assert [one[name] for name in ("image", "text", "label")] == [
+            other[name] for name in ("image", "text", "label")
+        ]
+        assert float(one["p(match)"]) == pytest.approx(float(other["p(match)"]), abs=1e-5)
+
+
 def parts(batch):
     return batch.pixels_B3HW, batch.ids_BL, None, batch.mask_BL
 

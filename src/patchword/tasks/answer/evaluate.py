@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchword.errors import ConfigError, DataError, PictureError, counted
 from patchword.files import write_json
+from patchword.lookup import look_up
 from patchword.tasks.requests import EvaluateRequest, Evaluation, PredictRequest
 
 if TYPE_CHECKING:
@@ -25,6 +26,19 @@ def predict(request: PredictRequest) -> int:
 
     request.refuse_decoding("answers")
     records = split_records(read_questions(request.data, request.answers), request.split)
+    if request.cluster is not None:
+        count, lost = look_up("tasks.answer.many:write_answers")(request, records)
+    else:
+        count, lost = _write_answers(request, records)
+    print(
+        f"{request.out}: {count} answers"
+        + (f", {lost} questions about pictures that could not be read are left out" if lost else "")
+    )
+    return 1 if lost else 0
+
+
+def _write_answers(request: PredictRequest, records: list[QuestionRecord]) -> tuple[int, int]:
+    """How many rows were written, and how many questions were lost with their pictures."""
     answered, lost = _answered(
         request.model, records, request.images, request.split, request.device, request.batch
     )
@@ -34,11 +48,15 @@ def predict(request: PredictRequest) -> int:
         if answer is not None
     ]
     write_json(request.out, rows)
+<<<<<<< HEAD
     print(
         f"{request.out}: {counted(len(rows), 'answer')}"
         + (f", {counted(lost, 'question')} left out: pictures could not be read" if lost else "")
     )
     return 1 if lost else 0
+=======
+    return len(rows), lost
+>>>>>>> 96b08fc (features and predict take --cluster with --parts: workers look, one process puts the store or the file together; a job begun with other than default options is gone on with)
 
 
 def evaluate(request: EvaluateRequest) -> int:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.isolated import PictureReader
+<<<<<<< HEAD
 from patchword.errors import PictureError, counted
+=======
+from patchword.data.records import CaptionRecord
+from patchword.errors import PictureError
+>>>>>>> 96b08fc (features and predict take --cluster with --parts: workers look, one process puts the store or the file together; a job begun with other than default options is gone on with)
 from patchword.files import write_json
 from patchword.log import progress
+from patchword.lookup import look_up
 from patchword.tasks.caption.load import load
 from patchword.tasks.requests import PredictRequest
+
+Answers = tuple[list[dict[str, Any]], int, int]
+"""Rows {image_id, caption}, pictures that could not be read, captions that were cut off."""
 
 
 def predict(request: PredictRequest) -> int:
@@ -18,6 +28,21 @@ def predict(request: PredictRequest) -> int:
     is left out.
     """
     records = split_records(read_captions(request.data), request.split)
+    if request.cluster is None:
+        rows, bad, cut = _here(request, records)
+        write_json(request.out, rows)
+    else:
+        rows, bad, cut = look_up("tasks.caption.many:write_captions")(request, records)
+    print(f"{request.out}: {len(rows)} captions" + (f", {bad} pictures could not be read" if bad else ""))
+    if cut:
+        print(
+            f"patchword: {cut} captions were cut off at the longest length: --max-length makes it longer",
+            file=sys.stderr,
+        )
+    return 1 if bad else 0
+
+
+def _here(request: PredictRequest, records: list[CaptionRecord]) -> Answers:
     captioner = load(request.model, request.device)
     rows, bad, cut = [], 0, 0
     with progress() as bar, PictureReader() as reader:
@@ -39,6 +64,7 @@ def predict(request: PredictRequest) -> int:
                 for image, result in zip(ids, results, strict=True)
             ]
             bar.update(task, advance=len(part))
+<<<<<<< HEAD
     write_json(request.out, rows)
     print(
         f"{request.out}: {counted(len(rows), 'caption')}"
@@ -51,3 +77,6 @@ def predict(request: PredictRequest) -> int:
             file=sys.stderr,
         )
     return 1 if bad else 0
+=======
+    return rows, bad, cut
+>>>>>>> 96b08fc (features and predict take --cluster with --parts: workers look, one process puts the store or the file together; a job begun with other than default options is gone on with)

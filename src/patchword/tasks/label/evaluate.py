@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchword.errors import ConfigError, DataError, counted
 from patchword.files import whole_file, write_json
+from patchword.lookup import look_up
 from patchword.tasks.requests import EvaluateRequest, Evaluation, MissingChoice, PredictRequest
 
 if TYPE_CHECKING:
@@ -56,12 +57,13 @@ class Rows:
         with progress(sys.stderr.isatty()) as bar:
             task = bar.add_task(f"labels of {self.split}", total=self.count, status="")
             for rows in predict_rows(
-                self.classifier, records, self.images, self.missing, self._unreadable, self.batch
+                self.classifier, records, self.images, self.missing, self.unreadable, self.batch
             ):
                 yield from rows
                 bar.update(task, advance=len(rows))
 
-    def _unreadable(self, record: LabelRecord, error: PictureError) -> None:
+    def unreadable(self, record: LabelRecord, error: PictureError) -> None:
+        """Say why a row is left out, and count it."""
         print(f"patchword: {record.where}: {' '.join(str(error).split())}", file=sys.stderr)
         self.bad += 1
 
@@ -116,11 +118,19 @@ def predict(request: PredictRequest) -> int:
     request.refuse_decoding("labels")
     classifier = load_labelling_model(request.model, request.device)
     rows = Rows(classifier, request.data, request.images, request.split, request.missing, request.batch)
+<<<<<<< HEAD
     count = sum(1 for _ in write_predictions(iter(rows), classifier, request.out))
     print(
         f"{request.out}: {counted(count, 'row')}"
         + (f", {counted(rows.bad, 'picture')} could not be read" if rows.bad else "")
     )
+=======
+    predicted = iter(rows)
+    if request.cluster is not None:
+        predicted = look_up("tasks.label.many:rows_on_cluster")(classifier, request, rows.unreadable)
+    count = sum(1 for _ in write_predictions(predicted, classifier, request.out))
+    print(f"{request.out}: {count} rows" + (f", {rows.bad} pictures could not be read" if rows.bad else ""))
+>>>>>>> 96b08fc (features and predict take --cluster with --parts: workers look, one process puts the store or the file together; a job begun with other than default options is gone on with)
     return 1 if rows.bad else 0
 
 

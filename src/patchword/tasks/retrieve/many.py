@@ -22,7 +22,7 @@ class Labels:
     def __init__(self, model: str, device: str | None, labels: Sequence[str]) -> None:
         self._towers, self._labels = load_two_towers(model, device), list(labels)
 
-    def __call__(self, pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
+    def __call__(self, pictures: Sequence[Image.Image], names: Sequence[str]) -> list[dict[str, Any]]:
         """One row per picture."""
         shares_BL = self._towers.label(list(pictures), self._labels)
         return [
@@ -38,7 +38,7 @@ class Vectors:
     def __init__(self, model: str, device: str | None) -> None:
         self._towers = load_two_towers(model, device)
 
-    def __call__(self, pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
+    def __call__(self, pictures: Sequence[Image.Image], names: Sequence[str]) -> list[dict[str, Any]]:
         """One row per picture."""
         return [{"vector": vector_E.tolist()} for vector_E in self._towers.embed_images(list(pictures))]
 
