@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from html.parser import HTMLParser
@@ -183,6 +184,25 @@ def scenes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
     for split, count in (("train", 48), ("val", 12)):
         write_scenes(folder, count, level=1, size=24, split=split)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(scenes, tmp_path_factory):
+    """The drawn data set as shards: three of the training pictures, one of those that select."""
+    folder = tmp_path_factory.mktemp("shards")
+    images = json.loads((scenes / "dataset.json").read_text())["images"]
+    for split, size in (("train", 16), ("val", 12)):
+        some = [one for one in images if one["split"] == split]
+        for first in range(0, len(some), size):
+            with tarfile.open(folder / f"{split}-{first:05d}.tar", "w") as archive:
+                for number, one in enumerate(some[first : first + size]):
+                    texts = "\n".join(sentence["raw"] for sentence in one["sentences"])
+                    picture = (scenes / "images" / one["filename"]).read_bytes()
+                    for suffix, content in (("png", picture), ("txt", texts.encode())):
+                        member = tarfile.TarInfo(f"{number:03d}.{suffix}")
+                        member.size = len(content)
+                        archive.addfile(member, io.BytesIO(content))
     return folder
 
 

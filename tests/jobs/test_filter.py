@@ -151,6 +151,27 @@ def test_one_pass_over_all_kinds_of_sources_counts_and_writes_what_is_kept(tmp_p
         list(batches([str(tmp_path / "x.zip")]))
 
 
+def test_tar_shards_are_read_again_and_trained_on(tmp_path, patchword):
+    from patchword.data.formats.readers import read_captions
+    from patchword.data.pictures import open_picture
+
+    rows = {"text": ["a red dog", "a blue cat"], "url": ["http://a", "http://b"], "jpg": [jpeg(0), jpeg(1, side=80)]}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "a.parquet")
+    out = tmp_path / "out"
+    status, printed, _ = patchword(
+        "filter", tmp_path / "a.parquet", "--out", out, "--to", "tar", "--rules", "length"
+    )
+    assert status == 0 and "2 of 2 pairs in 1 shards" in printed
+    again = list(batches([str(out)]))[0]
+    assert [(pair.text, pair.content) for pair in again] == list(zip(rows["text"], rows["jpg"], strict=True))
+    records = read_captions(out)
+    assert [record.captions for record in records] == [("a red dog",), ("a blue cat",)]
+    assert [open_picture(out / record.file).width for record in records] == [64, 80]
+    (tmp_path / "c.jsonl").write_text('{"image": "p.jpg", "caption": "three red birds"}')
+    status, _, said = patchword("filter", tmp_path / "c.jsonl", "--out", tmp_path / "x", "--to", "tar", "--rules", "length")
+    assert status == 2 and "its source has no bytes of the picture" in said
+
+
 def test_the_command_names_its_rules(patchword, tmp_path):
     rows = [{"image": f"{n}.jpg", "caption": "a small dog"} for n in range(4)]
     (tmp_path / "c.jsonl").write_text("\n".join(json.dumps(row) for row in rows))

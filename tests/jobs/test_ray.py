@@ -17,6 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Ray uses what Ray deprecate
 def test_two_workers_make_every_part_once(tmp_path, monkeypatch, towers, run_patchword):
     from patchword.jobs.cluster import run_job
 
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by default workers yield to every other process
     monkeypatch.setattr(sources, "PART", 3)
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -59,6 +59,10 @@ def filter(
         typer.Option("--score", min=-1, max=1, help="score: cosine of picture and text at least."),
     ] = None,
     model: Annotated[str, typer.Option("--model", help="score: two towers.")] = "two-towers",
+    to: Annotated[
+        Literal["parquet", "tar"],
+        typer.Option("--to", help="parquet, or tar (WebDataset), which trainings read too."),
+    ] = "parquet",
 ) -> None:
     """Keep the pairs of picture and alt-text that all rules keep, in one pass and in memory that stays flat,
     and say what each rule dropped."""
@@ -75,7 +79,11 @@ def filter(
     with progress(sys.stderr.isatty()) as bar:
         task = bar.add_task("pairs", total=None, status="")
         report = filter_pairs(
-            sources, out, made, lambda read, kept: bar.update(task, completed=read, status=f"{kept} kept")
+            sources,
+            out,
+            made,
+            lambda read, kept: bar.update(task, completed=read, status=f"{kept} kept"),
+            to,
         )
     print(f"{out}: {report.kept} of {counted(report.read, 'pair')} in {counted(report.shards, 'shard')}")
     for one in report.dropped:

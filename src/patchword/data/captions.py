@@ -20,7 +20,7 @@ from patchword.data.augment import Augmentation, random_views
 from patchword.data.pictures import Preprocessing
 from patchword.data.records import CaptionRecord
 from patchword.data.store import Store, view_name
-from patchword.errors import DataError
+from patchword.errors import DataError, PictureError
 from patchword.ids import SpecialIds
 from patchword.types import VisualFeatures
 
@@ -76,6 +76,8 @@ class CaptionBatch(NamedTuple):
     texts_RE: Tensor | None = None
     """Each caption in the text space of a two-tower model, for the regulariser against it; None where
     there is no such loss."""
+    lost: tuple[str, ...] = ()
+    """Pictures that were to be here and could not be decoded, with the reasons."""
 
     @property
     def target_count(self) -> int:
@@ -95,6 +97,14 @@ class CaptionBatch(NamedTuple):
             labels_BN=None if self.labels_BN is None else self.labels_BN.to(device, non_blocking=True),
             texts_RE=None if self.texts_RE is None else self.texts_RE.to(device, non_blocking=True),
         )
+
+
+class UnreadablePictures(PictureError):
+    """Pictures of a batch that cannot be decoded: `problems` has the reason of each file."""
+
+    def __init__(self, problems: dict[str, str]) -> None:
+        super().__init__("; ".join(problems.values()))
+        self.problems = problems
 
 
 class PictureInputs(Protocol):
@@ -118,21 +128,30 @@ class PixelInputs:
 
     def load(self, files: Sequence[str], generator: torch.Generator | None) -> Inputs:
         pixels_BHWC = np.stack([self.store.fields["pixels"][row] for row in self.store.rows(files)])
-        height, width = self.preprocessing.hw
-        if generator is not None and self.augmentation is not None:
-            views_B3HW = random_views(torch.from_numpy(pixels_BHWC), height, self.augmentation, generator)
-        elif pixels_BHWC.shape[1:3] == (height, width):
-            return Inputs(
-                pixels_B3HW=torch.from_numpy(self.preprocessing.normalise(pixels_BHWC))
-            )  # as at test time, to the last bit
-        else:
-            views_B3HW = torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2).float() / 255
-            views_B3HW = torch.nn.functional.interpolate(
-                views_B3HW, (height, width), mode="bicubic", antialias=True
-            ).clamp(0, 1)
-        mean = torch.tensor(self.preprocessing.mean).view(1, 3, 1, 1)
-        std = torch.tensor(self.preprocessing.std).view(1, 3, 1, 1)
-        return Inputs(pixels_B3HW=(views_B3HW - mean) / std)
+        return pixels_for(pixels_BHWC, self.preprocessing, self.augmentation, generator)
+
+
+def pixels_for(
+    pixels_BHWC: np.ndarray,
+    preprocessing: Preprocessing,
+    augmentation: Augmentation | None,
+    generator: torch.Generator | None,
+) -> Inputs:
+    """Decoded pictures, uint8, at the model's size, or in random views where a generator draws them."""
+    height, width = preprocessing.hw
+    if generator is not None and augmentation is not None:
+        views_B3HW = random_views(torch.from_numpy(pixels_BHWC), height, augmentation, generator)
+    elif pixels_BHWC.shape[1:3] == (height, width):
+        # as at test time, to the last bit
+        return Inputs(pixels_B3HW=torch.from_numpy(preprocessing.normalise(pixels_BHWC)))
+    else:
+        views_B3HW = torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2).float() / 255
+        views_B3HW = torch.nn.functional.interpolate(
+            views_B3HW, (height, width), mode="bicubic", antialias=True
+        ).clamp(0, 1)
+    mean = torch.tensor(preprocessing.mean).view(1, 3, 1, 1)
+    std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
+    return Inputs(pixels_B3HW=(views_B3HW - mean) / std)
 
 
 @dataclass(frozen=True)
@@ -177,13 +196,18 @@ Rows = tuple[tuple[tuple[int, ...], ...], ...]
 
 
 def plan_epoch(
-    rows: Rows, batch: int, per_picture: int, bucketed: bool, generator: np.random.Generator | None
+    rows: Rows,
+    batch: int,
+    per_picture: int,
+    bucketed: bool,
+    generator: np.random.Generator | None,
+    window: int = 0,
 ) -> list[list[PlanEntry]]:
     """The batches of one epoch.
 
     Every picture comes once with `per_picture` of its captions; 0 means that every caption comes once, as a
     row of its own. `bucketed` puts captions of similar length together. Without a generator the order is that
-    of the records, nothing is drawn.
+    of the records, nothing is drawn. With a `window` neighbours stay near each other, see `shuffled`.
     """
     if per_picture == 0:
         entries = [PlanEntry(i, (j,)) for i, captions in enumerate(rows) for j in range(len(captions))]
@@ -193,7 +217,7 @@ def plan_epoch(
         ]
     if generator is None:
         return [entries[first : first + batch] for first in range(0, len(entries), batch)]
-    entries = [entries[i] for i in generator.permutation(len(entries))]
+    entries = [entries[i] for i in shuffled(len(entries), window, generator)]
     if bucketed:
         # Sorted within pools of 32 batches: near-equal lengths inside a batch, and still another composition
         # every epoch.
@@ -208,6 +232,25 @@ def plan_epoch(
         ]
     batches = [entries[first : first + batch] for first in range(0, len(entries), batch)]
     return [batches[i] for i in generator.permutation(len(batches))] if bucketed else batches
+
+
+RUNS_IN_A_WINDOW = 8
+
+
+def shuffled(count: int, window: int, generator: np.random.Generator) -> np.ndarray:
+    """The numbers below `count` in random order; 0 for `window`: any order, all alike.
+
+    Else runs of neighbours, an eighth of a window long, come in random order, and all is shuffled within
+    windows of them: whoever reads them in this order has nine runs of the data at hand at a time.
+    """
+    if not window:
+        return generator.permutation(count)
+    run = max(1, window // RUNS_IN_A_WINDOW)
+    firsts = generator.permutation(-(-count // run)) * run
+    order = np.concatenate([np.arange(first, min(first + run, count)) for first in firsts] or [np.arange(0)])
+    for first in range(0, count, window):
+        generator.shuffle(order[first : first + window])
+    return order
 
 
 def _drawn(available: int, count: int, generator: np.random.Generator | None) -> tuple[int, ...]:
@@ -268,13 +311,28 @@ class CaptionData:
         return cls(tuple(records), tuple(encoded), vocabulary.special, inputs)
 
     def plan(
-        self, batch: int, captions_per_picture: int, bucketed: bool, generator: np.random.Generator | None
+        self,
+        batch: int,
+        captions_per_picture: int,
+        bucketed: bool,
+        generator: np.random.Generator | None,
+        window: int = 0,
     ) -> list[list[PlanEntry]]:
         """The batches of one epoch, see `plan_epoch`."""
-        return plan_epoch(self.tokens, batch, captions_per_picture, bucketed, generator)
+        return plan_epoch(self.tokens, batch, captions_per_picture, bucketed, generator, window)
 
     def batch(self, entries: Sequence[PlanEntry], generator: torch.Generator | None) -> CaptionBatch:
-        """The batch of plan entries; `generator` draws random views, None takes the plain pictures."""
+        """The batch of plan entries; `generator` draws random views, None takes the plain pictures. Pictures
+        of shards that cannot be decoded are left out; raises UnreadablePictures where none can."""
+        try:
+            return self._batch(entries, generator)
+        except UnreadablePictures as error:
+            left = [entry for entry in entries if self.records[entry.record].file not in error.problems]
+            if not left:
+                raise
+            return self._batch(left, generator)._replace(lost=tuple(error.problems.values()))
+
+    def _batch(self, entries: Sequence[PlanEntry], generator: torch.Generator | None) -> CaptionBatch:
         records = [self.records[entry.record] for entry in entries]
         rows = [self.tokens[entry.record][j] for entry in entries for j in entry.captions]
         owners = [b for b, entry in enumerate(entries) for _ in entry.captions]

@@ -134,6 +134,9 @@ def _from_disk(source: str | os.PathLike, name: str, bounds: Bounds) -> bytes:
         with open(source, "rb") as file:
             return file.read(bounds.file_bytes + 1)
     except (OSError, ValueError) as reason:
+        if isinstance(reason, FileNotFoundError | NotADirectoryError) and ".tar#" in os.fsdecode(source):
+            content: bytes = look_up("data.shards:read_member")(source, bounds.file_bytes)
+            return content
         if isinstance(reason, FileNotFoundError):
             found = "does not exist"
             if os.path.islink(source):

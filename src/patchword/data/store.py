@@ -25,6 +25,7 @@ import numpy as np
 from patchword.data.pictures import Preprocessing, open_picture
 from patchword.errors import StoreError, WriteError
 from patchword.files import allocate, file_digest, json_digest, whole_folder, write_json
+from patchword.lookup import look_up
 
 FORMAT = 2
 """Format of manifest.json. Stores of format 1 have no digests, and are opened without a comparison."""
@@ -59,6 +60,9 @@ def picture_files(images: Path, files: Sequence[str]) -> list[tuple[str, int, in
     """
     listing = []
     for name in files:
+        if ".tar#" in name:
+            listing.append(look_up("data.shards:member_listing")(images, name))
+            continue
         try:
             status = (images / name).stat()
         except OSError as error:

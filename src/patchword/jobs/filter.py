@@ -1,12 +1,13 @@
 """A crawl of pictures with alt-text, cut down to pairs worth training on: one pass, in memory that stays
 flat.
 
-    SOURCE -> pairs, some at a time -> rules, one after the other -> OUT/shard-NNNNNNNN.parquet,
+    SOURCE -> pairs, some at a time -> rules, one after the other -> OUT/shard-NNNNNNNN.parquet or .tar,
     OUT/report.json
 
-A pair belongs to the first rule that drops it; the report counts them and keeps the first examples. Shards
-hold `name`, `text`, `width`, `height`, and `image` where the source has the picture's bytes, so that
-`caption`, `label` and `filter` itself read them again.
+A pair belongs to the first rule that drops it; the report counts them and keeps the first examples. Parquet
+shards hold `name`, `text`, `width`, `height`, and `image` where the source has the picture's bytes, so that
+`caption`, `label` and `filter` itself read them again. Tar shards (WebDataset: 000000.jpg, .txt, and .json
+with the name) hold pictures and texts, and trainings read these too (`data/shards.py`).
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from patchword.data.formats.tables import CAPTION, IMAGE
 from patchword.data.headers import SUFFIXES
+from patchword.data.shards import key_and_suffix
 from patchword.errors import ConfigError, DataError
 from patchword.files import write_json
 from patchword.jobs.rules import Pair, Rule
@@ -56,14 +58,20 @@ class FilterReport(NamedTuple):
 
 
 def filter_pairs(
-    names: Iterable[str], out: Path, rules: Sequence[Rule], progress: Callable[[int, int], None]
+    names: Iterable[str],
+    out: Path,
+    rules: Sequence[Rule],
+    progress: Callable[[int, int], None],
+    to: Literal["parquet", "tar"] = "parquet",
 ) -> FilterReport:
     """Write the pairs that all rules keep; `progress` is called with (read, kept).
 
     Raises:
         ConfigError: `out` is there already.
-        DataError: a source is no table or shard of pairs.
+        DataError: a source is no table or shard of pairs, or tar shards are wanted and a pair that is kept
+            has no picture in its source.
     """
+    write = _write_shard if to == "parquet" else _write_tar
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is there already: name a new folder for the shards")
     out.mkdir(parents=True, exist_ok=True)
@@ -86,11 +94,11 @@ def filter_pairs(
         kept += len(pairs)
         waiting += pairs
         while len(waiting) >= SHARD:
-            _write_shard(out, shards, waiting[:SHARD])
+            write(out, shards, waiting[:SHARD])
             waiting, shards = waiting[SHARD:], shards + 1
         progress(read, kept)
     if waiting:
-        _write_shard(out, shards, waiting)
+        write(out, shards, waiting)
         shards += 1
     dropped = tuple(Rejections(name, counts[name], tuple(examples[name])) for name in counts)
     report = FilterReport(read, kept, shards, dropped)
@@ -163,7 +171,7 @@ def _of_tar(name: str) -> Iterator[Pair]:
     base, text, content = "", "", None
     with open_any(name) as file, tarfile.open(fileobj=file, mode="r|") as archive:
         for member in archive:
-            stem, _, suffix = member.name.partition(".")
+            stem, suffix = key_and_suffix(member.name)
             if stem != base and base:
                 yield _pair(f"{name}#{base}", text, content)
                 text, content = "", None
@@ -172,7 +180,7 @@ def _of_tar(name: str) -> Iterator[Pair]:
                 continue
             if suffix in ("txt", "caption"):
                 text = stream.read().decode("utf-8", "replace").strip()
-            elif f".{suffix.lower()}" in SUFFIXES:
+            elif f".{suffix}" in SUFFIXES:
                 content = stream.read()
     if base:
         yield _pair(f"{name}#{base}", text, content)
@@ -231,3 +239,30 @@ def _write_shard(out: Path, number: int, pairs: Sequence[Pair]) -> None:
     aside = out / f".shard-{number:08d}.parquet"
     parquet().write_table(arrow.table(columns), aside, row_group_size=1000)
     aside.replace(out / f"shard-{number:08d}.parquet")
+
+
+def _write_tar(out: Path, number: int, pairs: Sequence[Pair]) -> None:
+    aside = out / f".shard-{number:08d}.tar"
+    with tarfile.open(aside, "w") as archive:
+        for place, pair in enumerate(pairs):
+            if pair.content is None:
+                raise DataError(
+                    f"{pair.name}: its source has no bytes of the picture, and a tar shard holds them: leave "
+                    "out --to tar, or filter Parquet or tar shards with pictures"
+                )
+            about = {"name": pair.name, "width": pair.width, "height": pair.height}
+            files = {_suffix(pair.content): pair.content, "txt": pair.text.encode("utf-8", "replace")}
+            files["json"] = json.dumps(about).encode()
+            for suffix, content in files.items():
+                member = tarfile.TarInfo(f"{place:06d}.{suffix}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    aside.replace(out / f"shard-{number:08d}.tar")
+
+
+def _suffix(content: bytes) -> str:
+    """The suffix of a picture by how its file begins; jpg where that is not known: readers look again."""
+    starts = {b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tif", b"MM\0*": "tif"}
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "webp"
+    return next((suffix for start, suffix in starts.items() if content.startswith(start)), "jpg")

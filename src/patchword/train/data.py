@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -31,6 +32,8 @@ from patchword.train.groups import highest_rate
 from patchword.train.settings import StageSettings
 
 Record = CaptionRecord | QuestionRecord | LabelRecord
+SHOWN = 5
+"""Samples of shards that are left out, named at the start of a training."""
 HELD_OUT_SEED = 20240229
 """The held-out pictures are the same whatever the seed of a run, so that runs can be compared."""
 
@@ -55,10 +58,20 @@ class DataSettings(BaseModel, extra="forbid", frozen=True):
     """Which pictures and captions are read, and how they are prepared."""
 
     annotations: str = Field(
-        description="file (Karpathy JSON, COCO JSON, CSV, JSONL, Flickr tokens) or folder of photo.jpg "
-        "beside photo.txt"
+        description="file (Karpathy JSON, COCO JSON, CSV, JSONL, Flickr tokens), folder of photo.jpg "
+        "beside photo.txt, or tar shards: their folder, or a glob"
     )
-    images: str = Field(description="folder of the pictures")
+    images: str = Field(description="folder of the pictures, or of the shards")
+    validation: str | None = Field(
+        None, description="annotations of other pictures that select the model: their split val"
+    )
+    validation_images: str | None = Field(None, description="folder of these; absent: `images`")
+    window: int = Field(
+        0,
+        ge=0,
+        description="shards: the order is shuffled within windows of so many pictures, so that what is read "
+        "lies near each other; 0: over all",
+    )
     features: str | None = Field(
         None, description="feature store of the frozen tower (`patchword features`), in place of the pictures"
     )
@@ -137,16 +150,44 @@ def read_splits(data: DataSettings) -> tuple[list[CaptionRecord], list[CaptionRe
     Raises ConfigError when nothing is left to train on.
     """
     records = read_captions(Path(data.annotations))
-    train = split_records(records, "train")
-    if data.held_out:
+    if data.validation is not None:
+        train, selection = _without_split(records), _other_pictures(data)
+    elif data.held_out:
+        train = split_records(records, "train")
         kept, aside = hold_out(len(train), data.held_out, "training pictures")
         train, selection = [train[i] for i in kept], [train[i] for i in aside]
     else:
-        selection = split_records(records, "val")
+        train, selection = split_records(records, "train"), split_records(records, "val")
     if data.share < 1:
         order = np.random.default_rng(HELD_OUT_SEED).permutation(len(train))
         train = [train[i] for i in np.sort(order[: max(1, round(data.share * len(train)))])]
     return train[: data.limit] if data.limit else train, selection
+
+
+def _without_split(records: list[CaptionRecord]) -> list[CaptionRecord]:
+    """What is trained on where other pictures select the model: all, where no record says its split."""
+    return records if all(record.split is None for record in records) else split_records(records, "train")
+
+
+def _other_pictures(data: DataSettings) -> list[CaptionRecord]:
+    """The records of `data.validation`, with whole paths of their pictures. Raises ConfigError where pictures
+    are held out as well."""
+    if data.held_out:
+        raise ConfigError("data.validation and data.held_out both say what selects the model: leave one out")
+    folder = Path(data.validation_images or data.images).resolve()
+    records = split_records(read_captions(Path(str(data.validation))), "val")
+    return [replace(record, file=str(folder / record.file)) for record in records]
+
+
+def shard_notes(data: DataSettings) -> list[str]:
+    """What a person should know of the shards of a training: how many samples are left out, and why."""
+    place = Path(data.annotations)
+    if not look_up("data.shards:shards_of")(place):
+        return []
+    reasons = look_up("data.formats.shards:left_out")(place)
+    if not reasons:
+        return []
+    return [f"{place}: {len(reasons)} samples are left out, the first of them:", *reasons[:SHOWN]]
 
 
 def build_vocabulary(
@@ -201,8 +242,13 @@ def published_pieces(text: BaseModel) -> Pieces | None:
 
 
 def pixel_inputs(data: PixelSettings, preprocessing: Preprocessing, files: list[str]) -> PixelInputs:
-    """Pictures decoded once into the pixel cache, at the size that the configuration asks for."""
+    """Pictures decoded once into the pixel cache, at the size that the configuration asks for; those of
+    shards are decoded whenever they are asked for."""
     size = data.pixel_size or preprocessing.hw[0]
+    if any(".tar#" in file for file in files):
+        return look_up("data.shard_inputs:ShardInputs")(
+            Path(data.images), size, preprocessing, data.augmentation
+        )
     cached = preprocessing.model_copy(update={"size": size})
     cache = Path(data.cache) if data.cache else cache_folder()
     with progress() as bar:
@@ -262,12 +308,16 @@ def panoptic_classes(
 
 
 def pair_plan(
-    data: CaptionData, batch: int, captions_per_picture: int, generator: np.random.Generator
+    data: CaptionData,
+    batch: int,
+    captions_per_picture: int,
+    generator: np.random.Generator,
+    window: int = 0,
 ) -> list[list[PlanEntry]]:
     """The batches of an epoch in which pairs are told apart: all of one size, for a short one has few
     negatives and another loss.
     """
-    batches = data.plan(batch, captions_per_picture, False, generator)
+    batches = data.plan(batch, captions_per_picture, False, generator, window)
     return batches if len(batches) == 1 or len(batches[-1]) == batch else batches[:-1]
 
 

@@ -48,6 +48,8 @@ class RunHistory(NamedTuple):
     """Validations of the stage since then."""
     bad_in_a_row: int = 0
     skipped: int = 0
+    unreadable: int = 0
+    """Pictures that were left out of batches so far, over all processes."""
 
 
 class StageParts(NamedTuple):
@@ -259,7 +261,9 @@ class Run:
         began = time.perf_counter()
         settings, position = parts.settings, self.position
         torch.manual_seed(_mixed(self.seed, position.step, self.accelerator.process_index))
-        shares = self._shares(settings, batch, epoch_steps)
+        shares, lost = self._shares(settings, batch, epoch_steps)
+        if lost:
+            self._tell_lost(batch, lost)
         owner = self.accelerator.unwrap_model(parts.objective)
         self.recipe.before_step(position.stage, shares.progress, owner)
         rates = set_rates(parts.optimisers, rate_factor(settings, position.stage_step, epoch_steps))
@@ -279,16 +283,31 @@ class Run:
         self._log_step(settings, position, found, rates, speed, extra)
         status = f"loss {found.losses['loss']:.3f}  lr {max(rates.values()):.1e}"
         status += f"  |g| {found.gradient_norm:.2f}  {speed:.0f} img/s"
-        return status + _shown(extra, self.past.skipped)
+        return status + _shown(extra, self.past.skipped, self.past.unreadable)
 
-    def _shares(self, settings: StageSettings, batch: list[Any], epoch_steps: int) -> Shares:
+    def _shares(self, settings: StageSettings, batch: list[Any], epoch_steps: int) -> tuple[Shares, int]:
+        """What losses are divided by, and how many pictures of the step could not be read."""
         accelerator = self.accelerator
         counts = torch.tensor(
-            [sum(p.target_count for p in batch), sum(p.picture_count for p in batch)], dtype=torch.float64
+            [
+                sum(p.target_count for p in batch),
+                sum(p.picture_count for p in batch),
+                sum(len(lost_of(p)) for p in batch),
+            ],
+            dtype=torch.float64,
         )
         totals = accelerator.reduce(counts.to(accelerator.device, torch.float32), "sum").tolist()
-        targets, pictures = (total / accelerator.num_processes for total in totals)
-        return Shares(targets, pictures, self.position.stage_step / (epoch_steps * settings.epochs))
+        targets, pictures = (total / accelerator.num_processes for total in totals[:2])
+        progress = self.position.stage_step / (epoch_steps * settings.epochs)
+        return Shares(targets, pictures, progress), int(totals[2])
+
+    def _tell_lost(self, batch: list[Any], count: int) -> None:
+        """Count pictures that are left out, and list this process's; others name theirs on standard error."""
+        self.past = self.past._replace(unreadable=self.past.unreadable + count)
+        if self.log is not None:
+            event = {"event": "unreadable", "step": self.position.step, "pictures": count}
+            reasons = [reason for part in batch for reason in lost_of(part)]
+            self._write({**event, "unreadable": self.past.unreadable, "reasons": reasons})
 
     def _advance(self) -> None:
         position = self.position
@@ -394,20 +413,26 @@ class Run:
         self.accelerator.wait_for_everyone()
 
 
+def lost_of(part: Any) -> tuple[str, ...]:
+    """Why pictures of a batch were left out; most kinds of batches leave none out."""
+    return getattr(part, "lost", ())
+
+
 def _is_validated(settings: StageSettings, epochs: int) -> bool:
     """Whether a validation follows when so many epochs of a stage are done; it does after the last one."""
     return epochs % settings.validate_every == 0 or epochs == settings.epochs
 
 
-def _shown(extra: dict[str, float], skipped: int) -> str:
+def _shown(extra: dict[str, float], skipped: int, unreadable: int) -> str:
     """The end of a progress line: what the step spent its time on, where a recipe says so, and steps skipped
-    so far."""
+    and pictures left out so far."""
     shares = [
         f"{name.removesuffix('_share').replace('_', ' ')} {share:.0%}"
         for name, share in extra.items()
         if name.endswith("_share")
     ]
-    return "".join(f"  {part}" for part in (*shares, *([f"skipped {skipped}"] if skipped else [])))
+    counts = [f"{name} {n}" for name, n in (("skipped", skipped), ("unreadable", unreadable)) if n]
+    return "".join(f"  {part}" for part in (*shares, *counts))
 
 
 def _mixed(*numbers: int) -> int:

@@ -113,3 +113,18 @@ def test_a_captioner_that_nothing_weighs_is_refused(scenes, tmp_path):
         retrieve_recipe(settings(scenes, tmp_path, stage=unweighed), tmp_path, "test")
     with pytest.raises(ConfigError, match="there is no \\[captioner\\] section"):
         retrieve_recipe(settings(scenes, tmp_path, captioner=None), tmp_path, "test")
+
+
+def test_two_towers_read_shards_and_processes_share_the_samples(shards, tmp_path):
+    """Of every step each process takes its own samples, none twice, and together they are the epoch."""
+    run = settings(shards, tmp_path / "cache")
+    data = run.data.model_copy(update={"annotations": str(shards), "images": str(shards), "window": 16})
+    recipe = retrieve_recipe(run.model_copy(update={"data": data}), tmp_path / "run", "test")
+    plan = recipe.plan(0, 0)
+    whole = [entry.record for entries in plan for entry in entries]
+    assert len(set(whole)) == len(whole) == 48
+    for processes in (2, 3):
+        shares = [[entry.record for entries in plan for entry in entries[rank::processes]] for rank in range(processes)]
+        assert sorted(sum(shares, [])) == sorted(whole) and all(shares)
+    batch = recipe.batch(0, plan[0][1::2], None)
+    assert len(batch.image_ids) == 8 and batch.inputs.pixels_B3HW.shape == (8, 3, 24, 24) and not batch.lost

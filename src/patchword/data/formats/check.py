@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from patchword.data.formats.readers import read_captions
 from patchword.data.isolated import PictureReader
 from patchword.data.records import CaptionRecord, QuestionRecord
 from patchword.errors import NotAPicture, PictureError, PictureTooLarge, counted
+from patchword.lookup import look_up
 from patchword.text.words import split_characters, written_without_spaces
 
 MOST_WORDS = 50
@@ -112,6 +114,7 @@ def examine(
 
     def complain(kind: str, where: str, message: str, stops: bool = True) -> None:
         # Names of files that are not UTF-8 must still be printable.
+        stops = stops and kind != "sample"  # one of a shard is left out
         findings.append(Finding(kind, _printable(where), _printable(message), stops))
 
     if answers is not None or holds_questions(data):
@@ -294,14 +297,15 @@ def _look_at_pictures(
                 continue
             looked_at.add(record.file)
             path = images / record.file
-            if not path.is_file():
+            if ".tar#" not in record.file and not path.is_file():
                 names = _names_in(images) if names is None else names
                 complain("missing", str(path), f"does not exist{_hint(record.file, names)}")
                 continue
             try:
-                content = path.read_bytes()
-            except OSError as reason:
-                complain("unreadable", str(path), f"cannot be read: {reason.strerror or reason}")
+                content = _content(path)
+            except (OSError, PictureError) as reason:
+                found = getattr(reason, "strerror", None) or reason
+                complain("unreadable", str(path), f"cannot be read: {found}")
                 continue
             _look_at_picture(content, str(path), reader, complain)
             twin = seen.setdefault(hashlib.blake2b(content, digest_size=16).digest(), record)
@@ -311,6 +315,14 @@ def _look_at_pictures(
                     f", which is in {twin.split}; this one is in {record.split}" if across else ""
                 )
                 complain("split-overlap" if across else "duplicate-picture", str(path), message, stops=False)
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a picture, also of one in a shard."""
+    if ".tar#" not in str(path):
+        return path.read_bytes()
+    content: bytes = look_up("data.shards:read_member")(path, sys.maxsize - 1)
+    return content
 
 
 def _names_in(folder: Path) -> dict[str, str]:

@@ -24,8 +24,9 @@ FORMATS = (
     "lists beside it, "
     "a CSV, JSONL or Parquet file with image, caption and if wanted split, a folder with metadata.csv, "
     ".jsonl or .parquet, "
-    "one that `datasets` saved, or a folder of photo.jpg beside photo.txt"
+    "one that `datasets` saved, tar shards (WebDataset), or a folder of photo.jpg beside photo.txt"
 )
+SHARDS = "data.formats.shards:read_shards"
 
 
 def read_captions(path: Path | str, complain: Complain = raise_at_once) -> list[CaptionRecord]:
@@ -43,6 +44,8 @@ def read_captions(path: Path | str, complain: Complain = raise_at_once) -> list[
 
 
 def _read_format(path: Path, complain: Complain) -> list[CaptionRecord]:
+    if path.suffix == ".tar":  # a shard, or a glob of them
+        return look_up(SHARDS)(path, complain)
     if not path.exists():
         raise DataError(f"{path}: does not exist. Expected {FORMATS}.")
     if path.is_dir() and (reader := _folder_reader(path)) is not None:
@@ -71,6 +74,8 @@ def _folder_reader(folder: Path) -> str | None:
         return "data.formats.arrow:read_saved"
     if any(folder.glob("metadata.*")) or any(folder.glob("*/metadata.*")):
         return "data.formats.imagefolder:read_imagefolder"
+    if any(folder.glob("*.tar")) or any(folder.glob("*/*.tar")):
+        return SHARDS
     return None
 
 

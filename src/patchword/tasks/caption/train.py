@@ -52,6 +52,7 @@ from patchword.train.data import (
     panoptic_classes,
     pixel_inputs,
     read_splits,
+    shard_notes,
     stored_inputs,
 )
 from patchword.train.follow import followed, minimum_count_for
@@ -96,9 +97,10 @@ class CaptionTraining:
 
     def __init__(self, run: CaptionRun, folder: Path, command: str) -> None:
         train, selection = read_splits(run.data)
-        self.notes: list[str] = []
+        self.notes = shard_notes(run.data)
         if run.follow_data:
-            run, self.notes = following(run, train, len(selection))
+            run, said = following(run, train, len(selection))
+            self.notes += said
         self.run = run
         self.vocabulary = build_vocabulary(run.data, train)
         torch.manual_seed(run.seed)
@@ -155,7 +157,8 @@ class CaptionTraining:
         generator = np.random.default_rng([self.run.seed, stage, epoch])
         is_sampled = isinstance(settings.objective, SelfCriticalSettings)
         per_picture = 1 if is_sampled else settings.captions_per_picture
-        return self.train.plan(settings.batch, per_picture, settings.bucketed, generator)
+        window = self.run.data.window
+        return self.train.plan(settings.batch, per_picture, settings.bucketed, generator, window)
 
     def batch(self, stage: int, entries: list[PlanEntry], generator: torch.Generator) -> CaptionBatch:
         """Pictures, or what the tower made of them, with captions."""

@@ -39,8 +39,7 @@ class CaptionValidation:
         model.model.eval()
         forced = self._teacher_forced(model)
         predictions, seconds = self._decoded(model)
-        references = {str(record.image_id): list(record.captions) for record in self.selection.records}
-        found = look_up(SCORE)(references, predictions)
+        found = look_up(SCORE)(self._references(predictions), predictions)
         values = {name: one.value for name, one in found.items()}
         if writes:
             self._write(name, predictions)
@@ -93,15 +92,19 @@ class CaptionValidation:
                 batch.image_ids, logits_RTV.argmax(-1).tolist(), (batch.lengths_R - 2).tolist(), strict=True
             ):
                 predictions[str(image)] = model.vocabulary.decode(row[:length])
-        references = {str(record.image_id): list(record.captions) for record in self.selection.records}
-        bleu = look_up(SCORE)(references, predictions, metrics=("bleu",))["Bleu_4"].value
+        bleu = look_up(SCORE)(self._references(predictions), predictions, metrics=("bleu",))["Bleu_4"].value
         return {"loss": total / max(1, words), "top5": hits / max(1, words), "bleu4": bleu}
+
+    def _references(self, predictions: Mapping[str, str]) -> dict[str, list[str]]:
+        """What people said of the pictures; a picture of a shard that cannot be decoded has no prediction."""
+        ids = ((str(record.image_id), record) for record in self.selection.records)
+        return {name: list(record.captions) for name, record in ids if name in predictions}
 
     def _write(self, name: str, predictions: Mapping[str, str]) -> None:
         """The captions in COCO's results format, and for the report the first ones beside the references."""
         folder = self.folder / "predictions"
         folder.mkdir(parents=True, exist_ok=True)
-        records = self.selection.records
+        records = [one for one in self.selection.records if str(one.image_id) in predictions]
         said = {record.image_id: predictions[str(record.image_id)] for record in records}
         write_json(
             folder / f"{name}.json", [{"image_id": key, "caption": text} for key, text in said.items()]

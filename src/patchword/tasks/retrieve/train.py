@@ -33,7 +33,7 @@ from patchword.composed import (
     reader_preprocessing,
     see,
 )
-from patchword.data.captions import CaptionBatch, CaptionData, PictureInputs, PixelInputs, PlanEntry
+from patchword.data.captions import CaptionBatch, CaptionData, FeatureInputs, PictureInputs, PlanEntry
 from patchword.errors import ConfigError, counted
 from patchword.lookup import look_up
 from patchword.metrics.retrieval import retrieval
@@ -47,6 +47,7 @@ from patchword.train.data import (
     pair_plan,
     pixel_inputs,
     read_splits,
+    shard_notes,
     stored_inputs,
     with_vocabulary,
 )
@@ -131,7 +132,7 @@ class RetrieveTraining:
         text = with_vocabulary(run.text, self.vocabulary, run.data.max_words)
         parts: dict[str, Any] = {"vision": run.vision, "text": text, "two_towers": run.two_towers}
         draft = TwoTowerSettings.model_construct(**parts)  # what the towers decide is added below
-        self.towers, self.notes = build_two_towers(draft), list[str]()
+        self.towers, self.notes = build_two_towers(draft), shard_notes(run.data)
         if run.vision_from:
             self.notes += self._begin_from(find_model(run.vision_from), draft)
         self.captioner = None
@@ -215,7 +216,9 @@ class RetrieveTraining:
         """The batches of an epoch, all of one size."""
         settings = self.run.stage[stage]
         generator = np.random.default_rng([self.run.seed, stage, epoch])
-        return pair_plan(self.train, settings.batch, settings.captions_per_picture, generator)
+        return pair_plan(
+            self.train, settings.batch, settings.captions_per_picture, generator, self.run.data.window
+        )
 
     def batch(self, stage: int, entries: list[PlanEntry], generator: torch.Generator) -> CaptionBatch:
         """Pictures at the size of the stage, with captions."""
@@ -278,6 +281,7 @@ def _resized(inputs: PictureInputs, size: int | None) -> PictureInputs:
     """The same pictures, seen at another size; stored features have the size at which they were made."""
     if size is None:
         return inputs
-    if not isinstance(inputs, PixelInputs):
+    if isinstance(inputs, FeatureInputs):
         raise ConfigError("a stage has a size, and data.features stores one size: leave one of them out")
-    return replace(inputs, preprocessing=inputs.preprocessing.model_copy(update={"size": size}))
+    seen: Any = inputs  # from the cache of pixels, or decoded when they are asked for
+    return replace(seen, preprocessing=seen.preprocessing.model_copy(update={"size": size}))
