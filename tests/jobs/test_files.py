@@ -40,7 +40,7 @@ def test_predict_goes_on_and_writes_what_one_process_writes(
     in_place_of_ray["most"] = 99
     done = run_patchword(*there)
     assert done.returncode == 1 and in_place_of_ray["made"] == 3, done.stderr
-    assert "bad.png" in done.stderr and "12 captions, 1 pictures could not be read" in done.stdout
+    assert "bad.png" in done.stderr and "12 captions, 1 picture could not be read" in done.stdout
     assert not (tmp_path / "parts").exists()
     found = [json.loads((tmp_path / name).read_text()) for name in ("here.json", "there.json")]
     assert found[0] == found[1] and len(found[1]) == 12

@@ -161,7 +161,7 @@ def test_tar_shards_are_read_again_and_trained_on(tmp_path, patchword):
     status, printed, _ = patchword(
         "filter", tmp_path / "a.parquet", "--out", out, "--to", "tar", "--rules", "length"
     )
-    assert status == 0 and "2 of 2 pairs in 1 shards" in printed
+    assert status == 0 and "2 of 2 pairs in 1 shard" in printed
     again = list(batches([str(out)]))[0]
     assert [(pair.text, pair.content) for pair in again] == list(zip(rows["text"], rows["jpg"], strict=True))
     records = read_captions(out)

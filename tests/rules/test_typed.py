@@ -144,6 +144,7 @@ def pictures_and_captions(folder):
     many = [{**images[-1], "imgid": number, "sentences": [{"raw": "cat"}] * 5} for number in range(1000)]
     save_json(folder / "dataset_coco.json", {"images": many})
     (folder / "mine.csv").write_text("\n".join(rows) + "\n")
+    (folder / "clean").mkdir()  # shards of `filter --to tar`
     for name in ("photo.jpg", "new.jpg"):
         photo(0, (320, 240)).save(folder / name)
     of = {split: [number for number, one in enumerate(SPLITS) if one == split] for split in set(SPLITS)}

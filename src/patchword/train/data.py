@@ -20,7 +20,7 @@ from patchword.data.pictures import Preprocessing
 from patchword.data.records import CaptionRecord, LabelRecord, QuestionRecord
 from patchword.data.store import MANIFEST, Store, cache_folder, fingerprint, picture_files, pixel_store
 from patchword.device import choose_device
-from patchword.errors import ConfigError
+from patchword.errors import ConfigError, counted
 from patchword.files import json_digest, text_digest
 from patchword.log import progress
 from patchword.lookup import look_up
@@ -179,15 +179,15 @@ def _other_pictures(data: DataSettings) -> list[CaptionRecord]:
     return [replace(record, file=str(folder / record.file)) for record in records]
 
 
-def shard_notes(data: DataSettings) -> list[str]:
+def shard_notes(data: DataSettings, train: Sequence[CaptionRecord]) -> list[str]:
     """What a person should know of the shards of a training: how many samples are left out, and why."""
-    place = Path(data.annotations)
-    if not look_up("data.shards:shards_of")(place):
+    if not any(".tar#" in record.file for record in train[:1]):
         return []
+    place = Path(data.annotations)
     reasons = look_up("data.formats.shards:left_out")(place)
     if not reasons:
         return []
-    return [f"{place}: {len(reasons)} samples are left out, the first of them:", *reasons[:SHOWN]]
+    return [f"{place}: {counted(len(reasons), 'sample is', 'samples are')} left out:", *reasons[:SHOWN]]
 
 
 def build_vocabulary(

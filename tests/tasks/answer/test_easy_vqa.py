@@ -64,7 +64,7 @@ def test_workers_answer_what_one_process_answers(tmp_path, run_patchword, in_pla
     spread = ("--cluster", "local", "--parts", tmp_path / "parts")
     there = run_patchword(*arguments, "--out", tmp_path / "there.json", *spread)
     assert there.returncode == 1 and "2.png" in there.stderr and not (tmp_path / "parts").exists()
-    assert "5 answers, 1 questions about pictures that could not be read" in there.stdout
+    assert "5 answers, 1 question left out: pictures could not be read" in there.stdout
     found = [json.loads((tmp_path / name).read_text()) for name in ("here.json", "there.json")]
     assert found[0] == found[1] and {row["answer"] for row in found[1]} >= {"red", "circle", "teal", "yes"}
 

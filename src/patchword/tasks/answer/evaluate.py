@@ -31,8 +31,8 @@ def predict(request: PredictRequest) -> int:
     else:
         count, lost = _write_answers(request, records)
     print(
-        f"{request.out}: {count} answers"
-        + (f", {lost} questions about pictures that could not be read are left out" if lost else "")
+        f"{request.out}: {counted(count, 'answer')}"
+        + (f", {counted(lost, 'question')} left out: pictures could not be read" if lost else "")
     )
     return 1 if lost else 0
 
@@ -48,15 +48,7 @@ def _write_answers(request: PredictRequest, records: list[QuestionRecord]) -> tu
         if answer is not None
     ]
     write_json(request.out, rows)
-<<<<<<< HEAD
-    print(
-        f"{request.out}: {counted(len(rows), 'answer')}"
-        + (f", {counted(lost, 'question')} left out: pictures could not be read" if lost else "")
-    )
-    return 1 if lost else 0
-=======
     return len(rows), lost
->>>>>>> 96b08fc (features and predict take --cluster with --parts: workers look, one process puts the store or the file together; a job begun with other than default options is gone on with)
 
 
 def evaluate(request: EvaluateRequest) -> int:

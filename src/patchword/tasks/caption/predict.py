@@ -7,12 +7,8 @@ from typing import Any
 
 from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.isolated import PictureReader
-<<<<<<< HEAD
-from patchword.errors import PictureError, counted
-=======
 from patchword.data.records import CaptionRecord
-from patchword.errors import PictureError
->>>>>>> 96b08fc (features and predict take --cluster with --parts: workers look, one process puts the store or the file together; a job begun with other than default options is gone on with)
+from patchword.errors import PictureError, counted
 from patchword.files import write_json
 from patchword.log import progress
 from patchword.lookup import look_up
@@ -33,10 +29,14 @@ def predict(request: PredictRequest) -> int:
         write_json(request.out, rows)
     else:
         rows, bad, cut = look_up("tasks.caption.many:write_captions")(request, records)
-    print(f"{request.out}: {len(rows)} captions" + (f", {bad} pictures could not be read" if bad else ""))
+    print(
+        f"{request.out}: {counted(len(rows), 'caption')}"
+        + (f", {counted(bad, 'picture')} could not be read" if bad else "")
+    )
     if cut:
         print(
-            f"patchword: {cut} captions were cut off at the longest length: --max-length makes it longer",
+            f"patchword: {counted(cut, 'caption was', 'captions were')} cut off at the longest "
+            "length: --max-length makes it longer",
             file=sys.stderr,
         )
     return 1 if bad else 0
@@ -64,19 +64,4 @@ def _here(request: PredictRequest, records: list[CaptionRecord]) -> Answers:
                 for image, result in zip(ids, results, strict=True)
             ]
             bar.update(task, advance=len(part))
-<<<<<<< HEAD
-    write_json(request.out, rows)
-    print(
-        f"{request.out}: {counted(len(rows), 'caption')}"
-        + (f", {counted(bad, 'picture')} could not be read" if bad else "")
-    )
-    if cut:
-        print(
-            f"patchword: {counted(cut, 'caption was', 'captions were')} cut off at the longest "
-            "length: --max-length makes it longer",
-            file=sys.stderr,
-        )
-    return 1 if bad else 0
-=======
     return rows, bad, cut
->>>>>>> 96b08fc (features and predict take --cluster with --parts: workers look, one process puts the store or the file together; a job begun with other than default options is gone on with)

@@ -97,7 +97,7 @@ class CaptionTraining:
 
     def __init__(self, run: CaptionRun, folder: Path, command: str) -> None:
         train, selection = read_splits(run.data)
-        self.notes = shard_notes(run.data)
+        self.notes = shard_notes(run.data, train)
         if run.follow_data:
             run, said = following(run, train, len(selection))
             self.notes += said

@@ -118,19 +118,14 @@ def predict(request: PredictRequest) -> int:
     request.refuse_decoding("labels")
     classifier = load_labelling_model(request.model, request.device)
     rows = Rows(classifier, request.data, request.images, request.split, request.missing, request.batch)
-<<<<<<< HEAD
-    count = sum(1 for _ in write_predictions(iter(rows), classifier, request.out))
-    print(
-        f"{request.out}: {counted(count, 'row')}"
-        + (f", {counted(rows.bad, 'picture')} could not be read" if rows.bad else "")
-    )
-=======
     predicted = iter(rows)
     if request.cluster is not None:
         predicted = look_up("tasks.label.many:rows_on_cluster")(classifier, request, rows.unreadable)
     count = sum(1 for _ in write_predictions(predicted, classifier, request.out))
-    print(f"{request.out}: {count} rows" + (f", {rows.bad} pictures could not be read" if rows.bad else ""))
->>>>>>> 96b08fc (features and predict take --cluster with --parts: workers look, one process puts the store or the file together; a job begun with other than default options is gone on with)
+    print(
+        f"{request.out}: {counted(count, 'row')}"
+        + (f", {counted(rows.bad, 'picture')} could not be read" if rows.bad else "")
+    )
     return 1 if rows.bad else 0
 
 

@@ -132,7 +132,7 @@ class RetrieveTraining:
         text = with_vocabulary(run.text, self.vocabulary, run.data.max_words)
         parts: dict[str, Any] = {"vision": run.vision, "text": text, "two_towers": run.two_towers}
         draft = TwoTowerSettings.model_construct(**parts)  # what the towers decide is added below
-        self.towers, self.notes = build_two_towers(draft), shard_notes(run.data)
+        self.towers, self.notes = build_two_towers(draft), shard_notes(run.data, train)
         if run.vision_from:
             self.notes += self._begin_from(find_model(run.vision_from), draft)
         self.captioner = None
