@@ -28,9 +28,10 @@ from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.records import CaptionRecord
 from patchword.errors import DataError
 from patchword.metrics.bootstrap import grouped_interval
-from patchword.metrics.chair_files import COCO_SYNONYMS, PLURALS, read_synonyms
+from patchword.metrics.chair_files import COCO_SYNONYMS, read_synonyms
 from patchword.tasks.caption.concepts import forms, names
 from patchword.text.concepts import caption_words
+from patchword.text.words import PLURALS
 from patchword.train.data import hold_out
 
 app = typer.Typer(add_completion=False)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from test_decode import SPECIAL, WORDS, Memory, Table, all_captions, caption, log_probability
 
 from patchword.constrained import constrained_beam_search, constraints_met
+from patchword.decode import BeamOptions
 from patchword.errors import ConfigError
 
 LONGEST = 4
@@ -77,7 +78,7 @@ def test_no_caption_is_shorter_than_it_may_be_and_it_is_the_best_of_those(least)
             if tokens[-1] == SPECIAL.end and len(tokens) > least and WORDS[0] in tokens
         ]
         found = constrained_beam_search(
-            Table(), memory, SPECIAL, constraints, WIDE, LONGEST, min_length=least
+            Table(), memory, SPECIAL, constraints, WIDE, LONGEST, BeamOptions(min_length=least)
         )
         assert caption(found) == max(long_enough, key=lambda tokens: log_probability(memory, 0, tokens))
         longer += len(caption(search(memory, constraints))) < len(caption(found))
@@ -94,7 +95,7 @@ def test_what_cannot_be_said_in_time_is_said_as_far_as_possible():
 
 def test_no_sequence_is_said_twice():
     memory = Table().encode(11, pictures=1, places=9)
-    found = constrained_beam_search(Table(), memory, SPECIAL, [((4,),)], 3, 9, no_repeat_ngram=1)
+    found = constrained_beam_search(Table(), memory, SPECIAL, [((4,),)], 3, 9, BeamOptions(no_repeat_ngram=1))
     words = [token for token in caption(found) if token != SPECIAL.end]
     assert len(set(words)) == len(words)
 
@@ -105,7 +106,9 @@ def test_no_word_follows_itself():
     doubled = [
         any(one == other != SPECIAL.end for one, other in itertools.pairwise(caption(found)))
         for found in (
-            constrained_beam_search(Table(), memory, SPECIAL, [((4,),)], 3, 9, no_stutter=no_stutter)
+            constrained_beam_search(
+                Table(), memory, SPECIAL, [((4,),)], 3, 9, BeamOptions(no_stutter=no_stutter)
+            )
             for no_stutter in (False, True)
         )
     ]

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from patchword.decode import Decodings, select_rows
+from patchword.decode import BEST_SUM, BeamOptions, Decodings, select_rows
 from patchword.errors import ConfigError
 from patchword.types import Captioner, SpecialIds
 
@@ -48,15 +48,13 @@ def constrained_beam_search(
     constraints: Sequence[Phrases],
     beams: int,
     max_length: int,
-    no_repeat_ngram: int = 0,
-    min_length: int = 0,
-    no_stutter: bool = False,
+    options: BeamOptions = BEST_SUM,
 ) -> Decodings:
     """The best caption of one picture in which every constraint is met; B and K are 1.
 
-    `beams` hypotheses are kept in each state; none ends before it has `min_length` tokens, its end left out,
-    for the likeliest caption of all that say a word is often that word alone; with `no_stutter` no token
-    directly follows itself. Where no caption of `max_length` tokens meets all constraints, the one that meets
+    `beams` hypotheses are kept in each state. Of `options`, `min_length`, `no_repeat_ngram` and `no_stutter`
+    count; a caption has a least length, its end left out, for the likeliest of all that say a word is often
+    that word alone. Where no caption of `max_length` tokens meets all constraints, the one that meets
     the most is returned, and `finished_BK` tells whether it ended. Raises ConfigError for no or too many
     constraints, or one without a phrase.
     """
@@ -78,11 +76,11 @@ def constrained_beam_search(
         logits_RV, state, _ = captioner.step(last_R, memory, state)
         scores_RV = logits_RV.float().log_softmax(-1)
         scores_RV[:, [special.pad, special.start, special.unknown]] = -math.inf
-        if length < min_length:
+        if length < options.min_length:
             scores_RV[:, special.end] = -math.inf
         kept: dict[tuple[int, int], list[_Hypothesis]] = {}
-        for one in _continuations(live, scores_RV, constraints, beams, no_repeat_ngram):
-            if no_stutter and one.tokens[-2:-1] == one.tokens[-1:]:
+        for one in _continuations(live, scores_RV, constraints, beams, options.no_repeat_ngram):
+            if options.no_stutter and one.tokens[-2:-1] == one.tokens[-1:]:
                 continue
             met = constraints_met(one.tokens, constraints)
             if one.tokens[-1] == special.end:

@@ -99,7 +99,8 @@ def greedy(
     Neither option changes the returned log-probabilities, which are those of the model.
     """
 
-    return _roll_out(captioner, memory, special, 1, max_length, no_repeat_ngram, forbid_unknown, _likeliest)
+    options = BeamOptions(no_repeat_ngram=no_repeat_ngram, forbid_unknown=forbid_unknown)
+    return _roll_out(captioner, memory, special, 1, max_length, options, _likeliest)
 
 
 @torch.no_grad()
@@ -116,9 +117,10 @@ def greedy_steps(
 
     The last item equals the result of `greedy`. With `no_stutter` no token directly follows itself.
     """
-    for running in _steps(
-        captioner, memory, special, 1, max_length, no_repeat_ngram, forbid_unknown, _likeliest, no_stutter
-    ):
+    options = BeamOptions(
+        no_repeat_ngram=no_repeat_ngram, forbid_unknown=forbid_unknown, no_stutter=no_stutter
+    )
+    for running in _steps(captioner, memory, special, 1, max_length, options, _likeliest):
         yield _decodings(running, 1)
 
 
@@ -153,7 +155,8 @@ def sample(
             scores_RV = _nucleus(scores_RV, top_p)
         return torch.multinomial(scores_RV.softmax(dim=-1), 1, generator=generator).squeeze(1)
 
-    return _roll_out(captioner, memory, special, samples, max_length, 0, forbid_unknown, draw)
+    allowed = BeamOptions(forbid_unknown=forbid_unknown)
+    return _roll_out(captioner, memory, special, samples, max_length, allowed, draw)
 
 
 @torch.no_grad()
@@ -186,14 +189,7 @@ def beam_search(
     tokens_R = running.tokens_RT.new_full((R,), special.start)
     for _ in range(max_length):
         logits_RV, state, _ = captioner.step(tokens_R, memory, state)
-        log_probabilities_RV = _scored(
-            logits_RV,
-            running,
-            special,
-            options.no_repeat_ngram,
-            options.forbid_unknown,
-            options.no_stutter,
-        )
+        log_probabilities_RV = _scored(logits_RV, running, special, options)
         if running.tokens_RT.shape[1] < options.min_length:
             log_probabilities_RV[:, special.end] = -math.inf
         rows_R, tokens_R, added_R = _select(running, log_probabilities_RV, beams, special, options)
@@ -285,12 +281,11 @@ def _roll_out(
     special: SpecialIds,
     copies: int,
     max_length: int,
-    no_repeat_ngram: int,
-    forbid_unknown: bool,
+    options: BeamOptions,
     choose: Callable[[Tensor], Tensor],
 ) -> Decodings:
     """Runs `_steps` to its end and returns the last result."""
-    steps = _steps(captioner, memory, special, copies, max_length, no_repeat_ngram, forbid_unknown, choose)
+    steps = _steps(captioner, memory, special, copies, max_length, options, choose)
     return _decodings(deque(steps, maxlen=1).pop(), copies)
 
 
@@ -300,14 +295,12 @@ def _steps(
     special: SpecialIds,
     copies: int,
     max_length: int,
-    no_repeat_ngram: int,
-    forbid_unknown: bool,
+    options: BeamOptions,
     choose: Callable[[Tensor], Tensor],
-    no_stutter: bool = False,
 ) -> Iterator[_Hypotheses]:
     """Decodes B * copies independent rows token by token.
 
-    `choose` picks each token from its log-probabilities (R, V).
+    `choose` picks each token from its log-probabilities (R, V); `options` say which tokens may follow.
     """
     state, R = captioner.start(memory, copies), _images(memory) * copies
     running = _Hypotheses.begin(R, special, _device(memory))
@@ -315,9 +308,7 @@ def _steps(
     tokens_R = running.tokens_RT.new_full((R,), special.start)
     for _ in range(max_length):
         logits_RV, state, _ = captioner.step(tokens_R, memory, state)
-        log_probabilities_RV = _scored(
-            logits_RV, running, special, no_repeat_ngram, forbid_unknown, no_stutter
-        )
+        log_probabilities_RV = _scored(logits_RV, running, special, options)
         tokens_R = choose(log_probabilities_RV)
         running = running.extend(
             tokens_R, log_probabilities_RV.gather(1, tokens_R[:, None]).squeeze(1), special
@@ -331,21 +322,14 @@ def _likeliest(log_probabilities_RV: Tensor) -> Tensor:
     return log_probabilities_RV.argmax(dim=-1)
 
 
-def _scored(
-    logits_RV: Tensor,
-    running: _Hypotheses,
-    special: SpecialIds,
-    ngram: int,
-    forbid_unknown: bool,
-    no_stutter: bool,
-) -> Tensor:
+def _scored(logits_RV: Tensor, running: _Hypotheses, special: SpecialIds, options: BeamOptions) -> Tensor:
     """Log-probabilities of all tokens in single precision; minus infinity for tokens that may not follow."""
     log_probabilities_RV = logits_RV.float().log_softmax(dim=-1)
-    if forbid_unknown:
+    if options.forbid_unknown:
         for token in (special.pad, special.start, special.unknown):
             log_probabilities_RV[:, token] = -math.inf
-    steps = running.tokens_RT.shape[1]
-    if no_stutter and steps:
+    steps, ngram = running.tokens_RT.shape[1], options.no_repeat_ngram
+    if options.no_stutter and steps:
         log_probabilities_RV.scatter_(1, running.tokens_RT[:, -1:], -math.inf)
     if 0 < ngram <= steps:
         windows_RWN = running.tokens_RT.unfold(1, ngram, 1)

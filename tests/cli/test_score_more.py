@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchword.metrics.chair_files import plural
+from patchword.text.words import plural
 
 
 @pytest.fixture

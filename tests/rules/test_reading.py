@@ -3,6 +3,7 @@
 The parts that a model is made of (`layers/`) are counted apart: one reads the model first, and a part when its name is not enough.
 """
 
+import inspect
 import sys
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from patchword.tasks.table import TASKS
 from patchword.train.step import Shares
 
 PACKAGE = Path(patchword.__file__).parent
-FROM_A_PHOTOGRAPH = 18
-FROM_A_CONFIGURATION = 29
+FROM_A_PHOTOGRAPH = 17
+FROM_A_CONFIGURATION = 25
 
 
 class Trace:
@@ -37,7 +38,10 @@ class Trace:
 
     def _see(self, frame, event, argument) -> None:
         path = Path(frame.f_code.co_filename)
-        if event == "call" and path.is_relative_to(PACKAGE):
+        is_function = (
+            frame.f_code.co_flags & inspect.CO_NEWLOCALS
+        )  # not the body of a module or class: an import
+        if event == "call" and is_function and path.is_relative_to(PACKAGE):
             self.files.add(path.relative_to(PACKAGE).as_posix())
 
     def without_layers(self) -> set[str]:

@@ -67,15 +67,26 @@ def filter(
     """Keep the pairs of picture and alt-text that all rules keep, in one pass and in memory that stays flat,
     and say what each rule dropped."""
     from patchword.files import printable
+    from patchword.jobs import rules as all_rules
     from patchword.jobs.filter import filter_pairs
     from patchword.log import progress
 
-    made = []
+    plain: dict[str, Callable[[], Rule]] = {
+        "length": lambda: all_rules.Length(*words),
+        "letters": lambda: all_rules.Letters(script=script.upper()),
+        "boilerplate": all_rules.Boilerplate,
+        "same-text": lambda: all_rules.SameText(same_text),
+        "rare-words": all_rules.RareWords,
+        "size": lambda: all_rules.Size(shortest, aspect),
+        "readable": all_rules.Readable,
+        "near-duplicate": all_rules.NearDuplicate,
+    }
     names = [one.strip() for one in rules.split(",") if one.strip()]
     names += ["test-set"] * (test_set is not None and "test-set" not in names)
     names += ["score"] * (score is not None and "score" not in names)
-    for name in names:
-        made.append(_rule(name, words, script, same_text, shortest, aspect, test_set, score, model))
+    made = [
+        plain[name]() if name in plain else _rule_with_a_value(name, test_set, score, model) for name in names
+    ]
     with progress(sys.stderr.isatty()) as bar:
         task = bar.add_task("pairs", total=None, status="")
         report = filter_pairs(
@@ -92,41 +103,19 @@ def filter(
             print(f"    {printable(text[:80])}  ({printable(why[:80])}; {printable(place[-60:])})")
 
 
-def _rule(
-    name: str,
-    words: tuple[int, int],
-    script: str,
-    same_text: int,
-    shortest: int,
-    aspect: float,
-    test_set: Path | None,
-    score: float | None,
-    model: str,
-) -> Rule:
+def _rule_with_a_value(name: str, test_set: Path | None, score: float | None, model: str) -> Rule:
     """Raises ConfigError for a rule that there is not, or one without what it needs."""
-    from patchword.jobs import rules
+    from patchword.jobs.rules import NearDuplicate
     from patchword.lookup import look_up
 
     if name == "test-set" and test_set is not None:
-        return rules.NearDuplicate(among=_hashes(test_set))
+        return NearDuplicate(among=_hashes(test_set))
     if name == "score" and score is not None:
         found: Rule = look_up("tasks.retrieve.many:Score")(model, score)
         return found
     if name in ("test-set", "score"):
         raise ConfigError(f"--rules {name}: give --{name} as well")
-    plain: dict[str, Callable[[], Rule]] = {
-        "length": lambda: rules.Length(*words),
-        "letters": lambda: rules.Letters(script=script.upper()),
-        "boilerplate": rules.Boilerplate,
-        "same-text": lambda: rules.SameText(same_text),
-        "rare-words": rules.RareWords,
-        "size": lambda: rules.Size(shortest, aspect),
-        "readable": rules.Readable,
-        "near-duplicate": rules.NearDuplicate,
-    }
-    if name not in plain:
-        raise ConfigError(f"--rules {name}: no such rule; there are {', '.join(RULES)}")
-    return plain[name]()
+    raise ConfigError(f"--rules {name}: no such rule; there are {', '.join(RULES)}")
 
 
 def _hashes(folder: Path) -> list[int]:

@@ -12,7 +12,7 @@ from patchword.errors import ConfigError
 from patchword.files import write_bytes, write_text
 
 if TYPE_CHECKING:
-    from patchword.tasks.paint.paint import Order, Painted
+    from patchword.tasks.paint.paint import Order, PaintedPicture
 
 
 def paint(
@@ -149,7 +149,7 @@ def _words_file(out: Path, seed: int) -> Path:
 
 
 def _write_more(
-    painter, order: Order, painted: list[Painted], out: Path, grid: bool, html: bool, explain: bool
+    painter, order: Order, painted: list[PaintedPicture], out: Path, grid: bool, html: bool, explain: bool
 ) -> None:
     """The sheet, the page, and where each word lies."""
     import numpy as np

@@ -51,7 +51,7 @@ class Upright(NamedTuple):
     height: int
 
 
-class Ended(Exception):
+class DecoderGone(Exception):
     """The process is gone."""
 
 
@@ -87,7 +87,7 @@ class Decoder:
         width, height = answer["size"]
         pixels = self._stdout.read(3 * width * height)
         if len(pixels) < 3 * width * height:
-            raise Ended
+            raise DecoderGone
         return Upright(Image.frombytes("RGB", (width, height), pixels), *answer["stored"])
 
     def forget(self) -> None:
@@ -100,12 +100,12 @@ class Decoder:
                 self._stdin.write(part)
             self._stdin.flush()
         except (OSError, ValueError) as error:  # ValueError: closed by another thread
-            raise Ended from error
+            raise DecoderGone from error
 
     def _answer(self) -> dict[str, Any]:
         line = self._stdout.readline()
         if not line.endswith(b"\n"):
-            raise Ended
+            raise DecoderGone
         self.started = True
         answer = json.loads(line)
         if "error" in answer:
@@ -183,7 +183,7 @@ class PictureReader:
         try:
             decoder.begin(content, name, self._bounds)
             return decoder.finish().picture
-        except Ended as error:
+        except DecoderGone as error:
             self._replace()
             found = f"decoding takes more than {self._seconds:g} seconds" if late.is_set() else _BROKE_DOWN
             raise PictureError(f"{name}: {found}. Save it again, or leave it out.") from error

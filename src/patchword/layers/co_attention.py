@@ -17,7 +17,7 @@ EPS = 1e-12
 """Of the norms, as in BERT."""
 
 
-class Asking(nn.Module):
+class StreamAttention(nn.Module):
     """Attention of one stream to the other, with its residual and norm."""
 
     def __init__(self, width: int, other: int, inner: int, heads: int) -> None:
@@ -42,7 +42,7 @@ class Asking(nn.Module):
         return self.norm(x_BNC + self.output(merge_heads(context))), weights
 
 
-class Thinking(nn.Module):
+class StreamFeedForward(nn.Module):
     """The feed-forward of a stream, with its residual and norm."""
 
     def __init__(self, width: int, hidden: int) -> None:
@@ -61,11 +61,11 @@ class CoAttention(nn.Module):
     def __init__(self, text: int, picture: int, inner: int, heads: int, expansion: int = 4) -> None:
         super().__init__()
         self.text_asks, self.picture_asks = (
-            Asking(text, picture, inner, heads),
-            Asking(picture, text, inner, heads),
+            StreamAttention(text, picture, inner, heads),
+            StreamAttention(picture, text, inner, heads),
         )
-        self.text_thinks = Thinking(text, expansion * text)
-        self.picture_thinks = Thinking(picture, expansion * picture)
+        self.text_thinks = StreamFeedForward(text, expansion * text)
+        self.picture_thinks = StreamFeedForward(picture, expansion * picture)
 
     def forward(
         self,

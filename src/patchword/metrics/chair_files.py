@@ -8,15 +8,10 @@ from pathlib import Path
 from patchword.data.formats.complaints import raise_at_once, read_text
 from patchword.errors import DataError
 from patchword.metrics.files import parsed
+from patchword.text.words import with_plurals
 
 COCO_SYNONYMS = Path(__file__).resolve().parents[1] / "text" / "coco_objects.txt"
 """Words and phrases that name COCO's 80 categories, for `read_synonyms`."""
-PLURALS = {
-    "man": "men", "woman": "women", "person": "people", "child": "children", "mouse": "mice",
-    "goose": "geese", "foot": "feet",
-    "knife": "knives", "wife": "wives", "calf": "calves", "loaf": "loaves", "sheep": "sheep", "fish": "fish",
-    "scissors": "scissors",
-}  # fmt: skip
 
 
 def read_objects(path: Path) -> dict[str, set[str]]:
@@ -67,23 +62,3 @@ def read_synonyms(path: Path) -> dict[str, str]:
 def own_names(objects: Iterable[str]) -> dict[str, str]:
     """Without a list of synonyms, every object is named by its own name and its plural."""
     return with_plurals({name.lower(): name for name in objects})
-
-
-def with_plurals(synonyms: dict[str, str]) -> dict[str, str]:
-    """Adds the plural of every phrase, unless the plural is itself a phrase."""
-    return {plural(phrase): name for phrase, name in synonyms.items()} | synonyms
-
-
-def plural(phrase: str) -> str:
-    """Returns the plural of an English noun or of a phrase's last word, by rules and some exceptions."""
-    *before, noun = phrase.split(" ")
-    for ending, other in PLURALS.items():
-        if noun == ending or (ending in ("man", "child") and noun.endswith(ending) and noun != "human"):
-            return " ".join([*before, noun.removesuffix(ending) + other])
-    if noun.endswith(("s", "x", "z", "ch", "sh")):
-        ending = "es"
-    elif noun.endswith("y") and noun[-2:-1] not in ("a", "e", "i", "o", "u", ""):
-        noun, ending = noun[:-1], "ies"
-    else:
-        ending = "s"
-    return " ".join([*before, noun + ending])

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from patchword.data.headers import Bounds
-from patchword.data.isolated import Decoder, Ended, Upright
+from patchword.data.isolated import Decoder, DecoderGone, Upright
 from patchword.errors import PictureError
 from patchword.serve.limits import Limits
 from patchword.serve.numbers import Numbers
@@ -103,7 +103,7 @@ class Decoders:
         except PictureError:
             lease.in_step = True
             raise
-        except Ended as error:
+        except DecoderGone as error:
             said = "its decoder broke down. Save the picture again, or send another one."
             raise PictureError(f"the upload: {said}") from error
         finally:

@@ -23,6 +23,12 @@ Splitter = Literal["english", "characters"]
 # as in references that the metrics have tokenised, and in Flickr8k's own text ("the dog 's ball").
 _ENGLISH_WORD = re.compile(r"(?<!\w)'s(?!\w)|[^\W_]+(?:['-][^\W_]+)*")
 _LATIN_RUN = re.compile(r"[0-9a-z]+")
+PLURALS = {
+    "man": "men", "woman": "women", "person": "people", "child": "children", "mouse": "mice",
+    "goose": "geese", "foot": "feet",
+    "knife": "knives", "wife": "wives", "calf": "calves", "loaf": "loaves", "sheep": "sheep", "fish": "fish",
+    "scissors": "scissors",
+}  # fmt: skip
 
 
 def split_english(caption: str) -> list[str]:
@@ -94,6 +100,26 @@ _SPLITTERS: dict[str, tuple[Callable[[str], list[str]], Callable[[Sequence[str]]
     "english": (split_english, join_english),
     "characters": (split_characters, join_characters),
 }
+
+
+def with_plurals(synonyms: dict[str, str]) -> dict[str, str]:
+    """Adds the plural of every phrase, unless the plural is itself a phrase."""
+    return {plural(phrase): name for phrase, name in synonyms.items()} | synonyms
+
+
+def plural(phrase: str) -> str:
+    """Returns the plural of an English noun or of a phrase's last word, by rules and some exceptions."""
+    *before, noun = phrase.split(" ")
+    for ending, other in PLURALS.items():
+        if noun == ending or (ending in ("man", "child") and noun.endswith(ending) and noun != "human"):
+            return " ".join([*before, noun.removesuffix(ending) + other])
+    if noun.endswith(("s", "x", "z", "ch", "sh")):
+        ending = "es"
+    elif noun.endswith("y") and noun[-2:-1] not in ("a", "e", "i", "o", "u", ""):
+        noun, ending = noun[:-1], "ies"
+    else:
+        ending = "s"
+    return " ".join([*before, noun + ending])
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from transformers import (
 
 from patchword.errors import ModelError
 from patchword.towers import layered
-from patchword.towers.layered import PartlyFrozen, Parts
+from patchword.towers.layered import PartlyFrozenModule, Parts
 from patchword.towers.settings import BertTowerConfig
 from patchword.types import Projections, TextFeatures
 
@@ -57,7 +57,7 @@ class BertLayer:
         return self.block.feed_forward_chunk(attention.output(attended_BQC, tokens_BQC))
 
 
-class BertTower(PartlyFrozen):
+class BertTower(PartlyFrozenModule):
     """A BERT-like text tower.
 
     Attributes:

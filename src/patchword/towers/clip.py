@@ -30,7 +30,7 @@ from transformers import (
 from patchword.errors import ModelError
 from patchword.layers.adapters import Adapter
 from patchword.towers import layered
-from patchword.towers.layered import PartlyFrozen, Parts, Preprocessing
+from patchword.towers.layered import PartlyFrozenModule, Parts, Preprocessing
 from patchword.towers.settings import Aligned, ClipTextTowerConfig, ClipTowerConfig
 from patchword.types import Projections, TextFeatures, VisualFeatures
 
@@ -92,7 +92,7 @@ class CausalClipLayer:
         return self.open.attend(tokens_BLC, *self.open.project(tokens_BLC), sees_BLL)
 
 
-class ClipTower(PartlyFrozen):
+class ClipTower(PartlyFrozenModule):
     """CLIP's vision tower. The class token comes first, then the patches row by row.
 
     Attributes:
@@ -233,7 +233,7 @@ class ClipTower(PartlyFrozen):
         return self.finish(self.layers[-1](before_last_BNC, mask), before_last_BNC)
 
 
-class ClipTextTower(PartlyFrozen):
+class ClipTextTower(PartlyFrozenModule):
     """CLIP's text tower: causal, pooled at the end-of-text token.
 
     Attributes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from patchword.towers.layered import PartlyFrozen, Parts, Preprocessing, run_layers
+from patchword.towers.layered import PartlyFrozenModule, Parts, Preprocessing, run_layers
 from patchword.towers.settings import ConvolutionalConfig
 from patchword.types import VisualFeatures
 
@@ -69,7 +69,7 @@ class Stage(nn.Sequential):
         return super().forward(map_BCHW)
 
 
-class ConvolutionalTower(PartlyFrozen):
+class ConvolutionalTower(PartlyFrozenModule):
     """A convolutional tower, layered like every tower: `embed`, then `layers`, then `finish`.
 
     The tokens between its layers are feature maps (B, C, h, w).

@@ -42,7 +42,7 @@ from patchword.errors import ConfigError, ModelError
 from patchword.towers import packages
 from patchword.towers.efficientnet_names import our_name
 from patchword.towers.efficientnet_plan import SCALES, STEM_WIDTH, StagePlan, scaled_stages
-from patchword.towers.layered import PartlyFrozen, Parts, Preprocessing, run_layers
+from patchword.towers.layered import PartlyFrozenModule, Parts, Preprocessing, run_layers
 from patchword.towers.settings import EfficientNetLiteConfig
 from patchword.types import VisualFeatures
 
@@ -173,7 +173,7 @@ class InvertedResidual(nn.Module):
         return x_BCHW + y_BCHW
 
 
-class EfficientNetLiteTower(PartlyFrozen):
+class EfficientNetLiteTower(PartlyFrozenModule):
     """An EfficientNet-Lite tower for any picture size; `hw` of the features is the side / 32, rounded up.
 
     Attributes:

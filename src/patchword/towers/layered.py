@@ -103,7 +103,7 @@ class Parts(NamedTuple):
     ending: tuple[nn.Module, ...]
 
 
-class PartlyFrozen(nn.Module):
+class PartlyFrozenModule(nn.Module):
     """A module that is trained from one layer on (see the top of this file).
 
     Its frozen parts stay in evaluation mode.
@@ -138,7 +138,7 @@ class PartlyFrozen(nn.Module):
         self._frozen = tuple(frozen)
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> PartlyFrozen:
+    def train(self, mode: bool = True) -> PartlyFrozenModule:
         """Sets the mode, as `nn.Module.train` does, but leaves frozen parts in evaluation mode.
 
         They have no dropout, and their batch statistics do not change.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel
 
 from patchword.towers import layered
-from patchword.towers.layered import IMAGENET_MEAN, IMAGENET_STD, PartlyFrozen, Parts, Preprocessing
+from patchword.towers.layered import IMAGENET_MEAN, IMAGENET_STD, PartlyFrozenModule, Parts, Preprocessing
 from patchword.towers.settings import ResNetTowerConfig
 from patchword.types import VisualFeatures
 
@@ -25,7 +25,7 @@ class ResNetLayer:
         return self.block(map_BCHW)
 
 
-class ResNetTower(PartlyFrozen):
+class ResNetTower(PartlyFrozenModule):
     """A ResNet tower for any picture size; `hw` of the features says how large the grid is.
 
     Attributes:

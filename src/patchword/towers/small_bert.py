@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from patchword.errors import ModelError
 from patchword.towers import layered
-from patchword.towers.layered import PartlyFrozen, Parts
+from patchword.towers.layered import PartlyFrozenModule, Parts
 from patchword.towers.settings import BertSizes
 from patchword.types import Projections
 
@@ -48,7 +48,7 @@ class _Projections(nn.Module):
             self.add_module(name, nn.Linear(sizes.hidden_size, sizes.hidden_size))
 
 
-class _AddedAndNormed(nn.Module):
+class _ResidualNorm(nn.Module):
     """LN(x + W h): the end of both halves of a layer."""
 
     def __init__(self, inputs: int, sizes: BertSizes) -> None:
@@ -68,10 +68,10 @@ class BertBlock(nn.Module):
         super().__init__()
         self.heads, self.attention_dropout = sizes.num_attention_heads, sizes.attention_probs_dropout_prob
         self.attention = nn.ModuleDict(
-            {"self": _Projections(sizes), "output": _AddedAndNormed(sizes.hidden_size, sizes)}
+            {"self": _Projections(sizes), "output": _ResidualNorm(sizes.hidden_size, sizes)}
         )
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(sizes.hidden_size, sizes.intermediate_size)})
-        self.output = _AddedAndNormed(sizes.intermediate_size, sizes)
+        self.output = _ResidualNorm(sizes.intermediate_size, sizes)
 
     def forward(self, tokens_BLC: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """Returns the tokens (B, L, C) after the layer."""
@@ -97,7 +97,7 @@ class BertBlock(nn.Module):
         return self.output(F.gelu(self.intermediate["dense"](tokens_BQC)), tokens_BQC)
 
 
-class SmallBert(PartlyFrozen):
+class SmallBert(PartlyFrozenModule):
     """BERT without its pooler.
 
     Attributes:

@@ -13,7 +13,7 @@ from transformers import SwinConfig, SwinModel, ViTConfig, ViTModel
 
 from patchword.layers.adapters import Adapter
 from patchword.towers import layered
-from patchword.towers.layered import IMAGENET_MEAN, IMAGENET_STD, PartlyFrozen, Parts, Preprocessing
+from patchword.towers.layered import IMAGENET_MEAN, IMAGENET_STD, PartlyFrozenModule, Parts, Preprocessing
 from patchword.towers.settings import SwinTowerConfig, VitTowerConfig
 from patchword.types import Projections, VisualFeatures
 
@@ -51,7 +51,7 @@ class VitLayer:
         return tokens_BQC + block.dropout(block.mlp(block.layernorm_after(tokens_BQC)))
 
 
-class VitTower(PartlyFrozen):
+class VitTower(PartlyFrozenModule):
     """A ViT tower. The class token comes first, then the patches row by row.
 
     Attributes:
@@ -160,7 +160,7 @@ class SwinLayer:
         return tokens_BNC if self.merging is None else self.merging(tokens_BNC, self.hw)
 
 
-class SwinTower(PartlyFrozen):
+class SwinTower(PartlyFrozenModule):
     """A Swin tower. Its layers are the blocks of all stages in order.
 
     After each stage but the last, the width doubles and the grid halves.

@@ -7,7 +7,7 @@ from transformers import LxmertConfig
 from transformers.models.lxmert.modeling_lxmert import LxmertCrossAttentionLayer
 
 from patchword.errors import ConfigError
-from patchword.layers.co_attention import Asking, CoAttention
+from patchword.layers.co_attention import CoAttention, StreamAttention
 from patchword.models.pretraining.vilbert import Vilbert, VilbertConfig, region_loss, word_loss
 from patchword.tasks.pretrain.hard_negatives import kinds_of, replaced
 from patchword.tasks.pretrain.regions import cell_boxes, five, window_boxes
@@ -74,7 +74,7 @@ def test_padding_has_weight_zero_in_both_directions(pair):
     after = model(ids, mask, features, places, regions)
     assert torch.equal(after.text_BLC[mask], before.text_BLC[mask])
     assert torch.equal(after.picture_BNW[regions], before.picture_BNW[regions])
-    asked = Asking(16, 12, 8, 2)
+    asked = StreamAttention(16, 12, 8, 2)
     _, weights = asked(before.text_BLC, before.picture_BNW, regions, want_weights=True)
     assert weights[1, :, :, 3:].abs().max() == 0 and torch.allclose(weights.sum(-1), torch.ones(()))
 
@@ -121,7 +121,7 @@ def test_cross_attention_equals_that_of_lxmert():
     config = LxmertConfig(
         hidden_size=16, num_attention_heads=2, hidden_dropout_prob=0, attention_probs_dropout_prob=0
     )
-    theirs, ours = LxmertCrossAttentionLayer(config).eval(), Asking(16, 16, 16, 2)
+    theirs, ours = LxmertCrossAttentionLayer(config).eval(), StreamAttention(16, 16, 16, 2)
     with torch.no_grad():
         for weight in theirs.parameters():
             weight.copy_(torch.randn(weight.shape) * 0.3)

@@ -320,7 +320,7 @@ def _gate(block: nn.Module, keys: Tensor, values: Tensor, bias: Tensor, has: Ten
     return before
 
 
-class Said(NamedTuple):
+class Continuation(NamedTuple):
     """What a row goes on with."""
 
     tokens: list[int]
@@ -331,9 +331,9 @@ class Said(NamedTuple):
 
 
 @torch.inference_mode()
-def continue_greedily(model: Flamingo, read: Context, end: int, longest: int) -> list[Said]:
+def continue_greedily(model: Flamingo, read: Context, end: int, longest: int) -> list[Continuation]:
     """The likeliest next tokens of each row after what was read, up to `end` or `longest` tokens."""
-    rows = [Said([], 0.0, False) for _ in range(len(read.logits_BTV))]
+    rows = [Continuation([], 0.0, False) for _ in range(len(read.logits_BTV))]
     open_rows = set(range(len(rows)))
     while True:
         best = read.logits_BTV[:, -1].float().log_softmax(-1).max(-1)
@@ -342,7 +342,7 @@ def continue_greedily(model: Flamingo, read: Context, end: int, longest: int) ->
                 open_rows.discard(b)
                 continue
             tokens = rows[b].tokens if token == end else [*rows[b].tokens, token]
-            rows[b] = Said(tokens, rows[b].log_probability + share, token == end)
+            rows[b] = Continuation(tokens, rows[b].log_probability + share, token == end)
             if token == end:
                 open_rows.discard(b)
         if not open_rows:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 
-class Imagined(NamedTuple):
+class ImaginedPictures(NamedTuple):
     """Pictures that were drawn for texts."""
 
     pictures_B3HW: Tensor
@@ -42,7 +42,7 @@ def imagine(
     crops: int = 4,
     smallest: float = 0.7,
     generator: torch.Generator | None = None,
-) -> Imagined:
+) -> ImaginedPictures:
     """Pictures (B, 3, H, W) in [0, 1] of latents that Adam moves towards a high score.
 
     Args:
@@ -69,7 +69,7 @@ def imagine(
             optimiser.step()
     with torch.no_grad():
         pictures_B3HW = draw(latent_BX)
-        return Imagined(pictures_B3HW, torch.stack([*scores, score(pictures_B3HW)]))
+        return ImaginedPictures(pictures_B3HW, torch.stack([*scores, score(pictures_B3HW)]))
 
 
 def random_crop(pictures_B3HW: Tensor, smallest: float, generator: torch.Generator | None) -> Tensor:

@@ -19,7 +19,7 @@ from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.facts import ModelFacts
 from patchword.composed import TextTowerSettings, TowerSettings, reader_preprocessing
 from patchword.data.captions import CaptionBatch, CaptionData, PictureInputs, PlanEntry
-from patchword.errors import ConfigError, counted
+from patchword.errors import ConfigError
 from patchword.hub import is_hub
 from patchword.layers.all_pairs import all_pairs
 from patchword.layers.codebook import Codebook
@@ -149,7 +149,7 @@ class AlignTraining:
             name=folder.name,
             description=run.description
             or "Patch-word alignment over two towers (LAPS), trained with Patchword.",
-            dataset=f"{Path(run.data.annotations).name}: {counted(len(train), 'training picture')}, "
+            dataset=f"{Path(run.data.annotations).name}: {len(train)} training pictures, "
             f"selected on {len(selection)} others",
             licence=run.licence or "not stated",
             command=command,

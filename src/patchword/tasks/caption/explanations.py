@@ -27,7 +27,6 @@ from patchword.data.scenes.world import SHAPES
 from patchword.errors import DataError, ModelError, PictureError
 from patchword.metrics.bootstrap import Interval, grouped_interval
 from patchword.metrics.chair import Mention, mentions
-from patchword.metrics.chair_files import with_plurals
 from patchword.metrics.files import read_references
 from patchword.metrics.pointing import (
     Region,
@@ -43,7 +42,7 @@ from patchword.metrics.pointing import (
 )
 from patchword.tasks.caption.maps import METHODS, SeenPicture, ToldCaption
 from patchword.tasks.caption.model import CaptioningModel
-from patchword.text.words import split_english
+from patchword.text.words import split_english, with_plurals
 
 CURVE_SHARES = (0.0, 0.1, 0.25, 0.5, 1.0)
 """Shares of cells that are taken away or given at the points of the two curves."""

@@ -47,9 +47,10 @@ from torch.nn import functional as F
 
 from patchword.decode import explain_tokens, repeat_images
 from patchword.layers.codebook import Codebook
-from patchword.metrics.chair_files import COCO_SYNONYMS, plural, read_synonyms, with_plurals
+from patchword.metrics.chair_files import COCO_SYNONYMS, read_synonyms
 from patchword.tasks.caption.result import Caption
 from patchword.text.imagenet import common_words
+from patchword.text.words import plural, with_plurals
 from patchword.types import Captioner, SpecialIds, VisualFeatures
 
 ROWS = 16

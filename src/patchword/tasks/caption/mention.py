@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from patchword.constrained import MOST_CONSTRAINTS, constrained_beam_search
-from patchword.decode import explain_tokens
+from patchword.decode import BeamOptions, explain_tokens
 from patchword.errors import ModelError
 from patchword.layers.familiarity import mean_patch
 from patchword.tasks.caption.concepts import NamesClasses, concepts_of, guess, names, phrase_of, said, sayable
@@ -110,13 +110,14 @@ def _said_anew(
     hosts = {} if settings.concepts is None else settings.concepts.hosts
     phrases = [phrase_of(word, vocabulary, hosts) for word in words]
     alternatives = [phrase.alternatives for phrase in phrases]
-    length, repeat = decoding.max_length, decoding.no_repeat_ngram
+    length = decoding.max_length
     doubts = settings.concepts is not None and settings.concepts.doubt is not None
     least = min(len(caption.tokens), length - 1, _LEAST_LENGTH) if doubts else 0
+    options = BeamOptions(
+        no_repeat_ngram=decoding.no_repeat_ngram, no_stutter=decoding.no_stutter, min_length=least
+    )
     found = constrained_beam_search(
-        *(captioner, memory, vocabulary.special, alternatives, decoding.beams, length, repeat),
-        min_length=least,
-        no_stutter=decoding.no_stutter,
+        captioner, memory, vocabulary.special, alternatives, decoding.beams, length, options
     )
     explained = None
     if trace:

@@ -327,11 +327,35 @@ class CaptioningModel:
         Raises DataError for a word of `options.mention` that the model cannot say.
         """
         captioner, special = self.model.captioner, self.vocabulary.special
-        decoding = self._decoding(options if beams is None else replace(options, beams=beams))
+        options = options if beams is None else replace(options, beams=beams)
+        decoding = self._decoding(options)
         memory = captioner.encode(features)
-        consensus = self.settings.consensus
+        found = self._searched(features, memory, n_best, options)
+        traces: list[Trace | None] = [None] * n_best
+        if trace:
+            for k in range(n_best):
+                traces[k] = explain_tokens(
+                    captioner, memory, special, found.tokens_BKT[:, k], found.lengths_BK[:, k].clamp(min=1)
+                )
+        captions = [self._captions_of(found, traces, b, features.hw) for b in range(len(found.tokens_BKT))]
+        if not options.mention and seen is None:
+            return captions
+        say = look_up("tasks.caption.mention:with_words")
+        of_each = [None] * len(captions) if seen is None else seen
+        return [
+            say(self, caption, _one(memory, b), features.hw, decoding, trace, options.mention, of_each[b])
+            for b, caption in enumerate(captions)
+        ]
+
+    def _searched(
+        self, features: VisualFeatures, memory: NamedTuple, n_best: int, options: DecodingOptions
+    ) -> Decodings:
+        """The hypotheses of a beam search, ranked by consensus where the model has one; that is among more of
+        them unless the caller says how many beams there are."""
+        captioner, special = self.model.captioner, self.vocabulary.special
+        decoding, consensus = self._decoding(options), self.settings.consensus
         width = max(decoding.beams, n_best)
-        if consensus is not None and beams is None and options.beams is None:
+        if consensus is not None and options.beams is None:
             width = max(width, consensus.candidates)
         found = beam_search(
             captioner,
@@ -347,33 +371,11 @@ class CaptioningModel:
                 min_length=options.min_length,
             ),
         )
-        if consensus is not None:
-            rank = look_up("tasks.caption.consensus:ranked")
-            found = rank(self.model.consensus, consensus.weight, features, found, special)
-            found = Decodings._make(part[:, :n_best] for part in found)
-        traces: list[Trace | None] = [None] * n_best
-        if trace:
-            for k in range(n_best):
-                traces[k] = explain_tokens(
-                    captioner, memory, special, found.tokens_BKT[:, k], found.lengths_BK[:, k].clamp(min=1)
-                )
-        captions = [self._captions_of(found, traces, b, features.hw) for b in range(len(found.tokens_BKT))]
-        if not options.mention and seen is None:
-            return captions
-        say = look_up("tasks.caption.mention:with_words")
-        return [
-            say(
-                self,
-                caption,
-                _one(memory, b),
-                features.hw,
-                decoding,
-                trace,
-                options.mention,
-                None if seen is None else seen[b],
-            )
-            for b, caption in enumerate(captions)
-        ]
+        if consensus is None:
+            return found
+        rank = look_up("tasks.caption.consensus:ranked")
+        ranked = rank(self.model.consensus, consensus.weight, features, found, special)
+        return Decodings._make(part[:, :n_best] for part in ranked)
 
     def _decoding(self, options: DecodingOptions) -> DecodingSettings:
         """The model's own settings with those that the caller has given in their place.

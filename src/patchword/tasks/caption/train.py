@@ -131,7 +131,7 @@ class CaptionTraining:
             name=folder.name,
             description=run.description
             or f"{run.captioner.kind} over a {run.tower.kind} tower, trained with Patchword.",
-            dataset=f"{Path(run.data.annotations).name}: {counted(len(train), 'training picture')}, "
+            dataset=f"{Path(run.data.annotations).name}: {len(train)} training pictures, "
             f"selected on {len(selection)} others",
             licence=run.licence or "not stated",
             command=command,
@@ -279,7 +279,7 @@ def following(
             f"a validation every {found.validate_every} epochs, {end}"
         )
     head = (
-        f"following the data, {counted(len(train), 'training picture')} with "
+        f"following the data, {len(train)} training pictures with "
         f"{counted(captions, 'caption')}: words that occur "
         f"{data.minimum_count} times or more"
     )

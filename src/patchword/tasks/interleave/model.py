@@ -31,7 +31,13 @@ from patchword.data.captions import Inputs
 from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_picture
 from patchword.device import choose_device
 from patchword.errors import DataError
-from patchword.models.captioners.flamingo import MARK, Context, FlamingoConfig, Said, continue_greedily
+from patchword.models.captioners.flamingo import (
+    MARK,
+    Context,
+    Continuation,
+    FlamingoConfig,
+    continue_greedily,
+)
 from patchword.tasks.describe import describe
 from patchword.tasks.interleave.composed import FewShotModule
 from patchword.text.pieces import Pieces
@@ -142,7 +148,7 @@ class FewShotModel:
 
     def said(
         self, many: Sequence[Picture], question: str, shots: Sequence[Shot] | Context, longest: int
-    ) -> list[tuple[str, Said]]:
+    ) -> list[tuple[str, Continuation]]:
         """As `ask`, each text with its tokens and their probability."""
         if not many:
             return []

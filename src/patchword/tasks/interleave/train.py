@@ -141,7 +141,7 @@ class InterleaveTraining:
             description=run.description
             or f"A few-shot model over a {run.tower.kind} tower and a frozen language model, trained with "
             "Patchword.",
-            dataset=f"{Path(data.documents).name}: {counted(len(self.splits.train), 'training document')}, "
+            dataset=f"{Path(data.documents).name}: {len(self.splits.train)} training documents, "
             f"selected on {len(self.splits.selection)} others",
             licence=run.licence or "not stated",
             command=command,

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.facts import ModelFacts
 from patchword.data.labels import LabelBatch
-from patchword.errors import counted
 from patchword.models.fusion.prompt_fusion import PromptFusionConfig
 from patchword.tasks.label.model import LabellingModel, LabellingSettings, build_label_model, reads
 from patchword.tasks.label.objective import LabelObjective, lower_of
@@ -100,7 +99,7 @@ def facts_of(run: LabelSections, folder: Path, command: str, rows: LabelRows, mo
     return ModelFacts(
         name=folder.name,
         description=run.description or f"{run.model.kind} over two towers, trained with Patchword.",
-        dataset=f"{Path(run.data.table).name}: {counted(len(rows.train.places), 'training row')}, "
+        dataset=f"{Path(run.data.table).name}: {len(rows.train.places)} training rows, "
         f"selected on {len(rows.selection.places)} others",
         licence=run.licence or "not stated",
         command=command,

@@ -10,7 +10,7 @@ from PIL import Image
 from patchword.html.page import Html, escape, join, note, page, section, tiles
 from patchword.html.pictures import shade_uri
 from patchword.tasks.paint.marks import SOURCE_TYPE
-from patchword.tasks.paint.paint import Painted
+from patchword.tasks.paint.paint import PaintedPicture
 from patchword.tasks.paint.sheet import CELL, png_of
 
 _CSS = """
@@ -24,7 +24,7 @@ _CSS = """
 
 def painted_page(
     prompt: str,
-    painted: Sequence[Painted],
+    painted: Sequence[PaintedPicture],
     facts: Sequence[tuple[str, object]],
     remarks: Sequence[str],
     words: Sequence[str] = (),
@@ -54,7 +54,7 @@ def painted_page(
     return page(f"Painted: {prompt}", parts, css=_CSS)
 
 
-def _figure(one: Painted) -> Html:
+def _figure(one: PaintedPicture) -> Html:
     score = "" if one.score is None else f", score {one.score:.3f}"
     return Html(
         f"<figure>{_image(one.pixels_HWC, f'seed {one.seed}')}"
@@ -62,7 +62,7 @@ def _figure(one: Painted) -> Html:
     )
 
 
-def _words(one: Painted, words: Sequence[str], maps_Lhw: np.ndarray) -> Html:
+def _words(one: PaintedPicture, words: Sequence[str], maps_Lhw: np.ndarray) -> Html:
     figures = []
     for word, map_hw in zip(words, maps_Lhw, strict=True):
         lifted = map_hw - map_hw.min()

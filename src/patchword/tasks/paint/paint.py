@@ -105,7 +105,7 @@ class Cascade:
         return self.second.enlarge(prompt, small, seeds, guidance, steps, watch)
 
 
-class Painted(NamedTuple):
+class PaintedPicture(NamedTuple):
     """One picture that was painted."""
 
     path: Path
@@ -136,7 +136,7 @@ def paint_into(
     overwrite: bool,
     rank: Callable[[Sequence[np.ndarray]], Sequence[float]] | None = None,
     watch: Callable[[], None] = lambda: None,
-) -> list[Painted]:
+) -> list[PaintedPicture]:
     """Paints what is not there yet, and ranks everything: best score first, or in the order of the seeds.
 
     `watch` is called after every step of every batch, and as often for pictures that are there already.
@@ -169,7 +169,7 @@ def paint_into(
             found[seed] = pixels_HWC
     scores = [None] * len(order.seeds) if rank is None else rank([found[seed] for seed in order.seeds])
     painted = [
-        Painted(names[seed], seed, found[seed], score, seed in same)
+        PaintedPicture(names[seed], seed, found[seed], score, seed in same)
         for seed, score in zip(order.seeds, scores, strict=True)
     ]
     return painted if rank is None else sorted(painted, key=lambda one: -(one.score or 0.0))

@@ -205,7 +205,7 @@ def _data(
     )
     files = [record.file for record in (*train, *selection)]
     said = (
-        f"{Path(run.data.annotations).name}: {counted(len(train), 'training picture')}, selected on "
+        f"{Path(run.data.annotations).name}: {len(train)} training pictures, selected on "
         f"{len(selection)} others"
     )
     return train, selection, pixel_inputs(run.data, preprocessing, files), said

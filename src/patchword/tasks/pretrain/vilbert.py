@@ -22,7 +22,7 @@ from patchword.composed import build_tower, reader_preprocessing
 from patchword.data.captions import padded
 from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.records import CaptionRecord
-from patchword.errors import ConfigError, counted
+from patchword.errors import ConfigError
 from patchword.files import text_digest
 from patchword.log import progress
 from patchword.models.pretraining.vilbert import VilbertConfig, region_loss, word_loss
@@ -237,7 +237,7 @@ class VilbertTraining:
             name=folder.name,
             description=run.description
             or f"Two streams pre-trained by ViLBERT over a {run.tower.kind} tower with Patchword.",
-            dataset=f"{Path(data.annotations).name}: {counted(len(train), 'training picture')}, "
+            dataset=f"{Path(data.annotations).name}: {len(train)} training pictures, "
             f"selected on {len(aside)} others",
             licence=run.licence or "not stated",
             command=command,

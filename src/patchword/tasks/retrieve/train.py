@@ -34,7 +34,7 @@ from patchword.composed import (
     see,
 )
 from patchword.data.captions import CaptionBatch, CaptionData, FeatureInputs, PictureInputs, PlanEntry
-from patchword.errors import ConfigError, counted
+from patchword.errors import ConfigError
 from patchword.lookup import look_up
 from patchword.metrics.retrieval import retrieval
 from patchword.models.pairs.two_towers import TwoTowers, TwoTowersConfig
@@ -158,7 +158,7 @@ class RetrieveTraining:
             name=folder.name,
             description=run.description
             or f"{run.vision.kind} and {run.text.kind} towers, trained contrastively with Patchword.",
-            dataset=f"{Path(run.data.annotations).name}: {counted(len(train), 'training picture')}, "
+            dataset=f"{Path(run.data.annotations).name}: {len(train)} training pictures, "
             f"selected on {len(selection)} others",
             licence=run.licence or "not stated",
             command=command,

@@ -157,8 +157,7 @@ class _Training:
             name=folder.name,
             description=run.description
             or "Vokenizer: tokens in context to pictures, trained with Patchword.",
-            dataset=f"{Path(run.data.annotations).name}: "
-            f"{counted(len(self.train), 'training picture')}, selected on "
+            dataset=f"{Path(run.data.annotations).name}: {len(self.train)} training pictures, selected on "
             f"{len(self.aside)} others",
             licence=run.licence or "not stated",
             command=command,
