@@ -22,7 +22,7 @@ class Doubler:
     def __call__(self, call, items):
         self.entered.set()
         assert self.gate.wait(20)
-        self.ran.append((call.task, list(items)))
+        self.ran.append((call.ability, list(items)))
         if 1300 in items:
             raise ValueError("unlucky")
         return [2 * item for item in items]

@@ -161,23 +161,23 @@ class Service:
     def run(self, call: Call, items: Sequence) -> Sequence:
         """One batch, in the thread of the model; the routes refuse a call whose model there is not."""
         options: Any = call.options
-        if call.task == "caption":
+        if call.ability == "caption":
             name, beams, n_best, trace = call.options
             return self.models[name].caption(list(items), beams=beams, n_best=n_best, trace=trace)
-        if call.task == "stream":
+        if call.ability == "stream":
             # Each request has words of its own, so that such calls never share a batch.
             name, trace, words = options
             streamer: Any = self.models[name]
             return [streamed(streamer, picture, trace, words) for picture in items]
-        if call.task == "search" and self.index is not None:
+        if call.ability == "search" and self.index is not None:
             return self.index.read(list(items))
-        if call.task == "ask" and self.answers is not None:
+        if call.ability == "ask" and self.answers is not None:
             return answered(self.answers, items, options)
-        if call.task == "paint" and self.painter is not None:
+        if call.ability == "paint" and self.painter is not None:
             return painted(self.painter, items, options)
-        if call.task == "label" and self.labels is not None:
+        if call.ability == "label" and self.labels is not None:
             return [self.labels.label(picture, list(options)) for picture in items]
-        raise ValueError(f"no model of this service does {call.task!r}")
+        raise ValueError(f"no model of this service does {call.ability!r}")
 
     def model(self, name: str | None) -> str:
         chosen = next(iter(self.models)) if name is None else name

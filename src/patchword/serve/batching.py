@@ -22,9 +22,10 @@ log = logging.getLogger("patchword.serve")
 
 
 class Call(NamedTuple):
-    """The task and options of an item; equal calls may share a batch."""
+    """What is to be done with an item; equal calls may share a batch."""
 
-    task: str
+    ability: str
+    """Of the service: caption, stream, search, ask, paint or label."""
     options: tuple
 
 
@@ -159,7 +160,7 @@ class Batcher:
                 self._thread, self._run, call, [job.item for job in jobs]
             )
             if len(results) != len(jobs):
-                raise RuntimeError(f"{call.task} gave {len(results)} results for {len(jobs)} items")
+                raise RuntimeError(f"{call.ability} gave {len(results)} results for {len(jobs)} items")
         except Exception as error:
             if len(jobs) > 1:
                 for job in jobs:
@@ -168,7 +169,7 @@ class Batcher:
                 return
             refused = isinstance(error, Refusal)
             if not refused:
-                log.error("%s failed", call.task, exc_info=error)
+                log.error("%s failed", call.ability, exc_info=error)
             if not jobs[0].future.done():
                 jobs[0].future.set_exception(error if refused else internal())
             return

@@ -4,14 +4,11 @@ was trained for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from patchword.checkpoints import folder as checkpoint
-from patchword.checkpoints.model import find_model
 from patchword.errors import ConfigError
-from patchword.hub import is_hub
 from patchword.search.index import names_milvus, open_index
 from patchword.serve.asking import QuestionAnswerer
 from patchword.serve.searching import IndexSearch, TowerLabels
@@ -19,6 +16,22 @@ from patchword.tasks.answer.any_picture import load_any
 from patchword.tasks.caption.load import load
 from patchword.tasks.paint.model import PaintingModel, load_painter
 from patchword.tasks.retrieve.load import load_two_towers
+from patchword.tasks.table import task_of
+
+
+class _Kind(NamedTuple):
+    """Models of which the service takes one at most."""
+
+    name: str
+    load: Callable[[str, str | None], Any]
+
+
+_ONE_OF_EACH = {
+    "retrieve": _Kind("two-tower", load_two_towers),
+    "answer": _Kind("question-answering", load_any),
+    "paint": _Kind("painting", load_painter),
+}
+"""By task; models of all others are captioners to choose from."""
 
 
 class ShippedNames(NamedTuple):
@@ -49,30 +62,25 @@ def load_all(names: Sequence[str], index: Path | None, shipped: ShippedNames, de
         ModelError: what a name stands for cannot be had.
         ConfigError: two captioning models of the same name, or two that label, answer or paint.
     """
-    models, labelling, answering, painting = {}, [], [], []
+    models: dict[str, Any] = {}
+    single: dict[str, list[Any]] = {task: [] for task in _ONE_OF_EACH}
     for name in names:
-        task = "caption" if is_hub(name) else checkpoint.read_config(find_model(name)).get("task")
-        if task == "retrieve":
-            labelling.append(load_two_towers(name, device))
+        task = task_of(name)
+        if task in _ONE_OF_EACH:
+            single[task].append(_ONE_OF_EACH[task].load(name, device))
             continue
-        if task == "answer":
-            answering.append(load_any(name, device))
-            continue
-        if task == "paint":
-            painting.append(load_painter(name, device))
-            continue
-        shown = (
-            Path(name).name or name
-        )  # a client is shown the last part of a folder's name, not where the folder lies
+        # A client is shown the last part of a folder's name, not where the folder lies.
+        shown = Path(name).name or name
         if shown in models:
             raise ConfigError(f"two of the models have the name {shown!r}: rename a folder")
         models[shown] = load(name, device)
-    kinds = (("two-tower", labelling), ("question-answering", answering), ("painting", painting))
-    for kind, found in kinds:
+    for task, found in single.items():
         if len(found) > 1:
             raise ConfigError(
-                f"{len(found)} {kind} models were named, and the service takes one: leave the others out"
+                f"{len(found)} {_ONE_OF_EACH[task].name} models were named, and the service takes one: "
+                "leave the others out"
             )
+    labelling, answering, painting = single.values()
     if not models:
         models[shipped.captioner] = load(shipped.captioner, device)
     search = None
