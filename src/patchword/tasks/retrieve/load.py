@@ -24,9 +24,9 @@ def load_two_towers(name: str | Path, device: str | None = None) -> TwoTowerMode
     if is_hub(name):
         return look_up("tasks.retrieve.hub:load_clip")(*hub_name(name), choose_device(device))
     folder = find_model(name)
-    task = "align" if checkpoint.read_config(folder).get("task") == "align" else "retrieve"
+    of_alignment = checkpoint.read_config(folder).get("task") == "align"
+    task, prefix = ("align", "towers.") if of_alignment else ("retrieve", "")
     settings, facts = read_settings(folder, task, TwoTowerSettings, _OF_ALIGNMENT)
     vocabulary = read_vocabulary(folder, settings.vocabulary_size)
-    prefix = "towers." if task == "align" else ""
     model = build_checked(folder, lambda: build_two_towers(settings), prefix)
     return TwoTowerModel(model, settings, vocabulary, facts, choose_device(device))
