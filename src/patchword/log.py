@@ -48,17 +48,24 @@ class MetricsLog:
         self._file.close()
 
 
+def console(width: int | None = None, stderr: bool = False) -> Console:
+    """A console that prints text as it is: brackets in the name of a file or a class are no markup, words
+    between colons no emoji, and numbers have no colours.
+    """
+    return Console(width=width, stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
 def progress(enabled: bool = True, vanishes: bool = False) -> Progress:
     """A progress bar on standard error: done, total, elapsed and remaining time, and a free `status` text."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[status]}"),
-        console=Console(stderr=True),
+        TextColumn("{task.fields[status]}", markup=False),
+        console=console(stderr=True),
         disable=not enabled,
         transient=vanishes,
     )

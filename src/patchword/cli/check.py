@@ -31,12 +31,12 @@ def check(
 ) -> None:
     """List everything in a data set that would stop or spoil a training; exit 1 if anything would stop it.
     Nothing is changed."""
-    from rich.console import Console
     from rich.progress import track
 
     from patchword.data.formats.check import examine
+    from patchword.log import console
 
-    progress = Console(stderr=True)
+    progress = console(stderr=True)
 
     def watch(records):
         return track(records, "pictures", console=progress, transient=True, disable=not progress.is_terminal)

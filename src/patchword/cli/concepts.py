@@ -40,10 +40,9 @@ def concepts(
     with all of this is written to --out; a table says how reliable it is on the pictures set aside.
     """
     refuse_taken({"--out": out})
-    from rich.console import Console
     from rich.table import Table
 
-    from patchword.log import progress
+    from patchword.log import console, progress
     from patchword.tasks.caption.calibrate import calibrate, frequent_mistakes, named_in, reliability, view
     from patchword.tasks.caption.load import load
     from patchword.train.data import DataSettings, read_splits
@@ -72,7 +71,7 @@ def concepts(
         table.add_row(
             f"{row.low:.2f} to {row.high:.2f}", f"{row.pairs:,}", f"{row.predicted:.3f}", f"{row.named:.3f}"
         )
-    Console(width=100).print(table)
+    console(width=100).print(table)
     wrong = ", ".join(f"{word} {count}" for word, count in frequent_mistakes(other_views, named_BW, settings))
     print(
         f"{out}: {counted(len(settings.hosts), 'word')} said in another's place; sure and not "

@@ -39,12 +39,11 @@ def consensus(
     on the pictures set aside. Run it before `patchword concepts`, which judges the captions.
     """
     refuse_taken({"--out": out})
-    from rich.console import Console
     from rich.table import Table
 
     from patchword.data.captions import PictureInputs
     from patchword.errors import ConfigError
-    from patchword.log import progress
+    from patchword.log import console, progress
     from patchword.tasks.caption.consensus import fit_consensus
     from patchword.tasks.caption.load import load
     from patchword.tasks.caption.model import CaptioningModel
@@ -76,5 +75,5 @@ def consensus(
     )
     for weight, cider in trials:
         table.add_row(f"{weight:g}{' *' if weight == chosen.weight else ''}", f"{100 * cider:.1f}")
-    Console(width=100).print(table)
+    console(width=100).print(table)
     print(f"{out}: {chosen.ngrams:,} n-grams are predicted, * is the weight that was chosen")

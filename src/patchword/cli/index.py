@@ -160,11 +160,12 @@ class _Bar:
     """A progress bar on standard error, where that is a terminal."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import Progress
 
-        console = Console(stderr=True)
-        self._progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+        from patchword.log import console
+
+        shown = console(stderr=True)
+        self._progress = Progress(console=shown, transient=True, disable=not shown.is_terminal)
         self._task = self._progress.add_task("pictures", total=None)
 
     def __enter__(self) -> _Bar:

@@ -34,13 +34,13 @@ def memory(
     if as_json:
         print(json.dumps(described, indent=1, ensure_ascii=False))
         return
-    from rich.console import Console
+    from patchword.log import console
 
-    console = Console()
-    console.print(f"prototypes placed by {described['placement']}")
+    shown = console()
+    shown.print(f"prototypes placed by {described['placement']}")
     for number, prototypes in enumerate(layers):
         if layer in (None, number):
-            console.print(_table(number, prototypes, top))
+            shown.print(_table(number, prototypes, top))
 
 
 def _place(model: str) -> Path:

@@ -23,10 +23,10 @@ def models(
     if check is not None:
         print(_checked(check))
         return
-    from rich.console import Console
     from rich.table import Table
 
     from patchword.checkpoints.folder import SHIPPED, read_config, shipped_models
+    from patchword.log import console
 
     facts = []
     for name in shipped_models():
@@ -47,7 +47,7 @@ def models(
         table.add_row(
             fact["name"], fact["task"], str(fact["MiB"]), fact["description"], fact["dataset"], scores
         )
-    Console().print(table)
+    console().print(table)
 
 
 def _checked(name: str) -> str:

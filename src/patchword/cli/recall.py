@@ -95,8 +95,9 @@ def recall(
 
 
 def _print(model: str, split: str, found) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from patchword.log import console
 
     titles = ["", "R@1", "R@5", "R@10", "median rank", "mean rank"]
     what = f"{counted(found.pictures, 'picture')} of {split} x {counted(found.captions, 'caption')}"
@@ -110,7 +111,7 @@ def _print(model: str, split: str, found) -> None:
                 f"{scores[f'{way}_R@{k}']:.1f}" + _bounds(found, f"{way}_R@{k}", kind) for k in (1, 5, 10)
             ]
             table.add_row(kind + name, *cells, f"{scores[f'{way}_medR']:g}", f"{scores[f'{way}_meanR']:.1f}")
-    Console(width=None).print(table)
+    console().print(table)
     print(f"rSum {found.scores['rSum']:.1f}{_bounds(found, 'rSum', '')}")
     if found.lost:
         print(

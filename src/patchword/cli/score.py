@@ -79,8 +79,8 @@ def score(
     """Bleu_1 to Bleu_4, METEOR, ROUGE_L, CIDEr and SPICE, equal to coco-caption; a metric that cannot run is
     left out, with the reason. Where the references are answers to questions: VQA accuracy, equal to VQA's own
     evaluation, and exact match."""
-    from rich.console import Console
 
+    from patchword.log import console
     from patchword.lookup import look_up
     from patchword.metrics.answer_files import holds_answers
     from patchword.metrics.files import named_as, read_prediction_files, read_references, reference_files
@@ -133,13 +133,13 @@ def score(
                 f"{place} holds {counted(len(files), 'file')} of predictions; --compare takes one "
                 "on each side"
             )
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    shown = console(width=None if sys.stdout.isatty() else 200)
     print(settings.remarks(found))
-    console.print(_table(found, marked=groups is None))
+    shown.print(_table(found, marked=groups is None))
     if intervals:
-        console.print(_interval_table(found, resamples))
+        shown.print(_interval_table(found, resamples))
     if other:
-        console.print(_difference_table(found, other, resamples))
+        shown.print(_difference_table(found, other, resamples))
     for line in dict.fromkeys(line for result in found.values() for line in result.report.absent.values()):
         complain(line)
     if out is not None:
@@ -217,6 +217,7 @@ def _table(found: dict[str, Any], marked: bool) -> Table:
     Values times 100, lengths and counts as they are.
     """
     from rich.table import Table
+    from rich.text import Text
 
     names = list(dict.fromkeys(name for result in found.values() for name in result.report.scores))
     table = Table(caption="times 100, but vocabulary and length", caption_justify="left")
@@ -234,11 +235,8 @@ def _table(found: dict[str, Any], marked: bool) -> Table:
         for name in names:
             value = result.report.scores[name].value if name in result.report.scores else None
             text = "" if value is None else _shown(name, value)
-            cells.append(
-                f"[bold]{text}[/bold]"
-                if marked and len(found) > 1 and value == best[name] and name not in _NOT_BETTER
-                else text
-            )
+            is_best = marked and len(found) > 1 and value == best[name] and name not in _NOT_BETTER
+            cells.append(Text(text, style="bold" if is_best else ""))
         table.add_row(file, *cells)
     return table
 

@@ -27,9 +27,9 @@ def shares(
     the scores of the best validations: mean and standard deviation over the seeds. Runs lie below `out`, and
     those that are finished are not repeated; shares.json there holds all scores.
     """
-    from rich.console import Console
     from rich.table import Table
 
+    from patchword.log import console
     from patchword.tasks.shares import few_label_runs
 
     found = few_label_runs(
@@ -40,7 +40,7 @@ def shares(
         table.add_row(
             f"{row.share:g}", str(row.items), f"{row.mean:.4f} ± {row.deviation:.4f}", str(len(row.scores))
         )
-    Console(width=100).print(table)
+    console(width=100).print(table)
 
 
 def _numbers(text: str, option: str, kind: type) -> list:

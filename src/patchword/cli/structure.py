@@ -29,9 +29,9 @@ def structure(
     """Train one network that holds all structures of a space, rank them by evolution, and write
     structure.toml, which `train` takes.
     """
-    from rich.console import Console
     from rich.table import Table
 
+    from patchword.log import console
     from patchword.lookup import look_up
 
     found = look_up("tasks.label.structure:search_structure")(config, overrides or [], resume, device)
@@ -47,9 +47,8 @@ def structure(
         table.add_row(
             f"{scored.score:.4f}", f"{scored.cost:,.0f}", str(scored.structure.fused_layers), *shown
         )
-    console = Console(width=110)
-    console.print(table)
-    console.print(
+    console(width=110).print(table)
+    console(width=110).print(
         f"{len(found.ranked)} structures; lengths are those of the layers from below; the best is "
         f"{found.toml}; plot {found.plot}"
     )

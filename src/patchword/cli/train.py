@@ -60,21 +60,18 @@ def train(
 
 
 def _list_settings() -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from patchword.config import fields
+    from patchword.log import console
     from patchword.lookup import look_up
     from patchword.tasks.table import TASKS
 
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    shown = console(width=None if sys.stdout.isatty() else 200)
     schemas = {task: look_up(one.run) for task, one in TASKS.items()}
     schemas["structure"] = look_up("tasks.label.structure:StructureRun")
     for task, schema in schemas.items():
         table = Table("setting", "type", "default", "meaning", title=f'task = "{task}"')
         for field in fields(schema):
-            table.add_row(
-                *map(escape, (field.name, field.type, field.default, field.meaning))
-            )  # [[stage]] is no markup
-        console.print(table)
+            table.add_row(field.name, field.type, field.default, field.meaning)
+        shown.print(table)

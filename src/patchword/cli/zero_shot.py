@@ -44,11 +44,10 @@ def zero_shot(
     right, over all pictures and for every class. A picture that cannot be read is named on standard error,
     and the exit status is 1.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from patchword.data.formats.labels import TableColumns
-    from patchword.log import progress
+    from patchword.log import console, progress
     from patchword.tasks.retrieve import zero_shot as labels
     from patchword.tasks.retrieve.load import load_two_towers
     from patchword.text.templates import read_classes, read_templates
@@ -76,11 +75,11 @@ def zero_shot(
     )
     for label, (count, share) in result.of_class.items():
         table.add_row(label, str(count), f"{share:.3f}")
-    console = Console(width=100)
-    console.print(table)
+    shown = console(width=100)
+    shown.print(table)
     scores = {"top_1": result.top_1, "top_5": result.top_5, "mean_per_class": result.mean_per_class}
     for name, value in scores.items():
-        console.print(f"{name} {value:.4f}", highlight=False)
+        shown.print(f"{name} {value:.4f}")
     if out is not None:
         write_json(out, {**result._asdict(), "templates": len(prompts), "split": split}, indent=1)
     raise typer.Exit(1 if result.unreadable else 0)

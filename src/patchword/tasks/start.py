@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from rich.console import Console
 
 from patchword.config import RENAMED_TASKS, override, read_toml, validate
 from patchword.errors import ConfigError, WriteError
 from patchword.files import write_text
+from patchword.log import console
 from patchword.lookup import look_up
 from patchword.tasks.table import TASKS
 from patchword.train.claim import claimed
@@ -109,7 +109,7 @@ def _train(
 
 def _say(line: str) -> None:
     """One line on standard error, whatever its length and the brackets in it."""
-    Console(stderr=True, soft_wrap=True).print(line, markup=False, highlight=False)
+    console(stderr=True).print(line, soft_wrap=True)
 
 
 def _write_report(folder: Path) -> None:

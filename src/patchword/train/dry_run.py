@@ -8,9 +8,9 @@ from typing import NamedTuple
 import psutil
 import torch
 from accelerate import Accelerator
-from rich.console import Console
 from rich.table import Table
 
+from patchword.log import console
 from patchword.train.groups import freeze
 from patchword.train.recipe import Recipe
 from patchword.train.step import Shares, StepContext
@@ -52,7 +52,7 @@ def dry_run(recipe: Recipe, accelerator: Accelerator, seed: int) -> None:
             f"{_peak_mebibytes(accelerator.device):.0f} MiB",
             f"{found.losses[0]:.3f} -> {found.losses[-1]:.3f}",
         )
-    Console().print(table)
+    console().print(table)
 
 
 def _overfit(recipe: Recipe, stage: int, accelerator: Accelerator, seed: int) -> _Measurements:

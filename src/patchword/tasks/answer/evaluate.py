@@ -272,8 +272,9 @@ def _scored(found: list[tuple[QuestionRecord, str]], taught: list[QuestionRecord
 
 
 def _print(result: dict[str, Any], title: str) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from patchword.log import console
 
     low, high = result["all"]["interval"]
     caption = (
@@ -292,7 +293,7 @@ def _print(result: dict[str, Any], title: str) -> None:
         table.add_column(name, justify="left" if name == "kind of question" else "right")
     for row in (result["all"], *result["kinds"][:_KINDS_SHOWN]):
         table.add_row(row["kind"], str(row["questions"]), *(f"{100 * row[name]:.2f}" for name in columns))
-    Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(table)
+    console(width=None if sys.stdout.isatty() else 120).print(table)
     hidden = len(result["kinds"]) - _KINDS_SHOWN
     if hidden > 0:
         print(f"{hidden} rarer kinds are not shown; --out writes all")

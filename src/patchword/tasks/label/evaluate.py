@@ -200,8 +200,9 @@ def _scored(
 
 
 def _print(scores: Mapping[str, Score], rows: Sequence[Mapping[str, Any]], count: int) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from patchword.log import console
 
     table = Table("label", "precision", "recall", "F1", "rows", title=counted(count, "row"))
     for column in table.columns[1:]:
@@ -209,7 +210,7 @@ def _print(scores: Mapping[str, Score], rows: Sequence[Mapping[str, Any]], count
     for row in rows:
         ratios = [f"{row[name]:.3f}" for name in ("precision", "recall", "f1")]
         table.add_row(row["label"], *ratios, str(row["count"]))
-    console = Console(width=100)
-    console.print(table)
+    shown = console(width=100)
+    shown.print(table)
     for name, score in scores.items():
-        console.print(f"{name} {score.value:.4f}", highlight=False)
+        shown.print(f"{name} {score.value:.4f}")
