@@ -215,6 +215,10 @@ def test_a_picture_unlike_the_training_is_refused(patchword, world, trained, tmp
 
 def test_what_cannot_be_asked(patchword, world, trained):
     photo = world / "images" / rows(world, "train")[0]["image"]
+    status, _, err = patchword("ask", photo, "what shape is it? " * 30, "--model", trained)
+    assert (
+        status == 0 and "the text has 120 words and the model reads" in err
+    )  # kind 11: it was cut in silence
     status, _, err = patchword("ask", photo, "quo vadis", "--model", trained)
     assert status == 2 and "'quo vadis' has no word that the model knows; ask as in its training: '" in err
     status, _, err = patchword("ask", photo, "is there a purple hippogriff?", "--model", trained)

@@ -124,3 +124,21 @@ def test_data_or_scenes_must_be_given(patchword, captioner):
     status, _, errors = patchword("explain-check", captioner)
     assert status == 2 and "--scenes" in errors
     assert np.count_nonzero([line.startswith("patchword:") for line in errors.splitlines()]) == 1
+
+
+def test_kind_6_captions_belong_to_pictures_by_id_or_by_file(patchword, captioner, annotated, tmp_path):
+    images = json.loads((annotated / "captions.json").read_text())["images"]
+    rows = "".join(f"{one['file_name']},a red square\n" for one in images)
+    (tmp_path / "own.csv").write_text("image,caption\n" + rows)
+    (tmp_path / "other.csv").write_text("image,caption\nelsewhere.png,a red square\n")
+    call = ("explain-check", captioner, "--data", annotated / "instances.json", "--images", annotated,
+            "--synonyms", annotated / "names.txt", "--no-curves", "--device", "cpu", "--captions")  # fmt: skip
+    assert patchword(*call, tmp_path / "own.csv")[0] == 0
+    status, _, err = patchword(*call, tmp_path / "other.csv")
+    assert status == 2 and "for instance elsewhere.png, and " in err and " of id " in err
+
+
+def test_kind_11_data_and_scenes_exclude_each_other(patchword, tmp_path):
+    for more in (("--images", tmp_path), ("--captions", tmp_path / "c.json"), ("--data", tmp_path)):
+        status, _, err = patchword("explain-check", "none", "--scenes", 1, *more)
+        assert status == 2 and f"given: {more[0]}" in err.replace("--scenes, ", "")

@@ -106,3 +106,9 @@ def test_pairs_counted_in_parts_are_those_of_the_whole(ids, window, contexts, pa
         )
     )
     assert listed == brute(ids, window, contexts)
+
+
+def test_kind_6_a_file_of_the_first_line_on_another_encoding(tmp_path):
+    (tmp_path / "a.txt").write_bytes("a dog".encode("utf-16"))
+    with pytest.raises(DataError, match="a.txt: byte 0xff is not UTF-8"):
+        list(text_lines([tmp_path / "a.txt"]))

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from patchword.errors import ConfigError, DataError
-from patchword.jobs.filter import batches, filter_pairs
+from patchword.jobs.filter import filter_pairs
+from patchword.jobs.pairs import batches
 from patchword.jobs.rules import (
     Boilerplate,
     Counts,
@@ -95,10 +96,8 @@ def test_counts_are_never_too_low_and_take_no_more_memory():
 
 
 def test_one_pass_over_all_kinds_of_sources_counts_and_writes_what_is_kept(tmp_path, monkeypatch):
-    import patchword.jobs.filter as filter_file
-
-    monkeypatch.setattr(filter_file, "SHARD", 3)
-    monkeypatch.setattr(filter_file, "AT_ONCE", 2)
+    monkeypatch.setattr("patchword.jobs.filter.SHARD", 3)
+    monkeypatch.setattr("patchword.jobs.pairs.AT_ONCE", 2)
     table = pyarrow.table(
         {
             "TEXT": ["a brown dog runs", "img_1", "a brown dog runs", "two"],

@@ -86,7 +86,13 @@ def test_tar_parquet_lists_globs_and_urls_are_sources(photos, tmp_path):
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     table = pyarrow.table(
-        {"image": [{"bytes": png(1), "path": "x"}, {"bytes": None, "path": "y"}, {"bytes": png(3), "path": "z"}]}
+        {
+            "image": [
+                {"bytes": png(1), "path": "x"},
+                {"bytes": None, "path": "y"},
+                {"bytes": png(3), "path": "z"},
+            ]
+        }
     )
     parquet.write_table(table, tmp_path / "t.parquet", row_group_size=2)
     named = pyarrow.table({"jpg": [png(5)], "url": ["http://shop/5"], "text": ["five"]})

@@ -44,9 +44,7 @@ def test_every_line_has_a_hash_and_torch_is_not_among_them(name):
 
 
 def test_the_core_is_a_part_of_the_rest():
-    core, dev = (
-        {pin[:2] for pin in pins(ROOT / "requirements" / f"{name}.txt")} for name in ("core", "dev")
-    )
+    core, dev = ({pin[:2] for pin in pins(ROOT / "requirements" / f"{name}.txt")} for name in ("core", "dev"))
     assert core <= dev
 
 

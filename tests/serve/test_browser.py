@@ -221,7 +221,9 @@ def test_upload_and_word_hover(page_of, photo):
 
 def test_captions_that_do_not_stand_by_their_shares_say_why(page_of, photo, fake):
     said = fake.one
-    fake.one = lambda picture, n_best=1, trace=True: replace(said(picture, n_best, trace), log_probability=-9.0)
+    fake.one = lambda picture, n_best=1, trace=True: replace(
+        said(picture, n_best, trace), log_probability=-9.0
+    )
     page = page_of(models={"fake": fake})
     caption(page, photo)
     shares = [line.split("\n")[1] for line in page.locator("#hypotheses-list li").all_inner_texts()]
@@ -374,7 +376,9 @@ def test_errors_are_told(page_of, tmp_path, photo):
     page.set_input_files("#file", tmp_path / "text.jpg")
     page.wait_for_selector("#error:not([hidden])")
     assert page.inner_text("#error").startswith("The upload is not a picture of a known kind")
-    assert page.inner_text("#error").endswith("TIFF or BMP (SVG is not drawn)."), "nothing of how HTTP sends it"
+    assert page.inner_text("#error").endswith("TIFF or BMP (SVG is not drawn)."), (
+        "nothing of how HTTP sends it"
+    )
     keep(page, "error")
     with open(tmp_path / "large.jpg", "wb") as large:
         large.truncate(21 * 2**20)

@@ -73,6 +73,8 @@ def ask(
     unknown = answerer.unknown_words(question)
     if unknown:
         complain(f"the model never learnt {', '.join(unknown)}: the answer takes no notice of it")
+    for remark in answerer.cut_off(question):
+        complain(remark)
     if as_json:
         answers = [{"answer": answer.text, "probability": answer.probability} for answer in asked.answers]
         print_json({"image": photo, "question": question, "answers": answers})

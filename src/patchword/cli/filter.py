@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from patchword.errors import ConfigError, PictureError, counted
+from patchword.cli.outputs import complain
+from patchword.errors import ConfigError, DataError, PictureError, counted
 
 if TYPE_CHECKING:
     from patchword.jobs.rules import Rule
@@ -31,7 +32,9 @@ RULES = (
 def filter(
     sources: Annotated[
         list[str],
-        typer.Argument(help="Pairs: .parquet, .tar (WebDataset), .jsonl, .csv, folders of shards, URLs."),
+        typer.Argument(
+            help="Pairs: .parquet, .tar (WebDataset), .jsonl, .csv, .tsv, folders of shards, URLs."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="New folder for the shards and report.json.")],
     rules: Annotated[
@@ -65,12 +68,15 @@ def filter(
     ] = "parquet",
 ) -> None:
     """Keep the pairs of picture and alt-text that all rules keep, in one pass and in memory that stays flat,
-    and say what each rule dropped."""
+    and say what each rule dropped. What cannot be read is counted as well, and the exit status is then 1."""
+    from patchword.cli.left_out import told_left_out
     from patchword.files import printable
     from patchword.jobs import rules as all_rules
-    from patchword.jobs.filter import filter_pairs
+    from patchword.jobs.filter import BROKEN, filter_pairs
     from patchword.log import progress
 
+    if not 0 <= words[0] <= words[1]:
+        raise ConfigError(f"--words {words[0]} {words[1]}: expected the fewest words, then the most")
     plain: dict[str, Callable[[], Rule]] = {
         "length": lambda: all_rules.Length(*words),
         "letters": lambda: all_rules.Letters(script=script.upper()),
@@ -96,11 +102,15 @@ def filter(
             lambda read, kept: bar.update(task, completed=read, status=f"{kept} kept"),
             to,
         )
+    lost = sum(one.pairs for one in report.dropped if one.rule == BROKEN)
     print(f"{out}: {report.kept} of {counted(report.read, 'pair')} in {counted(report.shards, 'shard')}")
     for one in report.dropped:
         print(f"{one.rule}: {one.pairs}")
         for place, text, why in one.examples:
             print(f"    {printable(text[:80])}  ({printable(why[:80])}; {printable(place[-60:])})")
+    if report.left_out:
+        complain(f"{counted(report.read, 'pair')} read{told_left_out(report.left_out)}")
+    raise typer.Exit(1 if lost else 0)
 
 
 def _rule_with_a_value(name: str, test_set: Path | None, score: float | None, model: str) -> Rule:
@@ -119,15 +129,22 @@ def _rule_with_a_value(name: str, test_set: Path | None, score: float | None, mo
 
 
 def _hashes(folder: Path) -> list[int]:
-    from patchword.cli.outputs import complain
+    """Hashes of the pictures of a folder; what is left out of it is said. Raises DataError where none can be
+    read."""
+    from patchword.cli.left_out import report_left_out
     from patchword.data.pictures import open_picture
     from patchword.data.sources import find_pictures
     from patchword.jobs.rules import difference_hash
 
-    found = []
-    for path in find_pictures([str(folder)]).pictures:
+    found: list[int] = []
+    listing = find_pictures([str(folder)])
+    for path in listing.pictures:
         try:
             found.append(difference_hash(open_picture(path)))
         except PictureError as error:
             complain(error)
+    bad = len(listing.pictures) - len(found)
+    if not found:
+        raise DataError(f"--test-set {folder}: no picture there can be read: name the folder of the pictures")
+    report_left_out(listing, f"{counted(len(found), 'picture')} of --test-set", bad, as_json=False)
     return found

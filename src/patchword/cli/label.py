@@ -155,11 +155,14 @@ def _trained(
     from patchword.data.pictures import seen_part
     from patchword.tasks.label.model import load_labelling_model
     from patchword.tasks.label.page import gathered_figure, gathered_page
+    from patchword.text.subwords import remarks_on
 
     paths = found.pictures
     refuse_suffix("--explain", explain, (*PAGES, ".png"), len(paths))
     classifier = load_labelling_model(model, device)
     settings, bad = classifier.settings, 0
+    for remark in remarks_on(classifier.vocabulary, text, settings.max_words + 2) if text else ():
+        complain(remark)
     items: list[tuple[str, Image.Image, Labels]] = []
     for read, pictures, unreadable in _opened(paths):
         bad += unreadable

@@ -42,6 +42,8 @@ def point(
     unknown = found.unknown_words(phrase)
     if unknown:
         complain(f"the model never learnt {', '.join(unknown)}: the regions take no notice of it")
+    for remark in found.cut_off(phrase):
+        complain(remark)
     regions = found.point(picture, phrase, n_best)
     rows: list[dict[str, Any]] = [
         {"box": list(pixels_of(one, picture.size)), "probability": round(one.share, 4)} for one in regions

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from patchword.cli.outputs import complain, print_json
 from patchword.errors import counted
+
+if TYPE_CHECKING:
+    from patchword.tasks.paint.score import Report
 
 
 def score_images(
@@ -49,7 +52,7 @@ def score_images(
     """Compare generated pictures with real ones: Frechet distance, KID, precision, recall, density, coverage,
     and with their captions CLIPScore and R-precision; drawn scenes are read back and checked statement by
     statement."""
-    from patchword.data.sources import find_pictures
+    from patchword.cli.left_out import report_left_out
     from patchword.log import progress
     from patchword.tasks.paint.extractors import SCENES, find_extractor
     from patchword.tasks.paint.score import ScoreOptions
@@ -66,18 +69,30 @@ def score_images(
         from patchword.tasks.retrieve.load import load_two_towers
 
         two = load_two_towers(towers, device)
-    total = sum(len(find_pictures([str(folder)]).pictures) for folder in (generated, real))
     with progress() as bar:
-        task = bar.add_task("reading pictures", total=total, status="")
+        task = bar.add_task("reading pictures", total=None, status="")
         options = ScoreOptions(captions, two, truth, resize, neighbours, any_format)
-        report = measure(generated, real, extractor, options, lambda count: bar.update(task, advance=count))
+        report = measure(
+            generated,
+            real,
+            extractor,
+            options,
+            lambda count, total: bar.update(task, advance=count, total=total),
+        )
     for remark in report.remarks:
         complain(remark)
     if as_json:
         scores = {row.name: {"value": row.value, "interval": row.interval} for row in report.rows}
         counts = dict(zip(("generated", "real"), report.counts, strict=True))
-        print_json({**counts, "features": report.features, "scores": scores})
-        return
+        left_out = report.left_out.by_reason()
+        print_json({**counts, "features": report.features, "scores": scores, "left_out": left_out})
+    else:
+        _print(report)
+    compared = f"{sum(report.counts)} pictures compared"
+    raise typer.Exit(1 if report_left_out(report.left_out, compared, 0, as_json=False) else 0)
+
+
+def _print(report: Report) -> None:
     print(
         f"{report.counts[0]} generated, {counted(report.counts[1], 'real picture')}; features "
         f"of {report.features}"

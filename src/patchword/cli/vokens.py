@@ -63,11 +63,18 @@ def vokens(
             print(f"{voken.token}\t{voken.relevance:.3f}\t{voken.preference:.1f}\t{voken.picture}")
 
 
+_TEXTS_IN = (".txt", ".text", ".md", ".csv", ".jsonl", ".json")
+"""One word that ends so is the name of a file, which should be there."""
+
+
 def _texts(text: str) -> list[str]:
     """The lines of a file, or the text itself. Raises DataError where there is no word to find a picture
     for."""
     from patchword.data.corpus import text_lines
 
+    looks_like_one = text.endswith(_TEXTS_IN) and len(text.split()) == 1
+    if os.path.isdir(text) or (looks_like_one and not os.path.isfile(text)):
+        raise DataError(f"there is no text file {text}: give one, or a text in words")
     lines = [text]
     if os.path.isfile(text):  # False for a text that is no possible name, where Path.is_file raises
         lines = [line.strip() for line in text_lines([Path(text)])]

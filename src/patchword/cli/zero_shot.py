@@ -46,7 +46,10 @@ def zero_shot(
     """
     from rich.table import Table
 
+    from patchword.cli.left_out import report_left_out
     from patchword.data.formats.labels import TableColumns
+    from patchword.data.sources import PictureListing
+    from patchword.files import printable
     from patchword.log import console, progress
     from patchword.tasks.retrieve import zero_shot as labels
     from patchword.tasks.retrieve.load import load_two_towers
@@ -74,7 +77,7 @@ def zero_shot(
         title=f"{counted(result.pictures, 'picture')}, {counted(len(prompts), 'prompt')}",
     )
     for label, (count, share) in result.of_class.items():
-        table.add_row(label, str(count), f"{share:.3f}")
+        table.add_row(printable(label), str(count), f"{share:.3f}")
     shown = console(width=100)
     shown.print(table)
     scores = {"top_1": result.top_1, "top_5": result.top_5, "mean_per_class": result.mean_per_class}
@@ -82,4 +85,7 @@ def zero_shot(
         shown.print(f"{name} {value:.4f}")
     if out is not None:
         write_json(out, {**result._asdict(), "templates": len(prompts), "split": split}, indent=1)
-    raise typer.Exit(1 if result.unreadable else 0)
+    listed = PictureListing([], found.left_out)
+    labelled = f"{counted(result.pictures, 'picture')} labelled"
+    lost = report_left_out(listed, labelled, result.unreadable, as_json=False)
+    raise typer.Exit(1 if result.unreadable or lost else 0)

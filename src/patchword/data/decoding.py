@@ -64,6 +64,15 @@ class DecodedPicture(NamedTuple):
     height: int
 
 
+class Header(NamedTuple):
+    """What is known of a picture before it is decoded."""
+
+    kind: str
+    """JPEG, PNG, ..."""
+    size: tuple[int, int]
+    """Width and height of the upright picture, before any reduction."""
+
+
 class _NoNumbers(ValueError):
     """Pixels of which no colours can be made."""
 
@@ -169,6 +178,18 @@ def open_lazily(content: bytes, name: str, bounds: Bounds | None = None) -> Imag
         image.close()
         raise
     return image
+
+
+def read_header(content: bytes, name: str) -> Header:
+    """What the header of a picture file tells, without decoding it. Raises what `open_lazily` raises."""
+    if is_raw(content, name):
+        picture = decode(content, name, Bounds())  # the size of what is made of it stands nowhere
+        return Header("RAW", (picture.width, picture.height))
+    with open_lazily(content, name) as image, _told(name):
+        width, height = image.size
+        size = (height, width) if orientation(image) in _SIDEWAYS else (width, height)
+        # Phones write a JPEG with a second picture behind it, which is another kind to Pillow alone.
+        return Header("JPEG" if image.format == "MPO" else str(image.format), size)
 
 
 def _formats() -> list[str]:

@@ -4,7 +4,8 @@ flat.
     SOURCE -> pairs, some at a time -> rules, one after the other -> OUT/shard-NNNNNNNN.parquet or .tar,
     OUT/report.json
 
-A pair belongs to the first rule that drops it; the report counts them and keeps the first examples. Parquet
+A pair belongs to the first rule that drops it; the report counts them and keeps the first examples. What
+cannot be read is dropped before all rules, and counted as well. Parquet
 shards hold `name`, `text`, `width`, `height`, and `image` where the source has the picture's bytes, so that
 `caption`, `label` and `filter` itself read them again. Tar shards (WebDataset: 000000.jpg, .txt, and .json
 with the name) hold pictures and texts, and trainings read these too (`data/shards.py`).
@@ -12,30 +13,23 @@ with the name) hold pictures and texts, and trainings read these too (`data/shar
 
 from __future__ import annotations
 
-import csv
 import io
 import json
-import os
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from patchword.data.formats.tables import CAPTION, IMAGE
-from patchword.data.headers import SUFFIXES
-from patchword.data.shards import key_and_suffix
 from patchword.errors import ConfigError, DataError
 from patchword.files import write_json
+from patchword.jobs.pairs import batches, find_sources
 from patchword.jobs.rules import Pair, Rule
-from patchword.jobs.sources import open_any
 
-AT_ONCE = 1024
 SHARD = 10_000
 """Pairs in a shard."""
 EXAMPLES = 5
-_TEXTS = (*CAPTION, "alt", "alt_text", "txt")
-_BYTES = ("image", "jpg", "png", "picture")
-_NAMES = ("name", "url", "key", "id", *IMAGE)
+BROKEN = "cannot be read"
+"""What the report calls pairs of which a source could not give text and picture."""
 
 
 class Rejections(NamedTuple):
@@ -55,6 +49,8 @@ class FilterReport(NamedTuple):
     shards: int
     dropped: tuple[Rejections, ...]
     """In the order of the rules."""
+    left_out: dict[str, int]
+    """Files in the folders that are no source, by reason."""
 
 
 def filter_pairs(
@@ -68,28 +64,31 @@ def filter_pairs(
 
     Raises:
         ConfigError: `out` is there already.
-        DataError: a source is no table or shard of pairs, or tar shards are wanted and a pair that is kept
-            has no picture in its source.
+        DataError: a source that is not there or is no table or shard of pairs, or tar shards are wanted and a
+            pair that is kept has no picture in its source.
     """
+    sources = find_sources(names)
     write = _write_shard if to == "parquet" else _write_tar
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is there already: name a new folder for the shards")
     out.mkdir(parents=True, exist_ok=True)
-    counts = dict.fromkeys((rule.name for rule in rules), 0)
+    counts = dict.fromkeys((BROKEN, *(rule.name for rule in rules)), 0)
     examples: dict[str, list[tuple[str, str, str]]] = {name: [] for name in counts}
+    steps: list[tuple[str, Callable[[Sequence[Pair]], list[str | None]]]] = [(BROKEN, _problems)]
+    steps += [(rule.name, rule) for rule in rules]
     read = kept = shards = 0
     waiting: list[Pair] = []
-    for pairs in batches(names):
+    for pairs in batches(sources.files):
         read += len(pairs)
-        for rule in rules:
+        for name, apply in steps:
             stay = []
-            for pair, why in zip(pairs, rule(pairs), strict=True):
+            for pair, why in zip(pairs, apply(pairs), strict=True):
                 if why is None:
                     stay.append(pair)
                     continue
-                counts[rule.name] += 1
-                if len(examples[rule.name]) < EXAMPLES:
-                    examples[rule.name].append((pair.name, pair.text[:200], why))
+                counts[name] += 1
+                if len(examples[name]) < EXAMPLES:
+                    examples[name].append((pair.name, pair.text[:200], why))
             pairs = stay
         kept += len(pairs)
         waiting += pairs
@@ -100,8 +99,9 @@ def filter_pairs(
     if waiting:
         write(out, shards, waiting)
         shards += 1
-    dropped = tuple(Rejections(name, counts[name], tuple(examples[name])) for name in counts)
-    report = FilterReport(read, kept, shards, dropped)
+    told = [name for name in counts if name != BROKEN or counts[name]]
+    dropped = tuple(Rejections(name, counts[name], tuple(examples[name])) for name in told)
+    report = FilterReport(read, kept, shards, dropped, sources.left_out)
     write_json(
         out / "report.json",
         {**report._asdict(), "dropped": [one._asdict() for one in dropped]},
@@ -110,116 +110,8 @@ def filter_pairs(
     return report
 
 
-def batches(names: Iterable[str]) -> Iterator[list[Pair]]:
-    """The pairs of all sources in order, AT_ONCE at a time."""
-    waiting: list[Pair] = []
-    for name in names:
-        for pair in _pairs(name):
-            waiting.append(pair)
-            if len(waiting) == AT_ONCE:
-                yield waiting
-                waiting = []
-    if waiting:
-        yield waiting
-
-
-def _pairs(name: str) -> Iterator[Pair]:
-    if os.path.isdir(name):
-        inside = sorted(
-            os.path.join(name, file) for file in os.listdir(name) if file.endswith((".parquet", ".tar"))
-        )
-        if not inside:
-            raise DataError(f"{name}: no .parquet and no .tar in this folder")
-        for file in inside:
-            yield from _pairs(file)
-    elif name.endswith(".parquet"):
-        yield from _of_parquet(name)
-    elif name.endswith(".tar"):
-        yield from _of_tar(name)
-    elif name.endswith((".jsonl", ".csv")):
-        yield from _of_rows(name)
-    else:
-        expected = "expected .parquet, .tar (WebDataset), .jsonl or .csv, or a folder of shards"
-        raise DataError(f"{name}: {expected}")
-
-
-def _of_parquet(name: str) -> Iterator[Pair]:
-    from patchword.jobs.sources import parquet
-
-    with open_any(name) as file:
-        opened = parquet().ParquetFile(file)
-        own = {one.lower(): one for one in opened.schema_arrow.names}
-        text = next((own[one] for one in _TEXTS if one in own), None)
-        if text is None:
-            raise DataError(f"{name}: no column of texts: expected one of {', '.join(_TEXTS)}")
-        kinds = {field.name: str(field.type) for field in opened.schema_arrow}
-        held = next((own[one] for one in _BYTES if one in own and ("binary" in kinds[own[one]])), None)
-        named = next((own[one] for one in _NAMES if one in own and own[one] != held), None)
-        size = [own[one] for one in ("width", "height") if one in own]
-        columns = [one for one in (text, held, named, *size) if one]
-        number = 0
-        for batch in opened.iter_batches(batch_size=AT_ONCE, columns=columns):
-            for row in batch.to_pylist():
-                sides = [int(row[one] or 0) for one in size] if len(size) == 2 else [0, 0]
-                called = str(row[named]) if named else f"{name}#{number}"
-                yield _pair(called, str(row[text] or ""), row[held] if held else None, *sides)
-                number += 1
-
-
-def _of_tar(name: str) -> Iterator[Pair]:
-    """WebDataset: files that follow each other under one name are one pair."""
-    base, text, content = "", "", None
-    with open_any(name) as file, tarfile.open(fileobj=file, mode="r|") as archive:
-        for member in archive:
-            stem, suffix = key_and_suffix(member.name)
-            if stem != base and base:
-                yield _pair(f"{name}#{base}", text, content)
-                text, content = "", None
-            base, stream = stem, archive.extractfile(member)
-            if stream is None:
-                continue
-            if suffix in ("txt", "caption"):
-                text = stream.read().decode("utf-8", "replace").strip()
-            elif f".{suffix}" in SUFFIXES:
-                content = stream.read()
-    if base:
-        yield _pair(f"{name}#{base}", text, content)
-
-
-def _of_rows(name: str) -> Iterator[Pair]:
-    with open_any(name) as file:
-        lines = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
-        rows: Iterable[dict[str, Any]] = (
-            csv.DictReader(lines)
-            if name.endswith(".csv")
-            else (json.loads(line) for line in lines if line.strip())
-        )
-        try:
-            for number, row in enumerate(rows):
-                own = {str(key).lower(): value for key, value in row.items()}
-                text = next((own[one] for one in _TEXTS if own.get(one)), "")
-                called = next((own[one] for one in _NAMES if own.get(one)), f"{name}#{number}")
-                sides = (int(own.get("width") or 0), int(own.get("height") or 0))
-                yield _pair(str(called), str(text), None, *sides)
-        except ValueError as error:
-            raise DataError(f"{name}: a row cannot be read ({error}); earlier rows were taken") from error
-
-
-def _pair(name: str, text: str, content: bytes | None, width: int = 0, height: int = 0) -> Pair:
-    if content is not None and not width:
-        width, height = _sides(content)
-    return Pair(name, " ".join(text.split()), content, width, height)
-
-
-def _sides(content: bytes) -> tuple[int, int]:
-    """Width and height from a picture's header; 0 for what is no picture, which `Readable` explains."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(content)) as opened:
-            return opened.size
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return 0, 0
+def _problems(pairs: Sequence[Pair]) -> list[str | None]:
+    return [pair.problem or None for pair in pairs]
 
 
 def _write_shard(out: Path, number: int, pairs: Sequence[Pair]) -> None:
@@ -228,7 +120,8 @@ def _write_shard(out: Path, number: int, pairs: Sequence[Pair]) -> None:
     from patchword.jobs.sources import parquet
 
     columns: dict[str, Any] = {
-        "name": [pair.name for pair in pairs],
+        # Parquet holds UTF-8: bytes of a name that are none are written as escapes.
+        "name": [pair.name.encode("utf-8", "backslashreplace").decode() for pair in pairs],
         "text": [pair.text for pair in pairs],
         "width": arrow.array([pair.width for pair in pairs], arrow.int32()),
         "height": arrow.array([pair.height for pair in pairs], arrow.int32()),

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from patchword.data.pictures import open_picture
-from patchword.errors import PictureError, counted
+from patchword.errors import ConfigError, PictureError, counted
 
 BOILERPLATE = (
     "stock photo|stock image|royalty.free|getty images|shutterstock|click (here|to)|image result for|"
@@ -29,6 +29,8 @@ BOILERPLATE = (
 )
 """What pages say of a picture without looking at it, as one pattern over lower-case text."""
 _BANDS = 4
+_SCRIPTS_BEGIN = range(0x41, 0x33480)
+"""Where Unicode has letters; the first one of a script is found soon."""
 
 
 class Pair(NamedTuple):
@@ -41,6 +43,8 @@ class Pair(NamedTuple):
     width: int = 0
     height: int = 0
     """In pixels; 0 where they are not known."""
+    problem: str = ""
+    """Why the source could not give text and picture; empty where it could."""
 
 
 class Rule(Protocol):
@@ -91,12 +95,16 @@ class Length:
 class Letters:
     """Texts with too small a share of letters, or of letters of one script (`LATIN`, `CYRILLIC`, `CJK`, ...).
 
-    The script of a letter is the first word of its Unicode name.
+    The script of a letter is the first word of its Unicode name. Raises ConfigError for one that no letter
+    has.
     """
 
     name = "letters"
 
     def __init__(self, share: float = 0.6, script: str = "LATIN", script_share: float = 0.9) -> None:
+        if not any(unicodedata.name(chr(one), "").startswith(script) for one in _SCRIPTS_BEGIN):
+            known = "such as LATIN, CYRILLIC, GREEK, ARABIC, DEVANAGARI, HANGUL, HIRAGANA or CJK"
+            raise ConfigError(f"no letter of Unicode is {script!r}: name a script as Unicode does, {known}")
         self.share, self.script, self.script_share = share, script, script_share
         self._known: dict[str, bool] = {}
 
@@ -221,7 +229,10 @@ class NearDuplicate:
     def _why(self, pair: Pair) -> str | None:
         if pair.content is None:
             return None
-        code = difference_hash(open_picture(pair.content, name=pair.name))
+        try:
+            code = difference_hash(open_picture(pair.content, name=pair.name))
+        except PictureError as error:  # also where the rule `readable` was left out
+            return str(error)
         for part in _parts_of(code):
             for other in self._parts.get(part, ()):
                 if (code ^ other).bit_count() <= self._bits:

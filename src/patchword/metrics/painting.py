@@ -156,14 +156,22 @@ class Neighbourhood(NamedTuple):
     """Share of real pictures whose ball holds a generated one."""
 
 
+def refuse_few(name: str, count: int, k: int) -> None:
+    """Raises DataError for a set of no more than k pictures."""
+    if count <= k:
+        raise DataError(
+            f"{counted(count, name + ' picture has', name + ' pictures have')} no {counted(k, 'neighbour')}: "
+            f"give more than {k}"
+        )
+
+
 def neighbourhood(generated_ND: np.ndarray, real_MD: np.ndarray, k: int = 3) -> Neighbourhood:
     """Improved precision and recall, density and coverage; a ball reaches to the k-th neighbour of its set.
 
     Raises DataError where a set has no more than k pictures.
     """
-    for name, features in (("generated", generated_ND), ("real", real_MD)):
-        if len(features) <= k:
-            raise DataError(f"{len(features)} {name} pictures have no {k} neighbours: give more than {k}")
+    refuse_few("generated", len(generated_ND), k)
+    refuse_few("real", len(real_MD), k)
     generated, real = np.asarray(generated_ND, np.float64), np.asarray(real_MD, np.float64)
     real_radius_M, generated_radius_N = _radii(real, k), _radii(generated, k)
     inside_N = np.zeros(len(generated), bool)

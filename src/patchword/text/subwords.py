@@ -180,9 +180,14 @@ def remarks_on(vocabulary: Vocabulary | Subwords | Pieces, text: str, longest: i
     unknown = vocabulary.unknown_words(text)
     if unknown:
         found.append(f"the model does not know: {', '.join(unknown)}")
-    limit, length = longest - 2, len(vocabulary.encode(text))
-    if length > limit:
-        units = "words" if isinstance(vocabulary, Vocabulary) else "pieces of words"
-        cut = f"the last {length - limit} are left out"
-        found.append(f"the text has {length} {units} and the model reads {limit}: {cut}")
-    return found
+    return found + remarks_on_length(vocabulary, text, longest - 2)
+
+
+def remarks_on_length(vocabulary: Vocabulary | Subwords | Pieces, text: str, limit: int) -> list[str]:
+    """What is cut off a text of which a model reads `limit` words or pieces; empty where it reads all."""
+    length = len(vocabulary.encode(text))
+    if length <= limit:
+        return []
+    units = "words" if isinstance(vocabulary, Vocabulary) else "pieces of words"
+    cut = f"the last {length - limit} are left out"
+    return [f"the text has {length} {units} and the model reads {limit}: {cut}"]

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from patchword.data.formats.complaints import raise_at_once, read_text
 from patchword.errors import DataError
 
 
@@ -30,7 +31,7 @@ def templates() -> tuple[str, ...]:
 def read_templates(file: Path) -> tuple[str, ...]:
     """A template per line. Raises DataError, with the line, for one without exactly one place {}."""
     found = []
-    for number, line in enumerate(_text(file).splitlines(), 1):
+    for number, line in enumerate(read_text(file, raise_at_once).split("\n"), 1):
         if not line.strip():
             continue
         if line.count("{}") != 1 or line.count("{") != 1 or line.count("}") != 1:
@@ -46,7 +47,7 @@ def read_classes(file: Path) -> tuple[ClassNames, ...]:
 
     Raises DataError for fewer than two classes, a label that stands twice, or one without a name.
     """
-    text = _text(file)
+    text = read_text(file, raise_at_once)
     rows = _from_json(text, file) if file.suffix.lower() == ".json" else _from_lines(text)
     seen: dict[str, ClassNames] = {}
     for row in rows:
@@ -61,7 +62,7 @@ def read_classes(file: Path) -> tuple[ClassNames, ...]:
 
 def _from_lines(text: str) -> list[ClassNames]:
     rows = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         label, tab, names = line.partition("\t")
         if label.strip():
             given = names if tab else label
@@ -84,10 +85,3 @@ def _from_json(text: str, file: Path) -> list[ClassNames]:
             raise DataError(f"{file}: {label!r} has {names!r}, expected a name or a list of names")
         rows.append(ClassNames(label, tuple(name.strip() for name in given if name.strip())))
     return rows
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from error

@@ -202,6 +202,11 @@ def test_bad_prompts_and_wishes_are_told(run, tmp_path, capsys):
     assert "the prompt has 33 words and the model reads 24: the last 9 are left out" in told
     with pytest.raises(ConfigError, match="steps is 99, and the model's schedule has 1 to 50"):
         type_in("paint", "a star", "--model", run / "best", "--steps", 99, "--out", tmp_path)
+    with pytest.raises(ConfigError, match="holds bytes that are no UTF-8"):
+        type_in(*paint, "a red star \udce9")
+    # Said before anything is painted.
+    with pytest.raises(ConfigError, match="paints from the text alone and enlarges nothing"):
+        type_in("paint", "a star", "--model", run / "best", "--enlarge", run / "best", "--out", tmp_path)
     with pytest.raises(ModelError, match="is a model for 'caption'"):
         load_painter("flickr8k", "cpu")
 

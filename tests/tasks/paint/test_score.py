@@ -12,8 +12,10 @@ from patchword.data.records import CaptionRecord
 from patchword.data.scenes import describe, draw, make_scenes
 from patchword.errors import DataError, ModelError
 from patchword.tasks.paint import probe
+from patchword.tasks.paint.extractors import Extractor
 from patchword.tasks.paint.marks import marked_png
 from patchword.tasks.paint.oracle import WEIGHTS, load_oracle, share_true
+from patchword.tasks.paint.score import SHEET, ScoreOptions, read_set, score_images
 
 needs_reader = pytest.mark.skipif(
     not WEIGHTS.is_file(), reason=f"no reader of scenes yet: python tools/train_scene_reader.py {WEIGHTS}"
@@ -177,3 +179,49 @@ def test_a_reader_that_is_not_there_is_told(tmp_path):
         ModelError, match="there is no reader of scenes at .*: make it with `python tools/train"
     ):
         load_oracle(tmp_path / "reader.safetensors")
+
+
+def test_kind_1_sides_are_those_of_upright_pictures(tmp_path, stored_turned, turned_photos):
+    """Photographs that a camera stored on their side are of one size with those that it stored upright."""
+    one = read_set(turned_photos, None)
+    assert (one.side, len(one.files), one.left_out) == ((96, 72), 9, [])
+
+
+def test_kind_4_only_sheets_of_our_own_are_left_out_and_everything_is_counted(scenes, tmp_path):
+    _, pixels, captions = scenes
+    folder = folder_of(tmp_path / "mixed", pixels[:2], captions)
+    for name in ("sheet.png", "words-1.png", "words-2.png"):
+        (folder / name).write_bytes(marked_png(pixels[3], {"prompt": "a star"}))
+    for name in ("words-of-mine.png", "words-3.png", "_sheet.png"):
+        Image.fromarray(pixels[4]).save(folder / name)  # a person's, without a mark
+    (folder / "notes.txt").write_text("mine")
+    found = read_set(folder, None)
+    assert sorted(path.name for path in found.files if path.name[0] in "w_") == [
+        "_sheet.png", "words-3.png", "words-of-mine.png"
+    ]  # fmt: skip
+    assert len(found.files) + len(found.left_out) == len(list(folder.iterdir()))
+    assert sorted(one.reason for one in found.left_out) == ["no picture"] + [SHEET] * 3
+
+
+def test_kind_13_a_photograph_with_a_second_picture_behind_it_is_a_jpeg(scenes, tmp_path):
+    """Phones write such files (MPO) among plain ones, and Pillow calls them another kind."""
+    _, pixels, _ = scenes
+    folder = folder_of(tmp_path / "phone", pixels[:1], kind="jpg")
+    first, second = (Image.fromarray(one) for one in pixels[1:3])
+    first.save(folder / "two.jpg", "MPO", save_all=True, append_images=[second])
+    assert read_set(folder, None).kinds == {"JPEG"}
+
+
+def test_kind_6_what_is_no_folder_is_called_so(tmp_path, scenes):
+    (tmp_path / "a.png").write_bytes(b"")
+    for place in (tmp_path / "gone", tmp_path / "a.png"):
+        with pytest.raises(DataError, match="is no folder: name one of pictures"):
+            read_set(place, None)
+
+
+def test_kind_12_more_neighbours_than_pictures_are_refused_before_the_work(scenes, tmp_path):
+    _, pixels, _ = scenes
+    made = folder_of(tmp_path / "made", pixels[:3])
+    nothing = Extractor("none", lambda pictures: pytest.fail("pictures were read"))
+    with pytest.raises(DataError, match="3 generated pictures have no 3 neighbours: give more than 3"):
+        score_images(made, made, nothing, ScoreOptions(neighbours=3))

@@ -66,6 +66,9 @@ def test_a_model_comes_out_that_scores_and_points(trained, patchword, tmp_path):
     assert status == 0 and len(json.loads(said)["regions"]) == 3
     status, _, err = patchword("point", photos[0], "zebra", "--model", trained / "run" / "best")
     assert status == 2 and "no word that the model knows" in err
+    call = ("point", photos[0], "red " * 300, "--model", trained / "run" / "best")
+    status, _, err = patchword(*call)
+    assert status == 0 and "the text has 300 words and the model reads" in err
 
 
 def test_other_models_do_not_point(towers):

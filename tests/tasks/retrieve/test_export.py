@@ -1,6 +1,5 @@
 """Two towers as ONNX files: the vectors of the model, without torch, and in an index of the model."""
 
-
 import numpy as np
 import pytest
 import torch
@@ -49,7 +48,9 @@ def pictures():
 
 def test_exported_towers_give_the_vectors_of_the_model_for_any_batch(folder, pictures, patchword, tmp_path):
     status, out, err = patchword("export", folder, "--out", tmp_path / "onnx")
-    assert status == 0 and "lowest cosine with the model's vectors: 1.000000 for a photograph, 1.000000" in out, err
+    assert (
+        status == 0 and "lowest cosine with the model's vectors: 1.000000 for a photograph, 1.000000" in out
+    ), err
     model, exported = load_two_towers(folder, "cpu"), load_embedder(tmp_path / "onnx")
     assert isinstance(exported, ExportedTowers) and exported.identity == model.identity
     for some in (pictures, pictures[:1]):

@@ -91,9 +91,7 @@ def test_own_space_single_precision_and_other_sizes(tmp_path):
         vocabulary_size=vocabulary.size,
     )
     torch.manual_seed(0)
-    model = TwoTowerModel(
-        build_two_towers(settings), settings, vocabulary, ModelFacts(), torch.device("cpu")
-    )
+    model = TwoTowerModel(build_two_towers(settings), settings, vocabulary, ModelFacts(), torch.device("cpu"))
     model.save(tmp_path / "model")
     alone = load_query_towers(tmp_path / "model")
     assert alone.identity == load_two_towers(tmp_path / "model").identity

@@ -168,3 +168,39 @@ def test_search_takes_plus_and_minus(towers, table, patchword, tmp_path):
     assert plain[0] == moved[0] == 0 and plain[1] != moved[1] and len(moved[1].splitlines()) == 3
     status, _, err = patchword("search", tmp_path / "i", "dog", "--plus", "red", "--rerank", "laps")
     assert status == 2 and "choose one" in err
+
+
+def test_kind_4_what_is_not_labelled_is_counted_by_reason(towers, table, patchword, tmp_path):
+    classes = tmp_path / "classes.txt"
+    classes.write_bytes("\ufeffwarm\tred ball\ncold\tblue ball\n".encode())  # as a spreadsheet saves it
+    for label, colour in (("warm", "red"), ("cold", "blue")):
+        (tmp_path / "by" / label).mkdir(parents=True)
+        Image.new("RGB", (20, 20), colour).save(tmp_path / "by" / label / "a.png")
+    Image.new("RGB", (20, 20)).save(tmp_path / "by" / "loose.png")
+    (tmp_path / "by" / "cold" / "notes.txt").write_text("mine")
+    call = ("zero-shot", towers, "--classes", classes, "--data")
+    status, said, err = patchword(*call, tmp_path / "by")
+    assert status == 0 and "2 pictures" in said
+    assert "left out 2" in err and "no picture: 1" in err and "picture in no folder of a class: 1" in err
+    (tmp_path / "t.csv").write_text("image,label\nloose.png,cold\n,cold\nloose.png,\n")
+    status, _, err = patchword(*call, tmp_path / "t.csv", "--images", tmp_path / "by")
+    assert status == 0 and "row without a picture: 1" in err and "row without a label: 1" in err
+    status, _, err = patchword(*call, tmp_path / "gone")
+    assert status == 2 and "gone does not exist" in err
+
+
+def test_kind_5_class_names_are_no_markup(towers, patchword, tmp_path):
+    (tmp_path / "t.csv").write_text("image,label\na.png,[/red]\na.png,:cat:\n")
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    (tmp_path / "classes.txt").write_text("[/red]\tred ball\n:cat:\tblue ball\n")
+    call = ("zero-shot", towers, "--classes", tmp_path / "classes.txt", "--data", tmp_path / "t.csv")
+    status, said, _ = patchword(*call, "--images", tmp_path)
+    assert status == 0 and "[/red]" in said and ":cat:" in said
+
+
+def test_kind_11_a_probe_of_one_label_is_refused(towers, patchword, tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    rows = "".join(f"a.png,red,{split}\n" for split in ("train",) * 6 + ("val",))
+    (tmp_path / "t.csv").write_text("image,label,split\n" + rows)
+    status, _, err = patchword("probe-linear", towers, "--data", tmp_path / "t.csv", "--images", tmp_path)
+    assert status == 2 and "all training rows have the same label" in err

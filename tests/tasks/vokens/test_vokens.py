@@ -104,6 +104,9 @@ def test_bad_texts_and_models_are_said(vokenizer, bank, towers, tmp_path, patchw
     (tmp_path / "empty.txt").write_text("\n \n")
     status, _, err = patchword("vokens", tmp_path / "empty.txt", "--bank", bank, "--model", vokenizer)
     assert status == 2 and "has no text" in err
+    for gone in (tmp_path / "gone.txt", "texts.txt", tmp_path):  # a name of a file is no text
+        status, _, err = patchword("vokens", gone, "--bank", bank, "--model", vokenizer)
+        assert status == 2 and f"there is no text file {gone}" in err
     status, out, err = patchword(
         "vokens", "a dog " * 300, "--bank", bank, "--model", vokenizer
     )  # no file's name

@@ -188,9 +188,13 @@ def test_words_lead_to_pictures(words, patchword, tmp_path, parse):
 def test_exports_are_read_back(words, patchword, tmp_path, to):
     from safetensors.numpy import load_file
 
+    from patchword.tasks.words.export import FORMATS
     from patchword.tasks.words.model import load_words
 
     out = tmp_path / f"vectors.{to}"
+    for suffix in {".txt", ".npz", ".safetensors"} - {FORMATS[to]}:
+        status, _, err = patchword("words", "export", words("B"), "--to", to, "--out", f"{out}{suffix}")
+        assert status == 2 and f"let it end in {FORMATS[to]}" in err
     status, said, err = patchword(
         "words", "export", words("B"), "--to", to, "--vectors", "picture", "--out", out
     )

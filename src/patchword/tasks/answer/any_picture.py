@@ -71,6 +71,10 @@ class AnyPictureAnswerer:
         """The words of a question that the one who answered last never learnt."""
         return self._last.unknown_words(question)
 
+    def cut_off(self, question: str) -> list[str]:
+        """What the one who answered last did not read of a long question."""
+        return self._last.cut_off(question)
+
 
 def preprocessing_of(answerer: AnsweringModel | PhotographAnswerer | AnyPictureAnswerer) -> Preprocessing:
     """What an answerer sees of a picture."""

@@ -46,7 +46,7 @@ from patchword.tasks.answer.one_or_each import one_or_each
 from patchword.tasks.answer.result import Answer, Answers
 from patchword.tasks.describe import describe
 from patchword.text.pieces import Pieces
-from patchword.text.subwords import Subwords
+from patchword.text.subwords import Subwords, remarks_on_length
 from patchword.text.words import Vocabulary
 from patchword.types import Captioner, VisualFeatures
 
@@ -207,6 +207,10 @@ class AnsweringModel:
             return []
         unknown = self.vocabulary.special.unknown
         return [word for word in question.split() if unknown in self.vocabulary.encode(word)]
+
+    def cut_off(self, question: str) -> list[str]:
+        """What a person should know whose question is longer than what the model reads."""
+        return remarks_on_length(self.vocabulary, question, self.settings.max_words)
 
     @torch.inference_mode()
     def features(self, pictures: Sequence[Image.Image]) -> VisualFeatures:

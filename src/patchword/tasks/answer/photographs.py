@@ -141,6 +141,10 @@ class PhotographAnswerer:
         """No word: the sentence encoder spells every word by its parts."""
         return []
 
+    def cut_off(self, question: str) -> list[str]:
+        """Nothing: a question that is understood is short."""
+        return []
+
     @torch.inference_mode()
     def look(self, pictures: Sequence[Picture]) -> PictureEvidence:
         """What the towers make of pictures. Raises PictureError for one that cannot be decoded."""

@@ -157,23 +157,24 @@ def annotated_subjects(data: Path, images: Path, captions: Path | None, most: in
     Raises DataError where a file cannot be used, or no picture of the captions is among those with objects.
     """
     references: dict[str, list[str]] = {} if captions is None else read_references(captions)
+    annotated = [one for one in read_instances(data) if one.boxes]
     found = [
         Subject(
             one.file,
             images / one.file,
             one.size,
             boxes=one.boxes,
-            references=tuple(references.get(str(one.image_id), ())[:most]),
+            references=tuple((references.get(str(one.image_id)) or references.get(one.file) or ())[:most]),
         )
-        for one in read_instances(data)
-        if one.boxes
+        for one in annotated
     ]
+    first_id = annotated[0].image_id if annotated else None
     if not found:
         raise DataError(f"{data}: no picture has an object, so there is nothing to point at")
     if most and references and not any(one.references for one in found):
         raise DataError(
-            f"{captions} and {data} have no picture in common: their image ids differ (for instance "
-            f"{next(iter(references))} and {found[0].name})"
+            f"{captions} and {data} have no picture in common: captions belong to a picture by its id or the "
+            f"name of its file (for instance {next(iter(references))}, and {found[0].name} of id {first_id})"
         )
     return found
 

@@ -68,7 +68,12 @@ class Cascade:
     """A painter, and one that enlarges what it paints."""
 
     def __init__(self, first: Painter, second: Any) -> None:
-        """`second` is a `PaintingModel` that was trained to enlarge."""
+        """`second` is a `PaintingModel` that was trained to enlarge. Raises ConfigError for another one."""
+        if getattr(second.settings.painter, "small_size", None) is None:
+            raise ConfigError(
+                f"{second.facts.name} paints from the text alone and enlarges nothing: it was trained "
+                "without painter.small_size"
+            )
         self.first, self.second, self.facts = first, second, second.facts
 
     @property
@@ -142,10 +147,18 @@ def paint_into(
     `watch` is called after every step of every batch, and as often for pictures that are there already.
 
     Raises:
-        ConfigError: a file that is there was painted from something else, and `overwrite` is not set.
+        ConfigError: a prompt that is no text; a file that is there was painted from something else, and
+            `overwrite` is not set.
         WriteError: a file cannot be written; those before it are there.
     """
     facts = facts_of(painter, order)
+    try:
+        order.prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"the prompt {order.prompt!a} holds bytes that are no UTF-8, and every picture carries its "
+            "prompt as text: write it anew"
+        ) from error
     out.mkdir(parents=True, exist_ok=True)
     names = {seed: out / f"{_slug(order.prompt)}-{seed}.png" for seed in order.seeds}
     there = {seed: path for seed, path in names.items() if path.exists()}

@@ -7,18 +7,20 @@ what compares pictures one by one (neighbours, kernels) sees at most `MOST` of e
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from patchword.data.decoding import read_header
 from patchword.data.formats.readers import read_captions
-from patchword.data.pictures import Preprocessing, open_picture
-from patchword.data.sources import find_pictures
-from patchword.errors import DataError, PictureError, counted
+from patchword.data.headers import Bounds
+from patchword.data.pictures import Preprocessing, open_picture, read_content
+from patchword.data.sources import PictureListing, SkippedFile, walk
+from patchword.errors import DataError, counted
 from patchword.metrics import painting
 from patchword.metrics.clipscore import clip_score
 from patchword.tasks.paint.extractors import Extractor
@@ -26,6 +28,8 @@ from patchword.tasks.paint.marks import read_facts
 
 AT_ONCE = 64
 MOST = 10_000
+SHEET = "sheet that Patchword painted"
+_SHEETS = re.compile(r"sheet\.png|words-\d+\.png")
 
 
 class Row(NamedTuple):
@@ -44,6 +48,8 @@ class Report(NamedTuple):
     remarks: list[str]
     counts: tuple[int, int]
     features: str
+    left_out: PictureListing
+    """What lies in both folders and was not compared, with the reason."""
 
 
 class Set(NamedTuple):
@@ -51,7 +57,9 @@ class Set(NamedTuple):
 
     files: list[Path]
     side: tuple[int, int]
+    """Width and height, upright."""
     kinds: frozenset[str]
+    left_out: list[SkippedFile]
 
 
 class ScoreOptions(NamedTuple):
@@ -77,13 +85,13 @@ def score_images(
     real: Path,
     extractor: Extractor,
     options: ScoreOptions,
-    watch: Callable[[int], None] = lambda count: None,
+    watch: Callable[[int, int], None] = lambda count, total: None,
 ) -> Report:
     """All metrics that what is given allows.
 
     Args:
         extractor: what makes the features; every distance is named after it.
-        watch: called with the number of pictures that were read.
+        watch: called with the number of pictures that were read since the last call, and how many there are.
 
     Raises:
         DataError: pictures of mixed sizes or formats, too few of them, or a caption that is missing.
@@ -92,7 +100,10 @@ def score_images(
     resize = options.resize
     sets = [read_set(folder, resize) for folder in (generated, real)]
     _refuse_mixed(sets, (generated, real), resize, options.any_format)
-    found = [_features(one.files, extractor, resize, watch) for one in sets]
+    for name, one in zip(("generated", "real"), sets, strict=True):
+        painting.refuse_few(name, len(one.files), options.neighbours)
+    total = sum(len(one.files) for one in sets)
+    found = [_features(one.files, extractor, resize, lambda count: watch(count, total)) for one in sets]
     rows, remarks = _distances(found[0], found[1], extractor, options.neighbours)
     asked = captions_of(sets[0].files, generated, options.captions)
     if asked is not None:
@@ -103,27 +114,32 @@ def score_images(
         remarks.append(
             "the generated pictures carry no prompts and --captions was not given: nothing about texts"
         )
-    return Report(rows, remarks, (len(sets[0].files), len(sets[1].files)), extractor.name)
+    left_out = PictureListing([], [skipped for one in sets for skipped in one.left_out])
+    return Report(rows, remarks, (len(sets[0].files), len(sets[1].files)), extractor.name, left_out)
 
 
 def read_set(folder: Path, resize: int | None) -> Set:
-    """The pictures of a folder; their sides are read from the headers.
+    """The pictures of a folder; their sides are read from the headers. Sheets that `patchword paint` put
+    beside them are left out.
 
-    Raises DataError for mixed sizes where they are not resized, PictureError for what is no picture.
+    Raises DataError for no folder, no picture in it, and mixed sizes where they are not resized; PictureError
+    for what cannot be read.
     """
-    files = [Path(file) for file in find_pictures([str(folder)]).pictures]
-    files = [file for file in files if file.name != "sheet.png" and not file.name.startswith("words-")]
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder: name one of pictures")
+    listed = walk(folder)
+    pictures = [Path(file) for file in listed.pictures]
+    sheets = {file for file in pictures if _SHEETS.fullmatch(file.name) and read_facts(file) is not None}
+    files = [file for file in pictures if file not in sheets]
     if not files:
         raise DataError(f"{folder} holds no picture beside sheets: name the folder of the pictures")
+    left_out = [*listed.left_out, *(SkippedFile(file, SHEET) for file in sorted(sheets))]
     sides: dict[tuple[int, int], Path] = {}
     kinds = set()
     for file in files:
-        try:
-            with Image.open(file) as picture:
-                sides.setdefault(picture.size, file)
-                kinds.add(str(picture.format))
-        except (OSError, ValueError) as error:
-            raise PictureError(f"{file} cannot be read ({error}): remove it, or copy it anew") from error
+        kind, side = read_header(read_content(file, str(file), Bounds()), str(file))
+        sides.setdefault(side, file)
+        kinds.add(kind)
     if len(sides) > 1 and resize is None:
         (a, first), (b, second) = list(sides.items())[:2]
         raise DataError(
@@ -132,7 +148,7 @@ def read_set(folder: Path, resize: int | None) -> Set:
             f"{second.name} ({b[0]} x {b[1]}): distances between sizes measure the size; "
             "--resize SIDE brings all of them to one"
         )
-    return Set(files, next(iter(sides)), frozenset(kinds))
+    return Set(files, next(iter(sides)), frozenset(kinds), left_out)
 
 
 def _refuse_mixed(sets: Sequence[Set], folders: Sequence[Path], resize: int | None, any_format: bool) -> None:

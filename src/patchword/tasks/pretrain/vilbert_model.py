@@ -23,7 +23,7 @@ from patchword.models.pretraining.vilbert import Vilbert, VilbertConfig
 from patchword.tasks.describe import describe
 from patchword.tasks.pretrain.regions import cell_boxes, five, see_regions, window_boxes
 from patchword.text.pieces import Pieces
-from patchword.text.subwords import Subwords
+from patchword.text.subwords import Subwords, remarks_on_length
 from patchword.text.words import Vocabulary
 from patchword.towers import layered
 from patchword.towers.settings import BertTowerConfig
@@ -140,6 +140,10 @@ class TwoStreamModel:
     def unknown_words(self, text: str) -> list[str]:
         """The words of a phrase that the model never read."""
         return self.vocabulary.unknown_words(text)
+
+    def cut_off(self, text: str) -> list[str]:
+        """What a person should know whose phrase is longer than what the model reads."""
+        return remarks_on_length(self.vocabulary, text, self.settings.max_words)
 
     def save(self, folder: str | Path, half: bool = False) -> None:
         """Writes the model folder, which appears under its name when it is complete; `half` stores fp16."""

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from patchword.data.pictures import open_picture
+from patchword.errors import PictureError
 from patchword.jobs.rules import Pair
 from patchword.tasks.retrieve.load import load_two_towers
 
@@ -57,9 +58,17 @@ class Score:
         known = [place for place, pair in enumerate(pairs) if self._towers.knows(pair.text)]
         for place in set(range(len(pairs))) - set(known):
             whys[place] = "no word that the model knows"
-        seen = [place for place in known if pairs[place].content is not None]
+        seen, pictures = [], []
+        for place in known:
+            content = pairs[place].content
+            if content is None:
+                continue
+            try:
+                pictures.append(open_picture(content, name=pairs[place].name))
+                seen.append(place)
+            except PictureError as error:
+                whys[place] = str(error)
         if seen:
-            pictures = [open_picture(pairs[place].content or b"", name=pairs[place].name) for place in seen]
             cosines = (
                 self._towers.embed_images(pictures)
                 * self._towers.embed_texts([pairs[place].text for place in seen])

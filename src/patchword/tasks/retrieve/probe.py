@@ -74,6 +74,8 @@ def probe(train: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor], classes: 
     Raises DataError for fewer than five training rows.
     """
     features_NC, classes_N = train
+    if classes < 2 or len(classes_N.unique()) < 2:
+        raise DataError("all training rows have the same label: a classifier needs two labels or more")
     if len(features_NC) < 5:
         raise DataError(f"{counted(len(features_NC), 'training row')}: a probe needs at least five")
     mean_C, spread_C = features_NC.mean(0), features_NC.std(0).clamp_min(1e-6)

@@ -14,7 +14,7 @@ import numpy as np
 
 from patchword.data.formats.labels import LabelTable, TableColumns
 from patchword.data.pictures import open_picture
-from patchword.data.sources import walk
+from patchword.data.sources import SkippedFile, walk
 from patchword.errors import DataError, PictureError, counted
 from patchword.tasks.retrieve.model import TwoTowerModel
 from patchword.text.templates import ClassNames
@@ -27,6 +27,8 @@ class LabelledPictures(NamedTuple):
 
     files: list[Path]
     classes: list[int]
+    left_out: list[SkippedFile]
+    """What stands beside them and is not labelled, with the reason."""
 
 
 class ZeroShot(NamedTuple):
@@ -60,8 +62,12 @@ def labelled_pictures(
 
     Raises DataError for a label that is no class, or where there is no picture.
     """
+    if not data.exists():
+        raise DataError(f"{data} does not exist: give a table, or a folder with a sub-folder per class")
     number = {one.label: place for place, one in enumerate(classes)}
-    rows = list(_folder(data) if data.is_dir() else _table(data, images, split, columns))
+    left_out: list[SkippedFile] = []
+    found = _folder(data, left_out) if data.is_dir() else _table(data, images, split, columns, left_out)
+    rows = list(found)
     unknown = sorted({label for _, label in rows if label not in number})
     if unknown:
         raise DataError(
@@ -71,21 +77,31 @@ def labelled_pictures(
         )
     if not rows:
         raise DataError(f"{data} holds no labelled picture of split {split!r}")
-    return LabelledPictures([file for file, _ in rows], [number[label] for _, label in rows])
+    return LabelledPictures([file for file, _ in rows], [number[label] for _, label in rows], left_out)
 
 
-def _folder(data: Path) -> Iterator[tuple[Path, str]]:
-    for path in walk(data).pictures:
-        if isinstance(path, Path) and path.parent != data:
+def _folder(data: Path, left_out: list[SkippedFile]) -> Iterator[tuple[Path, str]]:
+    listed = walk(data)
+    left_out += listed.left_out
+    for path in map(Path, listed.pictures):
+        if path.parent == data:
+            left_out.append(SkippedFile(path, "picture in no folder of a class"))
+        else:
             yield path, path.relative_to(data).parts[0]
 
 
-def _table(data: Path, images: Path | None, split: str, columns: TableColumns) -> Iterator[tuple[Path, str]]:
+def _table(
+    data: Path, images: Path | None, split: str, columns: TableColumns, left_out: list[SkippedFile]
+) -> Iterator[tuple[Path, str]]:
     if images is None:
         raise DataError(f"{data} is a table: name the folder of its pictures with --images")
     for record in LabelTable(data, columns).rows():
-        if record.split in (None, split) and record.labels:
+        if record.split not in (None, split):
+            continue
+        if record.labels and record.file:
             yield images / record.file, record.labels[0]
+        else:
+            left_out.append(SkippedFile(data, f"row without a {'picture' if record.labels else 'label'}"))
 
 
 def zero_shot(

@@ -27,6 +27,12 @@ def export(model: WordVectors, space: Space, to: str, out: Path) -> int:
     """
     if to not in FORMATS:
         raise ConfigError(f"--to {to!r}: expected one of {', '.join(FORMATS)}")
+    others = {suffix: name for name, suffix in FORMATS.items() if suffix != FORMATS[to]}
+    if out.suffix.lower() in others:
+        raise ConfigError(
+            f"--out {out} ends as files of --to {others[out.suffix.lower()]} do, and --to {to} is written: "
+            f"let it end in {FORMATS[to]}, or change --to"
+        )
     vectors_WD = model.vectors(space)
     kept = np.flatnonzero(vectors_WD.any(1))
     words, vectors_WD = [model.words[number] for number in kept], vectors_WD[kept]
