@@ -68,7 +68,6 @@ def test_a_page_of_a_pair_shows_what_the_model_saw(patchword, aligner, middle_on
     assert status == 0 and cut.shown(page) == [0.0], err
 
 
-
 def test_the_shipped_model_explains_a_pair_offline(patchword, cat):
     status, out, _ = patchword("pair", cat, "a cat looks up", "--json")
     found = json.loads(out)

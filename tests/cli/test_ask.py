@@ -189,7 +189,6 @@ def test_the_page_shows_what_the_model_saw(patchword, world, trained, middle_onl
     assert status == 0 and cut.shown(page) == [0.0], err
 
 
-
 def test_a_picture_unlike_the_training_is_refused(patchword, world, trained, tmp_path):
     """The limit is drawn close by hand: eight pictures are too few to draw it (the shipped model's own is
     tested on photographs).

@@ -57,7 +57,9 @@ def shards(tmp_path):
             ("5.txt", "ein Hund \u2013 l\u00e4uft".encode()),
         ],
     )
-    write_tar(folder / "train-1.tar", [("1.png", png(60)), ("1.json", b'{"captions": ["a red bird", "a bird"]}')])
+    write_tar(
+        folder / "train-1.tar", [("1.png", png(60)), ("1.json", b'{"captions": ["a red bird", "a bird"]}')]
+    )
     write_tar(folder / "val-0.tar", [("1.png", png(70)), ("1.txt", b"a fish")])
     return folder
 
@@ -147,7 +149,10 @@ def test_damage_is_said_and_what_came_before_it_is_kept(shards):
 
 
 def test_check_looks_into_shards(shards, patchword):
-    write_tar(shards / "val-0.tar", [("1.png", b"\x89PNG no"), ("1.txt", b"a fish"), ("2.png", png(8)), ("2.txt", b"x y")])
+    write_tar(
+        shards / "val-0.tar",
+        [("1.png", b"\x89PNG no"), ("1.txt", b"a fish"), ("2.png", png(8)), ("2.txt", b"x y")],
+    )
     status, printed, _ = patchword("check", shards, "--images", shards)
     assert status == 1 and "val-0.tar#1.png: " in printed and "val-0.tar#2.png: 8x8 pixels" in printed
     assert "a picture without a caption" in printed

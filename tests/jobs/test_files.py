@@ -48,7 +48,9 @@ def test_predict_goes_on_and_writes_what_one_process_writes(
     assert alone.returncode == 2 and "--cluster goes with --parts" in alone.stderr
 
 
-@pytest.mark.parametrize("options", [("--mirror",), ("--until-layer", "1", "--with-features"), ("--views", "3")])
+@pytest.mark.parametrize(
+    "options", [("--mirror",), ("--until-layer", "1", "--with-features"), ("--views", "3")]
+)
 def test_a_store_is_that_of_one_process(options, trained, data, tmp_path, run_patchword, in_place_of_ray):
     arguments = ("features", trained / "best", *data, "--device", "cpu", *options)
     here = run_patchword(*arguments, "--out", tmp_path / "here")

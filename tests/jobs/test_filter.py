@@ -154,7 +154,11 @@ def test_tar_shards_are_read_again_and_trained_on(tmp_path, patchword):
     from patchword.data.formats.readers import read_captions
     from patchword.data.pictures import open_picture
 
-    rows = {"text": ["a red dog", "a blue cat"], "url": ["http://a", "http://b"], "jpg": [jpeg(0), jpeg(1, side=80)]}
+    rows = {
+        "text": ["a red dog", "a blue cat"],
+        "url": ["http://a", "http://b"],
+        "jpg": [jpeg(0), jpeg(1, side=80)],
+    }
     parquet.write_table(pyarrow.table(rows), tmp_path / "a.parquet")
     out = tmp_path / "out"
     status, printed, _ = patchword(
@@ -167,7 +171,9 @@ def test_tar_shards_are_read_again_and_trained_on(tmp_path, patchword):
     assert [record.captions for record in records] == [("a red dog",), ("a blue cat",)]
     assert [open_picture(out / record.file).width for record in records] == [64, 80]
     (tmp_path / "c.jsonl").write_text('{"image": "p.jpg", "caption": "three red birds"}')
-    status, _, said = patchword("filter", tmp_path / "c.jsonl", "--out", tmp_path / "x", "--to", "tar", "--rules", "length")
+    status, _, said = patchword(
+        "filter", tmp_path / "c.jsonl", "--out", tmp_path / "x", "--to", "tar", "--rules", "length"
+    )
     assert status == 2 and "its source has no bytes of the picture" in said
 
 

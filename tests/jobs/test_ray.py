@@ -23,7 +23,12 @@ def test_two_workers_make_every_part_once(tmp_path, monkeypatch, towers, run_pat
     folder.mkdir()
     for number in range(10):
         Image.new("RGB", (16, 16), (25 * number, 9, 9)).save(folder / f"{number}.png")
-    job = Job(str(tmp_path / "out"), "tasks.retrieve.many:Vectors", {"model": str(towers), "device": "cpu"}, {"vector": "floats"})
+    job = Job(
+        str(tmp_path / "out"),
+        "tasks.retrieve.many:Vectors",
+        {"model": str(towers), "device": "cpu"},
+        {"vector": "floats"},
+    )
     assert run_job([str(folder)], job, "local", workers=2) == (4, 10, 0)
     rows = [row for number in range(4) for row in parquet.read_table(part_file(job.out, number)).to_pylist()]
     assert len({row["image"] for row in rows}) == len(rows) == 10

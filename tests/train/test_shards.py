@@ -57,7 +57,9 @@ def test_killed_in_a_window_it_goes_on_bit_for_bit_and_counts_what_it_left_out(
     alone = run_patchword(*arguments, f"out={tmp_path / 'alone'}")
     assert alone.returncode == 0, alone.stderr
     found = [row for row in events(tmp_path / "alone") if row["event"] == "unreadable"]
-    assert sum(row["pictures"] for row in found) == found[-1]["unreadable"] == 3 + 5  # once an epoch, then by caption
+    assert (
+        sum(row["pictures"] for row in found) == found[-1]["unreadable"] == 3 + 5
+    )  # once an epoch, then by caption
     assert all("train-00016.tar#000.png" in reason for row in found for reason in row["reasons"])
     assert "train-00016.tar#000.png" in alone.stderr and alone.stderr.count("it is left out") == 1
     resumed = (*arguments, f"out={tmp_path / 'run'}", "--resume")
@@ -95,11 +97,15 @@ def test_pictures_of_another_data_set_select_the_model(shards, scenes):
     assert len(train) == 48 and len(selection) == 12
     inputs = pixel_inputs(data, Preprocessing(size=16), [record.file for record in (*train, *selection)])
     found = inputs.load([train[0].file, selection[0].file], None).pixels_B3HW
-    plain = pixel_inputs(
-        DataSettings(annotations="unused", images=str(scenes / "images"), cache=str(shards / "cache")),
-        Preprocessing(size=16),
-        [os.path.basename(selection[0].file)],
-    ).load([os.path.basename(selection[0].file)], None).pixels_B3HW
+    plain = (
+        pixel_inputs(
+            DataSettings(annotations="unused", images=str(scenes / "images"), cache=str(shards / "cache")),
+            Preprocessing(size=16),
+            [os.path.basename(selection[0].file)],
+        )
+        .load([os.path.basename(selection[0].file)], None)
+        .pixels_B3HW
+    )
     assert found.shape == (2, 3, 16, 16) and (found[1] == plain[0]).all()
     with pytest.raises(ConfigError, match="both say what selects the model"):
         read_splits(data.model_copy(update={"held_out": 4}))

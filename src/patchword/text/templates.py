@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from patchword.data.formats.complaints import raise_at_once, read_text
 from patchword.errors import DataError
 
 
@@ -31,7 +30,7 @@ def templates() -> tuple[str, ...]:
 def read_templates(file: Path) -> tuple[str, ...]:
     """A template per line. Raises DataError, with the line, for one without exactly one place {}."""
     found = []
-    for number, line in enumerate(read_text(file, raise_at_once).split("\n"), 1):
+    for number, line in enumerate(_text(file).splitlines(), 1):
         if not line.strip():
             continue
         if line.count("{}") != 1 or line.count("{") != 1 or line.count("}") != 1:
@@ -47,7 +46,7 @@ def read_classes(file: Path) -> tuple[ClassNames, ...]:
 
     Raises DataError for fewer than two classes, a label that stands twice, or one without a name.
     """
-    text = read_text(file, raise_at_once)
+    text = _text(file)
     rows = _from_json(text, file) if file.suffix.lower() == ".json" else _from_lines(text)
     seen: dict[str, ClassNames] = {}
     for row in rows:
@@ -62,7 +61,7 @@ def read_classes(file: Path) -> tuple[ClassNames, ...]:
 
 def _from_lines(text: str) -> list[ClassNames]:
     rows = []
-    for line in text.split("\n"):
+    for line in text.splitlines():
         label, tab, names = line.partition("\t")
         if label.strip():
             given = names if tab else label
@@ -85,3 +84,14 @@ def _from_json(text: str, file: Path) -> list[ClassNames]:
             raise DataError(f"{file}: {label!r} has {names!r}, expected a name or a list of names")
         rows.append(ClassNames(label, tuple(name.strip() for name in given if name.strip())))
     return rows
+
+
+def _text(file: Path) -> str:
+    """UTF-8, with or without the mark that spreadsheets put before it."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{error.object[error.start]:02x} is not UTF-8"
+        raise DataError(f"{file}: {found}: save the file as UTF-8") from error

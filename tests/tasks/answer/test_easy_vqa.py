@@ -58,7 +58,16 @@ def test_workers_answer_what_one_process_answers(tmp_path, run_patchword, in_pla
         for n, (text, picture) in enumerate(rows)
     ]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    arguments = ("predict", "easy-vqa", "--data", tmp_path / "q.jsonl", "--images", tmp_path, "--split", "val")
+    arguments = (
+        "predict",
+        "easy-vqa",
+        "--data",
+        tmp_path / "q.jsonl",
+        "--images",
+        tmp_path,
+        "--split",
+        "val",
+    )
     here = run_patchword(*arguments, "--out", tmp_path / "here.json")
     assert here.returncode == 1, here.stderr
     spread = ("--cluster", "local", "--parts", tmp_path / "parts")

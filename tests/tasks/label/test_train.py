@@ -366,9 +366,26 @@ def test_workers_label_the_rows_that_one_process_labels(
     """Several rows about a picture, rows without one, one that cannot be decoded."""
     (data / "broken.png").write_bytes(b"no picture")
     path = tmp_path / "gaps.csv"
-    rows = ["0.png,red,match", ",blue,match", "1.png,blue,match", "0.png,green,mismatch", "broken.png,red,match"]
+    rows = [
+        "0.png,red,match",
+        ",blue,match",
+        "1.png,blue,match",
+        "0.png,green,mismatch",
+        "broken.png,red,match",
+    ]
     path.write_text("\n".join(["image,text,label", *rows]))
-    arguments = ("predict", trained, "--data", path, "--images", data, "--split", "all", "--missing", "text-only")
+    arguments = (
+        "predict",
+        trained,
+        "--data",
+        path,
+        "--images",
+        data,
+        "--split",
+        "all",
+        "--missing",
+        "text-only",
+    )
     status, _, said = run_patchword(*arguments, "--out", tmp_path / "here.csv")
     assert status == 0, said
     spread = ("--cluster", "local", "--parts", tmp_path / "parts")
@@ -453,7 +470,6 @@ def test_the_page_shows_what_the_model_saw(trained, middle_only, run_patchword, 
     words = ("--text", "a red square", "--explain", page)
     status, _, wrong = run_patchword("label", cut.picture, "--model", cut.folder, *words)
     assert status == 0 and cut.shown(page) == [0.0], wrong
-
 
 
 def test_several_labels_per_row(config, data, run_patchword, tmp_path):

@@ -124,7 +124,10 @@ def test_two_towers_read_shards_and_processes_share_the_samples(shards, tmp_path
     whole = [entry.record for entries in plan for entry in entries]
     assert len(set(whole)) == len(whole) == 48
     for processes in (2, 3):
-        shares = [[entry.record for entries in plan for entry in entries[rank::processes]] for rank in range(processes)]
+        shares = [
+            [entry.record for entries in plan for entry in entries[rank::processes]]
+            for rank in range(processes)
+        ]
         assert sorted(sum(shares, [])) == sorted(whole) and all(shares)
     batch = recipe.batch(0, plan[0][1::2], None)
     assert len(batch.image_ids) == 8 and batch.inputs.pixels_B3HW.shape == (8, 3, 24, 24) and not batch.lost

@@ -176,9 +176,8 @@ def _read_pairs(paraphrases: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     from array import array
 
+    from rich.console import Console
     from rich.progress import Progress
-
-    from patchword.log import console
 
     firsts, counts, seconds = array("Q"), array("q"), array("Q")
     hashes: dict[str, int] = {}
@@ -194,7 +193,7 @@ def _read_pairs(paraphrases: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     with (
         gzip.open(paraphrases, "rt", encoding="utf-8") as file,
-        Progress(console=console(stderr=True), transient=True) as progress,
+        Progress(console=Console(stderr=True), transient=True) as progress,
     ):
         task = progress.add_task("METEOR: indexing paraphrases (once)", total=PAIRS_EXPECTED)
         previous = None
