@@ -1,0 +1,1 @@
+"""Weights of public code, read into the models of this package."""

@@ -1,0 +1,1 @@
+"""Pictures, captions, questions and labels: read, checked, stored, and made into batches."""

@@ -1,0 +1,1 @@
+"""The look of all pages, and pictures inside of them."""

@@ -1,0 +1,1 @@
+"""One file per published idea, read top to bottom like its paper; folders only group them."""

@@ -1,0 +1,1 @@
+"""Pages and curves of runs, and runs side by side."""

@@ -1,0 +1,1 @@
+"""The index of pictures: written, brought up to date, checked, searched. Nothing here prints."""

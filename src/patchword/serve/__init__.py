@@ -1,0 +1,1 @@
+"""The page and its JSON service: requests in, refusals or answers out."""

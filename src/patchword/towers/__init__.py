@@ -1,0 +1,1 @@
+"""Pictures or texts into features; weights that come in installed packages."""

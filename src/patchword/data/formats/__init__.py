@@ -1,0 +1,1 @@
+"""Readers of annotation files, each of one format, and what `check` says of them."""

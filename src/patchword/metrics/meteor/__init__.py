@@ -1,0 +1,1 @@
+"""METEOR: stems, synonyms and paraphrases, alignment, score."""

@@ -1,0 +1,1 @@
+"""Pictures and texts together: answers, and labels of pairs."""

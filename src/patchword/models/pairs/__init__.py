@@ -1,0 +1,1 @@
+"""Pictures and texts in one space: which belongs to which."""

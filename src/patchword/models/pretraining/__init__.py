@@ -1,0 +1,1 @@
+"""Encoders that learn without labels, or from captioned pictures."""

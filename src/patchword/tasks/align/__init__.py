@@ -1,0 +1,1 @@
+"""Alignment of patches and words (LAPS)."""

@@ -1,0 +1,1 @@
+"""Few-shot captions and answers from documents of pictures and texts."""

@@ -1,0 +1,1 @@
+"""Towers trained without labels, or from captioned pictures."""

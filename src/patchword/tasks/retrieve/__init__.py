@@ -1,0 +1,1 @@
+"""Two towers: pictures found by text, and texts by pictures."""

@@ -1,0 +1,1 @@
+"""A picture for each word of a text, in its context."""
