@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from patchword.errors import ConfigError, ModelError
+from patchword.hub import is_hub
 from patchword.lookup import look_up
 from patchword.tasks.requests import EvaluateRequest, MissingChoice
 from patchword.tasks.requests import Evaluation as Evaluation
@@ -88,8 +89,7 @@ def load(name: str | Path, device: str | None = None, *, task: str | None = None
     """
     if task is not None and task not in TASKS:
         raise ConfigError(f"task is {task!r}, expected one of {', '.join(TASKS)}")
-    hub = str(name).startswith("hub:")
-    found = task if hub and task is not None else task_of(name)
+    found = task if task is not None and is_hub(name) else task_of(name)
     if task not in (None, found) and not (task == "retrieve" and found == "align"):
         raise ModelError(f"{name} is a model for {found!r}, and one for {task!r} is needed")
     return look_up(TASKS[task or found].load)(name, device)
