@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 import patchword.search.walk as walk_file
-from patchword.errors import StoreError
+from patchword.errors import DataError, StoreError
 from patchword.search.check import repair_index
+from patchword.search.find import find_by_text
 from patchword.search.index import open_index, prune_index, update_index
 from patchword.search.records import IndexModel
 from patchword.search.walk import is_gone, is_index, prefix_of, walk
@@ -253,6 +254,48 @@ def test_an_index_inside_its_folder_is_not_indexed(photos, embed):
     assert (report.added, report.pictures, walk(photos).empty) == (0, 6, False)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_a_folder_by_another_name_brings_no_picture_twice(photos, tmp_path, embed):
+    """Through a link, through a link above it, or one of its folders: the names that were there first stay."""
+    out, model = tmp_path / "out", IndexModel(embed, "colours")
+    update_index(photos, out, model)
+    (tmp_path / "link").symlink_to(photos)
+    (tmp_path / "above").symlink_to(tmp_path)
+    for other in (tmp_path / "link", tmp_path / "above" / "photos", tmp_path / "link" / "trip"):
+        report = update_index(other, out, model)
+        assert (report.added, report.moved, report.removed, report.pictures) == (0, 0, 0, 6)
+    assert paths(out) == files(photos) and embed.count == 6
+    (photos / "trip" / "1.png").unlink()
+    assert update_index(tmp_path / "link", out, model).removed == 1
+    first = tmp_path / "by-link"
+    update_index(tmp_path / "link", first, model)  # a link that comes first keeps its name as well
+    assert update_index(photos, first, model).added == 0
+    assert paths(first) == files(tmp_path / "link")
+
+
+def test_an_index_and_its_pictures_have_folders_of_their_own(photos, tmp_path, embed):
+    model = IndexModel(embed, "colours")
+    with pytest.raises(DataError, match="an index lies in a folder of its own"):
+        update_index(photos, photos, model)
+    assert not is_index(photos)
+    update_index(photos, tmp_path / "out", model)
+    with pytest.raises(DataError, match="this folder is an index, which holds no pictures"):
+        update_index(tmp_path / "out", tmp_path / "other", model)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_search_below_a_folder_that_is_not_there_says_so(photos, tmp_path, embed):
+    from types import SimpleNamespace
+
+    update_index(photos, tmp_path / "out", IndexModel(embed, "colours"))
+    towers = SimpleNamespace(embed_texts=lambda texts: np.ones((1, 3)) / 3**0.5, remarks=lambda text: [])
+    with open_index(tmp_path / "out") as opened:
+        found = find_by_text(opened, towers, "red", under=str(photos / "nowhere"))
+        assert not found.matches and "nothing was found in" in found.remarks[0]
+        found = find_by_text(opened, towers, "red", under=str(photos / "trip"))
+        assert len(found.matches) == 3 and not found.remarks
+
+
 def test_what_is_there_is_not_gone(photos):
     here = os.fsencode(photos / "0.png")
     assert not is_gone(here, []) and is_gone(here + b"x", [])
@@ -261,17 +304,20 @@ def test_what_is_there_is_not_gone(photos):
     assert not is_gone(os.fsencode(photos / "empty" / "sub" / "a.png"), [])
 
 
-def test_an_index_json_of_a_person_is_never_overwritten(photos, embed):
+def test_an_index_json_of_a_person_is_never_overwritten(photos, tmp_path, embed):
     (photos / "index.json").write_text('{"gallery": []}')
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.json").write_text('{"gallery": []}')
     assert not is_index(photos)
     for work in (
-        lambda: update_index(photos, photos, IndexModel(embed, "colours")),
+        lambda: update_index(photos, tmp_path / "site", IndexModel(embed, "colours")),
         lambda: repair_index(photos, "colours", ""),
     ):
         with pytest.raises(
             StoreError, match="none of an index, which would be overwritten: choose another folder"
         ):
             work()
-    assert (photos / "index.json").read_text() == '{"gallery": []}' and embed.count == 0
+    for place in (photos, tmp_path / "site"):
+        assert (place / "index.json").read_text() == '{"gallery": []}' and embed.count == 0
     assert update_index(photos, photos / "index", IndexModel(embed, "colours")).pictures == 6
     assert is_index(photos / "index")

@@ -133,9 +133,11 @@ def find_by_text(
     vector_E = shift.of(towers.embed_texts([text])[0], towers)
     remarks = [*_about(index), *towers.remarks(text)]
     if again is None:
-        return _described(SearchResult(tuple(index.search(vector_E, k, concepts, under))), remarks)
+        found = tuple(index.search(vector_E, k, concepts, under))
+        return _described(SearchResult(found), [*remarks, *_nothing_under(found, under)])
     remarks += [remark for remark in again.aligner.remarks(text) if remark not in remarks]
     nearest = index.search(vector_E, max(k, again.shortlist), concepts, under)
+    remarks += _nothing_under(nearest, under)
     return _described(_ranked_again(nearest, again.aligner, text, k), remarks)
 
 
@@ -155,7 +157,16 @@ def find_by_picture(
         DataError: the index does not know a concept.
     """
     vector_E = shift.of(towers.embed_images([open_picture(picture)])[0], towers)
-    return _described(SearchResult(tuple(index.search(vector_E, k, concepts, under))), _about(index))
+    found = tuple(index.search(vector_E, k, concepts, under))
+    return _described(SearchResult(found), [*_about(index), *_nothing_under(found, under)])
+
+
+def _nothing_under(found: Sequence[Match], under: str) -> list[str]:
+    """What a person should know whose folder holds nothing that was asked for."""
+    if found or not under:
+        return []
+    place = os.path.abspath(under)
+    return [f"nothing was found in {place}: --under takes a folder by the name with which it was indexed"]
 
 
 def _about(index: PictureIndex) -> list[str]:

@@ -32,7 +32,7 @@ from patchword.search.segments import Segment, open_segments
 from patchword.search.update import Changes, KnownVectors, Update, Writer, forget, same_concepts
 from patchword.search.upgrade import is_old, upgrade
 from patchword.search.vectors import load_faiss
-from patchword.search.walk import compare, is_gone, missing, prefix_of, walk
+from patchword.search.walk import compare, is_gone, is_index, known_name, missing, prefix_of, walk
 from patchword.search.writer import open_writer, refuse_other
 
 __all__ = [
@@ -76,11 +76,10 @@ def update_index(
         StoreError: the index is of another model or of other concepts, is damaged, is written by another
             process, cannot be written, or the folder is empty and the index holds pictures of it.
     """
-    folder = Path(os.path.abspath(folder))
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected a folder of pictures to index")
+    folder = _folder_of_pictures(folder, out)
     with _writer(out, model.identity, model.name) as index, PictureReader() as reader:
         same_concepts(index, model.concepts)
+        folder = known_name(folder, index.manifest.roots)
         changes = _changes(index, folder, allow_empty)
         update = Update(index, model, changes, reader, thumbnails, given)
         waiting = len(changes.found.waiting)
@@ -133,11 +132,24 @@ def what_waits(
 
     Raises as `update_index`.
     """
+    folder = _folder_of_pictures(folder, out)
+    with _writer(out, model.identity, model.name) as index:
+        folder = known_name(folder, index.manifest.roots)
+        return _changes(index, folder, allow_empty).found.waiting
+
+
+def _folder_of_pictures(folder: Path | str, out: Path | str) -> Path:
+    """Its absolute path. Raises DataError for no folder, and for one that is an index, or becomes one."""
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected a folder of pictures to index")
-    with _writer(out, model.identity, model.name) as index:
-        return _changes(index, folder, allow_empty).found.waiting
+    if not names_milvus(out) and os.path.realpath(out) == str(folder.resolve()):
+        raise DataError(f"{folder}: an index lies in a folder of its own: name another one with --out")
+    if is_index(folder):
+        raise DataError(
+            f"{folder}: this folder is an index, which holds no pictures; expected one of pictures"
+        )
+    return folder
 
 
 def _writer(out: Path | str, model: str, name: str) -> AbstractContextManager[Any]:

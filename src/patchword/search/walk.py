@@ -146,6 +146,20 @@ def prefix_of(folder: Path) -> bytes:
     return path if path.endswith(separator) else path + separator
 
 
+def known_name(folder: Path, roots: Collection[str]) -> Path:
+    """The name under which an index holds a folder that it knows: by a link, or by another way to the same
+    place, the same pictures would come twice. `roots` are the folders that were indexed."""
+    if str(folder) in roots:
+        return folder
+    real = os.path.realpath(folder)
+    for root in roots:
+        held = os.path.realpath(root)
+        inside = os.fsencode(real).startswith(prefix_of(Path(held)))
+        if os.path.isdir(root) and (real == held or inside):
+            return Path(root, os.path.relpath(real, held))
+    return folder
+
+
 def compare(
     folder: Path, seen: Walk, known: Mapping[bytes, KnownPicture], mounts: Iterable[bytes], allow_empty: bool
 ) -> Comparison:

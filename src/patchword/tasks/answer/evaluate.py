@@ -280,7 +280,7 @@ def _print(result: dict[str, Any], title: str) -> None:
     caption = (
         f"times 100; 95 % interval of all: {100 * low:.2f} to {100 * high:.2f} (bootstrap over pictures)"
     )
-    title = f"{title}: {result['pictures']} pictures"
+    title = f"{title}: {counted(result['pictures'], 'picture')}"
     columns = {
         "VQA_accuracy": "VQA accuracy",
         "exact_match": "exact match",
