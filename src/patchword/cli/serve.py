@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,9 +39,17 @@ def serve(
     deadline: Annotated[
         float, typer.Option(min=0.1, max=3600, help="Seconds from a request to its answer.")
     ] = 30.0,
+    replicas: Annotated[
+        int | None,
+        typer.Option("--replicas", min=1, max=1000, help="Copies of the service, on Ray Serve; one without."),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option("--cluster", help="--replicas: local, or auto: the cluster that this machine is in."),
+    ] = None,
 ) -> None:
     """Serve a page on which a photograph is dropped and captioned, and a JSON API behind it."""
-    from patchword.errors import MissingExtra
+    from patchword.errors import ConfigError, MissingExtra
 
     try:
         import fastapi  # noqa: F401 - so that what is missing is said before a model is loaded
@@ -53,22 +62,23 @@ def serve(
     from patchword.serve.run import serve as run
 
     check_address(host, token)
-    from patchword.serve.app import create_app
-    from patchword.serve.loading import ShippedNames, load_all
+    from patchword.serve.loading import ShippedNames, app_of
 
+    if cluster is not None and replicas is None:
+        raise ConfigError("--cluster is for --replicas: say how many, or leave it out")
     limits = Limits(batch=batch, queue=queue, deadline_seconds=deadline)
     shipped = ShippedNames(DEFAULT_MODEL, DEFAULT_TOWERS, answerer=None)
-    with take_port(host, port) as taken:  # before the models, which take seconds
-        offer = load_all(model or [], index, shipped, device)
-        app = create_app(
-            offer.models,
-            index=offer.pictures,
-            answers=offer.answers,
-            labels=offer.labels,
-            painter=offer.painter,
-            token=token,
-            limits=limits,
-        )
+    settings: dict[str, Any] = {"names": model or [], "index": None if index is None else str(index)}
+    settings |= {"shipped": tuple(shipped), "device": device, "token": token, "limits": limits}
+    with take_port(host, port) as taken, ExitStack() as ended:  # before the models, which take seconds
+        end_soon = None
+        if replicas is None:
+            app: Any = app_of(**settings)
+        else:
+            from patchword.serve.replicas import deployed
+
+            app = ended.enter_context(deployed(settings, replicas, cluster or "local"))
+            end_soon = app.end_soon
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         try:
             run(
@@ -76,8 +86,10 @@ def serve(
                 taken,
                 limits,
                 lambda: print(f"Patchword is ready at {address} (Ctrl+C ends it)", flush=True),
+                *(() if end_soon is None else (end_soon,)),
             )
         except SystemExit:  # SIGTERM, and every request is answered
+            ended.close()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)  # taking the interpreter apart takes seconds on a busy machine

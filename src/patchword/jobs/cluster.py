@@ -174,14 +174,21 @@ def load_ray() -> Any:
     return ray
 
 
-def connect(ray: Any, cluster: str) -> None:
-    """Raises ConfigError for an address that cannot be reached."""
+def connect(ray: Any, cluster: str, least_cores: int | None = None) -> None:
+    """Raises ConfigError for an address that cannot be reached. `least_cores`: of a local one, which may be
+    more than there are."""
     if cluster not in ("auto", "local") and not cluster.startswith("ray://"):
         raise ConfigError(f"--cluster {cluster}: expected auto, local or ray://HOST:PORT")
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if cluster == "local":  # rows between processes are some numbers: the store of objects may be small
-            ray.init(address=cluster, include_dashboard=False, object_store_memory=_STORE, **quiet)
+            ray.init(
+                address=cluster,
+                num_cpus=least_cores,
+                include_dashboard=False,
+                object_store_memory=_STORE,
+                **quiet,
+            )
         else:
             ray.init(address=cluster, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:

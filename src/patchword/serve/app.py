@@ -265,11 +265,20 @@ def create_app(
     _add_facts(app, service)
     _add_page(app)
     _add_refusals(app)
-    paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
     app.add_middleware(
-        Guard, token=token, numbers=numbers, paths=paths, limits=service.limits, ending=lambda: service.ending
+        Guard,
+        token=token,
+        numbers=numbers,
+        paths=paths_of(app),
+        limits=service.limits,
+        ending=lambda: service.ending,
     )
     return app
+
+
+def paths_of(app: FastAPI) -> frozenset[str]:
+    """The paths of the application's routes."""
+    return frozenset(route.path for route in app.routes if hasattr(route, "path"))
 
 
 def _add_captions(app: FastAPI, service: Service) -> None:

@@ -8,9 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastapi import FastAPI
+
 from patchword.errors import ConfigError
 from patchword.search.index import names_milvus, open_index
+from patchword.serve.app import create_app
 from patchword.serve.asking import QuestionAnswerer
+from patchword.serve.limits import Limits
 from patchword.serve.searching import IndexSearch, TowerLabels
 from patchword.tasks.answer.any_picture import load_any
 from patchword.tasks.caption.load import load
@@ -94,3 +98,27 @@ def load_all(names: Sequence[str], index: Path | None, shipped: ShippedNames, de
     labels = TowerLabels(labelling[0] if labelling else load_two_towers(shipped.towers, device))
     answerer = answering[0] if answering else load_any(shipped.answerer, device)
     return Offer(models, search, answerer, labels, painting[0] if painting else None)
+
+
+def app_of(
+    names: Sequence[str],
+    index: str | None,
+    shipped: Sequence[str | None],
+    device: str | None,
+    token: str | None,
+    limits: Limits,
+) -> FastAPI:
+    """The application with its models; raises as `load_all` does. `shipped` are the fields of
+    `ShippedNames`."""
+    captioner, towers, answerer = shipped
+    known = ShippedNames(str(captioner), str(towers), answerer)
+    offer = load_all(names, None if index is None else Path(index), known, device)
+    return create_app(
+        offer.models,
+        index=offer.pictures,
+        answers=offer.answers,
+        labels=offer.labels,
+        painter=offer.painter,
+        token=token,
+        limits=limits,
+    )

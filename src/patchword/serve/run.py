@@ -9,9 +9,9 @@ import socket
 from collections.abc import Callable
 from threading import Timer
 from types import FrameType
+from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 
 from patchword.errors import ConfigError
 from patchword.serve.connections import bounded_protocol
@@ -87,12 +87,19 @@ class _AnnouncingServer(uvicorn.Server):
             self._ready()
 
 
-def serve(app: FastAPI, taken: socket.socket, limits: Limits, ready: Callable[[], None]) -> None:
+def serve(
+    app: Any,
+    taken: socket.socket,
+    limits: Limits,
+    ready: Callable[[], None],
+    end_soon: Callable[[], None] | None = None,
+) -> None:
     """Answer requests until SIGINT or SIGTERM; then take nothing new, finish what has been taken, for
     `limits.stop_seconds` at most, and return.
 
-    `ready` is called when the first request would be answered. The address is for the caller to check
-    (`check_address`) and to take (`take_port`).
+    `ready` is called when the first request would be answered, `end_soon` by a signal (where left out, that
+    of the service in the application). The address is for the caller to check (`check_address`) and to take
+    (`take_port`).
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -113,4 +120,5 @@ def serve(app: FastAPI, taken: socket.socket, limits: Limits, ready: Callable[[]
         timeout_graceful_shutdown=int(limits.stop_seconds) + 1,
         log_level="warning",
     )
-    _AnnouncingServer(config, ready, app.state.service.end_soon, limits.stop_seconds + 1).run(sockets=[taken])
+    ending = app.state.service.end_soon if end_soon is None else end_soon
+    _AnnouncingServer(config, ready, ending, limits.stop_seconds + 1).run(sockets=[taken])
