@@ -32,6 +32,8 @@ from patchword.tensors import read_tensors
 
 WEIGHTS = SHIPPED / "scene-reader" / "reader.safetensors"
 AT_ONCE = 256
+SURE = 0.3
+"""Probability from which a slot holds a thing: the reader is trained to find rather than to be sure."""
 
 
 class SceneReadings(NamedTuple):
@@ -133,12 +135,11 @@ def things_of(scenes: Sequence[Scene], grid: int) -> tuple[Things, Tensor]:
 
 
 def _scene(found: Reading, b: int) -> Scene:
-    """The things of one picture, the surest first: every slot that is surer than its eight neighbours and
-    than one half, but for what is one of those again."""
+    """The things of one picture: every slot that is sure enough, the surest first, but for what is one of the
+    surer ones again."""
     there_RGG = found.there_BRGG[b].sigmoid()
-    highest = F.max_pool2d(there_RGG[None], 3, 1, 1)[0]
     grid = there_RGG.shape[-1]
-    places = ((there_RGG == highest) & (there_RGG > 0.5)).nonzero().tolist()
+    places = (there_RGG > SURE).nonzero().tolist()
     kept: list[Thing] = []
     for slot, row, column in sorted(places, key=lambda place: -float(there_RGG[tuple(place)])):
         dx, dy, radius = found.place_BR3GG[b, slot, :, row, column].tolist()
@@ -156,11 +157,15 @@ def _scene(found: Reading, b: int) -> Scene:
 
 
 def _is_again(thing: Thing, other: Thing) -> bool:
-    """Whether two readings are of one thing: they are about as large and about at one place. Things that
-    touch have different colours, so those of one colour may lie further apart."""
-    smaller, larger = sorted((thing.radius, other.radius))
+    """Whether two readings are of one thing, as an arm of a cross is of the cross: they are near one another.
+    Things that touch have different colours, so those of one colour may lie further apart, and within a thing
+    of its colour nothing can be seen, but in the hole of a ring."""
+    smaller, larger = sorted((thing, other), key=lambda one: one.radius)
     apart = ((thing.x - other.x) ** 2 + (thing.y - other.y) ** 2) ** 0.5
-    return larger < 1.7 * smaller and apart < (1.2 if thing.colour == other.colour else 0.5) * smaller
+    if thing.colour != other.colour:
+        return larger.radius < 1.7 * smaller.radius and apart < 0.3 * smaller.radius
+    within = larger.radius if larger.shape != "ring" else 0.0
+    return apart < max(1.6 * smaller.radius, within)
 
 
 def _size(radius: float, level: int) -> str:
