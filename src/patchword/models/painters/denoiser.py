@@ -63,6 +63,9 @@ class DenoiserConfig(BaseModel, extra="forbid", frozen=True):
     drop_text: float = Field(
         0.1, ge=0, lt=1, description="share of texts left out while training; 0: no guidance afterwards"
     )
+    guidance: float = Field(
+        2.0, ge=0, allow_inf_nan=False, description="how much the text counts where nobody says it"
+    )
     picture_width: int | None = Field(
         None,
         gt=0,

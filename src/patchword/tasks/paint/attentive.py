@@ -149,7 +149,6 @@ ATTENTIVE = Family(
     _objective,
     paint,
     check_wish,
-    guidance=None,
     steps=None,
     optimisers=_optimisers,
     step=adversarial_step,

@@ -76,7 +76,6 @@ CONDITIONAL = Family(
     _objective,
     paint,
     check_wish,
-    guidance=None,
     steps=None,
     optimisers=optimisers_of("painter.generator", "painter.discriminator"),
     step=adversarial_step,

@@ -70,7 +70,6 @@ DEEP_FUSION = Family(
     _objective,
     paint,
     check_wish,
-    guidance=None,
     steps=None,
     optimisers=optimisers_of("painter.generator", "painter.discriminator"),
     step=adversarial_step,

@@ -34,7 +34,7 @@ from patchword.train.step import Shares
 
 BOUND_WEIGHT = 0.001
 """Weight of the variational bound beside the squared error; the bound is in bits per number here."""
-GUIDANCE, STEPS = 2.0, 25
+STEPS = 25
 
 
 class DiffusionLoss(nn.Module):
@@ -151,7 +151,7 @@ def paint_with(
 
 def usual_guidance(config: DenoiserConfig) -> float:
     """Guidance where none is asked for: none where the model never learnt to do without its text."""
-    return GUIDANCE if config.drop_text else 1.0
+    return config.guidance if config.drop_text else 1.0
 
 
 def check(config: DenoiserConfig, wish: Wish) -> None:
@@ -191,4 +191,4 @@ def _maps(collected: list[Tensor], count: int, side: int) -> list[Tensor]:
     return [shares.permute(0, 2, 3, 1)]
 
 
-DIFFUSION = Family(_objective, paint, check, GUIDANCE, STEPS)
+DIFFUSION = Family(_objective, paint, check, STEPS)

@@ -96,8 +96,6 @@ class Family(NamedTuple):
     """(model, texts, nothing, wish) -> pictures (B, 3, H, W) in [-1, 1]."""
     check: Callable[[Any, Wish], None]
     """(settings, wish): raises ConfigError for a wish that such a model cannot fulfil."""
-    guidance: float | None
-    """Usual guidance; None where there is none."""
     steps: int | None
     """Usual number of steps; None where there is no choice."""
     optimisers: Callable[[nn.Module, StageSettings], tuple[torch.optim.Optimizer, ...]] = single_optimiser

@@ -117,7 +117,6 @@ STACKED = Family(
     _objective,
     paint,
     check_wish,
-    guidance=None,
     steps=None,
     optimisers=_optimisers,
     step=adversarial_step,

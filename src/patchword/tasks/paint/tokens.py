@@ -238,5 +238,5 @@ def _build_dalle(config: DalleConfig, text_width: int | None, vocabulary: int) -
     return Dalle(config, vocabulary)
 
 
-PARTI = Family(_objective, paint_parti, check, GUIDANCE, None, selects=False)
-DALLE = Family(_objective, paint_dalle, check, GUIDANCE, None, selects=False, build=_build_dalle)
+PARTI = Family(_objective, paint_parti, check, None, selects=False)
+DALLE = Family(_objective, paint_dalle, check, None, selects=False, build=_build_dalle)

@@ -101,4 +101,4 @@ def check(config: UnClipConfig, wish: Wish) -> None:
     diffusion.check(config.decoder, wish)
 
 
-UNCLIP = Family(_objective, paint, check, diffusion.GUIDANCE, diffusion.STEPS)
+UNCLIP = Family(_objective, paint, check, diffusion.STEPS)
