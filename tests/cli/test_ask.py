@@ -269,7 +269,7 @@ def test_a_broken_picture_takes_only_its_own_questions(patchword, world, trained
     assert (
         status == 1
         and broken in err
-        and f"{lost} questions about pictures that could not be read are left out" in out
+        and f"{lost} questions left out: pictures could not be read" in out
     )
     assert len(json.loads((tmp_path / "out.json").read_text())) == len(rows(world, "val")) - lost
     assert patchword("evaluate", trained, *common)[0] == 1
