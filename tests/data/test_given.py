@@ -178,3 +178,17 @@ def test_nothing_in_a_service_fetches(png):
     assert not [
         file.name for file in files if "allow_urls" in file.read_text() or "network" in file.read_text()
     ]
+
+
+@pytest.mark.parametrize("wrap", [io.BytesIO, lambda content: io.BufferedReader(io.BytesIO(content))])
+def test_kind_10_a_file_that_was_read_to_its_end_is_not_called_empty(wrap):
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 9), "red").save(buffer, "PNG")
+    source = wrap(buffer.getvalue())
+    assert open_picture(source).size == (9, 9)
+    with pytest.raises(PictureError, match=r"read to its end before: go back with seek\(0\)"):
+        open_picture(source)
+    source.seek(0)
+    assert open_picture(source).size == (9, 9)
+    with pytest.raises(PictureError, match="the file is empty"):
+        open_picture(wrap(b""))

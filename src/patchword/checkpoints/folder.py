@@ -9,6 +9,7 @@ stand for, where there is one README.md            the model card
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,8 @@ def shipped_models() -> list[str]:
 
 def find_model(name: str | Path) -> Path:
     """The folder of a model. Raises ModelError listing the shipped names when nothing is found."""
+    if not isinstance(name, str | os.PathLike):
+        raise ModelError(f"expected the name or the folder of a model, found {name!r}")
     for folder in (Path(name), SHIPPED / str(name)):
         if (folder / "config.json").exists():
             return folder

@@ -124,6 +124,10 @@ def read_content(source: Picture, name: str, bounds: Bounds, allow_urls: bool = 
         content = source.read(bounds.file_bytes + 1)
         if not isinstance(content, bytes):
             raise PictureError(f"{name}: it is open as text: open it in binary, with mode 'rb'.")
+        if not content and hasattr(source, "tell") and source.tell():
+            raise PictureError(
+                f"{name}: it was read to its end before: go back with seek(0), or give its bytes."
+            )
     else:
         raise _unaccepted(source)
     return content

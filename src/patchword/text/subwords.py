@@ -17,7 +17,7 @@ from patchword.errors import DataError, ModelError
 from patchword.hub import find_published
 from patchword.ids import SpecialIds
 from patchword.text.pieces import Pieces
-from patchword.text.words import UNKNOWN, Vocabulary, real_ids
+from patchword.text.words import UNKNOWN, Vocabulary, real_ids, refuse_no_text, refuse_no_texts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -162,7 +162,9 @@ def rows_of(
     Raises DataError for a text without a word that the model knows.
     """
     special, rows = vocabulary.special, []
+    refuse_no_texts(texts)
     for text in texts:
+        refuse_no_text(text)
         if not knows(vocabulary, text, longest):
             raise DataError(
                 f"{text!r} has no word that the model knows: try plain words such as 'two dogs in snow'"

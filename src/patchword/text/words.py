@@ -17,6 +17,21 @@ from patchword.ids import SpecialIds
 
 UNKNOWN = "<unknown>"
 
+
+def refuse_no_text(text: object) -> None:
+    """Raises DataError for what is no text (None, bytes, a list)."""
+    if not isinstance(text, str):
+        raise DataError(f"expected a text, found {text!a:.60} ({type(text).__name__})")
+
+
+def refuse_no_texts(texts: object) -> None:
+    """Raises DataError for what is no list of texts: one text alone would be read letter by letter."""
+    if isinstance(texts, str):
+        raise DataError(f"expected a list of texts, found the text {texts!a:.60}: put it in brackets, [text]")
+    if isinstance(texts, (bytes, dict)) or not isinstance(texts, Iterable):
+        raise DataError(f"expected a list of texts, found {texts!a:.60} ({type(texts).__name__})")
+
+
 Splitter = Literal["english", "characters"]
 
 # Letters and digits with apostrophes and hyphens inside (t-shirt, don't). A possessive 's is a separate word,

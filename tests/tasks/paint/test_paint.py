@@ -204,6 +204,15 @@ def test_bad_prompts_and_wishes_are_told(run, tmp_path, capsys):
         type_in("paint", "a star", "--model", run / "best", "--steps", 99, "--out", tmp_path)
     with pytest.raises(ConfigError, match="holds bytes that are no UTF-8"):
         type_in(*paint, "a red star \udce9")
+    painter = load_painter(run / "best", "cpu")
+    for seeds in ([-1], [2**70], [1.5], []):
+        with pytest.raises(ConfigError, match="seed"):
+            painter.paint("a red star", seeds, steps=1)
+    for guidance in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(ConfigError, match="guidance is"):
+            painter.paint("a red star", [1], guidance, steps=1)
+    with pytest.raises(DataError, match="expected a text, found None"):
+        painter.paint(None, [1], steps=1)
     # Said before anything is painted.
     with pytest.raises(ConfigError, match="paints from the text alone and enlarges nothing"):
         type_in("paint", "a star", "--model", run / "best", "--enlarge", run / "best", "--out", tmp_path)

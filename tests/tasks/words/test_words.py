@@ -171,6 +171,23 @@ def test_pairs_that_nothing_covers_are_said_with_numbers(words, patchword, tmp_p
     assert status == 2 and "the pairs of men were not found" in err
 
 
+def test_kind_10_what_is_no_word_no_kind_and_no_count_is_said(words):
+    from patchword.errors import ConfigError, DataError
+    from patchword.tasks.words.model import load_words
+
+    model = load_words(words("B"))
+    for word in (None, 3, ["red"], b"red"):
+        with pytest.raises(DataError, match="expected a text, found"):
+            model.neighbours(word, "text")
+    with pytest.raises(ConfigError, match="there are no smell vectors: expected one of text, picture"):
+        model.neighbours("red", "smell")
+    for count in (0, -1):
+        with pytest.raises(ConfigError, match="expected 1 or more"):
+            model.neighbours("red", "text", count)
+        with pytest.raises(ConfigError, match="expected 1 or more"):
+            model.imagine("red", count)
+
+
 def test_words_lead_to_pictures(words, patchword, tmp_path, parse):
     status, out, _ = patchword("words", "imagine", words("B"), "red", "-k", 3, "--html", tmp_path / "i.html")
     assert (

@@ -47,7 +47,7 @@ from patchword.tasks.answer.result import Answer, Answers
 from patchword.tasks.describe import describe
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords, remarks_on_length
-from patchword.text.words import Vocabulary
+from patchword.text.words import Vocabulary, refuse_no_text
 from patchword.types import Captioner, VisualFeatures
 
 _BEAMS = 3
@@ -171,6 +171,7 @@ class AnsweringModel:
 
     def check_question(self, question: str) -> None:
         """Raises DataError for a question without a word that the model knows."""
+        refuse_no_text(question)
         ids = self.vocabulary.encode(question)
         if all(number == self.vocabulary.special.unknown for number in ids):
             like = self.facts.example or "those that it was trained on"

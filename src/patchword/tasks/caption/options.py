@@ -41,6 +41,8 @@ class DecodingOptions:
     """Numbers to compute with; None: as the weights are stored in memory, float32."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.mention, str):
+            raise ConfigError(f"mention is the text {self.mention!r}: give words in brackets, [word]")
         for name, least, most in (
             ("beams", 1, MOST_BEAMS),
             ("length_penalty", 0, 10),

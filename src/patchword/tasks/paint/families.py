@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from patchword.config import ByKind, Kind, KindSettings
+from patchword.errors import ConfigError
 from patchword.ids import SpecialIds
 from patchword.lookup import look_up
 from patchword.tasks.paint.composed import PaintModel, Prompt
@@ -110,6 +112,20 @@ def family_of(settings: Any) -> Family:
     """The family of a painter by its settings."""
     found: Family = look_up(FAMILIES[settings.kind])
     return found
+
+
+MOST_GUIDANCE = 1000.0
+
+
+def check_wish(wish: Wish) -> None:
+    """Raises ConfigError for seeds that are none, and a guidance that is no number."""
+    for seed in wish.seeds:
+        if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+            raise ConfigError(f"a seed is {seed!r}: expected whole numbers from 0 to 2**63 - 1")
+    if not len(wish.seeds):
+        raise ConfigError("no seed was given: one picture is painted for each")
+    if wish.guidance is not None and not 0 <= wish.guidance <= MOST_GUIDANCE:
+        raise ConfigError(f"guidance is {wish.guidance}: expected 0 to {MOST_GUIDANCE:g}")
 
 
 def noise_of(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> Callable[[], Tensor]:

@@ -29,12 +29,12 @@ from patchword.hub import hub_name, is_hub
 from patchword.lookup import look_up
 from patchword.tasks.describe import describe
 from patchword.tasks.paint.composed import PaintModel, Prompt, padded_ids
-from patchword.tasks.paint.families import Family, TokenChoice, Wish, family_of
+from patchword.tasks.paint.families import Family, TokenChoice, Wish, check_wish, family_of
 from patchword.tasks.paint.settings import PaintingSettings
 from patchword.tasks.retrieve.model import build_two_towers, by_value
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
-from patchword.text.words import Vocabulary
+from patchword.text.words import Vocabulary, refuse_no_text
 from patchword.towers import layered
 
 
@@ -124,6 +124,7 @@ class PaintingModel:
 
     def check(self, text: str) -> None:
         """Raises DataError for an empty prompt, or one without a word that the model knows."""
+        refuse_no_text(text)
         if not text.strip():
             raise DataError('the prompt is empty: say what to paint, such as "a red circle"')
         special = self.vocabulary.special
@@ -141,6 +142,7 @@ class PaintingModel:
     def draw(self, texts: Sequence[str], wish: Wish) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1], one per text and seed. Raises ConfigError for a wish that the
         model cannot fulfil."""
+        check_wish(wish)
         self.family.check(self.settings.painter, wish)
         longest = max(2, *(len(self._ids(text)) + 2 for text in texts))
         told, nothing = self.tell(texts), self.tell([""] * len(texts))

@@ -24,7 +24,7 @@ from patchword.tasks.describe import describe
 from patchword.tasks.pretrain.regions import cell_boxes, five, see_regions, window_boxes
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords, remarks_on_length
-from patchword.text.words import Vocabulary
+from patchword.text.words import Vocabulary, refuse_no_text, refuse_no_texts
 from patchword.towers import layered
 from patchword.towers.settings import BertTowerConfig
 
@@ -126,7 +126,9 @@ class TwoStreamModel:
 
     def _shares(self, texts: Sequence[str], features_BNF: Tensor, boxes_N4: Tensor) -> Tensor:
         special, rows = self.vocabulary.special, []
+        refuse_no_texts(texts)
         for text in texts:
+            refuse_no_text(text)
             ids = self.vocabulary.encode(text)[: self.settings.max_words]
             if all(number == special.unknown for number in ids):
                 raise DataError(f"{text!r} has no word that the model knows: try plain words")

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from patchword.data.pictures import Picture
+from patchword.text.words import refuse_no_text, refuse_no_texts
 
 TEMPLATES = ("a photo of {}.", "a picture of {}.", "{}.")
 """Sentences in which labels are embedded."""
@@ -39,8 +40,10 @@ def label_shares(
     """The probability of each label for each picture (n, labels): a softmax over scaled cosines with the mean
     vector of the label's prompts.
     """
+    refuse_no_texts(labels)
     vectors = []
     for label in labels:
+        refuse_no_text(label)
         mean_E = towers.embed_texts([template.format(label) for template in templates]).mean(0)
         vectors.append(mean_E / np.linalg.norm(mean_E))
     scores = towers.embed_images(pictures) @ np.stack(vectors).T * scale

@@ -25,7 +25,7 @@ from patchword.tasks.describe import describe
 from patchword.tasks.retrieve.labels import TEMPLATES, label_shares
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords, knows, remarks_on, rows_of
-from patchword.text.words import Vocabulary
+from patchword.text.words import Vocabulary, refuse_no_texts
 from patchword.towers import layered
 
 
@@ -109,6 +109,7 @@ class TwoTowerModel:
 
         Raises DataError for a text without a word that the model knows.
         """
+        refuse_no_texts(texts)
         vectors = [np.zeros((0, self.settings.two_towers.width), dtype=np.float32)]
         for first in range(0, len(texts), batch):
             vectors.append(

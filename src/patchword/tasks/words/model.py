@@ -21,6 +21,7 @@ from patchword.errors import ConfigError, DataError, ModelError
 from patchword.models.word_vectors.distributional import unit_rows
 from patchword.tasks.words.settings import WordModelSettings
 from patchword.tensors import read_tensors
+from patchword.text.words import refuse_no_text
 
 Space = Literal["text", "picture", "fused"]
 SPACES: tuple[Space, ...] = ("text", "picture", "fused")
@@ -76,6 +77,7 @@ class WordVectors:
 
     def row(self, word: str) -> int:
         """The place of a word. Raises DataError for a word that is not known, with the nearest spellings."""
+        refuse_no_text(word)
         found = self._row.get(word.lower())
         if found is None:
             import difflib
@@ -107,8 +109,11 @@ class WordVectors:
 
     def neighbours(self, word: str, space: Space, count: int = 10) -> list[Neighbour]:
         """The nearest words, best first; none where the word has no vector of this kind. Raises DataError for
-        an unknown word."""
+        an unknown word, ConfigError for a kind or a count that there is not."""
         number = self.row(word)
+        _refuse_count(count)
+        if space not in SPACES:
+            raise ConfigError(f"there are no {space} vectors: expected one of {', '.join(SPACES)}")
         if not self.has(word, space):
             return []
         rows = self._unit[space]
@@ -138,6 +143,7 @@ class WordVectors:
                 "the words of this model lead to no pictures: train skip_gram of variant A or B, whose "
                 "words do"
             )
+        _refuse_count(count)
         seen_P = unit_rows(self.tensors["imagined"][self.row(word)].float()[None])[0]
         cosines_F = self.tensors["bank"].float() @ seen_P
         best = cosines_F.argsort(descending=True, stable=True)[:count].tolist()
@@ -151,6 +157,11 @@ class WordVectors:
         """Writes the files of the model folder."""
         vocabulary = {"words": list(self.words), "pictures": self.pictures}
         checkpoint.write_model(folder, "words", self.settings, self.facts, self.tensors, vocabulary, half)
+
+
+def _refuse_count(count: int) -> None:
+    if count < 1:
+        raise ConfigError(f"count is {count}: expected 1 or more")
 
 
 def load_words(name: str | Path, device: str | None = None) -> WordVectors:
