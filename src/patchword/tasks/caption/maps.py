@@ -37,7 +37,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -309,10 +309,17 @@ def word_vectors(codebook: Codebook, words: Sequence[str]) -> list[Tensor | None
     The row is that of the word itself, of its singular, or of the last word of a phrase. The vectors stand in
     the codebook, so no text tower is needed.
     """
-    rows = {word: row for row, word in enumerate(codebook.words)}
-    rows = {plural(word): row for word, row in rows.items()} | rows
+    rows = _rows(codebook.words)
     found = [rows.get(word, rows.get(word.rpartition(" ")[2])) for word in words]
     return [None if row is None else codebook.embeddings_WE[row] for row in found]
+
+
+@lru_cache(maxsize=4)
+def _rows(words: tuple[str, ...]) -> dict[str, int]:
+    """The row of each word and of its plural: they are the same for every caption, and a thousand plurals take
+    as long as a third of its search."""
+    rows = {word: row for row, word in enumerate(words)}
+    return {plural(word): row for word, row in rows.items()} | rows
 
 
 @cache
