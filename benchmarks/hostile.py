@@ -85,31 +85,64 @@ class Honest:
             thread.join()
 
 
-class Memory:
-    """The peak of what a process and its children hold (proportional set size), looked at ten times a
-    second."""
+class Costs:
+    """The peak of what a process and its children hold (proportional set size), looked at ten times a second,
+    and the processor time of both."""
 
     def __init__(self, process: int) -> None:
-        self.process, self.peak = process, 0.0
+        self.process, self.peak, self.own = process, 0.0, 0.0
+        self._times: dict[str, float] = {}
+        self._before: dict[str, float] = {}
+        self._begun = False
         self._stop = Event()
         self._thread = Thread(target=self._watch)
 
     def now(self) -> float:
         """MiB."""
-        children = Path(f"/proc/{self.process}/task/{self.process}/children").read_text().split()
-        tasks = Path(f"/proc/{self.process}/task")
-        for task in tasks.iterdir():  # a child belongs to the thread that started it
+        return self._look()[0]
+
+    def _look(self) -> tuple[float, float]:
+        """MiB of all, and of the service alone."""
+        own, children = _held(self.process) / 1024, 0.0
+        for one in self._children():
+            children += _held(int(one)) / 1024
+        return own + children, own
+
+    def _children(self) -> set[str]:
+        children: set[str] = set()
+        for task in Path(f"/proc/{self.process}/task").iterdir():  # a child is that of a thread
             try:
-                children += (task / "children").read_text().split()
+                children.update((task / "children").read_text().split())
             except OSError:
                 continue
-        return sum(_held(int(one)) for one in {str(self.process), *children}) / 1024
+        return children
 
     def _watch(self) -> None:
         while not self._stop.wait(0.1):
-            self.peak = max(self.peak, self.now())
+            total, own = self._look()
+            if total > self.peak:
+                self.peak, self.own = total, own
+            self._clock()
 
-    def __enter__(self) -> Memory:
+    def _clock(self) -> None:
+        for one in (str(self.process), *self._children()):
+            try:
+                fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            except OSError:  # it has ended; what it took since the last look is not counted
+                continue
+            self._times[one] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            self._before.setdefault(one, 0.0 if self._begun else self._times[one])
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Processor seconds of the service and of its decoders."""
+        taken = {one: self._times[one] - self._before[one] for one in self._times}
+        own = taken.pop(str(self.process), 0.0)
+        return own, sum(taken.values())
+
+    def __enter__(self) -> Costs:
+        self._clock()
+        self._begun = True  # who comes later is counted from its beginning
         self._thread.start()
         return self
 
@@ -131,31 +164,45 @@ def p95(answers: list[Answer]) -> float:
     return float(np.percentile([answer.seconds for answer in answers], 95)) if answers else float("nan")
 
 
-def attack(name: str, port: int, window: float, told: Connection) -> None:
-    """In a process of its own: make the file, wait for the word, attack, and tell what became of it."""
+def attack(name: str, port: int, window: float, rounds: int, told: Connection) -> None:
+    """In a process of its own: make the file, and as often as the word comes, attack and tell what became of
+    it."""
     os.nice(10)
     ATTACKS[name](port, 0.0)
     told.send("ready")
-    told.recv()
-    told.send([tuple(answer) for answer in ATTACKS[name](port, time.monotonic() + window)])
+    for _ in range(rounds):
+        told.recv()
+        told.send([tuple(answer) for answer in ATTACKS[name](port, time.monotonic() + window)])
 
 
-def attacked(name: str, served: Served, honest: Honest, start: float, window: float) -> dict[str, object]:
-    """One attack, after a time without it."""
+def attacked(
+    name: str, served: Served, honest: Honest, start: float, window: float, rounds: int
+) -> dict[str, object]:
+    """One attack, in rounds of a time without it and one with it."""
     ready, gave = multiprocessing.Pipe()
     attacker = multiprocessing.get_context("fork").Process(
-        target=attack, args=(name, served.port, window, gave)
+        target=attack, args=(name, served.port, window, rounds, gave)
     )
     attacker.start()
     ready.recv()  # its file is made, and nothing is sent yet
-    alone = honest.during(window)
-    with Memory(served.process.pid) as memory:
-        first = len(honest.answers)
-        ready.send("go")
-        found = [Answer(*answer) for answer in ready.recv()]
-        seen = honest.answers[first:]
+    alone: list[Answer] = []
+    seen: list[Answer] = []
+    found: list[Answer] = []
+    costs: list[Costs] = []
+    lasted = 0.0
+    for _ in range(rounds):
+        alone += honest.during(window)
+        with Costs(served.process.pid) as cost:
+            first, began = len(honest.answers), time.monotonic()
+            ready.send("go")
+            found += [Answer(*answer) for answer in ready.recv()]
+            seen += honest.answers[first:]
+            lasted += time.monotonic() - began
+        costs.append(cost)
+        honest.during(1)  # what is left of it is done
     attacker.join()
     statuses = Counter(answer.status for answer in found)
+    most = max(costs, key=lambda cost: cost.peak)
     return {
         "attack": name,
         "requests": len(found),
@@ -166,7 +213,9 @@ def attacked(name: str, served: Served, honest: Honest, start: float, window: fl
         "alone": [round(answer.seconds, 4) for answer in alone],
         "attacked": [round(answer.seconds, 4) for answer in seen],
         "p95": p95(seen),
-        "mib": memory.peak - start,
+        "mib": most.peak - start,
+        "own_mib": most.own,
+        "cores": [round(sum(cost.seconds[i] for cost in costs) / lasted, 3) for i in (0, 1)],
     }
 
 
@@ -197,7 +246,8 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True, help="file of what was measured, a line each")
     parser.add_argument("--seconds", type=float, default=150.0, help="no attack begins after so long")
     parser.add_argument("--window", type=float, default=4.0, help="seconds of an attack, and before it")
-    parser.add_argument("--only", help="attacks whose name holds this")
+    parser.add_argument("--rounds", type=int, default=1, help="times without and with each attack")
+    parser.add_argument("--only", default="", help="attacks whose name holds one of these, between commas")
     parser.add_argument("--model", default="flickr8k")
     parser.add_argument("--towers", default="two-towers", help="of the index that is searched")
     parser.add_argument("--table", action="store_true", help="print what was measured as a table")
@@ -206,7 +256,8 @@ def main() -> None:
         print(table([json.loads(line) for line in asked.state.read_text().splitlines()]))
         return
     done = asked.state.read_text() if asked.state.exists() else ""
-    left = [name for name in ATTACKS if json.dumps(name) not in done and (asked.only or "") in name]
+    left = [name for name in ATTACKS if json.dumps(name) not in done]
+    left = [name for name in left if any(part in name for part in asked.only.split(","))]
     began = time.monotonic()
     place = asked.state.with_suffix(".index")
     if not place.exists():
@@ -217,11 +268,11 @@ def main() -> None:
         more = ("--index", str(place / "index"), "--deadline", str(int(DEADLINE)))
         with Served(asked.model, 16, *more) as served, Honest(served.port) as honest:
             honest.during(6)
-            start = Memory(served.process.pid).now()
+            start = Costs(served.process.pid).now()
             for name in left:
                 if time.monotonic() - began > asked.seconds:
                     break
-                found = attacked(name, served, honest, start, asked.window)
+                found = attacked(name, served, honest, start, asked.window, asked.rounds)
                 found["swapped"] = honest.wrong
                 with open(asked.state, "a") as state:
                     state.write(json.dumps(found) + "\n")

@@ -47,11 +47,16 @@ def is_hub(name: str | Path) -> bool:
 
 
 def hub_name(name: str | Path) -> HubName:
-    """The parts of `hub:ID`, `hub:ID@REVISION` or `ID@REVISION`; a folder may have an @ in its name."""
+    """The parts of `hub:ID`, `hub:ID@REVISION` or `ID@REVISION`; a folder may have an @ in its name. Raises
+    ModelError for an @ without a revision."""
     source = str(name).removeprefix(PREFIX)
     if Path(source).exists():
         return HubName(source, None)
-    source, _, revision = source.partition("@")
+    source, at, revision = source.partition("@")
+    if at and not revision:
+        raise ModelError(
+            f"{name}: nothing stands behind the @: give a commit, a tag or a branch, or leave the @ out"
+        )
     return HubName(source, revision or None)
 
 

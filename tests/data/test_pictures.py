@@ -15,7 +15,7 @@ from patchword.data import decoding
 from patchword.data.decoding import decode
 from patchword.data.headers import Bounds
 from patchword.data.pictures import Preprocessing, open_picture, seen_box, seen_part
-from patchword.errors import PictureError
+from patchword.errors import PictureError, PictureTooLarge
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -480,6 +480,27 @@ def test_much_text_in_a_png_is_no_damage():
     text.add_text("parameters", "a dog " * 400_000, zip=True)
     near(open_picture(encoded(corners(), "PNG", pnginfo=text)), corners())
     near(open_picture(encoded(corners(), "PNG", icc_profile=bytes(3_000_000))), corners())
+    many = PngInfo()
+    for number in range(100):
+        many.add_text(f"part {number}", "a" * 1_000_000, zip=True)
+    near(open_picture(encoded(corners(), "PNG", pnginfo=many)), corners())
+
+
+def test_a_png_of_very_many_chunks_is_refused_before_it_is_read():
+    content = encoded(corners(), "PNG")
+    empty = b"\0\0\0\0teSt" + zlib.crc32(b"teSt").to_bytes(4, "big")
+    near(open_picture(content[:33] + empty * 1000 + content[33:]), corners())
+    with pytest.raises(PictureTooLarge, match="chunks"):
+        open_picture(content[:33] + empty * 200_000 + content[33:])
+
+
+def test_the_tiles_of_a_jpeg_2000_are_counted_as_memory():
+    plain = Image.new("RGB", (256, 256), (9, 90, 200))
+    content = encoded(plain, "JPEG2000", tile_size=(2, 2), num_resolutions=1)
+    with pytest.raises(PictureTooLarge, match="MiB to decode"):
+        decode(content, "x.jp2", Bounds(decoded_bytes=100 * 2**20))
+    whole = encoded(plain, "JPEG2000")
+    assert decode(whole, "x.jp2", Bounds(decoded_bytes=100 * 2**20)).picture.size == (256, 256)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])

@@ -17,7 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 
 FLOORS = (
-    ("errors", "ids", "lookup", "version", "files", "hub", "tensors"),
+    ("errors", "ids", "lookup", "version", "files", "heap", "hub", "tensors"),
     ("types", "config", "log", "device"),
     ("text",),
     ("data",),

@@ -36,8 +36,8 @@ def run():
         async def inside():
             work, numbers = Doubler(), Numbers()
             batcher = Batcher(work, Limits(**limits), numbers)
-            enter = lambda item, call=CALL, weight=1, seconds=20.0: batcher.enter(  # noqa: E731
-                call, item, weight, asyncio.get_running_loop().time() + seconds
+            enter = lambda item, call=CALL, weight=1, seconds=20.0, client=("a", 0): batcher.enter(  # noqa: E731
+                call, item, weight, asyncio.get_running_loop().time() + seconds, client
             )
             try:
                 await test(work, batcher, enter, numbers)
@@ -95,7 +95,7 @@ def test_a_full_queue_refuses(run):
         jobs = [enter(0)]
         await until(work.entered.is_set)
         jobs += [enter(1), enter(2)]
-        assert not batcher.has_room
+        assert not batcher.has_room(("a", 0))
         with pytest.raises(Refusal) as refusal:
             enter(3)
         assert (refusal.value.status, refusal.value.headers["Retry-After"]) == (503, "2")

@@ -214,7 +214,7 @@ def test_large_pictures_are_decoded_one_by_one_and_small_ones_do_not_wait(make_p
             loop = asyncio.get_running_loop()
 
             async def one(body):
-                found = await decoders.decode(body, loop.time() + 60)
+                found = await decoders.decode(body, loop.time() + 60, ("a", 0))
                 order.append(found.width)
                 return found
 
@@ -241,11 +241,11 @@ def test_a_decoder_that_breaks_down_is_replaced(make_png):
         decoders = Decoders(Limits(decoders=1), numbers)
         try:
             loop = asyncio.get_running_loop()
-            await decoders.decode(body, loop.time() + 60)
+            await decoders.decode(body, loop.time() + 60, ("a", 0))
             decoders._small.idle[0].kill()
             with pytest.raises(PictureError, match="its decoder broke down"):
-                await decoders.decode(body, loop.time() + 60)
-            again = await decoders.decode(body, loop.time() + 60)
+                await decoders.decode(body, loop.time() + 60, ("a", 0))
+            again = await decoders.decode(body, loop.time() + 60, ("a", 0))
             return numbers.decoders_ended, again.picture.getpixel((0, 0))
         finally:
             await decoders.close()
@@ -262,7 +262,7 @@ def test_a_small_picture_that_takes_long_goes_to_the_large_ones(make_png):
         decoders = Decoders(Limits(small_seconds=0.0), numbers)
         try:
             loop = asyncio.get_running_loop()
-            return await decoders.decode(body, loop.time() + 60), numbers.decoders_ended
+            return await decoders.decode(body, loop.time() + 60, ("a", 0)), numbers.decoders_ended
         finally:
             await decoders.close()
 

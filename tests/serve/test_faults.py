@@ -249,8 +249,9 @@ def test_who_is_refused_again_and_again_waits(client_for, make_png, monkeypatch)
     assert slept[:3] == [0, 0, 0]
     assert 0 < slept[3] <= 10 < slept[4] <= 20 and slept[5] == pytest.approx(25)
     assert client.post("/caption", content=make_png()).status_code == 200
-    assert client.get("/nothing").status_code == 404
     assert len(slept) == 6
+    assert client.get("/nothing").status_code == 404
+    assert slept[6:] == [0], "what reads has turns of its own"
 
 
 def test_long_bodies_come_in_at_a_rate(client_for, make_png, monkeypatch):

@@ -8,7 +8,6 @@ megapixels.
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from patchword.data.headers import (
     damaged,
     is_heic,
     is_raw,
+    png_chunks,
     quiet,
     starts_like_a_picture,
 )
@@ -53,6 +53,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+_TEXTS, _MOST_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP"), 16
 _ORIENTATION_TAG = 0x0112
 
 
@@ -205,14 +206,19 @@ def _opened(content: bytes, name: str) -> Image.Image:
         return Jpeg2KImagePlugin.Jpeg2KImageFile(io.BytesIO(content))
     if is_heic(content):
         return _heic(content, name)
+    is_png = content.startswith(b"\x89PNG")
+    # The texts and the colour profile of a PNG are no part of the picture: of many only the first are
+    # unpacked (Pillow would unpack 64 MB), and where one is more than Pillow takes, the picture is read
+    # without them.
+    if is_png:
+        content = _with_few_texts(content, _MOST_TEXTS)
     try:
         return Image.open(io.BytesIO(content), formats=_formats())
     except ValueError as reason:
-        # Pillow bounds the text and the colour profile of a PNG, which are no part of the picture: it is
-        # read without them.
-        if not content.startswith(b"\x89PNG") or "too large" not in str(reason).lower():
+        said = str(reason).lower()
+        if not is_png or not ("too large" in said or "too much memory" in said):
             raise
-        return Image.open(io.BytesIO(_without_text(content)), formats=["PNG"])
+        return Image.open(io.BytesIO(_with_few_texts(content, 0)), formats=["PNG"])
 
 
 def _heic(content: bytes, name: str) -> Image.Image:
@@ -225,15 +231,16 @@ def _heic(content: bytes, name: str) -> Image.Image:
     return HeifImageFile(io.BytesIO(content))
 
 
-def _without_text(png: bytes) -> bytes:
-    """A PNG without its text and its colour profile."""
-    kept, place = [png[:8]], 8
-    while place + 8 <= len(png):
-        (length,) = struct.unpack(">I", png[place : place + 4])
-        if png[place + 4 : place + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
-            kept.append(png[place : place + 12 + length])
-        place += 12 + length
-    return b"".join(kept)
+def _with_few_texts(png: bytes, most: int) -> bytes:
+    """A PNG with the first `most` of its texts and colour profiles."""
+    texts = [(begin, end) for kind, begin, end in png_chunks(png) if kind in _TEXTS][most:]
+    if not texts:
+        return png
+    kept, place = [], 0
+    for begin, end in texts:
+        kept.append(png[place:begin])
+        place = end
+    return b"".join([*kept, png[place:]])
 
 
 def reduction(width: int, height: int, bounds: Bounds) -> int:

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from PIL import BmpImagePlugin, Image, PngImagePlugin
@@ -77,7 +78,7 @@ class Bounds:
     """Scans of one JPEG. Encoders write a dozen; every further one costs a pass over all pixels, however few
     bytes it has."""
     blocks: int = 2**17
-    """Strips or tiles of one TIFF, of which a decoder keeps a list."""
+    """Strips or tiles of one TIFF, of which a decoder keeps a list; chunks of one PNG."""
     raw: bool = True
     """Whether camera raw files are read."""
     whole_pixels: int = WHOLE_PIXELS
@@ -85,6 +86,10 @@ class Bounds:
     as `least_side` allows."""
     least_side: int = LEAST_SIDE
     """Pixels that stay on the shorter side of a reduced picture."""
+
+
+_TILE_BYTES = 8192
+"""What a decoder of JPEG 2000 holds for each tile, beside its pixels."""
 
 
 def starts_like_a_picture(start: bytes) -> bool:
@@ -159,6 +164,26 @@ def check_before_opening(content: bytes, name: str, bounds: Bounds) -> None:
             check_held(12 * size[0] * size[1], size, name, bounds)
     elif content.startswith((b"II*\0", b"MM\0*")):
         check_blocks(content, name, bounds)
+    elif content.startswith(b"\x89PNG"):
+        _check_chunks(content, name, bounds)
+
+
+def png_chunks(png: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The kind, the begin and the end of each chunk of a PNG."""
+    place = 8
+    while place + 8 <= len(png):
+        end = place + 12 + int.from_bytes(png[place : place + 4], "big")
+        yield png[place + 4 : place + 8], place, end
+        place = end
+
+
+def _check_chunks(png: bytes, name: str, bounds: Bounds) -> None:
+    count = sum(1 for _ in islice(png_chunks(png), bounds.blocks + 1))
+    if count > bounds.blocks:
+        raise PictureTooLarge(
+            f"{name}: a PNG of more than {bounds.blocks:,} chunks, where programs write one for some "
+            "kilobytes. Save it again; it was not decoded."
+        )
 
 
 def _webp_size(content: bytes) -> tuple[int, int]:
@@ -258,13 +283,22 @@ def cost(image: Image.Image, stored: tuple[int, int], content: bytes, left: int)
     if image.format in ("JPEG", "MPO") and _scans(content, 1) > 1:
         held += int(_coefficient_bytes(image) * whole)  # they are kept until the last scan
     elif image.format == "JPEG2000":
-        held += 5 * len(image.getbands()) * pixels
+        held += 5 * len(image.getbands()) * pixels + _TILE_BYTES * _tiles_2000(content)
     elif image.format in ("AVIF", "HEIF", "WEBP"):
         held += 12 * whole  # planes or canvases of the decoder, and its bytes on their way
     elif image.format == "TIFF":
         width, height = _block(image)
         held += width * height * _sample_bytes(image)
     return held
+
+
+def _tiles_2000(content: bytes) -> int:
+    """How many tiles a JPEG 2000 has, by the first of its segments (ISO 15444-1, A.5.1)."""
+    place = content.find(b"\xff\x4f\xff\x51")
+    if place < 0 or len(content) < place + 40:
+        return 0
+    right, bottom, _, _, width, height, left, top = struct.unpack(">8I", content[place + 8 : place + 40])
+    return -(-max(right - left, 0) // max(width, 1)) * -(-max(bottom - top, 0) // max(height, 1))
 
 
 def _coefficient_bytes(image: Image.Image) -> float:

@@ -25,6 +25,7 @@ from typing import BinaryIO
 from patchword.data.decoding import DecodedPicture, begin, decode
 from patchword.data.headers import Bounds, is_raw
 from patchword.errors import PictureError
+from patchword.heap import trim
 
 _SLACK = 128 * 2**20
 """Memory beside the picture: the file, stacks of threads, tables of decoders."""
@@ -48,6 +49,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         answers.flush()
         del content
         decoded = None  # neither is held until the next picture comes
+        trim()
 
 
 def _decoded(
@@ -81,9 +83,20 @@ def _bound_memory(more: int) -> None:
         return
 
 
+def _yield_to_others(steps: int) -> None:
+    """A lower priority, and one thread: the decoder of AVIF would else take all cores for one picture."""
+    if hasattr(os, "nice"):
+        os.nice(steps)
+    try:
+        from PIL import AvifImagePlugin
+    except ImportError:  # before Pillow 11.3
+        return
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and hasattr(os, "nice"):
-        os.nice(int(sys.argv[1]))
+    if len(sys.argv) > 1:
+        _yield_to_others(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches all processes of a terminal
     try:
         serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -28,6 +28,7 @@ from patchword.serve.abilities import CaptionAnswer, WordStreamer, caption_answe
 from patchword.serve.asking import AnswerOption, AskAnswer, AskOptions, QuestionAnswerer, answered
 from patchword.serve.batching import Batcher, Call, Job
 from patchword.serve.decoders import Decoders
+from patchword.serve.fairness import Client, Clients
 from patchword.serve.guards import Guard
 from patchword.serve.limits import Limits
 from patchword.serve.numbers import Numbers
@@ -129,7 +130,7 @@ class Service:
             numbers,
         )
         self.painter = painter
-        self.held = BodyBudget(limits)
+        self.held, self.clients = BodyBudget(limits), Clients()
         self.ending = False
         """Set by a signal: what was accepted is finished, its picture may still be decoded, and nothing
         new is accepted."""
@@ -194,16 +195,23 @@ class Service:
     async def picture(self, request: Request) -> tuple[Upright, float]:
         """The picture of a request and the deadline of its answer; a full queue refuses before anything is
         read."""
-        deadline = self.deadline()
-        self.need_room()
-        return await read_picture(request, self.limits, self.held, self.decoders, deadline), deadline
+        deadline, client = self.deadline(), self.client(request)
+        self.need_room(client)
+        found = await read_picture(request, self.limits, self.held, self.decoders, deadline, client)
+        return found, deadline
 
-    def enter(self, call: Call, upload: Upright, deadline: float, item: object = None) -> Job:
+    def client(self, request: Request) -> Client:
+        """Whom the time that a request takes is counted to."""
+        return self.clients.of(request.scope)
+
+    def enter(
+        self, request: Request, call: Call, upload: Upright, deadline: float, item: object = None
+    ) -> Job:
         """Put a picture, or an item with one, into the queue."""
         picture = upload.picture
-        return self.batcher.enter(
-            call, picture if item is None else item, picture.width * picture.height, deadline
-        )
+        weight = picture.width * picture.height
+        item = picture if item is None else item
+        return self.batcher.enter(call, item, weight, deadline, self.client(request))
 
     async def beside(self, deadline: float, work: Callable[[], Result]) -> Result:
         """Run work that needs no model in threads of its own. Raises `Refusal` when the deadline passes."""
@@ -215,8 +223,8 @@ class Service:
         except asyncio.TimeoutError:
             raise too_late(self.limits.deadline_seconds) from None
 
-    def need_room(self) -> None:
-        if self.ending or not self.batcher.has_room:
+    def need_room(self, client: Client) -> None:
+        if self.ending or not self.batcher.has_room(client):
             over = self.ending or self.batcher.closing
             raise (stopping if over else full)(self.limits.retry_seconds)
 
@@ -271,6 +279,7 @@ def create_app(
         numbers=numbers,
         paths=paths_of(app),
         limits=service.limits,
+        clients=service.clients,
         ending=lambda: service.ending,
     )
     return app
@@ -307,15 +316,12 @@ def _add_captions(app: FastAPI, service: Service) -> None:
             return caption_answer(name, service.models[name], await job.answer(), upload, trace)
 
         def telling(call: Call, words: Words | None = None) -> WordStream:
-            job = service.enter(call, upload, deadline)
+            job = service.enter(request, call, upload, deadline)
             return WordStream(service.batcher, job, answer(job), words)
 
         if not as_events:
-            return JSONResponse(
-                (await unless_gone(request, answer(service.enter(search, upload, deadline)))).model_dump(
-                    mode="json"
-                )
-            )
+            job = service.enter(request, search, upload, deadline)
+            return JSONResponse((await unless_gone(request, answer(job))).model_dump(mode="json"))
         if isinstance(service.models[name], WordStreamer):
             words = Words()
             first = telling(Call("stream", (name, trace and greedy, words)), words)
@@ -335,9 +341,8 @@ def _add_others(app: FastAPI, service: Service) -> None:
         too."""
         configured(service.answers, "a question model", "answers questions")
         upload, deadline = await service.picture(request)
-        job = service.enter(
-            Call("ask", AskOptions(trace, anyway)), upload, deadline, (upload.picture, question)
-        )
+        call = Call("ask", AskOptions(trace, anyway))
+        job = service.enter(request, call, upload, deadline, (upload.picture, question))
         return JSONResponse((await unless_gone(request, job.answer())).model_dump(mode="json"))
 
     @app.post("/label", response_model=LabelAnswer, openapi_extra=_PICTURE_BODY)
@@ -347,7 +352,7 @@ def _add_others(app: FastAPI, service: Service) -> None:
         """Which of the given labels fits a picture, best first."""
         configured(service.labels, "a labelling model", "labels pictures")
         upload, deadline = await service.picture(request)
-        job = service.enter(Call("label", tuple(label)), upload, deadline)
+        job = service.enter(request, Call("label", tuple(label)), upload, deadline)
         found = await unless_gone(request, job.answer())
         return JSONResponse(
             LabelAnswer(
@@ -385,9 +390,9 @@ def _add_facts(app: FastAPI, service: Service) -> None:
         return Status(status="ok")
 
     @app.get("/ready", response_model=Status)
-    async def ready() -> Status:
+    async def ready(request: Request) -> Status:
         """A request sent now would be taken: 503 while the queue is full or the service is ending."""
-        service.need_room()
+        service.need_room(service.client(request))
         return Status(status="ready")
 
     @app.get("/metrics", response_class=PlainTextResponse)

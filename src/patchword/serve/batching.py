@@ -1,8 +1,8 @@
 """Gathers requests and runs them as batches, one at a time, in one thread beside the event loop.
 
 While a batch runs, the next one gathers; only when the model is idle does the first request wait a few
-milliseconds for others. Jobs with the same `Call` (same model, same options) run together, and the oldest job
-decides which call is next.
+milliseconds for others. Jobs with the same `Call` (same model, same options) run together, and the job whose
+client's turn it is (`fairness.py`) decides which call is next.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from patchword.serve.fairness import Client, Turn, Turns
 from patchword.serve.limits import Limits
 from patchword.serve.numbers import Numbers
 from patchword.serve.refusals import Refusal, full, internal, stopping, too_late
@@ -32,14 +34,11 @@ class Call(NamedTuple):
 class Job:
     """An item in the queue. `await job.answer()` returns its result or raises `Refusal`."""
 
-    def __init__(self, call: Call, item: object, weight: int, deadline: float, batcher: Batcher) -> None:
-        self.call, self.item, self.weight, self.deadline, self._batcher = (
-            call,
-            item,
-            weight,
-            deadline,
-            batcher,
-        )
+    def __init__(
+        self, call: Call, item: object, weight: int, deadline: float, turn: Turn, batcher: Batcher
+    ) -> None:
+        self.call, self.item, self.weight, self.deadline, self.turn = call, item, weight, deadline, turn
+        self._batcher = batcher
         self.future: asyncio.Future = asyncio.get_running_loop().create_future()
 
     async def answer(self) -> Any:
@@ -64,6 +63,9 @@ class Batcher:
     ) -> None:
         self._run, self.limits, self._numbers = run, limits, numbers
         self._waiting: list[Job] = []
+        self._turns = Turns()
+        self._seen: dict[Client, float] = {}
+        """When each client was answered last."""
         self._running: list[Job] = []
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="patchword-model")
@@ -75,28 +77,49 @@ class Batcher:
         """Number of jobs in the queue."""
         return len(self._waiting)
 
-    @property
-    def has_room(self) -> bool:
-        """True where the queue accepts another job."""
-        return not self.closing and len(self._waiting) < self.limits.queue
+    def has_room(self, client: Client) -> bool:
+        """True where the queue accepts another job of this client."""
+        crowded = len(self._waiting) >= self.limits.queue
+        return not self.closing and not (crowded and self._who_yields(client, 1, 0) is None)
 
-    def enter(self, call: Call, item: object, weight: int, deadline: float) -> Job:
+    def enter(self, call: Call, item: object, weight: int, deadline: float, client: Client) -> Job:
         """Puts an item into the queue.
 
-        `weight` is its number of pixels, `deadline` a time of the event loop's clock. Raises `Refusal` where
-        the queue is full or the service is ending.
+        `weight` is its number of pixels, `deadline` a time of the event loop's clock. A full queue refuses
+        the last job of whoever has the most in it, if that is more than `client` has. Raises `Refusal` where
+        that is `client`, or the service is ending.
         """
         if self.closing:
             raise stopping(self.limits.retry_seconds)
-        heavy = (
-            self._waiting and weight + sum(job.weight for job in self._waiting) > self.limits.queued_pixels
-        )
-        if heavy or not self.has_room:
-            raise full(self.limits.retry_seconds)
-        job = Job(call, item, weight, deadline, self)
+        while self._waiting and (
+            len(self._waiting) >= self.limits.queue
+            or weight + sum(job.weight for job in self._waiting) > self.limits.queued_pixels
+        ):
+            job = self._who_yields(client, 1, weight)
+            if job is None:
+                raise full(self.limits.retry_seconds)
+            self._waiting.remove(job)
+            if not job.future.done():
+                job.future.set_exception(full(self.limits.retry_seconds))
+            self._turns.leave(job.turn, 0.0)
+        job = Job(call, item, weight, deadline, self._turns.enter(client), self)
         self._waiting.append(job)
         self._arrived.set()
         return job
+
+    def _who_yields(self, client: Client, count: int, weight: int) -> Job | None:
+        """The last job of the client that would still have more in the queue than `client`, whose further
+        jobs and pixels are given; None where nobody has."""
+        shares: defaultdict[Client, float] = defaultdict(float)
+        for job in self._waiting:
+            shares[job.turn.client] += self._share(1, job.weight)
+        most = max(shares, key=lambda one: shares[one])
+        if most == client or shares[most] <= shares[client] + self._share(count, weight):
+            return None
+        return next(job for job in reversed(self._waiting) if job.turn.client == most)
+
+    def _share(self, count: int, weight: int) -> float:
+        return max(count / self.limits.queue, weight / self.limits.queued_pixels)
 
     def leave(self, job: Job) -> None:
         """Removes a job whose client has gone, or whose deadline has passed.
@@ -105,6 +128,7 @@ class Batcher:
         """
         if job in self._waiting:
             self._waiting.remove(job)
+            self._turns.leave(job.turn, 0.0)
             self._numbers.cancelled += 1
         if not job.future.done():
             job.future.cancel()
@@ -115,6 +139,8 @@ class Batcher:
         for job in [*self._waiting, *self._running]:
             if not job.future.done():
                 job.future.set_exception(stopping(self.limits.retry_seconds))
+        for job in self._waiting:
+            self._turns.leave(job.turn, 0.0)
         self._waiting = []
         self._arrived.set()
 
@@ -135,14 +161,37 @@ class Batcher:
                     return
                 self._arrived.clear()
                 continue
-            call = self._waiting[0].call
-            jobs = [job for job in self._waiting if job.call == call]
-            others = len(jobs) < len(self._waiting)
-            jobs = jobs[: min(self.limits.batch, self.limits.beside_others) if others else self.limits.batch]
+            jobs = self._next()
             self._waiting = [job for job in self._waiting if job not in jobs]
             self._running = jobs
-            await self._answer(call, jobs)
+            for job in jobs:
+                self._turns.begin(job.turn)
+            began = time.perf_counter()
+            await self._answer(jobs[0].call, jobs)
+            for job in jobs:
+                self._turns.leave(job.turn, (time.perf_counter() - began) / len(jobs))
+                self._seen[job.turn.client] = time.monotonic()
             self._running = []
+
+    def _next(self) -> list[Job]:
+        """The jobs of the next batch, by the turns of their clients."""
+        waiting = sorted(self._waiting, key=lambda job: job.turn)
+        same = [job for job in waiting if job.call == waiting[0].call]
+        most = self.limits.batch if len(same) == len(waiting) else self.limits.beside_others
+        now = time.monotonic()
+        self._seen = {one: when for one, when in self._seen.items() if now < when + self.limits.about_seconds}
+        alone = len({*self._seen, *(job.turn.client for job in waiting)}) == 1
+        jobs: list[Job] = []
+        had: Counter[Client] = Counter()
+        for job in same:
+            client = job.turn.client
+            seconds = had[client] * self._turns.guess(client)
+            if len(jobs) < min(most, self.limits.batch) and (
+                alone or not had[client] or seconds + self._turns.guess(client) <= self.limits.beside_seconds
+            ):
+                jobs.append(job)
+                had[client] += 1
+        return jobs
 
     def _together(self) -> int:
         return sum(job.call == self._waiting[0].call for job in self._waiting)

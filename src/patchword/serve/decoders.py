@@ -3,12 +3,14 @@
 Decoders are C code that no thread can interrupt; a process can be ended. Each has one picture at a time, is
 ended when that picture's deadline passes or its client has left, and is replaced. Before a picture is decoded
 its process says what that will hold. Pictures that hold much are decoded one after the other, by a process of
-their own at a lower priority; others do not wait for them.
+their own at a lower priority; others do not wait for them. Clients take turns by the time that their pictures
+took (`fairness.py`), and none has all processes at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -16,6 +18,7 @@ from typing import TypeVar
 from patchword.data.headers import Bounds
 from patchword.data.isolated import Decoder, DecoderGone, Upright
 from patchword.errors import PictureError
+from patchword.serve.fairness import Client, Turn, Turns
 from patchword.serve.limits import Limits
 from patchword.serve.numbers import Numbers
 from patchword.serve.refusals import stopping, too_late
@@ -53,15 +56,15 @@ class Decoders:
         self._settling: set[asyncio.Task] = set()
         self.closing = False
 
-    async def decode(self, body: bytes | bytearray, deadline: float) -> Upright:
-        """The picture of a request. `deadline` is a time of the event loop's clock.
+    async def decode(self, body: bytes | bytearray, deadline: float, client: Client) -> Upright:
+        """The picture of a request of `client`. `deadline` is a time of the event loop's clock.
 
         Raises:
             Refusal: the deadline has passed, or the service is ending.
             PictureError: no picture, too large, or damaged.
         """
         left = deadline - asyncio.get_running_loop().time()
-        task = asyncio.ensure_future(self._decode(body))
+        task = asyncio.ensure_future(self._decode(body, client))
         self._pending.add(task)
         try:
             done, _ = await asyncio.wait({task}, timeout=max(left, 0))
@@ -75,17 +78,17 @@ class Decoders:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _decode(self, body: bytes | bytearray) -> Upright:
+    async def _decode(self, body: bytes | bytearray, client: Client) -> Upright:
         for seats in (self._small, self._large):
-            found = await self._decode_in(seats, body)
+            found = await self._decode_in(seats, body, client)
             if found is not None:
                 return found
         raise PictureError("the upload: it is larger than every decoder takes. Send a smaller one.")
 
-    async def _decode_in(self, seats: _Seats, body: bytes | bytearray) -> Upright | None:
+    async def _decode_in(self, seats: _Seats, body: bytes | bytearray, client: Client) -> Upright | None:
         """None where the picture belongs among the large ones."""
-        decoder = await seats.take()
-        lease = _Lease(decoder, seats)
+        lease = await seats.take(client)
+        decoder = lease.decoder
         try:
             seconds = None if seats.yielding else self._limits.small_seconds
             first = seconds if decoder.started else None  # a new process takes its time to start
@@ -139,7 +142,7 @@ class Decoders:
                 await asyncio.wait({work})
                 work.exception()  # nobody else asks for it
             await asyncio.get_running_loop().run_in_executor(self._threads, decoder.close)
-        lease.seats.leave(decoder)
+        lease.seats.leave(lease)
 
     def end(self) -> None:
         """End every process at once; requests that wait for one are told that the service is ending."""
@@ -159,6 +162,19 @@ class Decoders:
         self._threads.shutdown()
 
 
+class _Lease:
+    """A decoder on loan to one picture."""
+
+    def __init__(self, decoder: Decoder, seats: _Seats, turn: Turn) -> None:
+        self.decoder, self.seats, self.turn = decoder, seats, turn
+        self.began = asyncio.get_running_loop().time()
+        self.work: asyncio.Future | None = None
+        self.decoding = False
+        """Whether it was told to decode."""
+        self.in_step = False
+        """Whether it is known to wait for a new picture."""
+
+
 class _Seats:
     """Some processes; each is started when it is first needed."""
 
@@ -167,35 +183,57 @@ class _Seats:
         """Whether they have a lower priority than others; all have one that is lower than the model's."""
         self.idle: list[Decoder] = []
         self._busy: set[Decoder] = set()
-        self._free = asyncio.Semaphore(count)
+        self._free, self._each = count, max(count - 1, 1)
+        self._taken: Counter[Client] = Counter()
+        self._turns = Turns()
+        self._waiting: list[tuple[Turn, asyncio.Future]] = []
 
     @property
     def all(self) -> list[Decoder]:
         return [*self._busy, *self.idle]
 
-    async def take(self) -> Decoder:
-        await self._free.acquire()
+    async def take(self, client: Client) -> _Lease:
+        """A process, when it is this client's turn and the client has not as many as one may have."""
+        turn = self._turns.enter(client)
+        granted = asyncio.get_running_loop().create_future()
+        self._waiting.append((turn, granted))
+        self._grant()
+        try:
+            await granted
+        except BaseException:
+            if granted.done() and not granted.cancelled():
+                self._give_up(turn)
+            else:
+                self._waiting.remove((turn, granted))
+                self._turns.leave(turn, 0.0)
+            raise
         try:
             decoder = self.idle.pop() if self.idle else Decoder(2 * _STEPS if self.yielding else _STEPS)
         except BaseException:
-            self._free.release()
+            self._give_up(turn)
             raise
         self._busy.add(decoder)
-        return decoder
+        return _Lease(decoder, self, turn)
 
-    def leave(self, decoder: Decoder) -> None:
-        """After it has been put among the idle ones, or ended."""
-        self._busy.discard(decoder)
-        self._free.release()
+    def _grant(self) -> None:
+        for place in sorted(self._waiting, key=lambda one: one[0]):
+            turn, granted = place
+            if self._free and self._taken[turn.client] < self._each and not granted.done():
+                self._waiting.remove(place)
+                self._free -= 1
+                self._taken[turn.client] += 1
+                self._turns.begin(turn)
+                granted.set_result(None)
 
+    def _give_up(self, turn: Turn, seconds: float = 0.0) -> None:
+        """The seat of a turn is free."""
+        self._free += 1
+        self._taken[turn.client] -= 1
+        self._taken += Counter()  # forgets those that have none
+        self._turns.leave(turn, seconds)
+        self._grant()
 
-class _Lease:
-    """A decoder on loan to one picture."""
-
-    def __init__(self, decoder: Decoder, seats: _Seats) -> None:
-        self.decoder, self.seats = decoder, seats
-        self.work: asyncio.Future | None = None
-        self.decoding = False
-        """Whether it was told to decode."""
-        self.in_step = False
-        """Whether it is known to wait for a new picture."""
+    def leave(self, lease: _Lease) -> None:
+        """After its process has been put among the idle ones, or ended."""
+        self._busy.discard(lease.decoder)
+        self._give_up(lease.turn, asyncio.get_running_loop().time() - lease.began)

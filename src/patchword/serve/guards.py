@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from patchword.serve.fairness import Clients
 from patchword.serve.limits import Limits
 from patchword.serve.numbers import Numbers
 from patchword.serve.refusals import ClientGone, Refusal, internal
@@ -44,16 +45,17 @@ def is_loopback(host: str) -> bool:
 
 
 class _Pace:
-    """Lets refusals go out so many a second: whoever is refused and asks again at once would otherwise take
-    the processor from those who are served."""
+    """Lets so many a second pass: whoever is refused, or told facts, and asks again at once would otherwise
+    take the processor from those whose pictures are looked at."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._seconds, self._most = 1 / limits.refusals_per_second, limits.refusal_seconds
-        self._burst = limits.refusals_at_once * self._seconds
+    def __init__(self, per_second: float, at_once: int, most: float) -> None:
+        """`at_once` need not wait after a time without any; nobody waits longer than `most` seconds."""
+        self._seconds, self._most = 1 / per_second, most
+        self._burst = at_once * self._seconds
         self._next = 0.0
 
     async def turn(self) -> None:
-        """Wait for the next turn, `refusal_seconds` at most."""
+        """Wait for the next turn."""
         now = asyncio.get_running_loop().time()
         self._next = min(max(self._next + self._seconds, now - self._burst), now + self._most)
         await asyncio.sleep(max(self._next - now, 0))
@@ -74,12 +76,15 @@ class Guard:
         numbers: Numbers,
         paths: frozenset[str],
         limits: Limits,
+        clients: Clients,
         ending: Callable[[], bool],
     ) -> None:
-        """`ending`: whether the service ends, when nothing waits any more."""
+        """`clients` is told who was answered; `ending`: whether the service ends, when nothing waits any
+        more."""
         self.app, self.token, self.numbers, self.paths = app, token, numbers, paths
-        self._ending = ending
-        self._pace = _Pace(limits)
+        self._clients, self._ending = clients, ending
+        self._refusals = _Pace(limits.refusals_per_second, limits.refusals_at_once, limits.refusal_seconds)
+        self._reads = _Pace(limits.reads_per_second, limits.reads_at_once, limits.read_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -91,8 +96,10 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if status >= 400 and scope["method"] == "POST" and not self._ending():
-                    await self._pace.turn()
+                if scope["method"] == "POST" and status < 400:
+                    self._clients.answered(scope)
+                elif not self._ending():
+                    await (self._refusals if scope["method"] == "POST" else self._reads).turn()
                 headers = MutableHeaders(scope=message)
                 kept = headers.get("Cache-Control")
                 for name, value in _HEADERS.items():

@@ -42,6 +42,12 @@ class Limits:
     batch: int = 16
     beside_others: int = 4
     """Largest batch while requests of another kind wait, so that neither waits long for the other."""
+    beside_seconds: float = 0.1
+    """How long the requests of one client in a batch may take, by what its last ones took, while others are
+    about; one always passes."""
+    about_seconds: float = 1.0
+    """A client is about that waits, or was answered so long ago at most: who has just been answered may ask
+    again at once."""
     gather_seconds: float = 0.004
     """How long the first request of a batch waits for others while the model is idle."""
     deadline_seconds: float = 30.0
@@ -53,6 +59,13 @@ class Limits:
     """Time after SIGTERM or Ctrl+C in which accepted requests may still be answered; the others get 503."""
     connections: int = 128
     """Open connections; the next one gets 503 and is closed."""
+    reads_per_second: float = 100.0
+    """Requests without a picture or a text (facts, the page, small copies) that are answered in a second; the
+    others wait for their turn."""
+    reads_at_once: int = 200
+    """Such requests that do not wait, after a time without any."""
+    read_seconds: float = 0.5
+    """Longest time that one of them waits for its turn."""
     refusals_per_second: float = 20.0
     """Refused requests that are answered in a second; the others wait for their turn."""
     refusals_at_once: int = 40

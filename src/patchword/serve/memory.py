@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
+import asyncio
 import gc
-import sys
-import time
+
+from patchword.heap import trim
 
 _APART = 1.0
 """Seconds between two times at which memory is given back: the model needs some of it again, and a page that
-was given back costs time when it is taken."""
+was given back costs time when it is taken (2 % of a processor at this rate)."""
+_LINGER = 10.0
+"""Seconds for which it is done after something large came."""
 
 
 def settle() -> None:
@@ -20,16 +22,23 @@ def settle() -> None:
 
 
 class Trimming:
-    """Has the C library return what is free to the system, where it can (glibc)."""
+    """Returns what is free to the system while there is something.
+
+    To be used within one event loop."""
 
     def __init__(self) -> None:
-        self._last = 0.0
-        library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
-        self._trim = getattr(library, "malloc_trim", None)  # other C libraries have none
+        self._until = 0.0
+        self._next: asyncio.TimerHandle | None = None
 
     def give_back(self) -> None:
-        """Not more than once in `_APART` seconds."""
-        now = time.monotonic()
-        if self._trim is not None and now - self._last >= _APART:
-            self._last = now
-            self._trim(0)
+        """Something large was read: until its request is answered, and a while longer, free memory is given
+        back now and then."""
+        loop = asyncio.get_running_loop()
+        self._until = loop.time() + _LINGER
+        if self._next is None:
+            self._next = loop.call_later(_APART, self._now, loop)
+
+    def _now(self, loop: asyncio.AbstractEventLoop) -> None:
+        trim()
+        again = loop.time() < self._until
+        self._next = loop.call_later(_APART, self._now, loop) if again else None

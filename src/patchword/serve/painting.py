@@ -103,7 +103,8 @@ def add_painting(app: FastAPI, service: Any) -> None:
     async def paint(request: Request) -> Response:
         """Pictures of a text, each with the seed that repeats it."""
         configured(service.painter, "a painter", "paints")
-        service.need_room()
+        client = service.client(request)
+        service.need_room(client)
         deadline = service.deadline()
         body = await read_body(request, service.limits.json_bytes, service.limits, service.held)
         service.held.bytes -= len(body)
@@ -115,6 +116,6 @@ def add_painting(app: FastAPI, service: Any) -> None:
             ) from error
         wanted = QueuedPainting(asked.prompt, tuple(range(asked.seed, asked.seed + asked.number)))
         call = Call("paint", PaintOptions(asked.guidance, asked.steps))
-        job = service.batcher.enter(call, wanted, 0, deadline)
+        job = service.batcher.enter(call, wanted, 0, deadline, client)
         answer: PaintAnswer = await unless_gone(request, job.answer())
         return JSONResponse(answer.model_dump(mode="json"))

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from threading import Timer
 from types import FrameType
@@ -20,6 +21,9 @@ from patchword.serve.limits import Limits
 from patchword.serve.memory import settle
 
 _LEAST_TOKEN = 16
+_SWITCH = 0.0005
+"""Seconds after which a thread lets others have the interpreter (Python's own: 0.005): the model takes it
+anew for each of a thousand operations, and a flood of requests would make it wait as often."""
 
 
 def check_address(host: str, token: str | None) -> None:
@@ -106,6 +110,7 @@ def serve(
         raise SystemExit(0)
 
     settle()
+    sys.setswitchinterval(_SWITCH)
     # uvicorn raises the signal again at its end; an orderly end has exit status 0.
     signal.signal(signal.SIGTERM, leave)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")

@@ -63,10 +63,11 @@ def add_search(app: FastAPI, service: Any) -> None:
     async def search(request: Request) -> Response:
         """Pictures of the index that fit a text."""
         configured(service.index, "an index", "searches")
-        service.need_room()
+        client = service.client(request)
+        service.need_room(client)
         deadline = service.deadline()
         wanted = await _wanted(request, service)
-        job = service.batcher.enter(Call("search", ()), wanted.text, 0, deadline)
+        job = service.batcher.enter(Call("search", ()), wanted.text, 0, deadline, client)
         query: Query = await unless_gone(request, job.answer())
         hits = await service.beside(deadline, lambda: service.index.nearest(query, wanted.k))
         answer = SearchAnswer(

@@ -16,6 +16,7 @@ from patchword.data.headers import starts_like_a_picture
 from patchword.data.isolated import Upright
 from patchword.errors import NotAPicture, PictureError, PictureTooLarge
 from patchword.serve.decoders import Decoders
+from patchword.serve.fairness import Client
 from patchword.serve.forms import file_of_form
 from patchword.serve.limits import Limits
 from patchword.serve.memory import Trimming
@@ -36,6 +37,11 @@ class BodyBudget:
         self.bytes, self.most = 0, limits.held_bytes
         self._limits, self._next, self._trimming = limits, 0.0, Trimming()
 
+    def saw(self, length: int) -> None:
+        """So many bytes of a body, or of a picture, are in memory for a while."""
+        if length > self._limits.short_bytes:
+            self._trimming.give_back()
+
     async def take(self, length: int, so_far: int) -> None:
         """Count a piece of a body of which there are `so_far` bytes. Those of long bodies come in at a rate:
         whoever sends them again and again would otherwise take the processor from others. Raises `Refusal`
@@ -51,14 +57,11 @@ class BodyBudget:
     def release(self, body: bytearray) -> None:
         """A body is not needed any more: its memory is free at once, though an error or a task that nobody
         has collected yet may still refer to it."""
-        length = len(body)
-        self.bytes -= length
+        self.bytes -= len(body)
         try:
             body.clear()
         except BufferError:  # a decoder that will be ended is still being told of it
             return
-        if length > self._limits.short_bytes:
-            self._trimming.give_back()
 
 
 async def read_body(request: Request, limit: int, limits: Limits, held: BodyBudget) -> bytearray:
@@ -95,6 +98,7 @@ async def _collect(request: Request, limit: int, limits: Limits, held: BodyBudge
             await held.take(len(chunk), length)
             if length > limit:
                 raise _too_large(limit)
+        held.saw(length)
         return bytearray().join(chunks)
     except BaseException:  # cancelled by the deadline as well
         held.bytes -= length
@@ -117,10 +121,15 @@ def _too_large(limit: int) -> Refusal:
 
 
 async def read_picture(
-    request: Request, limits: Limits, held: BodyBudget, decoders: Decoders, deadline: float
+    request: Request,
+    limits: Limits,
+    held: BodyBudget,
+    decoders: Decoders,
+    deadline: float,
+    client: Client,
 ) -> Upright:
-    """The picture of a request: the file part of multipart/form-data, or the whole body, whatever other
-    type is declared (curl and Python declare a form where nothing else is said).
+    """The picture of a request of `client`: the file part of multipart/form-data, or the whole body, whatever
+    other type is declared (curl and Python declare a form where nothing else is said).
 
     Decoding ends when the client leaves, and at the deadline. Raises `Refusal` and `ClientGone`.
     """
@@ -133,7 +142,9 @@ async def read_picture(
             file = bytearray(await asyncio.to_thread(file_of_form, declared, bytes(body)))
         if not file:
             raise Refusal(422, "empty_upload", "the upload has 0 bytes", f"send a picture {_HOW}")
-        return await unless_gone(request, decoders.decode(file, deadline))
+        found = await unless_gone(request, decoders.decode(file, deadline, client))
+        held.saw(3 * found.picture.width * found.picture.height)
+        return found
     except PictureError as error:
         raise _refused(error, kind) from error
     finally:

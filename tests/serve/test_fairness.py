@@ -1,0 +1,119 @@
+"""Who sends much, or what is slow, slows himself: others are next before his further requests are."""
+
+import asyncio
+
+import pytest
+
+from patchword.serve.batching import Batcher, Call
+from patchword.serve.decoders import Decoders
+from patchword.serve.fairness import Clients, Turns
+from patchword.serve.limits import Limits
+from patchword.serve.numbers import Numbers
+from patchword.serve.refusals import Refusal
+
+CALL = Call("double", ())
+MANY, ONE = ("a", 0), ("a", 7)
+
+
+def served(turns, waiting, cost):
+    """In which order clients have their turn, each of which asks again at once."""
+    order, turn = [], {client: turns.enter(client) for client in waiting}
+    for _ in range(20):
+        client = min(turn, key=lambda one: turn[one])
+        turns.begin(turn[client])
+        turns.leave(turn[client], cost[client])
+        turn[client] = turns.enter(client)
+        order.append(client)
+    return order
+
+
+def test_time_is_shared_not_requests():
+    """One whose requests cost ten times as much has about a tenth of the turns."""
+    order = served(Turns(), [MANY, ONE], {MANY: 1.0, ONE: 0.1})
+    assert 1 <= order[2:].count(MANY) <= 2
+
+
+def test_waiting_is_no_credit():
+    """Who was away does not have all turns afterwards."""
+    turns = Turns()
+    keeper = turns.enter(("b", 1))
+    served(turns, [MANY], {MANY: 1.0})
+    assert served(turns, [MANY, ONE], {MANY: 1.0, ONE: 1.0})[2:].count(ONE) == 9
+    turns.leave(keeper, 0.0)
+
+
+def test_new_connections_of_an_address_are_one_client():
+    clients = Clients()
+    first, second = ({"client": ("10.0.0.1", port)} for port in (5001, 5002))
+    assert clients.of(first) == clients.of(second) == ("10.0.0.1", 0)
+    clients.answered(first)
+    assert clients.of(first) == ("10.0.0.1", 5001) and clients.of(second) == ("10.0.0.1", 0)
+    for port in range(6000, 9000):
+        clients.answered({"client": ("10.0.0.2", port)})
+    assert clients.of(first) == ("10.0.0.1", 0), "what is remembered is bounded"
+    assert clients.of({"client": None}) == ("", 0)
+
+
+@pytest.fixture
+def batches():
+    """Run items of several clients, all there before the first batch: `batches(items, limits)` gives those of
+    each batch; an item that was refused is not among them."""
+
+    def run(items, **limits):
+        ran = []
+
+        async def inside():
+            batcher = Batcher(lambda call, batch: ran.append(batch) or batch, Limits(**limits), Numbers())
+            end = asyncio.get_running_loop().time() + 20
+            jobs = []
+            for item, client in items:
+                try:
+                    jobs.append(batcher.enter(CALL, item, 1, end, client))
+                except Refusal:
+                    continue
+            answers = await asyncio.gather(*(job.answer() for job in jobs), return_exceptions=True)
+            await batcher.close()
+            return [answer for answer in answers if isinstance(answer, Refusal)]
+
+        refused = asyncio.run(inside())
+        assert all(refusal.status == 503 for refusal in refused)
+        return ran
+
+    return run
+
+
+def test_one_of_many_requests_goes_along_while_others_are_about(batches):
+    items = [(number, MANY) for number in range(6)] + [(10, ONE)]
+    assert batches(items, beside_seconds=0.0, about_seconds=60.0)[0] == [0, 10]
+    assert batches(items[:-1], beside_seconds=0.0, about_seconds=60.0) == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_a_full_queue_refuses_whoever_has_most_of_it(batches):
+    items = [(number, MANY) for number in range(9)] + [(10, ONE)]
+    ran = [item for batch in batches(items, queue=4) for item in batch]
+    assert sorted(ran) == [0, 1, 2, 10], "the last of the many makes room for the one"
+
+
+def test_a_client_does_not_have_all_decoders():
+    """With two processes one is left for others, however many pictures a client sends."""
+
+    async def take():
+        decoders = Decoders(Limits(decoders=2), Numbers())
+        try:
+            first = await decoders._small.take(MANY)
+            second = asyncio.ensure_future(decoders._small.take(MANY))
+            other = await asyncio.wait_for(decoders._small.take(ONE), 30)
+            waits = not second.done()
+            second.cancel()
+            await asyncio.gather(second, return_exceptions=True)
+            for lease in (first, other):
+                decoders._small.idle.append(lease.decoder)
+                decoders._small.leave(lease)
+            again = await asyncio.wait_for(decoders._small.take(MANY), 30)
+            decoders._small.idle.append(again.decoder)
+            decoders._small.leave(again)
+            return waits
+        finally:
+            await decoders.close()
+
+    assert asyncio.run(take())
