@@ -209,6 +209,8 @@ def test_a_hub_that_does_not_answer_is_given_up_in_time(at):
 def test_names_of_the_hub_have_parts(tmp_path):
     assert hub.hub_name("hub:openai/clip@v1") == ("openai/clip", "v1")
     assert hub.hub_name("hub:openai/clip") == ("openai/clip", None)
+    with pytest.raises(ModelError, match="nothing stands behind the @"):
+        hub.hub_name("hub:openai/clip@")
     folder = tmp_path / "mine@home"
     folder.mkdir()
     assert hub.hub_name(f"hub:{folder}") == (str(folder), None)

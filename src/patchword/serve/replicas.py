@@ -30,6 +30,7 @@ from patchword.jobs.cluster import connect
 from patchword.jobs.files import anywhere
 from patchword.lookup import look_up
 from patchword.serve.app import create_app, paths_of
+from patchword.serve.fairness import Clients
 from patchword.serve.guards import Guard
 from patchword.serve.limits import Limits
 from patchword.serve.numbers import Numbers
@@ -119,7 +120,8 @@ class Front:
         self._tallies: dict[str, Tally] = {}
         self._relays: set[asyncio.Future] = set()
         self.ending = self._given_up = False
-        self._guarded = Guard(self._admitted, token, self.numbers, paths, limits, lambda: self.ending)
+        ending, clients = lambda: self.ending, Clients()  # a replica tells clients apart itself
+        self._guarded = Guard(self._admitted, token, self.numbers, paths, limits, clients, ending)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
