@@ -63,9 +63,7 @@ class Batcher:
     ) -> None:
         self._run, self.limits, self._numbers = run, limits, numbers
         self._waiting: list[Job] = []
-        self._turns = Turns()
-        self._seen: dict[Client, float] = {}
-        """When each client was answered last."""
+        self._turns = Turns(limits.about_seconds)
         self._running: list[Job] = []
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="patchword-model")
@@ -170,7 +168,6 @@ class Batcher:
             await self._answer(jobs[0].call, jobs)
             for job in jobs:
                 self._turns.leave(job.turn, (time.perf_counter() - began) / len(jobs))
-                self._seen[job.turn.client] = time.monotonic()
             self._running = []
 
     def _next(self) -> list[Job]:
@@ -178,9 +175,7 @@ class Batcher:
         waiting = sorted(self._waiting, key=lambda job: job.turn)
         same = [job for job in waiting if job.call == waiting[0].call]
         most = self.limits.batch if len(same) == len(waiting) else self.limits.beside_others
-        now = time.monotonic()
-        self._seen = {one: when for one, when in self._seen.items() if now < when + self.limits.about_seconds}
-        alone = len({*self._seen, *(job.turn.client for job in waiting)}) == 1
+        alone = self._turns.alone(waiting[0].turn.client)
         jobs: list[Job] = []
         had: Counter[Client] = Counter()
         for job in same:

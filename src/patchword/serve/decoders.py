@@ -51,7 +51,7 @@ class Decoders:
             least_side=limits.least_side,
         )
         self._threads = ThreadPoolExecutor(limits.decoders + 1, thread_name_prefix="patchword-decode")
-        self._small, self._large = _Seats(limits.decoders, False), _Seats(1, True)
+        self._small, self._large = _Seats(limits.decoders, limits), _Seats(1, limits, yielding=True)
         self._pending: set[asyncio.Task] = set()
         self._settling: set[asyncio.Task] = set()
         self.closing = False
@@ -178,14 +178,14 @@ class _Lease:
 class _Seats:
     """Some processes; each is started when it is first needed."""
 
-    def __init__(self, count: int, yielding: bool) -> None:
+    def __init__(self, count: int, limits: Limits, yielding: bool = False) -> None:
         self.yielding = yielding
         """Whether they have a lower priority than others; all have one that is lower than the model's."""
         self.idle: list[Decoder] = []
         self._busy: set[Decoder] = set()
-        self._free, self._each = count, max(count - 1, 1)
+        self._count = self._free = count
         self._taken: Counter[Client] = Counter()
-        self._turns = Turns()
+        self._turns = Turns(limits.about_seconds)
         self._waiting: list[tuple[Turn, asyncio.Future]] = []
 
     @property
@@ -193,7 +193,7 @@ class _Seats:
         return [*self._busy, *self.idle]
 
     async def take(self, client: Client) -> _Lease:
-        """A process, when it is this client's turn and the client has not as many as one may have."""
+        """A process, when it is this client's turn; while others are about, one is left for them."""
         turn = self._turns.enter(client)
         granted = asyncio.get_running_loop().create_future()
         self._waiting.append((turn, granted))
@@ -218,7 +218,8 @@ class _Seats:
     def _grant(self) -> None:
         for place in sorted(self._waiting, key=lambda one: one[0]):
             turn, granted = place
-            if self._free and self._taken[turn.client] < self._each and not granted.done():
+            most = self._count if self._turns.alone(turn.client) else max(self._count - 1, 1)
+            if self._free and self._taken[turn.client] < most and not granted.done():
                 self._waiting.remove(place)
                 self._free -= 1
                 self._taken[turn.client] += 1

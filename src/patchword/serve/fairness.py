@@ -8,7 +8,8 @@ its client's end. The least tag goes first.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import time
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -64,8 +65,12 @@ class Turn(NamedTuple):
 class Turns:
     """The tags of requests that wait for one thing: a decoder, or the model."""
 
-    def __init__(self) -> None:
-        self._now, self._number, self._open = 0.0, 0, 0
+    def __init__(self, about_seconds: float) -> None:
+        """A client is about that waits, has its turn, or had it so long ago at most."""
+        self._about_seconds = about_seconds
+        self._now, self._number = 0.0, 0
+        self._open: Counter[Client] = Counter()
+        self._seen: dict[Client, float] = {}
         self._ends: dict[Client, float] = {}
         self._guesses: dict[Client, float] = {}
 
@@ -78,9 +83,15 @@ class Turns:
         guess = self.guess(client)
         start = max(self._now, self._ends.get(client, 0.0))
         self._ends[client] = start + guess
-        self._open += 1
+        self._open[client] += 1
         self._number += 1
         return Turn(start, self._number, client, guess)
+
+    def alone(self, client: Client) -> bool:
+        """Whether nobody else is about."""
+        since = time.monotonic() - self._about_seconds
+        self._seen = {one: when for one, when in self._seen.items() if when > since}
+        return not {*self._open, *self._seen} - {client}
 
     def begin(self, turn: Turn) -> None:
         """It is its turn."""
@@ -93,7 +104,9 @@ class Turns:
             self._ends[client] += seconds - turn.guessed
         if seconds:
             self._guesses[client] = (self._guesses.get(client, seconds) + seconds) / 2
-        self._open -= 1
+            self._seen[client] = time.monotonic()
+        self._open[client] -= 1
+        self._open += Counter()  # forgets those that have none
         if not self._open:  # nobody waits: what was is forgotten
             self._now = 0.0
             self._ends.clear()
