@@ -16,7 +16,10 @@ TEXTS = ("a dog runs through the snow", "two children in red jackets", "a plate 
 def export(
     model: Annotated[str, typer.Argument(help="Two towers: shipped name, folder or hub id.")],
     out: Annotated[Path, typer.Option("--out", help="New folder for the ONNX files.")],
-    to: Annotated[Literal["onnx"], typer.Option("--to", help="onnx: single precision.")] = "onnx",
+    to: Annotated[
+        Literal["onnx", "int8"],
+        typer.Option("--to", help="onnx: single precision; int8: ONNX with weights of eight bits."),
+    ] = "onnx",
     data: Annotated[
         Path | None, typer.Option("--data", help="Captions to measure the recall by, before and after.")
     ] = None,

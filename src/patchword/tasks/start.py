@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -47,6 +48,7 @@ def start(
     # Some parameters have no part in some steps: a tower's projection under a captioner, the memory's
     # segments before it is clustered.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    refuse_shards_of_models()
     precision = "bf16" if settings.precision == "bf16" else "no"
     accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=[unused])
     folder = Path(settings.out)
@@ -65,6 +67,18 @@ def start(
         accelerator.wait_for_everyone()
         _train(recipe, settings, folder, accelerator, resume)
     return folder
+
+
+def refuse_shards_of_models() -> None:
+    """Raises ConfigError where accelerate is told to give every process a part of the model."""
+    for variable, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
+        if os.environ.get(variable, "").lower() == "true":
+            raise ConfigError(
+                f"accelerate is set to {name}, which gives every process a part of the model, and "
+                "checkpoints, validation and the best model are whole: launch without it; where memory is "
+                "short, use "
+                'precision="bf16", accumulate or cached_gradients'
+            )
 
 
 def _train(

@@ -60,3 +60,19 @@ def test_exported_towers_give_the_vectors_of_the_model_for_any_batch(folder, pic
     assert exported.remarks("a red zebra") == model.remarks("a red zebra")
     with pytest.raises(DataError, match="has no word that the model knows"):
         exported.embed_texts(["zebra"])
+
+
+def test_weights_of_eight_bits_stay_near_and_are_bytes(folder, pictures, patchword, tmp_path):
+    import onnx
+
+    status, out, err = patchword("export", folder, "--to", "int8", "--out", tmp_path / "int8")
+    assert status == 0 and "lowest cosine with the model's vectors: 0.99" in out, err
+    assert sorted(path.name for path in (tmp_path / "int8").iterdir()) == [
+        "exported.json", "pictures.onnx", "texts.onnx", "vocab.json",
+    ]  # fmt: skip
+    model, exported = load_two_towers(folder, "cpu"), load_embedder(tmp_path / "int8")
+    assert (exported.embed_images(pictures) * model.embed_images(pictures)).sum(1).min() > 0.98
+    assert (exported.embed_texts(TEXTS) * model.embed_texts(TEXTS)).sum(1).min() > 0.98
+    for name in ("pictures.onnx", "texts.onnx"):
+        held = onnx.load(tmp_path / "int8" / name).graph.initializer
+        assert any(one.data_type == onnx.TensorProto.INT8 and len(one.dims) > 1 for one in held)

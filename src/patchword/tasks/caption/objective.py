@@ -23,6 +23,7 @@ from patchword.composed import CaptionModel
 from patchword.data.captions import CaptionBatch
 from patchword.decode import BeamOptions, beam_search, greedy, sample, select_rows
 from patchword.ids import SpecialIds
+from patchword.lookup import look_up
 from patchword.losses import caption_cross_entropy, doubly_stochastic
 from patchword.train.step import Shares
 from patchword.types import Trace, VisualFeatures
@@ -94,6 +95,22 @@ def whole_step(parts: Sequence[BankObservation]) -> BankObservation:
         part._replace(pictures_R=part.pictures_R + first) for part, first in zip(parts, firsts, strict=True)
     ]
     return parts[0] if len(parts) == 1 else _joined(numbered)
+
+
+def whole_batch(seen: BankObservation) -> BankObservation:
+    """What all processes saw of a step, in the order in which one process would have seen it."""
+    if not torch.distributed.is_initialized():
+        return seen
+    gather = look_up("train.gather")
+    device, processes = seen.pictures_R.device, torch.distributed.get_world_size()
+    counts_P = torch.zeros(processes, dtype=torch.long, device=device)
+    counts_P[torch.distributed.get_rank()] = int(seen.pictures_R.max()) + 1
+    torch.distributed.all_reduce(counts_P)
+    first = int(counts_P[: torch.distributed.get_rank()].sum())
+    rows = gather.gathered_nest(seen._replace(pictures_R=seen.pictures_R + first))
+    found, pictures_R = gather.in_the_order_of_the_batch(rows, rows.pictures_R, counts_P.tolist())
+    whole: BankObservation = found._replace(pictures_R=pictures_R)
+    return whole
 
 
 def _joined(parts: Sequence[Any]) -> Any:

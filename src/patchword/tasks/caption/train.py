@@ -38,6 +38,7 @@ from patchword.tasks.caption.objective import (
     SelfCritical,
     SelfCriticalSettings,
     is_used,
+    whole_batch,
     whole_step,
 )
 from patchword.tasks.caption.settings import CaptionRun
@@ -213,7 +214,7 @@ class CaptionTraining:
         if objective.concepts and self.settings.codebook is not None:
             numbers |= concept_use(torch.cat(objective.concepts), len(self.settings.codebook["words"]))
         if objective.seen:
-            seen = whole_step(objective.seen)
+            seen = whole_batch(whole_step(objective.seen))
             self.model.captioner.observe(
                 seen.trace, seen.tokens_RT, seen.lengths_R, seen.memory, seen.pictures_R
             )

@@ -6,8 +6,10 @@ Gao et al. 2021 (GradCache, arXiv 2101.06983).
     2. the contrast of all vectors, backward to the vectors: their gradients are the cache
     3. embed every part again, with a graph, and go backward from (vectors . cached gradients)
 
-The gradient is that of the whole batch at once. Random numbers (dropout) of the second pass are those of the
-first. A tower that normalises by its batch sees the parts, as it does with any accumulation.
+The gradient is that of the whole batch at once, over all processes: in step 2 each contrasts its pictures
+with the texts of all, and after step 3 the gradients are averaged. Random numbers (dropout) of the second
+pass are those of the first. A tower that normalises by its batch sees the parts, as it does with any
+accumulation.
 """
 
 from __future__ import annotations
@@ -28,17 +30,16 @@ from patchword.train.step import StepContext, StepResult, clip, mean_losses
 def cached_step(context: StepContext, parts: Sequence[Any]) -> StepResult:
     """One optimiser step on all parts of a batch as if they were one.
 
-    Raises ConfigError with several processes, or with a captioner beside the towers.
+    Raises ConfigError with a captioner beside the towers.
     """
     (optimiser,) = context.optimisers
     accelerator = context.accelerator
     objective = accelerator.unwrap_model(context.objective)
-    if accelerator.num_processes > 1 or objective.captioner is not None:
-        raise ConfigError(
-            "cached_gradients is for one process and two towers alone: leave it or [captioner] out"
-        )
+    if objective.captioner is not None:
+        raise ConfigError("cached_gradients is for two towers alone: leave it or [captioner] out")
     batches = [part.to(accelerator.device) for part in parts]
     named = cached_backward(objective, batches, context)
+    average_gradients(context)
     losses = mean_losses(context, named)
     norm = clip(context, context.model.parameters())
     taken = math.isfinite(losses["loss"]) and math.isfinite(norm)
@@ -46,6 +47,16 @@ def cached_step(context: StepContext, parts: Sequence[Any]) -> StepResult:
         optimiser.step()
     optimiser.zero_grad()
     return StepResult(losses, norm, taken)
+
+
+def average_gradients(context: StepContext) -> None:
+    """The mean over the processes in every parameter: the wrapper that would do it saw no forward pass."""
+    if context.accelerator.num_processes == 1:
+        return
+    grads = [one.grad for one in context.model.parameters() if one.grad is not None]
+    mean = context.accelerator.reduce(torch.cat([grad.flatten() for grad in grads]), "mean")
+    for grad, found in zip(grads, mean.split([grad.numel() for grad in grads]), strict=True):
+        grad.copy_(found.view_as(grad))
 
 
 def cached_backward(

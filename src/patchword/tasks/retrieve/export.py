@@ -4,13 +4,17 @@
     OUT/texts.onnx       ids (J, L) and mask (J, L), int64 -> unit vectors (J, E)
     OUT/vocab.json       the tokenizer;  OUT/exported.json    preprocessing, lengths, what it was made of
 
-B, J and L are free.
+B, J and L are free. With `to` "int8" the weights of products and convolutions are bytes with a scale for each
+output, made from the same files by onnxruntime.
 """
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +34,10 @@ from patchword.tasks.retrieve.load import load_two_towers
 from patchword.tasks.retrieve.model import TwoTowerModel
 
 OPSET = 17
-Kind = Literal["onnx"]
+Kind = Literal["onnx", "int8"]
+_IN_INT8 = ["MatMul", "Gemm", "Conv"]
+"""Operations whose weights are held in eight bits; what goes into them is rounded to eight bits when it is
+there (dynamic quantisation)."""
 
 
 class _Pictures(nn.Module):
@@ -66,6 +73,8 @@ def export_towers(name: str, out: Path, to: Kind) -> tuple[TwoTowerModel, Export
     with whole_folder(out) as aside:
         _export(_Pictures(model.model), (torch.zeros(2, 3, height, width),), aside / PICTURES, ["pixels"])
         _export(_Texts(model.model), (ids_JL, mask_JL), aside / TEXTS, ["ids", "mask"])
+        for file in (PICTURES, TEXTS) if to == "int8" else ():
+            _in_int8(aside / file)
         write_json(aside / checkpoint.VOCABULARY, model.vocabulary.to_json(), indent=1)
         made_of = model.identity
         facts: dict[str, Any] = {"format": 1, "to": to, "identity": made_of, "name": str(name)}
@@ -94,6 +103,47 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, names: li
     except torch.onnx.errors.OnnxExporterError as error:
         said = " ".join(str(error).split())[:300]
         raise ModelError(f"a part of this model cannot be written as ONNX: {said}") from error
+
+
+def _in_int8(path: Path) -> None:
+    """Replace an ONNX file by one with weights of eight bits."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    whole = path.with_suffix(".whole")
+    path.rename(whole)
+    with _quiet_log():
+        quantize_dynamic(
+            whole,
+            path,
+            op_types_to_quantize=_IN_INT8,
+            nodes_to_exclude=_shared_convolutions(whole),
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+        )
+    whole.unlink()
+
+
+def _shared_convolutions(path: Path) -> list[str]:
+    """Convolutions whose weights another one has as well: the exporter lets equal ones be shared, and the
+    quantisation, which takes weights away with the first that uses them, cannot hold these in bytes."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    nodes = [node for node in graph.node if node.op_type == "Conv"]
+    held, users = {one.name for one in graph.initializer}, Counter(node.input[1] for node in nodes)
+    aliased = {name for node in graph.node if node.op_type == "Identity" for name in node.input}
+    return [node.name for node in nodes if node.input[1] not in held - aliased or users[node.input[1]] > 1]
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Without the advice that the quantisation logs for every file: it is for static quantisation."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def agreement(
