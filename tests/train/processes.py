@@ -78,6 +78,7 @@ def train(data: Path, out: Path, name: str, stop_at: int | None = None) -> list[
         run.train()
     except KeyboardInterrupt:
         accelerator.free_memory()
+    AcceleratorState._reset_state()
     rows = [json.loads(line) for line in (out / name / "metrics.jsonl").read_text().splitlines()]
     return [row["loss"] for row in rows if row["event"] == "step"]
 

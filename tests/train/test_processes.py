@@ -2,6 +2,7 @@
 two towers and for cached gradients, also in bf16; a run goes on with another number of processes.
 """
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -15,28 +16,34 @@ from patchword.errors import ConfigError
 SCRIPT = Path(__file__).with_name("processes.py")
 
 
-def run(processes, *words):
-    """The script on so many processes; by torchrun where there are several."""
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(
-        [sys.executable, *(torchrun if processes > 1 else ()), str(SCRIPT), *map(str, words)],
-        env=environment, capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+def here():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("processes", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
-def losses(scenes, tmp_path_factory):
+def run_folders(scenes, tmp_path_factory):
+    """What two processes wrote by torchrun; the last training is broken off."""
+    out = tmp_path_factory.mktemp("two")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(
+        [*torchrun, str(SCRIPT), str(scenes), str(out), "prototypes", "towers", "cached", "bf16", "resumed"],
+        env=environment, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def losses(run_folders, scenes, tmp_path_factory):
     """Of one process and of two, by the name of the training."""
-    folder = tmp_path_factory.mktemp("processes")
-    found = {}
-    for processes in (1, 2):
-        out = folder / str(processes)
-        out.mkdir()
-        run(processes, scenes, out, "prototypes", "towers", "cached", "bf16")
-        found[processes] = {path.stem: json.loads(path.read_text()) for path in out.glob("*.json")}
-    return found
+    names, out = ("prototypes", "towers", "cached", "bf16"), tmp_path_factory.mktemp("one")
+    one = {name: here().train(scenes, out, name) for name in names}
+    return {1: one, 2: {name: json.loads((run_folders / f"{name}.json").read_text()) for name in names}}
 
 
 @pytest.mark.parametrize("name", ["prototypes", "towers", "cached"])
@@ -55,17 +62,10 @@ def test_bf16_is_near(losses):
     assert losses[1]["bf16"] == pytest.approx(losses[1]["cached"], abs=5e-2) and losses[1]["bf16"] != losses[1]["cached"]
 
 
-def test_a_run_goes_on_with_another_number_of_processes(losses, scenes, tmp_path):
-    """Broken off by two processes after four steps, gone on with by one: the losses of one, and the prototypes."""
-    run(2, scenes, tmp_path, "resumed")
-    assert len(json.loads((tmp_path / "resumed.json").read_text())) < 6
-    (tmp_path / "resumed.json").unlink()
-    code = f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import processes, pathlib, json\n"
-    code += f"out = pathlib.Path({str(tmp_path)!r})\n"
-    code += f"print(json.dumps(processes.train(pathlib.Path({str(scenes)!r}), out, 'resumed')))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(losses[1]["prototypes"], abs=2e-5)
+def test_a_run_goes_on_with_another_number_of_processes(losses, run_folders, scenes):
+    """Broken off by two processes after four steps, gone on with by one: the losses of one."""
+    assert len(json.loads((run_folders / "resumed.json").read_text())) < 6
+    assert here().train(scenes, run_folders, "resumed") == pytest.approx(losses[1]["prototypes"], abs=2e-5)
 
 
 @pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
