@@ -1,5 +1,5 @@
-"""Measures how much of indexing is the tower: pictures a second of `index`, of its parts, and of the tower
-alone.
+"""Measures how much of indexing and captioning is the tower: pictures a second of `index`, of `caption`, of
+their parts, and of the towers alone.
 
     python benchmarks/index_pictures.py PICTURES --count 256
 
@@ -16,12 +16,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from patchword.data.pictures import open_picture
 from patchword.data.sources import find_pictures
 from patchword.search.index import update_index
 from patchword.search.records import IndexModel
+from patchword.tasks.caption.load import load
 from patchword.tasks.retrieve.load import load_two_towers
 
 BATCH = 32
@@ -33,6 +35,7 @@ def main() -> None:
     parser.add_argument("pictures", type=Path)
     parser.add_argument("--count", type=int, default=256)
     parser.add_argument("--model", default="two-towers")
+    parser.add_argument("--captioner", default="flickr8k")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     towers = load_two_towers(arguments.model, "cpu")
@@ -72,9 +75,24 @@ def main() -> None:
             "index without small copies",
             lambda: update_index(photos, Path(folder) / "index2", model, thumbnails=False),
         )
-    alone = dict(rows)["tower alone"]
-    print(f"{len(paths)} pictures\n| | pictures per CPU s | of the tower alone |\n| --- | --: | --: |")
+    captioner = load(arguments.captioner, "cpu")
+    captioner.caption(decoded[0][:1], trace=False)  # warm
+    prepared = [
+        torch.from_numpy(np.stack([captioner.settings.preprocessing.apply(one) for one in batch]))
+        for batch in opened
+    ]
+
+    @torch.inference_mode()
+    def eyes() -> None:
+        for pixels_BHWC in prepared:
+            captioner.look(pixels_BHWC.numpy())
+
+    measure("captioner's tower alone", eyes)
+    measure("caption", lambda: [captioner.caption(batch, trace=False) for batch in opened])
+    rates = dict(rows)
+    print(f"{len(paths)} pictures\n| | pictures per CPU s | of its tower alone |\n| --- | --: | --: |")
     for name, rate in rows:
+        alone = rates["captioner's tower alone" if "caption" in name else "tower alone"]
         print(f"| {name} | {rate:.1f} | {rate / alone:.2f} |")
 
 
