@@ -45,8 +45,7 @@ from patchword.train.step import Shares, StepContext
 
 SIZE, AT_ONCE = 16, 32
 SCENES = ("scenes.levels=[1]", "scenes.held_out=combo", "scenes.count=12800", "sheet=0")
-DENOISER = ("painter.size=16", "painter.attention_at=[4]")
-LATENT = ("painter.size=8", "painter.channels=4", "painter.patch=1", "painter.attention_at=[4]")
+LATENT = ("painter.size=8", "painter.channels=4", "painter.attention_at=[4]")
 CONFIGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "conditional_gan": ("paint-conditional-gan-scenes", ()),
     "stack_gan": ("paint-stack-gan-scenes", ()),
@@ -54,7 +53,7 @@ CONFIGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "df_gan": ("paint-df-gan-scenes", ()),
     "dalle": ("paint-dalle-scenes", ()),
     "parti": ("paint-parti-scenes", ()),
-    "denoiser": ("paint-scenes", DENOISER),
+    "denoiser": ("paint-scenes", ()),
     "latent_denoiser": ("paint-scenes", LATENT),
     "unclip": ("unclip-scenes", ("painter.decoder.picture_width=32",)),
 }
@@ -64,10 +63,13 @@ SHARES: dict[str, tuple[float, ...]] = {
     "attn_gan": (0.25, 0.75),
     "dalle": (0.4, 0.6),
     "parti": (0.4, 0.6),
-    "latent_denoiser": (0.4, 0.6),
+    "denoiser": (0.2, 0.8),
+    "latent_denoiser": (0.2, 0.3, 0.5),
     "unclip": (0.3, 0.2, 0.5),
 }
-"""How stages share the seconds: first the autoencoder of latent_denoiser, and the two towers of unclip."""
+"""How stages share the seconds: first the two towers whose words a system reads, then the autoencoder of
+latent_denoiser."""
+OVER_TOWERS = ("denoiser", "latent_denoiser", "unclip")
 TOWERS = ("two_towers.width=32", "stage.0.batch=64", "vision.shared_width=32")
 AUTOENCODER: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 2,
@@ -166,10 +168,10 @@ def trained(name: str, seconds: float, seed: int, folder: Path) -> list[int]:
     changes = (*SCENES, *changes, f"seed={seed}")
     parts = [share * seconds for share in SHARES.get(name, (1.0,))]
     steps: list[int] = []
-    if name == "unclip":
+    if name in OVER_TOWERS:
         steps.append(train_towers(folder, parts.pop(0), seed))
         changes = (*changes, f'text_from="{folder}/towers"')
-    elif name == "latent_denoiser":
+    if name == "latent_denoiser":
         steps.append(train_autoencoder(folder, parts.pop(0), seed))
         changes = (*changes, f'codec="{folder}/codec"')
     recipe = recipe_of(config, changes, folder / "run")

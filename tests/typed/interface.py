@@ -11,6 +11,7 @@ assert_type(patchword.load("flickr8k").caption(["photo.jpg"]), patchword.Caption
 assert_type(patchword.load("two-towers"), patchword.TwoTowerModel)
 assert_type(patchword.load("laps").explain("photo.jpg", "two dogs"), patchword.AlignedPair)
 assert_type(patchword.load("easy-vqa"), patchword.AnsweringModel)
+assert_type(patchword.load("drawn-scenes"), patchword.PaintingModel)
 assert_type(patchword.load(Path("mine"), task="label"), patchword.LabellingModel)
 assert_type(patchword.load(Path("mine"), task="paint"), patchword.PaintingModel)
 assert_type(patchword.load("hub:openai/clip-vit-base-patch32", task="retrieve"), patchword.TwoTowerModel)

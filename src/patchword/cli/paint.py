@@ -15,16 +15,19 @@ if TYPE_CHECKING:
     from patchword.tasks.paint.paint import Order, PaintedPicture
 
 
+DEFAULT_PAINTER = "drawn-scenes"
+
+
 def paint(
     prompt: Annotated[str, typer.Argument(help='What to paint, such as "a red circle above a blue square".')],
     model: Annotated[
         str,
         typer.Option(
             "--model",
-            help="A folder that `patchword train paint-scenes` makes, a hub id, or hub:ID of a pipeline "
-            "of diffusers.",
+            help="A painter: a shipped name, a folder that `patchword train` made, a hub id, or hub:ID of a "
+            "pipeline of diffusers.",
         ),
-    ],
+    ] = DEFAULT_PAINTER,
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=10_000, help="How many pictures.")] = 4,
     guidance: Annotated[
         float | None,
