@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import patchword
 from patchword.tasks.caption.doubt import (
     UNSURE_SHARE,
     fit_doubt,
@@ -90,3 +91,23 @@ def test_captions_that_are_all_alike_teach_nothing(agree):
 def test_trust_is_a_probability_for_any_picture(log_probability, distance, unsaid):
     seen = PictureConcepts((Concept("ball", unsaid),), distance)
     assert 0 <= trust(told(log_probability), seen, DOUBT) <= 1
+
+
+def test_a_caption_that_is_streamed_ends_with_what_a_whole_one_says():
+    """Words come as they are found; the doubt, the guess and the concepts are the same in the end."""
+    from skimage import data
+
+    model = patchword.load("flickr8k", "cpu")
+    guesses = 0
+    for picture in (data.page(), data.coins(), data.chelsea()):
+        whole = model.caption(picture, beams=1, trace=False)
+        words, said = model.stream(picture), []
+        while True:
+            try:
+                said.append(next(words))
+            except StopIteration as ended:
+                caption = ended.value
+                break
+        assert said and (caption.text, caption.unsure) == (whole.text, whole.unsure)
+        guesses += tuple(said) != caption.tokens
+    assert guesses  # of one of them at least the caption is no longer what was streamed

@@ -27,7 +27,7 @@ from patchword.checkpoints.model import portable, published_commits
 from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings, prototypes_of
 from patchword.data.captions import Inputs
 from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_picture, seen_part
-from patchword.decode import BeamOptions, Decodings, beam_search, explain_tokens, greedy_steps, select_rows
+from patchword.decode import BeamOptions, Decodings, beam_search, explain_tokens, select_rows
 from patchword.errors import ConfigError, PictureError
 from patchword.html.pictures import small_jpeg
 from patchword.lookup import look_up
@@ -226,7 +226,7 @@ class CaptioningModel:
                 found = self.caption_features(looked.features, None, n_best, trace, options, looked.concepts)
             captions += (
                 [
-                    self._shown(one, image, looked, b)
+                    self.shown(one, image, looked, b)
                     for b, (one, image) in enumerate(zip(found, images, strict=True))
                 ]
                 if trace
@@ -250,7 +250,7 @@ class CaptioningModel:
         """
         return captions_of(self, pictures, options, trace, batch, unreadable)
 
-    def _shown(self, caption: Caption, picture: Image.Image, looked: Perception, b: int) -> Caption:
+    def shown(self, caption: Caption, picture: Image.Image, looked: Perception, b: int) -> Caption:
         """The caption of picture b with what a page shows: the picture, and under each word the map that
         measures best."""
         seen = seen_part(picture, self.settings.preprocessing)
@@ -268,26 +268,8 @@ class CaptioningModel:
 
         Raises PictureError when the picture cannot be decoded.
         """
-        image = open_picture(picture)
-        looked = self.look(self.settings.preprocessing.apply(image)[None])
-        features = looked.features
-        decoding, captioner, special = self.settings.decoding, self.model.captioner, self.vocabulary.special
-        with torch.inference_mode():
-            memory = captioner.encode(features)
-        said = 0
-        length, repeat, no_stutter = decoding.max_length, decoding.no_repeat_ngram, decoding.no_stutter
-        steps = greedy_steps(captioner, memory, special, length, repeat, no_stutter=no_stutter)
-        for found in steps:
-            words = self.vocabulary.tokens(found.tokens_BKT[0, 0].tolist())
-            yield from words[said:]
-            said = len(words)
-        if not trace:
-            return self.caption_of(found, None, 0, 0, features.hw)
-        with torch.inference_mode():
-            explained = explain_tokens(
-                captioner, memory, special, found.tokens_BKT[:, 0], found.lengths_BK[:, 0]
-            )
-        return self._shown(self.caption_of(found, explained, 0, 0, features.hw), image, looked, 0)
+        caption: Caption = yield from look_up("tasks.caption.streamed:words_of")(self, picture, trace)
+        return caption
 
     @torch.inference_mode()
     def features(self, pixels_BHWC: np.ndarray) -> VisualFeatures:
