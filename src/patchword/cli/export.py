@@ -18,7 +18,11 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="New folder for the ONNX files.")],
     to: Annotated[
         Literal["onnx", "int8"],
-        typer.Option("--to", help="onnx: single precision; int8: ONNX with weights of eight bits."),
+        typer.Option(
+            "--to",
+            help="onnx: single precision; int8: ONNX whose products and word tables have weights of eight "
+            "bits; convolutions stay as they are.",
+        ),
     ] = "onnx",
     data: Annotated[
         Path | None, typer.Option("--data", help="Captions to measure the recall by, before and after.")
