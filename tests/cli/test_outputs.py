@@ -89,10 +89,15 @@ FOLDER_WRITERS = [
 """Commands that write a new folder: one with anything in it is refused before a model is loaded."""
 WRITTEN = {
     "caption --cluster": "gone on with: jobs/test_part.py",
+    "features --cluster": "workers and one process that puts it together: jobs/test_files.py",
+    "features --parts": "gone on with: jobs/test_files.py",
     "features --out": "a store is replaced, anything else refused: jobs/test_features.py",
     "index --out": "brought up to date: search/test_absence.py",
     "index --parts": "gone on with: jobs/test_index.py",
     "label --out": "with --cluster only: jobs/test_part.py",
+    "predict --cluster": "as features: jobs/test_files.py",
+    "predict --parts": "gone on with: jobs/test_files.py",
+    "serve --cluster": "where replicas run; nothing is written",
 }
 """Options that name something to write and stand in no table above, and where they are tested."""
 
