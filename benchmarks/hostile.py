@@ -104,8 +104,10 @@ class Costs:
     def _look(self) -> tuple[float, float]:
         """MiB of all, and of the service alone."""
         own, children = _held(self.process) / 1024, 0.0
+        program = _program(self.process)
         for one in self._children():
-            children += _held(int(one)) / 1024
+            if _program(int(one)) != program:  # one that is being started still shares all of the service's
+                children += _held(int(one)) / 1024
         return own + children, own
 
     def _children(self) -> set[str]:
@@ -149,6 +151,13 @@ class Costs:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+
+
+def _program(process: int) -> bytes:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return b""
 
 
 def _held(process: int) -> int:

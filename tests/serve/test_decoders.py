@@ -253,6 +253,31 @@ def test_a_decoder_that_breaks_down_is_replaced(make_png):
     assert asyncio.run(decode_around_a_breakdown()) == (1, (9, 8, 7))
 
 
+def test_who_leaves_at_once_costs_no_process(make_png):
+    """A process that has read the header, or only begun to, forgets the picture and takes the next one."""
+    body = make_png((9, 8, 7), size=(400, 300))
+
+    async def leave():
+        numbers = Numbers()
+        decoders = Decoders(Limits(decoders=1), numbers)
+        try:
+            loop = asyncio.get_running_loop()
+            await decoders.decode(body, loop.time() + 60, ("a", 0))  # it is there
+            for turns in (1, 2, 3, 4, 5):
+                task = asyncio.ensure_future(decoders.decode(body, loop.time() + 60, ("a", 0)))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                found = await decoders.decode(body, loop.time() + 60, ("a", 0))
+                assert found.picture.getpixel((5, 5)) == (9, 8, 7)
+            return numbers.decoders_ended
+        finally:
+            await decoders.close()
+
+    assert asyncio.run(leave()) == 0
+
+
 def test_a_small_picture_that_takes_long_goes_to_the_large_ones(make_png):
     """It is ended where it holds up small ones, and decoded where it holds up nobody."""
     body = make_png((9, 8, 7), size=(400, 300))

@@ -92,7 +92,9 @@ class Decoders:
         try:
             seconds = None if seats.yielding else self._limits.small_seconds
             first = seconds if decoder.started else None  # a new process takes its time to start
+            lease.beginning = True
             held = await self._in_thread(lease, first, decoder.begin, body, "the upload", self._bounds)
+            lease.beginning = False
             if held > self._limits.small_bytes and not seats.yielding:
                 await self._in_thread(lease, seconds, decoder.forget)
                 lease.in_step = True
@@ -101,7 +103,7 @@ class Decoders:
             found = await self._in_thread(lease, seconds, decoder.finish)
             lease.in_step = True
         except asyncio.TimeoutError:
-            lease.decoding = False  # it is ended, and begun anew where it may take longer
+            lease.beginning = lease.decoding = False  # it is ended, and begun anew where it may take longer
             return None
         except PictureError:
             lease.in_step = True
@@ -127,12 +129,10 @@ class Decoders:
         """Take a decoder back. One whose picture is not wanted any more has a moment to finish, then it is
         ended, and another one is started when it is needed."""
         decoder, work = lease.decoder, lease.work
-        if work is not None and not work.done():
-            if lease.decoding and not self.closing:
+        if work is not None and not lease.in_step and (lease.beginning or lease.decoding):
+            if not self.closing:
                 await asyncio.wait({work}, timeout=_GRACE)
-                lease.in_step = work.done() and work.exception() is None
-            else:
-                lease.in_step = False
+            lease.in_step = work.done() and await self._is_free(lease, work)
         if lease.in_step and not self.closing:
             lease.seats.idle.append(decoder)
         else:
@@ -143,6 +143,18 @@ class Decoders:
                 work.exception()  # nobody else asks for it
             await asyncio.get_running_loop().run_in_executor(self._threads, decoder.close)
         lease.seats.leave(lease)
+
+    async def _is_free(self, lease: _Lease, work: asyncio.Future) -> bool:
+        """Whether a process whose picture nobody wants any more waits for a new one; where it has read only
+        the header, it is told to forget the picture."""
+        error = work.exception()
+        if error is not None or lease.decoding:
+            return error is None or isinstance(error, PictureError)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._threads, lease.decoder.forget)
+        except DecoderGone:
+            return False
+        return True
 
     def end(self) -> None:
         """End every process at once; requests that wait for one are told that the service is ending."""
@@ -169,8 +181,8 @@ class _Lease:
         self.decoder, self.seats, self.turn = decoder, seats, turn
         self.began = asyncio.get_running_loop().time()
         self.work: asyncio.Future | None = None
-        self.decoding = False
-        """Whether it was told to decode."""
+        self.beginning = self.decoding = False
+        """Whether it was told to read the header, and to decode."""
         self.in_step = False
         """Whether it is known to wait for a new picture."""
 
