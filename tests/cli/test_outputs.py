@@ -196,6 +196,17 @@ def test_kind_2_a_folder_cannot_be_replaced_by_a_file(tmp_path):
         refuse_existing(False, {"--out": Path("/dev/null")})
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a file of a full disk, which Linux has")
+def test_a_full_disk_is_said_of_the_table_it_was_met_with():
+    table = CaptionTable(Path("/dev/full"), "flickr8k")
+    with pytest.raises(OSError) as full:
+        table.write("a.jpg", SAID)
+    assert full.value.filename == "/dev/full"
+    with pytest.raises(OSError) as left:
+        table.close()
+    assert left.value.filename == "/dev/full"
+
+
 def test_kind_2_a_table_of_captions_is_gone_on_with_by_the_same_model_only(tmp_path):
     path = tmp_path / "captions.csv"
     table = CaptionTable(path, "flickr8k")

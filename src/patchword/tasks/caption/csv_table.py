@@ -4,7 +4,10 @@ they come."""
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -59,14 +62,15 @@ class CaptionTable:
         return self._path.read_bytes().endswith(b"\n")
 
     def write(self, path: Path | str, caption: Caption) -> None:
-        """One row more; the file is opened, or begun, with the first one."""
-        if self._file is None:
-            self._file = self._open()
-            self._writer = csv.writer(self._file)
-            if self._file.tell() == 0:
-                self._writer.writerow(COLUMNS)
-        self._writer.writerow([str(path), caption.text, f"{caption.log_probability:.4f}", self._model])
-        self._file.flush()
+        """One row more; the file is opened, or begun, with the first one. Raises OSError with its name."""
+        with self._named():
+            if self._file is None:
+                self._file = self._open()
+                self._writer = csv.writer(self._file)
+                if self._file.tell() == 0:
+                    self._writer.writerow(COLUMNS)
+            self._writer.writerow([str(path), caption.text, f"{caption.log_probability:.4f}", self._model])
+            self._file.flush()
 
     def _open(self) -> TextIO:
         is_new = self._anew or not self._path.exists() or self._path.stat().st_size == 0
@@ -82,9 +86,25 @@ class CaptionTable:
         kept = content[: content.rfind(b"\n") + 1]
         last = next(csv.reader([content[len(kept) :].decode("utf-8", "surrogateescape")]), [])
         whole = len(last) == 4 and last[3] == self._model
-        self._path.write_bytes(content + b"\r\n" if whole else kept)
+        # In place: a copy would need space, which there may be none of.
+        if whole:
+            with open(self._path, "ab") as file:
+                file.write(b"\r\n")
+        else:
+            os.truncate(self._path, len(kept))
 
     def close(self) -> None:
-        """Nothing more is written."""
+        """Nothing more is written. Raises OSError with the file's name where a row is left that cannot be."""
         if self._file is not None:
-            self._file.close()
+            with self._named():
+                self._file.close()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """A full disk shows in a write, whose error does not say to which file."""
+        try:
+            yield
+        except OSError as error:
+            if error.filename is None:
+                error.filename = str(self._path)
+            raise
