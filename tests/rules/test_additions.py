@@ -198,7 +198,7 @@ def test_a_task_touches_its_folder_its_command_and_one_line_of_the_table(copy):
     package = copy / "src" / "patchword"
     folder, command = package / "tasks" / "count", package / "cli" / "count.py"
     table, commands = package / "tasks" / "table.py", package / "cli" / "__init__.py"
-    put(folder / "__init__.py", "")
+    put(folder / "__init__.py", '"""Counting what pictures show."""\n')
     put(folder / "model.py", COUNTING)
     put(command, COMMAND)
     line_after(table, "TASKS = {", TASK)
