@@ -126,7 +126,6 @@ class _BoundedConstruction(TorchFunctionMode):
     """
 
     SHAPED = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
-    DRAWN = frozenset({Tensor.normal_, Tensor.uniform_})
 
     def __init__(self, most_tensors: int, most_numbers: int) -> None:
         super().__init__()
@@ -135,7 +134,9 @@ class _BoundedConstruction(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in self.DRAWN or getattr(func, "__module__", "") == "torch.nn.init":
+        # Only whole functions of torch.nn.init are left out: the truncated normal distribution, which is none
+        # of those that can be, draws with a tensor's methods until every number lies within its bounds.
+        if getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         if func in self.SHAPED:
             self._count(_numbers_of_shape(args, kwargs))
