@@ -1,4 +1,7 @@
 import json
+import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,8 +85,17 @@ def test_a_codebook_that_cannot_be_written_is_one_line_and_leaves_nothing(
     assert patchword(*words)[0] == 0
 
 
-def test_a_codebook_in_a_read_only_folder_is_one_line(patchword, towers, tmp_path, read_only):
-    status, _, err = patchword("codebook", "--tower", towers, "--out", read_only / "book")
+@pytest.fixture
+def readable(towers):
+    """The towers where everybody may read them: pytest's own folders are for who runs it."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield shutil.copytree(towers, folder / "towers")
+    shutil.rmtree(folder)
+
+
+def test_a_codebook_in_a_read_only_folder_is_one_line(patchword, readable, read_only):
+    status, _, err = patchword("codebook", "--tower", readable, "--out", read_only / "book")
     assert status == 2 and err.count("\n") <= 2 and "writing is not allowed there" in err
 
 
