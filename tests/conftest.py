@@ -13,6 +13,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from html.parser import HTMLParser
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -45,6 +46,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="takes minutes: `make test-slow` runs it"))
     here, places = Path(__file__).parent, {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path.relative_to(here).as_posix(), len(LONG)))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hypothesis tries the same examples each time; with --slow it looks for new ones."""
+    hypothesis.settings.register_profile("same", derandomize=True)
+    hypothesis.settings.register_profile("new", derandomize=False)
+    hypothesis.settings.load_profile("new" if config.getoption("--slow") else "same")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Fixtures draw the same weights each time."""
+    _begin_to_draw()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    """A test draws the same weights each time and alone as among others: torch begins each process with
+    another seed, and of a tiny model's random weights a few say nothing at all."""
+    _begin_to_draw()
+
+
+def _begin_to_draw() -> None:
+    import torch
+
+    torch.manual_seed(0)
 
 
 PIECES = [
