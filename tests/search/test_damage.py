@@ -209,6 +209,46 @@ def test_altered_vectors_of_a_large_index_give_no_wrong_hit(whole, tmp_path, mon
             hits(copy)
 
 
+def test_a_score_is_that_of_the_picture_named_though_its_cells_are_altered(whole, tmp_path, monkeypatch):
+    """Of large cells only the head is verified: a last bit of a vector, and a number that now names another
+    picture of nearly the same vector, alter neither the scores nor how often a picture is found."""
+    _, out, right = whole
+    monkeypatch.setattr(segments_file, "VERIFIED_AT_OPENING", 0)
+    cells = max(out.glob("cells-*.faiss"), key=lambda path: path.stat().st_size)
+    vectors = np.load(max(out.glob("vectors-*.npy"), key=lambda path: path.stat().st_size))
+    content = bytearray(cells.read_bytes())
+    for vector in vectors:
+        content[content.rindex(vector.astype("<f4").tobytes())] ^= 64  # seven bits of 23: 4e-6 of the number
+    copy = tmp_path / "bits"
+    shutil.copytree(out, copy)
+    (copy / cells.name).write_bytes(content)
+    assert hits(copy) == right
+
+
+def test_of_two_pictures_alike_none_is_found_twice_though_the_cells_name_it_twice(tmp_path, monkeypatch):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for i in range(20):
+        Image.new("RGB", (4, 4), (12 * i, 255 - 12 * i, 40)).save(photos / f"{i}.png")
+    alike = Image.new("RGB", (4, 4), (120, 135, 40))
+    alike.putpixel((0, 0), (121, 135, 40))
+    alike.save(photos / "alike.png")
+    monkeypatch.setattr(vectors_file, "FLAT_LIMIT", 10)
+    monkeypatch.setattr(writer_file, "LARGE_RUN", 1)
+    monkeypatch.setattr(segments_file, "VERIFIED_AT_OPENING", 0)
+    update(photos, out)
+    [cells], [vectors] = out.glob("cells-*.faiss"), out.glob("vectors-*.npy")
+    rows = {Path(match.path).name: match.score for match in open_index(out).search(QUERIES[0], 60)}
+    numbers = np.argsort(-(np.load(vectors) @ QUERIES[0]))
+    first = list(rows).index("alike.png")
+    alike, twin = int(numbers[first]), int(numbers[first + 1 if list(rows)[first + 1] == "10.png" else first - 1])
+    content = cells.read_bytes()
+    at = content.index(np.int64(alike).tobytes(), content.rindex(np.load(vectors)[alike].tobytes()))
+    cells.write_bytes(content[:at] + np.int64(twin).tobytes() + content[at + 8 :])
+    found = [match.path for match in open_index(out).search(QUERIES[0], 60)]
+    assert sorted(Path(path).name for path in found) == sorted(set(rows) - {"alike.png"})
+
+
 def test_an_index_of_a_later_format_is_refused(whole, tmp_path):
     shutil.copytree(whole[1], tmp_path / "out")
     path = tmp_path / "out" / "index.json"

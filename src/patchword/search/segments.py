@@ -259,22 +259,39 @@ class Segment:
         else:
             everywhere = among is not None
             scores, numbers = nearest_in_cells(self._faiss, self._cells, query_E, k, kept_N, everywhere)
-        return [
-            (score, number)
-            for score, number in zip(scores.tolist(), numbers.tolist(), strict=True)
-            if number != -1
-        ]
+            scores, numbers = self._scored_anew(scores, numbers, query_E)
+        return list(zip(scores.tolist(), numbers.tolist(), strict=True))
+
+    def _scored_anew(
+        self, scores_K: np.ndarray, numbers_K: np.ndarray, query_E: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What cells found, each picture once and with the score of its own vector, whose sum is verified
+        when it is named: of a large file of cells only the head is. Raises StoreError where the two disagree.
+        """
+        there_K = numbers_K != -1
+        scores_K, numbers_K = scores_K[there_K], numbers_K[there_K]
+        for number in numbers_K[(numbers_K < 0) | (numbers_K >= self.facts.vectors)].tolist():
+            raise damaged(self._path("cells"), f"it names a picture {number} of {self.facts.vectors}")
+        exact_K = self.vectors_NE()[numbers_K] @ query_E
+        for place in np.flatnonzero(~(np.abs(exact_K - scores_K) < 1e-3)).tolist():
+            self.row(int(numbers_K[place]))  # where its own vector is the damaged one, this says so
+            found = (
+                f"it gives picture {numbers_K[place]} the score {scores_K[place]:.4f}, "
+                f"and its vector gives {exact_K[place]:.4f}"
+            )
+            raise damaged(self._path("cells"), found)
+        numbers_K, first_K = np.unique(numbers_K, return_index=True)
+        order_K = np.argsort(-exact_K[first_K], kind="stable")
+        return exact_K[first_K][order_K], numbers_K[order_K]
 
     def verified(self, number: int, query_E: np.ndarray, score: float) -> Row:
         """The picture that a search found. Raises StoreError where its facts, its vector or its score are not
         what was written."""
-        if not 0 <= number < self.facts.vectors:
-            raise damaged(self._path("cells"), f"it names a picture {number} of {self.facts.vectors}")
         row = self.row(number)
         exact = float(row.vector_E @ query_E)
         if not abs(exact - score) < 1e-3:
             found = f"it gives picture {number} the score {score:.4f}, and its vector gives {exact:.4f}"
-            raise damaged(self._path("cells" if self._cells is not None else "vectors"), found)
+            raise damaged(self._path("vectors"), found)
         return row
 
     def row(self, number: int) -> Row:
