@@ -28,8 +28,8 @@ from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.records import CaptionRecord
 from patchword.errors import DataError
 from patchword.metrics.bootstrap import grouped_interval
-from patchword.metrics.chair_files import COCO_SYNONYMS, read_synonyms
 from patchword.tasks.caption.concepts import forms, names
+from patchword.text.coco_objects import coco_words
 from patchword.text.concepts import caption_words
 from patchword.text.words import PLURALS
 from patchword.train.data import hold_out
@@ -85,7 +85,7 @@ def make(
 
 def presence_by_captions(records: Sequence[CaptionRecord], random: np.random.Generator) -> list[Question]:
     """Balanced yes/no questions for the nouns that captions name often."""
-    synonyms = read_synonyms(COCO_SYNONYMS)
+    synonyms = coco_words()
     words_of = [[re.findall(r"[a-z]+", caption.lower()) for caption in record.captions] for record in records]
     nouns = list(_nouns([caption for record in records for caption in record.captions]))
     same = defaultdict(set)

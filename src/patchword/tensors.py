@@ -138,6 +138,8 @@ class _BoundedConstruction(TorchFunctionMode):
         # of those that can be, draws with a tensor's methods until every number lies within its bounds.
         if getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
+        if func is torch.Tensor.uniform_ and isinstance(args[0], nn.Parameter):
+            return args[0]  # xavier_uniform_ can be left out by what it calls alone
         if func in self.SHAPED:
             self._count(_numbers_of_shape(args, kwargs))
         elif func is torch.arange:

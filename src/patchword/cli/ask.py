@@ -19,6 +19,7 @@ from patchword.cli.outputs import (
 )
 from patchword.errors import ConfigError
 from patchword.files import write_text
+from patchword.lookup import import_torch
 
 
 def ask(
@@ -56,6 +57,7 @@ def ask(
     """Answer a question about a picture, best answer first, each with its probability. Photographs can be
     asked "is there a dog?" and "what is it?"; other questions are refused, and so are pictures unlike those
     that a named model was trained on."""
+    import_torch()
     from patchword.data.pictures import open_picture
     from patchword.tasks.answer.any_picture import load_any, preprocessing_of
 

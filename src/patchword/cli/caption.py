@@ -24,6 +24,7 @@ from patchword.cli.outputs import (
 )
 from patchword.errors import ConfigError, PictureError, counted
 from patchword.files import write_text
+from patchword.lookup import import_torch
 from patchword.tasks.caption.options import DecodingOptions, Precision
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def caption(
 ) -> None:
     """Print a caption per picture; a picture that cannot be read is one line on standard error, and exit
     status 1 at the end."""
+    import_torch()
     from patchword.cli.left_out import report_left_out
     from patchword.data.isolated import PictureReader
     from patchword.data.sources import find_pictures

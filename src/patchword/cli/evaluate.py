@@ -9,6 +9,7 @@ import typer
 
 from patchword.cli.outputs import Overwrite, refuse_existing
 from patchword.errors import ConfigError
+from patchword.lookup import import_torch
 from patchword.tasks.requests import MissingChoice
 
 
@@ -64,6 +65,7 @@ def evaluate(
     micro and macro F1 and a table per class. A picture that cannot be read is named and left out, and the
     exit status is 1.
     """
+    import_torch()
     from patchword.lookup import look_up
     from patchword.tasks.requests import EvaluateRequest
     from patchword.tasks.table import TASKS, task_of

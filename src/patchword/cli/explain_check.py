@@ -77,7 +77,7 @@ def explain_check(
     Exit status 1 where a picture could not be read.
     """
     from patchword.log import progress
-    from patchword.metrics.chair_files import COCO_SYNONYMS, read_synonyms
+    from patchword.metrics.chair_files import read_synonyms
     from patchword.tasks.caption.explanations import (
         annotated_subjects,
         check_explanations,
@@ -91,6 +91,7 @@ def explain_check(
     )
     from patchword.tasks.caption.load import load
     from patchword.tasks.caption.model import CaptioningModel
+    from patchword.text.coco_objects import coco_words
 
     of_files = [option for option, path in (("--data", data), ("--images", images)) if path is not None]
     if len(of_files) != (0 if scenes is not None else 2) or (scenes is not None and captions is not None):
@@ -113,7 +114,7 @@ def explain_check(
         names = shape_synonyms() if synonyms is None else read_synonyms(synonyms)
     elif data is not None and images is not None:
         subjects = annotated_subjects(data, images, captions, references)
-        names = read_synonyms(COCO_SYNONYMS if synonyms is None else synonyms)
+        names = coco_words() if synonyms is None else read_synonyms(synonyms)
     subjects = subjects[:limit]
     with progress() as bar:
         task = bar.add_task("pictures", total=len(subjects), status="")

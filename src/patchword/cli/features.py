@@ -10,6 +10,7 @@ import typer
 from patchword.cli.many import Parts, Workers, check_together
 from patchword.cli.outputs import complain
 from patchword.errors import ConfigError, PictureError, counted
+from patchword.lookup import import_torch
 from patchword.tasks.requests import MissingChoice
 
 
@@ -90,6 +91,7 @@ def features(
     data.features of a training. Pictures that cannot be read are listed and left out, with exit status 1 at
     the end.
     """
+    import_torch()
     from patchword.checkpoints.towers import load_tower
     from patchword.data.formats.questions import holds_questions, read_questions
     from patchword.data.formats.readers import read_captions

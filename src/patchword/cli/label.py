@@ -115,7 +115,7 @@ def _opened(paths: list[Path | str]) -> Iterator[tuple[list[Path | str], list[Im
     from patchword.data.isolated import PictureReader
 
     # Only what `find_pictures` let through can be an address.
-    with PictureReader(allow_urls=True) as reader:
+    with PictureReader(allow_urls=True, isolated=len(paths) > 1) as reader:
         for first in range(0, len(paths), BATCH):
             read, pictures, bad = [], [], 0
             for path in paths[first : first + BATCH]:

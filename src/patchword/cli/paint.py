@@ -10,6 +10,7 @@ import typer
 from patchword.cli.outputs import Overwrite, complain, print_json, refuse_existing
 from patchword.errors import ConfigError
 from patchword.files import write_bytes, write_text
+from patchword.lookup import import_torch
 
 if TYPE_CHECKING:
     from patchword.tasks.paint.paint import Order, PaintedPicture
@@ -98,6 +99,7 @@ def paint(
 ) -> None:
     """Paint pictures of a text. Every file carries the seed that repeats it and the mark that it is
     generated; a command that was interrupted goes on where it ended."""
+    import_torch()
     from patchword.log import progress
     from patchword.tasks.paint.families import TokenChoice
     from patchword.tasks.paint.model import load_painter

@@ -12,6 +12,7 @@ import typer
 
 from patchword.cli.caption import DEFAULT_MODEL
 from patchword.cli.index import DEFAULT_MODEL as DEFAULT_TOWERS
+from patchword.lookup import import_torch
 
 
 def serve(
@@ -62,6 +63,7 @@ def serve(
     from patchword.serve.run import serve as run
 
     check_address(host, token)
+    import_torch()
     from patchword.serve.loading import ShippedNames, app_of
 
     if cluster is not None and replicas is None:

@@ -11,6 +11,7 @@ import typer
 
 from patchword.config import shipped_configs
 from patchword.errors import ConfigError
+from patchword.lookup import import_torch
 
 
 def train(
@@ -53,6 +54,7 @@ def train(
             "train needs a configuration: `patchword train show-attend-tell-flickr8k data.images=FOLDER`; "
             "--list names those that came with the package"
         )
+    import_torch()
     from patchword.tasks.start import start
 
     command = "patchword train " + shlex.join([str(config), *(overrides or [])])

@@ -8,10 +8,8 @@ from pathlib import Path
 from patchword.data.formats.complaints import raise_at_once, read_text
 from patchword.errors import DataError
 from patchword.metrics.files import parsed
+from patchword.text.coco_objects import synonyms_in
 from patchword.text.words import with_plurals
-
-COCO_SYNONYMS = Path(__file__).resolve().parents[1] / "text" / "coco_objects.txt"
-"""Words and phrases that name COCO's 80 categories, for `read_synonyms`."""
 
 
 def read_objects(path: Path) -> dict[str, set[str]]:
@@ -47,16 +45,7 @@ def read_synonyms(path: Path) -> dict[str, str]:
     Each line holds an object and, after commas, other phrases that name it. Raises DataError for a file
     that cannot be read as UTF-8, or a phrase that names two objects.
     """
-    synonyms: dict[str, str] = {}
-    for number, line in enumerate(read_text(path, raise_at_once).split("\n"), 1):
-        phrases = [" ".join(phrase.lower().split()) for phrase in line.split(",") if phrase.strip()]
-        for phrase in phrases:
-            if synonyms.setdefault(phrase, phrases[0]) != phrases[0]:
-                raise DataError(
-                    f"{path}, line {number}: {phrase!r} names both {synonyms[phrase]!r} and {phrases[0]!r}; "
-                    "keep it with one"
-                )
-    return with_plurals(synonyms)
+    return synonyms_in(read_text(path, raise_at_once), str(path))
 
 
 def own_names(objects: Iterable[str]) -> dict[str, str]:

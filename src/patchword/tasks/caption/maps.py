@@ -47,8 +47,8 @@ from torch.nn import functional as F
 
 from patchword.decode import explain_tokens, repeat_images
 from patchword.layers.codebook import Codebook
-from patchword.metrics.chair_files import COCO_SYNONYMS, read_synonyms
 from patchword.tasks.caption.result import Caption
+from patchword.text.coco_objects import coco_words
 from patchword.text.imagenet import common_words
 from patchword.text.words import plural, with_plurals
 from patchword.types import Captioner, SpecialIds, VisualFeatures
@@ -328,7 +328,7 @@ def thing_words() -> frozenset[str]:
 
     The choice of the map is measured on such words; of other words ("a", "red", "running") nothing is known.
     """
-    return frozenset(with_plurals({word: word for word in common_words()}) | read_synonyms(COCO_SYNONYMS))
+    return frozenset(with_plurals({word: word for word in common_words()}) | coco_words().keys())
 
 
 def with_best_maps(
