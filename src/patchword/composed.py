@@ -89,6 +89,22 @@ def build_text_tower(settings: TextTowerSettings) -> nn.Module:
     return look_up(TEXT_TOWERS[settings.kind])(settings)
 
 
+def build_two_streams(
+    config: Any, text: TextTowerSettings, feature_width: int, classes: int, heads: bool = True
+) -> Any:
+    """The two streams of ViLBERT (`VilbertConfig`) over features of that width; without `heads` for a task
+    that brings its own.
+    """
+    sizes = {"vocab_size": 1, "max_position_embeddings": 1, "num_hidden_layers": config.pairs}
+    sizes |= {"hidden_size": config.width, "intermediate_size": config.hidden}
+    fields = {**sizes, "num_attention_heads": config.heads}
+    picture = build_text_tower(BertTowerConfig(architecture=fields, trainable_from=0))
+    # The blocks alone are used: regions have an embedding of their own.
+    picture.model.embeddings.requires_grad_(False)
+    vilbert = look_up("models.pretraining.vilbert:Vilbert")
+    return vilbert(config, build_text_tower(text), picture, feature_width, classes, heads)
+
+
 def build_captioner(
     settings: CaptionerSettings, feature_width: int, vocabulary_size: int, codebook: Codebook | None
 ) -> Any:

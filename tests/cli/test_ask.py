@@ -266,11 +266,7 @@ def test_a_broken_picture_takes_only_its_own_questions(patchword, world, trained
     common = ("--data", world / "questions.jsonl", "--images", images, "--split", "val", "--device", "cpu")
     status, out, err = patchword("predict", trained, *common, "--out", tmp_path / "out.json")
     lost = sum(row["image"] == broken for row in rows(world, "val"))
-    assert (
-        status == 1
-        and broken in err
-        and f"{lost} questions left out: pictures could not be read" in out
-    )
+    assert status == 1 and broken in err and f"{lost} questions left out: pictures could not be read" in out
     assert len(json.loads((tmp_path / "out.json").read_text())) == len(rows(world, "val")) - lost
     assert patchword("evaluate", trained, *common)[0] == 1
 

@@ -241,7 +241,10 @@ def test_of_two_pictures_alike_none_is_found_twice_though_the_cells_name_it_twic
     rows = {Path(match.path).name: match.score for match in open_index(out).search(QUERIES[0], 60)}
     numbers = np.argsort(-(np.load(vectors) @ QUERIES[0]))
     first = list(rows).index("alike.png")
-    alike, twin = int(numbers[first]), int(numbers[first + 1 if list(rows)[first + 1] == "10.png" else first - 1])
+    alike, twin = (
+        int(numbers[first]),
+        int(numbers[first + 1 if list(rows)[first + 1] == "10.png" else first - 1]),
+    )
     content = cells.read_bytes()
     at = content.index(np.int64(alike).tobytes(), content.rindex(np.load(vectors)[alike].tobytes()))
     cells.write_bytes(content[:at] + np.int64(twin).tobytes() + content[at + 8 :])

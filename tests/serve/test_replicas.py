@@ -225,12 +225,13 @@ def test_a_replica_killed_under_load_loses_and_swaps_no_answer(monkeypatch):
     text = httpx.get(f"{address}/metrics").text
     numbers = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert int(numbers['patchword_requests_total{path="/caption",status="200"}']) == outcomes["right"]
-    assert int(numbers['patchword_requests_total{path="/caption",status="503"}']) == outcomes[503] or not outcomes[503]
+    assert (
+        int(numbers['patchword_requests_total{path="/caption",status="503"}']) == outcomes[503]
+        or not outcomes[503]
+    )
     deadline = time.monotonic() + 120  # and a new replica takes the place of the one that is gone
     while len(front._tallies) < 3 and time.monotonic() < deadline:
         httpx.post(f"{address}/caption", content=png(), timeout=60)
         time.sleep(0.2)
     assert len(front._tallies) == 3
     running.close()
-
-

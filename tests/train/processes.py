@@ -27,7 +27,14 @@ CELLS |= {"image_size": 16, "patch_size": 8, "hidden_dropout_prob": 0.0, "attent
 TOWER = {"kind": "vit", "architecture": CELLS, "trainable_from": 0}  # no statistics over a batch
 TEXT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 TEXT |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-MEMORY = {"placement": "self_concat", "count": 4, "bank": 4096, "cluster_every": 2, "effect_after": 0, "neighbours": 2}
+MEMORY = {
+    "placement": "self_concat",
+    "count": 4,
+    "bank": 4096,
+    "cluster_every": 2,
+    "effect_after": 0,
+    "neighbours": 2,
+}
 DECODER = {"kind": "caption_transformer", "width": 16, "heads": 2, "hidden": 16, "encoder_layers": 0}
 DECODER |= {"decoder_layers": 1, "dropout": 0.0}
 FROZEN = {"epochs": 2, "batch": 16, "learning_rates": {"": 3e-3, "tower": 0.0}, "validate_every": 2}
@@ -39,7 +46,11 @@ def caption(**changes):
 
 
 def retrieve(**stage):
-    values = {"task": "retrieve", "vision": TOWER, "text": {"kind": "bert", "trainable_from": 0, "architecture": TEXT}}
+    values = {
+        "task": "retrieve",
+        "vision": TOWER,
+        "text": {"kind": "bert", "trainable_from": 0, "architecture": TEXT},
+    }
     rates = {"": 3e-3, "vision": 0.0}
     return {**values, "two_towers": {"width": 16}, "stage": [{**FROZEN, "learning_rates": rates, **stage}]}
 
@@ -56,7 +67,11 @@ TRAININGS = {
 def train(data: Path, out: Path, name: str, stop_at: int | None = None) -> list[float]:
     """The losses of all steps; breaks off after step `stop_at`, and goes on where there is a checkpoint."""
     values = {**TRAININGS[name], "out": str(out / name)}
-    values["data"] = {"annotations": str(data / "dataset.json"), "images": str(data / "images"), "minimum_count": 1}
+    values["data"] = {
+        "annotations": str(data / "dataset.json"),
+        "images": str(data / "images"),
+        "minimum_count": 1,
+    }
     values["data"]["cache"] = str(out / "cache")
     settings = validate(values, look_up(TASKS[values["task"]].run), "test")
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
@@ -72,7 +87,9 @@ def train(data: Path, out: Path, name: str, stop_at: int | None = None) -> list[
         return recipe.after_step(step, objective)
 
     (out / name).mkdir(parents=True, exist_ok=True)
-    run = Run(replace(recipe, after_step=after_step), out / name, accelerator, 3, checkpoint_steps=1, log_steps=1)
+    run = Run(
+        replace(recipe, after_step=after_step), out / name, accelerator, 3, checkpoint_steps=1, log_steps=1
+    )
     run.resume()
     try:
         run.train()

@@ -29,7 +29,12 @@ def run_folders(scenes, tmp_path_factory):
     """What two processes wrote by torchrun; the last training is broken off."""
     out = tmp_path_factory.mktemp("two")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "ACCELERATE_USE_CPU": "true"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+        "ACCELERATE_USE_CPU": "true",
+    }
     done = subprocess.run(
         [*torchrun, str(SCRIPT), str(scenes), str(out), "prototypes", "towers", "cached", "bf16", "resumed"],
         env=environment, capture_output=True, text=True, timeout=280,
@@ -59,7 +64,10 @@ def test_cached_gradients_are_those_of_the_whole_batch(losses):
 
 def test_bf16_is_near(losses):
     assert losses[2]["bf16"] == pytest.approx(losses[1]["bf16"], abs=2e-2)
-    assert losses[1]["bf16"] == pytest.approx(losses[1]["cached"], abs=5e-2) and losses[1]["bf16"] != losses[1]["cached"]
+    assert (
+        losses[1]["bf16"] == pytest.approx(losses[1]["cached"], abs=5e-2)
+        and losses[1]["bf16"] != losses[1]["cached"]
+    )
 
 
 def test_a_run_goes_on_with_another_number_of_processes(losses, run_folders, scenes):

@@ -11,7 +11,9 @@ from patchword.errors import ConfigError
 
 
 def shares(
-    config: Annotated[Path, typer.Argument(help="TOML file of a training (label or retrieve), or its name.")],
+    config: Annotated[
+        Path, typer.Argument(help="TOML file of a training (label, retrieve, answer), or its name.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those.")
     ] = None,

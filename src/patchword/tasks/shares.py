@@ -14,7 +14,7 @@ from patchword.errors import ConfigError, TrainingError
 from patchword.files import write_json
 from patchword.tasks.start import start
 
-MEASURES = ("micro_F1", "rSum", "accuracy", "CIDEr")
+MEASURES = ("micro_F1", "rSum", "accuracy", "VQA_accuracy", "CIDEr")
 """The score that is shown: the first of these that a validation has."""
 
 

@@ -79,6 +79,7 @@ TASKS = {
         load="tasks.pretrain.model:load_pretrained",
         run="tasks.pretrain.settings:PretrainRun",
         recipe="tasks.pretrain.start:pretrain_recipe",
+        evaluate="tasks.pretrain.evaluate:evaluate",
     ),
     "vokens": Task(
         load="tasks.vokens.model:load_vokenizer",

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from patchword.data.scenes.describe import describe
-from patchword.data.scenes.draw import draw
+from patchword.data.scenes.draw import boxes, draw, masks
 from patchword.data.scenes.questions import ask
 from patchword.data.scenes.world import HeldOut, make_scenes
 from patchword.files import write_bytes, write_text
@@ -41,6 +41,36 @@ def write_questions(
                 "split": split,
             }
             kept.append(json.dumps(row))
+    write_text(file, "\n".join(kept) + "\n")
+    return file
+
+
+def write_phrases(
+    folder: Path | str,
+    n: int,
+    level: int = 2,
+    size: int = 32,
+    split: str = "train",
+    held_out: HeldOut | None = None,
+    seed: int = 0,
+) -> Path:
+    """Writes what things of the scenes that `write_scenes` draws with the same arguments are called, with
+    their boxes, as JSON lines: colour and shape, where no other thing of the scene has both. Boxes are those
+    of the visible pixels, left, top, right, bottom as shares of the picture.
+
+    Returns the path of folder/phrases.jsonl. Call it once per split: other splits in the file are kept.
+    """
+    file = Path(folder) / "phrases.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    kept = [line for line in lines if json.loads(line)["split"] != split]
+    scenes = make_scenes(n, level, split, held_out, seed)
+    for scene, boxes_K4 in zip(scenes, boxes(masks(scenes, size)).tolist(), strict=True):
+        names = [f"the {thing.colour} {thing.shape}" for thing in scene.things]
+        for name, box in zip(names, boxes_K4, strict=False):
+            if names.count(name) == 1 and any(box):
+                shares = [round(edge / size, 4) for edge in box]
+                row = {"image": f"{scene.name}.png", "phrase": name, "box": shares, "split": split}
+                kept.append(json.dumps(row))
     write_text(file, "\n".join(kept) + "\n")
     return file
 

@@ -4,6 +4,8 @@ that they know.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from patchword.composed import CaptionerSettings, TowerModel, TowerSettings, build_captioner, build_tower
@@ -15,6 +17,8 @@ from patchword.models.fusion.question_answering import (
     QuestionConfig,
     QuestionEncoder,
 )
+from patchword.models.pretraining.vilbert import StreamAnswerer
+from patchword.tasks.answer.two_streams import TwoStreamsConfig, build_stream_answerer
 
 
 class AnswerModel(TowerModel):
@@ -22,9 +26,11 @@ class AnswerModel(TowerModel):
     pictures it knows.
     """
 
-    def __init__(self, tower: nn.Module, answerer: AnswerClassifier | AnswerGenerator) -> None:
+    def __init__(
+        self, tower: nn.Module, answerer: AnswerClassifier | AnswerGenerator | StreamAnswerer
+    ) -> None:
         super().__init__(tower)
-        self.answerer = answerer
+        self.answerer: Any = answerer  # one of three that offer the same, for which Python has no type
         self.familiarity = Familiarity(tower.width)
 
     @classmethod
@@ -36,9 +42,11 @@ class AnswerModel(TowerModel):
         vocabulary_size: int,
         answers: int,
         codebook: Codebook | None = None,
+        two_streams: TwoStreamsConfig | None = None,
     ) -> AnswerModel:
         """A `generator` is a captioner that words the answers; without it they are chosen among `answers`."""
-        return cls.over(build_tower(tower), questions, generator, vocabulary_size, answers, codebook)
+        built = build_tower(tower)
+        return cls.over(built, questions, generator, vocabulary_size, answers, codebook, two_streams)
 
     @classmethod
     def over(
@@ -49,8 +57,11 @@ class AnswerModel(TowerModel):
         vocabulary_size: int,
         answers: int,
         codebook: Codebook | None = None,
+        two_streams: TwoStreamsConfig | None = None,
     ) -> AnswerModel:
         """Builds the same over a tower that is given."""
+        if two_streams is not None:
+            return cls(tower, build_stream_answerer(two_streams, tower.width, answers))
         if generator is None:
             return cls(tower, AnswerClassifier(questions, tower.width, vocabulary_size, answers, codebook))
         encoder = QuestionEncoder(questions, tower.width, vocabulary_size, codebook)

@@ -44,6 +44,7 @@ from patchword.models.fusion.question_answering import QuestionConfig, QuestionE
 from patchword.tasks.answer.composed import AnswerModel
 from patchword.tasks.answer.one_or_each import one_or_each
 from patchword.tasks.answer.result import Answer, Answers
+from patchword.tasks.answer.two_streams import TwoStreamsConfig
 from patchword.tasks.describe import describe
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords, remarks_on_length
@@ -59,6 +60,7 @@ class AnswerSettings(BaseModel, extra="forbid", frozen=True):
     tower: TowerSettings
     answerer: QuestionConfig
     generator: CaptionerSettings | None = None
+    two_streams: TwoStreamsConfig | None = None
     targets: Targets
     """What the model was trained on: "answer" gives probabilities over the list, "scores" an independent
     probability for each answer, "words" probabilities of word sequences."""
@@ -352,7 +354,8 @@ def load_answerer(name: str | Path, device: str | None = None) -> AnsweringModel
     def build(tower: nn.Module) -> AnswerModel:
         codebook = None if settings.codebook is None else Codebook.described(settings.codebook)
         sizes = settings.vocabulary_size, len(settings.answers)
-        return AnswerModel.over(tower, settings.answerer, settings.generator, *sizes, codebook)
+        parts = settings.answerer, settings.generator
+        return AnswerModel.over(tower, *parts, *sizes, codebook, settings.two_streams)
 
     model = build_over_tower(folder, settings.tower, settings.tower_sha256, build)
     return AnsweringModel(model, settings, vocabulary, facts, choose_device(device))

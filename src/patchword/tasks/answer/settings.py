@@ -10,6 +10,7 @@ from patchword.composed import CaptionerSettings, TowerSettings
 from patchword.data.augment import Augmentation
 from patchword.data.questions import Targets
 from patchword.models.fusion.question_answering import QuestionConfig
+from patchword.tasks.answer.two_streams import TwoStreamsConfig
 from patchword.train.settings import RunSettings, StageSettings
 
 
@@ -46,6 +47,9 @@ class QuestionDataSettings(BaseModel, extra="forbid", frozen=True):
     held_out: int = Field(
         0, ge=0, description="training pictures set aside to select the model; 0: it is selected on split val"
     )
+    share: float = Field(
+        1.0, gt=0, le=1, description="share of the training pictures whose questions are learnt, drawn evenly"
+    )
     limit: int = Field(
         0, ge=0, description="use only the first n training pictures (tests, dry runs); 0: all"
     )
@@ -77,6 +81,12 @@ class AnswerRun(RunSettings, frozen=True):
         None, description="trained model (shipped name, folder, hub id) whose tower the training begins with"
     )
     answerer: QuestionConfig = QuestionConfig()
+    two_streams: TwoStreamsConfig | None = Field(
+        None, description="answer by two streams (ViLBERT) in place of [answerer]"
+    )
+    two_streams_from: str | None = Field(
+        None, description="model that ViLBERT pre-trained, whose streams the training begins with"
+    )
     generator: CaptionerSettings | None = Field(
         None, description="captioner that words the answers (targets words)"
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
+
 from patchword.data.formats.questions import read_questions
 from patchword.data.formats.readers import split_records
 from patchword.data.records import QuestionRecord
@@ -27,6 +29,10 @@ def read_question_splits(data: QuestionDataSettings) -> tuple[list[QuestionRecor
         files = [files[i] for i in kept]
     else:
         selection = split_records(records, "val")
+    if data.share < 1:
+        # The same pictures whatever the seed, and those of a smaller share among those of a larger one.
+        order = np.random.default_rng(0).permutation(len(files))
+        files = [files[place] for place in np.sort(order[: max(1, round(data.share * len(files)))])]
     used = set(files[: data.limit] if data.limit else files)
     return [record for record in train if record.file in used], selection
 

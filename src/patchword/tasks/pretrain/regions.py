@@ -16,6 +16,7 @@ from torch import Tensor
 from patchword.data.captions import PixelInputs
 from patchword.errors import ConfigError
 from patchword.layers.features import masked_mean
+from patchword.layers.regions import cell_boxes, five, square_boxes, squares, whole_and_cells
 
 WINDOWS = (2, 3)
 """Crops: windows of a half and of a third of each side, each grid of them overlapping by half."""
@@ -32,18 +33,6 @@ class Regions(NamedTuple):
     """What the tower's classifier says of each region; None for a tower without one."""
 
 
-def cell_boxes(hw: tuple[int, int]) -> Tensor:
-    """Boxes (1 + rows * columns, 4) of the whole picture and its cells, as shares of its sides."""
-    rows, columns = hw
-    boxes = [(0.0, 0.0, 1.0, 1.0)]
-    boxes += [
-        (column / columns, row / rows, (column + 1) / columns, (row + 1) / rows)
-        for row in range(rows)
-        for column in range(columns)
-    ]
-    return torch.tensor(boxes)
-
-
 def window_boxes() -> Tensor:
     """Boxes of the whole picture and of overlapping windows, (1 + windows, 4)."""
     boxes = [(0.0, 0.0, 1.0, 1.0)]
@@ -51,12 +40,6 @@ def window_boxes() -> Tensor:
         steps = [number / (2 * parts) for number in range(2 * parts - 1)]
         boxes += [(x, y, x + 1 / parts, y + 1 / parts) for y in steps for x in steps]
     return torch.tensor(boxes)
-
-
-def five(boxes_N4: Tensor) -> Tensor:
-    """The geometry of boxes as ViLBERT has it: x1, y1, x2, y2 and the area, all as shares."""
-    area_N = (boxes_N4[:, 2] - boxes_N4[:, 0]) * (boxes_N4[:, 3] - boxes_N4[:, 1])
-    return torch.cat((boxes_N4, area_N[:, None]), 1)
 
 
 def boxes_of(kind: str, hw: tuple[int, int] | None) -> Tensor:
@@ -73,12 +56,11 @@ def see_regions(tower: Any, pixels_B3HW: Tensor, kind: str) -> tuple[Tensor, Ten
     """Features (B, N, F), class probabilities (B, N, K) or None, and boxes (N, 4) of a batch of pictures."""
     if kind == "cells":
         features, logits = _seen(tower, pixels_B3HW)
-        grid_BNF = features.grid_BNC
-        whole_B1F = masked_mean(grid_BNF, features.mask_BN)[:, None]
+        seen_BNF = whole_and_cells(features.grid_BNC, features.mask_BN)
         classes = None
         if logits is not None:
             classes = torch.cat((logits.picture_BK[:, None], logits.cells_BNK), 1).float().softmax(-1)
-        return torch.cat((whole_B1F, grid_BNF), 1), classes, boxes_of(kind, features.hw)
+        return seen_BNF, classes, boxes_of(kind, features.hw)
     boxes_N4 = window_boxes()
     height, width = pixels_B3HW.shape[2:]
     parts, classes_parts = [], []
@@ -94,6 +76,22 @@ def see_regions(tower: Any, pixels_B3HW: Tensor, kind: str) -> tuple[Tensor, Ten
             classes_parts.append(logits.picture_BK.float().softmax(-1))
     classes = torch.stack(classes_parts, 1) if classes_parts else None
     return torch.stack(parts, 1), classes, boxes_N4
+
+
+@torch.inference_mode()
+def candidates(tower: Any, pixels_B3HW: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """What a phrase may name: features (B, 1 + M, F) and boxes (1 + M, 4), the whole picture first.
+
+    Of a grid every square of 1, 2 and 3 cells; of crops each window.
+    """
+    if kind == "crops":
+        features, _, boxes_N4 = see_regions(tower, pixels_B3HW, kind)
+        return features, boxes_N4
+    seen = tower(pixels_B3HW)
+    boxes_N4 = boxes_of(kind, seen.hw)
+    whole_B1F = masked_mean(seen.grid_BNC, seen.mask_BN)[:, None]
+    squares_BMF = torch.stack([squares(cells_NF, seen.hw) for cells_NF in seen.grid_BNC])
+    return torch.cat((whole_B1F, squares_BMF), 1), torch.cat((boxes_N4[:1], square_boxes(seen.hw)))
 
 
 def _seen(tower: Any, pixels_B3HW: Tensor) -> tuple[Any, Any]:

@@ -17,18 +17,20 @@ from patchword.train.settings import RunSettings, StageSettings
 PRETRAINERS = {
     "data2vec": Kind("models.pretraining.data2vec", "Data2VecConfig", "Data2Vec"),
     "vilbert": Kind("models.pretraining.vilbert", "VilbertConfig", "Vilbert"),
+    "vilbert_pointing": Kind("models.pretraining.vilbert", "VilbertPointingConfig", "Vilbert"),
     "vokens": Kind("models.pretraining.vokenizer", "VokenLanguageModelConfig", "VokenLanguageModel"),
 }
 RECIPES = {
     "data2vec": "tasks.pretrain.data2vec:data2vec_recipe",
     "vilbert": "tasks.pretrain.vilbert:vilbert_recipe",
+    "vilbert_pointing": "tasks.pretrain.vilbert_pointing:vilbert_pointing_recipe",
     "vokens": "tasks.pretrain.vokens:vokens_language_recipe",
 }
 """(run, folder, command) -> the recipe of a kind, as "module:name" below `patchword`."""
 
 
 class PretrainDataSettings(BaseModel, extra="forbid", frozen=True):
-    """What is learnt from: pictures without labels, texts, texts with vokens, or pictures with captions."""
+    """What is learnt from: pictures, texts, texts with vokens, captioned pictures, or phrases with boxes."""
 
     pictures: str | None = Field(None, description="folder of pictures without labels, with its sub-folders")
     texts: str | None = Field(
@@ -37,6 +39,9 @@ class PretrainDataSettings(BaseModel, extra="forbid", frozen=True):
     annotations: str | None = Field(None, description="pictures with captions: as for task retrieve")
     vokens: str | None = Field(
         None, description="texts with the picture of each token: a .jsonl that `patchword vokens --out` wrote"
+    )
+    phrases: str | None = Field(
+        None, description="phrases with the boxes that they name: JSON lines of image, phrase, box, split"
     )
     images: str | None = Field(None, description="folder of the pictures that the annotations name")
     cache: str | None = Field(
@@ -68,6 +73,10 @@ class PretrainRun(RunSettings, frozen=True):
     tower_from: str | None = Field(
         None, description="trained model (shipped name, folder, hub id) whose tower the training begins with"
     )
+    model_from: str | None = Field(
+        None,
+        description="vilbert, vilbert_pointing: pre-trained two-stream model that it begins with",
+    )
     text: TextTowerSettings | None = Field(
         None, description="text tower; absent where only pictures are read"
     )
@@ -75,12 +84,12 @@ class PretrainRun(RunSettings, frozen=True):
 
     @model_validator(mode="after")
     def _something_to_read(self) -> PretrainRun:
-        names = ("pictures", "texts", "vokens", "annotations")
+        names = ("pictures", "texts", "vokens", "annotations", "phrases")
         given = [name for name in names if getattr(self.data, name)]
         if len(given) != 1:
             raise ValueError(
-                "a pre-training reads exactly one of data.pictures, data.texts, data.vokens and "
-                "data.annotations; found "
+                "a pre-training reads exactly one of data.pictures, data.texts, data.vokens, "
+                "data.annotations and data.phrases; found "
                 f"{' and '.join(given) or 'none'}"
             )
         return self

@@ -5,7 +5,7 @@ captions -> words hidden, texts exchanged;   pictures -> frozen tower -> regions
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from patchword.checkpoints.facts import ModelFacts
 from patchword.checkpoints.model import find_model, restore_weights
+from patchword.checkpoints.streams import begin_with
 from patchword.checkpoints.towers import load_tower_weights
 from patchword.composed import build_tower, reader_preprocessing
 from patchword.data.captions import padded
@@ -38,6 +39,8 @@ from patchword.train.step import Shares
 
 _AT_ONCE = 64
 _NONE = -100
+POOL = 100
+"""Pictures among which retrieval is measured."""
 
 
 class PairBatch(NamedTuple):
@@ -133,7 +136,8 @@ class PairData:
             chosen_BL = words_BL & (drawn_BL < self.config.share)
             how_BL = torch.from_numpy(rng.random(ids_BL.shape))
             marked_BL = chosen_BL & (how_BL < 0.8)
-            other_BL = torch.from_numpy(rng.integers(4, size, ids_BL.shape))
+            # Words are 1 to size - 4: padding comes before them, the unknown word, start and end behind.
+            other_BL = torch.from_numpy(rng.integers(1, max(2, size - 3), ids_BL.shape))
             shown_BL = torch.where(chosen_BL & (how_BL >= 0.9), other_BL, shown_BL)
             if self.regions.classes_nNK is not None:
                 hidden_BN = torch.from_numpy(rng.random(hidden_BN.shape) < self.config.share)
@@ -227,6 +231,11 @@ class VilbertTraining:
         )
         torch.manual_seed(run.seed)
         self.model = VilbertModule.over(tower, self.settings)
+        if run.model_from:
+            known = begin_with(self.model.vilbert, find_model(run.model_from), self.vocabulary)
+            self.notes.append(
+                f"begun with {run.model_from}: {known} of {len(self.vocabulary.words)} words were read there"
+            )
         rows = [self._encoded(record) for record in (*train, *aside)]
         unknown = (self.vocabulary.special.unknown,)
         kinds = kinds_of([row for some in rows[: len(train)] for row in some], without=unknown)
@@ -288,9 +297,10 @@ class VilbertTraining:
 @torch.inference_mode()
 def measure(model: VilbertModule, data: PairData, device: torch.device) -> dict[str, float]:
     """AUC of true against others' texts, share of hard false texts that score below the true one, and share
-    of hidden words that are found, with the picture and with that of another."""
+    of hidden words that are found: with the picture, with none (all features zero), with another one."""
     rng = np.random.default_rng(0)
-    true, other, pairs, words = [], [], [], {"words": [0, 0], "words_without_picture": [0, 0]}
+    true, other, pairs = [], [], []
+    words = {name: [0, 0] for name in ("words", "words_without_picture", "words_other_picture")}
     for entries in plan(np.arange(len(data.files)), _AT_ONCE, None):
         own = [data.rows[place][0] for place in entries]
         next_ones = [data.rows[(place + 1) % len(data.rows)][0] for place in entries]
@@ -303,9 +313,9 @@ def measure(model: VilbertModule, data: PairData, device: torch.device) -> dict[
             found = _pair_logits(model, data, places, [hard[number] or [] for number in kept], device)
             pairs.append(true[-1][kept] - found)
         batch = data.hide(entries, own, [True] * len(entries), rng).to(device)
-        for name, counts in words.items():
-            features = batch.features_BNF if name == "words" else torch.zeros_like(batch.features_BNF)
-            right, all_of_them = _words_found(model, batch._replace(features_BNF=features))
+        shown = (batch.features_BNF, torch.zeros_like(batch.features_BNF), batch.features_BNF.roll(1, 0))
+        for counts, features_BNF in zip(words.values(), shown, strict=True):
+            right, all_of_them = _words_found(model, batch._replace(features_BNF=features_BNF))
             counts[0], counts[1] = counts[0] + right, counts[1] + all_of_them
     positive, negative = torch.cat(true), torch.cat(other)
     higher = (positive[:, None] > negative).double() + 0.5 * (positive[:, None] == negative).double()
@@ -313,6 +323,35 @@ def measure(model: VilbertModule, data: PairData, device: torch.device) -> dict[
     if pairs:
         scores["hard"] = float((torch.cat(pairs) > 0).double().mean())
     return scores | {name: right / max(1, count) for name, (right, count) in words.items()}
+
+
+@torch.inference_mode()
+def retrieval(
+    model: VilbertModule,
+    data: PairData,
+    device: torch.device,
+    advance: Callable[[int], None],
+    pool: int = POOL,
+) -> dict[str, float]:
+    """R@1, R@5 and R@10 both ways within pools of `pool` pictures and their first captions, and the size of
+    the pools: every text is read with every picture, which takes pool^2 passes for each pool."""
+    model.eval()
+    size = min(pool, len(data.files))
+    above: dict[str, list[int]] = {"picture_to_text": [], "text_to_picture": []}
+    for first in range(0, len(data.files) - size + 1, size):
+        places = list(range(first, first + size))
+        texts = [data.rows[place][0] for place in places]
+        logits = torch.stack([_pair_logits(model, data, [place] * size, texts, device) for place in places])
+        own = logits.diagonal()
+        above["picture_to_text"] += (logits > own[:, None]).sum(1).tolist()
+        above["text_to_picture"] += (logits > own[None]).sum(0).tolist()
+        advance(size)
+    found = {
+        f"{way}_R@{k}": float(np.mean([rank < k for rank in ranks]))
+        for way, ranks in above.items()
+        for k in (1, 5, 10)
+    }
+    return {**found, "pool": float(size)}
 
 
 def _pair_logits(

@@ -14,19 +14,25 @@ from torch import Tensor, nn
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.facts import ModelFacts
 from patchword.checkpoints.model import build_over_tower, published_commits, read_settings, read_vocabulary
-from patchword.composed import TextTowerSettings, TowerModel, TowerSettings, build_text_tower
+from patchword.composed import (
+    TextTowerSettings,
+    TowerModel,
+    TowerSettings,
+    build_text_tower,
+    build_two_streams,
+)
 from patchword.data.captions import padded
 from patchword.data.pictures import Picture, Preprocessing, open_picture
 from patchword.device import choose_device
 from patchword.errors import DataError, counted
+from patchword.layers.regions import five
 from patchword.models.pretraining.vilbert import Vilbert, VilbertConfig
 from patchword.tasks.describe import describe
-from patchword.tasks.pretrain.regions import cell_boxes, five, see_regions, window_boxes
+from patchword.tasks.pretrain.regions import candidates, see_regions
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords, remarks_on_length
 from patchword.text.words import Vocabulary, refuse_no_text, refuse_no_texts
 from patchword.towers import layered
-from patchword.towers.settings import BertTowerConfig
 
 
 class VilbertSettings(BaseModel, extra="forbid", frozen=True):
@@ -39,28 +45,33 @@ class VilbertSettings(BaseModel, extra="forbid", frozen=True):
     vocabulary_size: int = Field(gt=4, le=10_000_000)
     max_words: int = Field(gt=0, le=100_000)
     classes: int = Field(ge=0, le=10_000_000)
+    points: bool = False
+    """Whether it was tuned on phrases with boxes."""
     tower_sha256: str | None = None
 
 
 class VilbertModule(TowerModel):
     """The frozen eyes and the two streams."""
 
-    def __init__(self, tower: nn.Module, vilbert: Vilbert) -> None:
+    def __init__(self, tower: nn.Module, vilbert: Vilbert, points: bool = False) -> None:
+        """`points`: with a head that says of each region whether a phrase names it."""
         super().__init__(tower)
         self.vilbert = vilbert
+        self.region_head = nn.Linear(vilbert.config.width, 1) if points else None
 
     @classmethod
     def over(cls, tower: Any, settings: VilbertSettings) -> VilbertModule:
         """Over a tower that is there."""
-        config = settings.vilbert
-        sizes = {"vocab_size": 1, "max_position_embeddings": 1, "num_hidden_layers": config.pairs}
-        sizes |= {"hidden_size": config.width, "intermediate_size": config.hidden}
-        fields = {**sizes, "num_attention_heads": config.heads}
-        picture = build_text_tower(BertTowerConfig(architecture=fields, trainable_from=0))
-        # The blocks alone are used: regions have an embedding of their own.
-        picture.model.embeddings.requires_grad_(False)
-        text = build_text_tower(settings.text)
-        return cls(tower, Vilbert(config, text, picture, tower.width, settings.classes))
+        vilbert = build_two_streams(settings.vilbert, settings.text, tower.width, settings.classes)
+        return cls(tower, vilbert, settings.points)
+
+    def region_logits(
+        self, ids_BL: Tensor, mask_BL: Tensor, features_BNF: Tensor, places_BN5: Tensor
+    ) -> Tensor:
+        """Logit of each region but the whole picture being what the text names, (B, N - 1)."""
+        assert self.region_head is not None  # built with `points`
+        streams = self.vilbert(ids_BL, mask_BL, features_BNF, places_BN5)
+        return self.region_head(streams.picture_BNW[:, 1:]).squeeze(-1)
 
 
 class RegionScore(NamedTuple):
@@ -106,25 +117,40 @@ class TwoStreamModel:
 
     @torch.inference_mode()
     def point(self, picture: Picture, phrase: str, best: int = 3) -> list[RegionScore]:
-        """The regions that a phrase fits best, best first: each region is read as a picture of its own.
+        """The regions that a phrase fits best, best first. A model that was tuned on phrases reads all
+        regions at once and says which is named; else each region is read as a picture of its own.
 
         Raises DataError for a phrase without a word that the model knows.
         """
-        features_1NF, _, boxes_N4 = self._seen([picture])
-        sized = _windows(features_1NF[0], boxes_N4)
-        features = torch.stack([feature.mean(0) for feature, _ in sized])[:, None]
-        whole = torch.tensor([(0.0, 0.0, 1.0, 1.0)])
-        shares = self._shares([phrase] * len(sized), features, whole)
+        features_1NF, boxes_N4 = candidates(
+            self.model.tower, self._pixels([picture]), self.settings.vilbert.regions
+        )
+        if self.settings.points:
+            ids_BL, real_BL = self._read([phrase])
+            places_BN5 = five(boxes_N4).to(self.device)[None]
+            shares = self.model.region_logits(ids_BL, real_BL, features_1NF, places_BN5)[0].float().sigmoid()
+        else:
+            each = features_1NF[0, 1:, None]
+            shares = self._shares([phrase] * len(each), each, torch.tensor([(0.0, 0.0, 1.0, 1.0)]))
         order = shares.argsort(descending=True)[:best].tolist()
-        return [RegionScore(sized[place][1], float(shares[place])) for place in order]
+        return [RegionScore(tuple(boxes_N4[1 + place].tolist()), float(shares[place])) for place in order]
 
-    def _seen(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor | None, Tensor]:
+    def _pixels(self, pictures: Sequence[Picture]) -> Tensor:
         preprocessing = self.settings.preprocessing
         pixels = np.stack([preprocessing.apply(open_picture(picture)) for picture in pictures])
-        pixels_B3HW = torch.from_numpy(preprocessing.normalise(pixels)).to(self.device)
-        return see_regions(self.model.tower, pixels_B3HW, self.settings.vilbert.regions)
+        return torch.from_numpy(preprocessing.normalise(pixels)).to(self.device)
+
+    def _seen(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor | None, Tensor]:
+        return see_regions(self.model.tower, self._pixels(pictures), self.settings.vilbert.regions)
 
     def _shares(self, texts: Sequence[str], features_BNF: Tensor, boxes_N4: Tensor) -> Tensor:
+        ids_BL, real_BL = self._read(texts)
+        places_BN5 = five(boxes_N4).to(self.device).expand(len(texts), -1, -1)
+        streams = self.model.vilbert(ids_BL, real_BL, features_BNF, places_BN5)
+        return self.model.vilbert.pair_logits(streams).float().sigmoid()
+
+    def _read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Ids with start and end, and which are no padding; raises DataError where no word is known."""
         special, rows = self.vocabulary.special, []
         refuse_no_texts(texts)
         for text in texts:
@@ -135,9 +161,7 @@ class TwoStreamModel:
             rows.append(ids)
         ids_BL, _ = padded(rows, special, ends=True)
         ids_BL = ids_BL.to(self.device)
-        places_BN5 = five(boxes_N4).to(self.device).expand(len(texts), -1, -1)
-        streams = self.model.vilbert(ids_BL, ids_BL != special.pad, features_BNF, places_BN5)
-        return self.model.vilbert.pair_logits(streams).float().sigmoid()
+        return ids_BL, ids_BL != special.pad
 
     def unknown_words(self, text: str) -> list[str]:
         """The words of a phrase that the model never read."""
@@ -162,29 +186,6 @@ class TwoStreamModel:
         facts = self.facts.with_sources(published_commits(self.model))
         weights, words = self.model.state_dict(), self.vocabulary.to_json()
         checkpoint.write_model(folder, "pretrain", settings, facts, weights, words, half)
-
-
-def _windows(features_NF: Tensor, boxes_N4: Tensor) -> list[tuple[Tensor, tuple[float, float, float, float]]]:
-    """Features within a region, and its box: of a grid every cell and every square of 2 and 3 cells; of
-    crops each window."""
-    boxes = [tuple(box) for box in boxes_N4[1:].tolist()]
-    if len(boxes_N4) == len(window_boxes()) and torch.equal(boxes_N4, window_boxes()):
-        return [(features_NF[n : n + 1], box) for n, box in enumerate(boxes, 1)]
-    columns = sum(box[1] == boxes[0][1] for box in boxes)
-    rows = len(boxes) // columns
-    grid = features_NF[1:].unflatten(0, (rows, columns))
-    cells = cell_boxes((rows, columns))[1:].unflatten(0, (rows, columns))
-    found = []
-    for side in (1, 2, 3):
-        for row in range(rows - side + 1):
-            for column in range(columns - side + 1):
-                part = grid[row : row + side, column : column + side].flatten(0, 1)
-                (x1, y1), (x2, y2) = (
-                    cells[row, column, :2].tolist(),
-                    cells[row + side - 1, column + side - 1, 2:].tolist(),
-                )
-                found.append((part, (x1, y1, x2, y2)))
-    return found
 
 
 def load_two_streams(folder: Path, device: str | None = None) -> TwoStreamModel:
