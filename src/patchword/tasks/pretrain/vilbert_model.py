@@ -112,7 +112,7 @@ class TwoStreamModel:
             raise DataError(
                 f"{counted(len(pictures), 'picture')} and {counted(len(texts), 'text')}: give one for each"
             )
-        features, _, boxes = self._seen(pictures)
+        features, _, boxes = self.see(pictures)
         return self._shares(texts, features, boxes).cpu().numpy()
 
     @torch.inference_mode()
@@ -140,7 +140,8 @@ class TwoStreamModel:
         pixels = np.stack([preprocessing.apply(open_picture(picture)) for picture in pictures])
         return torch.from_numpy(preprocessing.normalise(pixels)).to(self.device)
 
-    def _seen(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor | None, Tensor]:
+    def see(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Features of the regions (n, N, F), what the tower's classifier says of them, and boxes (N, 4)."""
         return see_regions(self.model.tower, self._pixels(pictures), self.settings.vilbert.regions)
 
     def _shares(self, texts: Sequence[str], features_BNF: Tensor, boxes_N4: Tensor) -> Tensor:
