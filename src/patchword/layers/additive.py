@@ -57,7 +57,7 @@ class AdditiveAttention(nn.Module):
         """
         scores_BKN = self._scores(keys_BNA, queries_BKA, self.score.weight[0]) + self.score.bias
         if mask_BN is not None:
-            scores_BKN = scores_BKN.masked_fill(~mask_BN[: len(queries_BKA), None], -torch.inf)
+            scores_BKN = scores_BKN.masked_fill(~mask_BN[: queries_BKA.shape[0], None], -torch.inf)
         return scores_BKN.softmax(dim=-1)
 
 
@@ -66,6 +66,8 @@ def relu_scores(keys_BNA: Tensor, queries_BKA: Tensor, weight_A: Tensor) -> Tens
 
     With fewer rows of queries than of keys, the queries belong to the first pictures.
     """
+    if torch.jit.is_tracing():
+        return _plain(keys_BNA, queries_BKA, weight_A, torch.relu)
     return _ReluScores.apply(keys_BNA, queries_BKA, weight_A)
 
 
@@ -74,7 +76,18 @@ def tanh_scores(keys_BNA: Tensor, queries_BKA: Tensor, weight_A: Tensor) -> Tens
 
     With fewer rows of queries than of keys, the queries belong to the first pictures.
     """
+    if torch.jit.is_tracing():
+        return _plain(keys_BNA, queries_BKA, weight_A, torch.tanh)
     return _TanhScores.apply(keys_BNA, queries_BKA, weight_A)
+
+
+def _plain(
+    keys_BNA: Tensor, queries_BKA: Tensor, weight_A: Tensor, activate: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """The formula as it stands, with all sums at once, for a graph that is written for another runtime: it
+    holds no buffers that are overwritten."""
+    keys_bNA = keys_BNA[: queries_BKA.shape[0]]
+    return activate(keys_bNA[:, None] + queries_BKA[:, :, None]) @ weight_A
 
 
 class _ReluScores(torch.autograd.Function):

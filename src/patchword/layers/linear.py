@@ -65,6 +65,7 @@ def _suits(inputs: Tensor, weight_OI: Tensor) -> bool:
         and inputs.numel() * len(weight_OI) >= _WORTH_THE_CALL
         and mkl_is_slow()
         and not torch.is_autocast_enabled("cpu")
+        and not torch.jit.is_tracing()  # a graph that is written for another runtime holds plain products
     )
 
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from patchword.layers.attention import attend
 from patchword.layers.bank import Bank, ClusterResult, cluster
 from patchword.layers.linear import Linear
-from patchword.layers.transformer import initialise, merge_heads
+from patchword.layers.transformer import initialise, merge_heads, split_heads
 from patchword.types import KeysAndValues
 
 CONTEXT_WIDTH = 8
@@ -386,7 +386,8 @@ def attend_with_prototypes(
     plain = (
         queries_BHTD.device.type == "cpu" and queries_BHTD.dtype == columns.keys_HMD.dtype == torch.float32
     )
-    if plain and not want_weights and not torch.is_grad_enabled() and columns.top is None:
+    stored = want_weights or torch.is_grad_enabled() or torch.jit.is_tracing()  # a graph has no such kernel
+    if plain and not stored and columns.top is None:
         return _merged(queries_BHTD, keys_BHND, values_BHND, columns, bias), None
     queries_BHTD = queries_BHTD * width**-0.5
     own_BHTN = queries_BHTD @ keys_BHND.transpose(-2, -1)
@@ -408,7 +409,8 @@ def attend_with_prototypes(
     own_HXN, weights_HXM = weights_HXY.split((own_HXN.shape[-1], scores_HXM.shape[-1]), dim=-1)
     recalled_HXD = weights_HXM @ columns.values_HMD
     own_BHTN, recalled_BHTD, weights_BHTM = (
-        x_HXY.unflatten(1, (rows, length)).transpose(0, 1) for x_HXY in (own_HXN, recalled_HXD, weights_HXM)
+        x_HXY.view(heads, rows, length, x_HXY.shape[-1]).transpose(0, 1)
+        for x_HXY in (own_HXN, recalled_HXD, weights_HXM)
     )
     return own_BHTN @ values_BHND + recalled_BHTD, weights_BHTM
 
@@ -458,7 +460,7 @@ class PrototypeRecall(nn.Module):
         self, y_RTC: Tensor, columns: Columns, want_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Returns the addition (R, T, C), and the weights (R, H, T, M) where `want_weights` is set."""
-        queries_1HXD = self.query(y_RTC).unflatten(-1, (self.heads, -1)).flatten(0, 1).transpose(0, 1)[None]
+        queries_1HXD = split_heads(self.query(y_RTC), self.heads).transpose(0, 1).flatten(1, 2)[None]
         keys_1HMD, values_1HMD = columns.keys_HMD[None], columns.values_HMD[None]
         bias_1M = None if columns.bias_M is None else columns.bias_M[None]
         context_1HXD, weights_1HXM = attend(queries_1HXD, keys_1HMD, values_1HMD, bias_1M, want_weights)

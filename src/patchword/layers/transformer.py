@@ -36,7 +36,8 @@ def check_heads(width: int, heads: int) -> None:
 
 def split_heads(x_BTC: Tensor, heads: int) -> Tensor:
     """Views (B, T, H*D) as (B, H, T, D), without a copy."""
-    return x_BTC.unflatten(-1, (heads, -1)).transpose(1, 2)
+    # By `view` and not `unflatten`, which a graph that is written would hold with the sizes of its example.
+    return x_BTC.view(*x_BTC.shape[:-1], heads, x_BTC.shape[-1] // heads).transpose(1, 2)
 
 
 def merge_heads(x_BHTD: Tensor) -> Tensor:
@@ -89,9 +90,8 @@ class SelfAttention(nn.Module):
 
     def project(self, x_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns queries, keys and values, (B, H, T, D) each."""
-        queries_BHTD, keys_BHTD, values_BHTD = (
-            self.qkv(x_BTC).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        )
+        apart = (*x_BTC.shape[:-1], 3, self.heads, x_BTC.shape[-1] // self.heads)
+        queries_BHTD, keys_BHTD, values_BHTD = self.qkv(x_BTC).view(apart).permute(2, 0, 3, 1, 4)
         return queries_BHTD, keys_BHTD, values_BHTD
 
     def merge(self, context_BHTD: Tensor) -> Tensor:
@@ -127,10 +127,8 @@ class CrossAttention(nn.Module):
                 self.keys_values.bias.chunk(2),
             )
             keys_BNC, values_BNC = linear(keyed_BNC, keys_CC, keys_C), linear(seen_BNC, values_CC, values_C)
-        heads = (self.heads, -1)
-        return keys_BNC.unflatten(-1, heads).transpose(-3, -2), values_BNC.unflatten(-1, heads).transpose(
-            -3, -2
-        )
+        apart = (*keys_BNC.shape[:-1], self.heads, keys_BNC.shape[-1] // self.heads)
+        return keys_BNC.view(apart).transpose(-3, -2), values_BNC.view(apart).transpose(-3, -2)
 
     def queries(self, x_RTC: Tensor, images: int) -> Tensor:
         """Queries of an image's rows side by side, (B, H, K*T, D), so that keys need no copy per row."""
@@ -149,7 +147,7 @@ class CrossAttention(nn.Module):
         `bias` broadcasts to (B, H, K*T, N).
         """
         context_BHTD, weights_BHTN = attend(
-            self.queries(x_RTC, len(keys_BHND)), keys_BHND, values_BHND, bias, want_weights
+            self.queries(x_RTC, keys_BHND.shape[0]), keys_BHND, values_BHND, bias, want_weights
         )
         context_RTC = self.output(merge_heads(context_BHTD).view(x_RTC.shape))
         return context_RTC, None if weights_BHTN is None else weights_of_rows(weights_BHTN, len(x_RTC))

@@ -66,7 +66,7 @@ def attend_heads(
 
 def split_heads(rows_BNC: Tensor, heads: int) -> Tensor:
     """Views (B, N, H * D) as (B, H, N, D)."""
-    return rows_BNC.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return rows_BNC.view(*rows_BNC.shape[:-1], heads, rows_BNC.shape[-1] // heads).transpose(1, 2)
 
 
 def run_layers(

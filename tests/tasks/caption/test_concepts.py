@@ -12,16 +12,19 @@ from patchword.tasks.caption.concepts import (
     calibrated,
     concepts_of,
     fit_calibration,
+    likeliest,
+    word_probabilities,
+)
+from patchword.tasks.caption.naming import (
+    ConceptSettings,
+    DoubtSettings,
     forms,
     guess,
-    likeliest,
     names,
     phrase_of,
     said,
     sayable,
-    word_probabilities,
 )
-from patchword.tasks.caption.model import ConceptSettings, DoubtSettings
 from patchword.tasks.caption.result import Concept
 from patchword.text.imagenet import common_words, imagenet_classes
 from patchword.text.words import Vocabulary

@@ -8,16 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import patchword
+from patchword.tasks.caption.calibrate import UNSURE_SHARE, fit_doubt
 from patchword.tasks.caption.doubt import (
-    UNSURE_SHARE,
-    fit_doubt,
     is_far,
     is_unsure,
     least_probability,
     signs,
     trust,
 )
-from patchword.tasks.caption.model import ConceptSettings, DoubtSettings, PictureConcepts
+from patchword.tasks.caption.naming import ConceptSettings, DoubtSettings, PictureConcepts
 from patchword.tasks.caption.result import Caption, Concept
 
 DOUBT = DoubtSettings(

@@ -13,12 +13,8 @@ from patchword.errors import DataError
 from patchword.layers.familiarity import mean_patch
 from patchword.models.captioners.show_attend_tell import ShowAttendTellConfig
 from patchword.tasks.caption.load import load
-from patchword.tasks.caption.model import (
-    CaptioningModel,
-    ConceptSettings,
-    DoubtSettings,
-    ModelSettings,
-)
+from patchword.tasks.caption.model import CaptioningModel, ModelSettings
+from patchword.tasks.caption.naming import ConceptSettings, DoubtSettings
 from patchword.tasks.caption.options import DecodingOptions, DecodingSettings
 from patchword.text.imagenet import common_words
 from patchword.text.words import Vocabulary

@@ -132,8 +132,8 @@ class Adaptive(nn.Module):
         self, tokens_R: Tensor, memory: AdaptiveMemory, state: LstmState, trace: bool = False
     ) -> tuple[Tensor, LstmState, Trace | None]:
         """Decodes one word for every row; the beams of a picture share its patches."""
-        B = len(memory.picture_BS)
-        picture_RS = memory.picture_BS.repeat_interleave(len(tokens_R) // B, 0)
+        B = memory.picture_BS.shape[0]
+        picture_RS = memory.picture_BS.repeat_interleave(tokens_R.shape[0] // B, 0)
         hidden_R1S, sentinel_R1S, state = self._run(tokens_R[:, None], picture_RS, state)
         hidden_BKS, sentinel_BKS = (
             hidden_R1S.view(B, -1, self.config.width),

@@ -326,7 +326,7 @@ class CaptionTransformer(nn.Module):
             )
             if trace:
                 seen.append((cross_RH1N, concatenated_RH1M if recalled_RH1M is None else recalled_RH1M))
-        real_R11 = torch.ones(len(tokens_R), 1, 1, dtype=torch.bool, device=tokens_R.device)
+        real_R11 = torch.ones(tokens_R.shape[0], 1, 1, dtype=torch.bool, device=tokens_R.device)
         return (
             self.output(y_R1C[:, 0]),
             self.state_type(*caches),

@@ -120,8 +120,9 @@ class MemoryAugmentedLayer(nn.Module):
         return self.feed_forward(self.attention_norm(mixed_BNC))
 
     def _slots(self, slots_MC: Tensor, like_BHND: Tensor, scale: int) -> Tensor:
-        slots_HMD = (slots_MC * scale**0.5).unflatten(-1, like_BHND.shape[1::2]).transpose(0, 1)
-        return slots_HMD.expand(len(like_BHND), -1, -1, -1)
+        apart = (slots_MC.shape[0], like_BHND.shape[1], like_BHND.shape[3])
+        slots_HMD = (slots_MC * scale**0.5).view(apart).transpose(0, 1)
+        return slots_HMD.expand(like_BHND.shape[0], -1, -1, -1)
 
 
 class MeshedDecoderLayer(nn.Module):
@@ -153,7 +154,7 @@ class MeshedDecoderLayer(nn.Module):
             add_dropped(y_RTC, self.attention.merge(context_RHTD), self.dropout, self.training)
         )
         levels = len(self.gates)
-        queries_BHTD = self.cross.queries(y_RTC, len(seen.keys_BHND)).repeat(1, levels, 1, 1)
+        queries_BHTD = self.cross.queries(y_RTC, seen.keys_BHND.shape[0]).repeat(1, levels, 1, 1)
         looked_BXTD, weights = attend(
             queries_BHTD, seen.keys_BHND, seen.values_BHND, seen.bias_B11N, want_weights
         )
@@ -259,7 +260,7 @@ class MeshedMemoryTransformer(nn.Module):
             keys_RHTD, values_RHTD = caches[-1].unbind(dim=1)
             context_RH1D, _ = attend(queries_RH1D, keys_RHTD, values_RHTD)
             y_R1C, weights_BXTN = layer(y_R1C, context_RH1D, seen, trace and seen.last)
-        real_R11 = torch.ones(len(tokens_R), 1, 1, dtype=torch.bool, device=tokens_R.device)
+        real_R11 = torch.ones(tokens_R.shape[0], 1, 1, dtype=torch.bool, device=tokens_R.device)
         return self.output(y_R1C[:, 0]), self.state_type(*caches), _trace(weights_BXTN, real_R11)
 
 

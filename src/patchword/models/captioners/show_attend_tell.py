@@ -185,7 +185,7 @@ class ShowAttendTell(nn.Module):
         """Decodes one word for every row; the beams of a picture share its keys and its grid."""
         words_RE = self._embed(tokens_R)
         into_words, into_context = self._input_weights()
-        hidden_BKS = state.hidden_RS.view(len(memory.grid_BNC), -1, self.config.width)
+        hidden_BKS = state.hidden_RS.view(memory.grid_BNC.shape[0], -1, self.config.width)
         context_BKC, attention_BKN = self._look(
             memory, self.attention.query(hidden_BKS), self.gate(hidden_BKS)
         )
@@ -220,14 +220,14 @@ class ShowAttendTell(nn.Module):
         """
         weight_YS = torch.cat([self.attention.query.weight, self.gate.weight, self.recurrence.weight_hh])
         biases_Y = torch.cat([self.attention.query.bias, self.gate.bias])
-        return weight_YS, torch.cat([biases_Y.expand(len(gates_PG), -1), gates_PG], dim=1)
+        return weight_YS, torch.cat([biases_Y.expand(gates_PG.shape[0], -1), gates_PG], dim=1)
 
     def _look(
         self, memory: ShowAttendTellMemory, query_nKA: Tensor, gate_nKC: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Gated contexts (n, K, C) and attention (n, K, N) of the first n pictures, K queries each."""
         attention_nKN = self.attention(memory.keys_BNA, query_nKA, memory.mask_BN)
-        return gate_nKC.sigmoid() * (attention_nKN @ memory.grid_BNC[: len(query_nKA)]), attention_nKN
+        return gate_nKC.sigmoid() * (attention_nKN @ memory.grid_BNC[: query_nKA.shape[0]]), attention_nKN
 
 
 def _two_layers(inputs: int, outputs: int) -> nn.Sequential:

@@ -26,21 +26,29 @@ from patchword.metrics import score_captions
 from patchword.sentences import SentenceSpace
 from patchword.tasks.caption.concepts import (
     NamesClasses,
-    SpokenText,
     calibrated,
     fit_calibration,
     likeliest,
-    sayable,
     word_probabilities,
 )
-from patchword.tasks.caption.doubt import AGREES, fit_doubt
-from patchword.tasks.caption.model import CaptioningModel, ConceptSettings, PictureConcepts
+from patchword.tasks.caption.doubt import AGREES, signs
+from patchword.tasks.caption.model import CaptioningModel
+from patchword.tasks.caption.naming import (
+    ConceptSettings,
+    DoubtSettings,
+    PictureConcepts,
+    SpokenText,
+    sayable,
+)
 from patchword.tasks.caption.result import Caption
 from patchword.text.concepts import caption_words
 from patchword.text.imagenet import common_words, imagenet_classes
 
 FAMILIAR_SHARE = 0.95
 """This share of the held-out pictures is like the training pictures."""
+UNSURE_SHARE = 0.1
+"""This share of the pictures held out of training is marked unsure."""
+_RIDGE = 1e-3
 _HOST_COUNT = 5
 """How often a vocabulary word must occur in the training captions to stand in for another."""
 _FREQUENT = 0.01
@@ -207,3 +215,44 @@ def frequent_mistakes(
         {word: int(count) for word, count in zip(words, (sure_BW & ~named_BW).sum(0), strict=True) if count}
     )
     return counted.most_common(most)
+
+
+def fit_doubt(
+    captions: Sequence[Caption], seen: Sequence[PictureConcepts], agree: Sequence[bool]
+) -> DoubtSettings | None:
+    """The regression, the limit below which UNSURE_SHARE of these pictures lie, and the farthest of them.
+
+    None where all captions agree, or none does: then nothing tells one from the other, and the distance alone
+    decides.
+    """
+    if len(set(agree)) < 2:
+        return None
+    x_P3 = torch.tensor([signs(*pair) for pair in zip(captions, seen, strict=True)], dtype=torch.float64)
+    weights_4 = _logistic(x_P3, torch.tensor(list(agree), dtype=torch.float64))
+    chances_P = torch.sigmoid(weights_4[0] + x_P3 @ weights_4[1:])
+    bias, distance, log_probability, unsaid = weights_4.tolist()
+    return DoubtSettings(
+        bias=bias,
+        distance=distance,
+        log_probability=log_probability,
+        unsaid=unsaid,
+        limit=float(chances_P.quantile(UNSURE_SHARE)),
+        far=max(1.0, max(one.distance for one in seen)),
+    )
+
+
+def _logistic(x_PF: Tensor, y_P: Tensor) -> Tensor:
+    """Bias and weights (1 + F) of a logistic regression, with a slight ridge on the weights."""
+    parameters = torch.zeros(1 + x_PF.shape[1], dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([parameters], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        logits_P = parameters[0] + x_PF @ parameters[1:]
+        total = torch.nn.functional.binary_cross_entropy_with_logits(logits_P, y_P)
+        total = total + _RIDGE * (parameters[1:] ** 2).sum()
+        total.backward()
+        return total
+
+    optimiser.step(loss)
+    return parameters.detach()

@@ -20,20 +20,13 @@ own probability alone is high for a fluent sentence about something else.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 
-import torch
-from torch import Tensor
-
-from patchword.tasks.caption.concepts import names
-from patchword.tasks.caption.model import ConceptSettings, DoubtSettings, PictureConcepts
+from patchword.tasks.caption.naming import ConceptSettings, DoubtSettings, PictureConcepts, guess, names
 from patchword.tasks.caption.result import Caption
 
 AGREES = 0.25
 """CIDEr from which a caption counts as agreeing with the people who described the picture."""
-UNSURE_SHARE = 0.1
-"""This share of the pictures held out of training is marked unsure."""
-_RIDGE = 1e-3
 
 
 def signs(caption: Caption, seen: PictureConcepts) -> tuple[float, float, float]:
@@ -54,6 +47,14 @@ def is_far(seen: PictureConcepts, settings: DoubtSettings | None) -> bool:
     return seen.distance > (1 if settings is None else settings.far)
 
 
+def as_guess(caption: Caption, seen: PictureConcepts, settings: ConceptSettings) -> Caption:
+    """A sentence of the concepts in place of the caption, which stays as the first alternative."""
+    text = guess(seen.named, settings)
+    blank = replace(caption, unsure=True, attention_Thw=None, sentinel=None, prototypes=None)
+    kept = (replace(caption, alternatives=()), *caption.alternatives)
+    return replace(blank, text=text, tokens=tuple(text.split()), alternatives=kept)
+
+
 def least_probability(seen: PictureConcepts, settings: ConceptSettings) -> float:
     """The probability of the likeliest unsaid concept from which a caption must say it."""
     if settings.doubt is None or seen.distance <= 1:
@@ -71,44 +72,3 @@ def trust(caption: Caption, seen: PictureConcepts, settings: DoubtSettings) -> f
         + settings.unsaid * unsaid
     )
     return 1 / (1 + math.exp(-max(-60.0, min(60.0, total))))
-
-
-def fit_doubt(
-    captions: Sequence[Caption], seen: Sequence[PictureConcepts], agree: Sequence[bool]
-) -> DoubtSettings | None:
-    """The regression, the limit below which UNSURE_SHARE of these pictures lie, and the farthest of them.
-
-    None where all captions agree, or none does: then nothing tells one from the other, and the distance alone
-    decides.
-    """
-    if len(set(agree)) < 2:
-        return None
-    x_P3 = torch.tensor([signs(*pair) for pair in zip(captions, seen, strict=True)], dtype=torch.float64)
-    weights_4 = _logistic(x_P3, torch.tensor(list(agree), dtype=torch.float64))
-    chances_P = torch.sigmoid(weights_4[0] + x_P3 @ weights_4[1:])
-    bias, distance, log_probability, unsaid = weights_4.tolist()
-    return DoubtSettings(
-        bias=bias,
-        distance=distance,
-        log_probability=log_probability,
-        unsaid=unsaid,
-        limit=float(chances_P.quantile(UNSURE_SHARE)),
-        far=max(1.0, max(one.distance for one in seen)),
-    )
-
-
-def _logistic(x_PF: Tensor, y_P: Tensor) -> Tensor:
-    """Bias and weights (1 + F) of a logistic regression, with a slight ridge on the weights."""
-    parameters = torch.zeros(1 + x_PF.shape[1], dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([parameters], max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        logits_P = parameters[0] + x_PF @ parameters[1:]
-        total = torch.nn.functional.binary_cross_entropy_with_logits(logits_P, y_P)
-        total = total + _RIDGE * (parameters[1:] ** 2).sum()
-        total.backward()
-        return total
-
-    optimiser.step(loss)
-    return parameters.detach()

@@ -13,20 +13,23 @@ from patchword.device import choose_device
 from patchword.hub import hub_name, is_hub
 from patchword.layers.codebook import Codebook
 from patchword.lookup import look_up
+from patchword.onnx_graphs import is_exported
 from patchword.tasks.caption.model import CaptioningModel, ModelSettings
 from patchword.tasks.caption.prototypes import FILE as PROTOTYPES
 from patchword.tasks.caption.prototypes import nearest_captions, read_prototypes
 
 
 def load(name: str | Path, device: str | None = None) -> Any:
-    """A captioning model by the name of a shipped one, a folder, a hub id of a Patchword folder, or `hub:ID`
-    of a transformers captioner.
+    """A captioning model by the name of a shipped one, a folder, an exported folder, a hub id of a Patchword
+    folder, or `hub:ID` of a transformers captioner.
 
     Raises ModelError when there is no such model, or its folder is incomplete or of another format.
     """
     chosen = choose_device(device)
     if is_hub(name):
         return look_up("tasks.caption.hub:HubCaptioner").load(*hub_name(name), chosen)
+    if is_exported(name):
+        return look_up("tasks.caption.exported:ExportedCaptioner")(name)
     folder = find_model(name)
     settings, facts = read_settings(folder, "caption", ModelSettings)
     vocabulary = read_vocabulary(folder, settings.vocabulary_size)

@@ -17,9 +17,10 @@ from patchword.constrained import MOST_CONSTRAINTS, constrained_beam_search
 from patchword.decode import BeamOptions, explain_tokens
 from patchword.errors import ModelError
 from patchword.layers.familiarity import mean_patch
-from patchword.tasks.caption.concepts import NamesClasses, concepts_of, guess, names, phrase_of, said, sayable
-from patchword.tasks.caption.doubt import is_far, is_unsure, least_probability
-from patchword.tasks.caption.model import CaptioningModel, Perception, PictureConcepts
+from patchword.tasks.caption.concepts import NamesClasses, concepts_of
+from patchword.tasks.caption.doubt import as_guess, is_far, is_unsure, least_probability
+from patchword.tasks.caption.model import CaptioningModel, Perception
+from patchword.tasks.caption.naming import PictureConcepts, names, phrase_of, said, sayable
 from patchword.tasks.caption.options import DecodingSettings
 from patchword.tasks.caption.result import Caption
 
@@ -72,9 +73,7 @@ def with_words(
     if seen is not None and settings is not None:
         caption = replace(caption, unsure=is_unsure(caption, seen, settings.doubt), named=seen.named)
         if is_far(seen, settings.doubt) and not mention:
-            text = guess(seen.named, settings)
-            blank = replace(caption, unsure=True, attention_Thw=None, sentinel=None, prototypes=None)
-            return replace(blank, text=text, tokens=tuple(text.split()), alternatives=_kept(caption))
+            return as_guess(caption, seen, settings)
     words = missing_words(model, caption, mention, seen)
     return _said_anew(model, caption, memory, hw, decoding, trace, words) if words else caption
 

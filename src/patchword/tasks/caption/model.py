@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -32,53 +32,16 @@ from patchword.errors import ConfigError, PictureError
 from patchword.html.pictures import small_jpeg
 from patchword.lookup import look_up
 from patchword.tasks.caption.batches import captions_of, computing_in
+from patchword.tasks.caption.naming import ConceptSettings, PictureConcepts
 from patchword.tasks.caption.options import OWN, DecodingOptions, DecodingSettings
 from patchword.tasks.caption.prototypes import FILE as PROTOTYPES
 from patchword.tasks.caption.prototypes import context_words
-from patchword.tasks.caption.result import Caption, Captions, Concept
+from patchword.tasks.caption.result import Caption, Captions
 from patchword.tasks.describe import describe
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
 from patchword.types import Trace, VisualFeatures
-
-
-class DoubtSettings(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
-    """When a caption is marked unsure (`doubt.py`), fitted on pictures held out of training."""
-
-    bias: float = Field(description="logistic regression: constant term")
-    distance: float = Field(description="logistic regression: weight of the distance over its limit")
-    log_probability: float = Field(description="logistic regression: weight of a token's log-probability")
-    unsaid: float = Field(description="logistic regression: weight of the likeliest unsaid concept")
-    limit: float = Field(ge=0, le=1, description="probability of agreement below which a picture is unsure")
-    far: float = Field(1.0, ge=1, description="distance over its limit beyond which only concepts are named")
-    likely: float = Field(0.15, gt=0, le=1, description="as confident, where the caption cannot be trusted")
-
-
-class ConceptSettings(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
-    """What a captioning model knows about the concepts that its eyes name."""
-
-    slope: float = Field(description="calibration: slope of logit q in logit p")
-    intercept: float = Field(description="calibration: intercept")
-    offsets: dict[str, float] = Field(default_factory=dict, description="calibration: what a word differs by")
-    priors: dict[str, float] = Field(
-        default_factory=dict,
-        description="how often captions name a word, whatever the picture; less than that is no evidence",
-    )
-    hosts: dict[str, str] = Field(
-        default_factory=dict,
-        description="concept words that the vocabulary lacks, and the words they are said like",
-    )
-    mention: Literal["never", "confident"] = Field(
-        "confident", description="confident: words of at least that probability enter the caption"
-    )
-    confident: float = Field(0.6, gt=0, le=1, description="probability from which a word must be said")
-    probable: float = Field(
-        0.08, gt=0, le=1, description="probability from which a word is listed, or guessed"
-    )
-    doubt: DoubtSettings | None = Field(
-        None, description="when a caption is marked unsure; absent: beyond the limit of distance"
-    )
 
 
 class ConsensusSettings(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
@@ -108,14 +71,6 @@ class ModelSettings(BaseModel, extra="forbid", frozen=True):
     codebook: dict[str, Any] | None = None
     """Words, templates and tower of the codebook, for models with region alignment; its embeddings are
     among the weights."""
-
-
-class PictureConcepts(NamedTuple):
-    """What the tower names in a picture, and how far the picture lies from the training pictures."""
-
-    named: tuple[Concept, ...]
-    distance: float
-    """Over the limit: above 1 are few of the pictures held out of training."""
 
 
 class Perception(NamedTuple):

@@ -10,12 +10,9 @@ output, made from the same files by onnxruntime.
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,20 +21,15 @@ from torch import Tensor, nn
 from patchword.checkpoints import folder as checkpoint
 from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.pictures import Picture
-from patchword.errors import ModelError
 from patchword.files import whole_folder, write_json
 from patchword.metrics.retrieval import retrieval
 from patchword.models.pairs.two_towers import TwoTowers
-from patchword.tasks.retrieve.exported import DESCRIPTION, PICTURES, TEXTS, ExportedTowers, load_runtime
+from patchword.onnx_graphs import DESCRIPTION, Kind, load_runtime, turn_into_int8, write_graph
+from patchword.tasks.retrieve.exported import PICTURES, TEXTS, ExportedTowers
 from patchword.tasks.retrieve.load import load_two_towers
 from patchword.tasks.retrieve.model import TwoTowerModel
 
-OPSET = 17
-Kind = Literal["onnx", "int8"]
-_IN_INT8 = ["MatMul", "Gemm", "Gather"]
-"""Operations whose weights are held in eight bits; what goes into products is rounded to eight bits when it
-is there (dynamic quantisation). Convolutions are not among them: one scale for a whole map of a depthwise
-network turned the vectors of photographs to a cosine of 0.85."""
+_FREE = {"pixels": {0: "B"}, "ids": {0: "J", 1: "L"}, "mask": {0: "J", 1: "L"}, "vectors": {0: "B"}}
 
 
 class _Pictures(nn.Module):
@@ -71,66 +63,20 @@ def export_towers(name: str, out: Path, to: Kind) -> tuple[TwoTowerModel, Export
     ids_JL = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 0]]) % model.settings.vocabulary_size
     mask_JL = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
     with whole_folder(out) as aside:
-        _export(_Pictures(model.model), (torch.zeros(2, 3, height, width),), aside / PICTURES, ["pixels"])
-        _export(_Texts(model.model), (ids_JL, mask_JL), aside / TEXTS, ["ids", "mask"])
+        pixels = {"pixels": torch.zeros(2, 3, height, width)}
+        write_graph(_Pictures(model.model), pixels, ["vectors"], _FREE, aside / PICTURES)
+        texts = {"ids": ids_JL, "mask": mask_JL}
+        write_graph(_Texts(model.model), texts, ["vectors"], _FREE, aside / TEXTS)
         for file in (PICTURES, TEXTS) if to == "int8" else ():
-            _in_int8(aside / file)
+            turn_into_int8(aside / file)
         write_json(aside / checkpoint.VOCABULARY, model.vocabulary.to_json(), indent=1)
         made_of = model.identity
-        facts: dict[str, Any] = {"format": 1, "to": to, "identity": made_of, "name": str(name)}
+        facts: dict[str, Any] = {"format": 1, "task": "retrieve", "to": to, "identity": made_of}
+        facts |= {"name": str(name)}
         facts |= {"preprocessing": model.settings.preprocessing.model_dump(mode="json")}
         facts |= {"longest": model.model.text.max_length, "width": model.settings.two_towers.width}
         write_json(aside / DESCRIPTION, facts, indent=1)
     return model, ExportedTowers(out)
-
-
-def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, names: list[str]) -> None:
-    axes = {"pixels": {0: "B"}, "ids": {0: "J", 1: "L"}, "mask": {0: "J", 1: "L"}, "vectors": {0: "B"}}
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            # The exporter that needs no further package is called deprecated, and remarks on every constant.
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                module.eval(),
-                inputs,
-                str(path),
-                input_names=names,
-                output_names=["vectors"],
-                dynamic_axes={name: axes[name] for name in (*names, "vectors")},
-                opset_version=OPSET,
-                dynamo=False,
-            )
-    except torch.onnx.errors.OnnxExporterError as error:
-        said = " ".join(str(error).split())[:300]
-        raise ModelError(f"a part of this model cannot be written as ONNX: {said}") from error
-
-
-def _in_int8(path: Path) -> None:
-    """Replace an ONNX file by one with weights of eight bits."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    whole = path.with_suffix(".whole")
-    path.rename(whole)
-    with _quiet_log():
-        quantize_dynamic(
-            whole,
-            path,
-            op_types_to_quantize=_IN_INT8,
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-        )
-    whole.unlink()
-
-
-@contextmanager
-def _quiet_log() -> Iterator[None]:
-    """Without the advice that the quantisation logs for every file: it is for static quantisation."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def agreement(

@@ -5,34 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.data.pictures import Picture, Preprocessing, open_picture
-from patchword.errors import MissingExtra, ModelError
+from patchword.errors import ModelError
+from patchword.onnx_graphs import DESCRIPTION, Graph
 from patchword.text.subwords import remarks_on, rows_of, vocabulary_from_json
 
-PICTURES, TEXTS, DESCRIPTION = "pictures.onnx", "texts.onnx", "exported.json"
+PICTURES, TEXTS = "pictures.onnx", "texts.onnx"
 _BATCH = 32
-
-
-def is_exported(name: str | Path) -> bool:
-    """Whether a folder is one that `patchword export` wrote."""
-    return (Path(name) / DESCRIPTION).is_file()
-
-
-def load_runtime() -> Any:
-    """Raises MissingExtra where onnxruntime or onnx is not installed."""
-    try:
-        import onnx  # noqa: F401 - the exporter of torch and the quantisation need it
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtra(
-            f"ONNX needs {error.name}, which is not installed: pip install 'patchword[onnx]'"
-        ) from error
-    return onnxruntime
 
 
 class ExportedTowers:
@@ -41,7 +24,6 @@ class ExportedTowers:
     def __init__(self, folder: str | Path, threads: int = 0) -> None:
         """Raises ModelError for a folder that is no export; `threads` of 0 lets onnxruntime choose."""
         folder = Path(folder)
-        runtime = load_runtime()
         try:
             facts = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
             self.identity, self._longest = str(facts["identity"]), int(facts["longest"])
@@ -50,12 +32,7 @@ class ExportedTowers:
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{folder} holds no exported towers ({error}): export the model anew") from error
         self._vocabulary = vocabulary_from_json(checkpoint.read_vocabulary(folder))
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self._sessions = {
-            name: runtime.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])
-            for name in (PICTURES, TEXTS)
-        }
+        self._pictures, self._texts = (Graph(folder / name, threads) for name in (PICTURES, TEXTS))
 
     def embed_images(self, pictures: Sequence[Picture]) -> np.ndarray:
         """Unit vectors (n, E), float32. Raises PictureError for a picture that cannot be decoded."""
@@ -64,7 +41,7 @@ class ExportedTowers:
             some = pictures[first : first + _BATCH]
             pixels_BHWC = np.stack([self._preprocessing.apply(open_picture(one)) for one in some])
             pixels_B3HW = self._preprocessing.normalise(pixels_BHWC)
-            parts.append(self._sessions[PICTURES].run(None, {"pixels": pixels_B3HW})[0])
+            parts.append(self._pictures.run({"pixels": pixels_B3HW})["vectors"])
         return np.concatenate(parts)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -74,8 +51,7 @@ class ExportedTowers:
         mask_JL = np.zeros_like(ids_JL)
         for number, row in enumerate(rows):
             ids_JL[number, : len(row)], mask_JL[number, : len(row)] = row, 1
-        found: np.ndarray = self._sessions[TEXTS].run(None, {"ids": ids_JL, "mask": mask_JL})[0]
-        return found
+        return self._texts.run({"ids": ids_JL, "mask": mask_JL})["vectors"]
 
     def remarks(self, text: str) -> list[str]:
         """What a person should know who asks with this text; see `TwoTowerModel.remarks`."""

@@ -25,8 +25,9 @@ from patchword.data.pictures import Picture, Preprocessing, open_picture
 from patchword.errors import ModelError
 from patchword.hub import is_hub
 from patchword.lookup import look_up
+from patchword.onnx_graphs import is_exported
 from patchword.search.find import Embedder
-from patchword.tasks.retrieve.exported import ExportedTowers, is_exported
+from patchword.tasks.retrieve.exported import ExportedTowers
 from patchword.tasks.retrieve.labels import TEMPLATES, Labeller, label_shares
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import remarks_on, rows_of, vocabulary_from_json
