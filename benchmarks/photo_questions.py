@@ -28,7 +28,7 @@ from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.records import CaptionRecord
 from patchword.errors import DataError
 from patchword.metrics.bootstrap import grouped_interval
-from patchword.tasks.caption.naming import forms, names
+from patchword.tasks.caption.doubt import forms, names
 from patchword.text.coco_objects import coco_words
 from patchword.text.concepts import caption_words
 from patchword.text.words import PLURALS

@@ -16,19 +16,12 @@ from patchword.errors import MissingExtra, ModelError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-DESCRIPTION = "exported.json"
-"""What every folder that `patchword export` writes holds: of what it was made, and how it is used."""
 OPSET = 17
 Kind = Literal["onnx", "int8"]
 _IN_INT8 = ["MatMul", "Gemm", "Gather"]
 """Operations whose weights are held in eight bits; what goes into products is rounded to eight bits when it
 is there (dynamic quantisation). Convolutions are not among them: one scale for a whole map of a depthwise
 network turned the vectors of photographs to a cosine of 0.85."""
-
-
-def is_exported(name: str | Path) -> bool:
-    """Whether a folder is one that `patchword export` wrote."""
-    return (Path(name) / DESCRIPTION).is_file()
 
 
 def load_runtime() -> Any:
@@ -125,3 +118,15 @@ def _quiet_log() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+def sample_photo() -> Path:
+    """A photograph that is there with every installation, on which an export is tried."""
+    from matplotlib import get_data_path
+
+    return Path(get_data_path()) / "sample_data" / "grace_hopper.jpg"
+
+
+def size_of(folder: Path) -> float:
+    """MiB of the files of a folder."""
+    return sum(path.stat().st_size for path in folder.iterdir()) / 2**20

@@ -30,6 +30,8 @@ FORMAT = 3
 """Format of config.json; `upgrades.py` brings folders of earlier formats up to it."""
 
 WEIGHTS, VOCABULARY = "model.safetensors", "vocab.json"
+EXPORTED = "exported.json"
+"""What a folder that `patchword export` wrote holds: of what it was made, and how it is used."""
 SHIPPED = Path(__file__).resolve().parent.parent / "pretrained"
 CHECKED_AT_LOADING = 64 * 2**20
 """Bytes of a file up to which its SHA-256 is compared whenever it is opened; `patchword models --check`
@@ -90,6 +92,11 @@ def save_model(model: Any, folder: str | Path, half: bool = False) -> None:
 def shipped_models() -> list[str]:
     """Names of the models that come with the package."""
     return sorted(folder.parent.name for folder in SHIPPED.glob("*/config.json"))
+
+
+def is_exported(name: str | Path) -> bool:
+    """Whether a folder is one that `patchword export` wrote."""
+    return (Path(name) / EXPORTED).is_file()
 
 
 def find_model(name: str | Path) -> Path:

@@ -29,6 +29,15 @@ class Questions:
 
 
 @dataclass(frozen=True)
+class MeasuredOn:
+    """Captions and pictures on which `patchword export` measures what it costs."""
+
+    data: Path
+    images: Path
+    split: str = "val"
+
+
+@dataclass(frozen=True)
 class PredictRequest:
     """Predict for every picture, question or row of a split, and write a file."""
 

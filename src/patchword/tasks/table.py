@@ -33,6 +33,8 @@ class Task(NamedTuple):
     """(EvaluateRequest) -> exit status: the same where the model is a file of another one's predictions."""
     few_shots: str | None = None
     """(name, device, file of examples) -> what captions and answers as the examples do: `--shots`."""
+    export: str | None = None
+    """(name, folder, "onnx" or "int8", MeasuredOn or None) -> lines that say what the export costs."""
 
 
 TASKS = {
@@ -41,11 +43,13 @@ TASKS = {
         run="tasks.caption.settings:CaptionRun",
         recipe="tasks.caption.train:caption_recipe",
         predict="tasks.caption.predict:predict",
+        export="tasks.caption.export:export",
     ),
     "retrieve": Task(
         load="tasks.retrieve.load:load_two_towers",
         run="tasks.retrieve.train:RetrieveRun",
         recipe="tasks.retrieve.train:retrieve_recipe",
+        export="tasks.retrieve.export:export",
     ),
     "align": Task(
         load="tasks.align.model:load_alignment",

@@ -15,16 +15,8 @@ from patchword.tasks.caption.concepts import (
     likeliest,
     word_probabilities,
 )
-from patchword.tasks.caption.naming import (
-    ConceptSettings,
-    DoubtSettings,
-    forms,
-    guess,
-    names,
-    phrase_of,
-    said,
-    sayable,
-)
+from patchword.tasks.caption.doubt import forms, guess, names, phrase_of, said, sayable
+from patchword.tasks.caption.options import ConceptSettings, DoubtSettings
 from patchword.tasks.caption.result import Concept
 from patchword.text.imagenet import common_words, imagenet_classes
 from patchword.text.words import Vocabulary

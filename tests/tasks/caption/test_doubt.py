@@ -16,8 +16,8 @@ from patchword.tasks.caption.doubt import (
     signs,
     trust,
 )
-from patchword.tasks.caption.naming import ConceptSettings, DoubtSettings, PictureConcepts
-from patchword.tasks.caption.result import Caption, Concept
+from patchword.tasks.caption.options import ConceptSettings, DoubtSettings
+from patchword.tasks.caption.result import Caption, Concept, PictureConcepts
 
 DOUBT = DoubtSettings(
     bias=3.0, distance=-1.0, log_probability=2.0, unsaid=-1.0, limit=0.5, far=1.5, likely=0.2

@@ -169,8 +169,16 @@ def test_what_an_export_cannot_do_is_refused(shipped, patchword, tmp_path):
     with pytest.raises(ConfigError, match="captions have 20 tokens at most"):
         exported.caption([skimage.data.cat()], options=DecodingOptions(min_length=200))
     status, _, err = patchword("export", "easy-vqa", "--out", tmp_path / "no")
-    assert status == 2 and "export is for models of tasks retrieve and caption" in err
+    assert status == 2 and "export is for models of tasks caption and retrieve" in err
     assert not (tmp_path / "no").exists()
+
+
+def test_a_graph_that_would_say_something_else_is_not_kept(monkeypatch, patchword, tmp_path):
+    """Scores that are written into a buffer are constants to what writes the graph."""
+    folder = save(CAPTIONERS["show_attend_tell"], tmp_path / "model")
+    monkeypatch.setattr("patchword.layers.additive.torch.jit.is_tracing", lambda: False)
+    status, _, err = patchword("export", folder, "--out", tmp_path / "onnx")
+    assert status == 2 and "is another than the model's" in err and not (tmp_path / "onnx").exists()
 
 
 def test_a_damaged_export_says_so(shipped, tmp_path):

@@ -14,8 +14,7 @@ from patchword.layers.familiarity import mean_patch
 from patchword.models.captioners.show_attend_tell import ShowAttendTellConfig
 from patchword.tasks.caption.load import load
 from patchword.tasks.caption.model import CaptioningModel, ModelSettings
-from patchword.tasks.caption.naming import ConceptSettings, DoubtSettings
-from patchword.tasks.caption.options import DecodingOptions, DecodingSettings
+from patchword.tasks.caption.options import ConceptSettings, DecodingOptions, DecodingSettings, DoubtSettings
 from patchword.text.imagenet import common_words
 from patchword.text.words import Vocabulary
 from patchword.towers.settings import EfficientNetLiteConfig

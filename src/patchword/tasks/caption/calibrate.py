@@ -31,16 +31,10 @@ from patchword.tasks.caption.concepts import (
     likeliest,
     word_probabilities,
 )
-from patchword.tasks.caption.doubt import AGREES, signs
+from patchword.tasks.caption.doubt import AGREES, SpokenText, sayable, signs
 from patchword.tasks.caption.model import CaptioningModel
-from patchword.tasks.caption.naming import (
-    ConceptSettings,
-    DoubtSettings,
-    PictureConcepts,
-    SpokenText,
-    sayable,
-)
-from patchword.tasks.caption.result import Caption
+from patchword.tasks.caption.options import ConceptSettings, DoubtSettings
+from patchword.tasks.caption.result import Caption, PictureConcepts
 from patchword.text.concepts import caption_words
 from patchword.text.imagenet import common_words, imagenet_classes
 

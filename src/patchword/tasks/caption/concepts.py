@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from patchword.errors import DataError
-from patchword.tasks.caption.naming import ConceptSettings, listed
+from patchword.tasks.caption.doubt import listed
+from patchword.tasks.caption.options import ConceptSettings
 from patchword.tasks.caption.result import Concept
 from patchword.text.imagenet import common_words
 from patchword.types import VisualFeatures

@@ -31,7 +31,15 @@ from patchword.errors import ModelError
 from patchword.files import whole_folder, write_json
 from patchword.layers.familiarity import mean_patch
 from patchword.metrics import score_captions
-from patchword.onnx_graphs import DESCRIPTION, Graph, Kind, load_runtime, turn_into_int8, write_graph
+from patchword.onnx_graphs import (
+    Graph,
+    Kind,
+    load_runtime,
+    sample_photo,
+    size_of,
+    turn_into_int8,
+    write_graph,
+)
 from patchword.tasks.caption.concepts import calibrated, word_probabilities
 from patchword.tasks.caption.exported import (
     CHANCES,
@@ -45,6 +53,7 @@ from patchword.tasks.caption.exported import (
 )
 from patchword.tasks.caption.load import load
 from patchword.tasks.caption.model import CaptioningModel
+from patchword.tasks.requests import MeasuredOn
 from patchword.text.imagenet import common_words
 
 _APART = 1e-3
@@ -62,7 +71,7 @@ class _Pictures(nn.Module):
 
     def forward(self, pixels_B3HW: Tensor) -> tuple[Tensor, ...]:
         doubt: tuple[Tensor, ...] = ()
-        if self.concepts is None:
+        if self.concepts is None or self.familiarity is None:
             features = self.tower(pixels_B3HW)
         else:
             features, logits = self.tower.look(pixels_B3HW)
@@ -149,6 +158,18 @@ def _free_axes(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[s
     }
 
 
+def export(name: str, out: Path, to: Kind, measured: MeasuredOn | None) -> Iterator[str]:
+    """Write the folder; gives lines that say how near its caption of a photograph is, and the CIDEr that it
+    costs. Raises what `export_captioner` raises, DataError, PictureError."""
+    captioner, exported = export_captioner(name, out, to)
+    same, apart = agreement(captioner, exported, [sample_photo()])
+    said = f"the same caption, log-probability {apart:.1e} apart" if same else "another caption"
+    yield f"{out}: {size_of(out):.1f} MiB; of a photograph it says {said}"
+    if measured is not None:
+        whole, search, after = (cider_of(one, measured) for one in (captioner, plain(captioner), exported))
+        yield f"CIDEr {whole:.4f} as the model ships, {search:.4f} by its plain search -> {after:.4f}"
+
+
 def export_captioner(name: str, out: Path, to: Kind) -> tuple[CaptioningModel, ExportedCaptioner]:
     """Write the folder, which appears when it is complete; gives the model and what was made of it.
 
@@ -192,7 +213,7 @@ def export_captioner(name: str, out: Path, to: Kind) -> tuple[CaptioningModel, E
         facts |= {"decoding": model.settings.decoding.model_dump(mode="json")}
         facts |= {"concepts": None if eyes.concepts is None else eyes.concepts.model_dump(mode="json")}
         facts |= {"longest": getattr(model.settings.captioner, "max_positions", None)}
-        write_json(aside / DESCRIPTION, facts, indent=1)
+        write_json(aside / checkpoint.EXPORTED, facts, indent=1)
     return model, ExportedCaptioner(out)
 
 
@@ -232,13 +253,13 @@ def agreement(
     return len(same), max(apart, default=float("nan"))
 
 
-def cider_of(captioner: Any, data: Path, images: Path, split: str) -> float:
+def cider_of(captioner: Any, measured: MeasuredOn) -> float:
     """CIDEr of a captioner on a split, as a fraction. Raises DataError, PictureError."""
-    records = split_records(read_captions(data), split)
-    predictions = {}
+    records = split_records(read_captions(measured.data), measured.split)
+    predictions: dict[str, str] = {}
     for first in range(0, len(records), 32):
         some = records[first : first + 32]
-        captions = captioner.caption([images / record.file for record in some], trace=False)
+        captions = captioner.caption([measured.images / record.file for record in some], trace=False)
         predictions |= {
             str(record.image_id): caption.text for record, caption in zip(some, captions, strict=True)
         }

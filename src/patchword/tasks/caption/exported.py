@@ -14,11 +14,10 @@ from patchword.checkpoints import folder as checkpoint
 from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_picture
 from patchword.decode_numpy import Found, SearchOptions, beam_search
 from patchword.errors import ConfigError, ModelError
-from patchword.onnx_graphs import DESCRIPTION, Graph
-from patchword.tasks.caption.doubt import as_guess, is_far, is_unsure
-from patchword.tasks.caption.naming import ConceptSettings, PictureConcepts, listed
-from patchword.tasks.caption.options import OWN, DecodingOptions, DecodingSettings
-from patchword.tasks.caption.result import Caption, Captions
+from patchword.onnx_graphs import Graph
+from patchword.tasks.caption.doubt import as_guess, is_far, is_unsure, listed
+from patchword.tasks.caption.options import OWN, ConceptSettings, DecodingOptions, DecodingSettings
+from patchword.tasks.caption.result import Caption, Captions, PictureConcepts
 from patchword.text.imagenet import common_words
 from patchword.text.subwords import vocabulary_from_json
 
@@ -38,9 +37,7 @@ class ExportedCaptioner:
         choose."""
         folder = Path(folder)
         try:
-            facts = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-            if facts["task"] != "caption":
-                raise ModelError(f"{folder} is an exported model for {facts['task']!r}, not for captions")
+            facts = json.loads((folder / checkpoint.EXPORTED).read_text(encoding="utf-8"))
             self.name, self.longest = str(facts["name"]), facts["longest"]
             self.preprocessing = Preprocessing.model_validate(facts["preprocessing"])
             self.decoding = DecodingSettings.model_validate(facts["decoding"])

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
+from patchword.checkpoints.folder import is_exported
 from patchword.checkpoints.model import build_over_tower, find_model, read_settings, read_vocabulary
 from patchword.composed import CaptionModel
 from patchword.device import choose_device
 from patchword.hub import hub_name, is_hub
 from patchword.layers.codebook import Codebook
 from patchword.lookup import look_up
-from patchword.onnx_graphs import is_exported
 from patchword.tasks.caption.model import CaptioningModel, ModelSettings
 from patchword.tasks.caption.prototypes import FILE as PROTOTYPES
 from patchword.tasks.caption.prototypes import nearest_captions, read_prototypes

@@ -18,11 +18,19 @@ from patchword.decode import BeamOptions, explain_tokens
 from patchword.errors import ModelError
 from patchword.layers.familiarity import mean_patch
 from patchword.tasks.caption.concepts import NamesClasses, concepts_of
-from patchword.tasks.caption.doubt import as_guess, is_far, is_unsure, least_probability
+from patchword.tasks.caption.doubt import (
+    as_guess,
+    is_far,
+    is_unsure,
+    least_probability,
+    names,
+    phrase_of,
+    said,
+    sayable,
+)
 from patchword.tasks.caption.model import CaptioningModel, Perception
-from patchword.tasks.caption.naming import PictureConcepts, names, phrase_of, said, sayable
 from patchword.tasks.caption.options import DecodingSettings
-from patchword.tasks.caption.result import Caption
+from patchword.tasks.caption.result import Caption, PictureConcepts
 
 _LEAST_LENGTH = 8
 """Tokens that a caption which says a wanted word has at least, if the plain one had as many, in models with

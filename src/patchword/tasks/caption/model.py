@@ -32,11 +32,10 @@ from patchword.errors import ConfigError, PictureError
 from patchword.html.pictures import small_jpeg
 from patchword.lookup import look_up
 from patchword.tasks.caption.batches import captions_of, computing_in
-from patchword.tasks.caption.naming import ConceptSettings, PictureConcepts
-from patchword.tasks.caption.options import OWN, DecodingOptions, DecodingSettings
+from patchword.tasks.caption.options import OWN, ConceptSettings, DecodingOptions, DecodingSettings
 from patchword.tasks.caption.prototypes import FILE as PROTOTYPES
 from patchword.tasks.caption.prototypes import context_words
-from patchword.tasks.caption.result import Caption, Captions
+from patchword.tasks.caption.result import Caption, Captions, PictureConcepts
 from patchword.tasks.describe import describe
 from patchword.text.pieces import Pieces
 from patchword.text.subwords import Subwords

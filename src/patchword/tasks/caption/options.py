@@ -1,4 +1,5 @@
-"""How captions are searched for: what a model says of itself, and where it shall differ."""
+"""How captions are searched for, and when they are trusted: what a model says of itself, and where it shall
+differ."""
 
 from __future__ import annotations
 
@@ -83,3 +84,41 @@ class DecodingSettings(BaseModel, extra="forbid", frozen=True):
     )
     no_repeat_ngram: int = Field(0, ge=0, le=1000, description="no n words in a row occur twice; 0: allowed")
     no_stutter: bool = Field(False, description="no word directly follows itself")
+
+
+class DoubtSettings(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
+    """When a caption is marked unsure (`doubt.py`), fitted on pictures held out of training."""
+
+    bias: float = Field(description="logistic regression: constant term")
+    distance: float = Field(description="logistic regression: weight of the distance over its limit")
+    log_probability: float = Field(description="logistic regression: weight of a token's log-probability")
+    unsaid: float = Field(description="logistic regression: weight of the likeliest unsaid concept")
+    limit: float = Field(ge=0, le=1, description="probability of agreement below which a picture is unsure")
+    far: float = Field(1.0, ge=1, description="distance over its limit beyond which only concepts are named")
+    likely: float = Field(0.15, gt=0, le=1, description="as confident, where the caption cannot be trusted")
+
+
+class ConceptSettings(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
+    """What a captioning model knows about the concepts that its eyes name."""
+
+    slope: float = Field(description="calibration: slope of logit q in logit p")
+    intercept: float = Field(description="calibration: intercept")
+    offsets: dict[str, float] = Field(default_factory=dict, description="calibration: what a word differs by")
+    priors: dict[str, float] = Field(
+        default_factory=dict,
+        description="how often captions name a word, whatever the picture; less than that is no evidence",
+    )
+    hosts: dict[str, str] = Field(
+        default_factory=dict,
+        description="concept words that the vocabulary lacks, and the words they are said like",
+    )
+    mention: Literal["never", "confident"] = Field(
+        "confident", description="confident: words of at least that probability enter the caption"
+    )
+    confident: float = Field(0.6, gt=0, le=1, description="probability from which a word must be said")
+    probable: float = Field(
+        0.08, gt=0, le=1, description="probability from which a word is listed, or guessed"
+    )
+    doubt: DoubtSettings | None = Field(
+        None, description="when a caption is marked unsure; absent: beyond the limit of distance"
+    )

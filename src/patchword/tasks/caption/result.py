@@ -18,6 +18,14 @@ class Concept(NamedTuple):
     probability: float
 
 
+class PictureConcepts(NamedTuple):
+    """What the tower names in a picture, and how far the picture lies from the training pictures."""
+
+    named: tuple[Concept, ...]
+    distance: float
+    """Over the limit: above 1 are few of the pictures held out of training."""
+
+
 @dataclass(frozen=True)
 class Caption:
     """One caption of one picture, with what made each word.

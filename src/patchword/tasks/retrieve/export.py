@@ -10,7 +10,7 @@ output, made from the same files by onnxruntime.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,24 @@ from torch import Tensor, nn
 from patchword.checkpoints import folder as checkpoint
 from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.pictures import Picture
+from patchword.errors import counted
 from patchword.files import whole_folder, write_json
 from patchword.metrics.retrieval import retrieval
 from patchword.models.pairs.two_towers import TwoTowers
-from patchword.onnx_graphs import DESCRIPTION, Kind, load_runtime, turn_into_int8, write_graph
+from patchword.onnx_graphs import Kind, load_runtime, sample_photo, size_of, turn_into_int8, write_graph
+from patchword.tasks.requests import MeasuredOn
 from patchword.tasks.retrieve.exported import PICTURES, TEXTS, ExportedTowers
 from patchword.tasks.retrieve.load import load_two_towers
 from patchword.tasks.retrieve.model import TwoTowerModel
 
 _FREE = {"pixels": {0: "B"}, "ids": {0: "J", 1: "L"}, "mask": {0: "J", 1: "L"}, "vectors": {0: "B"}}
+KNOWN_TEXTS = (
+    "a dog runs through the snow",
+    "two children in red jackets",
+    "a plate of food on a table",
+    "water",
+)
+"""Texts whose vectors are compared."""
 
 
 class _Pictures(nn.Module):
@@ -48,6 +57,21 @@ class _Texts(nn.Module):
 
     def forward(self, ids_JL: Tensor, mask_JL: Tensor) -> Tensor:
         return self.towers.embed_texts(ids_JL, mask_JL.bool())
+
+
+def export(name: str, out: Path, to: Kind, measured: MeasuredOn | None) -> Iterator[str]:
+    """Write the folder; gives lines that say how near the vectors are, and the recall that it costs. Raises
+    what `export_towers` raises, DataError, PictureError."""
+    towers, exported = export_towers(name, out, to)
+    known = [text for text in KNOWN_TEXTS if towers.knows(text)] or [towers.vocabulary.tokens([5])[0]]
+    pictures, texts = agreement(towers, exported, [sample_photo()], known)
+    yield (
+        f"{out}: {size_of(out):.1f} MiB; lowest cosine with the model's vectors: {pictures:.6f} for a "
+        f"photograph, {texts:.6f} for {counted(len(known), 'text')}"
+    )
+    if measured is not None:
+        before, after = recall_of((towers, exported), measured)
+        yield from (f"{score} {before[score]:.2f} -> {after[score]:.2f}" for score in before)
 
 
 def export_towers(name: str, out: Path, to: Kind) -> tuple[TwoTowerModel, ExportedTowers]:
@@ -75,7 +99,7 @@ def export_towers(name: str, out: Path, to: Kind) -> tuple[TwoTowerModel, Export
         facts |= {"name": str(name)}
         facts |= {"preprocessing": model.settings.preprocessing.model_dump(mode="json")}
         facts |= {"longest": model.model.text.max_length, "width": model.settings.two_towers.width}
-        write_json(aside / DESCRIPTION, facts, indent=1)
+        write_json(aside / checkpoint.EXPORTED, facts, indent=1)
     return model, ExportedTowers(out)
 
 
@@ -90,18 +114,18 @@ def agreement(
 
 
 def recall_of(
-    towers: Sequence[TwoTowerModel | ExportedTowers], data: Path, images: Path, split: str
+    towers: Sequence[TwoTowerModel | ExportedTowers], measured: MeasuredOn
 ) -> list[dict[str, float]]:
     """Recalls and rSum of each on a split, by all captions of every picture. Raises DataError,
     PictureError."""
-    records = split_records(read_captions(data), split)
+    records = split_records(read_captions(measured.data), measured.split)
     texts = [caption for record in records for caption in record.captions]
     owner_C = np.repeat(np.arange(len(records)), [len(record.captions) for record in records])
     found = []
     for one in towers:
         pictures_NE = np.concatenate(
             [
-                one.embed_images([images / record.file for record in records[at : at + 32]])
+                one.embed_images([measured.images / record.file for record in records[at : at + 32]])
                 for at in range(0, len(records), 32)
             ]
         )

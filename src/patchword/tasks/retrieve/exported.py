@@ -11,7 +11,7 @@ import numpy as np
 from patchword.checkpoints import folder as checkpoint
 from patchword.data.pictures import Picture, Preprocessing, open_picture
 from patchword.errors import ModelError
-from patchword.onnx_graphs import DESCRIPTION, Graph
+from patchword.onnx_graphs import Graph
 from patchword.text.subwords import remarks_on, rows_of, vocabulary_from_json
 
 PICTURES, TEXTS = "pictures.onnx", "texts.onnx"
@@ -25,7 +25,7 @@ class ExportedTowers:
         """Raises ModelError for a folder that is no export; `threads` of 0 lets onnxruntime choose."""
         folder = Path(folder)
         try:
-            facts = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+            facts = json.loads((folder / checkpoint.EXPORTED).read_text(encoding="utf-8"))
             self.identity, self._longest = str(facts["identity"]), int(facts["longest"])
             self._preprocessing = Preprocessing.model_validate(facts["preprocessing"])
             self.width = int(facts["width"])

@@ -25,7 +25,6 @@ from patchword.data.pictures import Picture, Preprocessing, open_picture
 from patchword.errors import ModelError
 from patchword.hub import is_hub
 from patchword.lookup import look_up
-from patchword.onnx_graphs import is_exported
 from patchword.search.find import Embedder
 from patchword.tasks.retrieve.exported import ExportedTowers
 from patchword.tasks.retrieve.labels import TEMPLATES, Labeller, label_shares
@@ -163,7 +162,7 @@ def load_embedder(name: str | Path) -> Embedder:
 
     Raises ModelError when there is no such model, or it is damaged.
     """
-    if is_exported(name):
+    if checkpoint.is_exported(name):
         return ExportedTowers(name)
     return load_query_towers(name) or look_up("tasks.retrieve.load:load_two_towers")(name)
 
