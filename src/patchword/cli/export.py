@@ -43,7 +43,9 @@ def export(
     export_it = TASKS[task_of(model)].export
     if export_it is None:
         offered = " and ".join(task for task, one in TASKS.items() if one.export)
-        raise ConfigError(f"export is for models of tasks {offered}, and {model} is one for {task_of(model)!r}")
+        raise ConfigError(
+            f"export is for models of tasks {offered}, and {model} is one for {task_of(model)!r}"
+        )
     measured = None if data is None or images is None else MeasuredOn(data, images, split)
     for line in look_up(export_it)(model, out, to, measured):
         print(line)
