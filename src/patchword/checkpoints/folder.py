@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +97,21 @@ def shipped_models() -> list[str]:
 def is_exported(name: str | Path) -> bool:
     """Whether a folder is one that `patchword export` wrote."""
     return (Path(name) / EXPORTED).is_file()
+
+
+def read_exported(folder: Path, needed: Iterable[str], what: str) -> dict[str, Any]:
+    """What `patchword export` wrote about a folder. Raises ModelError for a folder that is none, or one of
+    another kind of model than the one that `what` says is needed, which has the keys `needed`."""
+    path = folder / EXPORTED
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: {error}: export the model anew") from error
+    if not isinstance(facts, dict) or not all(key in facts for key in needed):
+        task = facts.get("task") if isinstance(facts, dict) else None
+        kind = "no whole export" if task is None else f"an export of a model of task {task}"
+        raise ModelError(f"{folder} is {kind}, and {what} needed: export one anew")
+    return facts
 
 
 def find_model(name: str | Path) -> Path:

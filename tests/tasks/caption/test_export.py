@@ -186,6 +186,16 @@ def test_a_damaged_export_says_so(shipped, tmp_path):
         copy = tmp_path / f"copy {len(list(tmp_path.iterdir()))}"
         shutil.copytree(shipped / "int8", copy)
         (copy / file).write_bytes(content)
-        with pytest.raises(ModelError, match="export the model anew") as told:
+        with pytest.raises(ModelError, match="export (the model|one) anew") as told:
             ExportedCaptioner(copy)
         assert str(copy) in str(told.value)
+
+
+def test_an_export_of_another_model_is_named(shipped, patchword, tmp_path):
+    (tmp_path / "towers").mkdir()
+    (tmp_path / "towers" / "exported.json").write_text('{"task": "retrieve", "identity": "x"}')
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    status, _, err = patchword("caption", tmp_path / "a.png", "--model", tmp_path / "towers")
+    assert status == 2 and "is an export of a model of task retrieve, and a captioner is needed" in err
+    status, _, err = patchword("search", tmp_path, "a dog", "--model", shipped / "int8")
+    assert status == 2 and "is an export of a model of task caption, and two towers are needed" in err

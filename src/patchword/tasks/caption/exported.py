@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from patchword.checkpoints import folder as checkpoint
+from patchword.config import validate
 from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_picture
 from patchword.decode_numpy import Found, SearchOptions, beam_search
-from patchword.errors import ConfigError, ModelError
+from patchword.errors import ConfigError
 from patchword.onnx_graphs import Graph
 from patchword.tasks.caption.doubt import as_guess, is_far, is_unsure, listed
 from patchword.tasks.caption.options import OWN, ConceptSettings, DecodingOptions, DecodingSettings
@@ -36,17 +36,16 @@ class ExportedCaptioner:
         """Raises ModelError for a folder that is no export of a captioner; `threads` of 0 lets onnxruntime
         choose."""
         folder = Path(folder)
-        try:
-            facts = json.loads((folder / checkpoint.EXPORTED).read_text(encoding="utf-8"))
-            self.name, self.longest = str(facts["name"]), facts["longest"]
-            self.preprocessing = Preprocessing.model_validate(facts["preprocessing"])
-            self.decoding = DecodingSettings.model_validate(facts["decoding"])
-            concepts = facts["concepts"]
-            self.concepts = None if concepts is None else ConceptSettings.model_validate(concepts)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(
-                f"{folder} holds no exported captioner ({error}): export the model anew"
-            ) from error
+        needed = ("name", "longest", "preprocessing", "decoding", "concepts")
+        facts = checkpoint.read_exported(folder, needed, "a captioner is")
+        self.name, self.longest = str(facts["name"]), facts["longest"]
+        where = folder / checkpoint.EXPORTED
+        self.preprocessing = validate(facts["preprocessing"], Preprocessing, f"{where}, preprocessing")
+        self.decoding = validate(facts["decoding"], DecodingSettings, f"{where}, decoding")
+        concepts = facts["concepts"]
+        self.concepts = (
+            None if concepts is None else validate(concepts, ConceptSettings, f"{where}, concepts")
+        )
         self.vocabulary = vocabulary_from_json(checkpoint.read_vocabulary(folder))
         self._pictures, self._words = (Graph(folder / name, threads) for name in (PICTURES, WORDS))
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from patchword.checkpoints import folder as checkpoint
+from patchword.config import validate
 from patchword.data.pictures import Picture, Preprocessing, open_picture
-from patchword.errors import ModelError
 from patchword.onnx_graphs import Graph
 from patchword.text.subwords import remarks_on, rows_of, vocabulary_from_json
 
@@ -24,13 +23,13 @@ class ExportedTowers:
     def __init__(self, folder: str | Path, threads: int = 0) -> None:
         """Raises ModelError for a folder that is no export; `threads` of 0 lets onnxruntime choose."""
         folder = Path(folder)
-        try:
-            facts = json.loads((folder / checkpoint.EXPORTED).read_text(encoding="utf-8"))
-            self.identity, self._longest = str(facts["identity"]), int(facts["longest"])
-            self._preprocessing = Preprocessing.model_validate(facts["preprocessing"])
-            self.width = int(facts["width"])
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"{folder} holds no exported towers ({error}): export the model anew") from error
+        facts = checkpoint.read_exported(
+            folder, ("identity", "longest", "preprocessing", "width"), "two towers are"
+        )
+        self.identity, self._longest = str(facts["identity"]), int(facts["longest"])
+        where = f"{folder / checkpoint.EXPORTED}, preprocessing"
+        self._preprocessing = validate(facts["preprocessing"], Preprocessing, where)
+        self.width = int(facts["width"])
         self._vocabulary = vocabulary_from_json(checkpoint.read_vocabulary(folder))
         self._pictures, self._texts = (Graph(folder / name, threads) for name in (PICTURES, TEXTS))
 
