@@ -19,7 +19,7 @@ def served(turns, waiting, cost):
     """In which order clients have their turn, each of which asks again at once."""
     order, turn = [], {client: turns.enter(client) for client in waiting}
     for _ in range(20):
-        client = min(turn, key=lambda one: turn[one])
+        client = turns.in_order(turn.values())[0].client
         turns.begin(turn[client])
         turns.leave(turn[client], cost[client])
         turn[client] = turns.enter(client)
@@ -31,6 +31,24 @@ def test_time_is_shared_not_requests():
     """One whose requests cost ten times as much has about a tenth of the turns."""
     order = served(Turns(0.0), [MANY, ONE], {MANY: 1.0, ONE: 0.1})
     assert 1 <= order[2:].count(MANY) <= 2
+
+
+def test_requests_that_came_at_once_are_not_all_taken_for_quick_ones():
+    """Sixty slow requests that wait before the first of them is over: others are next after each of them."""
+    turns = Turns(0.0)
+    many = [turns.enter(MANY) for _ in range(60)]
+    order, one = [], turns.enter(ONE)
+    for _ in range(40):
+        turn = turns.in_order([*many, one])[0]
+        turns.begin(turn)
+        turns.leave(turn, 1.0 if turn.client == MANY else 0.1)
+        order.append(turn.client)
+        if turn.client == MANY:
+            many.remove(turn)
+        else:
+            one = turns.enter(ONE)
+    assert not any(a == b == MANY for a, b in zip(order, order[1:], strict=False))
+    assert 3 <= order.count(MANY) <= 5
 
 
 def test_waiting_is_no_credit():

@@ -172,7 +172,8 @@ class Batcher:
 
     def _next(self) -> list[Job]:
         """The jobs of the next batch, by the turns of their clients."""
-        waiting = sorted(self._waiting, key=lambda job: job.turn)
+        by_turn = {job.turn: job for job in self._waiting}
+        waiting = [by_turn[turn] for turn in self._turns.in_order(by_turn)]
         same = [job for job in waiting if job.call == waiting[0].call]
         most = self.limits.batch if len(same) == len(waiting) else self.limits.beside_others
         alone = self._turns.alone(waiting[0].turn.client)

@@ -228,11 +228,12 @@ class _Seats:
         return _Lease(decoder, self, turn)
 
     def _grant(self) -> None:
-        for place in sorted(self._waiting, key=lambda one: one[0]):
-            turn, granted = place
+        waiting = dict(self._waiting)
+        for turn in self._turns.in_order(waiting):
+            granted = waiting[turn]
             most = self._count if self._turns.alone(turn.client) else max(self._count - 1, 1)
             if self._free and self._taken[turn.client] < most and not granted.done():
-                self._waiting.remove(place)
+                self._waiting.remove((turn, granted))
                 self._free -= 1
                 self._taken[turn.client] += 1
                 self._turns.begin(turn)

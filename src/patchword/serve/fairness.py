@@ -1,16 +1,17 @@
 """Who is next: clients take turns by how much they have cost, so that one whose pictures are slow, or who
 sends many, slows mostly itself.
 
-Start-time fair queueing (Goyal, Vin and Cheng 1996, section 2): every request gets a start tag, which is the
-end of its client's last one or, where that is past, the tag of what is being done; what it took is added to
-its client's end. The least tag goes first.
+Start-time fair queueing (Goyal, Vin and Cheng 1996, section 2): a client's next request has a start tag, which
+is the end of its last one or, where it was away, the tag of what is being done; what a request took is added to
+its client's end. The least tag goes first. What a request costs is known when it is over, so that tags are those
+of the moment, not of when a request came.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 Client = tuple[str, int]
@@ -18,7 +19,7 @@ Client = tuple[str, int]
 
 _KNOWN = 1024
 """Connections that are remembered; many more than may be open."""
-_GUESS = 0.05
+_GUESS = 0.1
 """Seconds that the first request of a client is taken to cost until it has been seen."""
 
 
@@ -52,18 +53,15 @@ def _connection(scope: Mapping[str, Any]) -> Client:
 
 
 class Turn(NamedTuple):
-    """A request's place among all that wait for the same thing."""
+    """A request that waits, or has its turn."""
 
-    start: float
     number: int
-    """In which order they came: equal tags go by it."""
+    """In which order they came."""
     client: Client
-    guessed: float
-    """Seconds that it was taken to cost."""
 
 
 class Turns:
-    """The tags of requests that wait for one thing: a decoder, or the model."""
+    """Who is next of the requests that wait for one thing: a decoder, or the model."""
 
     def __init__(self, about_seconds: float) -> None:
         """A client is about that waits, has its turn, or had it so long ago at most."""
@@ -71,8 +69,9 @@ class Turns:
         self._now, self._number = 0.0, 0
         self._open: Counter[Client] = Counter()
         self._seen: dict[Client, float] = {}
-        self._ends: dict[Client, float] = {}
+        self._ends: OrderedDict[Client, float] = OrderedDict()
         self._guesses: dict[Client, float] = {}
+        self._begun: dict[Turn, float] = {}
 
     def guess(self, client: Client) -> float:
         """Seconds that a request of this client will cost, by its last ones."""
@@ -80,12 +79,24 @@ class Turns:
 
     def enter(self, client: Client) -> Turn:
         """A request that waits from now on. `leave` must follow."""
-        guess = self.guess(client)
-        start = max(self._now, self._ends.get(client, 0.0))
-        self._ends[client] = start + guess
+        if not self._open[client]:  # whoever was away has saved nothing
+            self._ends[client] = max(self._now, self._ends.get(client, 0.0))
+            self._ends.move_to_end(client)
+            self._forget()
         self._open[client] += 1
         self._number += 1
-        return Turn(start, self._number, client, guess)
+        return Turn(self._number, client)
+
+    def in_order(self, waiting: Iterable[Turn]) -> list[Turn]:
+        """Those that wait, the next one first. What a client has cost until now counts for all that it has
+        waiting: tags that were given when its requests came would be those of a guess, and sixty slow
+        requests that came at once would all be taken for quick ones."""
+        ahead: Counter[Client] = Counter()
+        tags: dict[Turn, float] = {}
+        for turn in sorted(waiting):
+            tags[turn] = self._ends[turn.client] + ahead[turn.client] * self.guess(turn.client)
+            ahead[turn.client] += 1
+        return sorted(tags, key=lambda turn: (tags[turn], turn.number))
 
     def alone(self, client: Client) -> bool:
         """Whether nobody else is about."""
@@ -94,23 +105,26 @@ class Turns:
         return not {*self._open, *self._seen} - {client}
 
     def begin(self, turn: Turn) -> None:
-        """It is its turn."""
-        self._now = max(self._now, turn.start)
+        """It is its turn, and counts as what is guessed until it is over."""
+        self._now = max(self._now, self._ends[turn.client])
+        self._begun[turn] = self.guess(turn.client)
+        self._ends[turn.client] += self._begun[turn]
 
     def leave(self, turn: Turn, seconds: float) -> None:
         """It is over, or not wanted any more, and has cost so much (0: it never had its turn)."""
         client = turn.client
-        if client in self._ends:
-            self._ends[client] += seconds - turn.guessed
+        self._ends[client] += seconds - self._begun.pop(turn, 0.0)
         if seconds:
             self._guesses[client] = (self._guesses.get(client, seconds) + seconds) / 2
             self._seen[client] = time.monotonic()
         self._open[client] -= 1
         self._open += Counter()  # forgets those that have none
-        if not self._open:  # nobody waits: what was is forgotten
-            self._now = 0.0
-            self._ends.clear()
-            self._guesses.clear()
-        elif len(self._ends) > _KNOWN:
-            self._ends = {one: end for one, end in self._ends.items() if end > self._now}
-            self._guesses = {one: guess for one, guess in self._guesses.items() if one in self._ends}
+
+    def _forget(self) -> None:
+        """Clients that have been away the longest, where they are too many."""
+        away = (client for client in list(self._ends) if not self._open[client])
+        for client in away if len(self._ends) > _KNOWN else ():
+            del self._ends[client]
+            self._guesses.pop(client, None)
+            if len(self._ends) <= _KNOWN:
+                return
