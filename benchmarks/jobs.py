@@ -1,47 +1,74 @@
-"""Runs jobs on real Ray: pictures captioned and embedded by workers, one of which is killed; then counts.
+"""Runs commands on real Ray: workers and the driver are killed, a picture ends its process; then counts.
 
-    python benchmarks/jobs.py                        # 3,000 drawn pictures, two workers
-    python benchmarks/jobs.py --pictures 20000
+    python benchmarks/jobs.py drawn --pictures 20000                    # small models, drawn pictures
+    python benchmarks/jobs.py photographs PHOTOS --count 5000           # the shipped models
+    python benchmarks/jobs.py overhead PHOTOS --count 512               # one worker beside the plain command
 
-Pictures are drawn (32 x 32 pixels), with three files among them that are none. The models are small and
-hardly trained, as what is measured is the jobs. The work is done by this process alone, and then on Ray,
-where a worker is killed (SIGKILL) when three parts are done, and the driver with it when half of them are;
-the same call then goes on. Every picture must be in the output once, with the row that this process alone
-gives.
+PHOTOS is a folder of photographs. `drawn` and `photographs` caption, label and index pictures with `--cluster
+local`, on all cores. Three files among them are no pictures, and over one picture each process ends that works
+on it, as where the system takes memory back. A worker is killed (SIGKILL) when a quarter of the parts are
+done and the driver when half of them are; the same command then goes on. Every picture must be in the output
+once, with what the plain command says of it (of the first `--compared`). Memory is the largest sum over Ray's
+workers and over the driver in each quarter of the parts. `overhead` runs `caption` and `index` as plain commands
+and with one worker, for a quarter of the pictures and for all: what does not grow with the pictures is the
+start. CPU seconds are those of all processes, looked at four times a second.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
-import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from threading import Event, Thread
+from typing import Any, NamedTuple
 
+import numpy as np
 import psutil
 import pyarrow.parquet as parquet
 import torch
+from PIL import Image
 
 import patchword
 from patchword.checkpoints.facts import ModelFacts
 from patchword.data.pictures import Preprocessing
 from patchword.data.scenes import write_scenes
-from patchword.jobs import sources
+from patchword.jobs import cluster
 from patchword.jobs.cluster import run_job
-from patchword.jobs.part import Job, do_part, make_work, part_file
+from patchword.jobs.index import index_on_cluster
+from patchword.jobs.part import Job
 from patchword.models.pairs.two_towers import TwoTowersConfig
+from patchword.search.index import open_index, update_index
+from patchword.search.records import IndexModel
+from patchword.tasks.caption.many import COLUMNS
+from patchword.tasks.retrieve.load import load_two_towers
 from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings, build_two_towers
 from patchword.text.words import Vocabulary
 from patchword.towers.bert import BertTowerConfig
 from patchword.towers.convolutional import ConvolutionalConfig
 
-PART = 100
+LABELS = "a red circle, a blue square, a dog, two people"
+POISON = (333, 331)
+"""Width and height of the picture over which processes end."""
+POISONOUS = f"""
+import os, signal
+from PIL import Image
+resized = Image.Image.resize
+def resize(self, *given, **named):
+    if self.size == {POISON}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return resized(self, *given, **named)
+Image.Image.resize = resize
+"""
 CAPTIONER = """
 task = "caption"
 out = "{folder}/captioner"
@@ -70,13 +97,20 @@ validate_every = 4
 """
 
 
-def make_models(folder: Path) -> dict[str, Job]:
-    """A job of each kind, with a model of its own."""
+class Models(NamedTuple):
+    """Names or folders of models."""
+
+    captioner: str
+    towers: str
+
+
+def small_models(folder: Path) -> Models:
+    """Models that cost little and are hardly trained, as what is measured is the jobs."""
     for split, count in (("train", 48), ("val", 8)):
         write_scenes(folder / "scenes", count, level=1, size=24, split=split)
     (folder / "captioner.toml").write_text(CAPTIONER.format(folder=folder))
     captioner = patchword.train(folder / "captioner.toml", device="cpu") / "best"
-    words = Vocabulary.build(["a red circle on a blue ground"], minimum_count=1)
+    words = Vocabulary.build([LABELS.replace(",", "")], minimum_count=1)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     settings = TwoTowerSettings(
         vision=ConvolutionalConfig(stem=8, widths=(8,), blocks=(0,), size=16, shared_width=32),
@@ -90,130 +124,324 @@ def make_models(folder: Path) -> dict[str, Job]:
         build_two_towers(settings), settings, words, ModelFacts(name="towers"), torch.device("cpu")
     )
     towers.write(folder / "towers")
-    captions: dict[str, Any] = {"model": str(captioner), "device": "cpu", "options": {"beams": 1}}
-    vectors = {"model": str(folder / "towers"), "device": "cpu"}
-    columns = {"caption": "string", "score": "double", "complete": "bool", "model": "string"}
+    return Models(str(captioner), str(folder / "towers"))
+
+
+class Family:
+    """What a process and all that it started take: memory by quarters of the work, and processor seconds."""
+
+    def __init__(self, process: int, share: Callable[[], float] = lambda: 0.0) -> None:
+        self._process, self._share = psutil.Process(process), share
+        self.workers, self.driver = [0.0] * 4, [0.0] * 4
+        """MiB; what processes share is counted once."""
+        self._seconds: dict[int, float] = {}
+        self._stop = Event()
+        self._thread = Thread(target=self._watch)
+
+    @property
+    def seconds(self) -> float:
+        """Processor seconds of all of them, but for what one took since the last look before its end."""
+        return sum(self._seconds.values())
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.25):
+            quarter, workers = min(3, int(4 * self._share())), 0.0
+            for one in self._everyone():
+                try:
+                    times = one.cpu_times()
+                    self._seconds[one.pid] = times.user + times.system
+                    if is_worker(one):
+                        workers += one.memory_full_info().pss / 2**20
+                    elif one.pid == self._process.pid:
+                        mib = one.memory_full_info().pss / 2**20
+                        self.driver[quarter] = max(self.driver[quarter], mib)
+                except psutil.Error:
+                    continue
+            self.workers[quarter] = max(self.workers[quarter], workers)
+
+    def _everyone(self) -> list[psutil.Process]:
+        try:
+            return [self._process, *self._process.children(recursive=True)]
+        except psutil.Error:
+            return []
+
+    def __enter__(self) -> Family:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether it is one of Ray's in which a model is."""
+    said = " ".join(process.cmdline())
+    return said.startswith("ray::") and "Worker" in said
+
+
+class Command:
+    """A command of `patchword` in a process of its own."""
+
+    def __init__(self, words: Sequence[str], folder: Path, poison: bool = False) -> None:
+        environment = {**os.environ, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
+        if poison:
+            (folder / "poison").mkdir(exist_ok=True)
+            (folder / "poison" / "sitecustomize.py").write_text(POISONOUS)
+            paths = [str(folder / "poison"), environment.get("PYTHONPATH", "")]
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        self.said = open(folder / "said.txt", "a+", encoding="utf-8")  # noqa: SIM115 - kept while it runs
+        program = [sys.executable, "-m", "patchword", *words]
+        self.process = subprocess.Popen(program, env=environment, stdout=self.said, stderr=self.said)
+
+    def until(self, reached: Callable[[], bool]) -> None:
+        """Raises where the command ends before that."""
+        while not reached():
+            if self.process.poll() is not None:
+                raise SystemExit(f"ended with {self.process.returncode} before it was to be killed")
+            time.sleep(0.02)
+
+    def workers(self) -> list[psutil.Process]:
+        """Those of Ray that are there."""
+        found = []
+        for one in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                found += [one] if is_worker(one) else []
+            except psutil.Error:
+                continue
+        return found
+
+    def kill(self) -> None:
+        """The driver; wait until Ray has ended its workers."""
+        workers = self.workers()
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for one in psutil.wait_procs(workers, timeout=60)[1]:
+            print(f"still there after a minute: {one}", file=sys.stderr)
+
+    def end(self) -> None:
+        """Wait for it; 1 says that pictures could not be read."""
+        if self.process.wait() not in (0, 1):
+            raise SystemExit(f"ended with {self.process.returncode}, see said.txt")
+
+
+def killed(words: Sequence[str], parts: Path, count: int, folder: Path) -> dict[str, Any]:
+    """One command on Ray, with both kills; `parts`: where its parts appear, of which there are `count`."""
+
+    def done() -> int:
+        return len(list(parts.glob("part-*.parquet")))
+
+    memory: list[Family] = []
+    kills = []
+    began = time.perf_counter()
+    command = Command(words, folder, poison=True)
+    with Family(command.process.pid, lambda: done() / count) as family:
+        command.until(lambda: done() >= count // 4 and len(command.workers()) > 0)
+        command.workers()[0].kill()
+        kills.append(f"worker after {done()} of {count} parts")
+        command.until(lambda: done() >= count // 2)
+        kills.append(f"driver after {done()}")
+        command.kill()
+    memory.append(family)
+    command = Command(words, folder, poison=True)
+    # Parts are gone when an index is written of them.
+    with Family(command.process.pid, lambda: done() / count if parts.exists() else 0.99) as family:
+        command.end()
+    memory.append(family)
     return {
-        "captions": Job(str(folder / "captions"), "tasks.caption.many:Captions", captions, columns, 32),
-        "vectors": Job(
-            str(folder / "vectors"), "tasks.retrieve.many:Vectors", vectors, {"vector": "floats"}, 32
-        ),
+        "killed": kills,
+        "seconds": round(time.perf_counter() - began),
+        "worker_mib": [round(max(one.workers[at] for one in memory)) for at in range(4)],
+        "driver_mib": [round(max(one.driver[at] for one in memory)) for at in range(4)],
     }
 
 
-def drive(pictures: str, job: Job, workers: int) -> None:
-    """A driver of its own: a job on Ray."""
-    sources.PART = PART
-    run_job([pictures], job, "local", workers=workers)
+def counted(names: Iterator[str], wanted: Sequence[Path]) -> dict[str, Any]:
+    """How often each input came out."""
+    found = Counter(names)
+    return {
+        "inputs": len(wanted),
+        "rows": found.total(),
+        "twice": found.total() - len(found),
+        "missing": sum(str(path) not in found for path in wanted),
+    }
 
 
-def started(pictures: Path, job: Job, workers: int) -> Any:
-    """The driver in a process of its own."""
-    process = multiprocessing.get_context("spawn").Process(target=drive, args=(str(pictures), job, workers))
-    process.start()
-    return process
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    """Every row of a job."""
+    return [row for file in sorted(out.glob("part-*.parquet")) for row in parquet.read_table(file).to_pylist()]
 
 
-def wait_for(reached: Callable[[], bool], process: Any) -> None:
-    """Raises where the driver ends before that."""
-    while not reached():
-        if not process.is_alive():
-            raise SystemExit(f"the driver ended with {process.exitcode} before it was to be killed")
-        time.sleep(0.02)
+def plain_captions(model: str, some: Sequence[Path], folder: Path) -> dict[str, tuple[str, float]]:
+    """What the plain command says of pictures."""
+    out = folder / "plain.csv"
+    Command(["caption", *map(str, some), "--model", model, "--out", str(out), "--overwrite"], folder).end()
+    with open(out, encoding="utf-8", newline="") as file:
+        return {row["image"]: (row["caption"], float(row["score"])) for row in csv.DictReader(file)}
 
 
-def workers_of(driver: int) -> list[psutil.Process]:
-    """Ray's processes in which a model is."""
-    found = []
-    for one in psutil.Process(driver).children(recursive=True):
-        try:
-            if " ".join(one.cmdline()).startswith("ray::") and "Worker" in " ".join(one.cmdline()):
-                found.append(one)
-        except psutil.Error:
-            continue
-    return found
+def captioned(models: Models, pictures: Path, given: Sequence[Path], some: int, folder: Path) -> dict:
+    """`caption`, on Ray and plain."""
+    out = folder / "captions"
+    words = ["caption", str(pictures), "--model", models.captioner, "--cluster", "local", "--out", str(out)]
+    found = killed(words, out, -(-len(given) // 512), folder)
+    rows = {row["image"]: row for row in rows_of(out)}
+    plain = plain_captions(models.captioner, given[:some], folder)
+    other = [
+        name
+        for name, (text, score) in plain.items()
+        if rows[name]["problem"] is None
+        and not (rows[name]["caption"] == text and abs(rows[name]["score"] - score) <= 1e-3)
+    ]
+    return {"work": "caption"} | counted((row["image"] for row in rows_of(out)), given) | _reasons(rows) | {
+        "compared": len(plain),
+        "other": len(other),
+        **found,
+    }  # fmt: skip
 
 
-def rows_of(out: str, parts: int) -> list[dict[str, Any]]:
-    """Every row of a job, in the order of the source."""
-    return [row for number in range(parts) for row in parquet.read_table(part_file(out, number)).to_pylist()]
+def labelled(models: Models, pictures: Path, given: Sequence[Path], some: int, folder: Path) -> dict:
+    """`label`, on Ray and by the model in this process."""
+    out = folder / "labels"
+    words = ["label", str(pictures), "--model", models.towers, "--labels", LABELS]
+    found = killed([*words, "--cluster", "local", "--out", str(out)], out, -(-len(given) // 512), folder)
+    rows = {row["image"]: row for row in rows_of(out)}
+    good = [path for path in given[:some] if rows[str(path)]["problem"] is None]
+    shares_BL = load_two_towers(models.towers, "cpu").label(good, LABELS.split(", "))
+    close = [
+        np.allclose(rows[str(path)]["probabilities"], shares_L, atol=1e-4)
+        for path, shares_L in zip(good, shares_BL, strict=True)
+    ]
+    return {"work": "label"} | counted((row["image"] for row in rows_of(out)), given) | _reasons(rows) | {
+        "compared": len(good),
+        "other": len(good) - sum(close),
+        **found,
+    }  # fmt: skip
 
 
-def close(one: Any, other: Any) -> bool:
-    """Whether two values are equal, numbers to 1e-5: a batch of other pictures moves their last bits."""
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(close, one, other))
-    return abs(one - other) <= 1e-5 if isinstance(one, float) and isinstance(other, float) else one == other
+def indexed(models: Models, pictures: Path, given: Sequence[Path], some: int, folder: Path) -> dict:
+    """`index`, on Ray and by the model in this process. Pictures without a vector are not in an index."""
+    out, parts = folder / "index", folder / "parts"
+    words = ["index", str(pictures), "--out", str(out), "--model", models.towers, "--cluster", "local"]
+    count = -(-len(given) // 512)
+    found = killed([*words, "--parts", str(parts)], parts / "vectors", count, folder)
+    towers = load_two_towers(models.towers, "cpu")
+    with open_index(out, towers.identity) as index:
+        vectors = {path: vector_E for path, vector_E in index.pictures()}
+        names = [path for path, _ in index.pictures()]
+    good = [path for path in given if _is_good(path)]
+    compared = good[:some]
+    mine = towers.embed_images(compared)
+    other = sum(
+        not np.allclose(vectors[str(path)], vector_E, atol=2e-3)
+        for path, vector_E in zip(compared, mine, strict=True)
+    )
+    return {"work": "index"} | counted(iter(names), good) | {
+        "compared": len(compared), "other": other, **found
+    }  # fmt: skip
+
+
+def _is_good(path: Path) -> bool:
+    return not path.name.startswith(("broken-", "poison-"))
+
+
+def _reasons(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    reasons = {name: row["problem"] for name, row in rows.items() if row["problem"] is not None}
+    ended = [name for name, reason in reasons.items() if "its process ended" in reason]
+    return {"with_a_reason": len(reasons), "poisoned": [Path(name).name for name in ended]}
+
+
+def add_bad_ones(pictures: Path) -> None:
+    """Three files that are no pictures, and one that ends its process; in the middle by name."""
+    for number in range(3):
+        (pictures / f"broken-{number}.jpg").write_bytes(b"no picture" * number)
+    Image.new("RGB", POISON, (9, 9, 9)).save(pictures / "poison-0.png")
+
+
+def all_kinds(models: Models, pictures: Path, some: int, folder: Path) -> None:
+    """Prints one JSON object for each command."""
+    add_bad_ones(pictures)
+    given = sorted(pictures.iterdir())
+    for measured in (captioned, labelled, indexed):
+        print(json.dumps(measured(models, pictures, given, some, folder)), flush=True)
+
+
+# One worker beside the plain command.
+
+
+def one_worker(kind: str, pictures: Path, folder: Path, started: float) -> None:
+    """As `caption` or `index` with `--cluster local`, where there is one core."""
+    if kind == "caption":
+        settings = {"model": "flickr8k", "device": None, "options": {}}
+        job = Job(str(folder / "out"), "tasks.caption.many:Captions", settings, COLUMNS, 16)
+        run_job([str(pictures)], job, "local", workers=1)
+    else:
+        real = cluster.run_parts
+        cluster.run_parts = lambda parts, job, where, progress, workers: real(parts, job, where, progress, 1)
+        towers = load_two_towers("two-towers", "cpu")
+        model = IndexModel(towers.embed_images, towers.identity, "two-towers")
+        index_on_cluster(
+            pictures, str(folder / "out"), folder / "parts", model, "local", lambda *said: None
+        )
+
+
+def overhead(photos: Path, count: int, folder: Path) -> None:
+    """Prints one JSON object for each run."""
+    for kind in ("caption", "index"):
+        for number in (count // 4, count):
+            pictures = folder / f"{kind}-{number}"
+            pictures.mkdir()
+            for path in sorted(photos.iterdir())[:number]:
+                shutil.copyfile(path, pictures / path.name)
+            for ray in (False, True):
+                place = folder / f"{kind}-{number}-{ray}"
+                place.mkdir()
+                print(json.dumps(timed(kind, pictures, place, ray) | {"pictures": number}), flush=True)
+
+
+def timed(kind: str, pictures: Path, place: Path, ray: bool) -> dict[str, Any]:
+    """One run in a process of its own."""
+    words = [sys.executable, "-m", "patchword", kind, str(pictures), "--out", str(place / "out.csv")]
+    if ray:
+        words = [sys.executable, __file__, "one-worker", str(pictures), "--kind", kind, "--folder", str(place)]
+    began = time.perf_counter()
+    environment = {**os.environ, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
+    with Family(process.pid) as family:
+        status = process.wait()
+    seconds = round(time.perf_counter() - began, 1)
+    return {"work": kind, "ray": ray, "seconds": seconds, "cpu": round(family.seconds, 1), "status": status}
 
 
 def main() -> None:
-    """Prints one JSON object for each kind of work."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=3000)
-    parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
-    sources.PART = PART
+    """See the head of this file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("drawn", "photographs", "overhead", "one-worker"))
+    parser.add_argument("photos", type=Path, nargs="?", help="a folder of photographs")
+    parser.add_argument("--pictures", type=int, default=3000, help="drawn: how many")
+    parser.add_argument("--count", type=int, default=512, help="photographs, overhead: how many")
+    parser.add_argument("--compared", type=int, default=512, help="with the plain command")
+    parser.add_argument("--kind", default="caption", help="one-worker: caption or index")
+    parser.add_argument("--folder", type=Path, help="one-worker: where it writes")
+    asked = parser.parse_args()
+    if asked.what == "one-worker":
+        one_worker(asked.kind, asked.photos, asked.folder, time.perf_counter())
+        return
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        jobs = make_models(folder)
-        write_scenes(folder / "drawn", arguments.pictures, level=1, size=32)
-        for number in range(3):
-            (folder / "drawn" / "images" / f"broken-{number}.jpg").write_bytes(b"no picture" * number)
-        pictures = folder / "drawn" / "images"
-        for name, job in jobs.items():
-            print(json.dumps(measured(name, job, pictures, arguments.workers)), flush=True)
-            shutil.rmtree(job.out)
-
-
-def measured(name: str, job: Job, pictures: Path, workers: int) -> dict[str, Any]:
-    """What one kind of work gave, alone and on Ray."""
-    parts = sources.plan([str(pictures)])
-    alone = job._replace(out=f"{job.out}-alone")
-    Path(alone.out).mkdir()
-    began = time.perf_counter()
-    work = make_work(alone)
-    for number, part in enumerate(parts):
-        do_part(alone, number, part, work)
-    seconds = time.perf_counter() - began
-
-    def done() -> int:
-        return sum(part_file(job.out, number).exists() for number in range(len(parts)))
-
-    began = time.perf_counter()
-    process = started(pictures, job, workers)
-    killed = []
-    wait_for(lambda: done() >= 3 and len(workers_of(process.pid)) > 0, process)
-    victim = workers_of(process.pid)[0]
-    victim.kill()
-    killed.append(f"worker after {done()} parts")
-    wait_for(lambda: done() >= len(parts) // 2, process)
-    family = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, signal.SIGKILL)
-    killed.append(f"driver after {done()}")
-    process.join()
-    psutil.wait_procs(family, timeout=60)
-    process = started(pictures, job, workers)
-    process.join()
-    if process.exitcode:
-        raise SystemExit(f"the driver that goes on ended with {process.exitcode}")
-    on_ray = time.perf_counter() - began
-    ours, theirs = rows_of(job.out, len(parts)), rows_of(alone.out, len(parts))
-    names = [row["image"] for row in ours]
-    wanted = {str(path) for path in pictures.iterdir()}
-    return {
-        "work": name,
-        "pictures": len(wanted),
-        "rows": len(names),
-        "twice": len(names) - len(set(names)),
-        "missing": len(wanted - set(names)),
-        "other_rows": sum(
-            not all(close(a[key], b[key]) for key in a) for a, b in zip(ours, theirs, strict=True)
-        ),
-        "with_a_reason": sum(row["problem"] is not None for row in ours),
-        "alone_s": round(seconds, 1),
-        "ray_s": round(on_ray, 1),
-        "killed": killed,
-    }
+        if asked.what == "overhead":
+            overhead(asked.photos, asked.count, folder)
+        elif asked.what == "drawn":
+            models = small_models(folder)
+            write_scenes(folder / "drawn", asked.pictures, level=1, size=32)
+            all_kinds(models, folder / "drawn" / "images", asked.compared, folder)
+        else:
+            (folder / "photographs").mkdir()
+            for path in sorted(asked.photos.iterdir())[: asked.count]:
+                shutil.copyfile(path, folder / "photographs" / path.name)
+            all_kinds(Models("flickr8k", "two-towers"), folder / "photographs", asked.compared, folder)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Kills what writes files and folders at every operation on them: features, codebook, save, scenes, table.
+"""Kills what writes files and folders at every operation on them: features, codebook, save, export (and with
+eight bits), scenes, table.
 
     python tests/train/kill_writers.py               # all of them
     python tests/train/kill_writers.py features save
@@ -26,16 +27,22 @@ import torch
 from kill_everywhere import Disk, forked
 from PIL import Image
 
+from patchword.checkpoints.facts import ModelFacts
 from patchword.data.pictures import Preprocessing
 from patchword.data.scenes import write_scenes
 from patchword.files import recover_folder, write_text
 from patchword.interface import load
 from patchword.jobs.features import Pictures, StoreOptions, store_features
 from patchword.layers.codebook import Codebook
+from patchword.models.pairs.two_towers import TwoTowersConfig
+from patchword.tasks.retrieve.export import Kind, export_towers
+from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings, build_two_towers
+from patchword.text.words import Vocabulary
+from patchword.towers.bert import BertTowerConfig
 from patchword.towers.convolutional import ConvolutionalConfig, ConvolutionalTower
 
 KIT = Path(__file__).resolve().parents[1] / "kits" / "format1"
-Writer = Callable[[Path, int], None]
+Writer = Callable[[Path, int], object]
 """Writes a version (0 or 1) of something under a path."""
 
 
@@ -67,6 +74,27 @@ def save(place: Path) -> Writer:
     return lambda path, version: model.save(path)
 
 
+def export(to: Kind) -> Callable[[Path], Writer]:
+    """Two small towers as ONNX files."""
+
+    def writer(place: Path) -> Writer:
+        words = Vocabulary.build(["a red circle"], minimum_count=1)
+        sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+        text = {**sizes, "vocab_size": words.size, "max_position_embeddings": 8}
+        settings = TwoTowerSettings(
+            vision=ConvolutionalConfig(stem=4, widths=(4,), blocks=(0,), size=16, shared_width=8),
+            text=BertTowerConfig(architecture=text),
+            two_towers=TwoTowersConfig(width=8),
+            preprocessing=Preprocessing(size=16, fit="squash"),
+            vocabulary_size=words.size,
+        )
+        model, facts = build_two_towers(settings), ModelFacts(name="towers")
+        TwoTowerModel(model, settings, words, facts, torch.device("cpu")).write(place / "towers")
+        return lambda path, version: export_towers(str(place / "towers"), path, to)
+
+    return writer
+
+
 def scenes(place: Path) -> Writer:
     """Drawn scenes: pictures first, the file that names them last, in one write."""
 
@@ -82,6 +110,7 @@ def table(place: Path) -> Writer:
 
 
 WRITERS = {"features": features, "codebook": codebook, "save": save, "scenes": scenes, "table": table}
+WRITERS |= {"export": export("onnx"), "export-int8": export("int8")}
 OVER = ("features", "scenes", "table")
 """Those that replace what is there; the others refuse to."""
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from patchword.data.isolated import PictureReader
 from patchword.errors import ConfigError, MissingExtra
 from patchword.files import write_json
 from patchword.jobs.part import Done, Job, do_part, make_work, part_file
@@ -147,7 +148,8 @@ def _on_ray(
 
 
 class Worker:
-    """An actor: the model is loaded when it starts, and parts come one after the other.
+    """An actor: the model is loaded when it starts, and parts come one after the other. The process that
+    decodes for it ends with it.
 
     Ray gives it one core, and with it one thread for numerical libraries.
     """
@@ -155,11 +157,13 @@ class Worker:
     def __init__(self, job: dict[str, Any]) -> None:
         self._job = Job(**job)
         self._work = make_work(self._job)
+        self._reader = PictureReader()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
         """One part."""
         kind, where, group = json.loads(str(batch["part"][0]))
-        done = do_part(self._job, int(batch["number"][0]), Part(kind, tuple(where), group), self._work)
+        part, number = Part(kind, tuple(where), group), int(batch["number"][0])
+        done = do_part(self._job, number, part, self._work, self._reader)
         return {"number": [done.number], "pictures": [done.pictures], "bad": [done.bad]}
 
 

@@ -4,9 +4,10 @@
     input OUT/journal/part-42.json     which pictures were in hand, while the part is being worked on
 
 A part is done when its file is there, and the file appears by a rename: whatever is killed, no picture is
-twice in the output and none is missing. A picture that takes its process with it (a decoder that crashes, a
-bomb that the system kills) is found by the journal: the batch that was in hand is worked on one by one, and a
-picture over which the process ended twice gets a row with the reason instead.
+twice in the output and none is missing. Pictures are decoded in a process of their own, so that one that takes
+too long or breaks its decoder is a row with the reason. A picture that takes the worker with it (memory that
+the system takes back, a crash in the model) is found by the journal: the batch that was in hand is worked on
+one by one, and a picture over which the process ended twice gets a row with the reason instead.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from patchword.data.pictures import open_picture
+from patchword.data.isolated import PictureReader
 from patchword.errors import PictureError
 from patchword.files import write_text
 from patchword.jobs.sources import Input, Part, read_part
@@ -66,34 +67,44 @@ def make_work(job: Job) -> Work:
     return look_up(job.work)(**job.settings)
 
 
-def do_part(job: Job, number: int, part: Part, work: Work) -> Done:
-    """Work on a part that is not done, and write its file. A part that is done is only counted."""
+def do_part(job: Job, number: int, part: Part, work: Work, reader: PictureReader | None = None) -> Done:
+    """Work on a part that is not done, and write its file. A part that is done is only counted. `reader`:
+    for those who do several parts, so that each does not start another process."""
     import pyarrow.parquet as parquet
 
     target = part_file(job.out, number)
     if target.exists():
         problems = parquet.read_table(target, columns=["problem"]).column("problem").to_pylist()
         return Done(number, len(problems), sum(problem is not None for problem in problems))
+    if reader is None:
+        with PictureReader() as reader:
+            return _do(job, number, part, work, reader)
+    return _do(job, number, part, work, reader)
+
+
+def _do(job: Job, number: int, part: Part, work: Work, reader: PictureReader) -> Done:
     journal = _Journal(Path(job.out) / "journal" / f"part-{number}.json")
     rows: list[dict[str, Any]] = []
     waiting: list[Input] = []
     for place, given in enumerate(read_part(part)):
         alone = journal.is_suspect(place)
         if waiting and (alone or len(waiting) == job.batch):
-            rows += _worked(waiting, len(rows), journal, work)
+            rows += _worked(waiting, len(rows), journal, work, reader)
             waiting = []
         waiting.append(given)
         if alone:
-            rows += _worked(waiting, len(rows), journal, work)
+            rows += _worked(waiting, len(rows), journal, work, reader)
             waiting = []
     if waiting:
-        rows += _worked(waiting, len(rows), journal, work)
-    _write(target, rows, job.columns)
+        rows += _worked(waiting, len(rows), journal, work, reader)
+    _write(part_file(job.out, number), rows, job.columns)
     journal.close()
     return Done(number, len(rows), sum(row["problem"] is not None for row in rows))
 
 
-def _worked(some: Sequence[Input], first: int, journal: _Journal, work: Work) -> list[dict[str, Any]]:
+def _worked(
+    some: Sequence[Input], first: int, journal: _Journal, work: Work, reader: PictureReader
+) -> list[dict[str, Any]]:
     """One row per picture; those that cannot be read have a `problem` and nothing else."""
     rows: list[dict[str, Any]] = [
         {"image": given.name, "sha256": _digest(given.content), "problem": given.problem or None}
@@ -109,7 +120,7 @@ def _worked(some: Sequence[Input], first: int, journal: _Journal, work: Work) ->
             row["problem"] = given.problem or f"{given.name}: cannot be read"
             continue
         try:
-            pictures.append(open_picture(given.content, name=given.name))
+            pictures.append(reader.open(given.content, given.name))
             owners.append(row)
         except PictureError as error:
             row["problem"] = str(error)

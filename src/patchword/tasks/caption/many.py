@@ -32,7 +32,7 @@ class Captions:
         return [
             {"caption": one.text, "score": one.log_probability}
             | {"complete": one.complete, "model": self._name}
-            for one in self._model.caption(list(pictures), options=self._options)
+            for one in self._model.caption(list(pictures), trace=False, options=self._options)
         ]
 
 
