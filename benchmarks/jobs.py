@@ -4,14 +4,15 @@
     python benchmarks/jobs.py photographs PHOTOS --count 5000           # the shipped models
     python benchmarks/jobs.py overhead PHOTOS --count 512               # one worker beside the plain command
 
-PHOTOS is a folder of photographs. `drawn` and `photographs` caption, label and index pictures with `--cluster
-local`, on all cores. Three files among them are no pictures, and over one picture each process ends that works
-on it, as where the system takes memory back. A worker is killed (SIGKILL) when a quarter of the parts are
-done and the driver when half of them are; the same command then goes on. Every picture must be in the output
-once, with what the plain command says of it (of the first `--compared`). Memory is the largest sum over Ray's
-workers and over the driver in each quarter of the parts. `overhead` runs `caption` and `index` as plain commands
-and with one worker, for a quarter of the pictures and for all: what does not grow with the pictures is the
-start. CPU seconds are those of all processes, looked at four times a second.
+PHOTOS is a folder of photographs. With `--folder PLACE --only caption` what was drawn and made stays, and
+the other commands can follow later. `drawn` and `photographs` caption, label and index pictures with
+`--cluster local`, on all cores. Three files among them are no pictures, and over one picture each process
+ends that works on it, as where the system takes memory back. A worker is killed (SIGKILL) when a quarter of
+the parts are done and the driver when half of them are; the same command then goes on. Every picture must be
+in the output once, with what the plain command says of it (of the first `--compared`). Memory is the largest
+sum over Ray's workers and over the driver in each quarter of the parts. `overhead` runs `caption` and `index`
+as plain commands and with one worker, for a quarter of the pictures and for all: what does not grow with the
+pictures is the start. CPU seconds are those of all processes, looked at four times a second.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from patchword.jobs.cluster import run_job
 from patchword.jobs.index import index_on_cluster
 from patchword.jobs.part import Job
 from patchword.models.pairs.two_towers import TwoTowersConfig
-from patchword.search.index import open_index, update_index
+from patchword.search.index import open_index
 from patchword.search.records import IndexModel
 from patchword.tasks.caption.many import COLUMNS
 from patchword.tasks.retrieve.load import load_two_towers
@@ -269,7 +270,9 @@ def counted(names: Iterator[str], wanted: Sequence[Path]) -> dict[str, Any]:
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
     """Every row of a job."""
-    return [row for file in sorted(out.glob("part-*.parquet")) for row in parquet.read_table(file).to_pylist()]
+    return [
+        row for file in sorted(out.glob("part-*.parquet")) for row in parquet.read_table(file).to_pylist()
+    ]
 
 
 def plain_captions(model: str, some: Sequence[Path], folder: Path) -> dict[str, tuple[str, float]]:
@@ -351,6 +354,17 @@ def _reasons(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"with_a_reason": len(reasons), "poisoned": [Path(name).name for name in ended]}
 
 
+def draw(pictures: Path, count: int) -> None:
+    """Scenes, each in its eight turns and mirror images."""
+    write_scenes(pictures.parent, -(-count // 8), level=1, size=32)
+    for path in sorted(pictures.iterdir()):
+        scene = Image.open(path)
+        for turn in Image.Transpose:
+            scene.transpose(turn).save(path.with_stem(f"{path.stem}-{turn.name.lower()}"))
+    for path in sorted(pictures.iterdir())[count:]:
+        path.unlink()
+
+
 def add_bad_ones(pictures: Path) -> None:
     """Three files that are no pictures, and one that ends its process; in the middle by name."""
     for number in range(3):
@@ -358,18 +372,19 @@ def add_bad_ones(pictures: Path) -> None:
     Image.new("RGB", POISON, (9, 9, 9)).save(pictures / "poison-0.png")
 
 
-def all_kinds(models: Models, pictures: Path, some: int, folder: Path) -> None:
+def all_kinds(models: Models, pictures: Path, asked: argparse.Namespace, folder: Path) -> None:
     """Prints one JSON object for each command."""
     add_bad_ones(pictures)
-    given = sorted(pictures.iterdir())
-    for measured in (captioned, labelled, indexed):
+    given, some = sorted(pictures.iterdir()), asked.compared
+    kinds = {"caption": captioned, "label": labelled, "index": indexed}
+    for measured in [kinds[asked.only]] if asked.only else kinds.values():
         print(json.dumps(measured(models, pictures, given, some, folder)), flush=True)
 
 
 # One worker beside the plain command.
 
 
-def one_worker(kind: str, pictures: Path, folder: Path, started: float) -> None:
+def one_worker(kind: str, pictures: Path, folder: Path) -> None:
     """As `caption` or `index` with `--cluster local`, where there is one core."""
     if kind == "caption":
         settings = {"model": "flickr8k", "device": None, "options": {}}
@@ -380,9 +395,7 @@ def one_worker(kind: str, pictures: Path, folder: Path, started: float) -> None:
         cluster.run_parts = lambda parts, job, where, progress, workers: real(parts, job, where, progress, 1)
         towers = load_two_towers("two-towers", "cpu")
         model = IndexModel(towers.embed_images, towers.identity, "two-towers")
-        index_on_cluster(
-            pictures, str(folder / "out"), folder / "parts", model, "local", lambda *said: None
-        )
+        index_on_cluster(pictures, str(folder / "out"), folder / "parts", model, "local", lambda *said: None)
 
 
 def overhead(photos: Path, count: int, folder: Path) -> None:
@@ -403,7 +416,8 @@ def timed(kind: str, pictures: Path, place: Path, ray: bool) -> dict[str, Any]:
     """One run in a process of its own."""
     words = [sys.executable, "-m", "patchword", kind, str(pictures), "--out", str(place / "out.csv")]
     if ray:
-        words = [sys.executable, __file__, "one-worker", str(pictures), "--kind", kind, "--folder", str(place)]
+        words = [sys.executable, __file__, "one-worker", str(pictures), "--kind", kind]
+        words += ["--folder", str(place)]
     began = time.perf_counter()
     environment = {**os.environ, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
@@ -423,25 +437,30 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=3000, help="drawn: how many")
     parser.add_argument("--count", type=int, default=512, help="photographs, overhead: how many")
     parser.add_argument("--compared", type=int, default=512, help="with the plain command")
+    parser.add_argument("--only", choices=("caption", "label", "index"), help="one of the commands")
     parser.add_argument("--kind", default="caption", help="one-worker: caption or index")
-    parser.add_argument("--folder", type=Path, help="one-worker: where it writes")
+    parser.add_argument("--folder", type=Path, help="where everything is written, and stays")
     asked = parser.parse_args()
     if asked.what == "one-worker":
-        one_worker(asked.kind, asked.photos, asked.folder, time.perf_counter())
+        one_worker(asked.kind, asked.photos, asked.folder)
         return
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+        folder = asked.folder or Path(place)
+        folder.mkdir(exist_ok=True)
         if asked.what == "overhead":
             overhead(asked.photos, asked.count, folder)
-        elif asked.what == "drawn":
-            models = small_models(folder)
-            write_scenes(folder / "drawn", asked.pictures, level=1, size=32)
-            all_kinds(models, folder / "drawn" / "images", asked.compared, folder)
-        else:
-            (folder / "photographs").mkdir()
-            for path in sorted(asked.photos.iterdir())[: asked.count]:
-                shutil.copyfile(path, folder / "photographs" / path.name)
-            all_kinds(Models("flickr8k", "two-towers"), folder / "photographs", asked.compared, folder)
+            return
+        pictures, models = folder / "given" / "images", Models("flickr8k", "two-towers")
+        if asked.what == "drawn":
+            there = Models(str(folder / "captioner" / "best"), str(folder / "towers"))
+            models = there if pictures.exists() else small_models(folder)
+        if not pictures.exists():
+            pictures.mkdir(parents=True)
+            if asked.what == "drawn":
+                draw(pictures, asked.pictures)
+            for path in sorted(asked.photos.iterdir())[: asked.count] if asked.photos else ():
+                shutil.copyfile(path, pictures / path.name)
+        all_kinds(models, pictures, asked, folder)
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def allocate(file: BinaryIO, size: int) -> None:
     """
     free = shutil.disk_usage(Path(file.name).parent).free
     if size > free:
-        needed = f"{size / 2**20:.1f} MiB are needed and {free / 2**20:.1f} MiB are free"
+        needed = f"{_told(size)} are needed and {_told(free)} are free"
         raise OSError(errno.ENOSPC, needed, file.name)
     if hasattr(os, "posix_fallocate") and size:
         try:
@@ -194,6 +194,10 @@ def allocate(file: BinaryIO, size: int) -> None:
                 errno.ENOSYS,
             ):  # some network drives know no such call
                 raise
+
+
+def _told(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{-(-size // 2**10)} KiB"
 
 
 def text_digest(text: str) -> str:
@@ -241,6 +245,8 @@ def _explained(path: Path, aside: Path) -> Iterator[None]:
     """Errors of the system while `path` is written, as WriteError; those about other files pass through."""
     try:
         yield
+    except WriteError as error:  # of a file inside of the folder: named as the person knows it
+        raise type(error)(str(error).replace(str(aside), str(path))) from error
     except OSError as error:
         cause = why_not_written(error)
         about_us = error.filename is None or str(error.filename).startswith((str(aside), str(path)))

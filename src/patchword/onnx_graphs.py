@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from patchword.errors import MissingExtra, ModelError
+from patchword.files import allocate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -96,8 +97,12 @@ def turn_into_int8(path: Path) -> None:
     """Replace an ONNX file by one with weights of eight bits."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    whole = path.with_suffix(".whole")
+    whole, room = path.with_suffix(".whole"), path.with_suffix(".room")
     path.rename(whole)
+    # What the quantisation writes meanwhile is cut short in silence where the disk is full.
+    with open(room, "wb") as file:
+        allocate(file, 3 * whole.stat().st_size)
+    room.unlink()
     with _quiet_log():
         quantize_dynamic(
             whole,

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -10,6 +11,8 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
+import patchword.jobs.filter as filter_file
+from patchword.data.formats.readers import read_captions
 from patchword.errors import ConfigError, DataError
 from patchword.jobs.filter import filter_pairs
 from patchword.jobs.pairs import batches
@@ -151,7 +154,6 @@ def test_one_pass_over_all_kinds_of_sources_counts_and_writes_what_is_kept(tmp_p
 
 
 def test_tar_shards_are_read_again_and_trained_on(tmp_path, patchword):
-    from patchword.data.formats.readers import read_captions
     from patchword.data.pictures import open_picture
 
     rows = {
@@ -175,6 +177,22 @@ def test_tar_shards_are_read_again_and_trained_on(tmp_path, patchword):
         "filter", tmp_path / "c.jsonl", "--out", tmp_path / "x", "--to", "tar", "--rules", "length"
     )
     assert status == 2 and "its source has no bytes of the picture" in said
+
+
+def test_parquet_shards_are_data_sets_with_their_pictures(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATCHWORD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(filter_file, "SHARD", 3)
+    texts, pictures = [f"a picture with number {number}" for number in range(8)], [jpeg(n) for n in range(8)]
+    parquet.write_table(pyarrow.table({"text": texts, "jpg": pictures}), tmp_path / "crawl.parquet")
+    out = tmp_path / "clean"
+    filter_pairs([str(tmp_path / "crawl.parquet")], out, [], lambda read, kept: None)
+    (out / "shard-00000002.parquet").rename(out / "val-00000.parquet")
+    (out / ".shard-00000009.parquet").write_bytes(b"half of a shard")
+    for _ in range(2):  # once from the shards, once from the cache
+        records = read_captions(out)
+        assert [record.captions for record in records] == [(text,) for text in texts]
+        assert [record.split for record in records] == [None] * 6 + ["val"] * 2
+        assert [Path(record.file).read_bytes() for record in records] == pictures
 
 
 def test_the_command_names_its_rules(patchword, tmp_path):

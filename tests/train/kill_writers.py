@@ -35,7 +35,9 @@ from patchword.interface import load
 from patchword.jobs.features import Pictures, StoreOptions, store_features
 from patchword.layers.codebook import Codebook
 from patchword.models.pairs.two_towers import TwoTowersConfig
-from patchword.tasks.retrieve.export import Kind, export_towers
+from patchword.onnx_graphs import Kind
+from patchword.tasks.caption.export import export_captioner
+from patchword.tasks.retrieve.export import export_towers
 from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings, build_two_towers
 from patchword.text.words import Vocabulary
 from patchword.towers.bert import BertTowerConfig
@@ -95,6 +97,11 @@ def export(to: Kind) -> Callable[[Path], Writer]:
     return writer
 
 
+def captioner(place: Path) -> Writer:
+    """A captioner as ONNX files."""
+    return lambda path, version: export_captioner(str(KIT / "caption"), path, "onnx")
+
+
 def scenes(place: Path) -> Writer:
     """Drawn scenes: pictures first, the file that names them last, in one write."""
 
@@ -110,7 +117,7 @@ def table(place: Path) -> Writer:
 
 
 WRITERS = {"features": features, "codebook": codebook, "save": save, "scenes": scenes, "table": table}
-WRITERS |= {"export": export("onnx"), "export-int8": export("int8")}
+WRITERS |= {"export": export("onnx"), "export-int8": export("int8"), "export-captioner": captioner}
 OVER = ("features", "scenes", "table")
 """Those that replace what is there; the others refuse to."""
 

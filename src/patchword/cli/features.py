@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from patchword.cli.many import Parts, Workers, check_together
 from patchword.cli.outputs import complain
-from patchword.errors import ConfigError, PictureError, counted
+from patchword.errors import PictureError, counted
 from patchword.lookup import import_torch
 from patchword.tasks.requests import MissingChoice
+
+if TYPE_CHECKING:
+    from patchword.jobs.files import Elsewhere
 
 
 def features(
@@ -101,11 +104,10 @@ def features(
 
     check_together(cluster, parts)
     if tokens is not None:
-        if cluster is not None:
-            raise ConfigError(
-                "--tokens stores rows with texts, and --cluster looks at pictures: leave one out"
-            )
-        _tokens_of_both(model, data, images, out, tokens, missing, max_words, device)
+        where = None
+        if cluster is not None and parts is not None:
+            where = look_up("jobs.files").Elsewhere(cluster, parts)
+        _tokens_of_both(model, data, images, out, tokens, _Rows(missing, max_words), device, where)
         return
     tower, preprocessing = load_tower(model)
     if size is not None:
@@ -144,15 +146,22 @@ def features(
     raise typer.Exit(1 if lost else 0)
 
 
+class _Rows(NamedTuple):
+    """Which rows of a table, and how much of their texts."""
+
+    missing: MissingChoice
+    max_words: int
+
+
 def _tokens_of_both(
     model: str,
     data: Path,
     images: Path,
     out: Path,
     before_last: int,
-    missing: MissingChoice,
-    max_words: int,
+    choice: _Rows,
     device: str | None,
+    where: Elsewhere | None,
 ) -> None:
     import numpy as np
 
@@ -161,25 +170,30 @@ def _tokens_of_both(
     from patchword.device import choose_device
     from patchword.log import progress
     from patchword.lookup import look_up
-    from patchword.tasks.label.tokens import DecodedInputs, store_tokens
+    from patchword.tasks.label.tokens import DecodedInputs
 
     towers = look_up("tasks.label.towers:towers_of")(model)
     table = LabelTable(data, TableColumns())
     places = np.array([record.place for record in table.rows() if record.split != "test"], dtype=np.int64)
-    longest = min(max_words, towers.text.max_length - 2)
+    longest = min(choice.max_words, towers.text.max_length - 2)
     inputs = DecodedInputs(images, towers.preprocessing)
-    rows = LabelData(table, places, None, towers.vocabulary, longest, images, missing, (True, True), inputs)
-    with progress() as bar:
-        task = bar.add_task("tokens of both towers", total=len(places), status="")
-        chosen = choose_device(device)
-        store = store_tokens(
-            towers.vision,
-            towers.text,
-            before_last,
-            rows,
-            out,
-            chosen,
-            lambda count: bar.update(task, advance=count),
-        )
+    rows = LabelData(
+        table, places, None, towers.vocabulary, longest, images, choice.missing, (True, True), inputs
+    )
+    if where is not None:
+        spread = look_up("tasks.label.tokens_on_cluster:store_tokens_on_cluster")
+        store = spread(model, before_last, rows, out, device, where)
+    else:
+        with progress() as bar:
+            task = bar.add_task("tokens of both towers", total=len(places), status="")
+            store = look_up("tasks.label.tokens:store_tokens")(
+                towers.vision,
+                towers.text,
+                before_last,
+                rows,
+                out,
+                choose_device(device),
+                lambda count: bar.update(task, advance=count),
+            )
     shapes = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in store.fields.items())
     print(f"{out}: {counted(len(places), 'row')}; {shapes}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -132,6 +133,7 @@ def _on_ray(
         count = workers or gpus or max(1, int(ray.cluster_resources().get("CPU", 1)))
         count = min(count, len(pending))
         ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # how it plans is not what a person asked
         items = [{"number": number, "part": json.dumps(parts[number])} for number in pending]
         done = ray.data.from_items(items, override_num_blocks=min(len(items), _BLOCKS)).map_batches(
             Worker,

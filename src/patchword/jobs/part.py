@@ -4,10 +4,10 @@
     input OUT/journal/part-42.json     which pictures were in hand, while the part is being worked on
 
 A part is done when its file is there, and the file appears by a rename: whatever is killed, no picture is
-twice in the output and none is missing. Pictures are decoded in a process of their own, so that one that takes
-too long or breaks its decoder is a row with the reason. A picture that takes the worker with it (memory that
-the system takes back, a crash in the model) is found by the journal: the batch that was in hand is worked on
-one by one, and a picture over which the process ended twice gets a row with the reason instead.
+twice in the output and none is missing. Pictures are decoded in a process of their own, so that one that
+takes too long or breaks its decoder is a row with the reason. A picture that takes the worker with it (memory
+that the system takes back, a crash in the model) is found by the journal: the batch that was in hand is
+worked on one by one, and a picture over which the process ended twice gets a row with the reason instead.
 """
 
 from __future__ import annotations

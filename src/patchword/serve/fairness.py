@@ -1,10 +1,10 @@
 """Who is next: clients take turns by how much they have cost, so that one whose pictures are slow, or who
 sends many, slows mostly itself.
 
-Start-time fair queueing (Goyal, Vin and Cheng 1996, section 2): a client's next request has a start tag, which
-is the end of its last one or, where it was away, the tag of what is being done; what a request took is added to
-its client's end. The least tag goes first. What a request costs is known when it is over, so that tags are those
-of the moment, not of when a request came.
+Start-time fair queueing (Goyal, Vin and Cheng 1996, section 2): a client's next request has a start tag,
+which is the end of its last one or, where it was away, the tag of what is being done; what a request took is
+added to its client's end. The least tag goes first. What a request costs is known when it is over, so that
+tags are those of the moment, not of when a request came.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 
+import numpy as np
 import pytest
 import skimage.data
 import torch
@@ -15,6 +16,8 @@ from PIL import Image
 from transformers import BertConfig, BertModel, BertTokenizerFast, ViTConfig, ViTModel
 
 from patchword.config import read_toml
+from patchword.data.store import Store
+from patchword.jobs import sources
 from patchword.tasks.label.model import load_labelling_model
 
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200)}
@@ -165,6 +168,37 @@ def test_from_pictures_and_from_stored_tokens(trained, config, run_patchword, tm
     torch.testing.assert_close(
         torch.tensor(losses["pixels"]), torch.tensor(losses["tokens"]), rtol=5e-3, atol=5e-3
     )
+
+
+def test_tokens_with_pictures_looked_at_by_workers(
+    trained, data, run_patchword, tmp_path, in_place_of_ray, monkeypatch
+):
+    """Rows share pictures, and one has none; a job that ends before its end goes on."""
+    monkeypatch.setattr(sources, "PART", 10)
+    rows = read_csv(data / "rows.csv")[:40]
+    rows[7]["image"], rows[20]["image"] = rows[3]["image"], ""
+    with open(tmp_path / "rows.csv", "w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    arguments = ("--data", tmp_path / "rows.csv", "--images", data, "--tokens", 2, "--device", "cpu")
+    arguments = ("features", trained, *arguments, "--missing", "text-only")
+    status, _, wrong = run_patchword(*arguments, "--out", tmp_path / "here")
+    assert status == 0, wrong
+    there = (*arguments, "--out", tmp_path / "there", "--cluster", "local", "--parts", tmp_path / "parts")
+    in_place_of_ray["most"] = 2
+    assert run_patchword(*there)[0] == 130 and not (tmp_path / "there").exists()
+    in_place_of_ray["most"] = 99
+    status, said, wrong = run_patchword(*there)
+    assert status == 0 and "40 rows; image (40, 5, 24) float16" in said, wrong
+    assert in_place_of_ray["made"] == 4 and not (tmp_path / "parts").exists()
+    one, other = (Store.open(tmp_path / name) for name in ("here", "there"))
+    assert {key: one.manifest[key] for key in ("towers", "table", "files")} == {
+        key: other.manifest[key] for key in ("towers", "table", "files")
+    }
+    np.testing.assert_array_equal(one.fields["length"], other.fields["length"])
+    for name in ("image", "text"):
+        np.testing.assert_allclose(one.fields[name], other.fields[name], atol=2e-2)
 
 
 def test_tokens_from_the_command_are_those_that_a_training_caches(

@@ -76,3 +76,15 @@ def test_weights_of_eight_bits_stay_near_and_are_bytes(folder, pictures, patchwo
     for name in ("pictures.onnx", "texts.onnx"):
         held = onnx.load(tmp_path / "int8" / name).graph.initializer
         assert any(one.data_type == onnx.TensorProto.INT8 and len(one.dims) > 1 for one in held)
+
+
+def test_a_full_disk_is_said_before_the_quantisation_cuts_a_file_short(
+    folder, tmp_path, patchword, monkeypatch
+):
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**10))
+    status, _, err = patchword("export", folder, "--to", "int8", "--out", tmp_path / "int8")
+    assert status == 2 and "int8 cannot be written, the disk is full: free some space" in err
+    assert "KiB are needed and 1 KiB are free" in err and list(tmp_path.iterdir()) == []

@@ -1,4 +1,5 @@
-"""Captions in Parquet files and in folders that the `datasets` library saved (`save_to_disk`).
+"""Captions in Parquet files, in folders of them (`patchword filter` writes such), and in folders that the
+`datasets` library saved (`save_to_disk`).
 
 Columns as in a person's own table. A picture is the path of a file, or lies in the table by itself: then it
 is written once to the cache, and the record names the file there by its whole path.
@@ -15,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from patchword.data.formats.complaints import Complain, parse_json, read_text
+from patchword.data.formats.shards import split_of
 from patchword.data.formats.tables import CAPTION, IMAGE, SPLIT, column, records_of
 from patchword.data.records import CaptionRecord
 from patchword.errors import DataError, MissingExtra
@@ -40,6 +42,16 @@ def read_saved(folder: Path, complain: Complain) -> list[CaptionRecord]:
 def read_parquet(path: Path, complain: Complain) -> list[CaptionRecord]:
     """Records of one Parquet (or Arrow) file with the columns of a table."""
     return _read(path, [Part(None, (path,))], complain)
+
+
+def read_parquet_folder(folder: Path, complain: Complain) -> list[CaptionRecord]:
+    """Records of all Parquet files below a folder. A folder train, val or test says the split, or a file
+    whose name begins so; a file whose name begins with a dot is one that is being written."""
+    files: dict[str | None, list[Path]] = {}
+    for file in sorted(folder.rglob("*.parquet")):
+        if not file.name.startswith("."):
+            files.setdefault(split_of(file.relative_to(folder).as_posix()), []).append(file)
+    return _read(folder, [Part(split, tuple(found)) for split, found in files.items()], complain)
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

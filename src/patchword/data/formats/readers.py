@@ -24,7 +24,8 @@ FORMATS = (
     "lists beside it, "
     "a CSV, JSONL or Parquet file with image, caption and if wanted split, a folder with metadata.csv, "
     ".jsonl or .parquet, "
-    "one that `datasets` saved, tar shards (WebDataset), or a folder of photo.jpg beside photo.txt"
+    "one that `datasets` saved, a folder of Parquet files, tar shards (WebDataset), or a folder of "
+    "photo.jpg beside photo.txt"
 )
 SHARDS = "data.formats.shards:read_shards"
 
@@ -76,7 +77,9 @@ def _folder_reader(folder: Path) -> str | None:
         return "data.formats.imagefolder:read_imagefolder"
     if any(folder.glob("*.tar")) or any(folder.glob("*/*.tar")):
         return SHARDS
-    return None
+    # A table beside photo.jpg and photo.txt is not what these pictures are described by.
+    tables = any(folder.glob("*.parquet")) or any(folder.glob("*/*.parquet"))
+    return "data.formats.arrow:read_parquet_folder" if tables and not any(folder.glob("*.txt")) else None
 
 
 def _read_json(text: str, path: Path, complain: Complain) -> list[CaptionRecord]:

@@ -24,7 +24,7 @@ def read_shards(place: Path, complain: Complain) -> list[CaptionRecord]:
     records = []
     for shard in _some(place):
         index, name = index_of(shard), shard.relative_to(root_of(place)).as_posix()
-        split = _split_of(name)
+        split = split_of(name)
         for sample in index.samples:
             file = f"{name}#{sample.name}"
             records.append(CaptionRecord(file, file, sample.captions, split))
@@ -50,7 +50,8 @@ def _some(place: Path) -> list[Path]:
     return found
 
 
-def _split_of(name: str) -> str | None:
+def split_of(name: str) -> str | None:
+    """The split that the path of a shard says; None where it says none."""
     folder, _, shard = name.rpartition("/")
     first = re.match(r"[a-z]+", shard.lower())
     candidates = [*folder.lower().split("/"), first.group() if first else ""]

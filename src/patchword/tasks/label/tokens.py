@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.data.captions import Inputs
@@ -77,24 +77,9 @@ def store_tokens(
         ConfigError: a tower whose layers cannot be called one by one, or that has fewer layers.
         DataError, PictureError: a row lacks something, or a picture cannot be decoded.
     """
-    for tower in (vision, text):
-        if not tower.appendable or tower.depth < before_last:
-            found = f"a {type(tower).__name__} of {tower.depth} layers"
-            raise ConfigError(
-                f"tokens before the last {before_last} layers were asked for, of {found}: use a ViT and a "
-                "BERT that have them"
-            )
+    check_depth(vision, text, before_last)
     vision, text = vision.to(device).eval(), text.to(device).eval()
-    longest = (
-        max(
-            (
-                len(rows.vocabulary.encode(rows.table.read(int(place)).text)[: rows.max_words])
-                for place in rows.places
-            ),
-            default=0,
-        )
-        + 2
-    )
+    longest = longest_text(rows)
 
     def chunks() -> Iterator[dict[str, np.ndarray]]:
         for places in rows.plan(batch, None):
@@ -104,23 +89,54 @@ def store_tokens(
     return write_store(folder, [str(place) for place in rows.places.tolist()], entries, chunks(), advance)
 
 
-@torch.inference_mode()
+def check_depth(vision: nn.Module, text: nn.Module, before_last: int) -> None:
+    """Raises ConfigError for a tower whose layers cannot be called one by one, or that has fewer layers."""
+    for tower in (vision, text):
+        if not tower.appendable or tower.depth < before_last:
+            found = f"a {type(tower).__name__} of {tower.depth} layers"
+            raise ConfigError(
+                f"tokens before the last {before_last} layers were asked for, of {found}: use a ViT and a "
+                "BERT that have them"
+            )
+
+
+def longest_text(rows: LabelData) -> int:
+    """Tokens of the longest text, its two marks included."""
+    lengths = (
+        len(rows.vocabulary.encode(rows.table.read(int(place)).text)[: rows.max_words])
+        for place in rows.places
+    )
+    return max(lengths, default=0) + 2
+
+
 def _lower(
     vision: nn.Module, text: nn.Module, before_last: int, batch: LabelBatch, longest: int
 ) -> dict[str, np.ndarray]:
-    """Returns the fields of a store for one batch.
+    """The fields of a store for one batch."""
+    image_BNC = picture_tokens(vision, before_last, batch.pixels_and_ids()[0])
+    return {"image": image_BNC, **text_fields(text, before_last, batch, longest)}
 
-    Inference mode is set here and not around the moves of the towers, which may be trained afterwards.
-    """
-    pixels_B3HW, ids_BL = batch.pixels_and_ids()
+
+# Inference mode is set here and not around the moves of the towers, which may be trained afterwards.
+
+
+@torch.inference_mode()
+def picture_tokens(vision: nn.Module, before_last: int, pixels_B3HW: Tensor) -> np.ndarray:
+    """(B, N, C) before the last layers, fp16."""
     image_BNC, _ = vision.embed(pixels_B3HW)
     image_BNC = run_layers(vision.layers, image_BNC, None, 0, vision.depth - before_last)
-    text_BLC, mask_BL = text.embed(ids_BL, batch.mask_BL)
+    return image_BNC.half().cpu().numpy()
+
+
+@torch.inference_mode()
+def text_fields(text: nn.Module, before_last: int, batch: LabelBatch, longest: int) -> dict[str, np.ndarray]:
+    """What the store holds of the texts of a batch: tokens before the last layers, fp16, and how many."""
+    assert batch.ids_BL is not None  # the rows are those of a table
+    text_BLC, mask_BL = text.embed(batch.ids_BL, batch.mask_BL)
     text_BLC = run_layers(text.layers, text_BLC, mask_BL, 0, text.depth - before_last)
     text_BLC = nn.functional.pad(text_BLC, (0, 0, 0, longest - text_BLC.shape[1]))
-    lengths_B = torch.zeros(len(ids_BL)) if batch.mask_BL is None else batch.mask_BL.sum(1)
+    lengths_B = torch.zeros(len(batch.ids_BL)) if batch.mask_BL is None else batch.mask_BL.sum(1)
     return {
-        "image": image_BNC.half().cpu().numpy(),
         "text": text_BLC.half().cpu().numpy(),
         "length": lengths_B.to(torch.int32).cpu().numpy(),
     }
