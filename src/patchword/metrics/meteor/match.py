@@ -14,6 +14,7 @@ pairs listed for them, P phrases of the table.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import numpy as np
@@ -111,17 +112,11 @@ def prepare(
     columns = (column[paired].tolist() for column in (sentence_F, places_F, lengths_F, positions_F))
     for sentence, place, length, position in zip(*columns, strict=True):
         found[sentence].append((place, length, position))
+    function = {word: words[word].function for word in set(chain.from_iterable(sentences))}
     return [
-        Sentence(text, _running(text, words), phrases) for text, phrases in zip(sentences, found, strict=True)
+        Sentence(text, list(accumulate((function[word] for word in text), initial=0)), phrases)
+        for text, phrases in zip(sentences, found, strict=True)
     ], Paraphrases(lists, listed_by)
-
-
-def _running(text: list[str], words: Words) -> list[int]:
-    total, counts = 0, [0]
-    for word in text:
-        total += words[word].function
-        counts.append(total)
-    return counts
 
 
 def _phrases(sentences: Sequence[list[str]], words: Words, phrases_P: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -132,7 +127,9 @@ def _phrases(sentences: Sequence[list[str]], words: Words, phrases_P: np.ndarray
     lengths = np.array([len(text) for text in sentences], dtype=np.int64)
     ends = np.cumsum(lengths)
     ends_W = np.repeat(ends, lengths)
-    hashes_W = np.array([words[word].hash for text in sentences for word in text], dtype=np.uint64)
+    all_words = list(chain.from_iterable(sentences))
+    hashed = {word: words[word].hash for word in set(all_words)}
+    hashes_W = np.array([hashed[word] for word in all_words], dtype=np.uint64)
     totals_W = np.zeros(len(hashes_W), dtype=np.uint64)
     found = []
     for length in range(1, LONGEST_PHRASE + 1):
@@ -168,9 +165,14 @@ class Candidate:
     def __init__(self, sentence: Sentence, words: Words, paraphrases: Paraphrases) -> None:
         self.sentence = sentence
         self._words, self._lists = words, paraphrases.lists
-        self._synsets = [words[word].synsets for word in sentence.words]
-        self._all_synsets = frozenset().union(*self._synsets)
-        self._stems = [words[word].stem for word in sentence.words]
+        known = [words[word] for word in sentence.words]
+        self._all_synsets = frozenset().union(*(word.synsets for word in known))
+        self._synsets = [(i, word.synsets) for i, word in enumerate(known) if word.synsets]
+        self._at: dict[str, list[tuple[int, int]]] = {}
+        self._stems: dict[str, list[int]] = {}
+        for i, (word, facts) in enumerate(zip(sentence.words, known, strict=True)):
+            self._at.setdefault(word, []).append((0, i))
+            self._stems.setdefault(facts.stem, []).append(i)
         self._options: dict[str, list[tuple[int, int]]] = {}
         self._places: dict[int, list[tuple[int, int]]] = {}
         for i, length, position in sentence.phrases:
@@ -198,16 +200,12 @@ class Candidate:
     def _word_options(self, other: str) -> list[tuple[int, int]]:
         """Returns (module, candidate position) of all matches of one reference word, by module."""
         words, known = self.sentence.words, self._words[other]
-        options = [(0, i) for i, word in enumerate(words) if word == other]
-        if known.stem in self._stems:
+        options = list(self._at.get(other, ()))
+        options += [(1, i) for i in self._stems.get(known.stem, ()) if words[i] != other]
+        synsets = known.synsets
+        if not synsets.isdisjoint(self._all_synsets):
             options += [
-                (1, i) for i, same in enumerate(self._stems) if same == known.stem and words[i] != other
-            ]
-        if not known.synsets.isdisjoint(self._all_synsets):
-            options += [
-                (2, i)
-                for i, own in enumerate(self._synsets)
-                if words[i] != other and not own.isdisjoint(known.synsets)
+                (2, i) for i, own in self._synsets if words[i] != other and not own.isdisjoint(synsets)
             ]
         return options
 
