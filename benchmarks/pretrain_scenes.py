@@ -3,6 +3,8 @@
 python benchmarks/pretrain_scenes.py flamingo RUN... --documents data/documents
 python benchmarks/pretrain_scenes.py vilbert RUN...
 python benchmarks/pretrain_scenes.py data2vec RUN...
+python benchmarks/pretrain_scenes.py labels RUN... --out runs/few-labels        # trains: pre-trained, scratch
+python benchmarks/pretrain_scenes.py answers RUN... --out runs/few-answers      # trains: pre-trained, scratch
 
 One run per seed; each row is the mean and the standard deviation over the runs. The commands that make the
 runs stand in the configurations flamingo-scenes, vilbert-scenes and data2vec-scenes.
@@ -150,15 +152,58 @@ def data2vec(runs: Sequence[Path]) -> dict[str, list[float]]:
     return found
 
 
+def labels(runs: Sequence[Path], out: Path) -> dict[str, list[float]]:
+    """Shapes from 2 % and 10 % of the labels: a tower of each run against one that nothing taught, seed by
+    seed."""
+    from patchword.config import find_config
+    from patchword.tasks.shares import few_label_runs
+
+    text = find_config("label-few-scenes").read_text()
+    tower = find_config("data2vec-scenes").read_text().split("[tower]")[1].split("[[stage]]")[0]
+    begun = 'vision_from = "runs/data2vec-scenes/best"\n'
+    scratch = out / "scratch.toml"
+    out.mkdir(parents=True, exist_ok=True)
+    scratch.write_text(text.replace(begun, "") + "[vision]" + tower.replace("[tower.", "[vision."))
+    found: dict[str, list[float]] = {}
+    for seed, run in enumerate(runs, 1):
+        ways = {
+            "from scratch": (scratch, []),
+            "pre-trained": (find_config("label-few-scenes"), [f"vision_from={run / 'best'}"]),
+        }
+        for name, (config, given) in ways.items():
+            place = [f"out={out / name.replace(' ', '-')}"]
+            for row_found in few_label_runs(config, [*given, *place], (0.02, 0.1), (seed,), "cpu").rows:
+                key = f"{row_found.items} labels, {name}"
+                found.setdefault(key, []).append(row_found.scores[0])
+    return found
+
+
+def answers(runs: Sequence[Path], out: Path) -> dict[str, list[float]]:
+    """Questions about 5 % of the pictures: the streams of each run against streams that nothing taught."""
+    from patchword.config import find_config
+    from patchword.tasks.shares import few_label_runs
+
+    found: dict[str, list[float]] = {}
+    for seed, run in enumerate(runs, 1):
+        for name, begun in (("from scratch", ""), ("pre-trained", str(run / "best"))):
+            given = [f"two_streams_from={begun}", f"out={out / name.replace(' ', '-')}"]
+            rows = few_label_runs(find_config("vilbert-answers-scenes"), given, (0.05,), (seed,), "cpu").rows
+            found.setdefault(f"{rows[0].items} questions, {name}", []).append(rows[0].scores[0])
+    return found
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("flamingo", "vilbert", "data2vec"))
+    parser.add_argument("what", choices=("flamingo", "vilbert", "data2vec", "labels", "answers"))
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--documents", type=Path, default=Path("data/documents"))
+    parser.add_argument("--out", type=Path, default=Path("runs/few"))
     given = parser.parse_args()
     if given.what == "flamingo":
         table(flamingo(given.runs, given.documents))
+    elif given.what in ("labels", "answers"):
+        table((labels if given.what == "labels" else answers)(given.runs, given.out))
     else:
         table(vilbert(given.runs) if given.what == "vilbert" else data2vec(given.runs))

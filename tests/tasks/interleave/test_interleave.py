@@ -149,3 +149,26 @@ def test_episodes_keep_their_wording_and_say_the_truth():
             assert caption == WORDINGS[episode.wording].format(colour=thing.colour, shape=thing.shape)
     assert 15 < bare < 60
     assert Shot("a", "b").question == ""
+
+
+def test_stored_features_stand_in_for_the_pictures_of_a_training(model, patchword, run_patchword, tmp_path):
+    """The tower runs once; what is learnt is what is learnt from pixels, up to the store's half precision."""
+    from patchword.data.scenes import write_scenes
+
+    for split, count in (("train", 16), ("val", 6)):
+        annotations = write_scenes(tmp_path, count, 1, 24, split)
+    best, images, store = model / "run" / "best", tmp_path / "images", tmp_path / "store"
+    status, _, err = patchword("features", best, "--data", annotations, "--images", images, "--out", store)
+    assert status == 0, err
+    losses = []
+    for given in ([], [f"data.features={store}"]):
+        out = tmp_path / f"run{len(given)}"
+        finished = run_patchword(
+            "train", model / "run.toml", *TINY, f"tower_from={best}", f"data.documents={annotations}",
+            f"data.images={images}", f"data.cache={tmp_path / 'cache'}", "data.pictures_per_document=2",
+            f"out={out}", *given, "--device", "cpu",
+        )  # fmt: skip
+        assert finished.returncode == 0, finished.stderr
+        events = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        losses.append([event["scores"]["loss"] for event in events if event["event"] == "validation"][-1])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)

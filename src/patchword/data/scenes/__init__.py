@@ -16,7 +16,7 @@ from __future__ import annotations
 from patchword.data.scenes.corrupt import corrupt
 from patchword.data.scenes.describe import Caption, describe, distinct
 from patchword.data.scenes.draw import boxes, draw, masks, visible_share
-from patchword.data.scenes.export import write_phrases, write_questions, write_scenes
+from patchword.data.scenes.export import write_labels, write_phrases, write_questions, write_scenes
 from patchword.data.scenes.questions import Question, answer, ask, question_only_baseline
 from patchword.data.scenes.sayings import entails, is_true, parse
 from patchword.data.scenes.world import Scene, Thing, make_scenes, related, relations
@@ -42,6 +42,7 @@ __all__ = [
     "related",
     "relations",
     "visible_share",
+    "write_labels",
     "write_phrases",
     "write_questions",
     "write_scenes",

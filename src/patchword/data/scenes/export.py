@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
@@ -71,6 +72,29 @@ def write_phrases(
                 shares = [round(edge / size, 4) for edge in box]
                 row = {"image": f"{scene.name}.png", "phrase": name, "box": shares, "split": split}
                 kept.append(json.dumps(row))
+    write_text(file, "\n".join(kept) + "\n")
+    return file
+
+
+def write_labels(
+    folder: Path | str,
+    n: int,
+    attribute: Literal["shape", "colour", "size"] = "shape",
+    split: str = "train",
+    held_out: HeldOut | None = None,
+    seed: int = 0,
+) -> Path:
+    """Writes the shape, colour or size of the one thing in each scene of level 1 that `write_scenes` draws
+    with the same arguments, as a table for labelling: JSON lines of image, text (empty), label and split.
+
+    Returns the path of folder/labels.jsonl. Call it once per split: other splits in the file are kept.
+    """
+    file = Path(folder) / "labels.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    kept = [line for line in lines if json.loads(line)["split"] != split]
+    for scene in make_scenes(n, 1, split, held_out, seed):
+        label = getattr(scene.things[0], attribute)
+        kept.append(json.dumps({"image": f"{scene.name}.png", "text": "", "label": label, "split": split}))
     write_text(file, "\n".join(kept) + "\n")
     return file
 

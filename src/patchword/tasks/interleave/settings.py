@@ -23,6 +23,9 @@ class DocumentSettings(BaseModel, extra="forbid", frozen=True):
     cache: str | None = Field(
         None, description="folder of the pixel cache; absent: patchword in the user's cache folder"
     )
+    features: str | None = Field(
+        None, description="feature store of the frozen tower (`patchword features`), in place of the pictures"
+    )
     pixel_size: int | None = Field(
         None, ge=16, description="side at which pictures are cached; absent: the tower's own size"
     )

@@ -17,6 +17,7 @@ from patchword.checkpoints.facts import ModelFacts
 from patchword.checkpoints.model import find_model, restore_weights
 from patchword.checkpoints.towers import load_tower_weights
 from patchword.composed import build_tower, reader_preprocessing
+from patchword.data.captions import PictureInputs
 from patchword.data.formats.interleaved import Document, read_documents
 from patchword.data.formats.readers import held_out_by_name, read_captions, split_records
 from patchword.data.records import CaptionRecord
@@ -28,7 +29,7 @@ from patchword.tasks.interleave.model import FewShotModel, FewShotSettings, Shot
 from patchword.tasks.interleave.settings import DocumentSettings, InterleaveRun
 from patchword.text.subwords import Subwords
 from patchword.text.words import Vocabulary
-from patchword.train.data import DataSettings, hold_out, pixel_inputs
+from patchword.train.data import DataSettings, hold_out, pixel_inputs, stored_inputs
 from patchword.train.recipe import Recipe, Validation
 
 _AT_ONCE = 32
@@ -126,7 +127,11 @@ class InterleaveTraining:
         pictures = DataSettings(
             annotations="", images=data.images, cache=data.cache, pixel_size=data.pixel_size
         )
-        self.inputs = pixel_inputs(pictures, preprocessing, self.splits.files)
+        self.inputs: PictureInputs = (
+            pixel_inputs(pictures, preprocessing, self.splits.files)
+            if data.features is None
+            else stored_inputs(Path(data.features), tower, preprocessing, run.stage)
+        )
         self.selection = self._encoded(self.splits.selection)
         self.settings = FewShotSettings(
             tower=run.tower,
