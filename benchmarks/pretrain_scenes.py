@@ -153,7 +153,7 @@ def data2vec(runs: Sequence[Path]) -> dict[str, list[float]]:
 
 
 def labels(runs: Sequence[Path], out: Path) -> dict[str, list[float]]:
-    """Shapes from 2 % and 10 % of the labels: a tower of each run against one that nothing taught, seed by
+    """Shapes from 10 % of the labels: a tower of each run against one that nothing taught, seed by
     seed."""
     from patchword.config import find_config
     from patchword.tasks.shares import few_label_runs
@@ -172,7 +172,7 @@ def labels(runs: Sequence[Path], out: Path) -> dict[str, list[float]]:
         }
         for name, (config, given) in ways.items():
             place = [f"out={out / name.replace(' ', '-')}"]
-            for row_found in few_label_runs(config, [*given, *place], (0.02, 0.1), (seed,), "cpu").rows:
+            for row_found in few_label_runs(config, [*given, *place], (0.1,), (seed,), "cpu").rows:
                 key = f"{row_found.items} labels, {name}"
                 found.setdefault(key, []).append(row_found.scores[0])
     return found

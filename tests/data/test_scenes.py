@@ -408,3 +408,26 @@ def test_scenes_on_disk_are_a_karpathy_data_set(tmp_path):
         assert len(record.captions) == (5 if split == "train" else 2) and record.tokens is not None
     assert [path.name for path in tmp_path.glob("*.partial")] == []
     assert json.loads(file.read_text(encoding="utf-8"))["dataset"] == "scenes"
+
+
+def test_tables_of_labels_and_phrases_say_what_is_drawn(tmp_path):
+    """A label is the shape of the one thing; a phrase names one thing of its scene, within whose box it is drawn."""
+    import json
+
+    from patchword.data.scenes import make_scenes, masks, write_labels, write_phrases
+
+    rows = [json.loads(line) for line in write_labels(tmp_path, 20).read_text().splitlines()]
+    assert [row["label"] for row in rows] == [scene.things[0].shape for scene in make_scenes(20)]
+    write_phrases(tmp_path, 5, 2, 24, "val")
+    file = write_phrases(tmp_path, 30, 2, 24)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {row["split"] for row in rows} == {"train", "val"}  # a split that is there is kept
+    scenes = {f"{scene.name}.png": scene for scene in make_scenes(30, 2)}
+    for row in (row for row in rows if row["split"] == "train"):
+        scene = scenes[row["image"]]
+        (number,) = [
+            k for k, one in enumerate(scene.things) if row["phrase"] == f"the {one.colour} {one.shape}"
+        ]
+        left, top, right, bottom = (round(24 * share) for share in row["box"])
+        visible_SS = masks([scene], 24)[0, number]
+        assert visible_SS[top:bottom, left:right].sum() == visible_SS.sum() > 0

@@ -85,7 +85,8 @@ def write_labels(
     seed: int = 0,
 ) -> Path:
     """Writes the shape, colour or size of the one thing in each scene of level 1 that `write_scenes` draws
-    with the same arguments, as a table for labelling: JSON lines of image, text (empty), label and split.
+    with the same arguments, as a table for labelling: JSON lines of image, text (always "a thing"), label
+    and split.
 
     Returns the path of folder/labels.jsonl. Call it once per split: other splits in the file are kept.
     """
@@ -94,7 +95,9 @@ def write_labels(
     kept = [line for line in lines if json.loads(line)["split"] != split]
     for scene in make_scenes(n, 1, split, held_out, seed):
         label = getattr(scene.things[0], attribute)
-        kept.append(json.dumps({"image": f"{scene.name}.png", "text": "", "label": label, "split": split}))
+        kept.append(
+            json.dumps({"image": f"{scene.name}.png", "text": "a thing", "label": label, "split": split})
+        )
     write_text(file, "\n".join(kept) + "\n")
     return file
 
