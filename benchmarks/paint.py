@@ -1,12 +1,19 @@
 """Painting: speed against diffusers in the same run, and what a model of drawn scenes really paints.
 
     python benchmarks/paint.py speed [--repeats 5]
+    python benchmarks/paint.py tokens [--repeats 5]
+    python benchmarks/paint.py memory
     python benchmarks/paint.py guidance MODEL [--scales 0 1 1.5 2 3 5 8] [--pictures 256] [--state rows.jsonl]
     python benchmarks/paint.py table rows.jsonl
 
 `speed`: a U-Net of the same size (largest map, widths, levels, about as many parameters), the same number of
 steps, guidance and pictures, DDIM on one thread; CPU seconds, median of repeats that take turns. Beside our
 whole sampler it runs our network under diffusers' scheduler, so that network and sampler can be told apart.
+
+`tokens`: the decoder of DALL-E against GPT-2 of transformers with the same width, layers and heads, which
+`generate` samples; 8 pictures of 64 tokens after a text of 26, with and without guidance, all logits kept.
+
+`memory`: MiB that a training step keeps for its backward pass, for both U-Nets of `speed` and the same batch.
 
 `guidance`: for each scale pictures of scenes' own captions, read back by the reader of scenes: shares of
 pictures whose statements all hold, whose colours and shapes are right (scenes of level 1), and distance,
@@ -110,13 +117,7 @@ def speed(repeats: int) -> None:
     ours, whole, crossed = of_ours()
     theirs, loop = of_diffusers()
     runs = {"ours": whole, "our network, their sampler": crossed, "diffusers": loop}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(repeats + 1):
-        for name, run in runs.items():
-            began = time.process_time()
-            run()
-            if turn:  # the first turn warms up
-                seconds[name].append(time.process_time() - began)
+    seconds = in_turns(runs, repeats)
     counts = [sum(p.numel() for p in model.parameters()) / 1e6 for model in (ours, theirs)]
     print(
         f"{PICTURES} pictures of {SIZE} px, {STEPS} steps, guidance {GUIDANCE}, one thread, {repeats} repeats"
@@ -126,6 +127,112 @@ def speed(repeats: int) -> None:
     for name, found in seconds.items():
         middle = statistics.median(found)
         print(f"{name:28} {middle:7.2f} CPU s  ({min(found):.2f} to {max(found):.2f})  x {base / middle:.2f}")
+
+
+@torch.inference_mode()
+def tokens(repeats: int) -> None:
+    """Prints CPU seconds of sampling tokens, ours and those of `generate` of transformers."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from patchword.models.painters.discrete_vae import DiscreteVaeConfig
+    from patchword.models.painters.token_transformer import Dalle, DalleConfig
+    from patchword.tasks.paint.families import Wish
+    from patchword.tasks.paint.tokens import write_tokens
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    length, words = 26, 64
+    ours = Dalle(DalleConfig(codec=DiscreteVaeConfig(size=SIZE), text_length=length), words).eval()
+    config, cells, codes = ours.config, ours.cells, ours.codec.codes
+    shape = GPT2Config(
+        vocab_size=words + codes,
+        n_positions=length + cells,
+        n_embd=config.width,
+        n_layer=config.layers,
+        n_head=config.heads,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    theirs = GPT2LMHeadModel(shape).eval()
+    text_BL = torch.randint(words, (PICTURES, length))
+    both_BL = torch.cat([text_BL, text_BL.flip(1)])
+
+    def write(told_BL: Tensor) -> Tensor:
+        first = ours.start(told_BL, torch.ones_like(told_BL, dtype=torch.bool))
+        return write_tokens(first, ours.step, cells, Wish(range(PICTURES)), GUIDANCE)
+
+    def generate(scale: float | None) -> Tensor:
+        without = {} if scale is None else {"guidance_scale": scale, "negative_prompt_ids": text_BL.flip(1)}
+        return theirs.generate(
+            text_BL,
+            attention_mask=torch.ones_like(text_BL),
+            do_sample=True,
+            top_k=0,
+            min_new_tokens=cells,
+            max_new_tokens=cells,
+            pad_token_id=0,
+            **without,
+        )
+
+    runs = {
+        "ours": lambda: write(text_BL),
+        "transformers": lambda: generate(None),
+        "ours, guided": lambda: write(both_BL),
+        "transformers, guided": lambda: generate(GUIDANCE),
+    }
+    assert [len(one()[0]) for one in runs.values()] == [cells, length + cells] * 2
+    counts = [
+        sum(p.numel() for p in model.parameters()) / 1e6 for model in (ours.layers, theirs.transformer.h)
+    ]
+    print(f"{PICTURES} pictures of {cells} tokens after {length}, one thread, {repeats} repeats")
+    print(f"parameters of the layers: ours {counts[0]:.2f} M, transformers {counts[1]:.2f} M")
+    seconds = in_turns(runs, repeats)
+    for name, found in seconds.items():
+        other = "transformers, guided" if "guided" in name else "transformers"
+        base, middle = statistics.median(seconds[other]), statistics.median(found)
+        print(f"{name:28} {middle:7.3f} CPU s  ({min(found):.3f} to {max(found):.3f})  x {base / middle:.2f}")
+
+
+def in_turns(runs: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, list[float]]:
+    """CPU seconds of each, taking turns after one turn to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            began = time.process_time()
+            run()
+            if turn:
+                seconds[name].append(time.process_time() - began)
+    return seconds
+
+
+def memory() -> None:
+    """Prints what a training step of each network keeps for its backward pass."""
+    (ours, _, _), (theirs, _) = of_ours(), of_diffusers()
+    noise, times = torch.randn(PICTURES, 3, SIZE, SIZE), torch.randint(1000, (PICTURES,))
+    text = texts(0)
+    runs = {
+        "ours": (ours, lambda: ours(noise, times, ours.encode(text))),
+        "diffusers": (
+            theirs,
+            lambda: theirs(noise, times, encoder_hidden_states=text.tokens_BLC).sample,
+        ),
+    }
+    print(f"training step of {PICTURES} pictures of {SIZE} px, float32")
+    for name, (model, run) in runs.items():
+        model.train()
+        weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        kept: dict[int, Tensor] = {}
+
+        def keep(tensor: Tensor, weights: set[int] = weights, kept: dict[int, Tensor] = kept) -> Tensor:
+            if tensor.untyped_storage().data_ptr() not in weights:
+                kept[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = run().square().mean()
+        count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / 2**20
+        print(f"{name:12} {count:.2f} M parameters, {total:7.1f} MiB kept, loss {loss.item():.3f}")
 
 
 def guidance(model: str, scales: list[float], count: int, state: Path, steps: int | None) -> None:
@@ -166,7 +273,8 @@ def guidance(model: str, scales: list[float], count: int, state: Path, steps: in
 
 
 def attributes(seen: list, captions: list[str]) -> dict[str, float]:
-    """Of captions of one thing that name a colour, a shape, or both: how often the surest thing has them."""
+    """Of captions of one thing that name a colour, a shape, or both: how often a thing that is found has
+    them."""
     from patchword.data.scenes.sayings import ExistenceStatement, parse
 
     found: dict[str, list[bool]] = {"colour": [], "shape": [], "both": []}
@@ -201,6 +309,9 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("speed")
     one.add_argument("--repeats", type=int, default=5)
+    four = commands.add_parser("tokens")
+    four.add_argument("--repeats", type=int, default=5)
+    commands.add_parser("memory")
     two = commands.add_parser("guidance")
     two.add_argument("model")
     two.add_argument("--scales", type=float, nargs="+", default=[0, 1, 1.5, 2, 3, 5, 8])
@@ -212,6 +323,10 @@ def main() -> None:
     given = parser.parse_args()
     if given.command == "speed":
         speed(given.repeats)
+    elif given.command == "tokens":
+        tokens(given.repeats)
+    elif given.command == "memory":
+        memory()
     elif given.command == "guidance":
         guidance(given.model, given.scales, given.pictures, given.state, given.steps)
     else:
