@@ -211,6 +211,16 @@ def trained(name: str, seconds: float, seed: int, folder: Path, level: int) -> l
     return steps
 
 
+def trained_once(name: str, seconds: float, seed: int, folder: Path, level: int) -> list[int]:
+    """The same, unless it was done; a measurement that was stopped does not train again."""
+    said = folder / "trained.json"
+    if said.exists() and (found := json.loads(said.read_text()))["seconds"] == seconds:
+        return list(found["steps"])
+    steps = trained(name, seconds, seed, folder, level)
+    said.write_text(json.dumps({"seconds": seconds, "steps": steps}))
+    return steps
+
+
 def paint_all(painter: PaintingModel, captions: Sequence[str], guidance: float | None = None) -> list:
     """A picture for each caption, seeds from 0."""
     pictures: list = []
@@ -303,7 +313,7 @@ def run(out: Path, seconds: float, seeds: Sequence[int], only: Sequence[str], co
             model = None
             if name != "renders":
                 folder = out / f"{name}-{level}-{seed}"
-                row["steps"], model = trained(name, seconds, seed, folder, level), folder / "model"
+                row["steps"], model = trained_once(name, seconds, seed, folder, level), folder / "model"
             row |= measure(model, oracle, count, level) | {"pictures": count}
             with open(state, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")

@@ -2,9 +2,12 @@
 
     python benchmarks/paint_trained.py guidance OUT [--only denoiser dalle] [--scales 0 1 1.5 2 3 5]
     python benchmarks/paint_trained.py rank OUT [--only denoiser dalle]
+    python benchmarks/paint_trained.py rank drawn-scenes --towers runs/eyes-scenes/best
     python benchmarks/paint_trained.py gap OUT
+    python benchmarks/paint_trained.py sheet OUT
 
-OUT is the folder that `paint_systems.py run OUT` made; its models are read, never trained.
+OUT is the folder that `paint_systems.py run OUT` made; its models are read, never trained. With `--towers` it
+is a painter, and these are the towers that rank.
 
 `guidance`: pictures of captions of the validation scenes at several weights of the text, read back by the
 reader of scenes, and their distance, precision and recall to renders of other scenes.
@@ -15,6 +18,8 @@ folder find nearest to the caption, and the reader says how often that one is ri
 `gap`: nats for a token of a picture of the validation scenes, told its own caption and told another one's;
 and what the reader finds in pictures that only went through the codec, which no painter of its tokens can
 beat.
+
+`sheet`: eight pictures of every painter that is there, of the same captions, in OUT/systems.png.
 """
 
 from __future__ import annotations
@@ -31,16 +36,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from patchword.data.scenes import draw
+from patchword.files import write_bytes
 from patchword.models.painters.token_transformer import Dalle
 from patchword.tasks.paint.families import Wish
 from patchword.tasks.paint.model import PaintingModel, load_painter, to_pixels
 from patchword.tasks.paint.oracle import load_oracle
+from patchword.tasks.paint.sheet import png_of, sheet
 from patchword.tasks.paint.tokens import fitted, to_unit
 from patchword.tasks.retrieve.load import load_two_towers
 
 GUIDED = ("denoiser", "latent_denoiser", "unclip", "dalle", "parti")
 TOKENS = ("dalle", "parti")
 BEST_OF = (1, 2, 4, 8)
+SHOWN_PICTURES = 8
 SHOWN = ("seen colour", "seen shape", "seen both", "held out both", "distance", "precision", "recall")
 
 
@@ -111,10 +119,25 @@ def nats_of(painter: PaintingModel, captions: list[str], codes_BN: Tensor) -> Te
     return functional.cross_entropy(logits_BNK.transpose(1, 2), codes_BN, reduction="none").mean(1)
 
 
+def show(out: Path, seed: int, level: int) -> None:
+    """Writes pictures of the same captions, a row for each painter."""
+    captions, scenes = captions_of(SHOWN_PICTURES, level, "val")
+    rows = [list(draw(scenes, SIZES[level]))]
+    labels = [f"renders: {caption}" for caption in captions]
+    for name in CONFIGS:
+        folder = out / f"{name}-{level}-{seed}" / "model"
+        if folder.exists():
+            rows.append(paint_all(load_painter(folder, "cpu"), captions))
+            labels += [name] * len(captions)
+    picture = sheet(np.stack([one for row in rows for one in row]), labels, SHOWN_PICTURES)
+    write_bytes(out / "systems.png", png_of(picture))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=("guidance", "rank", "gap"))
+    parser.add_argument("what", choices=("guidance", "rank", "gap", "sheet"))
     parser.add_argument("out", type=Path)
+    parser.add_argument("--towers", type=Path, help="two towers that rank the pictures of a single painter")
     parser.add_argument("--only", nargs="+", choices=list(CONFIGS))
     parser.add_argument("--scales", type=float, nargs="+", default=[0, 1, 1.5, 2, 3, 5])
     parser.add_argument("--pictures", type=int, default=192)
@@ -122,6 +145,13 @@ def main() -> None:
     parser.add_argument("--level", type=int, default=1, choices=SIZES)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.towers is not None:
+        found = rank(load_painter(str(given.out), "cpu"), given.towers, given.pictures, given.level)
+        print(json.dumps(found), flush=True)
+        return
+    if given.what == "sheet":
+        show(given.out, given.seed, given.level)
+        return
     towers = given.out / f"towers-{given.level}-{given.seed}" / "towers"
     for name in given.only or (TOKENS if given.what == "gap" else GUIDED):
         folder = given.out / f"{name}-{given.level}-{given.seed}"
