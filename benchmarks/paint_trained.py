@@ -4,6 +4,7 @@
     python benchmarks/paint_trained.py rank OUT [--only denoiser dalle]
     python benchmarks/paint_trained.py rank drawn-scenes --towers runs/eyes-scenes/best
     python benchmarks/paint_trained.py gap OUT
+    python benchmarks/paint_trained.py towers OUT
     python benchmarks/paint_trained.py sheet OUT
 
 OUT is the folder that `paint_systems.py run OUT` made; its models are read, never trained. With `--towers` it
@@ -18,6 +19,8 @@ folder find nearest to the caption, and the reader says how often that one is ri
 `gap`: nats for a token of a picture of the validation scenes, told its own caption and told another one's;
 and what the reader finds in pictures that only went through the codec, which no painter of its tokens can
 beat.
+
+`towers`: for how many renders the folder's two towers find their colour, and their shape, among all pairs.
 
 `sheet`: eight pictures of every painter that is there, of the same captions, in OUT/systems.png.
 """
@@ -36,6 +39,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from patchword.data.scenes import draw
+from patchword.data.scenes.world import COLOURS, SHAPES
 from patchword.files import write_bytes
 from patchword.models.painters.token_transformer import Dalle
 from patchword.tasks.paint.families import Wish
@@ -102,10 +106,13 @@ def gap(painter: PaintingModel, count: int, level: int) -> dict[str, float]:
         name: float(nats_of(painter, told, codes_BN)[differs_B].mean())
         for name, told in (("own caption", captions), ("another caption", other))
     }
-    pictures = list(to_pixels(2 * codec.decode(codes_BN) - 1))
+    given_back = codec.decode(codes_BN)
+    error = float((given_back - pixels_B3HW).square().mean() / pixels_B3HW.var())
+    pictures = list(to_pixels(2 * given_back - 1))
     seen = judged(load_oracle(), pictures, captions)
     used = len(codes_BN.unique()) / codec.codes
-    return nats | {f"codec {name}": value for name, value in seen.items()} | {"codes used": used}
+    found = {f"codec {name}": value for name, value in seen.items()}
+    return nats | found | {"codes used": used, "squared error of the variance": error}
 
 
 def nats_of(painter: PaintingModel, captions: list[str], codes_BN: Tensor) -> Tensor:
@@ -117,6 +124,23 @@ def nats_of(painter: PaintingModel, captions: list[str], codes_BN: Tensor) -> Te
     else:
         logits_BNK = writer(writer.tell(told.text.tokens_BLC, told.mask_BL), codes_BN)
     return functional.cross_entropy(logits_BNK.transpose(1, 2), codes_BN, reduction="none").mean(1)
+
+
+def zero_shot(towers: Path, count: int, level: int) -> dict[str, float]:
+    """How often the nearest of the texts "a red circle" has the colour, and the shape, of a render."""
+    judge, kinds = load_two_towers(str(towers), "cpu"), [(c, s) for c in COLOURS for s in SHAPES]
+    texts_KE = judge.embed_texts([f"a {colour} {shape}" for colour, shape in kinds])
+    found = {}
+    for part, split in (("seen", "val"), ("held out", "test")):
+        _, scenes = captions_of(count, level, split)
+        best_T = (judge.embed_images(list(draw(scenes, SIZES[level]))) @ texts_KE.T).argmax(1)
+        for place, name in enumerate(("colour", "shape")):
+            right = [
+                kinds[best][place] == (scene.things[0].colour, scene.things[0].shape)[place]
+                for best, scene in zip(best_T.tolist(), scenes, strict=True)
+            ]
+            found[f"{part} {name}"] = float(np.mean(right))
+    return found
 
 
 def show(out: Path, seed: int, level: int) -> None:
@@ -135,7 +159,7 @@ def show(out: Path, seed: int, level: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=("guidance", "rank", "gap", "sheet"))
+    parser.add_argument("what", choices=("guidance", "rank", "gap", "towers", "sheet"))
     parser.add_argument("out", type=Path)
     parser.add_argument("--towers", type=Path, help="two towers that rank the pictures of a single painter")
     parser.add_argument("--only", nargs="+", choices=list(CONFIGS))
@@ -153,6 +177,9 @@ def main() -> None:
         show(given.out, given.seed, given.level)
         return
     towers = given.out / f"towers-{given.level}-{given.seed}" / "towers"
+    if given.what == "towers":
+        print(json.dumps(zero_shot(towers, given.pictures, given.level)), flush=True)
+        return
     for name in given.only or (TOKENS if given.what == "gap" else GUIDED):
         folder = given.out / f"{name}-{given.level}-{given.seed}"
         painter = load_painter(folder / "model", "cpu")
