@@ -2,6 +2,7 @@
 
 python benchmarks/pretrain_scenes.py flamingo RUN... --documents data/documents
 python benchmarks/pretrain_scenes.py vilbert RUN...
+python benchmarks/pretrain_scenes.py pointing RUN... --scenes data/scenes24-two
 python benchmarks/pretrain_scenes.py data2vec RUN...
 python benchmarks/pretrain_scenes.py labels RUN... --out runs/few-labels        # trains: pre-trained, scratch
 python benchmarks/pretrain_scenes.py answers RUN... --out runs/few-answers      # trains: pre-trained, scratch
@@ -141,6 +142,25 @@ def _hidden_colours(model, scenes: list, pictures: list[Image.Image]) -> dict[st
 SAME = {"crimson": "red", "violet": "purple", "turquoise": "cyan"}
 
 
+def pointing(runs: Sequence[Path], folder: Path) -> dict[str, list[float]]:
+    """Of how many phrases of split val the best region overlaps the box by half, by what `point` says."""
+    from patchword.layers.regions import overlaps
+    from patchword.tasks.pretrain.phrases import split_phrases
+    from patchword.tasks.pretrain.point import pointing_model
+
+    _, asked = split_phrases(folder / "phrases.jsonl", 0)
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        model = pointing_model(str(run / "best"), "cpu")
+        hits = []
+        for one in asked:
+            best = model.point(folder / "images" / one.image, one.phrase, 1)[0].box
+            hits.append(float(overlaps(torch.tensor([best]), torch.tensor(one.box))) >= 0.5)
+        kind = "tuned on phrases" if model.settings.points else "not tuned"
+        found.setdefault(f"{len(asked)} phrases found, {kind}", []).append(float(np.mean(hits)))
+    return found
+
+
 def data2vec(runs: Sequence[Path]) -> dict[str, list[float]]:
     """What the last validation of each run says: deviation of the targets, and how much is explained."""
     found: dict[str, list[float]] = {}
@@ -196,13 +216,16 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("flamingo", "vilbert", "data2vec", "labels", "answers"))
+    parser.add_argument("what", choices=("flamingo", "vilbert", "pointing", "data2vec", "labels", "answers"))
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--documents", type=Path, default=Path("data/documents"))
+    parser.add_argument("--scenes", type=Path, default=Path("data/scenes24-two"))
     parser.add_argument("--out", type=Path, default=Path("runs/few"))
     given = parser.parse_args()
     if given.what == "flamingo":
         table(flamingo(given.runs, given.documents))
+    elif given.what == "pointing":
+        table(pointing(given.runs, given.scenes))
     elif given.what in ("labels", "answers"):
         table((labels if given.what == "labels" else answers)(given.runs, given.out))
     else:

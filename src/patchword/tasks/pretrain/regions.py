@@ -20,6 +20,8 @@ from patchword.layers.regions import cell_boxes, five, square_boxes, squares, wh
 
 WINDOWS = (2, 3)
 """Crops: windows of a half and of a third of each side, each grid of them overlapping by half."""
+HALVES = (2, 3, 4, 6)
+"""Sides of the squares that a phrase may name, in halves of a cell."""
 _AT_ONCE = 32
 
 
@@ -82,7 +84,8 @@ def see_regions(tower: Any, pixels_B3HW: Tensor, kind: str) -> tuple[Tensor, Ten
 def candidates(tower: Any, pixels_B3HW: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     """What a phrase may name: features (B, 1 + M, F) and boxes (1 + M, 4), the whole picture first.
 
-    Of a grid every square of 1, 2 and 3 cells; of crops each window.
+    Of a grid every square of 1, 1.5, 2 and 3 cells, at steps of half a cell, of features between the cells'
+    by their distance; of crops each window.
     """
     if kind == "crops":
         features, _, boxes_N4 = see_regions(tower, pixels_B3HW, kind)
@@ -90,8 +93,11 @@ def candidates(tower: Any, pixels_B3HW: Tensor, kind: str) -> tuple[Tensor, Tens
     seen = tower(pixels_B3HW)
     boxes_N4 = boxes_of(kind, seen.hw)
     whole_B1F = masked_mean(seen.grid_BNC, seen.mask_BN)[:, None]
-    squares_BMF = torch.stack([squares(cells_NF, seen.hw) for cells_NF in seen.grid_BNC])
-    return torch.cat((whole_B1F, squares_BMF), 1), torch.cat((boxes_N4[:1], square_boxes(seen.hw)))
+    grid_BFhw = seen.grid_BNC.transpose(1, 2).unflatten(2, seen.hw)
+    halved = 2 * seen.hw[0], 2 * seen.hw[1]
+    fine_BNF = F.interpolate(grid_BFhw, halved, mode="bilinear").flatten(2).transpose(1, 2)
+    squares_BMF = torch.stack([squares(cells_NF, halved, HALVES) for cells_NF in fine_BNF])
+    return torch.cat((whole_B1F, squares_BMF), 1), torch.cat((boxes_N4[:1], square_boxes(halved, HALVES)))
 
 
 def _seen(tower: Any, pixels_B3HW: Tensor) -> tuple[Any, Any]:
