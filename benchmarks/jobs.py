@@ -50,7 +50,7 @@ from patchword.jobs.part import Job
 from patchword.models.pairs.two_towers import TwoTowersConfig
 from patchword.search.index import open_index
 from patchword.search.records import IndexModel
-from patchword.tasks.caption.many import COLUMNS
+from patchword.tasks.caption.options import COLUMNS
 from patchword.tasks.retrieve.load import load_two_towers
 from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings, build_two_towers
 from patchword.text.words import Vocabulary
@@ -398,9 +398,9 @@ def one_worker(kind: str, pictures: Path, folder: Path) -> None:
         index_on_cluster(pictures, str(folder / "out"), folder / "parts", model, "local", lambda *said: None)
 
 
-def overhead(photos: Path, count: int, folder: Path) -> None:
+def overhead(photos: Path, count: int, kinds: Sequence[str], folder: Path) -> None:
     """Prints one JSON object for each run."""
-    for kind in ("caption", "index"):
+    for kind in kinds:
         for number in (count // 4, count):
             pictures = folder / f"{kind}-{number}"
             pictures.mkdir()
@@ -448,7 +448,7 @@ def main() -> None:
         folder = asked.folder or Path(place)
         folder.mkdir(exist_ok=True)
         if asked.what == "overhead":
-            overhead(asked.photos, asked.count, folder)
+            overhead(asked.photos, asked.count, [asked.only] if asked.only else ("caption", "index"), folder)
             return
         pictures, models = folder / "given" / "images", Models("flickr8k", "two-towers")
         if asked.what == "drawn":

@@ -112,6 +112,17 @@ def caption(
 ) -> None:
     """Print a caption per picture; a picture that cannot be read is one line on standard error, and exit
     status 1 at the end."""
+    options = DecodingOptions(
+        beam, length_penalty, no_repeat, max_length, min_length, tuple(mention or ()), dtype
+    )
+    if cluster is not None:
+        from patchword.cli.many import make_job, on_cluster, refuse_with_cluster
+        from patchword.tasks.caption.options import COLUMNS
+
+        refuse_with_cluster(explain=explain, sidecar=sidecar, overwrite=overwrite, json=as_json)
+        settings = {"model": model, "device": device, "options": asdict(options)}
+        job = make_job(out, "tasks.caption.many:Captions", settings, COLUMNS, batch)
+        raise typer.Exit(on_cluster(paths, job, cluster))
     import_torch()
     from patchword.cli.left_out import report_left_out
     from patchword.data.isolated import PictureReader
@@ -122,17 +133,6 @@ def caption(
     from patchword.tasks.caption.load import load
     from patchword.tasks.table import few_shots_of
 
-    options = DecodingOptions(
-        beam, length_penalty, no_repeat, max_length, min_length, tuple(mention or ()), dtype
-    )
-    if cluster is not None:
-        from patchword.cli.many import make_job, on_cluster, refuse_with_cluster
-        from patchword.tasks.caption.many import COLUMNS
-
-        refuse_with_cluster(explain=explain, sidecar=sidecar, overwrite=overwrite, json=as_json)
-        settings = {"model": model, "device": device, "options": asdict(options)}
-        job = make_job(out, "tasks.caption.many:Captions", settings, COLUMNS, batch)
-        raise typer.Exit(on_cluster(paths, job, cluster))
     found = find_pictures(paths, allow_urls)
     addresses = [path for path in found.pictures if isinstance(path, str)]
     if sidecar and addresses:

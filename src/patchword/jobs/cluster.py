@@ -1,6 +1,6 @@
 """A job over many pictures on the workers of Ray: this machine's, or those of a cluster.
 
-source -> jobs/sources.py (parts) -> Ray Data: actors that load the model once -> jobs/part.py -> OUT
+source -> jobs/sources.py (parts) -> Ray: actors that load the model once -> jobs/part.py -> OUT
 
 Ray schedules, moves what failed to another worker, and grows the cluster where that is configured. OUT must
 be a folder that all workers see. `OUT/job.json` says what the job is, so that a second call with the same
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,10 +21,6 @@ from patchword.errors import ConfigError, MissingExtra
 from patchword.files import write_json
 from patchword.jobs.part import Done, Job, do_part, make_work, part_file
 from patchword.jobs.sources import Part, plan
-
-_BLOCKS = 4096
-"""Tasks that a job is cut into at most: with more parts than that, a task is several."""
-
 
 _STORE = 256 * 2**20
 """Bytes of shared memory that Ray takes on this machine."""
@@ -127,24 +122,18 @@ def _on_ray(
     job: Job, parts: list[Part], pending: list[int], cluster: str, workers: int | None
 ) -> Iterator[Done]:
     ray = load_ray()
+    from ray.util import ActorPool
+
     connect(ray, cluster)
     try:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         count = workers or gpus or max(1, int(ray.cluster_resources().get("CPU", 1)))
         count = min(count, len(pending))
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # how it plans is not what a person asked
-        items = [{"number": number, "part": json.dumps(parts[number])} for number in pending]
-        done = ray.data.from_items(items, override_num_blocks=min(len(items), _BLOCKS)).map_batches(
-            Worker,
-            fn_constructor_args=(job._asdict(),),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=count),
-            num_cpus=1,
-            num_gpus=1 if gpus else None,
-        )
-        for row in done.iter_rows():
-            yield Done(int(row["number"]), int(row["pictures"]), int(row["bad"]))
+        # One that ends is started again, on another machine where its own is gone, and its part begun anew.
+        wanted = {"num_cpus": 1, "num_gpus": 1 if gpus else None, "max_restarts": -1, "max_task_retries": -1}
+        worker = ray.remote(**wanted)(Worker)
+        pool = ActorPool([worker.remote(job._asdict()) for _ in range(count)])
+        yield from pool.map_unordered(lambda one, number: one.do.remote(number, parts[number]), pending)
     finally:
         ray.shutdown()
 
@@ -161,12 +150,9 @@ class Worker:
         self._work = make_work(self._job)
         self._reader = PictureReader()
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
+    def do(self, number: int, part: Part) -> Done:
         """One part."""
-        kind, where, group = json.loads(str(batch["part"][0]))
-        part, number = Part(kind, tuple(where), group), int(batch["number"][0])
-        done = do_part(self._job, number, part, self._work, self._reader)
-        return {"number": [done.number], "pictures": [done.pictures], "bad": [done.bad]}
+        return do_part(self._job, number, part, self._work, self._reader)
 
 
 def load_ray() -> Any:
@@ -174,7 +160,6 @@ def load_ray() -> Any:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
-        import ray.data
     except ImportError as error:
         raise MissingExtra("--cluster needs Ray: pip install 'patchword[cluster]'") from error
     return ray

@@ -14,10 +14,8 @@ from patchword.files import write_json
 from patchword.jobs.files import anywhere, complain, elsewhere, rows_of_files
 from patchword.jobs.part import Job
 from patchword.tasks.caption.load import load
-from patchword.tasks.caption.options import DecodingOptions
+from patchword.tasks.caption.options import COLUMNS, DecodingOptions
 from patchword.tasks.requests import PredictRequest
-
-COLUMNS = {"caption": "string", "score": "double", "complete": "bool", "model": "string"}
 
 
 class Captions:

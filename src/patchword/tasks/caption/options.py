@@ -14,6 +14,9 @@ Precision = Literal["float32", "bfloat16", "float16"]
 """Numbers that a model computes with; the shorter ones are faster on GPUs and on some processors, and less
 exact."""
 
+COLUMNS = {"caption": "string", "score": "double", "complete": "bool", "model": "string"}
+"""What a job (`jobs/`) says of a picture; the process that hands out its parts loads no more than this."""
+
 MOST_BEAMS = 100
 MOST_TOKENS = 1000
 
