@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 AFTER = """
 import gc, sys
 from patchword.lookup import import_torch
@@ -26,3 +28,20 @@ def test_the_collector_passes_over_torch_and_collects_all_else():
 
 def test_what_lives_in_a_process_that_has_torch_is_collected():
     assert after("import torch") == ["True", "True", "False", "True"]
+
+
+def test_work_without_collection_leaves_the_collector_as_it_was():
+    import gc
+
+    from patchword.heap import uncollected
+
+    for begun in (gc.enable, gc.disable):
+        try:
+            begun()
+            before = gc.isenabled()
+            with pytest.raises(ValueError, match="in it"), uncollected():
+                assert not gc.isenabled()
+                raise ValueError("in it")
+            assert gc.isenabled() == before
+        finally:
+            gc.enable()

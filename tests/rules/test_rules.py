@@ -39,7 +39,7 @@ STRICTER = {
     "models": {"models", "layers", "types", "errors", "ids"},
     "towers": {"towers", "layers", "types", "errors", "ids", "hub"},
     "convert": {"convert", "models", "towers", "errors"},
-    "metrics": {"metrics", "text", "data", "errors", "lookup", "files"},
+    "metrics": {"metrics", "text", "data", "errors", "lookup", "files", "heap"},
     "constrained": {"decode", "types", "errors", "ids"},
     "decode": {"types", "errors", "ids"},
     "decode_numpy": {"ids"},

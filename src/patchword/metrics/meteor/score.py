@@ -18,6 +18,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from patchword.errors import DataError
+from patchword.heap import uncollected
 from patchword.metrics.meteor.align import align
 from patchword.metrics.meteor.match import Candidate, Sentence, Words, prepare
 from patchword.metrics.meteor.tables import load_tables
@@ -62,15 +63,17 @@ class Meteor:
                 "the referenced images"
             )
         total, per_image, images = [0] * (_CHUNKS + 1), {}, list(references)
-        for first in range(0, len(images), _TOGETHER):
-            part = images[first : first + _TOGETHER]
-            best = self._best([references[image] for image in part], [predictions[image] for image in part])
-            for image, (score, found) in zip(part, best, strict=True):
-                per_image[image] = score
-                for place, number in enumerate(found):
-                    total[place] += number
-                if found and _is_perfect(found):
-                    total[_CHUNKS] -= found[_CHUNKS]
+        with uncollected():  # matches and partial alignments are tuples of numbers
+            for first in range(0, len(images), _TOGETHER):
+                part = images[first : first + _TOGETHER]
+                said = [predictions[image] for image in part]
+                best = self._best([references[image] for image in part], said)
+                for image, (score, found) in zip(part, best, strict=True):
+                    per_image[image] = score
+                    for place, number in enumerate(found):
+                        total[place] += number
+                    if found and _is_perfect(found):
+                        total[_CHUNKS] -= found[_CHUNKS]
         return {"METEOR": Score(value(total), per_image)}
 
     def _best(
