@@ -121,6 +121,11 @@ def find_model(name: str | Path) -> Path:
     for folder in (Path(name), SHIPPED / str(name)):
         if (folder / "config.json").exists():
             return folder
+    if is_exported(name):
+        raise ModelError(
+            f"{name} is an export, which `caption --model` and `search --model` run; what you ask for needs "
+            "the model that it was made of"
+        )
     if Path(name).exists() or str(name).partition("@")[0].count("/") != 1 or str(name).startswith((".", "/")):
         raise ModelError(
             f"no model at {name}: give a folder with config.json, a hub id, or one of: "

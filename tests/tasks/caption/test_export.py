@@ -11,6 +11,7 @@ import skimage.data
 import torch
 from PIL import Image
 
+import patchword as patchword_package
 from patchword.checkpoints.facts import ModelFacts
 from patchword.composed import CaptionModel
 from patchword.data.pictures import Preprocessing
@@ -168,6 +169,8 @@ def test_what_an_export_cannot_do_is_refused(shipped, patchword, tmp_path):
         exported.caption([skimage.data.cat()], options=DecodingOptions(max_length=900))
     with pytest.raises(ConfigError, match="captions have 20 tokens at most"):
         exported.caption([skimage.data.cat()], options=DecodingOptions(min_length=200))
+    with pytest.raises(ConfigError, match="is exported and runs on the processor: leave device 'meta' out"):
+        load(shipped / "onnx", "meta")
     status, _, err = patchword("export", "easy-vqa", "--out", tmp_path / "no")
     assert status == 2 and "export is for models of tasks caption and retrieve" in err
     assert not (tmp_path / "no").exists()
@@ -197,5 +200,7 @@ def test_an_export_of_another_model_is_named(shipped, patchword, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     status, _, err = patchword("caption", tmp_path / "a.png", "--model", tmp_path / "towers")
     assert status == 2 and "is an export of a model of task retrieve, and a captioner is needed" in err
+    with pytest.raises(ModelError, match="is an export, which `caption --model` and `search --model` run"):
+        patchword_package.load(shipped / "int8")
     status, _, err = patchword("search", tmp_path, "a dog", "--model", shipped / "int8")
     assert status == 2 and "is an export of a model of task caption, and two towers are needed" in err

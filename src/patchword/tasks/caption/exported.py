@@ -69,32 +69,14 @@ class ExportedCaptioner:
                 "an exported captioner takes no words that must be said, computes in its own numbers and "
                 "gives one hypothesis: use the model that it was made of"
             )
-        search = self._search(options, beams)
+        options = options if beams is None else replace(options, beams=beams)
+        decoding = self.decoding.changed(options, self.longest)
+        search = SearchOptions(**decoding.model_dump(), min_length=options.min_length)
         captions = Captions()
         for first in range(0, len(found), batch):
             images = [open_picture(picture) for picture in found[first : first + batch]]
             captions += self._captions_of(np.stack([self.preprocessing.apply(one) for one in images]), search)
         return captions[0] if single else captions
-
-    def _search(self, options: DecodingOptions, beams: int | None) -> SearchOptions:
-        given = {
-            "beams": options.beams if beams is None else beams,
-            "max_length": options.max_length,
-            "length_penalty": options.length_penalty,
-            "no_repeat_ngram": options.no_repeat,
-        }
-        own = self.decoding.model_dump() | {name: value for name, value in given.items() if value is not None}
-        if self.longest is not None and own["max_length"] > self.longest:
-            raise ConfigError(
-                f"max_length is {own['max_length']}, and the model has positions for {self.longest} tokens: "
-                f"ask for {self.longest} at most"
-            )
-        if options.min_length >= own["max_length"]:
-            raise ConfigError(
-                f"min_length is {options.min_length}, and captions have {own['max_length']} tokens at most, "
-                "their end included: give max_length as well"
-            )
-        return SearchOptions(**own, min_length=options.min_length)
 
     def _captions_of(self, pixels_BHWC: np.ndarray, search: SearchOptions) -> list[Caption]:
         seen = self._pictures.run({"pixels": self.preprocessing.normalise(pixels_BHWC)})

@@ -11,6 +11,7 @@ from patchword.checkpoints.folder import is_exported
 from patchword.checkpoints.model import build_over_tower, find_model, read_settings, read_vocabulary
 from patchword.composed import CaptionModel
 from patchword.device import choose_device
+from patchword.errors import ConfigError
 from patchword.hub import hub_name, is_hub
 from patchword.layers.codebook import Codebook
 from patchword.lookup import look_up
@@ -29,6 +30,8 @@ def load(name: str | Path, device: str | None = None) -> Any:
     if is_hub(name):
         return look_up("tasks.caption.hub:HubCaptioner").load(*hub_name(name), chosen)
     if is_exported(name):
+        if device not in (None, "cpu"):
+            raise ConfigError(f"{name} is exported and runs on the processor: leave device {device!r} out")
         return look_up("tasks.caption.exported:ExportedCaptioner")(name)
     folder = find_model(name)
     settings, facts = read_settings(folder, "caption", ModelSettings)

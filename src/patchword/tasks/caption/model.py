@@ -28,7 +28,7 @@ from patchword.composed import CaptionerSettings, CaptionModel, TowerSettings, p
 from patchword.data.captions import Inputs
 from patchword.data.pictures import Picture, Preprocessing, one_or_many, open_picture, seen_part
 from patchword.decode import BeamOptions, Decodings, beam_search, explain_tokens, select_rows
-from patchword.errors import ConfigError, PictureError
+from patchword.errors import PictureError
 from patchword.html.pictures import small_jpeg
 from patchword.lookup import look_up
 from patchword.tasks.caption.batches import captions_of, computing_in
@@ -314,33 +314,11 @@ class CaptioningModel:
         return Decodings._make(part[:, :n_best] for part in ranked)
 
     def _decoding(self, options: DecodingOptions) -> DecodingSettings:
-        """The model's own settings with those that the caller has given in their place.
-
-        Raises ConfigError for captions longer than the captioner has positions for, and where no caption fits
-        the lengths.
-        """
-        most = getattr(
-            self.settings.captioner, "max_positions", None
-        )  # recurrent captioners have no such limit
-        if most is not None and options.max_length is not None and options.max_length > most:
-            raise ConfigError(
-                f"max_length is {options.max_length}, and the model has positions for {most} tokens: "
-                f"ask for {most} at most"
-            )
-        given = {
-            "beams": options.beams,
-            "max_length": options.max_length,
-            "length_penalty": options.length_penalty,
-            "no_repeat_ngram": options.no_repeat,
-        }
         own = self.settings.decoding
-        changed = own.model_copy(update={name: value for name, value in given.items() if value is not None})
-        if options.min_length >= changed.max_length:
-            raise ConfigError(
-                f"min_length is {options.min_length}, and the model's captions have "
-                f"{changed.max_length} tokens at most, their end included: give max_length as well"
-            )
-        return changed
+        if options == OWN:
+            return own
+        # Recurrent captioners have no positions that could be used up.
+        return own.changed(options, getattr(self.settings.captioner, "max_positions", None))
 
     def _captions_of(
         self, found: Decodings, traces: list[Trace | None], b: int, hw: tuple[int, int] | None

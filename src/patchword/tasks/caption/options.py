@@ -88,6 +88,31 @@ class DecodingSettings(BaseModel, extra="forbid", frozen=True):
     no_repeat_ngram: int = Field(0, ge=0, le=1000, description="no n words in a row occur twice; 0: allowed")
     no_stutter: bool = Field(False, description="no word directly follows itself")
 
+    def changed(self, options: DecodingOptions, longest: int | None) -> DecodingSettings:
+        """These settings with those that the caller has given in their place.
+
+        Raises ConfigError for captions of more tokens than `longest`, for which the captioner has positions
+        (None: no such limit), and where no caption fits the lengths.
+        """
+        if longest is not None and options.max_length is not None and options.max_length > longest:
+            raise ConfigError(
+                f"max_length is {options.max_length}, and the model has positions for {longest} tokens: "
+                f"ask for {longest} at most"
+            )
+        given = {
+            "beams": options.beams,
+            "max_length": options.max_length,
+            "length_penalty": options.length_penalty,
+            "no_repeat_ngram": options.no_repeat,
+        }
+        changed = self.model_copy(update={name: value for name, value in given.items() if value is not None})
+        if options.min_length >= changed.max_length:
+            raise ConfigError(
+                f"min_length is {options.min_length}, and the model's captions have "
+                f"{changed.max_length} tokens at most, their end included: give max_length as well"
+            )
+        return changed
+
 
 class DoubtSettings(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     """When a caption is marked unsure (`doubt.py`), fitted on pictures held out of training."""
