@@ -157,6 +157,7 @@ def tokens(repeats: int) -> None:
     text_BL = torch.randint(words, (PICTURES, length))
     both_BL = torch.cat([text_BL, text_BL.flip(1)])
 
+    @torch.inference_mode()
     def write(told_BL: Tensor) -> Tensor:
         first = ours.start(told_BL, torch.ones_like(told_BL, dtype=torch.bool))
         return write_tokens(first, ours.step, cells, Wish(range(PICTURES)), GUIDANCE)

@@ -36,7 +36,7 @@ from patchword.config import override, read_toml, validate
 from patchword.data.scenes import describe, draw, make_scenes, write_scenes
 from patchword.data.scenes.pictures import SceneSettings, scene_data
 from patchword.data.scenes.sayings import ExistenceStatement, parse
-from patchword.data.scenes.world import Scene
+from patchword.data.scenes.world import COLOURS, SHAPES, Scene
 from patchword.files import write_bytes
 from patchword.lookup import look_up
 from patchword.metrics import painting
@@ -62,7 +62,10 @@ CONFIGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "dalle": ("paint-dalle-scenes", ()),
     "parti": ("paint-parti-scenes", ()),
     "denoiser": ("paint-scenes", ("stage.0.batch=16",)),
-    "latent_denoiser": ("paint-scenes", ("painter.channels=4", "painter.width=48", "stage.0.batch=32")),
+    "latent_denoiser": (
+        "paint-scenes",
+        ("painter.channels=4", "painter.width=48", "painter.target=velocity", "stage.0.batch=32"),
+    ),
     "unclip": ("unclip-scenes", (*SMALL, "painter.decoder.picture_width=48", "stage.1.batch=16")),
 }
 """A configuration of the package, and what differs from it beside `SCENES` and the size."""
@@ -236,25 +239,43 @@ def judged(oracle: Oracle, pictures: Sequence[Any], captions: Sequence[str]) -> 
     seen = oracle.read(pictures)
     true = np.array([share_true(s, c) for s, c in zip(seen.scenes, captions, strict=True)])
     found = {"all hold": float((true == 1).mean()), "statements": float(true.mean())}
+    found |= of_surest_thing(seen.probabilities_NY, captions)
     return found | of_one_thing(seen.scenes, captions)
 
 
 def of_one_thing(seen: Sequence[Scene], captions: Sequence[str]) -> dict[str, float]:
     """Of captions of one thing that name a colour, a shape, or both: how often something is found and all
     that is found has them. A picture with a second thing of another colour is wrong."""
+    colours = [{thing.colour for thing in scene.things} for scene in seen]
+    shapes = [{thing.shape for thing in scene.things} for scene in seen]
+    return _shares(colours, shapes, captions)
+
+
+def of_surest_thing(kinds_NY: np.ndarray, captions: Sequence[str]) -> dict[str, float]:
+    """The same of the one thing that the reader is surest of, however unsure it is: an attribute classifier,
+    which always answers, so that chance is one in eight."""
+    by_NFF = kinds_NY.reshape(-1, len(SHAPES), len(COLOURS))
+    colours = [{tuple(COLOURS)[at]} for at in by_NFF.sum(1).argmax(1)]
+    shapes = [{SHAPES[at]} for at in by_NFF.sum(2).argmax(1)]
+    return {f"surest {name}": share for name, share in _shares(colours, shapes, captions).items()}
+
+
+def _shares(
+    colours: Sequence[set[str]], shapes: Sequence[set[str]], captions: Sequence[str]
+) -> dict[str, float]:
+    """How often what was found is what the caption names, of captions of one thing that name it."""
     found: dict[str, list[bool]] = {"colour": [], "shape": [], "both": []}
-    for scene, caption in zip(seen, captions, strict=True):
+    for colour, shape, caption in zip(colours, shapes, captions, strict=True):
         facts = parse(caption)
         if facts is None or len(facts) != 1 or not isinstance(facts[0], ExistenceStatement):
             continue
         wanted = facts[0].phrase
-        colours, shapes = {thing.colour for thing in scene.things}, {thing.shape for thing in scene.things}
         if wanted.colour is not None:
-            found["colour"].append(colours == {wanted.colour})
+            found["colour"].append(colour == {wanted.colour})
         if wanted.shape is not None:
-            found["shape"].append(shapes == {wanted.shape})
+            found["shape"].append(shape == {wanted.shape})
         if wanted.colour is not None and wanted.shape is not None:
-            found["both"].append(colours == {wanted.colour} and shapes == {wanted.shape})
+            found["both"].append(found["colour"][-1] and found["shape"][-1])
     return {name: float(np.mean(values)) if values else float("nan") for name, values in found.items()}
 
 
@@ -329,6 +350,7 @@ def table(state: Path) -> None:
 
 def _table_of(rows: list[dict[str, Any]], level: int) -> None:
     kinds = ("colour", "shape", "both") if level == 1 else ("statements", "all hold")
+    kinds += ("surest colour", "surest shape", "surest both") if level == 1 else ()
     names = [f"{part} {kind}" for part in ("seen", "held out") for kind in kinds]
     names += ["distance", "precision", "recall", "seconds per picture", "parameters"]
     print("| system | seeds | steps | " + " | ".join(names) + " |")

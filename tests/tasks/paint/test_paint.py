@@ -292,7 +292,14 @@ def test_latent_diffusion_over_an_autoencoder_of_diffusers(tmp_path):
     made = AutoencoderKL(**blocks, block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4)
     made.save_pretrained(tmp_path / "codec")
     config = CONFIG.format(out=tmp_path / "run", data=f'codec = "{tmp_path}/codec"\n{SCENES}')
-    settings = ("painter.size=8", "painter.channels=4", "painter.attention_at=[4]", "stage.0.epochs=1")
+    steady = 'painter.target="velocity"'
+    settings = (
+        "painter.size=8",
+        "painter.channels=4",
+        steady,
+        "painter.attention_at=[4]",
+        "stage.0.epochs=1",
+    )
     run = train(tmp_path, config, *settings)
     painter = load_painter(run / "best", "cpu")
     assert painter.size == 16 and painter.paint("a red circle", [1, 2], steps=3).shape == (2, 16, 16, 3)
@@ -307,7 +314,11 @@ def test_latent_diffusion_over_an_autoencoder_of_diffusers(tmp_path):
     back = AutoencoderKL.from_pretrained(tmp_path / "back").state_dict()
     assert all(torch.equal(back[name], tensor) for name, tensor in made.state_dict().items())
     with pytest.raises(ConfigError, match="painter.channels is 3, and the codec's latents have 4"):
-        train(tmp_path, config.replace("/run", "/run2"), *settings[:1], settings[2])
+        train(tmp_path, config.replace("/run", "/run2"), settings[0], *settings[2:4])
+    with pytest.raises(ConfigError, match='nothing bounds latents: set painter.target = "velocity"'):
+        train(tmp_path, config.replace("/run", "/run3"), *settings[:2], settings[3])
+    kept_by_another = (*settings[:2], settings[3], 'painter.schedule="scaled_linear"', "painter.steps=1000")
+    train(tmp_path, config.replace("/run", "/run4"), *kept_by_another, "stage.0.epochs=1")
 
 
 def test_a_cascade_enlarges_what_another_model_painted(run, tmp_path):

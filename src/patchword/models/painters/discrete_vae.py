@@ -47,7 +47,12 @@ class DiscreteVaeConfig(BaseModel, extra="forbid", frozen=True):
     start_width: int = Field(32, ge=1, le=1024, description="channels of a code in the decoder (paper: 128)")
     warmest: float = Field(1.0, gt=0, description="temperature of the relaxation at the start")
     coldest: float = Field(1 / 16, gt=0, description="temperature at the end; it falls as a cosine")
-    divergence: float = Field(2e-3, ge=0, description="weight b of the KL term at the end; it rises from 0")
+    divergence: float = Field(
+        0.1,
+        ge=0,
+        description="weight b of the KL term, a mean over cells, at the end; it rises from 0; too low, and a "
+        "few codes are used",
+    )
 
     @model_validator(mode="after")
     def _cells(self) -> DiscreteVaeConfig:

@@ -17,6 +17,7 @@ codes, V words, C width, H heads, D width of a head, T tokens of a call.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -112,24 +113,47 @@ class Layer(nn.Module):
         self,
         x_BTC: Tensor,
         bias: Tensor,
-        past: tuple[Tensor, Tensor, int] | None,
+        past: tuple[Tensor, Tensor] | None,
         text: tuple[Tensor, Tensor, Tensor] | None,
     ) -> Tensor:
-        """Tokens (B, T, C). `bias` broadcasts to (B, H, T, keys); `past` holds keys and values (B, H, S, D)
-        that are extended at a position; `text` has keys, values and bias.
+        """Tokens (B, T, C). `bias` broadcasts to (B, H, T, T); the first T places of `past`, keys and values
+        (B, H, S, D), are written for later steps; `text` has keys, values and bias.
         """
         queries, keys, values = map(self._split, self.project(self.norm(x_BTC)).chunk(3, -1))
         if past is not None:
-            all_keys, all_values, at = past
-            end = at + x_BTC.shape[1]
-            all_keys[:, :, at:end], all_values[:, :, at:end] = keys, values
-            keys, values = all_keys[:, :, :end], all_values[:, :, :end]
+            for kept, made in zip(past, (keys, values), strict=True):
+                kept[:, :, : made.shape[2]] = made
         x_BTC = x_BTC + self.dropout(self.out(_merged(attend(queries, keys, values, bias)[0])))
         if text is not None:
             asked = self._split(self.query(self.norm_cross(x_BTC)))
             x_BTC = x_BTC + self.dropout(self.out_cross(_merged(attend(asked, *text)[0])))
         inner_BTC = self.forward_out(F.gelu(self.forward_in(self.norm_forward(x_BTC))))
         return x_BTC + self.dropout(inner_BTC)
+
+    def step(
+        self,
+        x_BC: Tensor,
+        past: tuple[Tensor, Tensor],
+        at: int,
+        bias_S: Tensor | None,
+        text: tuple[Tensor, Tensor, Tensor] | None,
+    ) -> Tensor:
+        """One token (B, C) at place `at` after what `past` holds, which is extended by it; the numbers that
+        `forward` has there, without dropout. `bias_S` is None where the token sees everything before it.
+
+        Its products are so small that what torch does around them costs as much as they do, hence few calls:
+        no axis of one token, one product for scores and bias.
+        """
+        made_B3HD = self.project(self.norm(x_BC)).view(len(x_BC), 3, self.heads, -1)
+        query_BHD, key_BHD, value_BHD = made_B3HD.unbind(1)
+        keys_BHSD, values_BHSD = past
+        keys_BHSD[:, :, at], values_BHSD[:, :, at] = key_BHD, value_BHD
+        seen = (keys_BHSD[:, :, : at + 1], values_BHSD[:, :, : at + 1])
+        x_BC = x_BC + self.out(_look(query_BHD, *seen, bias_S))
+        if text is not None:
+            asked_BHD = self.query(self.norm_cross(x_BC)).view_as(query_BHD)
+            x_BC = x_BC + self.out_cross(_look(asked_BHD, *text))
+        return x_BC + self.forward_out(F.gelu(self.forward_in(self.norm_forward(x_BC))))
 
     def _split(self, x_BTC: Tensor) -> Tensor:
         return x_BTC.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -150,6 +174,10 @@ class PicturePositions(nn.Module):
         """(B, T, C) of codes that stand from position `first` on."""
         at_T = torch.arange(first, first + ids_BT.shape[1], device=ids_BT.device)
         return self.codes(ids_BT) + self.rows[at_T // self.side] + self.columns[at_T % self.side]
+
+    def one(self, ids_B: Tensor, at: int) -> Tensor:
+        """(B, C) of codes that all stand at one position."""
+        return self.codes(ids_B) + self.rows[at // self.side] + self.columns[at % self.side]
 
 
 class Dalle(nn.Module):
@@ -197,18 +225,21 @@ class Dalle(nn.Module):
             self.config.width // self.config.heads,
         )
         state = empty_state(shape, len(self.layers), self.to_codes.weight)
-        return self._advance(self._told(words_BL, real_BL), state)
+        x_BLC, length = self._told(words_BL, real_BL), self.config.text_length
+        parts = zip(self.layers, self.biases, state.keys, state.values, strict=True)
+        for layer, bias_SS, keys, values in parts:
+            x_BLC = layer(x_BLC, bias_SS[:length, :length], (keys, values), None)
+        return self.to_codes(self.norm(x_BLC[:, -1])), state._replace(length=length)
 
     def step(self, ids_B: Tensor, state: State) -> tuple[Tensor, State]:
         """Logits of the next picture token (B, K) after the one that was chosen last."""
-        return self._advance(self.picture(ids_B[:, None], state.length - self.config.text_length), state)
-
-    def _advance(self, x_BTC: Tensor, state: State) -> tuple[Tensor, State]:
-        end = state.length + x_BTC.shape[1]
+        at, sparse = state.length, self.config.sparse
+        x_BC = self.picture.one(ids_B, at - self.config.text_length)
         parts = zip(self.layers, self.biases, state.keys, state.values, strict=True)
         for layer, bias_SS, keys, values in parts:
-            x_BTC = layer(x_BTC, bias_SS[state.length : end, :end], (keys, values, state.length), None)
-        return self.to_codes(self.norm(x_BTC[:, -1])), state._replace(length=end)
+            bias_S = bias_SS[at, : at + 1] if sparse else None
+            x_BC = layer.step(x_BC, (keys, values), at, bias_S, None)
+        return self.to_codes(self.norm(x_BC)), state._replace(length=at + 1)
 
     def _told(self, words_BL: Tensor, real_BL: Tensor) -> Tensor:
         told_BLC = torch.where(real_BL[..., None], self.words(words_BL), self.padding)
@@ -258,7 +289,7 @@ class Parti(nn.Module):
         """Logits of all picture tokens (B, N, K)."""
         first_B1C = self.first.expand(len(ids_BN), 1, -1)
         x_BNC = torch.cat([first_B1C, self.picture(ids_BN[:, :-1], 0)], 1)
-        bias_NN = self._causal(0, self.cells)
+        bias_NN = hide(torch.ones(self.cells, self.cells, dtype=torch.bool, device=x_BNC.device).tril())
         for layer, text in zip(self.layers, told, strict=True):
             x_BNC = layer(x_BNC, bias_NN, None, text)
         return self.to_codes(self.norm(x_BNC))
@@ -268,26 +299,20 @@ class Parti(nn.Module):
         rows = len(told[0][0])
         shape = (rows, self.config.heads, self.cells, self.config.width // self.config.heads)
         state = empty_state(shape, len(self.layers), self.to_codes.weight)
-        return self._advance(self.first.expand(rows, 1, -1), told, state)
+        return self._advance(self.first.expand(rows, -1), told, state)
 
     def step(
         self, ids_B: Tensor, told: tuple[tuple[Tensor, Tensor, Tensor], ...], state: State
     ) -> tuple[Tensor, State]:
         """Logits of the next picture token (B, K) after the one that was chosen last."""
-        return self._advance(self.picture(ids_B[:, None], state.length - 1), told, state)
+        return self._advance(self.picture.one(ids_B, state.length - 1), told, state)
 
     def _advance(
-        self, x_B1C: Tensor, told: tuple[tuple[Tensor, Tensor, Tensor], ...], state: State
+        self, x_BC: Tensor, told: tuple[tuple[Tensor, Tensor, Tensor], ...], state: State
     ) -> tuple[Tensor, State]:
-        bias_1S = self._causal(state.length, state.length + 1)
         for layer, text, keys, values in zip(self.layers, told, state.keys, state.values, strict=True):
-            x_B1C = layer(x_B1C, bias_1S, (keys, values, state.length), text)
-        return self.to_codes(self.norm(x_B1C[:, -1])), state._replace(length=state.length + 1)
-
-    def _causal(self, first: int, end: int) -> Tensor:
-        """Additive mask of the queries from `first` to `end`."""
-        shape = (end - first, end)
-        return hide(torch.ones(shape, dtype=torch.bool, device=self.first.device).tril(first))
+            x_BC = layer.step(x_BC, (keys, values), state.length, None, text)
+        return self.to_codes(self.norm(x_BC)), state._replace(length=state.length + 1)
 
 
 def build_codec(config: DiscreteVaeConfig | VitVqganConfig) -> DiscreteVae | VitVqgan:
@@ -299,6 +324,20 @@ def empty_state(shape: tuple[int, ...], layers: int, like: Tensor) -> State:
     """Room for keys and values (B, H, S, D) of every layer."""
     keys = tuple(like.new_zeros(shape) for _ in range(layers))
     return State(keys, tuple(like.new_zeros(shape) for _ in range(layers)), 0)
+
+
+def _look(query_BHD: Tensor, keys_BHND: Tensor, values_BHND: Tensor, bias: Tensor | None) -> Tensor:
+    """What one token sees, (B, C); `bias` broadcasts to (B, H, 1, N)."""
+    rows, heads, width = query_BHD.shape
+    query_R1D = query_BHD.reshape(rows * heads, 1, width)
+    keys_RND, values_RND = keys_BHND.flatten(0, 1), values_BHND.flatten(0, 1)
+    if bias is None:
+        added_R1N, weight = query_R1D.new_zeros(1, 1, 1), 0.0
+    else:
+        added_R1N, weight = bias.expand(rows, heads, 1, -1).reshape(rows * heads, 1, -1), 1.0
+    scale = 1 / math.sqrt(width)
+    scores_R1N = torch.baddbmm(added_R1N, query_R1D, keys_RND.transpose(1, 2), beta=weight, alpha=scale)
+    return torch.bmm(scores_R1N.softmax(-1), values_RND).view(rows, heads * width)
 
 
 def _merged(context_BHTD: Tensor) -> Tensor:

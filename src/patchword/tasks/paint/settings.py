@@ -8,10 +8,15 @@ from pydantic import BaseModel, Field, model_validator
 
 from patchword.composed import TextTowerSettings
 from patchword.data.scenes.pictures import SceneSettings
+from patchword.diffuse import SCHEDULES
+from patchword.models.painters.denoiser import DenoiserConfig
 from patchword.tasks.paint.families import IN_A_SPACE, READS_WORDS, PainterSettings
 from patchword.tasks.retrieve.model import TwoTowerSettings
 from patchword.train.data import DataSettings
 from patchword.train.settings import RunSettings, StageSettings
+
+SMALLEST_KEPT = 1e-4
+"""Share of a latent's variance that must be left at the noisiest time where noise is predicted."""
 
 
 class PaintingSettings(BaseModel, extra="forbid", frozen=True):
@@ -68,6 +73,8 @@ class PaintRun(RunSettings, frozen=True):
                 )
         if self.codec is not None and self.painter.kind != "denoiser":
             raise ValueError(f"a painter of kind {self.painter.kind!r} works on pixels: leave out codec")
+        if self.codec is not None and isinstance(self.painter, DenoiserConfig):
+            _check_last_time(self.painter)
         if self.painter.kind in IN_A_SPACE and self.text_from is None:
             raise ValueError(
                 f"a painter of kind {self.painter.kind!r} works in the space of two towers: name them by "
@@ -81,3 +88,16 @@ class PaintRun(RunSettings, frozen=True):
                 f"{longest}: raise the first or lower the second"
             )
         return self
+
+
+def _check_last_time(painter: DenoiserConfig) -> None:
+    """Raises ValueError where painting would begin with a division by almost nothing: x_0 = (x - s eps) /
+    sqrt(a) at the noisiest time. Pixels are brought into [-1, 1] after it, latents have no bounds."""
+    kept = float(SCHEDULES[painter.schedule](painter.steps).kept_T[-1])
+    if painter.target == "noise" and kept < SMALLEST_KEPT:
+        raise ValueError(
+            f'painter.target is "noise", and the {painter.schedule} schedule leaves {kept:.1g} of the '
+            "variance at a latent's noisiest time, so an error of the first step is multiplied by "
+            f'{kept**-0.5:,.0f} and nothing bounds latents: set painter.target = "velocity", or '
+            'painter.schedule = "scaled_linear"'
+        )

@@ -145,16 +145,16 @@ def choose(logits_BK: Tensor, uniform_B: Tensor, how: TokenChoice) -> Tensor:
     if how.temperature == 0:
         return logits_BK.argmax(1)
     sorted_BK, order_BK = (logits_BK.float() / how.temperature).sort(1, descending=True)
-    shares_BK = sorted_BK.softmax(1)
-    before_BK = shares_BK.cumsum(1) - shares_BK
-    kept_BK = torch.ones_like(shares_BK, dtype=torch.bool)
     if how.top_k is not None:
-        kept_BK[:, how.top_k :] = False
+        sorted_BK = sorted_BK[:, : how.top_k]
+    shares_BK = sorted_BK.softmax(1)
+    sums_BK = shares_BK.cumsum(1)
+    last_B1 = sums_BK.new_full((len(sums_BK), 1), sums_BK.shape[1] - 1, dtype=torch.long)
     if how.top_p is not None:
-        kept_BK &= before_BK < how.top_p
-    sums_BK = (shares_BK * kept_BK).cumsum(1)
-    places_B1 = torch.searchsorted(sums_BK, uniform_B[:, None] * sums_BK[:, -1:], right=True)
-    last_B1 = kept_BK.sum(1, keepdim=True) - 1
+        # Shares fall, so those that begin below top_p come first; what is beyond them is never reached.
+        last_B1 = (sums_BK - shares_BK < how.top_p).sum(1, keepdim=True) - 1
+    wanted_B1 = uniform_B[:, None] * sums_BK.gather(1, last_B1)
+    places_B1 = torch.searchsorted(sums_BK, wanted_B1, right=True)
     return order_BK.gather(1, torch.minimum(places_B1, last_B1))[:, 0]
 
 
