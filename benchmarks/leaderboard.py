@@ -54,6 +54,8 @@ MODELS = (
     "fused-weighted",
     "pma-top",
     "pma-length",
+    "pma-cross-add",
+    "pma-sequential",
 )
 """In the order in which they are trained; the first is what the others are compared with."""
 _ALL = ",".join(MODELS)
@@ -205,7 +207,7 @@ def main(
     features: Annotated[Path, typer.Option(help="Feature store.")] = Path("features/flickr8k-192"),
     codebook: Annotated[Path, typer.Option(help="Codebook.")] = Path("codebooks/flickr8k"),
     models: Annotated[str, typer.Option(help="Models; the first is what others are compared with.")] = _ALL,
-    seeds: Annotated[int, typer.Option(help="Seeds 1 to n; all models with one seed before the next.")] = 3,
+    seeds: Annotated[str, typer.Option(help="Seeds; all models with one seed before the next.")] = "1,2,3",
     share: Annotated[float, typer.Option(help="Share of the training pictures: 1, 0.3 or 0.1.")] = 1.0,
     out: Annotated[Path | None, typer.Option(help="File of the table; absent: printed.")] = None,
     only_table: Annotated[bool, typer.Option(help="Train nothing; show what is trained.")] = False,
@@ -214,7 +216,7 @@ def main(
     if share != 1 and share not in EPOCHS:
         raise ConfigError(f"--share is {share}: choose 1 or one of {', '.join(map(str, EPOCHS))}")
     names = models.split(",")
-    jobs = [Job(name, share, seed) for seed in range(1, seeds + 1) for name in names]
+    jobs = [Job(name, share, seed) for seed in map(int, seeds.split(",")) for name in names]
     # Every tower over class names embeds the same thousand names, which takes longer than a short epoch.
     patchword.sentences.embed_class_names = functools.cache(patchword.sentences.embed_class_names)
     for job in [] if only_table else jobs:
