@@ -56,6 +56,7 @@ MODELS = (
     "pma-length",
     "pma-cross-add",
     "pma-sequential",
+    "fsgr-copying",
 )
 """In the order in which they are trained; the first is what the others are compared with."""
 _ALL = ",".join(MODELS)

@@ -50,6 +50,17 @@ class KeysAndValues(NamedTuple):
     values_BTD: Tensor
 
 
+class Copies(NamedTuple):
+    """Words of the picture's concepts that a decoder can point at."""
+
+    ids_BK: Tensor
+    """Token of each; -1 where there is none."""
+    shares_BTK: Tensor
+    """Probability, at each word, of pointing at each of them."""
+    cosines_BKN: Tensor
+    """How much each patch speaks for each of them."""
+
+
 class Trace(NamedTuple):
     """What the model attended to for each word. A field is None where the model has no such part."""
 
@@ -64,6 +75,8 @@ class Trace(NamedTuple):
     """Attention of each word to each memory prototype, per decoder layer, averaged over heads."""
     observed: tuple[KeysAndValues, ...] = ()
     """Keys and values that the prototype bank observes, per decoder layer."""
+    copies: Copies | None = None
+    """The words that could be copied, and how likely each was (a copy gate)."""
 
 
 class Decoded(NamedTuple):

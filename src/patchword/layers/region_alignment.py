@@ -229,6 +229,24 @@ def supervised_contrast(unit_AP: Tensor, labels_A: Tensor, temperature: float) -
     return losses_A.sum() / (positives_A > 0).sum().clamp(min=1)
 
 
+def check_codebook(
+    alignment: RegionAlignmentConfig | None, copying: BaseModel | None, codebook: Codebook | None
+) -> None:
+    """Raises ConfigError where a part needs a codebook and there is none, or one is given that none uses."""
+    parts = {"region alignment": alignment, "copying": copying}
+    used = [name for name, part in parts.items() if part is not None]
+    if used and codebook is None:
+        raise ConfigError(
+            f"{used[0]} is on and no codebook is given; make one with 'patchword codebook WORDS.txt "
+            "--tower T --out D'"
+        )
+    if not used and codebook is not None:
+        raise ConfigError(
+            "a codebook is given and neither region alignment nor copying is on, so it would not be used; add "
+            "one of their tables or drop it"
+        )
+
+
 def _check_top_k(top_k: int | None, words: int) -> None:
     if top_k is None:
         return

@@ -9,10 +9,11 @@
                (PMA-Net, Barraco 2023); or gated attention to prototypes of the cross-attention, beside it or
                after it (the fusion design)
     words      softmax(W_o y), no bias
+    copying    words of the picture's concepts are said by pointing at them (Li 2019), `layers/copying.py`
 
-Without both parts this is the baseline; with the alignment it is FSGR, with the memory PMA-Net, with both the
-fused model. The parts are in `layers/codebook.py`, `layers/region_alignment.py` and `layers/prototypes.py`;
-docs/models/caption-transformer.md says where the sources disagree.
+Without its parts this is the baseline; with the alignment it is FSGR, with the memory PMA-Net, with both the
+fused model. The parts are in `layers/codebook.py`, `layers/region_alignment.py`, `layers/prototypes.py` and
+`layers/copying.py`; docs/models/caption-transformer.md says where the sources disagree.
 
 Shape legend: B images, R = B*K rows, T tokens, N patches (a global token, where there is one, is the last of
 them), C width, H heads, D width of one head, L decoder layers, V vocabulary, W width of a context.
@@ -20,14 +21,14 @@ them), C width, H heads, D width of one head, L decoder layers, V vocabulary, W 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from patchword.errors import ConfigError, ModelError
+from patchword.errors import ModelError
 from patchword.layers.attention import attend
 from patchword.layers.codebook import Codebook
 from patchword.layers.features import masked_mean
@@ -41,7 +42,12 @@ from patchword.layers.prototypes import (
     PrototypeRecall,
     attend_with_prototypes,
 )
-from patchword.layers.region_alignment import PatchContrast, RegionAlignment, RegionAlignmentConfig
+from patchword.layers.region_alignment import (
+    PatchContrast,
+    RegionAlignment,
+    RegionAlignmentConfig,
+    check_codebook,
+)
 from patchword.layers.transformer import (
     AttentionSource,
     CrossAttention,
@@ -59,13 +65,23 @@ from patchword.layers.transformer import (
     merge_heads,
     padding_bias,
 )
+from patchword.lookup import look_up
 from patchword.types import Decoded, KeysAndValues, Trace, VisualFeatures
 
 _CELU_ALPHA = 1.3
 
 
+class CopyingConfig(BaseModel):
+    """Words of the picture's concepts said by pointing at them (`layers/copying.py`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    words: int = Field(8, gt=0, le=1000, description="concepts of a picture that can be copied")
+    width: int = Field(32, gt=0, le=65536, description="width in which decoder and concepts are compared")
+
+
 class CaptionTransformerConfig(BaseModel):
-    """Sizes of the model and its two optional parts."""
+    """Sizes of the model and its optional parts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,6 +104,9 @@ class CaptionTransformerConfig(BaseModel):
         None, description="region alignment with a codebook; absent: none"
     )
     memory: PrototypeConfig | None = Field(None, description="prototype memory in the decoder; absent: none")
+    copying: CopyingConfig | None = Field(
+        None, description="copy gate over the picture's concepts, with a codebook; absent: none"
+    )
     global_token: bool = Field(
         False, description="the class token of the tower as one more patch, through its own projection"
     )
@@ -107,6 +126,8 @@ class CaptionMemory(NamedTuple):
     mask_BN: Tensor | None
     concepts_BN: Tensor | None
     """Codebook row of each patch; None without region alignment."""
+    copied: Any = None
+    """The concepts that can be copied (`CopyTokens`); None without copying."""
 
     def by_layer(self) -> list[AttentionSource]:
         """Returns the keys and values for the cross-attention of each decoder layer."""
@@ -193,7 +214,7 @@ class CaptionTransformer(nn.Module):
     ) -> None:
         super().__init__()
         check_heads(config.width, config.heads)
-        _check_codebook(config, codebook)
+        check_codebook(config.region_alignment, config.copying, codebook)
         self.config = config
         self.vocabulary_size = vocabulary_size
         self.state_type = cache_type(config.decoder_layers)
@@ -212,6 +233,8 @@ class CaptionTransformer(nn.Module):
         self._add_parts(codebook)
         initialise(self)
         nn.init.normal_(self.words.weight, std=config.width**-0.5)
+        if self.copying is not None:
+            nn.init.zeros_(self.words.weight)  # a word that no caption taught is what its vector says
 
     def _add_parts(self, codebook: Codebook | None) -> None:
         """Adds region alignment with the heads of its two losses, and the prototype memory.
@@ -223,7 +246,12 @@ class CaptionTransformer(nn.Module):
         self.contrast: PatchContrast | None = None
         self.to_text: Linear | None = None
         self.memory: PrototypeMemory | None = None
-        if config.region_alignment is not None and codebook is not None:  # _check_codebook: both or none
+        self.copying: Any = None
+        if config.copying is not None:
+            words, width = config.copying.words, config.copying.width
+            make = look_up("layers.copying:Copying")
+            self.copying = make(words, width, codebook, config.width, self.vocabulary_size)
+        if config.region_alignment is not None and codebook is not None:  # check_codebook: both or none
             self.region_alignment = RegionAlignment(
                 config.region_alignment, codebook, config.width, config.heads, config.hidden, config.dropout
             )
@@ -266,6 +294,7 @@ class CaptionTransformer(nn.Module):
             x_BNC[:, :patches],
             features.mask_BN,
             concepts_BN,
+            None if self.copying is None else self.copying.concepts(features),
         )
 
     def decode(
@@ -294,7 +323,12 @@ class CaptionTransformer(nn.Module):
                 seen.append((cross_RHTN, concatenated_RHTM if recalled_RHTM is None else recalled_RHTM))
         real_RT1 = (torch.arange(length, device=y_RTC.device) < lengths_B[:, None])[..., None]
         logits_RTV = self.output(y_RTC * real_RT1)  # without a bias, a zero state has zero logits
-        return Decoded(logits_RTV, _trace(seen, memory, real_RT1, tuple(observed)) if trace else None)
+        pointed_RTK = None
+        if self.copying is not None:
+            logits_RTV, pointed_RTK = self.copying(y_RTC, logits_RTV, memory.copied)
+            logits_RTV = logits_RTV * real_RT1
+        found = _trace(seen, memory, real_RT1, tuple(observed), pointed_RTK) if trace else None
+        return Decoded(logits_RTV, found)
 
     def start(self, memory: CaptionMemory, beams: int) -> NamedTuple:
         """Returns empty caches for `beams` rows of each image."""
@@ -327,11 +361,11 @@ class CaptionTransformer(nn.Module):
             if trace:
                 seen.append((cross_RH1N, concatenated_RH1M if recalled_RH1M is None else recalled_RH1M))
         real_R11 = torch.ones(tokens_R.shape[0], 1, 1, dtype=torch.bool, device=tokens_R.device)
-        return (
-            self.output(y_R1C[:, 0]),
-            self.state_type(*caches),
-            _trace(seen, memory, real_R11, ()) if trace else None,
-        )
+        logits_R1V, pointed_R1K = self.output(y_R1C), None
+        if self.copying is not None:
+            logits_R1V, pointed_R1K = self.copying(y_R1C, logits_R1V, memory.copied)
+        found = _trace(seen, memory, real_R11, (), pointed_R1K) if trace else None
+        return logits_R1V[:, 0], self.state_type(*caches), found
 
     def observe(
         self,
@@ -397,7 +431,10 @@ class CaptionTransformer(nn.Module):
         return self._normalised(self.embed_global(features.class_BC))[:, None]
 
     def _words(self, tokens_RT: Tensor, positions_TC: Tensor) -> Tensor:
-        y_RTC = self.words(tokens_RT) * self.config.width**0.5 + positions_TC
+        words_RTC = self.words(tokens_RT)
+        if self.copying is not None:
+            words_RTC = words_RTC + self.copying.embed(tokens_RT)
+        y_RTC = words_RTC * self.config.width**0.5 + positions_TC
         return F.dropout(y_RTC, self.config.dropout, self.training)
 
     def _columns(self) -> tuple[Columns | None, ...]:
@@ -438,6 +475,7 @@ def _trace(
     memory: CaptionMemory,
     real_RT1: Tensor,
     observed: tuple[KeysAndValues, ...],
+    pointed_RTK: Tensor | None,
 ) -> Trace:
     """Builds a trace: the last layer's attention over patches, and every layer's prototype weights.
 
@@ -449,24 +487,16 @@ def _trace(
         weights_RHTM.detach().mean(dim=1) * real_RT1 for _, weights_RHTM in seen if weights_RHTM is not None
     ]
     weights_RTLM = torch.stack(prototypes, dim=2) if prototypes else None
+    copied = None if pointed_RTK is None else look_up("layers.copying:copies")(memory.copied, pointed_RTK)
     return Trace(
-        attention_RTN, concepts_BN=memory.concepts_BN, prototype_weights_BTLM=weights_RTLM, observed=observed
+        attention_RTN,
+        concepts_BN=memory.concepts_BN,
+        prototype_weights_BTLM=weights_RTLM,
+        observed=observed,
+        copies=copied,
     )
 
 
 def _prefixes(tokens_BT: Tensor) -> Tensor:
     """Returns the last tokens up to each position, oldest first, (B, T, W); -1 before the first."""
     return F.pad(tokens_BT.to(torch.int32), (CONTEXT_WIDTH - 1, 0), value=-1).unfold(1, CONTEXT_WIDTH, 1)
-
-
-def _check_codebook(config: CaptionTransformerConfig, codebook: Codebook | None) -> None:
-    if config.region_alignment is not None and codebook is None:
-        raise ConfigError(
-            "region alignment is on and no codebook is given; make one with 'patchword codebook WORDS.txt "
-            "--tower T --out D'"
-        )
-    if config.region_alignment is None and codebook is not None:
-        raise ConfigError(
-            "a codebook is given and region alignment is off, so it would not be used; add the alignment "
-            "table or drop it"
-        )

@@ -349,7 +349,8 @@ def with_best_maps(
     ):
         return caption
     words = [token.removesuffix("</w>").lower() for token in caption.tokens]
-    named = [word in thing_words() for word in words]
+    copied = caption.copied or (None,) * len(words)
+    named = [word in thing_words() and share is None for word, share in zip(words, copied, strict=True)]
     vectors = word_vectors(space.codebook, words)
     vectors = [vector if thing else None for vector, thing in zip(vectors, named, strict=True)]
     if all(vector is None for vector in vectors):
@@ -359,11 +360,13 @@ def with_best_maps(
     active_Thw = active_TN.reshape(-1, *hw).cpu().numpy().astype(np.float32)
     even_Thw = np.full_like(active_Thw, 1 / active_Thw[0].size)
     known_T11 = known_P1.cpu().numpy()[:, :, None]
-    other = "none" if caption.attention_Thw is None else "attention"
+    shown_Thw, blank = caption.shown_Thw, caption.attention_Thw is None
+    others = ["none" if blank else caption.shown_name(t) for t in range(len(words))]
     return replace(
         caption,
-        maps_Thw=np.where(
-            known_T11, active_Thw, even_Thw if caption.attention_Thw is None else caption.attention_Thw
+        maps_Thw=np.where(known_T11, active_Thw, even_Thw if shown_Thw is None else shown_Thw),
+        map_names=tuple(
+            "class_activation" if known else other
+            for known, other in zip(known_T11.ravel(), others, strict=True)
         ),
-        map_names=tuple("class_activation" if known else other for known in known_T11.ravel()),
     )

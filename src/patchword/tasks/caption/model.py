@@ -357,7 +357,7 @@ class CaptioningModel:
             contexts = {
                 index: known[index] for index in set(best_T.indices.flatten().tolist()) if index in known
             }
-        return Caption(
+        caption = Caption(
             text=self.vocabulary.decode(ids),
             log_probability=float(found.log_probabilities_BK[b, k]),
             tokens=words,
@@ -368,6 +368,10 @@ class CaptioningModel:
             prototypes=prototypes,
             contexts=contexts,
         )
+        if trace is None or trace.copies is None:
+            return caption
+        explained: Caption = look_up("tasks.caption.copying:with_copies")(caption, ids, trace.copies, b, hw)
+        return explained
 
     def save(self, folder: str | Path, half: bool = False) -> None:
         """Write the model folder; it appears under its name when it is complete. `half` stores fp16."""

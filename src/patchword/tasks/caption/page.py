@@ -150,8 +150,10 @@ def _beneath(caption: Caption, t: int) -> list[str]:
 
 
 def map_of(caption: Caption, t: int) -> str:
-    """Name of the map that is shown under word t, as a reader knows it."""
-    return caption.shown_name(t).replace("_", " ")
+    """Name of the map that is shown under word t, as a reader knows it; of a copied word how surely it was
+    copied, and then the map shows from where."""
+    share = caption.copied[t] if caption.copied else None
+    return caption.shown_name(t).replace("_", " ") if share is None else f"copying ({percent(share)})"
 
 
 def _check(caption: Caption) -> None:
@@ -162,7 +164,7 @@ def _check(caption: Caption) -> None:
             "columns)"
         )
     words = len(caption.tokens)
-    for what in ("attention_Thw", "maps_Thw", "sentinel", "prototypes"):
+    for what in ("attention_Thw", "maps_Thw", "sentinel", "copied", "prototypes"):
         sequence = getattr(caption, what)
         if sequence is not None and len(sequence) != words:
             raise DataError(

@@ -46,11 +46,15 @@ class Caption:
     """What pages show under each word where another map measures better than attention
     (docs/explanations.md): a share of each patch, float32; None: the attention is shown."""
     map_names: tuple[str, ...] = ()
-    """Per word the map that `maps_Thw` holds: "class_activation" for words that name a thing, "attention" for
-    others, "none" (an even map) where the model does not attend. Empty where the attention is shown."""
+    """Per word the map that `maps_Thw` holds: "copied" for a word that was copied (the patches that speak for
+    it), "class_activation" for others that name a thing, "attention" for the rest, "none" (an even map) where
+    the model does not attend. Empty where the attention is shown."""
     sentinel: tuple[float, ...] | None = None
     """Share of the visual sentinel per word (adaptive attention): 1 means that the word came from language
     alone."""
+    copied: tuple[float | None, ...] | None = None
+    """Per word that was copied from what the eyes see the probability of pointing at it, None for words that
+    were not; None as a whole for models without a copy gate. `maps_Thw` shows where each was copied from."""
     concepts: tuple[str, ...] | None = None
     """Codebook word of each patch, row by row (region alignment)."""
     prototypes: tuple[tuple[tuple[int, float], ...], ...] | None = None

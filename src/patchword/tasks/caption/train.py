@@ -66,6 +66,8 @@ REWARD = "tasks.caption.reward:CaptionReward"
 """Needed where sampled captions are rewarded."""
 AVERAGE = "train.average:Average"
 """Needed where a running average of the weights is saved."""
+COPIED_WORDS, SET_WORDS = "tasks.caption.copying:with_copied_words", "tasks.caption.copying:set_words"
+"""Needed where words can be copied."""
 RAMP_FROM = -10.0
 """Log-bias at which a ramp of the memory begins: a prototype counts as much as e^-10 of a word."""
 
@@ -106,7 +108,13 @@ class CaptionTraining:
         self.vocabulary = build_vocabulary(run.data, train)
         torch.manual_seed(run.seed)
         codebook = None if run.codebook is None else Codebook.read(Path(run.codebook))
+        taught = self.vocabulary.size - 4
+        copies = getattr(run.captioner, "copying", None) is not None and codebook is not None
+        if copies:
+            self.vocabulary = look_up(COPIED_WORDS)(self.vocabulary, codebook)
         self.model = begun_model(run, self.vocabulary.size, codebook)
+        if copies:
+            look_up(SET_WORDS)(self.model.captioner.copying, self.vocabulary, taught, codebook)
         if run.captioner_from:
             self.notes += begin_from(self.model, run, self.vocabulary, codebook)
         self.average = look_up(AVERAGE)(self.model, run.average) if run.average else None
