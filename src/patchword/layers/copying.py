@@ -15,7 +15,8 @@ Li, Yao, Pan, Chao, Mei: Pointing Novel Objects in Image Captioning. CVPR 2019.
 Where the papers learn the gate from how likely both ways make a word, here a word that can be pointed at is
 always pointed at: p_vocab is zero for the concepts of the picture, and for words that no training caption
 taught. So every such word in a training caption teaches the gate, and what it learns, from vectors and
-evidence alone, holds for words that it never met.
+evidence alone, holds for words that it never met. These are no concepts while it learns: as they are in no
+caption, it would learn to leave them unsaid.
 
 Gate and pointing share one softmax with a sentinel, as in Merity et al. 2017 (Pointer Sentinel Mixture
 Models): that the eyes are sure of a thing raises the gate. v and the patches lie in the codebook's text
@@ -68,7 +69,7 @@ class Copying(nn.Module):
         super().__init__()
         if words > len(codebook):
             raise ConfigError(
-                f"copying.words is {words} and the codebook has {len(codebook)}: choose fewer, or a larger one"
+                f"copying.words is {words} and the codebook has {len(codebook)}: choose fewer words"
             )
         space = codebook.embeddings_WE.shape[1]
         self.count = words
@@ -95,8 +96,8 @@ class Copying(nn.Module):
             own = getattr(self, name)
             if own.shape != tensor.shape:
                 raise ModelError(
-                    f"{name} of the words to copy is {tuple(tensor.shape)} and {tuple(own.shape)} is expected: "
-                    "vocabulary and codebook must be those of the model"
+                    f"{name} of the words to copy is {tuple(tensor.shape)} and {tuple(own.shape)} is "
+                    "expected: vocabulary and codebook must be those of the model"
                 )
             own.copy_(tensor)
 
@@ -107,19 +108,23 @@ class Copying(nn.Module):
         """
         width = self.codebook_WE.shape[1]
         if features.aligned_BNE is None or features.aligned_BNE.shape[-1] != width:
-            found = "none" if features.aligned_BNE is None else f"some of width {features.aligned_BNE.shape[-1]}"
+            aligned_BNE = features.aligned_BNE
+            found = "none" if aligned_BNE is None else f"some of width {aligned_BNE.shape[-1]}"
             raise ModelError(
-                f"copying needs patches in the codebook's text space (width {width}, tower {self.tower!r}), and "
-                f"the features hold {found}: set the tower's 'aligned', or leave the [captioner.copying] table "
-                "out"
+                f"copying needs patches in the codebook's text space (width {width}, tower {self.tower!r}), "
+                f"and the features hold {found}: set the tower's 'aligned', or leave the "
+                "[captioner.copying] table out"
             )
         cosines_BNW = F.normalize(features.aligned_BNE.float(), dim=-1) @ self.codebook_WE.T
         if features.mask_BN is not None:
             cosines_BNW = cosines_BNW.masked_fill(~features.mask_BN[..., None], -1.0)
-        can_be_W = (self.ids_WF >= 0).any(dim=1)
+        ids_WF = self.ids_WF
+        if self.training:
+            ids_WF = ids_WF.masked_fill(~self.taught_V[ids_WF], -1)
+        can_be_W = (ids_WF >= 0).any(dim=1)
         evidence_BW = cosines_BNW.amax(dim=1).masked_fill(~can_be_W, -1.0)
         best_BS = evidence_BW.topk(self.count, dim=1)
-        ids_BK = self.ids_WF[best_BS.indices].flatten(1)
+        ids_BK = ids_WF[best_BS.indices].flatten(1)
         ids_BK = ids_BK.masked_fill(best_BS.values.repeat_interleave(FORMS, dim=1) <= -1.0, -1)
         evidence_BK1 = _SPREAD * best_BS.values.repeat_interleave(FORMS, dim=1)[..., None]
         keys_BKD = self.key(self.vectors_VE[ids_BK.clamp(min=0)]) + self.evidence(evidence_BK1)

@@ -242,8 +242,8 @@ def check_codebook(
         )
     if not used and codebook is not None:
         raise ConfigError(
-            "a codebook is given and neither region alignment nor copying is on, so it would not be used; add "
-            "one of their tables or drop it"
+            "a codebook is given and neither region alignment nor copying is on, so it would not be used; "
+            "add one of their tables or drop it"
         )
 
 

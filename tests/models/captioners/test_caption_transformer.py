@@ -273,7 +273,9 @@ def test_losses_on_patches():
 def test_codebook_and_alignment_come_together():
     with pytest.raises(ConfigError, match="region alignment is on and no codebook is given"):
         CaptionTransformer(config(ALIGNMENT), C, V)
-    with pytest.raises(ConfigError, match="a codebook is given and neither region alignment nor copying is on"):
+    with pytest.raises(
+        ConfigError, match="a codebook is given and neither region alignment nor copying is on"
+    ):
         CaptionTransformer(config(), C, V, Codebook(["dog"], torch.ones(1, C), "clip"))
 
 

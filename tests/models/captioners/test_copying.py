@@ -108,6 +108,7 @@ def test_what_the_gate_learns_of_one_word_holds_for_another():
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+    model.eval()  # while it learns, words that no caption taught are no concepts
     with torch.no_grad():
         said = model.decode(
             inputs_BT, torch.tensor([2]), model.encode(features._replace(grid_BNC=horse_NC))

@@ -201,7 +201,7 @@ class CaptionDecoderLayer(nn.Module):
 class CaptionTransformer(nn.Module):
     """A captioner (see `patchword.types.Captioner`) over patch features of width `feature_width`.
 
-    A codebook is needed for region alignment and must not be given otherwise. Raises ConfigError where sizes
+    Region alignment and copying need a codebook; it must not be given otherwise. Raises ConfigError where sizes
     do not fit one another, or the codebook does not fit the config.
     """
 
@@ -322,13 +322,9 @@ class CaptionTransformer(nn.Module):
                 observed.append(self._observed(keys_RHTD, values_RHTD, memory, number))
                 seen.append((cross_RHTN, concatenated_RHTM if recalled_RHTM is None else recalled_RHTM))
         real_RT1 = (torch.arange(length, device=y_RTC.device) < lengths_B[:, None])[..., None]
-        logits_RTV = self.output(y_RTC * real_RT1)  # without a bias, a zero state has zero logits
-        pointed_RTK = None
-        if self.copying is not None:
-            logits_RTV, pointed_RTK = self.copying(y_RTC, logits_RTV, memory.copied)
-            logits_RTV = logits_RTV * real_RT1
+        logits_RTV, pointed_RTK = self._scored(y_RTC, memory)
         found = _trace(seen, memory, real_RT1, tuple(observed), pointed_RTK) if trace else None
-        return Decoded(logits_RTV, found)
+        return Decoded(logits_RTV * real_RT1, found)
 
     def start(self, memory: CaptionMemory, beams: int) -> NamedTuple:
         """Returns empty caches for `beams` rows of each image."""
@@ -361,9 +357,7 @@ class CaptionTransformer(nn.Module):
             if trace:
                 seen.append((cross_RH1N, concatenated_RH1M if recalled_RH1M is None else recalled_RH1M))
         real_R11 = torch.ones(tokens_R.shape[0], 1, 1, dtype=torch.bool, device=tokens_R.device)
-        logits_R1V, pointed_R1K = self.output(y_R1C), None
-        if self.copying is not None:
-            logits_R1V, pointed_R1K = self.copying(y_R1C, logits_R1V, memory.copied)
+        logits_R1V, pointed_R1K = self._scored(y_R1C, memory)
         found = _trace(seen, memory, real_R11, (), pointed_R1K) if trace else None
         return logits_R1V[:, 0], self.state_type(*caches), found
 
@@ -436,6 +430,11 @@ class CaptionTransformer(nn.Module):
             words_RTC = words_RTC + self.copying.embed(tokens_RT)
         y_RTC = words_RTC * self.config.width**0.5 + positions_TC
         return F.dropout(y_RTC, self.config.dropout, self.training)
+
+    def _scored(self, y_RTC: Tensor, memory: CaptionMemory) -> tuple[Tensor, Tensor | None]:
+        """Logits of all words, and with copying how likely each concept of the picture is pointed at."""
+        logits_RTV = self.output(y_RTC)
+        return (logits_RTV, None) if self.copying is None else self.copying(y_RTC, logits_RTV, memory.copied)
 
     def _columns(self) -> tuple[Columns | None, ...]:
         return (None,) * len(self.decoder) if self.memory is None else self.memory.columns()

@@ -27,7 +27,7 @@ from patchword.text.words import Vocabulary
 from patchword.types import Copies
 
 _SEED = 12
-"""Start, end and unknown have no meaning among sentences; they get vectors at random, the same ones always."""
+"""Start, end and unknown have no meaning among sentences; their vectors are random, always the same ones."""
 
 
 def with_copied_words(vocabulary: Vocabulary | Subwords | Pieces, codebook: Codebook) -> Vocabulary:
@@ -62,8 +62,8 @@ def set_words(copying: Copying, vocabulary: Vocabulary, taught: int, codebook: C
     """
     if codebook.tower != SentenceSpace.name:
         raise ConfigError(
-            f"copying needs a codebook in the space of {SentenceSpace.name}, in which every word has a vector, "
-            f"and this one is of {codebook.tower!r}: make it with --tower {SentenceSpace.name}"
+            f"copying needs a codebook in the space of {SentenceSpace.name}, in which every word has a "
+            f"vector, and this one is of {codebook.tower!r}: make it with --tower {SentenceSpace.name}"
         )
     copying.set_words(
         word_vectors(vocabulary, SentenceSpace().embed),
