@@ -201,8 +201,8 @@ class CaptionDecoderLayer(nn.Module):
 class CaptionTransformer(nn.Module):
     """A captioner (see `patchword.types.Captioner`) over patch features of width `feature_width`.
 
-    Region alignment and copying need a codebook; it must not be given otherwise. Raises ConfigError where sizes
-    do not fit one another, or the codebook does not fit the config.
+    Region alignment and copying need a codebook; without both none may be given. Raises ConfigError where
+    sizes do not fit one another, or the codebook does not fit the config.
     """
 
     def __init__(
@@ -425,10 +425,9 @@ class CaptionTransformer(nn.Module):
         return self._normalised(self.embed_global(features.class_BC))[:, None]
 
     def _words(self, tokens_RT: Tensor, positions_TC: Tensor) -> Tensor:
-        words_RTC = self.words(tokens_RT)
-        if self.copying is not None:
-            words_RTC = words_RTC + self.copying.embed(tokens_RT)
-        y_RTC = words_RTC * self.config.width**0.5 + positions_TC
+        own_RTC = self.words(tokens_RT)
+        y_RTC = own_RTC if self.copying is None else own_RTC + self.copying.embed(tokens_RT)
+        y_RTC = y_RTC * self.config.width**0.5 + positions_TC
         return F.dropout(y_RTC, self.config.dropout, self.training)
 
     def _scored(self, y_RTC: Tensor, memory: CaptionMemory) -> tuple[Tensor, Tensor | None]:
