@@ -115,13 +115,24 @@ def build_captioner(
     """
     build = CAPTIONERS[settings.kind].part_class()
     if hasattr(settings, "region_alignment"):
-        return build(settings, feature_width, vocabulary_size, codebook)
+        return build(
+            settings, feature_width, vocabulary_size, codebook, _copying(settings, vocabulary_size, codebook)
+        )
     if codebook is not None:
         raise ConfigError(
             f"a codebook is given and {settings.kind} has no region alignment: leave it out, or choose "
             "caption_transformer"
         )
     return build(settings, feature_width, vocabulary_size)
+
+
+def _copying(settings: Any, vocabulary_size: int, codebook: Codebook | None) -> nn.Module | None:
+    """The copy gate of a caption transformer, or None. Raises ConfigError where it lacks a codebook."""
+    if settings.copying is None:
+        return None
+    sizes = settings.copying.words, settings.copying.width, settings.width
+    gate: nn.Module = look_up("layers.copying:Copying")(*sizes, vocabulary_size, codebook)
+    return gate
 
 
 def region_alignment_of(settings: CaptionerSettings) -> Any:

@@ -58,15 +58,27 @@ class CopyTokens(NamedTuple):
     cosines_BKN: Tensor
     """How much each patch speaks for each, for people."""
 
+    def copies(self, shares_RTK: Tensor) -> Copies:
+        """What a trace says of copying; the shares are those of `Copying`, of one row per picture."""
+        return Copies(self.ids_BK, shares_RTK, self.cosines_BKN)
+
 
 class Copying(nn.Module):
     """The gate, the pointing, and the vectors of all words, which `set_words` fills.
 
-    Raises ConfigError for more words than the codebook has.
+    `words` concepts of a picture can be copied, `pointing` is D. Raises ConfigError without a codebook, and
+    for more words than it has.
     """
 
-    def __init__(self, words: int, pointing: int, codebook: Codebook, width: int, vocabulary: int) -> None:
+    def __init__(
+        self, words: int, pointing: int, width: int, vocabulary: int, codebook: Codebook | None
+    ) -> None:
         super().__init__()
+        if codebook is None:
+            raise ConfigError(
+                "copying is on and no codebook is given; make one with 'patchword codebook --class-names "
+                "--tower T --out D'"
+            )
         if words > len(codebook):
             raise ConfigError(
                 f"copying.words is {words} and the codebook has {len(codebook)}: choose fewer words"
@@ -163,8 +175,3 @@ class Copying(nn.Module):
         )
         words_BQV = words_BQV[..., :-1].clamp(min=_LEAST)
         return words_BQV.view(own_RTV.shape), copying_BQK.exp().view(*own_RTV.shape[:2], -1)
-
-
-def copies(copied: CopyTokens, shares_RTK: Tensor) -> Copies:
-    """What a trace says of copying; `shares_RTK` as `Copying` gives them, of one row per picture."""
-    return Copies(copied.ids_BK, shares_RTK, copied.cosines_BKN)

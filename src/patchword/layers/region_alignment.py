@@ -230,7 +230,7 @@ def supervised_contrast(unit_AP: Tensor, labels_A: Tensor, temperature: float) -
 
 
 def check_codebook(
-    alignment: RegionAlignmentConfig | None, copying: BaseModel | None, codebook: Codebook | None
+    alignment: RegionAlignmentConfig | None, copying: nn.Module | None, codebook: Codebook | None
 ) -> None:
     """Raises ConfigError where a part needs a codebook and there is none, or one is given that none uses."""
     parts = {"region alignment": alignment, "copying": copying}

@@ -7,10 +7,12 @@ import pytest
 import torch
 from conformance import CHECKS, PATCHES, SPECIAL, Case, captions, full, made, pictures
 
+from patchword.composed import build_captioner
 from patchword.constrained import constrained_beam_search
 from patchword.decode import beam_search, greedy, greedy_steps
 from patchword.errors import ConfigError, ModelError
 from patchword.layers.codebook import Codebook
+from patchword.layers.copying import Copying
 from patchword.layers.region_alignment import RegionAlignmentConfig
 from patchword.models.captioners.caption_transformer import (
     CaptionTransformer,
@@ -35,7 +37,9 @@ class FromGrid(CaptionTransformer):
 
 
 def model_of(config=BASE, taught=9, spread=0.5):
-    model = FromGrid(config, C, V, Codebook(["dog", "horse", "sea"], torch.randn(3, C), "words"))
+    book = Codebook(["dog", "horse", "sea"], torch.randn(3, C), "words")
+    copying = Copying(config.copying.words, config.copying.width, config.width, V, book)
+    model = FromGrid(config, C, V, book, copying)
     vectors_VE = torch.nn.functional.normalize(torch.randn(V, C), dim=-1)
     model.copying.set_words(vectors_VE, IDS, torch.arange(V) < taught)
     torch.nn.init.normal_(model.words.weight, std=spread)
@@ -134,9 +138,9 @@ def test_every_search_finds_words_that_no_caption_taught():
 
 def test_errors_say_what_is_missing():
     with pytest.raises(ConfigError, match="copying is on and no codebook is given"):
-        CaptionTransformer(BASE, C, V)
+        build_captioner(BASE, C, V, None)
     with pytest.raises(ConfigError, match="copying.words is 2 and the codebook has 1"):
-        CaptionTransformer(BASE, C, V, Codebook(["dog"], torch.randn(1, C), "words"))
+        build_captioner(BASE, C, V, Codebook(["dog"], torch.randn(1, C), "words"))
     model = made(UNTAUGHT)
     with pytest.raises(ModelError, match="set the tower's 'aligned'"):
         CaptionTransformer.encode(model, pictures(UNTAUGHT))

@@ -65,7 +65,6 @@ from patchword.layers.transformer import (
     merge_heads,
     padding_bias,
 )
-from patchword.lookup import look_up
 from patchword.types import Decoded, KeysAndValues, Trace, VisualFeatures
 
 _CELU_ALPHA = 1.3
@@ -201,8 +200,8 @@ class CaptionDecoderLayer(nn.Module):
 class CaptionTransformer(nn.Module):
     """A captioner (see `patchword.types.Captioner`) over patch features of width `feature_width`.
 
-    Region alignment and copying need a codebook; without both none may be given. Raises ConfigError where
-    sizes do not fit one another, or the codebook does not fit the config.
+    Region alignment and copying (`layers.copying.Copying` for these sizes) need a codebook, and without both
+    none may be given. Raises ConfigError where sizes do not fit one another, or the codebook not the config.
     """
 
     def __init__(
@@ -211,10 +210,11 @@ class CaptionTransformer(nn.Module):
         feature_width: int,
         vocabulary_size: int,
         codebook: Codebook | None = None,
+        copying: Any = None,
     ) -> None:
         super().__init__()
         check_heads(config.width, config.heads)
-        check_codebook(config.region_alignment, config.copying, codebook)
+        check_codebook(config.region_alignment, copying, codebook)
         self.config = config
         self.vocabulary_size = vocabulary_size
         self.state_type = cache_type(config.decoder_layers)
@@ -229,6 +229,7 @@ class CaptionTransformer(nn.Module):
         self.output = Linear(config.width, vocabulary_size, bias=False)
         positions_TC = sine_positions(torch.arange(config.max_positions), config.width)
         self.register_buffer("positions_TC", positions_TC, persistent=False)
+        self.copying = copying
         self.embed_global = Linear(feature_width, config.width) if config.global_token else None
         self._add_parts(codebook)
         initialise(self)
@@ -246,11 +247,6 @@ class CaptionTransformer(nn.Module):
         self.contrast: PatchContrast | None = None
         self.to_text: Linear | None = None
         self.memory: PrototypeMemory | None = None
-        self.copying: Any = None
-        if config.copying is not None:
-            words, width = config.copying.words, config.copying.width
-            make = look_up("layers.copying:Copying")
-            self.copying = make(words, width, codebook, config.width, self.vocabulary_size)
         if config.region_alignment is not None and codebook is not None:  # check_codebook: both or none
             self.region_alignment = RegionAlignment(
                 config.region_alignment, codebook, config.width, config.heads, config.hidden, config.dropout
@@ -485,13 +481,13 @@ def _trace(
         weights_RHTM.detach().mean(dim=1) * real_RT1 for _, weights_RHTM in seen if weights_RHTM is not None
     ]
     weights_RTLM = torch.stack(prototypes, dim=2) if prototypes else None
-    copied = None if pointed_RTK is None else look_up("layers.copying:copies")(memory.copied, pointed_RTK)
+    copies = None if pointed_RTK is None else memory.copied.copies(pointed_RTK)
     return Trace(
         attention_RTN,
         concepts_BN=memory.concepts_BN,
         prototype_weights_BTLM=weights_RTLM,
         observed=observed,
-        copies=copied,
+        copies=copies,
     )
 
 

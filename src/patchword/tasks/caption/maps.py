@@ -360,8 +360,8 @@ def with_best_maps(
     active_Thw = active_TN.reshape(-1, *hw).cpu().numpy().astype(np.float32)
     even_Thw = np.full_like(active_Thw, 1 / active_Thw[0].size)
     known_T11 = known_P1.cpu().numpy()[:, :, None]
-    shown_Thw, blank = caption.shown_Thw, caption.attention_Thw is None
-    others = ["none" if blank else caption.shown_name(t) for t in range(len(words))]
+    shown_Thw = caption.attention_Thw if caption.maps_Thw is None else caption.maps_Thw
+    others = caption.map_names or ("none" if shown_Thw is None else "attention",) * len(words)
     return replace(
         caption,
         maps_Thw=np.where(known_T11, active_Thw, even_Thw if shown_Thw is None else shown_Thw),
