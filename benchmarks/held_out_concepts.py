@@ -7,7 +7,10 @@ baseline, a captioner with region alignment and one with a copy gate besides (co
 on the rest, and the classes of their tower are calibrated on the rest too (`patchword concepts`). On the val
 pictures then, with plain search and with confident words forced into the caption: F1 of naming each thing
 where a reference names it, and CIDEr on the pictures without any of the eight. What is made already is not
-made again; each picture is looked at once for all ways of asking a model.
+made again.
+
+The limit from which on a thing is said is chosen for each model on the pictures held out of its training: the
+lowest one at which CIDEr there is at most 0.03 below that of plain search. The table marks it with a star.
 """
 
 from __future__ import annotations
@@ -19,16 +22,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import numpy as np
+import torch
 import typer
 
 from patchword.data.formats.readers import read_captions, split_records
-from patchword.data.pictures import open_picture
 from patchword.data.records import CaptionRecord
 from patchword.files import write_json, write_text
 from patchword.metrics import score_captions
 from patchword.tasks.caption.load import load
+from patchword.tasks.caption.mention import perceived
 from patchword.text.words import split_english
+from patchword.train.data import DataSettings, read_splits, stored_inputs
 
 CONCEPTS = {
     "bicycle": ("bicycle", "bicycles", "bike", "bikes"),
@@ -42,8 +46,11 @@ CONCEPTS = {
 }
 """The things, each with the words that name it; written down before any run."""
 MODELS = ("baseline", "fsgr-instead", "fsgr-copying")
-THRESHOLDS = (0.6, 0.3, 0.15, 0.08)
+THRESHOLDS = (0.6, 0.3, 0.15, 0.08, 0.05)
 """Calibrated probabilities from which on a thing must be said; the first is what ships."""
+MAY_COST = 0.03
+"""CIDEr that a limit may cost on the pictures held out of training."""
+HELD_OUT = 500
 _AT_ONCE = 64
 
 
@@ -106,39 +113,41 @@ def made(model: str, data: Path, images: Path, out: Path) -> Path:
         uses = [f"codebook={codebook}"] if model.startswith("fsgr") else []
         call(
             *("train", f"leaderboard/{model}", f"data.annotations={data}", f"data.images={images}"),
-            *(f"data.features={features}", "data.held_out=500", f"out={run}", *uses),
+            *(f"data.features={features}", f"data.held_out={HELD_OUT}", f"out={run}", *uses),
         )
     if not (out / model).exists():
         call(
             *("concepts", str(run / "best"), "--data", str(data), "--images", str(images)),
-            *("--out", str(out / model)),
+            *("--features", str(features), "--open-words", "--out", str(out / model)),
         )
     return out / model
 
 
 def captions(
-    folder: Path, ways: Sequence[Way], records: Sequence[CaptionRecord], images: Path
+    folder: Path, ways: Sequence[Way], records: Sequence[CaptionRecord], features: Path
 ) -> dict[str, dict[str, str]]:
-    """By the name of each way the caption of every picture, by its id."""
+    """By the name of each way the caption of every picture, by its id, from stored features."""
     model = load(folder, "cpu")
     own, concepts = model.settings, model.settings.concepts
     if concepts is None:
         raise typer.BadParameter(f"{folder} has no concepts")
     asked = {}
     for way in ways:
-        said = {"mention": "never"} if way.confident is None else {"confident": way.confident}
-        settings = concepts.model_copy(update={"mention": "confident", **said})
+        limit = concepts.confident if way.confident is None else way.confident
+        changed = {"mention": "confident", "confident": limit, "probable": min(concepts.probable, limit)}
+        settings = concepts.model_copy(update=changed)
         asked[way.name] = own.model_copy(update={"concepts": settings})
     found: dict[str, dict[str, str]] = {way.name: {} for way in ways}
+    inputs = stored_inputs(features, model.model.tower, own.preprocessing, ())
     for first in range(0, len(records), _AT_ONCE):
         some = records[first : first + _AT_ONCE]
-        pictures = [own.preprocessing.apply(open_picture(images / record.file)) for record in some]
-        model.settings = own
-        looked = model.look(np.stack(pictures))
+        with torch.inference_mode():
+            given = model.model.features(inputs.load([record.file for record in some], None))
+            classes = model.model.tower.classify(given)
         for way in ways:
             model.settings = asked[way.name]
-            seen = None if way.confident is None else looked.concepts
-            told = model.caption_features(looked.features, trace=False, seen=seen)
+            seen = None if way.confident is None else perceived(model, given, classes).concepts
+            told = model.caption_features(given, trace=False, seen=seen)
             found[way.name] |= {
                 str(record.image_id): one.text for record, one in zip(some, told, strict=True)
             }
@@ -148,10 +157,10 @@ def captions(
 def f1(said: dict[str, str], records: Sequence[CaptionRecord], words: Sequence[str]) -> tuple[float, int]:
     """F1 of naming a thing where at least one reference names it, and how many pictures that are."""
     is_there = {str(record.image_id): named(record.captions, words) for record in records}
-    is_said = {key: named([text], words) for key, text in said.items()}
-    hits = sum(is_there[key] and is_said[key] for key in said)
-    wrong = sum(is_said[key] and not is_there[key] for key in said)
-    missed = sum(is_there[key] and not is_said[key] for key in said)
+    is_said = {key: named([said[key]], words) for key in is_there}
+    hits = sum(is_there[key] and is_said[key] for key in is_there)
+    wrong = sum(is_said[key] and not is_there[key] for key in is_there)
+    missed = sum(is_there[key] and not is_said[key] for key in is_there)
     return 2 * hits / max(1, 2 * hits + wrong + missed), hits + missed
 
 
@@ -167,36 +176,47 @@ def main(
     if not rest.exists():
         without_concepts(data, rest)
     records = split_records(read_captions(data), "val")
+    _, aside = read_splits(DataSettings(annotations=str(rest), images=str(images), held_out=HELD_OUT))
     others = [one for one in records if not any(named(one.captions, words) for words in CONCEPTS.values())]
-    ways = [Way(model, confident) for model in models.split(",") for confident in (None, *THRESHOLDS)]
     lines = [
-        f"| | {' | '.join(CONCEPTS)} | mean F1 | CIDEr, {len(others)} others | CIDEr, all {len(records)} |",
-        "| --- |" + " --: |" * (len(CONCEPTS) + 3),
+        f"| | {' | '.join(CONCEPTS)} | mean F1 | CIDEr, {len(others)} others | CIDEr, all {len(records)} "
+        "| CIDEr, held out of train |",
+        "| --- |" + " --: |" * (len(CONCEPTS) + 4),
     ]
     counted = ""
-    for way in ways:
-        kept = out / file_of(way)
-        if not kept.exists():
-            same = [one for one in ways if one.model == way.model and not (out / file_of(one)).exists()]
-            told = captions(made(way.model, rest, images, out), same, records, images)
-            for one in same:
-                write_json(out / file_of(one), told[one.name])
-        said = json.loads(kept.read_text(encoding="utf-8"))
-        scores = [f1(said, records, words) for words in CONCEPTS.values()]
-        counted = " | ".join(str(count) for _, count in scores)
-        ciders = []
-        for some in (others, records):
-            references = {str(one.image_id): list(one.captions) for one in some}
-            mine = {key: said[key] for key in references}
-            ciders.append(score_captions(references, mine, metrics=("cider",))["CIDEr"].value)
-        cells = [f"{100 * value:.0f}" for value, _ in scores]
-        mean = sum(value for value, _ in scores) / len(scores)
-        cells += [f"{100 * value:.1f}" for value in (mean, *ciders)]
-        lines.append(f"| {way.name} | {' | '.join(cells)} |")
-        print(lines[-1], flush=True)
-    lines.append(f"| pictures whose references name it | {counted} | | | |")
+    for model in models.split(","):
+        ways = [Way(model, confident) for confident in (None, *THRESHOLDS)]
+        missing = [way for way in ways if not (out / file_of(way)).exists()]
+        if missing:
+            told = captions(made(model, rest, images, out), missing, [*records, *aside], out / "features")
+            for way in missing:
+                write_json(out / file_of(way), told[way.name])
+        said = {way: json.loads((out / file_of(way)).read_text(encoding="utf-8")) for way in ways}
+        chosen = choose({way: cider(said[way], aside) for way in ways})
+        for way in ways:
+            scores = [f1(said[way], records, words) for words in CONCEPTS.values()]
+            counted = " | ".join(str(count) for _, count in scores)
+            mean = sum(value for value, _ in scores) / len(scores)
+            numbers = [mean, *(cider(said[way], some) for some in (others, records, aside))]
+            cells = [f"{100 * value:.0f}" for value, _ in scores] + [f"{100 * one:.1f}" for one in numbers]
+            lines.append(f"| {way.name}{' *' if way == chosen else ''} | {' | '.join(cells)} |")
+            print(lines[-1], flush=True)
+    lines.append(f"| pictures whose references name it | {counted} | | | | |")
     write_text(out / "table.md", "\n".join(lines) + "\n")
-    print("\n".join(lines))
+
+
+def cider(said: dict[str, str], records: Sequence[CaptionRecord]) -> float:
+    """CIDEr of the captions of these pictures."""
+    references = {str(one.image_id): list(one.captions) for one in records}
+    mine = {key: said[key] for key in references}
+    return score_captions(references, mine, metrics=("cider",))["CIDEr"].value
+
+
+def choose(ciders: dict[Way, float]) -> Way:
+    """The lowest limit whose CIDEr is at most MAY_COST below that of plain search."""
+    plain = next(value for way, value in ciders.items() if way.confident is None)
+    allowed = [way for way, value in ciders.items() if way.confident and value >= plain - MAY_COST]
+    return min(allowed, key=lambda way: way.confident or 1.0, default=next(iter(ciders)))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ def concepts(
     data: Annotated[Path, typer.Option("--data", help="Annotations of the pictures that it was trained on.")],
     images: Annotated[Path, typer.Option("--images", help="Folder of the pictures.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the model with its concepts.")],
+    features: Annotated[
+        Path | None,
+        typer.Option("--features", help="Feature store of this model's tower, in place of the pictures."),
+    ] = None,
     held_out: Annotated[
         int,
         typer.Option(
@@ -30,6 +34,14 @@ def concepts(
         float, typer.Option(min=0.01, max=1.0, help="Probability from which a word must be said.")
     ] = 0.6,
     mention: Annotated[bool, typer.Option(help="Whether confident words enter captions.")] = True,
+    open_words: Annotated[
+        bool,
+        typer.Option(
+            "--open-words",
+            help="Trust a word that no training caption names as the others: the captions may not have met "
+            "its thing. Without it, what no caption says is hardly ever believed.",
+        ),
+    ] = False,
     half: Annotated[bool, typer.Option("--half", help="Write weights in half precision.")] = False,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
@@ -45,18 +57,23 @@ def concepts(
     from patchword.log import console, progress
     from patchword.tasks.caption.calibrate import calibrate, frequent_mistakes, named_in, reliability, view
     from patchword.tasks.caption.load import load
-    from patchword.train.data import DataSettings, read_splits
+    from patchword.train.data import DataSettings, read_splits, stored_inputs
 
     captioner = load(model, device)
     train, others = read_splits(DataSettings(annotations=str(data), images=str(images), held_out=held_out))
+    stored = None
+    if features is not None:
+        stored = stored_inputs(features, captioner.model.tower, captioner.settings.preprocessing, ())
     with progress() as bar:
         task = bar.add_task("pictures", total=len(train) + len(others), status="")
-        train_views = view(captioner, images, train, lambda count: bar.update(task, advance=count))
-        other_views = view(
-            captioner, images, others, lambda count: bar.update(task, advance=count), captions=True
-        )
+
+        def advance(count: int) -> None:
+            bar.update(task, advance=count)
+
+        train_views = view(captioner, images, train, advance, stored=stored)
+        other_views = view(captioner, images, others, advance, captions=True, stored=stored)
     options = {"confident": confident, "mention": "confident" if mention else "never"}
-    captioner = calibrate(captioner, train, train_views, others, other_views, options)
+    captioner = calibrate(captioner, train, train_views, others, other_views, options, open_words)
     captioner.save(out, half)
     settings, named_BW = captioner.settings.concepts, named_in(others)
     assert settings is not None  # they were calibrated a moment ago

@@ -84,6 +84,20 @@ def test_the_offset_of_a_rare_word_stays_near_zero():
     assert abs(offsets_W[1]) < 2
 
 
+def test_the_silence_of_captions_counts_only_where_words_are_not_open():
+    """A word that is seen in every picture and never named: mistrusted, or trusted as the other one is."""
+    torch.manual_seed(0)
+    shares_BW = torch.full((400, 2), 0.5)
+    named_BW = torch.zeros(400, 2, dtype=torch.bool)
+    named_BW[:, 0] = torch.rand(400) < 0.5
+    chances = {
+        only: calibrated(shares_BW[:1], *fit_calibration(shares_BW, named_BW, only_named=only))[0]
+        for only in (False, True)
+    }
+    assert chances[False][1] < 0.25 < 0.4 < chances[False][0]
+    assert chances[True][1] == pytest.approx(chances[True][0].item(), abs=0.05) and chances[True][1] > 0.4
+
+
 def test_without_a_likely_word_there_is_nothing_to_calibrate():
     with pytest.raises(DataError, match="none of the 2 pictures"):
         fit_calibration(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchword.data.captions import TokenSource
+from patchword.data.captions import PictureInputs, TokenSource
 from patchword.data.pictures import open_picture
 from patchword.data.records import CaptionRecord
 from patchword.errors import ModelError
@@ -81,10 +81,12 @@ def view(
     advance: Callable[[int], None],
     batch: int = 8,
     captions: bool = False,
+    stored: PictureInputs | None = None,
 ) -> Views:
     """What the eyes say of pictures, and with `captions` what the captioner alone says of them.
 
-    Raises ModelError for a tower without a classifier, PictureError for a picture that cannot be decoded.
+    `stored` gives features of the tower in place of the pictures. Raises ModelError for a tower without a
+    classifier, PictureError for a picture that cannot be decoded.
     """
     tower, preprocessing = model.model.tower, model.settings.preprocessing
     if not isinstance(tower, NamesClasses):
@@ -96,8 +98,14 @@ def view(
     shares, means, said = [], [], []
     for first in range(0, len(records), batch):
         part = records[first : first + batch]
-        pixels_BHWC = np.stack([preprocessing.apply(open_picture(images / record.file)) for record in part])
-        features, logits = tower.look(torch.from_numpy(preprocessing.normalise(pixels_BHWC)).to(model.device))
+        if stored is None:
+            pictures = [preprocessing.apply(open_picture(images / record.file)) for record in part]
+            pixels_B3HW = torch.from_numpy(preprocessing.normalise(np.stack(pictures)))
+            features, logits = tower.look(pixels_B3HW.to(model.device))
+        else:
+            inputs = stored.load([record.file for record in part], None)
+            features = model.model.features(inputs.to(model.device))
+            logits = tower.classify(features)
         shares.append(word_probabilities(logits.picture_BK).cpu())
         means.append(mean_patch(features).cpu())
         if captions:
@@ -160,15 +168,17 @@ def calibrate(
     held_out: Sequence[CaptionRecord],
     others: Views,
     options: dict[str, Any],
+    open_words: bool = False,
 ) -> CaptioningModel:
     """The model with concepts: calibrated on `train`, with the limits of doubt from the pictures held out.
 
     `others` are the views of these pictures, with captions.
 
+    With `open_words` a word that no training caption names is trusted as others are (`fit_calibration`).
     `options` are fields of ConceptSettings that a person chose, such as `confident`.
     """
     named_BW = named_in(train)
-    slope, intercept, offsets_W = fit_calibration(train_views.shares_BW, named_BW)
+    slope, intercept, offsets_W = fit_calibration(train_views.shares_BW, named_BW, only_named=open_words)
     shares = zip(common_words(), named_BW.float().mean(0).tolist(), strict=True)
     priors = {word: round(share, 4) for word, share in shares if share >= _FREQUENT}
     offsets = {

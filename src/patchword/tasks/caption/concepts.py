@@ -34,6 +34,8 @@ class NamesClasses(Protocol):
 
     def look(self, pixels_B3HW: Tensor) -> tuple[VisualFeatures, ClassLogits]: ...
 
+    def classify(self, features: VisualFeatures) -> ClassLogits: ...
+
 
 class ClassLogits(Protocol):
     """Logits of ImageNet's classes for whole pictures and for their cells."""
@@ -70,14 +72,21 @@ def calibrated(shares_BW: Tensor, slope: float, intercept: float, offsets_W: Ten
     return torch.sigmoid(slope * torch.logit(shares_BW.clamp(_LEAST, _MOST)) + intercept + offsets_W)
 
 
-def fit_calibration(shares_BW: Tensor, named_BW: Tensor, least: float = 0.02) -> tuple[float, float, Tensor]:
+def fit_calibration(
+    shares_BW: Tensor, named_BW: Tensor, least: float = 0.02, only_named: bool = False
+) -> tuple[float, float, Tensor]:
     """Slope, intercept and offsets (W,) from pictures whose captions do or do not name each word.
 
     Pairs of picture and word below `least` take no part: there are hundreds of thousands, and none of them is
     ever said. Each word counts with the square root of its pairs, so that a word in every fifth picture does
-    not speak for all. Raises DataError where no picture is likely to show any word.
+    not speak for all. With `only_named` a word that no caption names takes no part and has an offset of 0:
+    it is taken for a word that people might use as they use others, and its silence is no evidence. Raises
+    DataError where no picture is likely to show any word.
     """
-    rows, words = torch.nonzero(shares_BW >= least, as_tuple=True)
+    counts_BW = shares_BW >= least
+    if only_named:
+        counts_BW = counts_BW & named_BW.any(0)
+    rows, words = torch.nonzero(counts_BW, as_tuple=True)
     if not len(rows):
         raise DataError(
             f"none of the {len(shares_BW)} pictures shows one of the classifier's words: nothing to "

@@ -17,7 +17,7 @@ from patchword.constrained import MOST_CONSTRAINTS, constrained_beam_search
 from patchword.decode import BeamOptions, explain_tokens
 from patchword.errors import ModelError
 from patchword.layers.familiarity import mean_patch
-from patchword.tasks.caption.concepts import NamesClasses, concepts_of
+from patchword.tasks.caption.concepts import ClassLogits, NamesClasses, concepts_of
 from patchword.tasks.caption.doubt import (
     as_guess,
     is_far,
@@ -31,6 +31,7 @@ from patchword.tasks.caption.doubt import (
 from patchword.tasks.caption.model import CaptioningModel, Perception
 from patchword.tasks.caption.options import DecodingSettings
 from patchword.tasks.caption.result import Caption, PictureConcepts
+from patchword.types import VisualFeatures
 
 _LEAST_LENGTH = 8
 """Tokens that a caption which says a wanted word has at least, if the plain one had as many, in models with
@@ -44,7 +45,7 @@ def look(model: CaptioningModel, pixels_BHWC: np.ndarray) -> Perception:
 
     Raises ModelError for a calibrated model whose tower names no classes.
     """
-    settings, tower, familiarity = model.settings.concepts, model.model.tower, model.model.familiarity
+    settings, tower = model.settings.concepts, model.model.tower
     if not isinstance(tower, NamesClasses):
         if settings is None:
             return Perception(model.features(pixels_BHWC), None, None)
@@ -52,7 +53,12 @@ def look(model: CaptioningModel, pixels_BHWC: np.ndarray) -> Perception:
             f"the tower of this model ({model.settings.tower.kind}) names no concepts: choose another model"
         )
     pixels_B3HW = torch.from_numpy(model.settings.preprocessing.normalise(pixels_BHWC)).to(model.device)
-    features, logits = tower.look(pixels_B3HW)
+    return perceived(model, *tower.look(pixels_B3HW))
+
+
+def perceived(model: CaptioningModel, features: VisualFeatures, logits: ClassLogits) -> Perception:
+    """The same from features and classes that are known."""
+    settings, familiarity = model.settings.concepts, model.model.familiarity
     if settings is None or familiarity is None:
         return Perception(features, None, logits.cells_BNK)
     distance_B = (familiarity.distance(mean_patch(features)) / familiarity.limit).tolist()
