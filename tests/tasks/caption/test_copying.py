@@ -114,6 +114,22 @@ def test_words_that_were_not_copied_are_explained_as_ever(folder, picture):
     assert set(caption.tokens) <= set(TAUGHT.words)
 
 
+def test_the_gate_is_told_which_words_captions_taught(folder, book, monkeypatch):
+    class Space:
+        name = "all-minilm-l6-v2"
+        embed = staticmethod(random_vectors)
+
+    monkeypatch.setattr("patchword.tasks.caption.copying.SentenceSpace", Space)
+    model = load(folder, "cpu")
+    copying, vocabulary = model.model.captioner.copying, model.vocabulary
+    copying.taught_V.zero_()
+    set_words(copying, vocabulary, len(TAUGHT.words), book)
+    taught = {word for number, word in enumerate(vocabulary.words, start=1) if copying.taught_V[number]}
+    assert taught == set(TAUGHT.words)
+    assert copying.taught_V[list(vocabulary.special)].all()
+    torch.testing.assert_close(copying.vectors_VE.norm(dim=1), torch.ones(vocabulary.size))
+
+
 def test_pieces_of_words_cannot_be_copied(book):
     with pytest.raises(ConfigError, match="copying points at whole words"):
         with_copied_words(replace(TAUGHT, splitter="characters"), book)
