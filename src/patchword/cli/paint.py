@@ -20,7 +20,13 @@ DEFAULT_PAINTER = "drawn-scenes"
 
 
 def paint(
-    prompt: Annotated[str, typer.Argument(help='What to paint, such as "a red circle above a blue square".')],
+    prompt: Annotated[
+        str | None, typer.Argument(help='What to paint, such as "a red circle above a blue square".')
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="In place of one prompt a text file of them, one a line: a picture for each."),
+    ] = None,
     model: Annotated[
         str,
         typer.Option(
@@ -29,7 +35,16 @@ def paint(
             "pipeline of diffusers.",
         ),
     ] = DEFAULT_PAINTER,
-    number: Annotated[int, typer.Option("-n", "--number", min=1, max=10_000, help="How many pictures.")] = 4,
+    number: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            "--number",
+            min=1,
+            max=10_000,
+            help="How many pictures: 4 of one prompt and 1 of each of --prompts where left out.",
+        ),
+    ] = None,
     guidance: Annotated[
         float | None,
         typer.Option(
@@ -107,6 +122,16 @@ def paint(
 
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file, and a folder is written: choose another name")
+    if (prompt is None) == (prompts is None):
+        raise ConfigError(
+            'give either a prompt, such as "a red circle", or --prompts FILE with one a line'
+            + ("" if prompt is None else f"; found both {prompt!r} and {prompts}")
+        )
+    if prompts is not None:
+        for name, given in (("grid", grid), ("html", html), ("explain", explain), ("rank", rank)):
+            if given:
+                raise ConfigError(f"--{name} shows one prompt: leave it out beside --prompts")
+    number = number or (4 if prompts is None else 1)
     refuse_existing(
         overwrite,
         {"--grid": out / "sheet.png" if grid else None, "--html": out / "index.html" if html else None},
@@ -115,37 +140,84 @@ def paint(
     if explain:
         made = (_words_file(out, one) for one in range(seed, seed + number))
         refuse_existing(overwrite, {f"--explain {path.name}:": path for path in made if path.exists()})
+    texts = [] if prompts is None else _lines(prompts)
     painter: Any = load_painter(model, device)
     if enlarge is not None:
         if explain:
             raise ConfigError("--explain shows what one model attends to: leave out --enlarge")
         painter = Cascade(painter, load_painter(enlarge, device))
-    painter.check(prompt)
-    for remark in painter.remarks(prompt):
+    tokens = None
+    if (temperature, top_k, top_p) != (None, None, None):
+        tokens = TokenChoice(1.0 if temperature is None else temperature, top_k, top_p)
+    wanted = prompt or ""
+    order = Order(wanted, range(seed, seed + number), model, guidance, steps, threshold, tokens)
+    each = (painter.usual_steps if steps is None else steps * (1 if enlarge is None else 2)) or 1
+    if prompts is not None:
+        raise typer.Exit(_paint_lines(painter, texts, order, out, overwrite, each, as_json))
+    painter.check(wanted)
+    for remark in painter.remarks(wanted):
         complain(remark)
     ranker = None
     if rank is not None:
         from patchword.tasks.paint.rank import two_tower_ranker
 
-        ranker = two_tower_ranker(rank, prompt, device)
-    tokens = None
-    if (temperature, top_k, top_p) != (None, None, None):
-        tokens = TokenChoice(1.0 if temperature is None else temperature, top_k, top_p)
-    order = Order(prompt, range(seed, seed + number), model, guidance, steps, threshold, tokens)
-    each = painter.usual_steps if steps is None else steps * (1 if enlarge is None else 2)
+        ranker = two_tower_ranker(rank, wanted, device)
+    total = batches(number) * each
     with progress() as bar:
-        task = bar.add_task("painting", total=batches(order) * (each or 1), status="")
+        task = bar.add_task("painting", total=total, status="")
         painted = paint_into(painter, order, out, overwrite, ranker, lambda: bar.update(task, advance=1))
-        bar.update(task, completed=batches(order) * (each or 1))
-    kept = sum(one.kept for one in painted)
-    if kept:
-        complain(f"{kept} of {len(painted)} pictures were there already and are kept")
+        bar.update(task, completed=total)
+    _say_kept(sum(one.kept for one in painted), len(painted))
     for one in painted:
         if as_json:
-            print_json({"file": str(one.path), "prompt": prompt, "seed": one.seed, "score": one.score})
+            print_json({"file": str(one.path), "prompt": wanted, "seed": one.seed, "score": one.score})
         else:
             print(one.path if one.score is None else f"{one.score:.3f}  {one.path}")
     _write_more(painter, order, painted, out, grid, html, explain)
+
+
+def _lines(path: Path) -> list[str]:
+    """The prompts of a file; empty lines at its end are no prompts. Raises ConfigError for a file of none."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"--prompts {path} cannot be read as text ({error}): expected one prompt a line"
+        ) from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise ConfigError(f"--prompts {path} is empty: expected one prompt a line")
+    return lines
+
+
+def _paint_lines(
+    painter: Any, texts: list[str], order: Order, out: Path, overwrite: bool, each: int, as_json: bool
+) -> int:
+    """Paints every prompt of a file; the exit code, 1 where a line was left out."""
+    from patchword.log import progress
+    from patchword.tasks.paint.paint import batches, paint_prompts
+
+    total = batches(len(texts) * len(order.seeds)) * each
+    with progress() as bar:
+        task = bar.add_task("painting", total=total, status="")
+        found = paint_prompts(painter, texts, order, out, overwrite, lambda: bar.update(task, advance=1))
+        bar.update(task, completed=total)
+    _say_kept(found.kept, len(found.pictures))
+    for one in found.pictures:
+        row = {"file": str(one.path), "prompt": one.prompt, "seed": one.seed, "score": None}
+        if as_json:
+            print_json(row)
+        else:
+            print(one.path)
+    for line, reason in found.refused:
+        complain(f"line {line} is left out: {reason}")
+    return 1 if found.refused else 0
+
+
+def _say_kept(kept: int, total: int) -> None:
+    if kept:
+        complain(f"{kept} of {total} pictures were there already and are kept")
 
 
 def _words_file(out: Path, seed: int) -> Path:

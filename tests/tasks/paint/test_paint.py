@@ -1,6 +1,7 @@
 """Painting as a user types it: trained on drawn scenes, painted, resumed, refused; pipelines of diffusers."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,6 +139,42 @@ def test_paint_writes_marked_files_that_their_seed_repeats(run, tmp_path, capsys
     assert page.count("<figure>") == 3 + 3 * 5 and "These pictures are generated" in page
     assert read_facts(tmp_path / "sheet.png")["prompt"] == "a red circle"
     assert (tmp_path / "words-7.png").exists()
+
+
+def test_every_line_of_a_file_is_painted_and_a_bad_line_is_listed(run, tmp_path, capsys):
+    """A picture follows from its prompt and seed, whatever else is painted beside it; a second call paints
+    nothing anew."""
+    lines = ["a red circle", "", "xylophone", "a small blue square", *["a green star"] * 7]
+    (tmp_path / "prompts.txt").write_text("\n".join(lines) + "\n\n")
+    words = ("paint", "--prompts", tmp_path / "prompts.txt", "--model", run / "best", "--steps", 4)
+    assert type_in(*words, "-n", 2, "--seed", 5, "--out", tmp_path / "out") == 1
+    said = capsys.readouterr()
+    printed = said.out.split()
+    assert len(printed) == len(set(printed)) == 2 * 9
+    assert printed[2] == str(tmp_path / "out" / "0004-a-small-blue-square-11.png")
+    assert "line 2 is left out: the prompt is empty" in said.err
+    assert "line 3 is left out: 'xylophone' has no word that the model knows" in said.err
+    facts = read_facts(Path(printed[2]))
+    assert (facts["prompt"], facts["seed"]) == ("a small blue square", 11)
+    with Image.open(printed[2]) as picture:
+        pixels = np.asarray(picture)
+    alone = load_painter(run / "best", "cpu").paint("a small blue square", [11], steps=4)[0]
+    assert np.abs(alone.astype(int) - pixels).max() <= 1
+    Path(printed[5]).unlink()
+    before = {path: Path(path).stat().st_mtime_ns for path in printed if Path(path).exists()}
+    assert type_in(*words, "-n", 2, "--seed", 5, "--out", tmp_path / "out") == 1
+    assert "17 of 18 pictures were there already" in capsys.readouterr().err
+    assert all(Path(path).stat().st_mtime_ns == when for path, when in before.items())
+    for more, message in (
+        (("a red circle",), "give either a prompt"),
+        (("--rank", "two-towers"), "--rank shows one prompt"),
+        (("--html",), "--html shows one prompt"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            type_in(*words, *more, "--out", tmp_path / "other")
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(ConfigError, match="is empty: expected one prompt a line"):
+        type_in("paint", "--prompts", tmp_path / "empty.txt", "--out", tmp_path / "other")
 
 
 def test_what_is_painted_already_is_kept_and_what_is_not_ours_is_refused(run, tmp_path):

@@ -83,6 +83,16 @@ class Wish(NamedTuple):
     """Collects attention on the words (B, N, L), for a family that attends to them."""
 
 
+def texts_of(prompt: Any, seeds: Sequence[int]) -> list[str]:
+    """One text for each seed. Raises ConfigError where several were given and there are not as many."""
+    if not isinstance(prompt, list | tuple):
+        return [prompt] * len(seeds)  # what is no text at all is refused where texts are checked
+    texts = list(prompt)
+    if len(texts) != len(seeds):
+        raise ConfigError(f"{len(texts)} prompts and {len(seeds)} seeds: give one seed for each prompt")
+    return texts
+
+
 def build_told(settings: Any, text_width: int | None, vocabulary: int) -> nn.Module:
     """A painter that is told by the text tower."""
     painter: nn.Module = PAINTERS[settings.kind].part_class()(settings, text_width)

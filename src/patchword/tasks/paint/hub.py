@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from patchword.checkpoints.facts import ModelFacts
 from patchword.errors import ConfigError, DataError, MissingExtra, ModelError
 from patchword.hub import find_published
-from patchword.tasks.paint.families import TokenChoice
+from patchword.tasks.paint.families import TokenChoice, texts_of
 
 GUIDANCE, STEPS = 7.5, 25
 
@@ -75,7 +75,7 @@ class PipelinePainter:
     @torch.inference_mode()
     def paint(
         self,
-        prompt: str,
+        prompt: str | Sequence[str],
         seeds: Sequence[int],
         guidance: float | None = None,
         steps: int | None = None,
@@ -88,7 +88,9 @@ class PipelinePainter:
         Raises ConfigError for a guidance below 1, which pipelines do not have, for a percentile, and for a
         choice of tokens.
         """
-        self.check(prompt)
+        prompts = texts_of(prompt, seeds)
+        for one in dict.fromkeys(prompts):
+            self.check(one)
         if guidance is not None and guidance < 1:
             raise ConfigError(f"guidance is {guidance:g}: pipelines of diffusers are guided from 1 on")
         if percentile is not None:
@@ -104,7 +106,7 @@ class PipelinePainter:
             return found
 
         made = self.pipeline(
-            prompt=[prompt] * len(seeds),
+            prompt=prompts,
             generator=sources,
             guidance_scale=GUIDANCE if guidance is None else guidance,
             num_inference_steps=STEPS if steps is None else steps,

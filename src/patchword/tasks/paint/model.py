@@ -29,7 +29,7 @@ from patchword.hub import hub_name, is_hub
 from patchword.lookup import look_up
 from patchword.tasks.describe import describe
 from patchword.tasks.paint.composed import PaintModel, Prompt, padded_ids
-from patchword.tasks.paint.families import Family, TokenChoice, Wish, check_wish, family_of
+from patchword.tasks.paint.families import Family, TokenChoice, Wish, check_wish, family_of, texts_of
 from patchword.tasks.paint.settings import PaintingSettings
 from patchword.tasks.retrieve.model import build_two_towers, by_value
 from patchword.text.pieces import Pieces
@@ -151,7 +151,7 @@ class PaintingModel:
 
     def paint(
         self,
-        prompt: str,
+        prompt: str | Sequence[str],
         seeds: Sequence[int],
         guidance: float | None = None,
         steps: int | None = None,
@@ -159,7 +159,7 @@ class PaintingModel:
         tokens: TokenChoice | None = None,
         watch: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
-        """Pictures of a prompt, uint8 (n, H, W, 3), one for each seed.
+        """Pictures of a prompt, or of one for each seed, uint8 (n, H, W, 3).
 
         Args:
             guidance: how much the text counts: 1 as trained, more for more of the text and less variety, 0
@@ -172,13 +172,15 @@ class PaintingModel:
         Raises DataError for a prompt of which the model knows nothing, ConfigError for a wish that it cannot
         fulfil.
         """
-        self.check(prompt)
+        prompts = texts_of(prompt, seeds)
+        for one in dict.fromkeys(prompts):
+            self.check(one)
         wish = Wish(seeds, guidance, steps, percentile, tokens=tokens, watch=watch)
-        return to_pixels(self.draw([prompt] * len(seeds), wish))
+        return to_pixels(self.draw(prompts, wish))
 
     def enlarge(
         self,
-        prompt: str,
+        prompt: str | Sequence[str],
         pixels_BHWC: np.ndarray,
         seeds: Sequence[int],
         guidance: float | None = None,
@@ -192,7 +194,7 @@ class PaintingModel:
         """
         small = torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2).float() / 127.5 - 1
         wish = Wish(seeds, guidance, steps, watch=watch, small=small.to(self.device))
-        return to_pixels(self.draw([prompt] * len(seeds), wish))
+        return to_pixels(self.draw(texts_of(prompt, seeds), wish))
 
     def explain(
         self, prompt: str, seeds: Sequence[int], guidance: float | None = None, steps: int | None = None
