@@ -90,6 +90,30 @@ def test_regions_of_an_imagenet_tower_have_its_classes():
         torch.testing.assert_close(classes.sum(-1), torch.ones(2, regions), atol=1e-4, rtol=1e-4)
 
 
+def test_regions_of_stored_features_are_those_of_the_pictures():
+    from patchword.composed import build_tower
+    from patchword.data.captions import Inputs
+    from patchword.errors import ConfigError
+    from patchword.tasks.pretrain.regions import all_regions, see_regions
+    from patchword.towers.settings import EfficientNetLiteConfig
+
+    tower = build_tower(EfficientNetLiteConfig(kind="efficientnet-lite0", weights="none", size=64)).eval()
+    pixels, told = torch.rand(2, 3, 64, 64), []
+
+    class Stored:
+        def load(self, files, generator):
+            with torch.inference_mode():
+                return Inputs(features=tower(pixels[[int(name) for name in files]]))
+
+    found = all_regions(tower, Stored(), ["0", "1"], "cells", told.append)
+    features, classes, _ = see_regions(tower, pixels, "cells")
+    torch.testing.assert_close(found.features_nNF, features.half(), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found.classes_nNK, classes.half(), atol=1e-3, rtol=1e-3)
+    assert told == [2]
+    with pytest.raises(ConfigError, match="no crops"):
+        all_regions(tower, Stored(), ["0"], "crops", told.append)
+
+
 def test_pre_trained_streams_answer_questions(trained, patchword, run_patchword):
     """The same command as for any model that answers; words are those of the questions."""
     from patchword.config import find_config

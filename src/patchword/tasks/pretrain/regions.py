@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from patchword.data.captions import PixelInputs
+from patchword.composed import see
+from patchword.data.captions import PictureInputs
 from patchword.errors import ConfigError
 from patchword.layers.features import masked_mean
 from patchword.layers.regions import cell_boxes, five, square_boxes, squares, whole_and_cells
@@ -57,12 +58,7 @@ def boxes_of(kind: str, hw: tuple[int, int] | None) -> Tensor:
 def see_regions(tower: Any, pixels_B3HW: Tensor, kind: str) -> tuple[Tensor, Tensor | None, Tensor]:
     """Features (B, N, F), class probabilities (B, N, K) or None, and boxes (N, 4) of a batch of pictures."""
     if kind == "cells":
-        features, logits = _seen(tower, pixels_B3HW)
-        seen_BNF = whole_and_cells(features.grid_BNC, features.mask_BN)
-        classes = None
-        if logits is not None:
-            classes = torch.cat((logits.picture_BK[:, None], logits.cells_BNK), 1).float().softmax(-1)
-        return seen_BNF, classes, boxes_of(kind, features.hw)
+        return _cells(*_seen(tower, pixels_B3HW))
     boxes_N4 = window_boxes()
     height, width = pixels_B3HW.shape[2:]
     parts, classes_parts = [], []
@@ -78,6 +74,20 @@ def see_regions(tower: Any, pixels_B3HW: Tensor, kind: str) -> tuple[Tensor, Ten
             classes_parts.append(logits.picture_BK.float().softmax(-1))
     classes = torch.stack(classes_parts, 1) if classes_parts else None
     return torch.stack(parts, 1), classes, boxes_N4
+
+
+def _cells(features: Any, logits: Any) -> tuple[Tensor, Tensor | None, Tensor]:
+    seen_BNF = whole_and_cells(features.grid_BNC, features.mask_BN)
+    classes = None
+    if logits is not None:
+        classes = torch.cat((logits.picture_BK[:, None], logits.cells_BNK), 1).float().softmax(-1)
+    return seen_BNF, classes, boxes_of("cells", features.hw)
+
+
+@torch.inference_mode()
+def stored_regions(tower: Any, features: Any) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The same of the cells of a stored grid; its classes where they can be read from it."""
+    return _cells(features, tower.classify(features) if _names_classes(tower) else None)
 
 
 @torch.inference_mode()
@@ -102,21 +112,33 @@ def candidates(tower: Any, pixels_B3HW: Tensor, kind: str) -> tuple[Tensor, Tens
 
 def _seen(tower: Any, pixels_B3HW: Tensor) -> tuple[Any, Any]:
     """Features, and logits of the tower's classes where it has a classifier."""
-    if callable(getattr(tower, "look", None)) and getattr(tower.config, "classifier", False):
-        return tower.look(pixels_B3HW)
-    return tower(pixels_B3HW), None
+    return tower.look(pixels_B3HW) if _names_classes(tower) else (tower(pixels_B3HW), None)
+
+
+def _names_classes(tower: Any) -> bool:
+    return callable(getattr(tower, "look", None)) and bool(getattr(tower.config, "classifier", False))
 
 
 def all_regions(
-    tower: Any, pixels: PixelInputs, files: Sequence[str], kind: str, advance: Callable[[int], None]
+    tower: Any, pictures: PictureInputs, files: Sequence[str], kind: str, advance: Callable[[int], None]
 ) -> Regions:
-    """The regions of all pictures, kept in memory as fp16."""
+    """The regions of all pictures, kept in memory as fp16.
+
+    Raises ConfigError for features in place of pixels, of which only cells can be made, where crops are
+    asked for.
+    """
     tower.eval()
     features, classes, boxes_N4 = [], [], torch.zeros(0, 4)
     for first in range(0, len(files), _AT_ONCE):
-        inputs = pixels.load(files[first : first + _AT_ONCE], None)
-        assert inputs.pixels_B3HW is not None  # these inputs are pixels
-        found, shares, boxes_N4 = see_regions(tower, inputs.pixels_B3HW, kind)
+        inputs = pictures.load(files[first : first + _AT_ONCE], None)
+        if inputs.pixels_B3HW is not None:
+            found, shares, boxes_N4 = see_regions(tower, inputs.pixels_B3HW, kind)
+        elif kind == "cells":
+            found, shares, boxes_N4 = stored_regions(tower, see(tower, inputs))
+        else:
+            raise ConfigError(
+                "stored features have no crops: set model.regions to cells, or leave data.features out"
+            )
         features.append(found.half())
         if shares is not None:
             classes.append(shares.half())

@@ -47,6 +47,10 @@ class PretrainDataSettings(BaseModel, extra="forbid", frozen=True):
     cache: str | None = Field(
         None, description="folder of the pixel cache; absent: patchword in the user's cache folder"
     )
+    features: str | None = Field(
+        None,
+        description="vilbert: feature store of the frozen tower (`patchword features`), in place of pictures",
+    )
     pixel_size: int | None = Field(
         None, ge=16, description="side at which pictures are cached; absent: the tower's own size"
     )
@@ -91,5 +95,10 @@ class PretrainRun(RunSettings, frozen=True):
                 "a pre-training reads exactly one of data.pictures, data.texts, data.vokens, "
                 "data.annotations and data.phrases; found "
                 f"{' and '.join(given) or 'none'}"
+            )
+        if self.data.features and self.model.kind != "vilbert":
+            raise ValueError(
+                f"data.features is read by model.kind vilbert alone, and this is {self.model.kind}: leave it "
+                "out"
             )
         return self

@@ -20,7 +20,7 @@ from patchword.checkpoints.model import find_model, restore_weights
 from patchword.checkpoints.streams import begin_with
 from patchword.checkpoints.towers import load_tower_weights
 from patchword.composed import build_tower, reader_preprocessing
-from patchword.data.captions import padded
+from patchword.data.captions import PictureInputs, padded
 from patchword.data.formats.readers import read_captions, split_records
 from patchword.data.records import CaptionRecord
 from patchword.errors import ConfigError
@@ -33,7 +33,7 @@ from patchword.tasks.pretrain.regions import Regions, all_regions
 from patchword.tasks.pretrain.settings import PretrainRun
 from patchword.tasks.pretrain.vilbert_model import TwoStreamModel, VilbertModule, VilbertSettings
 from patchword.text.words import Vocabulary
-from patchword.train.data import DataSettings, hold_out, pixel_inputs, with_vocabulary
+from patchword.train.data import DataSettings, hold_out, pixel_inputs, stored_inputs, with_vocabulary
 from patchword.train.recipe import Recipe, Validation
 from patchword.train.step import Shares
 
@@ -213,11 +213,15 @@ class VilbertTraining:
             annotations="", images=data.images, cache=data.cache, pixel_size=data.pixel_size
         )
         files = [record.file for record in (*train, *aside)]
-        pixels = pixel_inputs(pictures, preprocessing, files)
+        inputs: PictureInputs = (
+            pixel_inputs(pictures, preprocessing, files)
+            if data.features is None
+            else stored_inputs(Path(data.features), tower, preprocessing, run.stage)
+        )
         with progress() as bar:
             task = bar.add_task("regions", total=len(files), status="")
             kind = cast(VilbertConfig, run.model).regions
-            regions = all_regions(tower, pixels, files, kind, lambda count: bar.update(task, advance=count))
+            regions = all_regions(tower, inputs, files, kind, lambda count: bar.update(task, advance=count))
         classes = 0 if regions.classes_nNK is None else regions.classes_nNK.shape[2]
         self.notes = [] if classes else ["the tower names no classes: hidden regions are not predicted"]
         self.settings = VilbertSettings(
