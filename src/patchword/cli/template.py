@@ -31,6 +31,14 @@ def template(
     least: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Probability from which a concept is named.")
     ] = 0.3,
+    smooth: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=100.0,
+            help="Without --instances: weight of what captions of split train name together; 0: eyes alone.",
+        ),
+    ] = 0.0,
     overwrite: Overwrite = False,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, mps; the best there is where left out.")
@@ -54,10 +62,17 @@ def template(
         from patchword.tasks.caption.load import load
 
         captioner = load(model, device)
+        agreement = captions.agreement_of(data, smooth) if smooth else captions.NO_AGREEMENT
         with progress() as bar:
             task = bar.add_task(f"captions of {split}", total=len(records), status="")
             rows, troubles = captions.captions_from_concepts(
-                records, images, captioner, most, least, lambda count: bar.update(task, advance=count)
+                records,
+                images,
+                captioner,
+                most,
+                least,
+                lambda count: bar.update(task, advance=count),
+                agreement,
             )
     for trouble in troubles:
         complain(trouble)

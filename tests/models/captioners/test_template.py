@@ -84,6 +84,11 @@ def test_pairs_correct_a_detection():
     assert smooth(detections, pairs, weight=1) == ["cup", "saucer"]
     with pytest.raises(DataError, match="detection 1 has no name"):
         smooth([{"cup": 1.0}, {"ball": 0.0}], pairs)
+    concepts = {"ball": 0.6, "cup": 0.5, "saucer": 0.4}
+    assert sorted(smooth([concepts] * 2, pairs, weight=0, distinct=True)) == ["ball", "cup"]
+    assert sorted(smooth([concepts] * 2, pairs, weight=1, distinct=True)) == ["cup", "saucer"]
+    with pytest.raises(DataError, match="only names that others have"):
+        smooth([{"cup": 1.0}] * 2, pairs, distinct=True)
 
 
 def test_smoothing_repairs_noisy_names():

@@ -75,3 +75,20 @@ def test_concepts_of_a_photograph_become_a_caption(tmp_path, patchword):
     assert "uniform" in row["caption"] or "suit" in row["caption"], row
     status, _, err = patchword("template", "--data", tmp_path / "captions.csv", "--out", tmp_path / "s")
     assert status == 2 and "--images is missing" in err
+
+
+def test_captions_of_the_training_split_say_what_goes_together(tmp_path, patchword):
+    from patchword.models.captioners.template import Sight
+    from patchword.tasks.caption.template import agreement_of
+
+    rows = ["image,caption,split", *(f"{n}.jpg,a dog with a ball,train" for n in range(4))]
+    rows += [f"{n}.jpg,a cat,train" for n in range(4, 8)]
+    (tmp_path / "captions.csv").write_text("\n".join([*rows, "grace_hopper.jpg,a woman,val\n"]))
+    seen = [Sight("dog", 0.6), Sight("cat", 0.5), Sight("ball", 0.4)]
+    names = [one.name for one in agreement_of(tmp_path / "captions.csv", 2.0).choose(seen, 2)]
+    assert names == ["dog", "ball"]
+    assert agreement_of(tmp_path / "captions.csv", 0.0).choose(seen, 2) == seen[:2]
+    images = Path(matplotlib.get_data_path()) / "sample_data"
+    arguments = "--data", tmp_path / "captions.csv", "--images", images, "--smooth", 0.5
+    status, _, err = patchword("template", *arguments, "--out", tmp_path / "r")
+    assert status == 0, err

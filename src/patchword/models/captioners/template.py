@@ -116,16 +116,20 @@ def count_pairs(texts: Iterable[Sequence[str]], smoothing: float = 1.0) -> dict[
 
 
 def smooth(
-    candidates: Sequence[Mapping[str, float]], pairs: Pairs, weight: float = 0.5, beams: int = 64
+    candidates: Sequence[Mapping[str, float]],
+    pairs: Pairs,
+    weight: float = 0.5,
+    beams: int = 64,
+    distinct: bool = False,
 ) -> list[str]:
     """Chooses a name for each detection: the labels that maximise shares and pairs together.
 
     `candidates` holds, for each detection, its names with their probabilities. The search is exact while
     there are no more than `beams` labellings, and a beam search beyond. Weight 0 gives each detection its own
-    best name.
+    best name. `distinct` gives no two of them the same name, as of concepts, each of which is there or not.
 
     Raises:
-        DataError: a detection without a candidate of positive probability.
+        DataError: a detection without a candidate of positive probability, or no name left for one.
     """
     labellings: list[tuple[float, tuple[str, ...]]] = [(0.0, ())]
     for number, shares in enumerate(candidates):
@@ -139,7 +143,12 @@ def smooth(
             )
             for score, names in labellings
             for name, share in possible.items()
+            if not (distinct and name in names)
         ]
+        if not grown:
+            raise DataError(
+                f"detection {number} has only names that others have: give it another, or leave it out"
+            )
         labellings = sorted(grown, key=lambda one: (-one[0], one[1]))[:beams]
     return list(labellings[0][1])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,9 +18,28 @@ from patchword.data.pictures import open_picture
 from patchword.data.records import CaptionRecord
 from patchword.errors import ConfigError, DataError, ModelError, PictureError
 from patchword.files import write_json, write_text
-from patchword.models.captioners.template import Sight, sentence
+from patchword.models.captioners.template import Pairs, Sight, count_pairs, sentence, smooth
 
 _AT_ONCE = 16
+
+
+class Agreement(NamedTuple):
+    """How well names go together, and how much that counts beside the eyes."""
+
+    pairs: Pairs
+    weight: float
+
+    def choose(self, named: Sequence[Sight], count: int) -> list[Sight]:
+        """`count` of the sights, which come the surest first."""
+        if self.weight == 0 or count < 2:
+            return list(named[:count])
+        shares = {sight.name: sight.share for sight in named}
+        kept = smooth([shares] * count, self.pairs, self.weight, distinct=True)
+        return [sight for sight in named if sight.name in kept]
+
+
+NO_AGREEMENT = Agreement({}, 0.0)
+"""The eyes alone decide."""
 
 
 def sights_of(objects: PictureObjects, most: int) -> list[Sight]:
@@ -65,9 +84,11 @@ def captions_from_concepts(
     most: int,
     least: float,
     advance: Callable[[int], None],
+    agreement: Agreement = NO_AGREEMENT,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Rows {image_id, caption} from the concepts of at least the probability `least` that the model's tower
-    names, at least one for each picture that has any.
+    names, at least one for each picture that has any. With an `agreement` as many are chosen, by what
+    captions name together as well.
 
     Raises ModelError for a model whose tower names no concepts.
     """
@@ -90,9 +111,20 @@ def captions_from_concepts(
             for (record, _), concepts in zip(opened, seen, strict=True):
                 named = [Sight(one.word, one.probability) for one in concepts.named]
                 sure = [sight for sight in named if sight.share >= least] or named[:1]
-                rows.append({"image_id": record.image_id, "caption": sentence(sure[:most], most)})
+                chosen = agreement.choose(named, len(sure[:most]))
+                rows.append({"image_id": record.image_id, "caption": sentence(chosen, most)})
         advance(len(part))
     return rows, troubles
+
+
+def agreement_of(data: Path, weight: float) -> Agreement:
+    """What the captions of the split train name together. Raises DataError where there is no such split."""
+    from patchword.tasks.caption.calibrate import named_in
+    from patchword.text.imagenet import common_words
+
+    records, words = records_of(data, "train"), list(common_words())
+    names = ([words[place] for place in row.nonzero().flatten().tolist()] for row in named_in(records))
+    return Agreement(count_pairs(names), weight)
 
 
 def records_of(data: Path, split: str) -> list[CaptionRecord]:
