@@ -114,6 +114,11 @@ def test_regions_of_stored_features_are_those_of_the_pictures():
         all_regions(tower, Stored(), ["0"], "crops", told.append)
 
 
+def test_stored_features_are_refused_where_nothing_reads_them(patchword):
+    status, _, err = patchword("train", "data2vec-scenes", "data.features=features/mine", "--device", "cpu")
+    assert status == 2 and "data.features is read by model.kind vilbert alone" in err.replace("\n", " ")
+
+
 def test_pre_trained_streams_answer_questions(trained, patchword, run_patchword):
     """The same command as for any model that answers; words are those of the questions."""
     from patchword.config import find_config

@@ -22,6 +22,7 @@ from patchword.checkpoints.towers import load_tower_weights
 from patchword.composed import build_tower, reader_preprocessing
 from patchword.data.captions import PictureInputs, padded
 from patchword.data.formats.readers import read_captions, split_records
+from patchword.data.pictures import Preprocessing
 from patchword.data.records import CaptionRecord
 from patchword.errors import ConfigError
 from patchword.files import text_digest
@@ -209,15 +210,8 @@ class VilbertTraining:
             load_tower_weights(tower, find_model(run.tower_from))
         tower.requires_grad_(False)
         preprocessing = reader_preprocessing(tower.preprocessing)
-        pictures = DataSettings(
-            annotations="", images=data.images, cache=data.cache, pixel_size=data.pixel_size
-        )
         files = [record.file for record in (*train, *aside)]
-        inputs: PictureInputs = (
-            pixel_inputs(pictures, preprocessing, files)
-            if data.features is None
-            else stored_inputs(Path(data.features), tower, preprocessing, run.stage)
-        )
+        inputs = _pictures(run, tower, preprocessing, files)
         with progress() as bar:
             task = bar.add_task("regions", total=len(files), status="")
             kind = cast(VilbertConfig, run.model).regions
@@ -385,6 +379,18 @@ def _split(annotations: str, held_out: int, limit: int) -> tuple[list[CaptionRec
     kept, aside = hold_out(len(train), held_out, "training pictures")
     chosen = [train[place] for place in kept]
     return chosen[:limit] if limit else chosen, [train[place] for place in aside]
+
+
+def _pictures(
+    run: PretrainRun, tower: nn.Module, preprocessing: Preprocessing, files: Sequence[str]
+) -> PictureInputs:
+    data = run.data
+    if data.features is not None:
+        return stored_inputs(Path(data.features), tower, preprocessing, run.stage)
+    settings = DataSettings(
+        annotations="", images=str(data.images), cache=data.cache, pixel_size=data.pixel_size
+    )
+    return pixel_inputs(settings, preprocessing, files)
 
 
 def _part(regions: Regions, part: slice) -> Regions:
