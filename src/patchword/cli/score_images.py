@@ -28,7 +28,8 @@ def score_images(
         str,
         typer.Option(
             help="What makes the features: imagenet (EfficientNet-Lite2), scenes (the reader of drawn "
-            "scenes), or two towers by name."
+            "scenes), inception:FILE (public weights of FID, pt_inception-2015-12-05-6726825d.pth), or two "
+            "towers by name."
         ),
     ] = "imagenet",
     towers: Annotated[

@@ -144,8 +144,9 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads the tensors of a .safetensors file, or of a .pth file that holds nothing else.
+def read_tensors(path: Path, cure: str = "install its package again") -> dict[str, Tensor]:
+    """Reads the tensors of a .safetensors file, or of a .pth file that holds nothing else; `cure` ends the
+    error of a damaged one.
 
     Raises:
         ModelError: the file cannot be read, or holds something else.
@@ -157,7 +158,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     # On a damaged file, torch.load raises whatever error its reader meets.
     except Exception as error:
         said = " ".join(str(error).split())[:200]
-        raise ModelError(f"{path} cannot be read ({said}): install its package again") from error
+        raise ModelError(f"{path} cannot be read ({said}): {cure}") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise ModelError(f"{path} holds something else than tensors by name: a plain state dict is expected")
     return tensors
