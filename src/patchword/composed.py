@@ -131,7 +131,8 @@ def _copying(settings: Any, vocabulary_size: int, codebook: Codebook | None) -> 
     if settings.copying is None:
         return None
     sizes = settings.copying.words, settings.copying.width, settings.width
-    gate: nn.Module = look_up("layers.copying:Copying")(*sizes, vocabulary_size, codebook)
+    make = look_up("layers.copying:Copying")
+    gate: nn.Module = make(*sizes, vocabulary_size, codebook, settings.copying.hidden)
     return gate
 
 

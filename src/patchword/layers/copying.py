@@ -16,7 +16,9 @@ Where the papers learn the gate from how likely both ways make a word, here a wo
 always pointed at: p_vocab is zero for the concepts of the picture, and for words that no training caption
 taught. So every such word in a training caption teaches the gate, and what it learns, from vectors and
 evidence alone, holds for words that it never met. These are no concepts while it learns: as they are in no
-caption, it would learn to leave them unsaid.
+caption, it would learn to leave them unsaid. With `hidden` = h the vector of a concept is left out with
+probability h while the gate learns, and always for words that no caption taught, so that these are judged by
+what the eyes say of a thing of unknown name, and not by the fate of the words that lie next to them.
 
 Gate and pointing share one softmax with a sentinel, as in Merity et al. 2017 (Pointer Sentinel Mixture
 Models): that the eyes are sure of a thing raises the gate. v and the patches lie in the codebook's text
@@ -71,7 +73,13 @@ class Copying(nn.Module):
     """
 
     def __init__(
-        self, words: int, pointing: int, width: int, vocabulary: int, codebook: Codebook | None
+        self,
+        words: int,
+        pointing: int,
+        width: int,
+        vocabulary: int,
+        codebook: Codebook | None,
+        hidden: float = 0.0,
     ) -> None:
         super().__init__()
         if codebook is None:
@@ -96,6 +104,9 @@ class Copying(nn.Module):
         self.key = Linear(space, pointing)
         self.evidence = Linear(1, pointing, bias=False)
         self.sentinel = nn.Linear(width, 1)
+        self.hidden = hidden
+        # Without its vector a word is still known to be singular or plural.
+        self.form_FD = nn.Parameter(0.02 * torch.randn(FORMS, pointing)) if hidden else None
 
     def set_words(self, vectors_VE: Tensor, ids_WF: Tensor, taught_V: Tensor) -> None:
         """What the words mean: the vector of every token of the vocabulary, of length one; the tokens of
@@ -139,11 +150,25 @@ class Copying(nn.Module):
         ids_BK = ids_WF[best_BS.indices].flatten(1)
         ids_BK = ids_BK.masked_fill(best_BS.values.repeat_interleave(FORMS, dim=1) <= -1.0, -1)
         evidence_BK1 = _SPREAD * best_BS.values.repeat_interleave(FORMS, dim=1)[..., None]
-        keys_BKD = self.key(self.vectors_VE[ids_BK.clamp(min=0)]) + self.evidence(evidence_BK1)
+        vectors_BKE = self.vectors_VE[ids_BK.clamp(min=0)]
+        if self.form_FD is not None:
+            vectors_BKE = vectors_BKE.masked_fill(self._hidden(ids_BK)[..., None], 0.0)
+        keys_BKD = self.key(vectors_BKE) + self.evidence(evidence_BK1)
+        if self.form_FD is not None:
+            keys_BKD = keys_BKD + self.form_FD.repeat(self.count, 1)
         cosines_BSN = cosines_BNW.transpose(1, 2).gather(
             1, best_BS.indices[..., None].expand(-1, -1, cosines_BNW.shape[1])
         )
         return CopyTokens(ids_BK, keys_BKD, cosines_BSN.repeat_interleave(FORMS, dim=1))
+
+    def _hidden(self, ids_BK: Tensor) -> Tensor:
+        """The concepts whose vectors are left out: drawn word by word while learning, else those that no
+        caption taught.
+        """
+        if not self.training:
+            return ~self.taught_V[ids_BK]
+        drawn_BS = torch.rand(len(ids_BK), self.count, device=ids_BK.device) < self.hidden
+        return drawn_BS.repeat_interleave(FORMS, dim=1)
 
     def embed(self, tokens_RT: Tensor) -> Tensor:
         """What the vectors of the tokens add to their own rows, (R, T, C)."""

@@ -38,7 +38,8 @@ class FromGrid(CaptionTransformer):
 
 def model_of(config=BASE, taught=9, spread=0.5):
     book = Codebook(["dog", "horse", "sea"], torch.randn(3, C), "words")
-    copying = Copying(config.copying.words, config.copying.width, config.width, V, book)
+    sizes = config.copying.words, config.copying.width, config.width
+    copying = Copying(*sizes, V, book, config.copying.hidden)
     model = FromGrid(config, C, V, book, copying)
     vectors_VE = torch.nn.functional.normalize(torch.randn(V, C), dim=-1)
     model.copying.set_words(vectors_VE, IDS, torch.arange(V) < taught)
@@ -47,9 +48,11 @@ def model_of(config=BASE, taught=9, spread=0.5):
 
 
 ALIGNED = BASE.model_copy(update={"region_alignment": RegionAlignmentConfig(layers=1, contrast_width=0)})
+HIDING = BASE.model_copy(update={"copying": CopyingConfig(words=2, width=4, hidden=0.4)})
 CASES = {
     "copying": Case(lambda: model_of(taught=V), C, V),
     "fsgr with copying": Case(lambda: model_of(ALIGNED, taught=V), C, V),
+    "hidden": Case(lambda: model_of(HIDING, taught=V), C, V),
 }
 UNTAUGHT = Case(model_of, C, V)
 
@@ -118,6 +121,19 @@ def test_what_the_gate_learns_of_one_word_holds_for_another():
             inputs_BT, torch.tensor([2]), model.encode(features._replace(grid_BNC=horse_NC))
         ).logits_BTV[0, 1]
     assert said.argmax() in (10, 11), said
+
+
+def test_where_vectors_are_hidden_an_untaught_word_goes_by_its_evidence():
+    """Its vector says nothing, while that of a taught word does."""
+    torch.manual_seed(0)
+    model = model_of(HIDING).eval()
+    features = pictures(UNTAUGHT)._replace(grid_BNC=model.copying.codebook_WE[:2].repeat(3, 2, 1))
+    before = model.encode(features).copied
+    for token, is_known in ((4, True), (10, False)):
+        model.copying.vectors_VE[token] = torch.randn(C)
+        place = before.ids_BK[0].tolist().index(token)
+        same = torch.equal(model.encode(features).copied.keys_BKD[0, place], before.keys_BKD[0, place])
+        assert same != is_known
 
 
 def test_every_search_finds_words_that_no_caption_taught():

@@ -77,6 +77,9 @@ class CopyingConfig(BaseModel):
 
     words: int = Field(8, gt=0, le=1000, description="concepts of a picture that can be copied")
     width: int = Field(32, gt=0, le=65536, description="width in which decoder and concepts are compared")
+    hidden: float = Field(
+        0.0, ge=0, lt=1, description="share of concepts known by their evidence alone while the gate learns"
+    )
 
 
 class CaptionTransformerConfig(BaseModel):
