@@ -33,6 +33,15 @@ def concepts(
     confident: Annotated[
         float, typer.Option(min=0.01, max=1.0, help="Probability from which a word must be said.")
     ] = 0.6,
+    untaught: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=1.0,
+            help="Probability from which the likeliest word that no training caption holds must be said; "
+            "as --confident where left out.",
+        ),
+    ] = None,
     mention: Annotated[bool, typer.Option(help="Whether confident words enter captions.")] = True,
     open_words: Annotated[
         bool,
@@ -72,7 +81,7 @@ def concepts(
 
         train_views = view(captioner, images, train, advance, stored=stored)
         other_views = view(captioner, images, others, advance, captions=True, stored=stored)
-    options = {"confident": confident, "mention": "confident" if mention else "never"}
+    options = {"confident": confident, "untaught": untaught, "mention": "confident" if mention else "never"}
     captioner = calibrate(captioner, train, train_views, others, other_views, options, open_words)
     captioner.save(out, half)
     settings, named_BW = captioner.settings.concepts, named_in(others)

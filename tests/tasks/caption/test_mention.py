@@ -108,6 +108,19 @@ def test_what_the_eyes_are_sure_of_is_said_where_the_model_is_set_so(folder, pic
     assert ("zebra" in caption.tokens) == is_said
 
 
+@pytest.mark.parametrize(("confident", "untaught", "is_said"), [(0.9, 0.1, True), (0.1, 0.9, False)])
+def test_words_that_no_caption_taught_have_a_limit_of_their_own(
+    folder, picture, confident, untaught, is_said
+):
+    model = see_only(load(folder, "cpu"), "zebra")
+    with torch.no_grad():
+        model.model.tower.classifier.bias[common_words()["zebra"][0]] = 7.0  # about even against the others
+    changes = {"mention": "confident", "confident": confident, "untaught": untaught}
+    caption = with_concepts(model, **changes).caption(picture)
+    assert caption.named[0].word == "zebra" and 0.1 < caption.named[0].probability < 0.9
+    assert ("zebra" in caption.tokens) == is_said
+
+
 def test_a_strange_picture_gets_a_guess_and_no_invention(folder, picture):
     model = strange_to(see_only(load(folder, "cpu"), "zebra"))
     caption = model.caption(picture)

@@ -20,6 +20,7 @@ from patchword.layers.familiarity import mean_patch
 from patchword.tasks.caption.concepts import ClassLogits, NamesClasses, concepts_of
 from patchword.tasks.caption.doubt import (
     as_guess,
+    forms,
     is_far,
     is_unsure,
     least_probability,
@@ -96,18 +97,38 @@ def missing_words(
     model: CaptioningModel, caption: Caption, mention: Sequence[str], seen: PictureConcepts | None
 ) -> list[str]:
     """What a caption must say and does not: the words of `mention`, else the sayable words that the eyes are
-    sure of, and the likeliest unsaid one where the eyes are to be believed sooner.
+    sure of, and the likeliest unsaid one where the eyes are to be believed sooner. Words that no caption
+    taught have a limit of their own where the settings give one, and only the likeliest of them must be said.
     """
     settings = model.settings.concepts
     wanted = list(dict.fromkeys(mention))
     if not wanted and seen is not None and settings is not None and settings.mention == "confident":
         can_be_said = [one for one in seen.named if sayable(one.word, model.vocabulary, settings.hosts)]
-        wanted = [one.word for one in can_be_said if one.probability >= settings.confident]
-        unsaid = [one for one in can_be_said if not names(caption.text, one.word)]
+        new = (
+            [] if settings.untaught is None else [one for one in can_be_said if not _taught(model, one.word)]
+        )
+        wanted = [one.word for one in can_be_said if one.probability >= settings.confident and one not in new]
+        wanted += [one.word for one in new[:1] if one.probability >= (settings.untaught or 1.0)]
+        off_its_ground = seen.distance > 1  # where the eyes are believed sooner, whatever was taught
+        unsaid = [
+            one
+            for one in can_be_said
+            if not names(caption.text, one.word) and (off_its_ground or one not in new)
+        ]
         if unsaid and unsaid[0].probability >= least_probability(seen, settings):
             wanted.append(unsaid[0].word)
         wanted = list(dict.fromkeys(wanted))
     return [word for word in wanted if not names(caption.text, word)][:MOST_CONSTRAINTS]
+
+
+def _taught(model: CaptioningModel, word: str) -> bool:
+    """Whether the training captions held a word; a copy gate has more words in its vocabulary."""
+    copying = getattr(model.model.captioner, "copying", None)
+    if copying is None:
+        return sayable(word, model.vocabulary, {})
+    unknown = model.vocabulary.special.unknown
+    said = [model.vocabulary.encode(form) for form in forms(word)]
+    return any(all(token != unknown and bool(copying.taught_V[token]) for token in form) for form in said)
 
 
 def _said_anew(

@@ -144,6 +144,13 @@ class ConceptSettings(BaseModel, extra="forbid", frozen=True, allow_inf_nan=Fals
         "confident", description="confident: words of at least that probability enter the caption"
     )
     confident: float = Field(0.6, gt=0, le=1, description="probability from which a word must be said")
+    untaught: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="probability from which the likeliest word that no training caption taught must be said, "
+        "which the captioner alone hardly says; absent: as the others",
+    )
     probable: float = Field(
         0.08, gt=0, le=1, description="probability from which a word is listed, or guessed"
     )
