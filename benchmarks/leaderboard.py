@@ -57,6 +57,7 @@ MODELS = (
     "pma-cross-add",
     "pma-sequential",
     "fsgr-copying",
+    "fsgr-hiding",
 )
 """In the order in which they are trained; the first is what the others are compared with."""
 _ALL = ",".join(MODELS)
