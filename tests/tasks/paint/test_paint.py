@@ -312,6 +312,12 @@ def test_unclip_trains_prior_and_decoder_in_stages_of_one_run(tmp_path):
     nothing = painter.tell(["", ""])
     varied = unclip.vary(painter.model, nothing, torch.rand(2, 3, 16, 16) * 2 - 1, Wish([1, 2], steps=3))
     assert varied.shape == (2, 3, 16, 16)
+    ends = (torch.rand(1, 3, 16, 16) * 2 - 1, torch.rand(1, 3, 16, 16) * 2 - 1)
+    way = unclip.blend(painter.model, painter.tell([""] * 3), ends, (0.0, 0.5, 1.0), Wish([1] * 3, steps=3))
+    for place, end in ((0, ends[0]), (2, ends[1])):
+        alone = unclip.vary(painter.model, painter.tell([""]), end, Wish([1], steps=3))
+        assert torch.allclose(way[place], alone[0], atol=1e-4)
+    assert not torch.allclose(way[1], way[0], atol=1e-3) and not torch.allclose(way[1], way[2], atol=1e-3)
     narrow = config.replace("picture_width = 256", "picture_width = 16").replace("/run", "/narrow")
     with pytest.raises(ConfigError, match="picture_width is 16, and the space of the two towers is 256 wide"):
         train(tmp_path, narrow)

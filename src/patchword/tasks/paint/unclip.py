@@ -6,11 +6,13 @@ stage trains the prior where `learning_rates` lets "painter.prior" learn, and el
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from patchword.data.captions import CaptionBatch
-from patchword.diffuse import Sampling, cosine_schedule, guided, noised, sample, spaced
+from patchword.diffuse import Sampling, between, cosine_schedule, guided, noised, sample, spaced
 from patchword.ids import SpecialIds
 from patchword.models.painters.clip_prior import TextSide, UnClip, UnClipConfig, best_of, scaled, silent
 from patchword.tasks.paint import diffusion
@@ -93,6 +95,23 @@ def vary(model: PaintModel, nothing: Prompt, pictures_B3HW: Tensor, wish: Wish) 
     """Other pictures with the embeddings of pictures in [-1, 1], told by no text (section 3.1, with new noise
     in place of the inverted one)."""
     seen_BE = scaled(model.see(pictures_B3HW))
+    return diffusion.paint_with(model.painter.decoder, nothing, nothing, wish, seen_BE)
+
+
+@torch.inference_mode()
+def blend(
+    model: PaintModel, nothing: Prompt, ends: tuple[Tensor, Tensor], shares: Sequence[float], wish: Wish
+) -> Tensor:
+    """Pictures on the way from one picture to another, told by no text (section 3.2): embeddings on the great
+    circle between theirs, one for each share from 0 (the first) to 1 (the second).
+
+    Args:
+        nothing: the empty text, once for each share.
+        ends: both pictures, each (1, 3, H, W) in [-1, 1].
+        wish: as many seeds as shares; with one seed for all only the embedding changes.
+    """
+    first_1E, second_1E = (model.see(picture) for picture in ends)
+    seen_BE = scaled(torch.cat([between(first_1E, second_1E, share) for share in shares]))
     return diffusion.paint_with(model.painter.decoder, nothing, nothing, wish, seen_BE)
 
 
