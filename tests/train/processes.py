@@ -45,6 +45,9 @@ def caption(**changes):
     return {**values, "stage": [{**FROZEN, "memory": "on", "captions_per_picture": 2}], **changes}
 
 
+FIRST = {**FROZEN, "epochs": 1, "memory": "on", "captions_per_picture": 2, "accumulate": 2}
+
+
 def retrieve(**stage):
     values = {
         "task": "retrieve",
@@ -61,7 +64,12 @@ TRAININGS = {
     "cached": retrieve(cached_gradients=True, accumulate=2),
     "bf16": retrieve(cached_gradients=True, accumulate=2) | {"precision": "bf16"},
     "resumed": caption(),
+    "sharded_cached": retrieve(cached_gradients=True, accumulate=2),
+    "sharded_bf16": retrieve(cached_gradients=True, accumulate=2) | {"precision": "bf16"},
+    "sharded_stages": caption(stage=[FIRST, {**FIRST, "learning_rates": {"": 3e-3}, "start_from": "best"}]),
+    "sharded_resumed": caption(),
 }
+"""Those that are called "sharded" share out their weights where there are several processes."""
 
 
 def train(data: Path, out: Path, name: str, stop_at: int | None = None) -> list[float]:
@@ -88,7 +96,13 @@ def train(data: Path, out: Path, name: str, stop_at: int | None = None) -> list[
 
     (out / name).mkdir(parents=True, exist_ok=True)
     run = Run(
-        replace(recipe, after_step=after_step), out / name, accelerator, 3, checkpoint_steps=1, log_steps=1
+        replace(recipe, after_step=after_step),
+        out / name,
+        accelerator,
+        3,
+        checkpoint_steps=1,
+        log_steps=1,
+        sharded=name.startswith("sharded"),
     )
     run.resume()
     try:
@@ -103,5 +117,5 @@ def train(data: Path, out: Path, name: str, stop_at: int | None = None) -> list[
 if __name__ == "__main__":
     data, out = map(Path, sys.argv[1:3])
     for name in sys.argv[3:]:
-        found = train(data, out, name, stop_at=3 if name == "resumed" else None)
+        found = train(data, out, name, stop_at=3 if name.endswith("resumed") else None)
         (out / f"{name}.json").write_text(json.dumps(found))

@@ -74,10 +74,9 @@ def refuse_shards_of_models() -> None:
     for variable, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
         if os.environ.get(variable, "").lower() == "true":
             raise ConfigError(
-                f"accelerate is set to {name}, which gives every process a part of the model, and "
-                "checkpoints, validation and the best model are whole: launch without it; where memory is "
-                "short, use "
-                'precision="bf16", accumulate or cached_gradients'
+                f"accelerate is set to {name}, which gives every process a part of the model by settings of "
+                "its own: launch without it, and let a captioner or two towers share out their weights by "
+                'sharded=true; precision="bf16", accumulate and cached_gradients save memory as well'
             )
 
 
@@ -87,7 +86,9 @@ def _train(
     """Run the recipe in its folder, and write the report, however the run ends."""
     is_main = accelerator.is_main_process
     say = _say if is_main else (lambda line: None)
-    run = Run(recipe, folder, accelerator, settings.seed, settings.checkpoint_steps, settings.log_steps, say)
+    sharded = getattr(settings, "sharded", False)  # of those tasks whose steps have one objective
+    steps = settings.checkpoint_steps, settings.log_steps
+    run = Run(recipe, folder, accelerator, settings.seed, *steps, say, sharded=sharded)
     resumed = run.resume() if resume else False
     trackers = None
     if settings.log and is_main:

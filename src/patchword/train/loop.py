@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from patchword.checkpoints.state import Position, unpack_optimiser, without_prefix
 from patchword.errors import ConfigError, ModelError, TrainingError, WriteError, counted
 from patchword.log import MetricsLog, progress
+from patchword.lookup import look_up
 from patchword.train.groups import freeze, rate_factor, set_rates
 from patchword.train.recipe import Recipe, Validation
 from patchword.train.run_folder import Checkpoint, RunFolder, pack_optimisers
@@ -73,9 +74,10 @@ class Run:
         log_steps: int = 10,
         say: Callable[[str], None] = lambda line: None,
         track: Callable[[dict[str, Any]], None] = lambda event: None,
+        sharded: bool = False,
     ) -> None:
         """`say` is given a line for each validation, and for the end of each stage; `track` what is written
-        to metrics.jsonl."""
+        to metrics.jsonl. `sharded`: several processes share out the weights (`train/sharded.py`)."""
         self.recipe, self.folder, self.accelerator, self.seed = recipe, RunFolder(folder), accelerator, seed
         self.checkpoint_steps, self.log_steps, self.say, self.track = checkpoint_steps, log_steps, say, track
         self.position, self.past = Position(), RunHistory()
@@ -85,6 +87,7 @@ class Run:
         }
         self.log: MetricsLog | None = None
         self._saved: int | None = None
+        self._shares_out, self._sharded = sharded and accelerator.num_processes > 1, None
         self.began = time.perf_counter()
 
     def resume(self) -> bool:
@@ -169,13 +172,7 @@ class Run:
 
     def _stage(self, settings: StageSettings) -> None:
         freeze(self.recipe.model, self.trainable, settings.learning_rates)
-        objective = self.recipe.objective(self.position.stage)
-        optimisers = self.recipe.optimisers(self.recipe.model, settings)
-        for number, optimiser in enumerate(optimisers if self._resumed else ()):
-            unpack_optimiser(optimiser, without_prefix(f"{number}.", self._resumed))
-        self._resumed = {}
-        objective, *optimisers = self.accelerator.prepare(objective, *optimisers)
-        parts = StageParts(settings, objective, tuple(optimisers))
+        parts = self._prepared(settings)
         while self.position.epoch < settings.epochs:
             lost_patience = self._epoch(parts)
             self.position = replace(self.position, epoch=self.position.epoch + 1, index=0)
@@ -185,6 +182,25 @@ class Run:
             if _is_validated(settings, self.position.epoch) or not self.checkpoint_steps:
                 self._checkpoint(parts.optimisers)
         self._begin_next_stage()
+
+    def _prepared(self, settings: StageSettings) -> StageParts:
+        """The objective of a stage and its optimisers, ready for several processes."""
+        objective = self.recipe.objective(self.position.stage)
+        if self._shares_out:
+            self._sharded = look_up("train.sharded:Sharded")(objective, self.accelerator)
+        optimisers = self.recipe.optimisers(self.recipe.model, settings)
+        for number, optimiser in enumerate(optimisers if self._resumed else ()):
+            packed = without_prefix(f"{number}.", self._resumed)
+            if self._sharded is not None:
+                packed = self._sharded.share_out(packed, optimiser)
+            unpack_optimiser(optimiser, packed)
+        self._resumed = {}
+        if self._sharded is not None:
+            self._sharded.split(optimisers)
+            prepared = [self.accelerator.prepare(optimiser) for optimiser in optimisers]
+        else:
+            objective, *prepared = self.accelerator.prepare(objective, *optimisers)
+        return StageParts(settings, objective, tuple(prepared))
 
     def _why_ended(self, settings: StageSettings, lost_patience: bool) -> str:
         epochs, since = self.position.epoch, self.past.since_best
@@ -196,6 +212,9 @@ class Run:
     def _begin_next_stage(self) -> None:
         """Goes on to the next stage. The weights that it starts from go into the checkpoint: `best` may be
         another model by the time that the run is resumed."""
+        if self._sharded is not None:
+            self._sharded.merge()
+            self._sharded = None
         following = self.position.stage + 1
         self.position = replace(self.position, stage=following, epoch=0, index=0, stage_step=0)
         self.past = self.past._replace(since_best=0)
@@ -270,7 +289,13 @@ class Run:
         buffers = [(buffer, buffer.clone()) for buffer in self.recipe.model.buffers()]
         parts.objective.train()
         context = StepContext(
-            self.accelerator, self.recipe.model, *parts[1:], settings, position.stage_step, shares
+            self.accelerator,
+            self.recipe.model,
+            *parts[1:],
+            settings,
+            position.stage_step,
+            shares,
+            self._sharded,
         )
         found = self.recipe.step(context, batch)
         if not found.taken:
@@ -357,6 +382,14 @@ class Run:
             )
 
     def _validate(self, settings: StageSettings, stage: int, epoch: int) -> bool:
+        with self._whole():
+            return self._validate_whole(settings, stage, epoch)
+
+    def _whole(self) -> AbstractContextManager[None]:
+        """Within it the modules hold whole weights."""
+        return nullcontext() if self._sharded is None else self._sharded.whole()
+
+    def _validate_whole(self, settings: StageSettings, stage: int, epoch: int) -> bool:
         began = time.perf_counter()
         found = self.recipe.validate(stage, epoch, self.accelerator)
         if found is None:
@@ -399,17 +432,22 @@ class Run:
 
     def _checkpoint(self, optimisers: Sequence[Any]) -> None:
         """Model and state of the run, then the best model takes its place; between stages no optimisers."""
-        if self.log is not None:
-            values = {
-                "position": asdict(self.position),
-                "past": self.past._asdict(),
-                "log_length": self.log.length,
-                "facts": dict(self.recipe.facts),
-            }
-            state = Checkpoint(values, self.recipe.state(), pack_optimisers(optimisers))
-            self.folder.write(state, self.recipe.save)
-            self._saved = self.position.step
-            self.folder.settle_best(self.past.best_step)
+        with self._whole():
+            if self._sharded is not None:
+                packed = self._sharded.packed(optimisers)
+            else:
+                packed = {} if self.log is None else pack_optimisers(optimisers)
+            if self.log is not None:
+                values = {
+                    "position": asdict(self.position),
+                    "past": self.past._asdict(),
+                    "log_length": self.log.length,
+                    "facts": dict(self.recipe.facts),
+                }
+                state = Checkpoint(values, self.recipe.state(), packed)
+                self.folder.write(state, self.recipe.save)
+                self._saved = self.position.step
+                self.folder.settle_best(self.past.best_step)
         self.accelerator.wait_for_everyone()
 
 

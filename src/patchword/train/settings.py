@@ -7,6 +7,11 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 
+SHARDED = (
+    "several processes share out weights, gradients and moments between them (FSDP), where memory is short"
+)
+
+
 class RunSettings(BaseModel, extra="forbid", frozen=True):
     """The settings of a run, whatever it trains."""
 

@@ -48,6 +48,8 @@ class StepContext(NamedTuple):
     step: int
     """Number of the step within its stage, from 0."""
     shares: Shares
+    sharded: Any = None
+    """`train/sharded.py`, where the weights are shared out between processes."""
 
 
 class StepResult(NamedTuple):
@@ -81,16 +83,23 @@ def backward(context: StepContext, parts: Sequence[Any]) -> dict[str, Tensor]:
 
     Named losses, summed.
     """
-    accelerator = context.accelerator
+    accelerator, sharded = context.accelerator, context.sharded
     losses: dict[str, Tensor] = {}
+    if sharded is not None:
+        sharded.gather()
     for number, part in enumerate(parts):
         last = number == len(parts) - 1
-        with nullcontext() if last else accelerator.no_sync(context.objective):
-            named = context.objective(part.to(accelerator.device), context.shares)
+        if sharded is not None:
+            sharded.exchange(last)
+        with nullcontext() if last or sharded is not None else accelerator.no_sync(context.objective):
+            with accelerator.autocast():
+                named = context.objective(part.to(accelerator.device), context.shares)
             accelerator.backward(named["loss"])
         for name, value in named.items():
             value = value.detach().float()
             losses[name] = losses[name] + value if name in losses else value
+    if sharded is not None:
+        sharded.settle()
     return losses
 
 
@@ -103,4 +112,7 @@ def mean_losses(context: StepContext, losses: dict[str, Tensor]) -> dict[str, fl
 def clip(context: StepContext, parameters: Iterable[nn.Parameter]) -> float:
     """Clip the gradient of the parameters to the stage's `clip_norm`; the norm that it had before."""
     having = [parameter for parameter in parameters if parameter.grad is not None]
-    return float(context.accelerator.clip_grad_norm_(having, context.settings.clip_norm or math.inf))
+    most = context.settings.clip_norm or math.inf
+    if context.sharded is not None:
+        return float(context.sharded.clip(having, most))
+    return float(context.accelerator.clip_grad_norm_(having, most))

@@ -11,7 +11,7 @@ from patchword.tasks.caption.objective import CrossEntropySettings, SelfCritical
 from patchword.tasks.caption.options import DecodingSettings
 from patchword.train.data import CaptionDataSettings
 from patchword.train.groups import highest_rate
-from patchword.train.settings import RunSettings, StageSettings
+from patchword.train.settings import SHARDED, RunSettings, StageSettings
 
 
 class CaptionStage(StageSettings, frozen=True):
@@ -67,6 +67,7 @@ class CaptionRun(RunSettings, frozen=True):
         description="decay of a running average of the weights, which is then what is validated and saved; "
         "0: none",
     )
+    sharded: bool = Field(False, description=SHARDED)
     follow_data: bool = Field(
         False,
         description="data.minimum_count and a stage's epochs, warm_up_steps, validate_every, patience, decay "
@@ -86,6 +87,15 @@ class CaptionRun(RunSettings, frozen=True):
             raise ValueError(
                 "store_features is for a frozen tower, and a stage trains it: "
                 'set learning_rates."tower" to 0, or leave store_features out'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _an_average_is_of_whole_weights(self) -> CaptionRun:
+        if self.sharded and self.average:
+            raise ValueError(
+                "sharded gives every process a part of the weights, and average keeps a copy of all of them: "
+                "leave one of them out"
             )
         return self
 

@@ -51,6 +51,9 @@ def cached_step(context: StepContext, parts: Sequence[Any]) -> StepResult:
 
 def average_gradients(context: StepContext) -> None:
     """The mean over the processes in every parameter: the wrapper that would do it saw no forward pass."""
+    if context.sharded is not None:
+        context.sharded.settle()  # and of what is shared out, the last backward pass made the means
+        return
     if context.accelerator.num_processes == 1:
         return
     grads = [one.grad for one in context.model.parameters() if one.grad is not None]
@@ -64,6 +67,8 @@ def cached_backward(
 ) -> dict[str, Tensor]:
     """Gradients of the whole batch in the parameters, and its named losses."""
     states, vectors = [], []
+    if context.sharded is not None:
+        context.sharded.gather()
     for batch in batches:
         states.append(_random_state())
         with torch.no_grad(), context.accelerator.autocast():
@@ -73,8 +78,10 @@ def cached_backward(
     context.accelerator.backward(named["contrast"])
     b = j = 0
     after = _random_state()
-    for batch, state, (found_bE, found_jE) in zip(batches, states, vectors, strict=True):
+    for number, (batch, state, (found_bE, found_jE)) in enumerate(zip(batches, states, vectors, strict=True)):
         _restore(state)
+        if context.sharded is not None:
+            context.sharded.exchange(number == len(batches) - 1)
         with context.accelerator.autocast():
             again = objective.embed(batch)
         cached = (

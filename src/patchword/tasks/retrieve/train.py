@@ -53,7 +53,7 @@ from patchword.train.data import (
 )
 from patchword.train.gather import Gather
 from patchword.train.recipe import Recipe, Validation
-from patchword.train.settings import RunSettings, StageSettings
+from patchword.train.settings import SHARDED, RunSettings, StageSettings
 from patchword.train.step import StepContext, StepResult, one_step
 
 
@@ -96,6 +96,7 @@ class RetrieveRun(RunSettings, frozen=True):
     captioner: CaptionerSettings | None = Field(
         None, description="captioner that is trained beside the towers and then left out (CoCa)"
     )
+    sharded: bool = Field(False, description=SHARDED)
     stage: tuple[RetrieveStage, ...] = Field(min_length=1, description="what happens, in order")
 
 
