@@ -2,7 +2,7 @@
 
     python benchmarks/jobs.py drawn --pictures 20000                    # small models, drawn pictures
     python benchmarks/jobs.py photographs PHOTOS --count 5000           # the shipped models
-    python benchmarks/jobs.py overhead PHOTOS --count 512               # one worker beside the plain command
+    python benchmarks/jobs.py overhead PHOTOS --count 320 --repeats 3   # one worker beside the plain command
 
 PHOTOS is a folder of photographs. With `--folder PLACE --only caption` what was drawn and made stays, and
 the other commands can follow later. `drawn` and `photographs` caption, label and index pictures with
@@ -11,8 +11,8 @@ ends that works on it, as where the system takes memory back. A worker is killed
 the parts are done and the driver when half of them are; the same command then goes on. Every picture must be
 in the output once, with what the plain command says of it (of the first `--compared`). Memory is the largest
 sum over Ray's workers and over the driver in each quarter of the parts. `overhead` runs `caption` and `index`
-as plain commands and with one worker, for a quarter of the pictures and for all: what does not grow with the
-pictures is the start. CPU seconds are those of all processes, looked at four times a second.
+alternately as plain commands and with one worker, for a quarter of the pictures and for all (512 at most):
+what does not grow with the pictures is the start. CPU seconds are those of all processes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -43,14 +44,8 @@ import patchword
 from patchword.checkpoints.facts import ModelFacts
 from patchword.data.pictures import Preprocessing
 from patchword.data.scenes import write_scenes
-from patchword.jobs import cluster
-from patchword.jobs.cluster import run_job
-from patchword.jobs.index import index_on_cluster
-from patchword.jobs.part import Job
 from patchword.models.pairs.two_towers import TwoTowersConfig
 from patchword.search.index import open_index
-from patchword.search.records import IndexModel
-from patchword.tasks.caption.options import COLUMNS
 from patchword.tasks.retrieve.load import load_two_towers
 from patchword.tasks.retrieve.model import TwoTowerModel, TwoTowerSettings, build_two_towers
 from patchword.text.words import Vocabulary
@@ -131,11 +126,14 @@ def small_models(folder: Path) -> Models:
 class Family:
     """What a process and all that it started take: memory by quarters of the work, and processor seconds."""
 
-    def __init__(self, process: int, share: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(self, process: int, share: Callable[[], float] = lambda: 0.0, memory: bool = True) -> None:
+        """`memory` False: it is not looked at, which takes a hundredth of a second for each worker."""
         self._process, self._share = psutil.Process(process), share
         self.workers, self.driver = [0.0] * 4, [0.0] * 4
         """MiB; what processes share is counted once."""
         self._seconds: dict[int, float] = {}
+        self._of_workers: set[int] = set()
+        self._memory = memory
         self._stop = Event()
         self._thread = Thread(target=self._watch)
 
@@ -144,13 +142,22 @@ class Family:
         """Processor seconds of all of them, but for what one took since the last look before its end."""
         return sum(self._seconds.values())
 
+    @property
+    def worker_seconds(self) -> float:
+        """Those of Ray's workers among them."""
+        return sum(self._seconds[number] for number in self._of_workers)
+
     def _watch(self) -> None:
-        while not self._stop.wait(0.25):
+        while not self._stop.wait(1.0 if self._memory else 0.25):
             quarter, workers = min(3, int(4 * self._share())), 0.0
             for one in self._everyone():
                 try:
                     times = one.cpu_times()
                     self._seconds[one.pid] = times.user + times.system
+                    if is_worker(one):
+                        self._of_workers.add(one.pid)
+                    if not self._memory:
+                        continue
                     if is_worker(one):
                         workers += one.memory_full_info().pss / 2**20
                     elif one.pid == self._process.pid:
@@ -384,47 +391,54 @@ def all_kinds(models: Models, pictures: Path, asked: argparse.Namespace, folder:
 # One worker beside the plain command.
 
 
-def one_worker(kind: str, pictures: Path, folder: Path) -> None:
-    """As `caption` or `index` with `--cluster local`, where there is one core."""
-    if kind == "caption":
-        settings = {"model": "flickr8k", "device": None, "options": {}}
-        job = Job(str(folder / "out"), "tasks.caption.many:Captions", settings, COLUMNS, 16)
-        run_job([str(pictures)], job, "local", workers=1)
-    else:
-        real = cluster.run_parts
-        cluster.run_parts = lambda parts, job, where, progress, workers: real(parts, job, where, progress, 1)
-        towers = load_two_towers("two-towers", "cpu")
-        model = IndexModel(towers.embed_images, towers.identity, "two-towers")
-        index_on_cluster(pictures, str(folder / "out"), folder / "parts", model, "local", lambda *said: None)
-
-
-def overhead(photos: Path, count: int, kinds: Sequence[str], folder: Path) -> None:
-    """Prints one JSON object for each run."""
+def overhead(photos: Path, asked: argparse.Namespace, kinds: Sequence[str], folder: Path) -> None:
+    """Prints one JSON object for each run, then medians, and what a further picture takes: what does not grow
+    with the pictures is the start."""
+    numbers = (asked.count // 4, asked.count)
+    for number in numbers:
+        (folder / str(number)).mkdir()
+        for path in sorted(photos.iterdir())[:number]:
+            shutil.copyfile(path, folder / str(number) / path.name)
     for kind in kinds:
-        for number in (count // 4, count):
-            pictures = folder / f"{kind}-{number}"
-            pictures.mkdir()
-            for path in sorted(photos.iterdir())[:number]:
-                shutil.copyfile(path, pictures / path.name)
-            for ray in (False, True):
-                place = folder / f"{kind}-{number}-{ray}"
-                place.mkdir()
-                print(json.dumps(timed(kind, pictures, place, ray) | {"pictures": number}), flush=True)
+        runs: dict[tuple[bool, int], list[dict[str, Any]]] = {}
+        for repeat in range(asked.repeats):
+            for number in numbers:
+                for ray in (False, True):
+                    place = folder / f"{kind}-{number}-{ray}-{repeat}"
+                    found = timed(kind, folder / str(number), place, ray)
+                    runs.setdefault((ray, number), []).append(found)
+                    print(json.dumps(found | {"pictures": number}), flush=True)
+        for ray in (False, True):
+            print(json.dumps({"work": kind, "ray": ray, "medians": summary(runs, ray, numbers)}), flush=True)
+
+
+def summary(
+    runs: dict[tuple[bool, int], list[dict[str, Any]]], ray: bool, numbers: tuple[int, int]
+) -> dict[str, Any]:
+    """Medians over the repeats, and milliseconds of a further picture."""
+    found: dict[str, Any] = {}
+    for name in ("seconds", "cpu", "worker_cpu"):
+        few, many = (statistics.median(one[name] for one in runs[ray, number]) for number in numbers)
+        further = 1000 * (many - few) / (numbers[1] - numbers[0])
+        found[name] = {"few": few, "all": many, "further_ms": round(further, 1)}
+    return found
 
 
 def timed(kind: str, pictures: Path, place: Path, ray: bool) -> dict[str, Any]:
-    """One run in a process of its own."""
-    words = [sys.executable, "-m", "patchword", kind, str(pictures), "--out", str(place / "out.csv")]
-    if ray:
-        words = [sys.executable, __file__, "one-worker", str(pictures), "--kind", kind]
-        words += ["--folder", str(place)]
+    """One run of a command; up to 512 pictures are one part, which one worker does."""
+    place.mkdir()
+    words = [sys.executable, "-m", "patchword", kind, str(pictures)]
+    words += ["--out", str(place / ("out" if ray or kind == "index" else "out.csv"))]
+    words += ["--cluster", "local"] if ray else []
+    words += ["--parts", str(place / "parts")] if ray and kind == "index" else []
     began = time.perf_counter()
     environment = {**os.environ, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
-    with Family(process.pid) as family:
+    with Family(process.pid, memory=False) as family:
         status = process.wait()
     seconds = round(time.perf_counter() - began, 1)
-    return {"work": kind, "ray": ray, "seconds": seconds, "cpu": round(family.seconds, 1), "status": status}
+    cpu, worker = round(family.seconds, 1), round(family.worker_seconds, 1)
+    return {"work": kind, "ray": ray, "seconds": seconds, "cpu": cpu, "worker_cpu": worker, "status": status}
 
 
 def main() -> None:
@@ -432,23 +446,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("drawn", "photographs", "overhead", "one-worker"))
+    parser.add_argument("what", choices=("drawn", "photographs", "overhead"))
     parser.add_argument("photos", type=Path, nargs="?", help="a folder of photographs")
     parser.add_argument("--pictures", type=int, default=3000, help="drawn: how many")
     parser.add_argument("--count", type=int, default=512, help="photographs, overhead: how many")
     parser.add_argument("--compared", type=int, default=512, help="with the plain command")
     parser.add_argument("--only", choices=("caption", "label", "index"), help="one of the commands")
-    parser.add_argument("--kind", default="caption", help="one-worker: caption or index")
+    parser.add_argument("--repeats", type=int, default=3, help="overhead: how often")
     parser.add_argument("--folder", type=Path, help="where everything is written, and stays")
     asked = parser.parse_args()
-    if asked.what == "one-worker":
-        one_worker(asked.kind, asked.photos, asked.folder)
-        return
     with tempfile.TemporaryDirectory() as place:
         folder = asked.folder or Path(place)
         folder.mkdir(exist_ok=True)
         if asked.what == "overhead":
-            overhead(asked.photos, asked.count, [asked.only] if asked.only else ("caption", "index"), folder)
+            overhead(asked.photos, asked, [asked.only] if asked.only else ("caption", "index"), folder)
             return
         pictures, models = folder / "given" / "images", Models("flickr8k", "two-towers")
         if asked.what == "drawn":

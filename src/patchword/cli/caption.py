@@ -24,6 +24,7 @@ from patchword.cli.outputs import (
 )
 from patchword.errors import ConfigError, PictureError, counted
 from patchword.files import write_text
+from patchword.heap import keep
 from patchword.lookup import import_torch
 from patchword.tasks.caption.options import DecodingOptions, Precision
 
@@ -124,6 +125,7 @@ def caption(
         job = make_job(out, "tasks.caption.many:Captions", settings, COLUMNS, batch)
         raise typer.Exit(on_cluster(paths, job, cluster))
     import_torch()
+    keep()
     from patchword.cli.left_out import report_left_out
     from patchword.data.isolated import PictureReader
     from patchword.data.sources import find_pictures

@@ -10,6 +10,7 @@ import typer
 from patchword.cli.many import Parts, Workers, check_together
 from patchword.cli.outputs import complain
 from patchword.errors import PictureError, counted
+from patchword.heap import keep
 from patchword.lookup import import_torch
 from patchword.tasks.requests import MissingChoice
 
@@ -95,6 +96,7 @@ def features(
     the end.
     """
     import_torch()
+    keep()
     from patchword.checkpoints.towers import load_tower
     from patchword.data.formats.questions import holds_questions, read_questions
     from patchword.data.formats.readers import read_captions

@@ -11,6 +11,7 @@ import typer
 
 from patchword.cli.outputs import complain
 from patchword.errors import counted
+from patchword.heap import keep
 from patchword.lookup import import_torch
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def _updated(
     """Load the model, mend the index where that is asked for, and bring it up to the folder, with a progress
     bar."""
     import_torch()
+    keep()
     from patchword.search.check import repair_index
     from patchword.search.index import model_of, update_index
     from patchword.search.records import IndexModel

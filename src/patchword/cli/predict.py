@@ -14,6 +14,7 @@ from patchword.cli.caption import Beam, Device, Dtype, LengthPenalty, MaxLength,
 from patchword.cli.many import Parts, Workers, check_together
 from patchword.cli.outputs import Overwrite, refuse_existing
 from patchword.errors import ConfigError
+from patchword.heap import keep
 from patchword.lookup import import_torch
 from patchword.tasks.caption.options import DecodingOptions
 from patchword.tasks.requests import MissingChoice
@@ -69,6 +70,7 @@ def predict(
     refuse_existing(overwrite, {"--out": out})
     check_together(cluster, parts)
     import_torch()
+    keep()
     task = task_of(model)
     predictor = TASKS[task].predict
     if predictor is None:

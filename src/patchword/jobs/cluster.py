@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 from patchword.data.isolated import PictureReader
 from patchword.errors import ConfigError, MissingExtra
 from patchword.files import write_json
+from patchword.heap import keep
 from patchword.jobs.part import Done, Job, do_part, make_work, part_file
 from patchword.jobs.sources import Part, plan
+from patchword.lookup import import_torch
 
 _STORE = 256 * 2**20
 """Bytes of shared memory that Ray takes on this machine."""
@@ -146,6 +148,8 @@ class Worker:
     """
 
     def __init__(self, job: dict[str, Any]) -> None:
+        import_torch()
+        keep()
         self._job = Job(**job)
         self._work = make_work(self._job)
         self._reader = PictureReader()

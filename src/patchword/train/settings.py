@@ -6,7 +6,6 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-
 SHARDED = (
     "several processes share out weights, gradients and moments between them (FSDP), where memory is short"
 )

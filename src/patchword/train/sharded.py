@@ -54,7 +54,7 @@ class Sharded:
         return found
 
     def split(self, optimisers: Sequence[torch.optim.Optimizer]) -> None:
-        """Groups of parameters that are shared out, and of those that are not: a fused step takes one kind."""
+        """Keep parameters that are shared out in groups of their own: a fused step takes one kind."""
         self._order = [_parameters(optimiser) for optimiser in optimisers]
         for optimiser in optimisers:
             groups = []
