@@ -1,12 +1,15 @@
 """Replicas of the service on Ray Serve, one of which is killed under load from a second process.
 
     python benchmarks/replicas.py --model NAME [--requests 400] [--clients 8] [--replicas 2]
+    python benchmarks/replicas.py --requests 200 --unhurt --replicas 0 1 2   # speeds; 0: one process, no Ray
 
 It prints the seconds until the service is ready and the memory of all its processes, then what became of the
 requests (captions as body, as form and streamed, each compared with what one process answers): how many
 were right, refused with 503 and Retry-After, broken off, other than that of one process, or otherwise;
 whether /metrics counts as many as the clients; and how many replicas answer at the end. A replica is killed
-(SIGKILL) when a third of the requests is done. It needs the extras `serve` and `replicas`, and Linux.
+(SIGKILL) when a third of the requests is done, unless `--unhurt`. CPU seconds are those of all processes of
+the service: decoders, Ray's own and replicas among them. It needs the extras `serve` and `replicas`, and
+Linux.
 """
 
 from __future__ import annotations
@@ -52,11 +55,20 @@ def answered_by_one_process(model: str) -> list[Request]:
     return found
 
 
+def family(served: Served) -> list[psutil.Process]:
+    """The service, Ray and the replicas."""
+    first = psutil.Process(served.process.pid)
+    return [first, *first.children(recursive=True)]
+
+
 def memory_mib(served: Served) -> float:
-    """Resident memory of the service, Ray and the replicas: pages that they share are counted once."""
-    family = [psutil.Process(served.process.pid)]
-    family += family[0].children(recursive=True)
-    return sum(one.memory_full_info().pss for one in family) / 2**20
+    """Resident memory of all of them: pages that they share are counted once."""
+    return sum(one.memory_full_info().pss for one in family(served)) / 2**20
+
+
+def cpu_seconds(served: Served) -> dict[int, float]:
+    """Processor seconds of each of them so far."""
+    return {one.pid: sum(one.cpu_times()[:2]) for one in family(served)}
 
 
 def ask(served: Served, request: Request) -> str:
@@ -85,12 +97,21 @@ def main() -> None:
     words.add_argument("--model", default="flickr8k")
     words.add_argument("--requests", type=int, default=400)
     words.add_argument("--clients", type=int, default=8)
-    words.add_argument("--replicas", type=int, default=2)
+    words.add_argument("--replicas", type=int, nargs="+", default=[2], help="0: one process without Ray")
+    words.add_argument("--unhurt", action="store_true", help="no replica is killed")
     options = words.parse_args()
     os.environ.setdefault("RAY_worker_niceness", "0")
     mixed = answered_by_one_process(options.model)
+    for replicas in options.replicas:
+        measure(options, mixed, replicas)
+
+
+def measure(options: argparse.Namespace, mixed: list[Request], replicas: int) -> None:
+    """One service under load."""
+    kills = bool(replicas) and not options.unhurt
     began = time.perf_counter()
-    with Served(options.model, 16, "--replicas", str(options.replicas)) as served:
+    with Served(options.model, 16, *(["--replicas", str(replicas)] if replicas else [])) as served:
+        print(f"{replicas} replicas:", end=" ")
         print(f"ready after {time.perf_counter() - began:.1f} s, {memory_mib(served):.0f} MiB", flush=True)
         outcomes: Counter[str] = Counter()
         lock, seconds = Lock(), []
@@ -101,14 +122,17 @@ def main() -> None:
             with lock:
                 seconds.append(time.perf_counter() - sent)
                 outcomes[became] += 1
-                kill = sum(outcomes.values()) == options.requests // 3
+                kill = kills and sum(outcomes.values()) == options.requests // 3
             if kill:
                 replicas_of(os.getuid())[0].kill()
 
-        began = time.perf_counter()
+        for request in mixed[:8]:  # what is loaded with the first requests
+            ask(served, request)
+        before, began = cpu_seconds(served), time.perf_counter()
         with ThreadPoolExecutor(options.clients) as threads:
             list(threads.map(one, itertools.islice(itertools.cycle(mixed), options.requests)))
-        took = time.perf_counter() - began
+        took, after = time.perf_counter() - began, cpu_seconds(served)
+        cpu = sum(seconds - before.get(number, 0.0) for number, seconds in after.items())
         text = served.ask("GET", "/metrics")[1].decode()
         counted = {
             line.split('status="')[1].split('"')[0]: int(line.rsplit(" ", 1)[1])
@@ -116,11 +140,18 @@ def main() -> None:
             if line.startswith('patchword_requests_total{path="/caption"')
         }
         end = time.monotonic() + 120
-        while len(replicas_of(os.getuid())) < options.replicas and time.monotonic() < end:
+        while len(replicas_of(os.getuid())) < replicas and time.monotonic() < end:
             time.sleep(0.2)
         print(json.dumps({"requests": sum(outcomes.values()), **outcomes}))
-        print(f"{len(seconds) / took:.1f} captions a second, longest {max(seconds):.1f} s")
-        print(f"/metrics by status: {counted}; replicas at the end: {len(replicas_of(os.getuid()))}")
+        print(
+            f"{len(seconds) / took:.1f} captions a second, {1000 * cpu / len(seconds):.0f} ms of CPU each, "
+            f"longest {max(seconds):.1f} s"
+        )
+        print(
+            f"/metrics by status (8 requests before these): {counted}; replicas at the end: "
+            f"{len(replicas_of(os.getuid()))}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

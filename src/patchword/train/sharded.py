@@ -96,18 +96,18 @@ class Sharded:
     def clip(self, parameters: Sequence[nn.Parameter], most: float) -> float:
         """Clip the whole gradient; the norm that it had before."""
         shared, own = torch.zeros(2, device=next(self.objective.parameters()).device)
-        local = [one.grad.to_local() if isinstance(one.grad, DTensor) else one.grad for one in parameters]
-        for one, grad in zip(parameters, local, strict=True):
-            if isinstance(one.grad, DTensor):
-                shared += grad.float().square().sum()
-            elif grad is not None:
-                own += grad.float().square().sum()
+        grads = [one.grad for one in parameters if one.grad is not None]
+        local: list[Tensor] = []
+        for grad in grads:
+            part = grad.to_local() if isinstance(grad, DTensor) else grad
+            total = shared if isinstance(grad, DTensor) else own
+            total += part.float().square().sum()
+            local.append(part)
         torch.distributed.all_reduce(shared)
         norm = float((shared + own).sqrt())
         if math.isfinite(norm) and norm > most:
-            for grad in local:
-                if grad is not None:
-                    grad.mul_(most / (norm + 1e-6))
+            for part in local:
+                part.mul_(most / (norm + 1e-6))
         return norm
 
     @contextmanager
