@@ -96,14 +96,9 @@ def train(data: Path, out: Path, name: str, stop_at: int | None = None) -> list[
 
     (out / name).mkdir(parents=True, exist_ok=True)
     run = Run(
-        replace(recipe, after_step=after_step),
-        out / name,
-        accelerator,
-        3,
-        checkpoint_steps=1,
-        log_steps=1,
-        sharded=name.startswith("sharded"),
+        replace(recipe, after_step=after_step), out / name, accelerator, 3, checkpoint_steps=1, log_steps=1
     )
+    run.sharded = name.startswith("sharded")
     run.resume()
     try:
         run.train()

@@ -94,9 +94,9 @@ def test_a_run_in_shares_goes_on_with_another_number_of_processes(losses, run_fo
 
 
 def test_what_a_training_in_shares_leaves_is_a_whole_model(run_folders):
-    """Of both stages, as one process writes it: it captions."""
+    """Of both stages, as one process writes it: it is read, and captions."""
     model = patchword.load(run_folders / "sharded_stages" / "best", device="cpu")
-    assert model.caption([Image.new("RGB", (24, 24), "red")])[0].text
+    assert model.caption([Image.new("RGB", (24, 24), "red")])[0].log_probability < 0
 
 
 @pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])

@@ -86,9 +86,8 @@ def _train(
     """Run the recipe in its folder, and write the report, however the run ends."""
     is_main = accelerator.is_main_process
     say = _say if is_main else (lambda line: None)
-    sharded = getattr(settings, "sharded", False)  # of those tasks whose steps have one objective
-    steps = settings.checkpoint_steps, settings.log_steps
-    run = Run(recipe, folder, accelerator, settings.seed, *steps, say, sharded=sharded)
+    run = Run(recipe, folder, accelerator, settings.seed, settings.checkpoint_steps, settings.log_steps, say)
+    run.sharded = getattr(settings, "sharded", False)  # of those tasks whose steps have one objective
     resumed = run.resume() if resume else False
     trackers = None
     if settings.log and is_main:

@@ -74,10 +74,9 @@ class Run:
         log_steps: int = 10,
         say: Callable[[str], None] = lambda line: None,
         track: Callable[[dict[str, Any]], None] = lambda event: None,
-        sharded: bool = False,
     ) -> None:
         """`say` is given a line for each validation, and for the end of each stage; `track` what is written
-        to metrics.jsonl. `sharded`: several processes share out the weights (`train/sharded.py`)."""
+        to metrics.jsonl."""
         self.recipe, self.folder, self.accelerator, self.seed = recipe, RunFolder(folder), accelerator, seed
         self.checkpoint_steps, self.log_steps, self.say, self.track = checkpoint_steps, log_steps, say, track
         self.position, self.past = Position(), RunHistory()
@@ -87,7 +86,9 @@ class Run:
         }
         self.log: MetricsLog | None = None
         self._saved: int | None = None
-        self._shares_out, self._sharded = sharded and accelerator.num_processes > 1, None
+        self.sharded = False
+        """Whether several processes share out the weights (`train/sharded.py`)."""
+        self._sharded: Any = None
         self.began = time.perf_counter()
 
     def resume(self) -> bool:
@@ -186,7 +187,7 @@ class Run:
     def _prepared(self, settings: StageSettings) -> StageParts:
         """The objective of a stage and its optimisers, ready for several processes."""
         objective = self.recipe.objective(self.position.stage)
-        if self._shares_out:
+        if self.sharded and self.accelerator.num_processes > 1:
             self._sharded = look_up("train.sharded:Sharded")(objective, self.accelerator)
         optimisers = self.recipe.optimisers(self.recipe.model, settings)
         for number, optimiser in enumerate(optimisers if self._resumed else ()):
