@@ -181,14 +181,18 @@ class Copying(nn.Module):
         `own_RTV` are the scores by the words' own rows. R may be several rows of each picture, image by
         image.
         """
-        images, vocabulary = len(copied.ids_BK), own_RTV.shape[-1]
+        # Shapes are asked of tensors, so that a graph which is written of this holds for any of them.
+        images, vocabulary = copied.ids_BK.shape[0], own_RTV.shape[-1]
         y_BQC = y_RTC.reshape(images, -1, y_RTC.shape[-1])
         scores_BQV = own_RTV.reshape(images, -1, vocabulary) + self.output(y_BQC) @ self.vectors_VE.T
         real_BK = copied.ids_BK >= 0
         # Tokens that are none point at the last place, beyond the vocabulary, which is cut off again.
         places_BK = copied.ids_BK.masked_fill(~real_BK, vocabulary)
-        pointed_at_BV = torch.zeros(images, vocabulary + 1, dtype=torch.bool, device=y_RTC.device)
-        pointed_at_BV = pointed_at_BV.scatter(1, places_BK, True)[:, :-1]
+        pointed_at_BV = F.pad(torch.zeros_like(scores_BQV[:, 0]), (0, 1))
+        pointed_at_BV = pointed_at_BV.scatter(
+            1, places_BK, torch.ones_like(places_BK, dtype=scores_BQV.dtype)
+        )
+        pointed_at_BV = pointed_at_BV[:, :-1] > 0
         chosen_BQV = scores_BQV.masked_fill((pointed_at_BV | ~self.taught_V)[:, None], -torch.inf)
         pointed_BQK = self.query(y_BQC) @ copied.keys_BKD.transpose(1, 2) / copied.keys_BKD.shape[-1] ** 0.5
         pointed_BQK = pointed_BQK.masked_fill(~real_BK[:, None], -torch.inf)

@@ -106,6 +106,14 @@ def test_a_stream_copies_too(folder, picture):
     assert tuple(words) == caption.tokens and all(share is not None for share in caption.copied)
 
 
+def test_an_export_copies_as_the_model_does(folder, picture, tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    from patchword.tasks.caption.export import export_captioner
+
+    model, exported = export_captioner(str(folder), tmp_path / "exported", "onnx")
+    assert exported.caption(picture).text == model.caption(picture, trace=False).text
+
+
 def test_words_that_were_not_copied_are_explained_as_ever(folder, picture):
     model = load(folder, "cpu")
     torch.nn.init.constant_(model.model.captioner.copying.sentinel.bias, 30.0)
