@@ -28,11 +28,12 @@ from starlette.types import Message, Receive, Scope, Send
 from patchword.errors import ConfigError, MissingExtra
 from patchword.jobs.cluster import connect
 from patchword.jobs.files import anywhere
-from patchword.lookup import look_up
+from patchword.lookup import import_torch, look_up
 from patchword.serve.app import create_app, paths_of
 from patchword.serve.fairness import Clients
 from patchword.serve.guards import Guard
 from patchword.serve.limits import Limits
+from patchword.serve.memory import settle
 from patchword.serve.numbers import Numbers
 from patchword.serve.refusals import ClientGone, Refusal, stopping, too_late
 from patchword.serve.uploads import BodyBudget, read_body, unless_gone
@@ -264,7 +265,10 @@ def deployed(settings: Mapping[str, Any], replicas: int, cluster: str) -> Iterat
 
 def application(settings: Mapping[str, Any]) -> Any:
     """The application of a replica: only there models, and what they need, are loaded."""
-    return look_up("serve.loading:app_of")(**settings)
+    import_torch()
+    made = look_up("serve.loading:app_of")(**settings)
+    settle()
+    return made
 
 
 class Deployed:
