@@ -241,7 +241,7 @@ def published_pieces(text: BaseModel) -> Pieces | None:
     return None
 
 
-def pixel_inputs(data: PixelSettings, preprocessing: Preprocessing, files: list[str]) -> PixelInputs:
+def pixel_inputs(data: PixelSettings, preprocessing: Preprocessing, files: Sequence[str]) -> PixelInputs:
     """Pictures decoded once into the pixel cache, at the size that the configuration asks for; those of
     shards are decoded whenever they are asked for."""
     size = data.pixel_size or preprocessing.hw[0]

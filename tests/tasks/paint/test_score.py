@@ -90,6 +90,8 @@ def test_pictures_are_scored_against_others_and_against_their_prompts(scenes, tm
         found["good"]["Frechet distance (scene reader)"] == found["wrong"]["Frechet distance (scene reader)"]
     )
     assert not [name for name in found["good"] if "FID" in name or "Inception" in name]
+    kernel = found["good"]["KID (scene reader)"]  # of the whole sets: there are no subsets, and no spread
+    assert kernel.get("interval") is None
     low, high = found["wrong"]["statements that hold"]["interval"]
     assert low < found["wrong"]["statements that hold"]["value"] < high
 

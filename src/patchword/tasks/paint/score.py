@@ -215,7 +215,10 @@ def _distances(made: _Features, real: _Features, extractor: Extractor, k: int) -
     if few is not None:
         remarks.append(few)
     mean, spread = painting.kernel_distance(made.kept_ND, real.kept_ND)
-    rows.append(Row(f"KID ({extractor.name})", mean, (mean - 1.96 * spread, mean + 1.96 * spread)))
+    # Where every subset is the whole set there is no spread to tell.
+    whole = math.isclose(spread, 0, abs_tol=1e-12)
+    interval = None if whole else (mean - 1.96 * spread, mean + 1.96 * spread)
+    rows.append(Row(f"KID ({extractor.name})", mean, interval))
     near = painting.neighbourhood(made.kept_ND, real.kept_ND, k)
     rows += [Row(f"{name} (k = {k})", value) for name, value in near._asdict().items()]
     if made.probabilities_NY is not None and len(made.probabilities_NY) >= 10:
