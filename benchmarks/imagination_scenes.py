@@ -107,7 +107,7 @@ def accuracy(
 def measured(seed: int, oracle: Oracle, sight: ConvolutionalTower, options: argparse.Namespace) -> None:
     """Print everything for a seed."""
     generator = torch.Generator().manual_seed(seed)
-    towers = trained_towers(seed, options.steps, sight, generator)
+    towers = trained_towers(seed, options.towers, sight, generator)
     codec = trained_codec(seed, towers.pictures, options.codec_steps, generator)
     known = world(1, TRAINING + options.test, split="val", start=10_000 * seed)
     distinct = sorted(set(known.texts))
@@ -174,14 +174,16 @@ def main() -> None:
     )
     parser.add_argument("--reader", type=Path, help="weights of the reader; absent: the shipped ones")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--steps", type=int, default=400, help="steps of the towers, and of the BERT")
+    parser.add_argument("--eyes", type=int, default=1600, help="steps in which the eyes learn single things")
+    parser.add_argument("--towers", type=int, default=1200, help="steps of the two towers")
+    parser.add_argument("--steps", type=int, default=400, help="steps of the BERT")
     parser.add_argument("--codec-steps", type=int, default=800)
     parser.add_argument("--search", type=int, default=80, help="steps of the search for a picture")
     parser.add_argument("--test", type=int, default=400, help="texts to be judged")
     options = parser.parse_args()
     torch.set_num_threads(1)
     oracle = load_oracle(options.reader) if options.reader else load_oracle()
-    sight = eyes()
+    sight = eyes(options.eyes)
     for seed in options.seeds:
         measured(seed, oracle, sight, options)
 

@@ -7,16 +7,19 @@ them?
 learnt colour, shape and size of single things before, as in `lexicon.py`); the bank are scenes
 of one thing, the texts are about two ("a small red circle left of a large blue square"), so that a picture
 can fit one of the two at most. Printed is how often the picture of a colour has that colour, and of a shape
-that shape.
+that shape, with the paper's negatives and with the hardest of the batch; and how often the towers
+themselves find a picture of the right colour and shape for a text about one thing, which bounds it.
 
 `language`: a small BERT is pre-trained on such texts by masked language modelling alone, with vokens, and
-with random vokens, and then learns from few labels whether a scene has a warm thing, or a round one: words
-that no text has.
+with random vokens, and then learns from few labels whether a text entails that there is a warm thing, or a
+round one: words that no text has. Each accuracy is a mean over draws of the labels.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +56,7 @@ class World(NamedTuple):
     texts: list[str]
 
 
+@lru_cache(maxsize=8)
 def world(level: int, count: int, start: int = 0, split: str = "train") -> World:
     """Scenes of a level, in the plainest words."""
     scenes = make_scenes(count, level, split, start=start)
@@ -146,13 +150,14 @@ def trained_towers(
     return Towers(towers.eval().requires_grad_(False), vocabulary, texts, pictures)
 
 
-def trained_matcher(seed: int, steps: int, sight: ConvolutionalTower, batch: int = 64) -> Matcher:
-    """The towers, then the heads by the hinge."""
+def trained_matcher(seed: int, found: Towers, steps: int, hardest: bool, batch: int = 64) -> Matcher:
+    """The heads by the hinge, over towers that stay as they are."""
     generator = torch.Generator().manual_seed(seed)
-    towers, vocabulary, texts, pictures = trained_towers(seed, steps, sight, generator)
+    towers, vocabulary, texts, pictures = found
     ids_BL, real_BL, words_BL = ids_of(vocabulary, texts)
     vectors_BE = torch.cat([towers.embed_pictures(part) for part in pictures.split(500)])
-    heads = Vokenizer(VokenizerConfig(), 2 * WIDTH, WIDTH)
+    torch.manual_seed(seed)
+    heads = Vokenizer(VokenizerConfig(hardest_negatives=hardest), 2 * WIDTH, WIDTH)
     optimiser = torch.optim.AdamW(heads.parameters(), lr=1e-3)
     for chosen in batches(steps, batch, len(texts), generator):
         states_BLC = token_states(towers.text, ids_BL[chosen], real_BL[chosen], 4)
@@ -174,11 +179,25 @@ def vokens_of(matcher: Matcher, texts: list[str], bank: World) -> tuple[Tensor, 
     return words_BL, vokens_BL, preference_BL
 
 
-def match(seed: int, matcher: Matcher) -> None:
-    """Print how often the picture of a word shows what the word names."""
+@torch.no_grad()
+def sight_of_towers(seed: int, found: Towers) -> None:
+    """Print how often the nearest picture of a text about one thing has its colour, and its shape."""
+    bank, asked = world(1, 1000, split="val"), world(1, 300, split="val", start=20_000)
+    ids_BL, real_BL, _ = ids_of(found.vocabulary, asked.texts)
+    bank_FE = found.towers.embed_pictures(pixels(bank.scenes))
+    nearest_B = (found.towers.embed_texts(ids_BL, real_BL) @ bank_FE.t()).argmax(1).tolist()
+    pairs = [(bank.scenes[f].things[0], s.things[0]) for f, s in zip(nearest_B, asked.scenes, strict=True)]
+    colour = np.mean([one.colour == other.colour for one, other in pairs])
+    shape = np.mean([one.shape == other.shape for one, other in pairs])
+    print(f"seed {seed}  towers: colour {colour:.3f}  shape {shape:.3f} of {len(pairs)}", flush=True)
+
+
+def match(seed: int, matcher: Matcher, negatives: str) -> None:
+    """Print how often the picture of a word shows what the word names, or what the other thing is."""
     bank, asked = world(1, 1000, split="val"), world(2, 300, split="val")
     words_BL, vokens_BL, preference_BL = vokens_of(matcher, asked.texts, bank)
     hits: dict[str, list[bool]] = {"colour": [], "shape": []}
+    others: list[bool] = []
     strengths: dict[str, list[float]] = {"content": [], "function": []}
     for b, text in enumerate(asked.texts):
         for place, word in enumerate(matcher.vocabulary.tokens(matcher.vocabulary.encode(text)), start=1):
@@ -187,18 +206,20 @@ def match(seed: int, matcher: Matcher) -> None:
                 hits["colour"].append(thing.colour == word)
             elif word in SHAPES:
                 hits["shape"].append(thing.shape == word)
+                others.append(thing.shape != word and thing.shape in text.split())
             strengths["content" if word in COLOURS or word in SHAPES else "function"].append(
                 float(preference_BL[b, place])
             )
     told = "  ".join(f"{name} {np.mean(found):.3f} of {len(found)}" for name, found in hits.items())
     mean = "  ".join(f"{name} {np.mean(found):.2f}" for name, found in strengths.items())
     print(
-        f"seed {seed}  {told}  both {np.mean(hits['colour'] + hits['shape']):.3f}  preference: {mean}",
+        f"seed {seed}  {negatives}  {told}  both {np.mean(hits['colour'] + hits['shape']):.3f}  "
+        f"shape of the other thing {np.mean(others):.3f}  preference: {mean}",
         flush=True,
     )
 
 
-def language(seed: int, matcher: Matcher, steps: int, labelled: int) -> None:
+def language(seed: int, matcher: Matcher, steps: int, labelled: int, draws: int) -> None:
     """Print the accuracy on warm and round things after few labels, by what the language model learnt
     from."""
     bank, read = world(1, 200, split="val"), world(2, 3000)
@@ -213,13 +234,13 @@ def language(seed: int, matcher: Matcher, steps: int, labelled: int) -> None:
     told = []
     for name, (weight, targets_BL) in variants.items():
         tower = pretrained(seed, vocabulary, read.texts, targets_BL, weight, steps)
-        told += [
-            f"{name}: "
-            + ", ".join(
-                f"{task} {few_labels(seed, tower, vocabulary, task, labelled):.3f}"
-                for task in ("warm", "round")
+        found = {
+            task: np.mean(
+                [few_labels(seed, draw, tower, vocabulary, task, labelled) for draw in range(draws)]
             )
-        ]
+            for task in ("warm", "round")
+        }
+        told.append(f"{name}: " + ", ".join(f"{task} {mean:.3f}" for task, mean in found.items()))
     print(f"seed {seed}  {'  '.join(told)}", flush=True)
 
 
@@ -244,11 +265,12 @@ def pretrained(
     return tower
 
 
-def few_labels(seed: int, tower: BertTower, vocabulary: Vocabulary, task: str, labelled: int) -> float:
+def few_labels(
+    seed: int, draw: int, tower: BertTower, vocabulary: Vocabulary, task: str, labelled: int
+) -> float:
     """Accuracy on 1,000 scenes of one thing after learning from few; the whole tower is tuned."""
-    import copy
-
-    few, test = world(1, labelled, start=10_000 + 1000 * seed), world(1, 1000, split="val", start=5000)
+    few = world(1, labelled, start=10_000 + 1000 * seed + 100 * draw)
+    test = world(1, 1000, split="val", start=5000)
 
     def labels(scenes: list[Scene]) -> Tensor:
         found = [s.things[0].colour in WARM if task == "warm" else s.things[0].shape in ROUND for s in scenes]
@@ -280,17 +302,26 @@ def main() -> None:
     )
     parser.add_argument("what", choices=["match", "language"], nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--eyes", type=int, default=1600, help="steps in which the eyes learn single things")
+    parser.add_argument("--towers", type=int, default=1200, help="steps of the two towers")
+    parser.add_argument("--heads", type=int, default=400, help="steps of the vokenizer")
+    parser.add_argument("--steps", type=int, default=400, help="steps of the BERT")
     parser.add_argument("--labelled", type=int, default=16)
+    parser.add_argument("--draws", type=int, default=5, help="draws of the labels, at most 10")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    sight = eyes()
+    sight = eyes(options.eyes)
     for seed in options.seeds:
-        matcher = trained_matcher(seed, options.steps, sight)
+        generator = torch.Generator().manual_seed(seed)
+        towers = trained_towers(seed, options.towers, sight, generator)
+        hardest = trained_matcher(seed, towers, options.heads, hardest=True)
         if "match" in options.what:
-            match(seed, matcher)
+            sight_of_towers(seed, towers)
+            match(seed, hardest, "hardest negatives")
+            paper = trained_matcher(seed, towers, options.heads, hardest=False)
+            match(seed, paper, "half a batch away")
         if "language" in options.what:
-            language(seed, matcher, options.steps, options.labelled)
+            language(seed, hardest, options.steps, options.labelled, options.draws)
 
 
 if __name__ == "__main__":

@@ -47,16 +47,38 @@ def test_the_hinge_is_that_of_the_pair_half_a_batch_away(model, batch):
     torch.testing.assert_close(model.loss(*batch), expected / count)
 
 
-def test_padding_and_special_tokens_change_nothing(model, batch):
+def test_the_hardest_negatives_are_the_worst_of_the_batch(model, batch):
+    model.config = model.config.model_copy(update={"hardest_negatives": True})
+    states, words, pictures = batch
+    f, g = model.tokens(states), model.pictures(pictures)
+    expected, count = 0.0, 0
+    for b in range(3):
+        others = [c for c in range(3) if c != b]
+        for l in range(4):
+            if words[b, l]:
+                own = f[b, l] @ g[b]
+                expected += F.relu(0.5 - own + max(f[b, l] @ g[c] for c in others))
+                there = [f[c, l] @ g[b] for c in others if words[c, l]]
+                expected += F.relu(0.5 - own + max(there)) if there else 0.0
+                count += 1
+    torch.testing.assert_close(model.loss(*batch), expected / count)
+    model.loss(*batch).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("hardest", [False, True])
+def test_padding_and_special_tokens_change_nothing(model, batch, hardest):
+    model.config = model.config.model_copy(update={"hardest_negatives": hardest})
     states, words, pictures = batch
     other = torch.where(words[..., None], states, torch.full_like(states, 9.0))
     longer = F.pad(other, (0, 0, 0, 3)), F.pad(words, (0, 3)), pictures
     torch.testing.assert_close(model.loss(*longer), model.loss(*batch))
 
 
-def test_kept_margins_cost_nothing_and_one_pair_has_no_loss(model, batch):
+@pytest.mark.parametrize("hardest", [False, True])
+def test_kept_margins_cost_nothing_and_one_pair_has_no_loss(model, batch, hardest):
     states, words, pictures = batch
-    model.config = model.config.model_copy(update={"margin": -2.0})
+    model.config = model.config.model_copy(update={"margin": -2.0, "hardest_negatives": hardest})
     assert model.loss(*batch) == 0
     model.config = model.config.model_copy(update={"margin": 0.5})
     assert model.loss(states[:1], words[:1], pictures[:1]) == 0

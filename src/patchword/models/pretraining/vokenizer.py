@@ -10,7 +10,8 @@ Supervision, EMNLP), sections 3.1 and 3.2:
     language model:  masked tokens from their context, and the voken of every token by softmax over the bank
 
 Both towers are frozen. x' and w' are those of another pair of the batch, half a batch away, as in the
-authors' code: in the second term w' is the token at the same place of the other sentence.
+authors' code: in the second term w' is the token at the same place of the other sentence. With
+`hardest_negatives` they are those of the batch that violate the margin most (Faghri et al. 2018, VSE++: BMVC).
 
 Shape legend: B pairs, L tokens, C width of the joined layers, E width of picture vectors, D shared width,
 F pictures of the bank, N tokens of all texts, V vocabulary.
@@ -35,6 +36,11 @@ class VokenizerConfig(BaseModel, extra="forbid", frozen=True):
     hidden: int = Field(256, gt=0, description="width of the hidden layer of both heads")
     dropout: float = Field(0.3, ge=0, lt=1, description="dropout in both heads")
     margin: float = Field(0.5, ge=0, description="margin of the hinge")
+    hardest_negatives: bool = Field(
+        False,
+        description="compare with the picture and the word of the batch that fit best without being one's "
+        "own, in place of those of the pair half a batch away",
+    )
     layers: int = Field(4, gt=0, description="last layers of the text tower that are joined")
 
 
@@ -64,20 +70,41 @@ class Vokenizer(nn.Module):
     def loss(self, states_BLC: Tensor, words_BL: Tensor, pictures_BE: Tensor) -> Tensor:
         """The mean hinge over words in both directions; `words_BL` is False at padding and special tokens.
 
-        The other pair is half a batch away. A word has a second term only where the other sentence has a
-        word at its place. A batch of one has nothing to compare, and no loss.
+        The other pair is half a batch away, or with `hardest_negatives` the worst of the batch. A word has a
+        second term only where the other sentence has a word at its place. A batch of one has nothing to
+        compare, and no loss.
         """
         words_BLD, pictures_BD = self.tokens(states_BLC), self.pictures(pictures_BE)
-        half = max(1, len(pictures_BD) // 2)
         if len(pictures_BD) == 1:
             return 0.0 * (words_BLD.sum() + pictures_BD.sum())
         own_BL = torch.einsum("bld,bd->bl", words_BLD, pictures_BD)
-        other_picture_BL = torch.einsum("bld,bd->bl", words_BLD, pictures_BD.roll(half, 0))
-        other_word_BL = torch.einsum("bld,bd->bl", words_BLD.roll(half, 0), pictures_BD)
+        hardest = self.config.hardest_negatives
+        compared = _hardest_pair if hardest else _pair_half_a_batch_away
+        other_picture_BL, other_word_BL = compared(words_BLD, pictures_BD, words_BL)
         first_BL = F.relu(self.config.margin - own_BL + other_picture_BL)[words_BL]
-        both_BL = words_BL & words_BL.roll(half, 0)
-        second_BL = F.relu(self.config.margin - own_BL + other_word_BL)[both_BL]
+        second_BL = F.relu(self.config.margin - own_BL + other_word_BL)[words_BL]
         return (first_BL.sum() + second_BL.sum()) / words_BL.sum().clamp_min(1)
+
+
+def _pair_half_a_batch_away(
+    words_BLD: Tensor, pictures_BD: Tensor, words_BL: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How well the other pair's picture fits each word, and its word at the same place the own picture, both
+    (B, L); -inf where the other sentence has no word there."""
+    half = len(pictures_BD) // 2
+    other_picture_BL = torch.einsum("bld,bd->bl", words_BLD, pictures_BD.roll(half, 0))
+    other_word_BL = torch.einsum("bld,bd->bl", words_BLD.roll(half, 0), pictures_BD)
+    return other_picture_BL, other_word_BL.masked_fill(~words_BL.roll(half, 0), -torch.inf)
+
+
+def _hardest_pair(words_BLD: Tensor, pictures_BD: Tensor, words_BL: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of the other picture of the batch that fits a word best, and of the other word at its place
+    that fits the own picture best."""
+    relevance_BLB = torch.einsum("bld,cd->blc", words_BLD, pictures_BD)
+    own_B1B = torch.eye(len(pictures_BD), dtype=torch.bool, device=pictures_BD.device)[:, None]
+    other_picture_BL = relevance_BLB.masked_fill(own_B1B, -torch.inf).amax(2)
+    words_first_BLB = relevance_BLB.masked_fill(~words_BL[..., None] | own_B1B, -torch.inf)
+    return other_picture_BL, words_first_BLB.amax(0).t()
 
 
 class Vokens(NamedTuple):
