@@ -35,7 +35,11 @@ class GroundedSpaceConfig(BaseModel, extra="forbid", frozen=True):
     width: int = Field(256, gt=0, description="width of the sentence vector s")
     grounded_width: int = Field(128, gt=0, description="width of the grounded vector g")
     dropped_words: float = Field(
-        0.2, ge=0, lt=1, description="share of the words that the encoder is not shown"
+        0.7,
+        ge=0,
+        lt=1,
+        description="share of the words that the encoder is not shown; where most are, it also reads "
+        "sentences as short as the single words whose vectors are wanted",
     )
     margin: float = Field(0.5, ge=0, description="margin of the cluster loss")
     cluster_weight: float = Field(1.0, ge=0, description="weight of the cluster loss, a_C")
@@ -98,6 +102,8 @@ class GroundedSpace(nn.Module):
         super().__init__()
         self.config = config
         self.words = nn.Embedding(words, config.word_width)
+        # Less than the default of 1, from which rare words do not get away in a short training.
+        nn.init.normal_(self.words.weight, std=0.3)
         self.recurrent = nn.GRU(config.word_width, config.width, batch_first=True)
         self.ground = nn.Sequential(
             nn.Linear(config.width, config.width), nn.ReLU(), nn.Linear(config.width, config.grounded_width)
@@ -123,12 +129,16 @@ class GroundedSpace(nn.Module):
         return -logs_BV.gather(1, sentences_BT.clamp_min(0))[real_BT].mean()
 
     def shortened(self, sentences_BT: Tensor, generator: torch.Generator) -> Tensor:
-        """Sentences without a share of their words, closed up; the first word stays."""
-        kept_BT = torch.rand(sentences_BT.shape, generator=generator) >= self.config.dropped_words
-        kept_BT[:, 0] = True
-        kept_BT = kept_BT.to(sentences_BT.device) & (sentences_BT >= 0)
+        """Sentences without a share of their words, closed up; one word of each stays at least, which chance
+        decides."""
+        real_BT = sentences_BT >= 0
+        draw_BT = torch.rand(sentences_BT.shape, generator=generator).to(sentences_BT.device)
+        draw_BT = draw_BT.masked_fill(~real_BT, -1.0)
+        kept_BT = (draw_BT >= self.config.dropped_words) | (draw_BT == draw_BT.amax(1, keepdim=True))
+        kept_BT &= real_BT
         order_BT = (~kept_BT).to(torch.uint8).argsort(dim=1, stable=True)
-        return sentences_BT.masked_fill(~kept_BT, -1).gather(1, order_BT)
+        closed_BT = sentences_BT.masked_fill(~kept_BT, -1).gather(1, order_BT)
+        return closed_BT[:, : int(kept_BT.sum(1).max())]
 
     def loss(self, batch: SentencePairs, generator: torch.Generator) -> dict[str, Tensor]:
         """Named losses of a batch: `words`, and where they have a weight `cluster` and `perceptual`."""
