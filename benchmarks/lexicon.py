@@ -112,6 +112,7 @@ def measured(
     seed: int,
     tower: ConvolutionalTower | None,
     epochs: int,
+    window: int,
     adjectives: float,
     margin: float,
     weight: float,
@@ -130,7 +131,12 @@ def measured(
     found = {"pictures": judged(world, own, own, seen.words_WP, hidden)}
     for variant in ("A", "B"):
         config = SkipGramConfig(
-            variant=variant, width=WIDTH, window=4, margin=margin, visual_weight=weight, penalty=penalty
+            variant=variant,
+            width=WIDTH,
+            window=window,
+            margin=margin,
+            visual_weight=weight,
+            penalty=penalty,
         )
         models = []
         for one in (config, config.model_copy(update={"variant": "text"})):
@@ -195,7 +201,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--window", type=int, default=2, help="neighbours on each side")
     parser.add_argument("--adjectives", type=float, nargs="+", default=[0.05], help="share of nouns with one")
     parser.add_argument("--margin", type=float, default=1.0, help="margin of the visual loss")
     parser.add_argument("--weight", type=float, default=0.1, help="weight of the visual loss")
@@ -210,6 +217,7 @@ def main() -> None:
             seed,
             tower,
             options.epochs,
+            options.window,
             adjectives,
             options.margin,
             options.weight,
