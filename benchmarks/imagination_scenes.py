@@ -27,6 +27,7 @@ from vokens_scenes import (
     WARM,
     WIDTH,
     Towers,
+    World,
     batches,
     ids_of,
     pixels,
@@ -39,6 +40,7 @@ from patchword.data.scenes.world import Scene
 from patchword.models.painters.vit_vqgan import VitVqgan, VitVqganConfig
 from patchword.models.pretraining.imagination import ImaginationClassifier, ImaginationConfig, imagine
 from patchword.tasks.paint.oracle import Oracle, load_oracle
+from patchword.text.words import Vocabulary
 from patchword.towers.convolutional import ConvolutionalTower
 
 LABELLED, TRAINING, DRAWS = 16, 320, 10
@@ -131,15 +133,27 @@ def measured(seed: int, oracle: Oracle, sight: ConvolutionalTower, options: argp
         ),
         flush=True,
     )
+    other = torch.randperm(len(distinct), generator=generator)
+    with torch.no_grad():
+        shuffled_BV = towers.towers.embed_pictures(2 * pictures_D3HW[other][place] - 1)
+    for one in options.language_seeds or [seed]:
+        judged(one, known, towers.vocabulary, options.steps, (seen_BV, shuffled_BV, own_BV))
+
+
+def judged(
+    seed: int, known: World, vocabulary: Vocabulary, steps: int, vectors: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    """Print the accuracies of a language model with the vectors of imagined pictures, of those of other
+    texts, and of the text tower."""
+    seen_BV, shuffled_BV, own_BV = vectors
     lines = world(2, 3000).texts
-    ids = ids_of(towers.vocabulary, lines)[0]
-    bert = pretrained(seed, towers.vocabulary, lines, torch.full(ids.shape, -1), 0.0, options.steps).eval()
+    ids = ids_of(vocabulary, lines)[0]
+    bert = pretrained(seed, vocabulary, lines, torch.full(ids.shape, -1), 0.0, steps).eval()
+    ids_BL, real_BL, _ = ids_of(vocabulary, known.texts)
     with torch.no_grad():
         tokens_BLC = bert(ids_BL, real_BL).tokens_BLC
         text_BH = (tokens_BLC * real_BL[..., None]).sum(1) / real_BL.sum(1, keepdim=True)
     assert text_BH.shape[1] == WIDTH
-    other = torch.randperm(len(distinct), generator=generator)
-    shuffled_BV = towers.towers.embed_pictures(2 * pictures_D3HW[other][place] - 1)
     for task in ("warm", "round"):
         things = [scene.things[0] for scene in known.scenes]
         target_B = torch.tensor(
@@ -174,6 +188,12 @@ def main() -> None:
     )
     parser.add_argument("--reader", type=Path, help="weights of the reader; absent: the shipped ones")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument(
+        "--language-seeds",
+        type=int,
+        nargs="+",
+        help="seeds of the language models over the imaginations of each pair of towers; absent: theirs",
+    )
     parser.add_argument("--eyes", type=int, default=1600, help="steps in which the eyes learn single things")
     parser.add_argument("--towers", type=int, default=1200, help="steps of the two towers")
     parser.add_argument("--steps", type=int, default=400, help="steps of the BERT")

@@ -302,6 +302,12 @@ def main() -> None:
     )
     parser.add_argument("what", choices=["match", "language"], nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument(
+        "--language-seeds",
+        type=int,
+        nargs="+",
+        help="seeds of the language models over the vokens of each vokenizer; absent: the vokenizer's own",
+    )
     parser.add_argument("--eyes", type=int, default=1600, help="steps in which the eyes learn single things")
     parser.add_argument("--towers", type=int, default=1200, help="steps of the two towers")
     parser.add_argument("--heads", type=int, default=400, help="steps of the vokenizer")
@@ -321,7 +327,8 @@ def main() -> None:
             paper = trained_matcher(seed, towers, options.heads, hardest=False)
             match(seed, paper, "half a batch away")
         if "language" in options.what:
-            language(seed, hardest, options.steps, options.labelled, options.draws)
+            for one in options.language_seeds or [seed]:
+                language(one, hardest, options.steps, options.labelled, options.draws)
 
 
 if __name__ == "__main__":
