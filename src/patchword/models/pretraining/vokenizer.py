@@ -11,7 +11,7 @@ Supervision, EMNLP), sections 3.1 and 3.2:
 
 Both towers are frozen. x' and w' are those of another pair of the batch, half a batch away, as in the
 authors' code: in the second term w' is the token at the same place of the other sentence. With
-`hardest_negatives` they are those of the batch that violate the margin most (Faghri et al. 2018, VSE++: BMVC).
+`hardest_negatives` they are those of the batch that violate the margin most (Faghri et al. 2018, VSE++).
 
 Shape legend: B pairs, L tokens, C width of the joined layers, E width of picture vectors, D shared width,
 F pictures of the bank, N tokens of all texts, V vocabulary.
