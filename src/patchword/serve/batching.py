@@ -2,7 +2,9 @@
 
 While a batch runs, the next one gathers; only when the model is idle does the first request wait a few
 milliseconds for others. Jobs with the same `Call` (same model, same options) run together, and the job whose
-client's turn it is (`fairness.py`) decides which call is next.
+client's turn it is (`fairness.py`) decides which call is next. Before another call is turned to, clients that
+have just been answered, and would come before it, have a moment to ask again (anticipatory scheduling: Iyer
+and Druschel 2001): a batch that runs is not interrupted, and all of them would wait for it.
 """
 
 from __future__ import annotations
@@ -65,6 +67,8 @@ class Batcher:
         self._waiting: list[Job] = []
         self._turns = Turns(limits.about_seconds)
         self._running: list[Job] = []
+        self._last: list[Job] = []
+        self._ended = 0.0
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="patchword-model")
         self.closing = False
@@ -159,6 +163,8 @@ class Batcher:
                     return
                 self._arrived.clear()
                 continue
+            if await self._waited_for_others():
+                continue
             jobs = self._next()
             self._waiting = [job for job in self._waiting if job not in jobs]
             self._running = jobs
@@ -168,12 +174,35 @@ class Batcher:
             await self._answer(jobs[0].call, jobs)
             for job in jobs:
                 self._turns.leave(job.turn, (time.perf_counter() - began) / len(jobs))
-            self._running = []
+            self._running, self._last, self._ended = [], jobs, time.monotonic()
+
+    async def _waited_for_others(self) -> bool:
+        """Wait a little, where a job of another call than the last batch's is in the queue and clients of
+        that batch would come before it; whether it was waited. All in all it is at most what the job is
+        guessed to take, from when they were answered: whoever is gone costs no more than it."""
+        other = next((job for job in self._in_order() if self._last and job.call != self._last[0].call), None)
+        if other is None or self.closing:
+            return False
+        left = self._ended + self._turns.guess(other.turn.client) - time.monotonic()
+        if left <= 0 or not self._turns.are_awaited({job.turn.client for job in self._last}, other.turn):
+            return False
+        self._arrived.clear()
+        try:
+            await asyncio.wait_for(self._arrived.wait(), left)
+        except asyncio.TimeoutError:
+            return True  # and none is waited for any more
+        finally:
+            self._arrived.set()
+        return True
+
+    def _in_order(self) -> list[Job]:
+        """The jobs that wait, the next one first."""
+        by_turn = {job.turn: job for job in self._waiting}
+        return [by_turn[turn] for turn in self._turns.in_order(by_turn)]
 
     def _next(self) -> list[Job]:
         """The jobs of the next batch, by the turns of their clients."""
-        by_turn = {job.turn: job for job in self._waiting}
-        waiting = [by_turn[turn] for turn in self._turns.in_order(by_turn)]
+        waiting = self._in_order()
         same = [job for job in waiting if job.call == waiting[0].call]
         most = self.limits.batch if len(same) == len(waiting) else self.limits.beside_others
         alone = self._turns.alone(waiting[0].turn.client)

@@ -1,14 +1,16 @@
 """Who is next: clients take turns by how much they have cost, so that one whose pictures are slow, or who
 sends many, slows mostly itself.
 
-Start-time fair queueing (Goyal, Vin and Cheng 1996, section 2): a client's next request has a start tag,
-which is the end of its last one or, where it was away, the tag of what is being done; what a request took is
-added to its client's end. The least tag goes first. What a request costs is known when it is over, so that
-tags are those of the moment, not of when a request came.
+Fair queueing (Demers, Keshav and Shenker 1989; start tags by Goyal, Vin and Cheng 1996, section 2): a
+client's next request has a start tag, which is the end of its last one or, where it was away, the tag of
+what is being done; its end tag is later by what it is guessed to cost, by its client's last ones. The least
+end tag goes first, so that of two who have had nothing yet the quick one does not wait for the slow one. What
+a request took is added to its client's end when it is over: tags are of the moment, not of when it came.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
@@ -21,6 +23,9 @@ _KNOWN = 1024
 """Connections that are remembered; many more than may be open."""
 _GUESS = 0.1
 """Seconds that the first request of a client is taken to cost until it has been seen."""
+_NEW = 2.0
+"""How many times the time of new connections counts: who opens one for each request has a smaller share than
+others, who are known and wait for one answer after the other."""
 
 
 class Clients:
@@ -50,6 +55,11 @@ class Clients:
 def _connection(scope: Mapping[str, Any]) -> Client:
     address, port = scope.get("client") or ("", 0)  # a Unix socket has neither
     return str(address), int(port or 0)
+
+
+def _cost(client: Client, seconds: float) -> float:
+    """What so many seconds count."""
+    return seconds * _NEW if client[1] == 0 else seconds
 
 
 class Turn(NamedTuple):
@@ -94,8 +104,8 @@ class Turns:
         ahead: Counter[Client] = Counter()
         tags: dict[Turn, float] = {}
         for turn in sorted(waiting):
-            tags[turn] = self._ends[turn.client] + ahead[turn.client] * self.guess(turn.client)
             ahead[turn.client] += 1
+            tags[turn] = self._end(turn.client, ahead[turn.client])
         return sorted(tags, key=lambda turn: (tags[turn], turn.number))
 
     def alone(self, client: Client) -> bool:
@@ -104,21 +114,30 @@ class Turns:
         self._seen = {one: when for one, when in self._seen.items() if when > since}
         return not {*self._open, *self._seen} - {client}
 
+    def are_awaited(self, clients: Iterable[Client], turn: Turn) -> bool:
+        """Whether requests of all these clients would have their turn before this one, and some have none."""
+        last = max(self._end(client, 1) for client in clients)
+        return last < self._end(turn.client, 1) and not all(self._open[client] for client in clients)
+
     def begin(self, turn: Turn) -> None:
         """It is its turn, and counts as what is guessed until it is over."""
         self._now = max(self._now, self._ends[turn.client])
-        self._begun[turn] = self.guess(turn.client)
+        self._begun[turn] = _cost(turn.client, self.guess(turn.client))
         self._ends[turn.client] += self._begun[turn]
 
     def leave(self, turn: Turn, seconds: float) -> None:
         """It is over, or not wanted any more, and has cost so much (0: it never had its turn)."""
         client = turn.client
-        self._ends[client] += seconds - self._begun.pop(turn, 0.0)
+        self._ends[client] += _cost(client, seconds) - self._begun.pop(turn, 0.0)
         if seconds:
             self._guesses[client] = (self._guesses.get(client, seconds) + seconds) / 2
             self._seen[client] = time.monotonic()
         self._open[client] -= 1
         self._open += Counter()  # forgets those that have none
+
+    def _end(self, client: Client, count: int) -> float:
+        """The end tag of so many further requests of a client; of one that was forgotten the last of all."""
+        return self._ends.get(client, math.inf) + count * _cost(client, self.guess(client))
 
     def _forget(self) -> None:
         """Clients that have been away the longest, where they are too many."""

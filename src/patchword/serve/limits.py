@@ -59,7 +59,7 @@ class Limits:
     """Time after SIGTERM or Ctrl+C in which accepted requests may still be answered; the others get 503."""
     connections: int = 128
     """Open connections; the next one gets 503 and is closed."""
-    reads_per_second: float = 100.0
+    reads_per_second: float = 50.0
     """Requests without a picture or a text (facts, the page, small copies) that are answered in a second; the
     others wait for their turn."""
     reads_at_once: int = 200
