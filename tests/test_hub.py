@@ -211,6 +211,9 @@ def test_names_of_the_hub_have_parts(tmp_path):
     assert hub.hub_name("hub:openai/clip") == ("openai/clip", None)
     with pytest.raises(ModelError, match="nothing stands behind the @"):
         hub.hub_name("hub:openai/clip@")
+    for nothing in ("hub:", "hub:@main"):
+        with pytest.raises(ModelError, match="no model is named"):
+            hub.hub_name(nothing)
     folder = tmp_path / "mine@home"
     folder.mkdir()
     assert hub.hub_name(f"hub:{folder}") == (str(folder), None)

@@ -48,10 +48,12 @@ def is_hub(name: str | Path) -> bool:
 
 def hub_name(name: str | Path) -> HubName:
     """The parts of `hub:ID`, `hub:ID@REVISION` or `ID@REVISION`; a folder may have an @ in its name. Raises
-    ModelError for an @ without a revision."""
+    ModelError for an @ without a revision, and where nothing is named."""
     source = str(name).removeprefix(PREFIX)
-    if Path(source).exists():
+    if source and Path(source).exists():
         return HubName(source, None)
+    if source.startswith("@") or not source:
+        raise ModelError(f"{name}: no model is named: give OWNER/NAME, where needed with @REVISION")
     source, at, revision = source.partition("@")
     if at and not revision:
         raise ModelError(

@@ -6,9 +6,11 @@ import shutil
 import pytest
 from mutants import ASKED, KIT
 
-from patchword.checkpoints.folder import FORMAT, read_config
+from patchword.checkpoints.folder import FORMAT, read_config, record_digests
+from patchword.errors import ModelError
 from patchword.interface import load
 from patchword.tasks.table import TASKS
+from patchword.tensors import read_tensors, write_tensors
 
 OUTPUTS = json.loads((KIT / "outputs.json").read_text(encoding="utf-8"))
 
@@ -66,3 +68,33 @@ def test_a_fact_without_a_field_is_kept_as_a_note(tmp_path):
     model.save(tmp_path / "again")
     assert load(tmp_path / "again", "cpu").facts == model.facts
     assert "funding" in (tmp_path / "again" / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_its_files_are_can_be_recorded_and_then_a_flipped_bit_is_noticed(tmp_path, caplog, patchword):
+    folder = shutil.copytree(KIT / "caption", tmp_path / "model")
+    before = load(folder, "cpu")
+    assert "patchword models --check" in caplog.text and "--record" in caplog.text
+    status, said, _ = patchword("models", "--check", folder)
+    assert status == 0 and "numbers were not compared" in said
+    status, said, _ = patchword("models", "--check", folder, "--record")
+    assert status == 0 and "recorded of model.safetensors, prototypes.json, vocab.json" in said
+    caplog.clear()
+    after = load(folder, "cpu")
+    assert not caplog.records and ASKED["caption"](after) == ASKED["caption"](before)
+    assert after.facts == before.facts and after.settings == before.settings
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 4
+    weights.write_bytes(content)
+    with pytest.raises(ModelError, match="not the file that was written"):
+        load(folder, "cpu")
+
+
+def test_weights_that_are_no_numbers_are_not_recorded(tmp_path):
+    folder = shutil.copytree(KIT / "caption", tmp_path / "model")
+    tensors = read_tensors(folder / "model.safetensors")
+    next(tensor for tensor in tensors.values() if tensor.is_floating_point()).view(-1)[0] = float("nan")
+    write_tensors(folder / "model.safetensors", tensors)
+    with pytest.raises(ModelError, match="is not finite"):
+        record_digests(folder)
+    assert "files" not in json.loads((folder / "config.json").read_text(encoding="utf-8"))

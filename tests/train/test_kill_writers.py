@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).with_name("kill_writers.py")
 def test_what_is_written_is_whole_after_a_kill_at_any_operation():
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(
-        [sys.executable, SCRIPT, "table", "codebook", "save"], env=environment, capture_output=True, text=True
+        [sys.executable, SCRIPT, "table", "codebook", "save", "export"], env=environment, capture_output=True, text=True
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     for kind, found in json.loads(finished.stdout.splitlines()[-1]).items():

@@ -184,6 +184,32 @@ def check_files(
     return compared
 
 
+def record_digests(folder: Path) -> list[str]:
+    """Record the SHA-256 of the files of a folder of an early format, whose config.json becomes one of the
+    newest format.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        ModelError: weights that are not finite, which no training leaves, or that cannot be read.
+    """
+    from patchword.tensors import read_tensors
+
+    config = read_config(folder)
+    for name, tensor in read_tensors(folder / WEIGHTS).items():
+        if not bool(tensor.isfinite().all()):
+            raise ModelError(
+                f"{folder / WEIGHTS}: the weight {name} is not finite: it is damaged; copy the folder anew"
+            )
+    names = sorted(
+        path.name for path in folder.iterdir() if path.suffix in (".json", ".safetensors") and path.is_file()
+    )
+    recorded = {name: file_digest(folder / name) for name in names if name != "config.json"}
+    files.write_json(folder / "config.json", {**config, "files": recorded}, indent=1)
+    return [*recorded]
+
+
 def stored_shapes(folder: Path, prefix: str = "") -> dict[str, tuple[int, ...]]:
     """Shapes of the weights whose names begin with `prefix`, under the rest of their names, from the header
     alone.

@@ -4,6 +4,7 @@ written.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,8 @@ from patchword.text.words import Vocabulary
 from patchword.towers import layered
 from patchword.towers.settings import TowerConfig
 
+log = logging.getLogger("patchword")
+
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
@@ -40,8 +43,8 @@ def read_settings(
 ) -> tuple[Settings, ModelFacts]:
     """What config.json of a model folder says: the settings of the task, and the facts about the model.
 
-    Files that are not too large are compared with the SHA-256 that it records. `beside` names sections of
-    another part of the model.
+    Files that are not too large are compared with the SHA-256 that it records; where it records none, that
+    is logged. `beside` names sections of another part of the model.
 
     Raises ModelError for a model of another task or a damaged file, ConfigError for settings that are none of
     the schema.
@@ -53,6 +56,12 @@ def read_settings(
     settings = {key: value for key, value in config.items() if key not in (*_ABOUT, *beside)}
     facts = validate(config.get("facts", {}), ModelFacts, f"{where}, facts")
     checkpoint.check_files(folder, config)
+    if not config.get("files"):
+        log.warning(
+            "%s was written by an early version that recorded no SHA-256: damage would not be noticed: "
+            "`patchword models --check %s --record` looks at it and records them",
+            *(folder, folder),
+        )
     found = {**facts.sources, **hub.snapshot_of(folder)}
     named = facts.model_copy(update={"name": facts.name or folder.name, "sources": found})
     return validate(settings, schema, str(where)), named

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from patchword.errors import ConfigError
+
 
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
@@ -18,11 +20,21 @@ def models(
             "open it."
         ),
     ] = None,
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record",
+            help="With --check, of a model folder that an early version wrote: record what its files are, so "
+            "that damage is noticed from now on.",
+        ),
+    ] = False,
 ) -> None:
     """List the models that come with the package, with what they were trained on and how good they are."""
     if check is not None:
-        print(_checked(check))
+        print(_checked(check, record))
         return
+    if record:
+        raise ConfigError("--record goes with --check FOLDER: name the model folder")
     from rich.table import Table
 
     from patchword.checkpoints.folder import SHIPPED, read_config, shipped_models
@@ -50,9 +62,9 @@ def models(
     console().print(table)
 
 
-def _checked(name: str) -> str:
-    """What was compared. Raises ModelError or StoreError for what is damaged."""
-    from patchword.checkpoints.folder import check_files, find_model, read_config
+def _checked(name: str, record: bool) -> str:
+    """What was compared, or recorded. Raises ModelError or StoreError for what is damaged."""
+    from patchword.checkpoints.folder import check_files, find_model, read_config, record_digests
     from patchword.data.store import MANIFEST, Store
     from patchword.interface import load
     from patchword.layers.codebook import DESCRIPTION, Codebook
@@ -67,9 +79,11 @@ def _checked(name: str) -> str:
         folder = find_model(name)
         compared = check_files(folder, read_config(folder), largest=None)
         load(folder, "cpu")
+        if record and not compared:
+            return f"{folder}: opens; SHA-256 recorded of {', '.join(record_digests(folder))}"
     if not compared:
         return (
             f"{folder}: opens; it was written by an early version that recorded no SHA-256, so its "
-            "numbers were not compared"
+            "numbers were not compared; --record records them from now on"
         )
     return f"{folder}: whole; SHA-256 compared of {', '.join(compared)}"
