@@ -13,6 +13,7 @@ from patchword.cli.outputs import complain
 from patchword.errors import ConfigError, DataError, PictureError, counted
 
 if TYPE_CHECKING:
+    from patchword.data.isolated import PictureReader
     from patchword.jobs.rules import Rule
 
 RULES = (
@@ -70,6 +71,7 @@ def filter(
     """Keep the pairs of picture and alt-text that all rules keep, in one pass and in memory that stays flat,
     and say what each rule dropped. What cannot be read is counted as well, and the exit status is then 1."""
     from patchword.cli.left_out import told_left_out
+    from patchword.data.isolated import PictureReader
     from patchword.files import printable
     from patchword.jobs import rules as all_rules
     from patchword.jobs.filter import BROKEN, filter_pairs
@@ -84,16 +86,17 @@ def filter(
         "same-text": lambda: all_rules.SameText(same_text),
         "rare-words": all_rules.RareWords,
         "size": lambda: all_rules.Size(shortest, aspect),
-        "readable": all_rules.Readable,
-        "near-duplicate": all_rules.NearDuplicate,
+        "readable": lambda: all_rules.Readable(reader),
+        "near-duplicate": lambda: all_rules.NearDuplicate(reader=reader),
     }
     names = [one.strip() for one in rules.split(",") if one.strip()]
     names += ["test-set"] * (test_set is not None and "test-set" not in names)
     names += ["score"] * (score is not None and "score" not in names)
-    made = [
-        plain[name]() if name in plain else _rule_with_a_value(name, test_set, score, model) for name in names
-    ]
-    with progress(sys.stderr.isatty()) as bar:
+    with PictureReader() as reader, progress(sys.stderr.isatty()) as bar:
+        made = [
+            plain[name]() if name in plain else _rule_with_a_value(name, test_set, score, model, reader)
+            for name in names
+        ]
         task = bar.add_task("pairs", total=None, status="")
         report = filter_pairs(
             sources,
@@ -113,26 +116,27 @@ def filter(
     raise typer.Exit(1 if lost else 0)
 
 
-def _rule_with_a_value(name: str, test_set: Path | None, score: float | None, model: str) -> Rule:
+def _rule_with_a_value(
+    name: str, test_set: Path | None, score: float | None, model: str, reader: PictureReader
+) -> Rule:
     """Raises ConfigError for a rule that there is not, or one without what it needs."""
     from patchword.jobs.rules import NearDuplicate
     from patchword.lookup import look_up
 
     if name == "test-set" and test_set is not None:
-        return NearDuplicate(among=_hashes(test_set))
+        return NearDuplicate(among=_hashes(test_set, reader), reader=reader)
     if name == "score" and score is not None:
-        found: Rule = look_up("tasks.retrieve.many:Score")(model, score)
+        found: Rule = look_up("tasks.retrieve.many:Score")(model, score, reader)
         return found
     if name in ("test-set", "score"):
         raise ConfigError(f"--rules {name}: give --{name} as well")
     raise ConfigError(f"--rules {name}: no such rule; there are {', '.join(RULES)}")
 
 
-def _hashes(folder: Path) -> list[int]:
+def _hashes(folder: Path, reader: PictureReader) -> list[int]:
     """Hashes of the pictures of a folder; what is left out of it is said. Raises DataError where none can be
     read."""
     from patchword.cli.left_out import report_left_out
-    from patchword.data.pictures import open_picture
     from patchword.data.sources import find_pictures
     from patchword.jobs.rules import difference_hash
 
@@ -140,7 +144,7 @@ def _hashes(folder: Path) -> list[int]:
     listing = find_pictures([str(folder)])
     for path in listing.pictures:
         try:
-            found.append(difference_hash(open_picture(path)))
+            found.append(difference_hash(reader.open(path)))
         except PictureError as error:
             complain(error)
     bad = len(listing.pictures) - len(found)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from patchword.errors import DataError
+from patchword.lookup import look_up
 from patchword.metrics import TOKENIZERS
 from patchword.metrics.chair import chair, mentioned_objects
 from patchword.metrics.chair_files import own_names, read_objects, read_synonyms
@@ -19,6 +20,8 @@ from patchword.metrics.clipscore import PREFIX, ref_clip_score
 from patchword.metrics.files import find_images, parsed
 from patchword.metrics.nocaps import domain_groups
 from patchword.metrics.scores import Score
+
+_AT_ONCE = 64
 
 
 class ClipScores:
@@ -43,7 +46,12 @@ class ClipScores:
         files = find_images(
             self._references, self._images, (name for name in names if name not in self._pictures)
         )
-        self._pictures |= zip(files, self._towers.embed_images(list(files.values())), strict=True)
+        paths = list(files.items())
+        with look_up("data.isolated:PictureReader")() as reader:
+            for first in range(0, len(paths), _AT_ONCE):
+                some = dict(paths[first : first + _AT_ONCE])
+                opened = [reader.open(path) for path in some.values()]
+                self._pictures |= zip(some, self._towers.embed_images(opened), strict=True)
         captions = [PREFIX + predictions[name] for name in names]
         wanted = [PREFIX + caption for name in names for caption in references[name]]
         new = list(dict.fromkeys(text for text in (*captions, *wanted) if text not in self._texts))

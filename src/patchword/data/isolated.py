@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import asdict
 from pathlib import Path
 from threading import Event, Thread
@@ -72,6 +73,7 @@ class Decoder:
         )
         assert self._process.stdin is not None and self._process.stdout is not None  # both are pipes
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        weakref.finalize(self, _end, self._process)  # for whoever keeps one without a `with`
 
     def begin(self, content: bytes | bytearray, name: str, bounds: Bounds) -> int:
         """Send a picture; the bytes that decoding it will hold. `finish` or `forget` must follow. Raises
@@ -126,19 +128,26 @@ class Decoder:
 
     def close(self) -> None:
         """After `kill`, when no thread waits for it any more."""
-        self._process.wait()
-        for pipe in (self._stdin, self._stdout):
-            try:
+        _end(self._process)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a process and let go of the pipes to it."""
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        try:
+            if pipe is not None:
                 pipe.close()
-            except OSError:  # what was not yet written to a process that is gone
-                continue
+        except OSError:  # what was not yet written to a process that is gone
+            continue
 
 
 class PictureReader:
     """Opens pictures as `open_picture` does, each in a process that is ended after `seconds` of work.
 
-    To be used in a `with`, from one thread. Pillow images and arrays are already decoded, and stay in this
-    process."""
+    To be used in a `with`, or kept by what reads again and again, with which it ends; from one thread. Pillow
+    images and arrays are already decoded, and stay in this process."""
 
     def __init__(
         self,

@@ -17,7 +17,8 @@ import torch
 
 from patchword.data.augment import Augmentation
 from patchword.data.captions import Inputs, UnreadablePictures, pixels_for
-from patchword.data.pictures import Preprocessing, open_picture
+from patchword.data.isolated import PictureReader
+from patchword.data.pictures import Preprocessing
 from patchword.errors import PictureError
 
 _MOST_THREADS = 8
@@ -34,6 +35,8 @@ class ShardInputs:
     augmentation: Augmentation | None
     bad: dict[str, str] = field(default_factory=dict)
     """Pictures that could not be decoded so far, with the reasons."""
+    idle: list[PictureReader] = field(default_factory=list)
+    """Readers that no thread uses."""
 
     def load(self, files: Sequence[str], generator: torch.Generator | None) -> Inputs:
         """Raises UnreadablePictures naming all that cannot be decoded."""
@@ -50,9 +53,15 @@ class ShardInputs:
         if file in self.bad:
             return None
         try:
-            picture = open_picture(self.images / file)
+            reader = self.idle.pop()
+        except IndexError:  # all are in use
+            reader = PictureReader()
+        try:
+            picture = reader.open(self.images / file)
         except PictureError as error:
             self.bad[file] = str(error)
             print(f"patchword: {' '.join(str(error).split())}; it is left out", file=sys.stderr)
             return None
+        finally:
+            self.idle.append(reader)
         return self.preprocessing.model_copy(update={"size": self.size}).apply(picture)

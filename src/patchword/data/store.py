@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from patchword.data.pictures import Preprocessing, open_picture
+from patchword.data.pictures import Preprocessing
 from patchword.errors import StoreError, WriteError
 from patchword.files import allocate, file_digest, json_digest, whole_folder, write_json
 from patchword.lookup import look_up
@@ -338,12 +338,10 @@ def pixel_store(
         return Store.open(folder, {"fingerprint": key})
 
     def chunks() -> Iterator[dict[str, np.ndarray]]:
-        for first in range(0, len(files), 64):
-            yield {
-                "pixels": np.stack(
-                    [preprocessing.apply(open_picture(images / name)) for name in files[first : first + 64]]
-                )
-            }
+        with look_up("data.isolated:PictureReader")() as reader:
+            for first in range(0, len(files), 64):
+                some = files[first : first + 64]
+                yield {"pixels": np.stack([preprocessing.apply(reader.open(images / name)) for name in some])}
 
     return write_store(folder, files, {"fingerprint": key}, chunks(), advance)
 

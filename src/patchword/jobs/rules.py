@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from patchword.data.pictures import open_picture
+from patchword.data.isolated import PictureReader
 from patchword.errors import ConfigError, PictureError, counted
 
 BOILERPLATE = (
@@ -198,13 +198,26 @@ class Size:
 
 
 class Readable:
-    """Pictures that cannot be decoded."""
+    """Pictures that cannot be decoded, or not in the time that one may take."""
 
     name = "readable"
 
+    def __init__(self, reader: PictureReader | None = None) -> None:
+        """`reader` may be shared with other rules."""
+        self._reader = reader or PictureReader()
+
     def __call__(self, pairs: Sequence[Pair]) -> list[str | None]:
         """See `Rule`."""
-        return [_why_unreadable(pair) for pair in pairs]
+        return [self._why(pair) for pair in pairs]
+
+    def _why(self, pair: Pair) -> str | None:
+        if pair.content is None:
+            return None
+        try:
+            self._reader.open(pair.content, name=pair.name)
+        except PictureError as error:
+            return str(error)
+        return None
 
 
 class NearDuplicate:
@@ -215,7 +228,11 @@ class NearDuplicate:
     equal, and only those with such a part are compared.
     """
 
-    def __init__(self, bits: int = 3, among: Iterable[int] | None = None) -> None:
+    def __init__(
+        self, bits: int = 3, among: Iterable[int] | None = None, reader: PictureReader | None = None
+    ) -> None:
+        """`reader` may be shared with other rules."""
+        self._reader = reader or PictureReader()
         self.name = "near-duplicate" if among is None else "in the test set"
         self._bits, self._grows = min(bits, _BANDS - 1), among is None
         self._parts: dict[tuple[int, int], list[int]] = {}
@@ -230,7 +247,7 @@ class NearDuplicate:
         if pair.content is None:
             return None
         try:
-            code = difference_hash(open_picture(pair.content, name=pair.name))
+            code = difference_hash(self._reader.open(pair.content, name=pair.name))
         except PictureError as error:  # also where the rule `readable` was left out
             return str(error)
         for part in _parts_of(code):
@@ -254,13 +271,3 @@ def difference_hash(picture: Image.Image) -> int:
 
 def _parts_of(code: int) -> list[tuple[int, int]]:
     return [(band, code >> (16 * band) & 0xFFFF) for band in range(_BANDS)]
-
-
-def _why_unreadable(pair: Pair) -> str | None:
-    if pair.content is None:
-        return None
-    try:
-        open_picture(pair.content, name=pair.name)
-    except PictureError as error:
-        return str(error)
-    return None

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from patchword.data.isolated import PictureReader
 from patchword.html.page import Html, escape, join, name, note, page, section, table, warning
 from patchword.metrics.bootstrap import intervals
 from patchword.reports.bars import Bar
@@ -52,7 +53,8 @@ def comparison_page(
         parts.append(section("Curves", few, Html(f'<div class="curves">{join(figures)}</div>')))
     samples = _samples(shown)
     if samples:
-        cards = join(_card(sample, shown, pictures) for sample in samples)
+        with PictureReader() as reader:
+            cards = join(_card(sample, shown, pictures, reader) for sample in samples)
         parts.append(section("The same pictures", Html(f'<div class="samples">{cards}</div>')))
     return page(
         f"{' · '.join(side.name for side in sides)}", [*troubles, *parts], lead="Best of each column in bold."
@@ -130,7 +132,7 @@ def _samples(sides: Sequence[Side]) -> list[dict]:
     return list(found.values())[:_SAMPLES]
 
 
-def _card(sample: dict, sides: Sequence[Side], pictures: Path | None) -> Html:
+def _card(sample: dict, sides: Sequence[Side], pictures: Path | None, reader: PictureReader) -> Html:
     image = str(sample.get("image_id"))
     said = "".join(
         f'<p class="s{i % 8}"><span class="swatch"></span> <span class="soft">{name(side.name)}</span><br>'
@@ -146,7 +148,7 @@ def _card(sample: dict, sides: Sequence[Side], pictures: Path | None) -> Html:
     people = f"<details><summary>what people said</summary><ul>{listed}</ul></details>" if listed else ""
     file = name(sample.get("file", image))
     return Html(
-        f'<div class="sample">{sample_picture(pictures, sample)}'
+        f'<div class="sample">{sample_picture(pictures, sample, reader)}'
         f'<p class="soft">{file}</p>{said}{people}</div>'
     )
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from patchword.data.pictures import open_picture
+from patchword.data.isolated import PictureReader
 from patchword.errors import PictureError, counted
 from patchword.html.page import Html, escape, join, name, note, number, page, section, table, tiles, warning
 from patchword.html.pictures import picture_uri
@@ -226,14 +226,15 @@ def _scores(run: Run) -> Html:
 def _sheets(sheets: list[Path]) -> Html:
     """The sheets of painted samples that validations left, the newest first."""
     cards = []
-    for sheet in sheets[: -_SHEETS - 1 : -1]:
-        try:
-            uri = picture_uri(open_picture(sheet), 720)
-        except PictureError as error:
-            cards.append(warning(error))
-            continue
-        shown = f'<img src="{uri}" alt="painted samples" style="max-width:100%">'
-        cards.append(Html(f"<figure>{shown}<figcaption>{escape(sheet.stem)}</figcaption></figure>"))
+    with PictureReader() as reader:
+        for sheet in sheets[: -_SHEETS - 1 : -1]:
+            try:
+                uri = picture_uri(reader.open(sheet), 720)
+            except PictureError as error:
+                cards.append(warning(error))
+                continue
+            shown = f'<img src="{uri}" alt="painted samples" style="max-width:100%">'
+            cards.append(Html(f"<figure>{shown}<figcaption>{escape(sheet.stem)}</figcaption></figure>"))
     left = len(sheets) - len(cards)
     more = note(f"{left} earlier sheets lie in the folder sheets.") if left else ""
     return section("Painted samples", note("Generated pictures, always with the same seeds."), *cards, more)
@@ -241,27 +242,28 @@ def _sheets(sheets: list[Path]) -> Html:
 
 def _samples(run: Run, pictures: Path | None) -> Html:
     cards = []
-    for sample in run.samples[:_SAMPLES]:
-        references = sample.get("references")
-        listed = (
-            "".join(f"<li>{escape(reference)}</li>" for reference in references)
-            if isinstance(references, list)
-            else ""
-        )
-        file = sample.get("file", sample.get("image_id", ""))
-        cards.append(
-            f'<div class="sample">{sample_picture(pictures, sample)}'
-            + (f"<p>{escape(sample['question'])}</p>" if "question" in sample else "")
-            + f"<b>{escape(sample.get('caption', sample.get('answer', '')))}</b>"
-            f'<p class="soft">{name(file)}</p>' + (f"<ul>{listed}</ul>" if listed else "") + "</div>"
-        )
+    with PictureReader() as reader:
+        for sample in run.samples[:_SAMPLES]:
+            references = sample.get("references")
+            listed = (
+                "".join(f"<li>{escape(reference)}</li>" for reference in references)
+                if isinstance(references, list)
+                else ""
+            )
+            file = sample.get("file", sample.get("image_id", ""))
+            cards.append(
+                f'<div class="sample">{sample_picture(pictures, sample, reader)}'
+                + (f"<p>{escape(sample['question'])}</p>" if "question" in sample else "")
+                + f"<b>{escape(sample.get('caption', sample.get('answer', '')))}</b>"
+                f'<p class="soft">{name(file)}</p>' + (f"<ul>{listed}</ul>" if listed else "") + "</div>"
+            )
     lead = "In bold what the model says, below what people said."
     more = f" The first {_SAMPLES} of {len(run.samples)}." if len(run.samples) > _SAMPLES else ""
     title = "Sample answers" if "question" in run.samples[0] else "Sample captions"
     return section(title, note(lead + more), Html(f'<div class="samples">{"".join(cards)}</div>'))
 
 
-def sample_picture(pictures: Path | None, sample: dict) -> str:
+def sample_picture(pictures: Path | None, sample: dict, reader: PictureReader) -> str:
     """Embeds the sample's picture, and only from inside the folder, whatever the file name says."""
     file = sample.get("file", sample.get("image_id", ""))
     if pictures is None or not isinstance(file, str):
@@ -270,7 +272,7 @@ def sample_picture(pictures: Path | None, sample: dict) -> str:
     if not path.is_relative_to(pictures.resolve()):
         return str(note("(the picture lies outside of the folder of pictures)"))
     try:
-        picture = open_picture(path, name=file)
+        picture = reader.open(path, name=file)
     except PictureError as error:
         return str(note(f"(the picture cannot be shown: {error})"))
     return f'<img alt="{escape(sample.get("caption", ""))}" src="{picture_uri(picture, longest=320)}">'

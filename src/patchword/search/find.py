@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
+from patchword.data.isolated import PictureReader
 from patchword.data.pictures import open_picture
 from patchword.errors import DataError, PictureError, counted
 from patchword.search.index import Match, PictureIndex
@@ -186,13 +187,14 @@ def _described(found: SearchResult, remarks: Sequence[str]) -> SearchResult:
 def _ranked_again(nearest: Sequence[Match], aligner: Aligner, text: str, k: int) -> SearchResult:
     """Ranks by the similarity of patches and words, best first; unreadable ones follow in their old order."""
     pictures, read, last, reasons = [], [], [], []
-    for match in nearest:
-        try:
-            pictures.append(open_picture(match.path))
-            read.append(match)
-        except PictureError as error:
-            reasons.append(str(error))
-            last.append(match._replace(score=float("-inf")))
+    with PictureReader() as reader:
+        for match in nearest:
+            try:
+                pictures.append(reader.open(match.path))
+                read.append(match)
+            except PictureError as error:
+                reasons.append(str(error))
+                last.append(match._replace(score=float("-inf")))
     ranked: list[Match] = []
     if pictures:
         similarities_N1 = aligner.similarities(aligner.picture_cache(pictures), aligner.text_cache([text]))

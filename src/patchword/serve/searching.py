@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from patchword.data.pictures import open_picture
+from patchword.data.isolated import PictureReader
 from patchword.errors import DataError, PatchwordError, PictureError
 from patchword.html.pictures import small_jpeg
 from patchword.search import manifest
@@ -34,6 +34,8 @@ log = logging.getLogger("patchword.serve")
 _REMEMBERED = 10_000
 """Pictures that were found last, of which a copy can still be made from the original where the index has
 none."""
+_SECONDS = 5.0
+"""Processor time that such an original may take to be decoded, one at a time."""
 
 
 class TwoTowers(Protocol):
@@ -67,7 +69,8 @@ class IndexSearch:
         self._copies = Thumbnails(index.out)
         self._stamp = _stamp(index.out)
         self._found: OrderedDict[str, _Original] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
+        self._reader = PictureReader(_SECONDS)
 
     def read(self, texts: Sequence[str]) -> list[Query]:
         """Texts as vectors. Raises `Refusal` for a text without a word that the model knows."""
@@ -105,7 +108,8 @@ class IndexSearch:
             stored = Path(original.path).read_bytes()
             if original.content and hashlib.sha256(stored).hexdigest() != original.content:
                 return None
-            picture = open_picture(stored, name=original.path)
+            with self._reading:
+                picture = self._reader.open(stored, name=original.path)
         except (OSError, PictureError):  # moved or damaged since it was indexed: the hit is shown by its name
             return None
         if original.content:

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from patchword.data.pictures import Preprocessing, open_picture
+from patchword.data.isolated import PictureReader
+from patchword.data.pictures import Preprocessing
 from patchword.data.records import CaptionRecord
 from patchword.data.store import FORMAT, Store, fingerprint, picture_files, write_store
 from patchword.errors import DataError, counted
@@ -131,22 +132,24 @@ def panoptic_store(
         return Store.open(folder, {"fingerprint": key})
 
     def chunks() -> Iterator[dict[str, np.ndarray]]:
-        for first in range(0, len(ours), 64):
-            yield {
-                "classes": np.stack(
-                    [_classes(one, masks, preprocessing, hw) for one in ours[first : first + 64]]
-                )
-            }
+        with PictureReader() as reader:
+            for first in range(0, len(ours), 64):
+                some = ours[first : first + 64]
+                yield {"classes": np.stack([_classes(one, masks, preprocessing, hw, reader) for one in some])}
 
     return write_store(folder, [record.file for record in records], {"fingerprint": key}, chunks(), advance)
 
 
 def _classes(
-    segments: Segments | None, masks: Path, preprocessing: Preprocessing, hw: tuple[int, int]
+    segments: Segments | None,
+    masks: Path,
+    preprocessing: Preprocessing,
+    hw: tuple[int, int],
+    reader: PictureReader,
 ) -> np.ndarray:
     if segments is None:
         return np.full(hw[0] * hw[1], UNLABELLED, dtype=np.int32)
-    ids_HW = segment_ids(np.asarray(open_picture(masks / segments.file)))
+    ids_HW = segment_ids(np.asarray(reader.open(masks / segments.file)))
     if segments.classes and not np.isin(list(segments.classes), ids_HW).any():
         raise DataError(
             f"{masks / segments.file}: no pixel belongs to a segment that the annotations list; the folder "

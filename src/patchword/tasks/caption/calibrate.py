@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from patchword.data.captions import PictureInputs, TokenSource
-from patchword.data.pictures import open_picture
+from patchword.data.isolated import PictureReader
 from patchword.data.records import CaptionRecord
 from patchword.errors import ModelError
 from patchword.layers.familiarity import Familiarity, mean_patch
@@ -96,21 +96,22 @@ def view(
             "efficientnet-lite2"
         )
     shares, means, said = [], [], []
-    for first in range(0, len(records), batch):
-        part = records[first : first + batch]
-        if stored is None:
-            pictures = [preprocessing.apply(open_picture(images / record.file)) for record in part]
-            pixels_B3HW = torch.from_numpy(preprocessing.normalise(np.stack(pictures)))
-            features, logits = tower.look(pixels_B3HW.to(model.device))
-        else:
-            inputs = stored.load([record.file for record in part], None)
-            features = model.model.features(inputs.to(model.device))
-            logits = tower.classify(features)
-        shares.append(word_probabilities(logits.picture_BK).cpu())
-        means.append(mean_patch(features).cpu())
-        if captions:
-            said += model.caption_features(features, trace=False)
-        advance(len(part))
+    with PictureReader() as reader:
+        for first in range(0, len(records), batch):
+            part = records[first : first + batch]
+            if stored is None:
+                pictures = [preprocessing.apply(reader.open(images / record.file)) for record in part]
+                pixels_B3HW = torch.from_numpy(preprocessing.normalise(np.stack(pictures)))
+                features, logits = tower.look(pixels_B3HW.to(model.device))
+            else:
+                inputs = stored.load([record.file for record in part], None)
+                features = model.model.features(inputs.to(model.device))
+                logits = tower.classify(features)
+            shares.append(word_probabilities(logits.picture_BK).cpu())
+            means.append(mean_patch(features).cpu())
+            if captions:
+                said += model.caption_features(features, trace=False)
+            advance(len(part))
     return Views(torch.cat(shares), torch.cat(means), tuple(said))
 
 

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from patchword.data.formats.instances import read_instances
-from patchword.data.pictures import open_picture
+from patchword.data.isolated import PictureReader
 from patchword.data.scenes import describe, draw, make_scenes, masks
 from patchword.data.scenes.sayings import SHAPE_WORDS
 from patchword.data.scenes.world import SHAPES
@@ -231,17 +231,18 @@ def check_explanations(
     """
     words: list[NamedObject] = []
     counts = _Counts(Counter(), Counter(), [])
-    for number, subject in enumerate(subjects):
-        try:
-            image = _opened(subject)
-        except PictureError as error:
-            counts.unreadable.append(" ".join(str(error).split()))
-        else:
-            generator = np.random.default_rng(number)
-            for word in _words_of(model, subject, image, synonyms, curves, generator, counts):
-                words.append(word if keep_maps > len(words) else _without_maps(word))
-        if progress is not None:
-            progress(1)
+    with PictureReader() as reader:
+        for number, subject in enumerate(subjects):
+            try:
+                image = _opened(subject, reader)
+            except PictureError as error:
+                counts.unreadable.append(" ".join(str(error).split()))
+            else:
+                generator = np.random.default_rng(number)
+                for word in _words_of(model, subject, image, synonyms, curves, generator, counts):
+                    words.append(word if keep_maps > len(words) else _without_maps(word))
+            if progress is not None:
+                progress(1)
     if not words:
         raise DataError(
             f"no word of any caption names an object that is annotated in its picture ({len(subjects)} "
@@ -260,8 +261,8 @@ class _Counts(NamedTuple):
     unreadable: list[str]
 
 
-def _opened(subject: Subject) -> Image.Image:
-    image = open_picture(subject.picture)
+def _opened(subject: Subject, reader: PictureReader) -> Image.Image:
+    image = reader.open(subject.picture)
     given, found = subject.size[0] / subject.size[1], image.width / image.height
     if abs(given / found - 1) > _ASPECT:
         raise PictureError(

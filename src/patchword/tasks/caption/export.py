@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.data.formats.readers import read_captions, split_records
+from patchword.data.isolated import PictureReader
 from patchword.data.pictures import Picture
 from patchword.errors import ModelError
 from patchword.files import whole_folder, write_json
@@ -257,11 +258,13 @@ def cider_of(captioner: Any, measured: MeasuredOn) -> float:
     """CIDEr of a captioner on a split, as a fraction. Raises DataError, PictureError."""
     records = split_records(read_captions(measured.data), measured.split)
     predictions: dict[str, str] = {}
-    for first in range(0, len(records), 32):
-        some = records[first : first + 32]
-        captions = captioner.caption([measured.images / record.file for record in some], trace=False)
-        predictions |= {
-            str(record.image_id): caption.text for record, caption in zip(some, captions, strict=True)
-        }
+    with PictureReader() as reader:
+        for first in range(0, len(records), 32):
+            some = records[first : first + 32]
+            opened = [reader.open(measured.images / record.file) for record in some]
+            captions = captioner.caption(opened, trace=False)
+            predictions |= {
+                str(record.image_id): caption.text for record, caption in zip(some, captions, strict=True)
+            }
     references = {str(record.image_id): list(record.captions) for record in records}
     return score_captions(references, predictions, metrics=("cider",))["CIDEr"].value

@@ -14,7 +14,7 @@ import numpy as np
 
 from patchword.data.formats.instances import PictureObjects, read_instances
 from patchword.data.formats.readers import read_captions, split_records
-from patchword.data.pictures import open_picture
+from patchword.data.isolated import PictureReader
 from patchword.data.records import CaptionRecord
 from patchword.errors import ConfigError, DataError, ModelError, PictureError
 from patchword.files import write_json, write_text
@@ -98,22 +98,23 @@ def captions_from_concepts(
             "that `patchword concepts` calibrated, or give --instances"
         )
     rows, troubles = [], []
-    for first in range(0, len(records), _AT_ONCE):
-        part, opened = records[first : first + _AT_ONCE], []
-        for record in part:
-            try:
-                picture = open_picture(images / record.file)
-                opened.append((record, captioner.settings.preprocessing.apply(picture)))
-            except PictureError as error:
-                troubles.append(str(error))
-        if opened:
-            seen = captioner.look(np.stack([pixels for _, pixels in opened])).concepts
-            for (record, _), concepts in zip(opened, seen, strict=True):
-                named = [Sight(one.word, one.probability) for one in concepts.named]
-                sure = [sight for sight in named if sight.share >= least] or named[:1]
-                chosen = agreement.choose(named, len(sure[:most]))
-                rows.append({"image_id": record.image_id, "caption": sentence(chosen, most)})
-        advance(len(part))
+    with PictureReader() as reader:
+        for first in range(0, len(records), _AT_ONCE):
+            part, opened = records[first : first + _AT_ONCE], []
+            for record in part:
+                try:
+                    picture = reader.open(images / record.file)
+                    opened.append((record, captioner.settings.preprocessing.apply(picture)))
+                except PictureError as error:
+                    troubles.append(str(error))
+            if opened:
+                seen = captioner.look(np.stack([pixels for _, pixels in opened])).concepts
+                for (record, _), concepts in zip(opened, seen, strict=True):
+                    named = [Sight(one.word, one.probability) for one in concepts.named]
+                    sure = [sight for sight in named if sight.share >= least] or named[:1]
+                    chosen = agreement.choose(named, len(sure[:most]))
+                    rows.append({"image_id": record.image_id, "caption": sentence(chosen, most)})
+            advance(len(part))
     return rows, troubles
 
 

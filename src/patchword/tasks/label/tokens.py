@@ -8,7 +8,7 @@ long as pictures are not augmented.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.data.captions import Inputs
+from patchword.data.isolated import PictureReader
 from patchword.data.labels import LabelBatch, LabelData, TokenInputs
-from patchword.data.pictures import Preprocessing, open_picture
+from patchword.data.pictures import Preprocessing
 from patchword.data.store import Store, fingerprint, write_store
 from patchword.errors import ConfigError
 from patchword.towers.layered import run_layers
@@ -34,10 +35,12 @@ class DecodedInputs:
 
     images: Path
     preprocessing: Preprocessing
+    reader: PictureReader = field(default_factory=PictureReader)
 
     def load(self, files: Sequence[str], generator: torch.Generator | None) -> Inputs:
         """Decodes the pictures of these files; nothing is augmented. Raises PictureError."""
-        pixels_BHWC = np.stack([self.preprocessing.apply(open_picture(self.images / name)) for name in files])
+        opened = [self.reader.open(self.images / name) for name in files]
+        pixels_BHWC = np.stack([self.preprocessing.apply(picture) for picture in opened])
         return Inputs(pixels_B3HW=torch.from_numpy(self.preprocessing.normalise(pixels_BHWC)))
 
 

@@ -18,7 +18,8 @@ import numpy as np
 from patchword.data.decoding import read_header
 from patchword.data.formats.readers import read_captions
 from patchword.data.headers import Bounds
-from patchword.data.pictures import Preprocessing, open_picture, read_content
+from patchword.data.isolated import PictureReader
+from patchword.data.pictures import Preprocessing, read_content
 from patchword.data.sources import PictureListing, SkippedFile, walk
 from patchword.errors import DataError, counted
 from patchword.metrics import painting
@@ -180,9 +181,10 @@ class _Features:
 def opened(files: Sequence[Path], resize: int | None) -> Iterator[list[np.ndarray]]:
     """Pictures uint8 (H, W, 3) in batches."""
     cut = None if resize is None else Preprocessing(size=resize, fit="short_side_center_crop")
-    for first in range(0, len(files), AT_ONCE):
-        pictures = [open_picture(file) for file in files[first : first + AT_ONCE]]
-        yield [np.asarray(picture) if cut is None else cut.apply(picture) for picture in pictures]
+    with PictureReader() as reader:
+        for first in range(0, len(files), AT_ONCE):
+            pictures = [reader.open(file) for file in files[first : first + AT_ONCE]]
+            yield [np.asarray(picture) if cut is None else cut.apply(picture) for picture in pictures]
 
 
 def _features(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from patchword.checkpoints import folder as checkpoint
 from patchword.data.formats.readers import read_captions, split_records
+from patchword.data.isolated import PictureReader
 from patchword.data.pictures import Picture
 from patchword.errors import counted
 from patchword.files import whole_folder, write_json
@@ -123,12 +124,13 @@ def recall_of(
     owner_C = np.repeat(np.arange(len(records)), [len(record.captions) for record in records])
     found = []
     for one in towers:
-        pictures_NE = np.concatenate(
-            [
-                one.embed_images([measured.images / record.file for record in records[at : at + 32]])
-                for at in range(0, len(records), 32)
-            ]
-        )
+        with PictureReader() as reader:
+            pictures_NE = np.concatenate(
+                [
+                    one.embed_images([reader.open(measured.images / record.file) for record in some])
+                    for some in (records[at : at + 32] for at in range(0, len(records), 32))
+                ]
+            )
         texts_CE = np.concatenate([one.embed_texts(texts[at : at + 64]) for at in range(0, len(texts), 64)])
         scores = retrieval(pictures_NE @ texts_CE.T, owner_C)
         found.append({name: score.value for name, score in scores.items() if "R@" in name or name == "rSum"})

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from patchword.data.pictures import open_picture
+from patchword.data.isolated import PictureReader
 from patchword.errors import PictureError
 from patchword.jobs.rules import Pair
 from patchword.tasks.retrieve.load import load_two_towers
@@ -49,8 +49,10 @@ class Score:
 
     name = "score"
 
-    def __init__(self, model: str, least: float) -> None:
+    def __init__(self, model: str, least: float, reader: PictureReader | None = None) -> None:
+        """`reader` may be shared with other rules."""
         self._towers, self.least = load_two_towers(model), least
+        self._reader = reader or PictureReader()
 
     def __call__(self, pairs: Sequence[Pair]) -> list[str | None]:
         """See `jobs.rules.Rule`; a text without a known word goes, a pair without a picture stays."""
@@ -64,7 +66,7 @@ class Score:
             if content is None:
                 continue
             try:
-                pictures.append(open_picture(content, name=pairs[place].name))
+                pictures.append(self._reader.open(content, name=pairs[place].name))
                 seen.append(place)
             except PictureError as error:
                 whys[place] = str(error)

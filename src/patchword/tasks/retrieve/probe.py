@@ -19,7 +19,7 @@ from torch import Tensor
 
 from patchword.checkpoints.towers import load_tower
 from patchword.data.formats.labels import LabelTable, TableColumns
-from patchword.data.pictures import open_picture
+from patchword.data.isolated import PictureReader
 from patchword.errors import DataError, counted
 from patchword.layers.features import masked_mean
 
@@ -127,10 +127,11 @@ def features_of(
     tower, preprocessing = load_tower(name)
     tower.eval()
     found = []
-    for first in range(0, len(files), _AT_ONCE):
-        part = files[first : first + _AT_ONCE]
-        pixels_BHWC = np.stack([preprocessing.apply(open_picture(images / file)) for file in part])
-        features = tower(torch.from_numpy(preprocessing.normalise(pixels_BHWC)))
-        found.append(masked_mean(features.grid_BNC, features.mask_BN).float())
-        advance(len(part))
+    with PictureReader() as reader:
+        for first in range(0, len(files), _AT_ONCE):
+            part = files[first : first + _AT_ONCE]
+            pixels_BHWC = np.stack([preprocessing.apply(reader.open(images / file)) for file in part])
+            features = tower(torch.from_numpy(preprocessing.normalise(pixels_BHWC)))
+            found.append(masked_mean(features.grid_BNC, features.mask_BN).float())
+            advance(len(part))
     return torch.cat(found)

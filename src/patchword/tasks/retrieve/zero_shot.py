@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from patchword.data.formats.labels import LabelTable, TableColumns
-from patchword.data.pictures import open_picture
+from patchword.data.isolated import PictureReader
 from patchword.data.sources import SkippedFile, walk
 from patchword.errors import DataError, PictureError, counted
 from patchword.tasks.retrieve.model import TwoTowerModel
@@ -116,22 +116,23 @@ def zero_shot(
     pictures are in no number. Raises DataError where none could be read."""
     vectors_KE = class_vectors(model, classes, templates)
     ranks, truth, bad = [], [], 0
-    for first in range(0, len(found.files), _AT_ONCE):
-        opened, right = [], []
-        part = slice(first, first + _AT_ONCE)
-        for file, number in zip(found.files[part], found.classes[part], strict=True):
-            try:
-                opened.append(open_picture(file))
-                right.append(number)
-            except PictureError as error:
-                unreadable(error)
-                bad += 1
-        if opened:
-            scores_BK = model.embed_images(opened) @ vectors_KE.T
-            own_B1 = np.take_along_axis(scores_BK, np.array(right)[:, None], 1)
-            ranks += (scores_BK > own_B1).sum(1).tolist()
-            truth += right
-        advance(len(found.files[part]))
+    with PictureReader() as reader:
+        for first in range(0, len(found.files), _AT_ONCE):
+            opened, right = [], []
+            part = slice(first, first + _AT_ONCE)
+            for file, number in zip(found.files[part], found.classes[part], strict=True):
+                try:
+                    opened.append(reader.open(file))
+                    right.append(number)
+                except PictureError as error:
+                    unreadable(error)
+                    bad += 1
+            if opened:
+                scores_BK = model.embed_images(opened) @ vectors_KE.T
+                own_B1 = np.take_along_axis(scores_BK, np.array(right)[:, None], 1)
+                ranks += (scores_BK > own_B1).sum(1).tolist()
+                truth += right
+            advance(len(found.files[part]))
     if not ranks:
         raise DataError(f"none of the {bad} pictures could be read")
     hit = np.array(ranks) == 0

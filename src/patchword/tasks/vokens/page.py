@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from patchword.data.pictures import open_picture
+from patchword.data.isolated import PictureReader
 from patchword.errors import PictureError
 from patchword.html.page import Html, escape, join, note, page, section
 from patchword.html.pictures import picture_uri
@@ -46,12 +46,12 @@ def vokens_page(texts: Sequence[str], vokens: Sequence[Sequence[Voken]], bank: i
     strengths = sorted(one.voken.preference for row in words for one in row)
     low, high = (strengths[0], strengths[-1]) if strengths else (0.0, 1.0)
     sections = []
-    for row, text in zip(words, texts, strict=True):
-        figures = [_figure(one, (one.voken.preference - low) / max(high - low, 1e-6), made) for one in row]
-        shown = (
-            Html(f'<div class="words">{join(figures)}</div>') if figures else note("This line has no word.")
-        )
-        sections.append(section(text[:80], shown))
+    spread = max(high - low, 1e-6)
+    with PictureReader() as reader:
+        for row, text in zip(words, texts, strict=True):
+            figures = [_figure(one, (one.voken.preference - low) / spread, made, reader) for one in row]
+            shown = Html(f'<div class="words">{join(figures)}</div>')
+            sections.append(section(text[:80], shown if figures else note("This line has no word.")))
     lead = (
         f"Under each word the picture, of {bank:,}, that fits it best where it stands. The number is how "
         "far that "
@@ -62,11 +62,11 @@ def vokens_page(texts: Sequence[str], vokens: Sequence[Sequence[Voken]], bank: i
     return page("A text in pictures", sections, lead=lead)
 
 
-def _figure(one: ShownWord, strength: float, made: dict[str, str]) -> Html:
+def _figure(one: ShownWord, strength: float, made: dict[str, str], reader: PictureReader) -> Html:
     path = one.voken.picture
     try:
         if path not in made:
-            made[path] = picture_uri(open_picture(path), _SIDE)
+            made[path] = picture_uri(reader.open(path), _SIDE)
     except PictureError as error:
         return Html(
             f'<figure class="word">{note(str(error))}<figcaption>{escape(one.word)}</figcaption></figure>'

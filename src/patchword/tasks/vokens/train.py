@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from patchword.checkpoints import folder as checkpoint
 from patchword.checkpoints.facts import ModelFacts
 from patchword.data.formats.readers import read_captions, split_records
+from patchword.data.isolated import PictureReader
 from patchword.data.records import CaptionRecord
 from patchword.data.store import MANIFEST, Store, cache_folder, fingerprint, picture_files, write_store
 from patchword.errors import DataError, counted
@@ -94,9 +95,10 @@ def picture_vectors(towers: TwoTowerModel, images: Path, files: Sequence[str], c
             task = bar.add_task("looking at pictures", total=len(files), status="")
 
             def chunks() -> Iterator[dict[str, np.ndarray]]:
-                for first in range(0, len(files), _BATCH):
-                    names = files[first : first + _BATCH]
-                    yield {"shared": towers.embed_images([images / name for name in names])}
+                with PictureReader() as reader:
+                    for first in range(0, len(files), _BATCH):
+                        names = files[first : first + _BATCH]
+                        yield {"shared": towers.embed_images([reader.open(images / name) for name in names])}
 
             write_store(
                 folder, files, {"fingerprint": key}, chunks(), lambda count: bar.update(task, advance=count)

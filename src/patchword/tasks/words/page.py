@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from patchword.data.pictures import open_picture
+from patchword.data.isolated import PictureReader
 from patchword.errors import PictureError
 from patchword.html.page import Html, escape, join, note, page, section, table
 from patchword.html.pictures import picture_uri
@@ -64,13 +64,15 @@ def pictures_strip(model: WordVectors, files: Sequence[str]) -> Html:
     if not files:
         return note("No picture stands for this word.")
     shown = []
-    for file in files:
-        try:
-            picture = open_picture(Path(model.settings.images or "") / file)
-        except PictureError as error:
-            shown.append(note(str(error)))
-            continue
-        style = f"aspect-ratio: {picture.width} / {picture.height}"
-        img = f'<img alt="{escape(file)}" src="{picture_uri(picture, _SIDE)}">'
-        shown.append(Html(f'<figure class="word"><div class="shot" style="{style}">{img}</div></figure>'))
+    with PictureReader() as reader:
+        for file in files:
+            try:
+                picture = reader.open(Path(model.settings.images or "") / file)
+            except PictureError as error:
+                shown.append(note(str(error)))
+                continue
+            style = f"aspect-ratio: {picture.width} / {picture.height}"
+            img = f'<img alt="{escape(file)}" src="{picture_uri(picture, _SIDE)}">'
+            shot = f'<div class="shot" style="{style}">{img}</div>'
+            shown.append(Html(f'<figure class="word">{shot}</figure>'))
     return Html(f'<div class="words">{join(shown)}</div>')

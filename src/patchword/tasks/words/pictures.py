@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from patchword.checkpoints.folder import weights_digest
 from patchword.composed import build_tower, reader_preprocessing
 from patchword.data.formats.readers import read_captions, split_records
-from patchword.data.pictures import Preprocessing, open_picture
+from patchword.data.isolated import PictureReader
+from patchword.data.pictures import Preprocessing
 from patchword.data.records import CaptionRecord
 from patchword.data.store import MANIFEST, Store, cache_folder, fingerprint, picture_files, write_store
 from patchword.errors import DataError, counted
@@ -84,12 +85,12 @@ def pooled_store(
     tower.eval()
 
     def chunks() -> Iterator[dict[str, np.ndarray]]:
-        for first in range(0, len(files), BATCH):
-            pixels_BHWC = np.stack(
-                [preprocessing.apply(open_picture(images / name)) for name in files[first : first + BATCH]]
-            )
-            seen = tower(torch.from_numpy(preprocessing.normalise(pixels_BHWC)))
-            yield {"pooled": pooled(seen).half().numpy()}
+        with PictureReader() as reader:
+            for first in range(0, len(files), BATCH):
+                some = files[first : first + BATCH]
+                pixels_BHWC = np.stack([preprocessing.apply(reader.open(images / name)) for name in some])
+                seen = tower(torch.from_numpy(preprocessing.normalise(pixels_BHWC)))
+                yield {"pooled": pooled(seen).half().numpy()}
 
     with progress() as bar:
         task = bar.add_task("looking at pictures", total=len(files), status="")
