@@ -196,10 +196,10 @@ def test_captions_of_the_service(names):
 
 
 def test_pictures_of_a_report(turned_photos, names):
+    from patchword.data.isolated import PictureReader
     from patchword.reports.report import sample_picture
 
-    shown = [
-        re.search(r'src="([^"]+)"', sample_picture(turned_photos, {"file": name.name})).group(1)
-        for name in names
-    ]
+    with PictureReader() as reader:
+        pages = [sample_picture(turned_photos, {"file": name.name}, reader) for name in names]
+    shown = [re.search(r'src="([^"]+)"', page).group(1) for page in pages]
     assert all_equal(shown)

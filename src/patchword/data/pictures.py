@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from patchword.data.decoding import decode, loaded
 from patchword.data.headers import Bounds, check_pixels
 from patchword.errors import PictureError
 from patchword.lookup import look_up
@@ -56,13 +55,18 @@ def open_picture(
             what is accepted.
     """
     bounds = bounds or Bounds()
+    # Looked up: who reads many files has them decoded in another process (`isolated.py`).
+    decoding = look_up("data.decoding")
+    opened: Image.Image
     if isinstance(source, np.ndarray):
         check_pixels(source.shape[1::-1] if source.ndim > 1 else (1, 1), name or "<array>", bounds)
-        return loaded(_from_array(source), name or "<array>", bounds)
-    if isinstance(source, Image.Image):
-        return loaded(source, name or getattr(source, "filename", "") or "<image>", bounds)
-    name = name or name_of(source)
-    return decode(read_content(source, name, bounds, allow_urls), name, bounds).picture
+        opened = decoding.loaded(_from_array(source), name or "<array>", bounds)
+    elif isinstance(source, Image.Image):
+        opened = decoding.loaded(source, name or getattr(source, "filename", "") or "<image>", bounds)
+    else:
+        name = name or name_of(source)
+        opened = decoding.decode(read_content(source, name, bounds, allow_urls), name, bounds).picture
+    return opened
 
 
 def one_or_many(pictures: Picture | Sequence[Picture]) -> tuple[list[Picture], bool]:
