@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import patchword.serve.searching as searching_file
 from patchword.errors import DataError
 from patchword.html.pictures import opened
 from patchword.search.index import open_index, update_index
@@ -69,7 +68,7 @@ def test_no_original_is_opened_for_what_is_shown(searched, photos, monkeypatch):
     finder, _ = searched
     hits = found(finder, "green")
     shutil.rmtree(photos)
-    monkeypatch.setattr(searching_file, "open_picture", None)
+    monkeypatch.setattr(finder, "_reader", None)
     assert all(finder.thumbnail(hit.key) for hit in hits)
 
 
