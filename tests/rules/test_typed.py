@@ -149,12 +149,12 @@ def pictures_and_captions(folder):
         photo(0, (320, 240)).save(folder / name)
     of = {split: [number for number, one in enumerate(SPLITS) if one == split] for split in set(SPLITS)}
     for name, split in (("predictions", "val"), ("new", "val"), ("old", "val"), ("val", "val"), ("runs/a", "test"),
-                        ("runs/b", "test")):  # fmt: skip
+                        ("runs/b", "test"), ("captioner", "val"), ("runs/template-coco/predictions/train", "val")):  # fmt: skip
         said = [{"image_id": number, "caption": f"a woman smiles {name[-1]}"} for number in of[split]]
         save_json(folder / f"{name}.json", said)
     listed = [{"id": number, "file_name": f"{number}.jpg", "domain": "in-domain"} for number in of["val"]]
     told = [{"image_id": number, "caption": text} for number in of["val"] for text in ("a woman", "a flag")]
-    for name in ("references", "nocaps_val"):
+    for name in ("references", "nocaps_val", "captions"):
         save_json(folder / f"{name}.json", {"images": listed, "annotations": told})
     save_json(folder / "image_info_test2014.json", {"images": listed})
     save_json(folder / "instances_val2014.json", {str(number): ["person"] for number in of["val"]})
