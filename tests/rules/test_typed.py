@@ -143,7 +143,8 @@ def pictures_and_captions(folder):
     )
     many = [{**images[-1], "imgid": number, "sentences": [{"raw": "cat"}] * 5} for number in range(1000)]
     save_json(folder / "dataset_coco.json", {"images": many})
-    (folder / "mine.csv").write_text("\n".join(rows) + "\n")
+    for name in ("mine.csv", "titles.csv"):
+        (folder / name).write_text("\n".join(rows) + "\n")
     (folder / "clean").mkdir()  # shards of `filter --to tar`
     for name in ("photo.jpg", "new.jpg"):
         photo(0, (320, 240)).save(folder / name)
