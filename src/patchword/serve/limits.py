@@ -11,7 +11,7 @@ class Limits:
 
     body_bytes: int = 20 * 2**20
     """Largest request body with a picture."""
-    held_bytes: int = 96 * 2**20
+    held_bytes: int = 64 * 2**20
     """Bytes of all bodies in memory at a time."""
     short_bytes: int = 2**20
     """Bodies of up to so many bytes are taken as fast as they come."""
